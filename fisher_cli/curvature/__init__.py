@@ -1,0 +1,1 @@
+"""The mathematics, on torch alone: knows nothing of files, names or terminals."""

@@ -1,0 +1,58 @@
+"""What can go wrong, as a tree; each error's text is one line: what, which file, why, what to type next.
+
+FisherError
+├── UsageError             the command's words do not fit together (exit code 2)
+├── CheckpointError        a file or folder holds no weights that can be used
+│   ├── UnsafeCheckpointError   reading it would run code
+│   └── NoWeightsError          it was read, and no weights were found in it
+├── ArchitectureError      no network, or not the network of these weights
+├── DataError              the dataset is missing, unreadable or does not fit the network
+├── CoupledExamplesError   the network's output for one example depends on the others
+├── NumericalError         weights or results are NaN or infinite
+├── VerificationError      our own numbers disagree with plain autograd
+└── OutputError            the report cannot be written there
+"""
+
+
+class FisherError(Exception):
+    """Any failure that has a one-line explanation for the user."""
+
+
+class UsageError(FisherError):
+    """The command's words do not fit together."""
+
+
+class CheckpointError(FisherError):
+    """A file or folder holds no weights that can be used."""
+
+
+class UnsafeCheckpointError(CheckpointError):
+    """Reading the file would mean running code that it contains."""
+
+
+class NoWeightsError(CheckpointError):
+    """The file was read, and no weights were found in it."""
+
+
+class ArchitectureError(FisherError):
+    """The network is unknown, or it is not the network of these weights."""
+
+
+class DataError(FisherError):
+    """The dataset is missing, unreadable, or does not fit the network."""
+
+
+class CoupledExamplesError(FisherError):
+    """The output for one example depends on the other examples of its batch."""
+
+
+class NumericalError(FisherError):
+    """Weights, outputs or results are NaN or infinite."""
+
+
+class VerificationError(FisherError):
+    """The engine's numbers disagree with plain autograd."""
+
+
+class OutputError(FisherError):
+    """The report cannot be written there."""

@@ -1,0 +1,1 @@
+"""What comes from disk: checkpoints, architectures, datasets. Executes nothing that it finds there."""
