@@ -1,3 +1,36 @@
-"""Fisher information of saved classifier checkpoints."""
+"""Fisher information of saved classifier checkpoints.
+
+    from fisher_cli import analyze
+    analysis = analyze("ckpts/", data="cifar10", model="resnet18")
+    analysis.table, analysis.layers     # pandas DataFrames
+
+Everything the command does can be had from here; `analyze` also takes modules and tensors.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+__all__ = ["Analysis", "FisherError", "Settings", "analyze"]
+
+if TYPE_CHECKING:
+    from fisher_cli.errors import FisherError
+    from fisher_cli.run import Analysis, analyze
+    from fisher_cli.settings import Settings
+
+_HOMES = {
+    "Analysis": "fisher_cli.run",
+    "FisherError": "fisher_cli.errors",
+    "Settings": "fisher_cli.settings",
+    "analyze": "fisher_cli.run",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    """Import on first use: torch takes seconds, and `fisher --help` needs none of it."""
+    if name not in _HOMES:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

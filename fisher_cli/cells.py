@@ -1,0 +1,144 @@
+r"""Text cells: how text from outside (file names, tensor names, error texts) is made safe to write, and back.
+
+Two dangers, two reversible cures. Characters that a terminal would obey, or that no UTF-8 file can hold, are
+written as backslash escapes (`\x1b`, `\u202e`, `\udc80`). Text that a spreadsheet would take for a formula
+gets a leading apostrophe.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from enum import Enum
+from numbers import Integral, Real
+from typing import Any
+
+_CODE = r"(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U000[0-9a-f]{5}|U0010[0-9a-f]{4})"
+_LITERAL_CODE = re.compile(rf"(\\+)(?={_CODE})")
+_WRITTEN_CODE = re.compile(rf"(\\+)({_CODE})")
+
+# A formula can begin where a spreadsheet can begin a cell: at the start, on a new line, and after a comma or
+# a semicolon, because a file with commas may be opened where the list separator is ; and the other way round.
+_BLANK = r"[\s'\"]*?"
+_FORMULA = r"[=+\-@\t\r＝＋－＠]"
+_CELL_START = r"(?:^|(?<=[,;\n\r\v\f\x1c-\x1e\x85\u2028\u2029]))"
+_UNGUARDED = re.compile(rf"{_CELL_START}(?={_BLANK}{_FORMULA})")
+_GUARDED = re.compile(rf"{_CELL_START}'(?={_BLANK}{_FORMULA})")
+
+
+def is_unprintable(character: str) -> bool:
+    """Whether a terminal might obey the character or hide it: controls, bidirectional marks, surrogates."""
+    return not character.isprintable()
+
+
+def is_surrogate(character: str) -> bool:
+    """Whether the character is half of a pair, as in file names that are not UTF-8."""
+    return "\ud800" <= character <= "\udfff"
+
+
+def escape(text: str, hidden: Callable[[str], bool] = is_unprintable) -> str:
+    r"""Write each hidden character as `\xNN`, `\uNNNN` or `\UNNNNNNNN`; `unescape` gives the text back.
+
+    A backslash stays as it is, except where it would be read as such an escape: there it is doubled.
+
+    Args:
+        text: any text.
+        hidden: says which characters to escape.
+
+    Returns:
+        Text without hidden characters.
+    """
+    if text.isprintable() and "\\" not in text:
+        return text
+    parts: list[str] = []
+    for character in _LITERAL_CODE.sub(r"\1\1", text):
+        if not hidden(character):
+            parts.append(character)
+            continue
+        for position in range(len(parts) - 1, -1, -1):  # the backslashes just before it are doubled
+            if parts[position] != "\\":
+                break
+            parts[position] = "\\\\"
+        parts.append(_code(ord(character)))
+    return "".join(parts)
+
+
+def unescape(text: str) -> str:
+    """The text that `escape` was given."""
+
+    def original(match: re.Match[str]) -> str:
+        slashes, code = match.groups()
+        kept = "\\" * (len(slashes) // 2)
+        return kept + (chr(int(code[1:], 16)) if len(slashes) % 2 else code)
+
+    return _WRITTEN_CODE.sub(original, text)
+
+
+def guard(text: str) -> str:
+    """Put an apostrophe before everything that a spreadsheet could take for a formula.
+
+    Quoting does not help: a quoted `=1+1` is still computed.
+    Source: OWASP, CSV injection, https://owasp.org/www-community/attacks/CSV_Injection.
+
+    Returns:
+        The text; what needs no guard is unchanged.
+    """
+    return _UNGUARDED.sub("'", text)
+
+
+def unguard(text: str) -> str:
+    """The text that `guard` was given."""
+    return _GUARDED.sub("", text)
+
+
+def one_line(text: str) -> str:
+    """The text on one line and harmless on a terminal; for people to read, not to be read back."""
+    return escape(" ".join(part.strip() for part in re.split(r"[\r\n]+", text) if part.strip()))
+
+
+def encodable(text: str) -> str:
+    """The text with half surrogates escaped, so that UTF-8 can hold it; `unescape` gives it back."""
+    return escape(text, is_surrogate)
+
+
+def json_text(value: Any, *, sort_keys: bool = True, indent: int | None = None) -> str:
+    """JSON for every reader and every terminal: no NaN, no half surrogates, no raw control characters.
+
+    Enumerations become their values and all other objects, such as paths, their text.
+
+    Returns:
+        The JSON text, without a line end.
+    """
+    text = json.dumps(_plain(value), sort_keys=sort_keys, ensure_ascii=False, allow_nan=False, indent=indent)
+    # What a terminal would obey is written as JSON's own escapes.
+    return text if text.isprintable() else re.sub(r"[^\n -~]", _json_character, text)
+
+
+def _json_character(match: re.Match[str]) -> str:
+    """A character of a JSON text, escaped if unprintable."""
+    character = match[0]
+    return character if character.isprintable() else json.dumps(character)[1:-1]
+
+
+def _plain(value: Any) -> Any:
+    """The value in JSON's own types."""
+    if isinstance(value, Mapping):
+        return {encodable(str(key)): _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    if isinstance(value, Enum):
+        return _plain(value.value)
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value) if math.isfinite(value) else None
+    return encodable(str(value))
+
+
+def _code(number: int) -> str:
+    """The backslash escape of a character's number."""
+    if number < 0x100:
+        return f"\\x{number:02x}"
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"

@@ -1,0 +1,196 @@
+"""`fisher analyze`: checkpoints and a dataset in, the table of Fisher traces and eigenvalues out."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from fisher_cli.cli import options
+from fisher_cli.errors import UsageError
+from fisher_cli.outputs import Format, Metadata, ReportFiles, format_of, render
+from fisher_cli.settings import Estimator, LikelihoodName, Precision, Resources, Settings
+
+if TYPE_CHECKING:
+    from fisher_cli.reports.console import Console
+    from fisher_cli.run import Analysis, Run
+
+ROWS_AS_THEY_COME = {Format.CSV, Format.TSV, Format.JSONL}
+
+
+def _positive(text: str, option: str, word: str) -> int | None:
+    """The number that an option's text says, None for its word.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if text == word:
+        return None
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        msg = f"{option} {text}: type a positive whole number, or {word}"
+        raise UsageError(msg)
+    return int(text)
+
+
+def _key_value(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        msg = f"--model-arg {text}: type KEY=VALUE, such as num_classes=10"
+        raise UsageError(msg)
+    return key, value
+
+
+def analyze(
+    checkpoints: options.Checkpoints,
+    data: options.Data = "digits",
+    data_dir: options.DataDir = None,
+    split: options.Split = None,
+    limit: options.Limit = "1000",
+    labels: options.Labels = None,
+    normalize: options.Normalize = None,
+    download: options.Download = False,
+    model: options.Model = None,
+    model_arguments: options.ModelArguments = [],  # noqa: B006 - typer reads it, nobody writes it
+    state_key: options.StateKey = None,
+    estimator: options.EstimatorOption = Estimator.AUTO,
+    eigenvalues: options.EigenvalueCount = 5,
+    include: options.Include = ["*"],  # noqa: B006
+    exclude: options.Exclude = [],  # noqa: B006
+    likelihood: options.LikelihoodOption = LikelihoodName.AUTO,
+    precision: options.PrecisionOption = Precision.FLOAT32,
+    seed: options.Seed = 0,
+    batch_size: options.BatchSize = "auto",
+    device: options.Device = "auto",
+    output: options.Output = None,
+    format: options.FormatOption = None,  # noqa: A002 - the option's name
+    layers: options.Layers = True,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Measure true and empirical Fisher traces and top eigenvalues of a sequence of checkpoints.
+
+    fisher analyze ckpts/ --data cifar10 --model resnet18 -o trend.csv
+    """
+    settings = Settings(
+        data=data,
+        split=split,
+        limit=_positive(limit, "--limit", "all"),
+        labels=None if labels is None else str(labels),
+        normalize=normalize,
+        model=model,
+        model_arguments=tuple(_key_value(text) for text in model_arguments),
+        state_key=state_key,
+        estimator=estimator,
+        eigenvalues=eigenvalues,
+        likelihood=likelihood,
+        include=tuple(include),
+        exclude=tuple(exclude),
+        precision=precision,
+        seed=seed,
+    )
+    resources = Resources(
+        batch_size=_positive(batch_size, "--batch-size", "auto"),
+        device=device,
+        data_dir=None if data_dir is None else str(data_dir),
+        download=download,
+    )
+    files = _report_files(output, format, force)
+    if files is not None:
+        files.check_writable()
+
+    from fisher_cli.reports.console import Console
+    from fisher_cli.run import Run
+
+    console = Console(quiet=quiet)
+    run = Run(checkpoints, settings, resources)
+    if files is not None:
+        files = ReportFiles(files.main, files.format, force, tuple(file.path for file in run.files))
+        files.check_writable()
+    _say_what_is_analysed(console, run)
+    to_stdout = _stdout_format(output, format)
+    _measure(console, run, files, to_stdout, layers)
+    raise typer.Exit(_finish(console, run.analysis, files, to_stdout, layers))
+
+
+def _report_files(output: Path | None, form: Format | None, force: bool) -> ReportFiles | None:
+    if output is None or str(output) == "-":
+        return None
+    return ReportFiles(output, format_of(output, None if form is Format.TABLE else form), force)
+
+
+def _stdout_format(output: Path | None, form: Format | None) -> Format | None:
+    """What goes to stdout: a table on a terminal, rows when piped or for `-o -`, nothing beside a file in a pipe."""
+    if output is None:
+        return form or (Format.TABLE if sys.stdout.isatty() else Format.CSV)
+    if str(output) == "-":
+        if form is Format.TABLE:
+            msg = "-o - writes rows: leave it out for a table, or choose --format csv, tsv, json, jsonl or parquet"
+            raise UsageError(msg)
+        return form or Format.CSV
+    return Format.TABLE if form is Format.TABLE or sys.stdout.isatty() else None
+
+
+def _say_what_is_analysed(console: "Console", run: "Run") -> None:
+    examples = run.examples
+    part = "all" if len(examples) == examples.total else f"{len(examples)} of"
+    split = f" {examples.split}" if examples.split else ""
+    console.message(
+        f"{len(run)} checkpoints, {part} {examples.total} examples of {examples.name}{split}, "
+        f"normalised by {examples.normalization.name}, on {run.device}"
+    )
+
+
+def _measure(
+    console: "Console", run: "Run", files: ReportFiles | None, to_stdout: Format | None, layers: bool
+) -> None:
+    """Go through the checkpoints; rows that can be are printed at once, and an interruption loses none of them."""
+    from fisher_cli.tables import csv_header, csv_row, main_table, to_jsonl
+
+    count = run.analysis.settings.eigenvalues
+    separator = "\t" if to_stdout is Format.TSV else ","
+    with console.progress(len(run)) as progress:
+        run.observer = progress
+        try:
+            for order, measurement in enumerate(run):
+                if to_stdout in {Format.CSV, Format.TSV}:
+                    header = csv_header(count, separator) if order == 0 else ""
+                    console.write(header + csv_row(measurement, order, count, separator))
+                elif to_stdout is Format.JSONL:
+                    console.write(to_jsonl(main_table([measurement], count, order)))
+        except KeyboardInterrupt:
+            done = len(run.analysis.measurements)
+            if files is not None and done:
+                _write(run.analysis, files, layers)
+                console.message(f"interrupted: {done} of {len(run)} checkpoints are in {files.main}")
+            raise
+
+
+def _write(analysis: "Analysis", files: ReportFiles, layers: bool) -> None:
+    metadata = Metadata(analysis.stable_metadata(), analysis.run_metadata())
+    files.write(analysis.table, analysis.layers if layers else None, metadata)
+
+
+def _finish(
+    console: "Console", analysis: "Analysis", files: ReportFiles | None, to_stdout: Format | None, layers: bool
+) -> int:
+    """Write and print what is left; the exit code: 0 all rows ok, 3 some not, 1 none."""
+    errors = {measurement.error for measurement in analysis.measurements}
+    if files is not None:
+        _write(analysis, files, layers)
+    if not analysis.succeeded and len(errors) == 1:
+        console.error(f"no checkpoint could be analysed: {errors.pop()}")
+        return 1
+    if to_stdout is Format.TABLE:
+        console.summary(analysis.measurements)
+    elif to_stdout is not None and to_stdout not in ROWS_AS_THEY_COME:
+        console.write(render(analysis.table, to_stdout, analysis.stable_metadata()))
+    if files is not None:
+        console.message(f"report: {files.main}")
+    failed = [m for m in analysis.measurements if m.error]
+    if to_stdout is not Format.TABLE:
+        for measurement in failed:
+            console.message(f"{measurement.checkpoint}: {measurement.status}: {measurement.error}")
+    if not analysis.succeeded:
+        console.error("no checkpoint could be analysed")
+        return 1
+    return 3 if failed else 0

@@ -1,0 +1,17 @@
+"""`fisher models` and `fisher datasets`: the names that --model and --data know."""
+
+
+def models() -> None:
+    """List the networks that --model knows by name; any other goes by package.module:factory or ./file.py:factory."""
+    from fisher_cli.inputs.architectures import known_models
+    from fisher_cli.reports.console import Console
+
+    Console().write("".join(f"{name}\n" for name in known_models()))
+
+
+def datasets() -> None:
+    """List the datasets that --data knows by name; folders of images go by folder:DIR."""
+    from fisher_cli.inputs.datasets import known_datasets
+    from fisher_cli.reports.console import Console
+
+    Console().write("".join(f"{name}\n" for name in known_datasets()))

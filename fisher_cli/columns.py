@@ -1,0 +1,105 @@
+"""The glossary: every column of the reports, with its kind, its unit and what it means.
+
+The order is the order in the files. Columns are only ever appended, so that old spreadsheets keep working.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What the cells of a column hold; any cell may be empty."""
+
+    TEXT = "text"
+    INTEGER = "integer"
+    REAL = "real"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a report. `unit` is "" for pure numbers and for text."""
+
+    name: str
+    kind: Kind
+    unit: str
+    description: str
+
+
+_TEXT, _INTEGER, _REAL = Kind.TEXT, Kind.INTEGER, Kind.REAL
+_CURVATURE = "1/weight²"  # a trace or an eigenvalue: nats per squared unit of the weights
+
+COLUMNS: tuple[Column, ...] = (
+    Column("checkpoint", _TEXT, "", "path relative to the checkpoints' common folder"),
+    Column("order", _INTEGER, "", "position in the sequence, from 0"),
+    Column("step", _INTEGER, "steps", "training step that the checkpoint or its name states"),
+    Column("epoch", _REAL, "epochs", "training epoch; may be a fraction"),
+    Column("architecture", _TEXT, "", "the network that the weights were loaded into"),
+    Column("weights", _TEXT, "", "which weights were analysed: raw, ema or averaged"),
+    Column("parameters", _INTEGER, "", "number of weights analysed; tied ones count once"),
+    Column("examples", _INTEGER, "", "number of examples that the means run over"),
+    Column("classes", _INTEGER, "", "number of outputs of the network"),
+    Column("loss", _REAL, "nats", "mean of −log p(label)"),
+    Column("loss_se", _REAL, "nats", "standard error of loss over examples"),
+    Column("accuracy", _REAL, "", "fraction of examples whose most probable class is the label"),
+    Column("accuracy_se", _REAL, "", "standard error of accuracy over examples"),
+    Column("entropy", _REAL, "nats", "mean entropy of the predicted distribution"),
+    Column("trace_true", _REAL, _CURVATURE, "trace of the true Fisher: labels follow the model"),
+    Column("trace_true_se", _REAL, _CURVATURE, "standard error of trace_true over examples"),
+    Column("trace_true_estimator_se", _REAL, _CURVATURE, "error from sampled labels or signs; 0 if exact"),
+    Column("trace_estimator", _TEXT, "", "how trace_true was computed: exact, deflated or sampled"),
+    Column("trace_empirical", _REAL, _CURVATURE, "trace of the empirical Fisher: labels of the dataset"),
+    Column("trace_empirical_se", _REAL, _CURVATURE, "standard error of trace_empirical over examples"),
+    Column("trace_ratio", _REAL, "", "trace_empirical / trace_true"),
+    Column("trace_ratio_se", _REAL, "", "standard error of trace_ratio over examples"),
+    Column("trace_true_change", _REAL, _CURVATURE, "trace_true minus that of the row before, paired"),
+    Column("trace_true_change_se", _REAL, _CURVATURE, "standard error of trace_true_change over examples"),
+    Column("trace_covariance", _REAL, _CURVATURE, "trace_empirical minus gradient_norm_squared"),
+    Column("gradient_norm_squared", _REAL, _CURVATURE, "squared norm of the mean gradient of the loss"),
+    Column(
+        "gradient_snr", _REAL, "", "signal-to-noise ratio of one example's gradient; empty unless above 0"
+    ),
+    Column("gradient_snr_se", _REAL, "", "standard error of gradient_snr"),
+    Column("eig_true_method", _TEXT, "", "how the eigenvalues of the true Fisher were found"),
+    Column("eig_empirical_method", _TEXT, "", "how the eigenvalues of the empirical Fisher were found"),
+    Column("effective_rank", _REAL, "", "squared trace over squared Frobenius norm of the true Fisher"),
+    Column("effective_dimension", _REAL, "", "number of directions that the data determine"),
+    Column("subspace_overlap", _REAL, "", "overlap of the leading eigenspaces with those of the row before"),
+    Column("kl_step", _REAL, "nats", "mean KL divergence from the row before to this row's predictions"),
+    Column("kl_step_quadratic", _REAL, "nats", "½ΔᵀFΔ of the step from the row before, with its true Fisher"),
+    Column("path_length", _REAL, "√nats", "√(ΔᵀFΔ) summed over the steps so far"),
+    Column("phase", _TEXT, "", "phase of the run that the row belongs to"),
+    Column("status", _TEXT, "", "ok, not-converged, rejected (the file) or failed (the computation)"),
+    Column("error", _TEXT, "", "what went wrong, in one line"),
+)
+
+LAYER_COLUMNS: tuple[Column, ...] = (
+    Column("checkpoint", _TEXT, "", "path relative to the checkpoints' common folder"),
+    Column("order", _INTEGER, "", "position of the checkpoint in the sequence, from 0"),
+    Column("step", _INTEGER, "steps", "training step that the checkpoint or its name states"),
+    Column("layer", _TEXT, "", "name of the parameter tensor"),
+    Column("parameters", _INTEGER, "", "number of weights in the tensor"),
+    Column("method", _TEXT, "", "the rule that computed the tensor's gradient norms"),
+    Column("trace_true", _REAL, _CURVATURE, "the tensor's part of the trace of the true Fisher"),
+    Column("trace_true_se", _REAL, _CURVATURE, "standard error of trace_true over examples"),
+    Column("trace_empirical", _REAL, _CURVATURE, "the tensor's part of the trace of the empirical Fisher"),
+    Column("trace_empirical_se", _REAL, _CURVATURE, "standard error of trace_empirical over examples"),
+    Column("share", _REAL, "", "the tensor's trace_true over that of the whole network"),
+)
+
+
+def eigenvalue_columns(count: int) -> tuple[Column, ...]:
+    """The columns of the `count` largest eigenvalues of both Fishers, each with its residual."""
+    columns: list[Column] = []
+    for i in range(1, count + 1):
+        for kind in ("true", "empirical"):
+            name = f"eig_{kind}_{i}"
+            text = f"eigenvalue {i} of the {kind} Fisher, in descending order"
+            columns.append(Column(name, _REAL, _CURVATURE, text))
+            text = f"residual ‖Fv − θv‖ of {name}, explicitly recomputed"
+            columns.append(Column(f"{name}_residual", _REAL, _CURVATURE, text))
+    return tuple(columns)
+
+
+def main_columns(eigenvalues: int) -> tuple[Column, ...]:
+    """All columns of the main table when `eigenvalues` of them were asked for."""
+    return COLUMNS + eigenvalue_columns(eigenvalues)

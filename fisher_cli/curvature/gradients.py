@@ -1,0 +1,47 @@
+"""The mean gradient against the spread of the per-example gradients."""
+
+import torch
+from torch import Tensor
+
+from fisher_cli.curvature.moments import mean_of
+from fisher_cli.curvature.problem import Problem
+from fisher_cli.curvature.products import tangents
+from fisher_cli.results import Estimate, Gradient
+
+
+def projections(problem: Problem, vector: Tensor) -> Tensor:
+    """g_nᵀ v = s_yᵀ J_n v for every example, (N,) in float64, without a per-example gradient."""
+    parts = []
+    for batch in problem.batches():
+        outputs, tangent = tangents(problem, batch, vector)
+        score = problem.likelihood.observed_score(outputs, batch.labels)
+        parts.append((score * tangent.double()).sum(dim=1))
+    return torch.cat(parts)
+
+
+def gradient(problem: Problem, mean_gradient: Tensor, squared_norms: Tensor) -> Gradient:
+    """‖ḡ‖², tr Σ = mean ‖g_n‖² − ‖ḡ‖², and the signal-to-noise ratio (‖ḡ‖² − s²/N)/s², s² = N/(N − 1) · tr Σ.
+
+    The ratio's error is the delta method's over examples: with m = ‖ḡ‖² and e = mean ‖g_n‖² the ratio is
+    (N − 1)/N · m/(e − m) − 1/N, and example n moves m by 2(ḡᵀg_n − m) and e by ‖g_n‖² − e.
+
+    Args:
+        problem: the network and its examples; one forward-mode pass is made over them.
+        mean_gradient: ḡ, (P,) in float64.
+        squared_norms: ‖g_n‖², (N,) in float64.
+
+    Source: McCandlish et al. 2018 (arXiv:1812.06162), appendix A, for the unbiased form.
+    """
+    n = len(squared_norms)
+    m, e = float(mean_gradient.square().sum()), float(squared_norms.mean())
+    covariance = e - m
+    if n < 2 or covariance <= 0:
+        return Gradient(m, max(covariance, 0.0), None)
+    value = (n - 1) / n * m / covariance - 1 / n
+    if not value > 0:
+        return Gradient(m, covariance, None)
+    moved_m = 2 * (projections(problem, mean_gradient) - m)
+    moved_e = squared_norms - e
+    influence = (n - 1) / n * (moved_m * e - m * moved_e) / covariance**2
+    error = mean_of(influence).standard_error
+    return Gradient(m, covariance, Estimate(value, error))

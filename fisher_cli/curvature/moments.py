@@ -1,0 +1,63 @@
+"""Means and standard errors over examples, accumulated batch by batch without cancellation."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fisher_cli.results import Estimate
+
+
+@dataclass
+class Moments:
+    """Count, mean and M₂ = Σ (x − mean)² of a stream of values, in float64.
+
+    Merged batch by batch; Σx² − N·mean² would lose everything when the spread is small.
+    Source: Chan, Golub and LeVeque 1983 (doi:10.1080/00031305.1983.10483115).
+    """
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    def add(self, values: Tensor) -> None:
+        """Take in one value per example, (B,)."""
+        values = values.detach().double()
+        count, mean = len(values), float(values.mean())
+        squares = float((values - mean).square().sum())
+        shift, total = mean - self.mean, self.count + count
+        self.squares += squares + shift**2 * self.count * count / total
+        self.mean += shift * count / total
+        self.count = total
+
+    def estimate(self) -> Estimate:
+        """The mean with sd / √N, N − 1 in the sd; no error from a single example."""
+        if self.count < 2:
+            return Estimate(self.mean, None)
+        return Estimate(self.mean, math.sqrt(self.squares / (self.count - 1) / self.count))
+
+
+def mean_of(values: Tensor) -> Estimate:
+    """The mean of values (N,) with its standard error."""
+    moments = Moments()
+    moments.add(values)
+    return moments.estimate()
+
+
+def ratio_of_means(numerator: Tensor, denominator: Tensor) -> Estimate | None:
+    """R = mean a / mean b over the same examples, with the delta-method error sd(a − R b) / (√N · mean b).
+
+    None when mean b is zero.
+    """
+    below = float(denominator.double().mean())
+    if below == 0:
+        return None
+    ratio = float(numerator.double().mean()) / below
+    residual = (numerator.double() - ratio * denominator.double()) / below
+    return Estimate(ratio, mean_of(residual).standard_error)
+
+
+def as_floats(values: Tensor) -> tuple[float, ...]:
+    """Values (N,) as Python floats."""
+    return tuple(torch.as_tensor(values).double().cpu().tolist())

@@ -1,0 +1,225 @@
+"""The question every estimator answers: a network in evaluation mode, a likelihood, examples, parameters."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from fisher_cli.curvature.batching import automatic_batch_size
+from fisher_cli.curvature.likelihoods import Likelihood, likelihood_named
+from fisher_cli.errors import ArchitectureError, CoupledExamplesError, DataError, NumericalError
+
+
+class Data(Protocol):
+    """A fixed sequence of N examples that can be read in slices, always the same."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def batch(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of examples start … stop − 1."""
+
+
+@dataclass(frozen=True)
+class TensorData:
+    """Examples held as two tensors, inputs (N, …) and labels (N,) or (N, C)."""
+
+    inputs: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def batch(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of examples start … stop − 1."""
+        return self.inputs[start:stop], self.labels[start:stop]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples start … start + len − 1 on the network's device, in its precision."""
+
+    inputs: Tensor
+    labels: Tensor
+    start: int
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+@contextlib.contextmanager
+def reproducible_kernels() -> Iterator[None]:
+    """Run with kernels that every kind of derivative exists for, in full float32.
+
+    The fused attention kernels have neither forward-mode derivatives nor double backward, and the encoder's
+    fast path bypasses autograd; the plain kernel computes the same function. TF32 keeps 10 bits of mantissa.
+    """
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    cudnn_tf32, matmul_tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.mha.set_fastpath_enabled(False)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = cudnn_tf32, matmul_tf32
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A network q(y | x, θ), N examples and the parameters θ with respect to which all derivatives are taken.
+
+    `parameters` holds each analysed tensor once, under its first name. Make one with `pose`.
+    """
+
+    model: nn.Module
+    likelihood: Likelihood
+    data: Data
+    parameters: Mapping[str, nn.Parameter]
+    batch_size: int
+    outputs: int
+
+    @property
+    def examples(self) -> int:
+        """N."""
+        return len(self.data)
+
+    @property
+    def size(self) -> int:
+        """P, the number of analysed parameters."""
+        return sum(parameter.numel() for parameter in self.parameters.values())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lives."""
+        return next(iter(self.parameters.values())).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The network's precision."""
+        return next(iter(self.parameters.values())).dtype
+
+    def slice(self, start: int, stop: int) -> Batch:
+        """Examples start … stop − 1 as a batch."""
+        inputs, labels = self.data.batch(start, stop)
+        return Batch(_on(inputs, next(iter(self.parameters.values()))), labels.to(self.device), start)
+
+    def batches(self) -> Iterator[Batch]:
+        """All examples in order, `batch_size` at a time; the last batch may be smaller."""
+        for start in range(0, self.examples, self.batch_size):
+            yield self.slice(start, min(start + self.batch_size, self.examples))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The network's outputs z, (B, C)."""
+        return as_outputs(self.model(inputs), len(inputs))
+
+    def pull_back(self, outputs: Tensor, cotangents: Tensor) -> Tensor:
+        """Σ_n J_nᵀ u_n for cotangents u (B, C), flat (P,) in float64; consumes the graph of the outputs."""
+        parameters = list(self.parameters.values())
+        with reproducible_kernels():
+            parts = torch.autograd.grad(outputs, parameters, cotangents.to(outputs.dtype), allow_unused=True)
+        pairs = zip(parameters, parts, strict=True)
+        full = [torch.zeros_like(parameter) if part is None else part for parameter, part in pairs]
+        return torch.cat([part.reshape(-1) for part in full]).double()
+
+
+def as_outputs(raw: object, examples: int) -> Tensor:
+    """What a network returned, as outputs (B, C): tensors, (B,) single outputs, and objects with `.logits`.
+
+    Raises:
+        ArchitectureError: it is nothing of the kind.
+    """
+    logits = getattr(raw, "logits", raw)
+    if isinstance(logits, Tensor) and logits.dim() == 1 and len(logits) == examples:
+        return logits.unsqueeze(1)
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != examples:
+        shape = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(raw).__name__
+        msg = f"the network returned {shape} for {examples} examples; logits of shape (examples, classes) are needed"
+        raise ArchitectureError(msg)
+    return logits
+
+
+def _refuse_coupling(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:  # noqa: SLF001
+            msg = (
+                f"{name or 'the network'} is a batch norm without running statistics: its output for one example "
+                "depends on the others, and the Fisher of an example is not defined; give it running statistics"
+            )
+            raise CoupledExamplesError(msg)
+
+
+def _on(inputs: Tensor, like: Tensor) -> Tensor:
+    """Inputs on a parameter's device, in its precision when they are floating-point."""
+    return inputs.to(like.device, like.dtype if inputs.is_floating_point() else None)
+
+
+def _probe(model: nn.Module, data: Data, like: Tensor) -> Tensor:
+    """The outputs for the first examples, computed with all errors put into words.
+
+    Raises:
+        DataError: the network does not take inputs of this shape.
+    """
+    inputs, _ = data.batch(0, min(2, len(data)))
+    inputs = _on(inputs, like)
+    try:
+        with torch.no_grad(), reproducible_kernels():
+            raw = model(inputs)
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        msg = (
+            f"the network does not accept inputs of shape {tuple(inputs.shape[1:])} ({reason}): "
+            "check --model and --data"
+        )
+        raise DataError(msg) from error
+    outputs = as_outputs(raw, len(inputs))
+    if not bool(outputs.isfinite().all()):
+        msg = "the network's outputs are NaN or infinite on the first examples"
+        raise NumericalError(msg)
+    return outputs
+
+
+def pose(
+    model: nn.Module,
+    data: Data,
+    *,
+    likelihood: str = "auto",
+    parameters: Mapping[str, nn.Parameter] | None = None,
+    batch_size: int | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Problem:
+    """The problem of a network on examples, moved to the device, in evaluation mode and checked.
+
+    `parameters` defaults to all that require gradients, `batch_size` to the automatic rule. The network is
+    changed in place: mode, device, dtype.
+
+    Raises:
+        DataError: there are no examples, or their labels or shapes do not fit the network.
+        ArchitectureError: the network has no parameters to analyse or returns no logits.
+    """
+    if len(data) == 0:
+        msg = "there are no examples"
+        raise DataError(msg)
+    chosen = dict(model.named_parameters()) if parameters is None else dict(parameters)
+    chosen = {name: parameter for name, parameter in chosen.items() if parameter.requires_grad}
+    if not chosen:
+        msg = "there are no parameters to analyse: check --include and --exclude"
+        raise ArchitectureError(msg)
+    model.eval()
+    first = next(iter(chosen.values()))
+    model.to(device=device or first.device, dtype=dtype or first.dtype)
+    _refuse_coupling(model)
+    outputs = _probe(model, data, first)
+    kind = likelihood_named(likelihood, outputs.shape[1])
+    _, labels = data.batch(0, len(data))
+    kind.check_labels(outputs.shape[1], labels)
+    if batch_size is None:
+        inputs = _on(data.batch(0, 1)[0], first)
+        batch_size = automatic_batch_size(model, inputs, outputs.shape[1], len(data))
+    return Problem(model, kind, data, chosen, batch_size, outputs.shape[1])

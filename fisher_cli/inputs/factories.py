@@ -1,0 +1,103 @@
+"""The user's own words → a function that builds a network: the only place that imports code by name."""
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import nn
+
+from fisher_cli.errors import ArchitectureError
+from fisher_cli.inputs.containers import one_line
+
+Factory = Callable[..., object]
+
+
+def import_factory(model: str) -> tuple[str, Factory]:
+    """Return the name for the report and the function of `package.module:function` or `./file.py:function`.
+
+    The working directory joins the import path, last. Never to be called with words found in a file.
+
+    Raises:
+        ArchitectureError: The module cannot be imported, or there is no such function in it.
+    """
+    place, _, attribute = model.rpartition(":")
+    is_file = place.endswith(".py")
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)  # last: nothing of the working directory can stand in for an installed package
+    try:
+        module = _file_module(Path(place)) if is_file else importlib.import_module(place)
+    except (Exception, SystemExit) as error:
+        check = "a file is named with its suffix .py" if "/" in place and not is_file else "check it"
+        msg = f"--model {one_line(model)}: importing it failed ({_reason(error)}); {check}"
+        raise ArchitectureError(msg) from error
+    factory = getattr(module, attribute, None)
+    if not callable(factory) or isinstance(factory, nn.Module):
+        what = "is no function" if hasattr(module, attribute) else "is not in it"
+        near = difflib.get_close_matches(attribute, [name for name in vars(module) if name[:1] != "_"], n=1)
+        guess = f"did you mean {near[0]}?" if near else "name a function that returns the network"
+        msg = f"--model {one_line(model)}: {one_line(attribute) or 'the function'} {what}; {guess}"
+        raise ArchitectureError(msg)
+    return f"{Path(place).name if is_file else place}:{attribute}", factory
+
+
+def built(factory: Factory, arguments: Mapping[str, object], name: str) -> nn.Module:
+    """Return the network that the factory builds; the random state is left as it was.
+
+    Raises:
+        ArchitectureError: The factory raises, or what it returns is no network.
+    """
+    try:
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # the initial weights are overwritten: their draw leaves no trace
+            network = factory(**arguments)
+    except (Exception, SystemExit) as error:
+        msg = f"{name}: building the network failed ({_reason(error)}); check the factory and --model-arg"
+        raise ArchitectureError(msg) from error
+    if not isinstance(network, nn.Module):
+        msg = (
+            f"{name}: returned {type(network).__name__}, no torch.nn.Module; name a function that returns one"
+        )
+        raise ArchitectureError(msg)
+    return network
+
+
+def _file_module(path: Path) -> ModuleType:
+    """Return the file as a module under a private name, so that it hides no other; each file runs once.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ImportError: Python has no loader for it.
+    """
+    if not path.is_file():
+        msg = f"there is no file {one_line(path)}"
+        raise FileNotFoundError(msg)
+    place = str(path.resolve())
+    name = f"_fisher_model_{path.stem}_{hashlib.sha256(os.fsencode(place)).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, place)
+    if spec is None or spec.loader is None:
+        msg = "Python has no loader for it"
+        raise ImportError(msg)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # before it runs: dataclasses look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _reason(error: BaseException) -> str:
+    text = one_line(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,315 @@
+"""Where reports go: which format, whether we may write there, and writing that never leaves half a file.
+
+Beside `name.csv` stand `name.layers.csv` and the record `name.meta.json`, which lists the tables with their
+SHA-256. What such a record lists is ours and may be replaced; all else is left alone without `--force`.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shlex
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fisher_cli.cells import json_text
+from fisher_cli.errors import OutputError, UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA_VERSION = 1
+TOOL = "fisher"
+
+
+class Format(StrEnum):
+    """The form of a report; `table` is for people and only for the terminal."""
+
+    TABLE = "table"
+    CSV = "csv"
+    TSV = "tsv"
+    JSON = "json"
+    JSONL = "jsonl"
+    PARQUET = "parquet"
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What is known about a run besides its tables, as JSON values.
+
+    `stable` is the same whenever the same question is asked on the same machine, and goes into Parquet files
+    too; `run` (times, host, command) goes only into the record.
+    """
+
+    stable: Mapping[str, Any] = field(default_factory=dict)
+    run: Mapping[str, Any] = field(default_factory=dict)
+
+
+def format_of(path: Path, explicit: Format | None = None) -> Format:
+    """The format that a file's suffix says; an explicit one must agree with it.
+
+    Args:
+        path: the file that is to be written.
+        explicit: what `--format` said, if anything.
+
+    Returns:
+        The format.
+
+    Raises:
+        UsageError: the suffix is unknown, or says another format than `--format`, or the format is `table`.
+    """
+    formats = [each for each in Format if each is not Format.TABLE]
+    found = next((each for each in formats if path.suffix.lower() == f".{each}"), None)
+    if explicit is Format.TABLE:
+        msg = "--format table is for the terminal: leave out -o, or choose a file format such as --format csv"
+        raise UsageError(msg)
+    if found is None:
+        suffixes = " ".join(f".{each}" for each in formats)
+        better = shlex.quote(f"{path}.{explicit or Format.CSV}")
+        msg = f"-o {path}: the suffix must say the format ({suffixes}): for instance -o {better}"
+        raise UsageError(msg)
+    if explicit not in (None, found):
+        better = shlex.quote(str(path.with_suffix(f".{explicit}")))
+        msg = f"-o {path} contradicts --format {explicit}: type -o {better}, or --format {found}"
+        raise UsageError(msg)
+    return found
+
+
+def render(table: "pd.DataFrame", form: Format, stable: Mapping[str, Any] | None = None) -> bytes:
+    """The table's bytes in a file format; `stable` metadata go into Parquet only.
+
+    Returns:
+        The file's content.
+
+    Raises:
+        UsageError: the format is `table`, which is no file format.
+    """
+    from fisher_cli import tables  # here, so that the options' Format can be had without waiting for pandas
+
+    match form:
+        case Format.CSV:
+            text = tables.to_csv(table)
+        case Format.TSV:
+            text = tables.to_csv(table, separator="\t")
+        case Format.JSON:
+            text = tables.to_json(table)
+        case Format.JSONL:
+            text = tables.to_jsonl(table)
+        case Format.PARQUET:
+            inside = {**(stable or {}), "tool": TOOL, "schema_version": SCHEMA_VERSION}
+            return tables.to_parquet(table, inside)
+        case Format.TABLE:
+            msg = "--format table is for the terminal: choose csv, tsv, json, jsonl or parquet"
+            raise UsageError(msg)
+    return text.encode()
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """The files of one report: `main`, the per-layer table and the record, all in one folder.
+
+    `inputs` are the checkpoints of the run, which a report must never replace; `force` permits to replace
+    other files that are not ours.
+    """
+
+    main: Path
+    format: Format
+    force: bool = False
+    inputs: tuple[Path, ...] = ()
+
+    @property
+    def layers(self) -> Path:
+        """The per-layer table."""
+        return self.main.with_name(f"{self.main.stem}.layers{self.main.suffix}")
+
+    @property
+    def record(self) -> Path:
+        """The record of the run: `name.meta.json`."""
+        return self.main.with_name(f"{self.main.stem}.meta.json")
+
+    def check_writable(self) -> None:
+        """Refuse now what could not be written after hours of computation.
+
+        Raises:
+            OutputError: there is no such folder, it takes no files, or a file that must stay is in the way.
+        """
+        paths = (self.main, self.layers, self.record)
+        _check_folder(self.main, max((path.name for path in paths), key=lambda name: len(os.fsencode(name))))
+        for path in paths:
+            self._check_replaceable(path)
+
+    def write(self, main: "pd.DataFrame", layers: "pd.DataFrame | None", metadata: Metadata) -> None:
+        """Write the tables and the record; each file is at any moment absent, the old one or the new one.
+
+        All contents are on the disk under temporary names before the first name changes. The record takes its
+        place first: a process killed between two renames leaves no file that the record does not list, so the
+        next run knows all of them as ours; and a table that does not fit the record's SHA-256 is noticed.
+
+        Raises:
+            OutputError: the disk is full, or the operating system refused for another reason.
+        """
+        contents = {self.main: render(main, self.format, metadata.stable)}
+        if layers is not None:
+            contents[self.layers] = render(layers, self.format, metadata.stable)
+        record = self._record_text(contents, metadata).encode()
+        stale = [self.layers] if layers is None and self._is_ours(self.layers) else []
+        try:
+            _replace_all({self.record: record, **contents}, stale)
+        except OSError as error:
+            size = sum(map(len, (record, *contents.values())))
+            msg = f"cannot write {self.main} and its companions ({size:,} bytes): {error.strerror or error}"
+            raise OutputError(msg) from error
+
+    def _record_text(self, contents: Mapping[Path, bytes], metadata: Metadata) -> str:
+        """The record: what it is about, the tables' hashes, and under `run` what differs between runs."""
+        hashes = {path.name: f"sha256:{hashlib.sha256(data).hexdigest()}" for path, data in contents.items()}
+        ours = {"tool": TOOL, "schema_version": SCHEMA_VERSION, "tables": hashes, "run": metadata.run}
+        return json_text({**metadata.stable, **ours}, indent=2) + "\n"
+
+    def _listed(self) -> set[str]:
+        """The names that the record lists, with its own; none if there is no record or it is not ours."""
+        try:
+            record = json.loads(self.record.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return set()
+        if (
+            not isinstance(record, dict)
+            or record.get("tool") != TOOL
+            or not isinstance(record.get("tables"), dict)
+        ):
+            return set()
+        return {*record["tables"], self.record.name}
+
+    def _is_ours(self, path: Path) -> bool:
+        """Whether the record lists the file; a record is ours only if this report's main table is in it."""
+        listed = self._listed()
+        return path.name in listed and self.main.name in listed
+
+    def _check_replaceable(self, path: Path) -> None:
+        """Refuse if something is there that a report must not replace.
+
+        Raises:
+            OutputError: it is a folder or a device, a checkpoint of this run, or a file that is not ours.
+        """
+        try:
+            mode = os.stat(path).st_mode
+        except FileNotFoundError:
+            if not path.is_symlink():
+                return
+            mode = stat.S_IFREG  # a link that leads nowhere is in the way like a file
+        except OSError as error:
+            msg = f"cannot write {path}: {error.strerror}"
+            raise OutputError(msg) from error
+        if stat.S_ISDIR(mode):
+            better = str(path / f"report{self.main.suffix}")
+            msg = f"cannot write {path}: it is a folder: type -o {shlex.quote(better)}"
+            raise OutputError(msg)
+        if not stat.S_ISREG(mode):
+            msg = f"cannot write {path}: it is not a regular file; choose another name"
+            raise OutputError(msg)
+        if any(_is_same_file(path, each) for each in self.inputs):
+            msg = (
+                f"{path} is one of the checkpoints of this run and would be lost: choose another name for -o"
+            )
+            raise OutputError(msg)
+        if not self.force and not self._is_ours(path):
+            msg = (
+                f"{path} exists and is not part of an earlier report {self.main.name}: "
+                "choose another name for -o, or replace it with --force"
+            )
+            raise OutputError(msg)
+
+
+def _check_folder(target: Path, longest_name: str) -> None:
+    """Refuse a folder in which no such file can be created; really tried, as permissions alone do not tell.
+
+    Raises:
+        OutputError: there is no such folder, it is not one, or it is full or read-only.
+    """
+    folder = target.parent
+    if not folder.exists():
+        msg = f"cannot write {target}: there is no folder {folder}: mkdir -p {shlex.quote(str(folder))}"
+        raise OutputError(msg)
+    if not folder.is_dir():
+        msg = f"cannot write {target}: {folder} is not a folder"
+        raise OutputError(msg)
+    try:
+        probe = _temporary(target.with_name(longest_name))
+        _write_new(probe, bytes(4096))  # an empty file fits even on a full disk
+        probe.unlink()
+    except OSError as error:
+        msg = f"cannot write {target}: {error.strerror}"
+        raise OutputError(msg) from error
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    """Whether two names lead to one file, also through links."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
+def _replace_all(contents: Mapping[Path, bytes], stale: Iterable[Path] = ()) -> None:
+    """Give all files their new contents, in order; remove the `stale` ones first.
+
+    An fsync that fails is never repeated: the second one would succeed without the data being on the disk.
+    """
+    temporary: dict[Path, Path] = {}
+    try:
+        for path, data in contents.items():
+            _remove_leftovers(path)
+            temporary[path] = _temporary(path)
+            _write_new(temporary[path], data)
+        for path in stale:
+            path.unlink(missing_ok=True)
+        for path, new in temporary.items():
+            os.replace(new, path)
+        for folder in {path.parent for path in contents}:
+            _sync_folder(folder)
+    finally:
+        for new in temporary.values():
+            with contextlib.suppress(OSError):
+                new.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    """A new hidden name in the same folder."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove temporary files of a process that was killed while it wrote this file."""
+    pattern = f".{path.name}."
+    for name in os.listdir(path.parent):
+        middle = name.removeprefix(pattern).removesuffix(".tmp")
+        if name == f"{pattern}{middle}.tmp" and len(middle) == 8 and set(middle) <= set("0123456789abcdef"):
+            path.with_name(name).unlink(missing_ok=True)
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    """Write a file that must not exist yet, down to the disk; nothing is left of it after a failure."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the folder's new names to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

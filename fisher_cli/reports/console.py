@@ -1,0 +1,261 @@
+"""The terminal: the only file that prints. Results go to stdout, everything else to stderr.
+
+Colours only on a terminal, and not with NO_COLOR or TERM=dumb. Text from outside (file names, error texts)
+is never read as markup and reaches the terminal without control characters.
+"""
+
+import contextlib
+import io
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+import rich.console
+import rich.progress
+from rich.text import Text
+
+from fisher_cli.cells import one_line
+from fisher_cli.errors import OutputError, UsageError
+from fisher_cli.reports.numbers import finite, number_text
+from fisher_cli.reports.summary import STATUS_STYLES, render_summary, shorten
+from fisher_cli.results import Measurement, Status
+
+_SECONDS_BETWEEN_LINES = 10.0  # a log of ten thousand fast checkpoints stays short
+
+
+class _RichConsole(rich.console.Console):
+    """A rich console that leaves a closed pipe to us instead of ending the process."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the BrokenPipeError that rich is handling."""
+        raise
+
+
+class Console:
+    """Both output streams of the command.
+
+    Args:
+        quiet: say nothing on stderr except errors.
+        stdout: where results go; `sys.stdout` by default.
+        stderr: where all else goes; `sys.stderr` by default.
+        width: columns of the terminal; found out by default.
+    """
+
+    def __init__(
+        self,
+        quiet: bool = False,
+        stdout: TextIO | None = None,
+        stderr: TextIO | None = None,
+        width: int | None = None,
+    ) -> None:
+        self.quiet = quiet
+        # Either stream is None where the parent process closed it.
+        self._stdout: TextIO | None = stdout or sys.stdout
+        self._stderr: TextIO | None = stderr or sys.stderr
+        self._out = _rich_console(self._stdout, width)
+        self._err = _rich_console(self._stderr, width)
+        self._bar: rich.progress.Progress | None = None
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person is looking at stdout."""
+        return _is_terminal(self._stdout)
+
+    def message(self, text: str, style: str = "") -> None:
+        """Say something on stderr, unless quiet."""
+        if not self.quiet:
+            self._say(Text(one_line(text), style))
+
+    def error(self, text: str) -> None:
+        """Say on stderr, on one line, what went wrong."""
+        self._say(Text.assemble(("error:", "bold red"), f" {one_line(text)}"))
+
+    def write(self, content: str | bytes) -> None:
+        """Put a result on stdout, at once. Text is written as UTF-8 whatever the locale.
+
+        Raises:
+            UsageError: the content is binary and stdout is a terminal.
+            OutputError: stdout is closed, or its disk is full.
+            BrokenPipeError: nobody reads the pipe any more.
+        """
+        if self._stdout is None:
+            msg = "standard output is closed: write the report to a file with -o FILE"
+            raise OutputError(msg)
+        if isinstance(content, bytes) and self.is_terminal:
+            msg = "this format is binary and would garble the terminal: write it to a file with -o FILE"
+            raise UsageError(msg)
+        try:
+            with self._without_bar():
+                _write(self._stdout, content)
+        except BrokenPipeError:
+            raise
+        except (OSError, ValueError) as error:
+            msg = f"cannot write to standard output: {getattr(error, 'strerror', None) or error}"
+            raise OutputError(msg) from error
+
+    def summary(self, measurements: Sequence[Measurement], data: str | None = None) -> None:
+        """Print the run as a table on stdout, with what it says in words."""
+        with self._out.capture() as captured:
+            self._out.print(render_summary(measurements, self._out.width, data), crop=False)
+        self.write(captured.get())
+
+    def progress(self, total: int | None, clock: Callable[[], float] = time.monotonic) -> "Progress":
+        """What shows on stderr how far the run is: a bar on a terminal, a line now and then elsewhere.
+
+        Returns:
+            A context manager.
+        """
+        return Progress(self, total, clock)
+
+    def _say(self, text: Text) -> None:
+        """Print a line on stderr; if nobody listens there, nobody can be told."""
+        if self._stderr is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._err.print(text, soft_wrap=True)
+
+    def _start_bar(self) -> rich.progress.Progress | None:
+        """A bar on stderr, if a person is looking at it."""
+        if self.quiet or not _is_terminal(self._stderr) or _is_dumb():
+            return None
+        self._bar = rich.progress.Progress(
+            rich.progress.BarColumn(24),
+            *(_text_column(f"{{task.fields[{name}]}}") for name in ("count", "name", "stage")),
+            rich.progress.TimeElapsedColumn(),
+            _text_column("left"),
+            rich.progress.TimeRemainingColumn(),
+            console=self._err,
+            transient=True,
+            redirect_stdout=False,
+        )
+        self._bar.start()
+        return self._bar
+
+    def _stop_bar(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._bar.stop()
+            self._bar = None
+
+    @contextlib.contextmanager
+    def _without_bar(self) -> Iterator[None]:
+        """Take the bar away while rows are written to the same terminal.
+
+        Yields:
+            Nothing.
+        """
+        bar = self._bar if self.is_terminal else None
+        if bar is not None:
+            bar.stop()
+        yield
+        if bar is not None:
+            bar.start()
+
+
+class Progress:
+    """How far a run is; made by `Console.progress`, used with `with`."""
+
+    def __init__(self, console: Console, total: int | None, clock: Callable[[], float]) -> None:
+        self._console = console
+        self._total = total
+        self._clock = clock
+        self._finished = 0
+        self._last_line = clock()
+        self._bar: rich.progress.Progress | None = None
+        self._task: rich.progress.TaskID | None = None
+
+    def __enter__(self) -> Self:
+        self._bar = self._console._start_bar()
+        if self._bar is not None:
+            self._task = self._bar.add_task("", total=self._total, count=self._count(), name="", stage="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._console._stop_bar()
+
+    def start(self, name: str) -> None:
+        """A checkpoint is begun."""
+        self._update(0.0, name=shorten(one_line(name), 32), stage="")
+
+    def stage(self, text: str, fraction: float) -> None:
+        """The checkpoint has come to this stage, and to this fraction of its work."""
+        self._update(min(1.0, max(0.0, fraction)), stage=one_line(text))
+
+    def finish(self, measurement: Measurement) -> None:
+        """A checkpoint is finished; those that are not ok are reported at once."""
+        self._finished += 1
+        self._update(0.0, stage="")
+        is_ok = measurement.status is Status.OK
+        now = self._clock()
+        is_due = now - self._last_line >= _SECONDS_BETWEEN_LINES or self._finished == self._total
+        if not is_ok or (self._bar is None and is_due):
+            self._last_line = now
+            self._console.message(
+                f"{self._count()} {_outcome(measurement)}", STATUS_STYLES[measurement.status]
+            )
+
+    def _update(self, fraction: float, **texts: Any) -> None:
+        """Move the bar, if there is one; `texts` are what it says besides."""
+        if self._bar is not None and self._task is not None:
+            completed = self._finished + fraction
+            self._bar.update(self._task, completed=completed, count=self._count(), **texts)
+
+    def _count(self) -> str:
+        """`3/14`, or `3` when nobody knows how many there will be."""
+        return str(self._finished) if self._total is None else f"{self._finished}/{self._total}"
+
+
+def _outcome(measurement: Measurement) -> str:
+    """What a checkpoint's line says."""
+    if measurement.status is not Status.OK:
+        return f"{measurement.checkpoint}: {measurement.status}: {measurement.error}"
+    if measurement.trace is None or finite(measurement.trace.true.value) is None:
+        return measurement.checkpoint
+    true = measurement.trace.true
+    return f"{measurement.checkpoint}: true trace {number_text(true.value, true.standard_error)}"
+
+
+def _rich_console(stream: TextIO | None, width: int | None) -> _RichConsole:
+    """A rich console that takes all text as it is."""
+    return _RichConsole(
+        file=stream or io.StringIO(),
+        width=width,
+        color_system=None if os.environ.get("NO_COLOR") or _is_dumb() else "auto",
+        force_jupyter=False,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
+
+
+def _text_column(text: str) -> rich.progress.TextColumn:
+    """A column of the bar that takes names as they are."""
+    return rich.progress.TextColumn(text, markup=False)
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    """Whether the stream is open and a terminal."""
+    return stream is not None and not stream.closed and stream.isatty()
+
+
+def _is_dumb() -> bool:
+    """Whether the terminal understands nothing but text."""
+    return os.environ.get("TERM", "").lower() in ("dumb", "unknown")
+
+
+def _write(stream: TextIO, content: str | bytes) -> None:
+    """Write and flush: to a terminal in its encoding, elsewhere as bytes."""
+    if isinstance(content, str) and stream.isatty():
+        encoding = stream.encoding or "utf-8"
+        stream.write(content.encode(encoding, "replace").decode(encoding))
+    elif buffer := getattr(stream, "buffer", None):
+        stream.flush()
+        buffer.write(content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace"))
+    else:
+        stream.write(content if isinstance(content, str) else content.decode("utf-8"))
+    stream.flush()

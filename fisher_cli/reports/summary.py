@@ -1,0 +1,274 @@
+"""The run as a table for people: as much as the width allows, the rest named; then what it says in words."""
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from fisher_cli.cells import one_line
+from fisher_cli.reports.numbers import Number, bar, finite, number_text, number_texts, sparkline
+from fisher_cli.reports.words import trend
+from fisher_cli.results import Eigenvalues, Estimate, Measurement, Status
+
+STATUS_STYLES = {
+    Status.OK: "dim",
+    Status.NOT_CONVERGED: "yellow",
+    Status.REJECTED: "red",
+    Status.FAILED: "bold red",
+}
+
+_GAP = 2
+_SHORTEST_NAME, _ENOUGH_NAME, _LONGEST_NAME = 10, 24, 60
+_SHORTEST_BAR, _LONGEST_BAR = 8, 30
+
+# When the table is too wide these columns go, one after the other; some have a shorter form that stays.
+_REDUCTIONS = (
+    *("layer", "entropy", "snr", "residual", "eig_empirical", "ratio", "empirical"),
+    *("accuracy", "loss", "eig_true", "ratio_value", "step", "epoch", "empirical_value", "bar", "status"),
+)
+_SHORTER = {"ratio": "ratio_value", "empirical": "empirical_value"}
+_MISSED = frozenset({"accuracy", "loss", "eig_true", "ratio_value", "step", "empirical_value"})
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One column of the table; its cells are harmless text already."""
+
+    heading: str
+    cells: tuple[str, ...]
+    justify: Literal["left", "right"] = "right"
+
+    @property
+    def width(self) -> int:
+        """The width that shows everything."""
+        return max(map(cell_len, (self.heading, *self.cells)))
+
+
+def render_summary(measurements: Sequence[Measurement], width: int, data: str | None = None) -> Group:
+    """The whole summary: title, table, problems and notes, then two lines in words.
+
+    Args:
+        measurements: in order of training.
+        width: columns of the terminal; no line is longer, unless the width is below some 40.
+        data: the dataset's name for the title.
+
+    Returns:
+        Something that rich can print.
+    """
+    if not measurements:
+        return Group(Text("No checkpoints."))
+    all_columns = _columns(measurements)
+    keys = _fitting(all_columns, width)
+    table = _table({key: all_columns[key] for key in keys}, measurements, width)
+    parts: list[Text | Table] = [*_wrapped(_title(measurements, data), width, "bold"), Text("")]
+    parts += [table, Text("")]
+    parts += _remarks(measurements, width)
+    missing = [all_columns[key].heading for key in all_columns if key in _MISSED and not _shown(key, keys)]
+    if missing:
+        remark = (
+            f"No room here for {', '.join(missing)}: widen the terminal, or write all columns with -o FILE."
+        )
+        parts += [*_wrapped(remark, width, "dim"), Text("")]
+    return Group(*parts, *_wrapped(trend(measurements), width), *_curve(measurements, width))
+
+
+def shorten(text: str, width: int) -> str:
+    """The text with `…` for its middle; the end, where the step and the suffix stand, keeps more of it."""
+    if cell_len(text) <= width:
+        return text
+    head, tail = "", ""
+    for character in text:
+        if cell_len(head + character) > (width - 1) // 3:
+            break
+        head += character
+    for character in reversed(text):
+        if cell_len(head + character + tail) > width - 1:
+            break
+        tail = character + tail
+    return f"{head}…{tail}"
+
+
+def _columns(measurements: Sequence[Measurement]) -> dict[str, _Column]:
+    """All columns that have something to show, with their shorter forms, in order."""
+    traces = [each.trace for each in measurements]
+    predictions = [each.predictions for each in measurements]
+    gradients = [each.gradient for each in measurements]
+    true = [each.true if each else None for each in traces]
+    empirical = [each.empirical if each else None for each in traces]
+    ratio = [each.ratio if each else None for each in traces]
+    found = [each.eigenvalues_true for each in measurements]
+    texts = {
+        "checkpoint": ("checkpoint", [one_line(each.checkpoint) for each in measurements]),
+        "step": ("step", ["" if each.step is None else str(each.step) for each in measurements]),
+        "epoch": ("epoch", ["" if each.epoch is None else f"{each.epoch:.4g}" for each in measurements]),
+        "loss": ("loss", _plain([each.loss if each else None for each in predictions])),
+        "accuracy": ("acc", [_accuracy(each.accuracy if each else None) for each in predictions]),
+        "entropy": ("entropy", _plain([each.entropy if each else None for each in predictions])),
+        "true": ("tr F", _with_errors(true)),
+        "empirical": ("tr F̂", _with_errors(empirical)),
+        "empirical_value": ("tr F̂", _plain(empirical)),
+        "ratio": ("F̂/F", _with_errors(ratio)),
+        "ratio_value": ("F̂/F", _plain(ratio)),
+        "eig_true": ("λ₁", number_texts([_first(each.values if each else None) for each in found])),
+        "residual": ("residual", number_texts([_first(each.residuals if each else None) for each in found])),
+        "eig_empirical": (
+            "λ̂₁",
+            number_texts([_first_of(each.eigenvalues_empirical) for each in measurements]),
+        ),
+        "snr": ("SNR", _plain([each.signal_to_noise if each else None for each in gradients])),
+        "layer": ("largest layer", [_largest_layer(each) for each in measurements]),
+        "status": ("status", [each.status.value for each in measurements]),
+        "bar": ("", [" " * _SHORTEST_BAR if each else "" for each in true]),
+    }
+    if all(each.status is Status.OK for each in measurements):
+        del texts["status"]
+    if any(each.step is not None for each in measurements):
+        del texts["epoch"]
+    left = {"checkpoint", "layer", "status", "bar"}
+    columns = {
+        key: _Column(heading, tuple(cells), "left" if key in left else "right")
+        for key, (heading, cells) in texts.items()
+    }
+    return {key: column for key, column in columns.items() if any(column.cells)}
+
+
+def _with_errors(estimates: Sequence[Estimate | None]) -> list[str]:
+    """Values with their standard errors."""
+    values = [each.value if each else None for each in estimates]
+    return number_texts(values, [each.standard_error if each else None for each in estimates])
+
+
+def _plain(estimates: Sequence[Estimate | None]) -> list[str]:
+    """Values only."""
+    return number_texts([each.value if each else None for each in estimates])
+
+
+def _accuracy(estimate: Estimate | None) -> str:
+    """A fraction with three decimals, whatever the other rows are."""
+    return "" if estimate is None or finite(estimate.value) is None else f"{estimate.value:.3f}"
+
+
+def _first(values: Sequence[float] | None) -> Number:
+    """The first of some values, if there are any."""
+    return values[0] if values else None
+
+
+def _first_of(found: Eigenvalues | None) -> Number:
+    """The largest eigenvalue, if any was found."""
+    return found.values[0] if found and found.values else None
+
+
+def _largest_layer(measurement: Measurement) -> str:
+    """The tensor with the largest part of the true trace, and that part in per cent."""
+    if not measurement.trace or not measurement.trace.layers or not measurement.trace.true.value > 0:
+        return ""
+    layer = max(measurement.trace.layers, key=lambda each: finite(each.true.value) or 0.0)
+    share = layer.true.value / measurement.trace.true.value
+    return f"{shorten(one_line(layer.name), 24)} {share:.0%}"
+
+
+def _fitting(columns: dict[str, _Column], width: int) -> list[str]:
+    """The keys of the columns that fit the width, the name and the bar at their shortest."""
+    kept = [key for key in columns if key not in _SHORTER.values()]
+    for key in _REDUCTIONS:
+        if _needed(columns, kept) <= width:
+            break
+        if key in kept:
+            i = kept.index(key)
+            kept[i : i + 1] = [_SHORTER[key]] if key in _SHORTER else []
+    return kept
+
+
+def _needed(columns: dict[str, _Column], keys: Sequence[str]) -> int:
+    """The width of these columns, a long name counted at the length that is enough to know it."""
+    name = min(columns["checkpoint"].width, _ENOUGH_NAME)
+    return sum(columns[key].width for key in keys if key != "checkpoint") + name + _GAP * (len(keys) - 1)
+
+
+def _shown(key: str, keys: Sequence[str]) -> bool:
+    """Whether a column is in the table, in its own or in its longer form."""
+    return key in keys or any(short == key and long in keys for long, short in _SHORTER.items())
+
+
+def _table(columns: dict[str, _Column], measurements: Sequence[Measurement], width: int) -> Table:
+    """The columns as a rich table; the name and then the bar take up the room that is left."""
+    spare = width - _needed(columns, list(columns))
+    name = min(columns["checkpoint"].width, _ENOUGH_NAME)
+    longer_name = max(_SHORTEST_NAME, min(columns["checkpoint"].width, _LONGEST_NAME, name + spare))
+    bar_width = min(_LONGEST_BAR, _SHORTEST_BAR + max(0, spare - (longer_name - name)))
+    widths = {key: column.width for key, column in columns.items()} | {"checkpoint": longer_name}
+    widths |= {"bar": bar_width} if "bar" in columns else {}
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        header_style="bold",
+        width=sum(widths[key] for key in columns) + _GAP * (len(columns) - 1),  # keeps rich from squeezing
+    )
+    for key, column in columns.items():
+        table.add_column(
+            Text(column.heading), justify=column.justify, width=widths[key], no_wrap=True, overflow="crop"
+        )
+    traces = [finite(each.trace.true.value) if each.trace else None for each in measurements]
+    top = max((each for each in traces if each is not None), default=0.0)
+    for i, measurement in enumerate(measurements):
+        fraction = (traces[i] or 0.0) / top if top > 0 else 0.0
+        special = {
+            "checkpoint": Text(shorten(columns["checkpoint"].cells[i], longer_name)),
+            "true": Text(columns["true"].cells[i], "bold") if "true" in columns else Text(""),
+            "status": Text(measurement.status.value, STATUS_STYLES[measurement.status]),
+            "bar": Text(bar(fraction, bar_width), "bright_cyan" if fraction == 1.0 else "cyan"),
+        }
+        table.add_row(*(special.get(key) or Text(column.cells[i]) for key, column in columns.items()))
+    return table
+
+
+def _title(measurements: Sequence[Measurement], data: str | None) -> str:
+    """What all rows have in common: the dataset, the network, the examples, the estimator."""
+    examples = {each.examples for each in measurements if each.examples is not None}
+    estimators = {each.trace.estimator for each in measurements if each.trace}
+    networks = {each.architecture for each in measurements if each.architecture}
+    parts = ["Fisher information", data and one_line(data)]
+    parts += [one_line(each) for each in networks if len(networks) == 1]
+    parts += [f"{each:,} examples" for each in examples if len(examples) == 1]
+    parts += [f"{one_line(each)} true trace" for each in estimators if len(estimators) == 1]
+    return " · ".join(part for part in parts if part)
+
+
+def _remarks(measurements: Sequence[Measurement], width: int) -> list[Text]:
+    """A line for each row that is not ok, and for each note, said once however many rows share it."""
+    lines: list[Text] = []
+    for each in measurements:
+        if each.status is not Status.OK:
+            reason = one_line(each.error) or "no reason given"
+            text = f"{each.status.value}: {one_line(each.checkpoint)}: {reason}"
+            lines += _wrapped(text, width, STATUS_STYLES[each.status], indent=2)
+    for note in dict.fromkeys(note for each in measurements for note in each.notes):
+        names = [one_line(each.checkpoint) for each in measurements if note in each.notes]
+        where = names[0] if len(names) == 1 else f"{len(names)} checkpoints"
+        lines += _wrapped(f"note: {where}: {one_line(note)}", width, "dim", indent=2)
+    return [*lines, Text("")] if lines else []
+
+
+def _curve(measurements: Sequence[Measurement], width: int) -> list[Text]:
+    """The run's true trace as a sparkline with its scale; nothing for a single checkpoint."""
+    values = [finite(each.trace.true.value) if each.trace else None for each in measurements]
+    known = [value for value in values if value is not None]
+    if len(known) < 2:
+        return []
+    scale = f"0 to {number_text(max(known))}"
+    line = sparkline(values, max(1, width - len(scale) - 8))
+    return [Text.assemble("tr F  ", (line, "cyan"), "  ", (scale, "dim"))]
+
+
+def _wrapped(text: str, width: int, style: str = "", indent: int = 0) -> list[Text]:
+    """The text in lines of at most this width; no-break spaces hold a number together."""
+    lines = textwrap.wrap(text, max(width, 20), subsequent_indent=" " * indent, break_on_hyphens=False)
+    return [Text(line.replace("\N{NO-BREAK SPACE}", " "), style) for line in lines]

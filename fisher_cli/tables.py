@@ -1,0 +1,291 @@
+"""Measurements → tables → text or bytes, and back.
+
+A table is a pandas DataFrame with nullable dtypes (Int64, Float64, string); what was not computed, is not a
+number or is infinite, is NA. Equal tables give equal bytes. Numbers keep their full precision everywhere.
+"""
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fisher_cli.cells import encodable, escape, guard, json_text, unescape, unguard
+from fisher_cli.columns import COLUMNS, LAYER_COLUMNS, Column, Kind, eigenvalue_columns, main_columns
+from fisher_cli.errors import OutputError
+from fisher_cli.results import Measurement
+from fisher_cli.rows import Value, layer_rows, main_row
+
+METADATA_KEY = b"fisher"
+
+_PANDAS_TYPES: dict[Kind, Any] = {
+    Kind.TEXT: pd.StringDtype("python"),
+    Kind.INTEGER: "Int64",
+    Kind.REAL: "Float64",
+}
+_ARROW_TYPES = {Kind.TEXT: pa.string(), Kind.INTEGER: pa.int64(), Kind.REAL: pa.float64()}
+_KNOWN = {column.name: column for column in LAYER_COLUMNS + COLUMNS}
+_INTEGER = re.compile(r"-?[0-9]+")
+_EIGENVALUE = re.compile(r"eig_(?:true|empirical)_([1-9][0-9]{0,3})(?:_residual)?")
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?")
+
+
+# --- Measurements → tables
+
+
+def main_table(measurements: Sequence[Measurement], eigenvalues: int, first_order: int = 0) -> pd.DataFrame:
+    """One row per checkpoint, all columns of the glossary, in their order.
+
+    Args:
+        measurements: in order of training.
+        eigenvalues: number of eigenvalues that were asked for; columns exist for all of them.
+        first_order: `order` of the first row; above 0 when a later part of a sequence is written row by row.
+
+    Returns:
+        The main table.
+    """
+    rows = [main_row(each, first_order + i, eigenvalues) for i, each in enumerate(measurements)]
+    return make_table(rows, main_columns(eigenvalues))
+
+
+def layer_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
+    """One row per checkpoint and parameter tensor; nothing for checkpoints without a trace."""
+    rows = [row for i, each in enumerate(measurements) for row in layer_rows(each, i)]
+    return make_table(rows, LAYER_COLUMNS)
+
+
+def make_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[Column]) -> pd.DataFrame:
+    """A table with exactly these columns; values that are missing, NaN, infinite or too large become NA."""
+    rows = list(rows)
+    series = {
+        column.name: pd.Series(
+            [_cell(row.get(column.name), column.kind) for row in rows], dtype=_PANDAS_TYPES[column.kind]
+        )
+        for column in columns
+    }
+    return pd.DataFrame(series, columns=[column.name for column in columns])
+
+
+def _cell(value: Any, kind: Kind) -> Value:
+    """The value as its column's kind, or None; nothing that a file may state (a step of 10³⁰) can fail."""
+    if value is None:
+        return None
+    if kind is Kind.TEXT:
+        return str(value) or None
+    if kind is Kind.INTEGER:
+        return int(value) if -(2**63) <= value < 2**63 else None
+    return float(value) if math.isfinite(value) else None
+
+
+# --- tables → text or bytes
+
+
+def to_csv(table: pd.DataFrame, separator: str = ",", header: bool = True) -> str:
+    r"""The table as separated values: RFC 4180 quoting, `\n`, shortest numbers that read back exactly.
+
+    Text cells are safe against formula injection and hold no control characters; `read_table` undoes both.
+
+    Returns:
+        The header, unless it is not wanted, and a line per row.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, delimiter=separator, lineterminator="\n")
+    if header:
+        writer.writerow(table.columns)
+    for row in zip(*_values(table, lambda text: escape(guard(text))), strict=True):
+        writer.writerow(row)
+    return buffer.getvalue()
+
+
+def csv_header(eigenvalues: int, separator: str = ",") -> str:
+    """The first line of `to_csv` of a main table."""
+    return to_csv(main_table([], eigenvalues), separator)
+
+
+def csv_row(measurement: Measurement, order: int, eigenvalues: int, separator: str = ",") -> str:
+    """One line of `to_csv` of a main table, for writing rows as they come."""
+    return to_csv(main_table([measurement], eigenvalues, first_order=order), separator, header=False)
+
+
+def to_jsonl(table: pd.DataFrame) -> str:
+    """One JSON object per row and line; NA is null, text is as it is (half surrogates are escaped)."""
+    return "".join(f"{line}\n" for line in _json_rows(table))
+
+
+def to_json(table: pd.DataFrame) -> str:
+    """The rows as one JSON array, a row to a line; otherwise as `to_jsonl`."""
+    rows = ",\n".join(_json_rows(table))
+    return f"[\n{rows}\n]\n" if rows else "[]\n"
+
+
+def to_parquet(table: pd.DataFrame, metadata: Mapping[str, Any]) -> bytes:
+    """The table as Parquet: one row group, zstd, page checksums, the metadata as JSON under the key `fisher`.
+
+    Each field carries its description and its unit. Text is as in `to_jsonl`.
+
+    Returns:
+        The file's content.
+    """
+    columns = [_column(name, table[name].dropna()) for name in table.columns]
+    fields = [
+        pa.field(
+            column.name,
+            _ARROW_TYPES[column.kind],
+            metadata={"description": column.description, "unit": column.unit},
+        )
+        for column in columns
+    ]
+    arrays = [
+        pa.array(values, type=field.type)
+        for values, field in zip(_values(table, encodable), fields, strict=True)
+    ]
+    schema = pa.schema(fields, metadata={METADATA_KEY: json_text(metadata).encode()})
+    buffer = io.BytesIO()
+    pq.write_table(
+        pa.Table.from_arrays(arrays, schema=schema),
+        buffer,
+        row_group_size=max(1, len(table)),
+        compression="zstd",
+        write_page_checksum=True,
+    )
+    return buffer.getvalue()
+
+
+def _values(table: pd.DataFrame, safe: Callable[[str], str]) -> list[list[Value]]:
+    """The table's columns as Python values, NA as None, text made safe."""
+    return [
+        [
+            None if value is pd.NA else safe(value) if isinstance(value, str) else value
+            for value in table[name].tolist()
+        ]
+        for name in table.columns
+    ]
+
+
+def _json_rows(table: pd.DataFrame) -> Iterable[str]:
+    """The rows as JSON objects.
+
+    Yields:
+        One line per row.
+    """
+    for row in zip(*_values(table, encodable), strict=True):
+        yield json_text(dict(zip(table.columns, row, strict=True)), sort_keys=False)
+
+
+# --- and back
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a table of ours, with the dtypes and the text that it was written from.
+
+    Columns that the glossary does not know get the narrowest kind that holds all their values.
+
+    Args:
+        path: a file whose suffix says its format: .csv, .tsv, .json, .jsonl or .parquet.
+
+    Returns:
+        The table.
+
+    Raises:
+        OutputError: the file is missing, damaged, or not a table of ours.
+    """
+    readers = {".csv": _read_csv, ".tsv": _read_csv, ".json": _read_json, ".jsonl": _read_json}
+    try:
+        names, rows = readers.get(path.suffix.lower(), _read_parquet)(path)
+        columns = [_column(name, [row[i] for row in rows]) for i, name in enumerate(names)]
+        return make_table(
+            [{c.name: _parse(value, c.kind) for c, value in zip(columns, row, strict=True)} for row in rows],
+            columns,
+        )
+    except FileNotFoundError:
+        msg = f"{path}: no such report"
+        raise OutputError(msg) from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, csv.Error, pa.ArrowException) as error:
+        msg = f"{path}: not a report of fisher, or a damaged one: {error}"
+        raise OutputError(msg) from error
+
+
+Rows = tuple[list[str], list[list[Any]]]  # the column names, and the cells row by row
+
+
+def _read_csv(path: Path) -> Rows:
+    """The cells of a CSV or TSV file; all of them text.
+
+    Returns:
+        The column names and the rows.
+
+    Raises:
+        ValueError: a row is longer or shorter than the header.
+    """
+    separator = "\t" if path.suffix.lower() == ".tsv" else ","
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        names, *rows = csv.reader(file, delimiter=separator, strict=True)
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(names):
+            msg = f"row {number} has {len(row)} cells, the header {len(names)}"
+            raise ValueError(msg)
+    return names, [[unguard(unescape(cell)) for cell in row] for row in rows]
+
+
+def _read_json(path: Path) -> Rows:
+    """The cells of a JSON or JSON Lines file."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix.lower() == ".jsonl":
+        rows = [json.loads(line) for line in text.split("\n") if line]
+    else:
+        rows = json.loads(text)
+    names = list(rows[0]) if rows else []
+    return names, [[_original(row[name]) for name in names] for row in rows]
+
+
+def _read_parquet(path: Path) -> Rows:
+    """The cells of a Parquet file, its page checksums verified.
+
+    Returns:
+        The column names and the rows.
+
+    Raises:
+        ValueError: the file is not one of ours.
+    """
+    table = pq.read_table(path, page_checksum_verification=True)
+    if METADATA_KEY not in (table.schema.metadata or {}):
+        msg = f"its metadata have no key {METADATA_KEY.decode()!r}"
+        raise ValueError(msg)
+    columns = [[_original(value) for value in column.to_pylist()] for column in table.columns]
+    return table.column_names, [list(row) for row in zip(*columns, strict=True)]
+
+
+def _original(value: Any) -> Any:
+    """The value that JSON or Parquet was written from."""
+    return unescape(value) if isinstance(value, str) else value
+
+
+def _parse(value: Any, kind: Kind) -> Value:
+    """A cell's value, whether it was read as text or as a number."""
+    if value is None or value == "":
+        return None
+    if kind is Kind.TEXT:
+        return str(value)
+    if kind is Kind.REAL:
+        return float(value)
+    return int(value) if not isinstance(value, str) or _INTEGER.fullmatch(value) else int(float(value))
+
+
+def _column(name: str, values: Iterable[Any]) -> Column:
+    """What the glossary says about a column; else a column of the narrowest kind that holds all values."""
+    if name in _KNOWN:
+        return _KNOWN[name]
+    if match := _EIGENVALUE.fullmatch(name):
+        return next(column for column in eigenvalue_columns(int(match[1])) if column.name == name)
+    texts = [str(value) for value in values if value not in (None, "")]
+    for kind, pattern in ((Kind.INTEGER, _INTEGER), (Kind.REAL, _NUMBER)):
+        if texts and all(pattern.fullmatch(text) for text in texts):
+            return Column(name, kind, "", "")
+    return Column(name, Kind.TEXT, "", "")

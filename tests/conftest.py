@@ -1,0 +1,33 @@
+import os
+
+# Set before torch is imported: small problems are slower on several threads, and workers share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("FISHER_DATA_DIR", None)
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from fisher_cli.curvature.problem import Problem, TensorData, pose  # noqa: E402
+from tests.cases import CASES, Case  # noqa: E402
+from tests.reference import Reference, reference  # noqa: E402
+
+_references: dict[tuple[str, torch.dtype], Reference] = {}
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.name)
+def case(request: pytest.FixtureRequest) -> Case:
+    return request.param
+
+
+def problem_of(case: Case, dtype: torch.dtype = torch.float64, batch_size: int = 4) -> Problem:
+    """The case as a problem; four does not divide six, so the last batch is uneven."""
+    model, inputs, labels = case.make(dtype)
+    return pose(model, TensorData(inputs, labels), likelihood=case.likelihood, batch_size=batch_size)
+
+
+def reference_of(case: Case, dtype: torch.dtype = torch.float64) -> Reference:
+    """The oracle's answer for the case, computed once; weights in the given precision, arithmetic in float64."""
+    key = (case.name, dtype)
+    if key not in _references:
+        _references[key] = reference(*case.make(dtype), case.likelihood)
+    return _references[key]

@@ -1,0 +1,383 @@
+"""A name, an import string or a checkpoint's hint → the network; its weights go in entirely or not at all."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+from fisher_cli.errors import ArchitectureError
+from fisher_cli.inputs.architectures import find_architecture, known_models, load_weights
+from fisher_cli.inputs.checkpoints import Checkpoint, find_checkpoints, load_checkpoint
+from fisher_cli.inputs.digits_networks import digits_cnn, digits_mlp
+from fisher_cli.results import WeightsKind
+
+
+def checkpoint(weights: Mapping[str, Tensor], arch: str | None = None, **arguments: object) -> Checkpoint:
+    return Checkpoint(
+        name="run/a.pt",
+        path=Path("run/a.pt"),
+        sha256="sha256:00",
+        format="torch zip",
+        state_key="state_dict",
+        weights=dict(weights),
+        weights_kind=WeightsKind.RAW,
+        step=None,
+        epoch=None,
+        architecture=arch,
+        architecture_arguments=arguments,
+        notes=(),
+    )
+
+
+def message(action: Callable[[], object]) -> str:
+    """The text of the ArchitectureError that the action raises, in one clean line with a remedy."""
+    with pytest.raises(ArchitectureError) as caught:
+        action()
+    text = str(caught.value)
+    assert text.isprintable()
+    assert ";" in text
+    return text
+
+
+@pytest.fixture
+def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty working directory; import path and imported modules are restored afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+# Names
+
+
+@pytest.mark.parametrize("factory", [digits_mlp, digits_cnn])
+@pytest.mark.parametrize("classes", [10, 3])
+def test_built_in_networks_take_the_number_of_classes_from_the_checkpoint(
+    factory: Callable[..., nn.Module], classes: int
+) -> None:
+    original = factory(num_classes=classes).eval()
+    name = factory.__name__.replace("_", "-")
+    saved = checkpoint(original.state_dict(), arch=name.upper())
+    for model in (name.title(), None):
+        architecture = find_architecture(saved, model=model)
+        assert architecture.name == name
+        assert architecture.source == ("checkpoint" if model is None else "--model")
+        network = architecture.build().eval()
+        load_weights(network, saved)
+        images = torch.rand(5, 1, 8, 8)
+        assert network(images).shape == (5, classes)
+        assert torch.equal(network(images), original(images))
+
+
+def test_built_in_networks_have_the_documented_sizes() -> None:
+    assert sum(parameter.numel() for parameter in digits_mlp().parameters()) == 6570
+    assert sum(parameter.numel() for parameter in digits_cnn().parameters()) == 7514
+    assert digits_mlp()(torch.zeros(2, 64)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["resnet18", "squeezenet1_0", "googlenet", "mobilenet_v3_small", "shufflenet_v2_x0_5", "regnet_y_400mf"],
+)
+def test_torchvision_networks_take_the_number_of_classes_from_the_checkpoint(name: str) -> None:
+    keywords = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
+    original = torchvision.models.get_model(name, weights=None, num_classes=7, **keywords)
+    saved = checkpoint(original.state_dict())
+    network = find_architecture(saved, model=name).build()
+    load_weights(network, saved)
+    assert list(network.state_dict()) == list(original.state_dict())
+    assert all(torch.equal(value, saved.weights[key]) for key, value in network.state_dict().items())
+
+
+def test_auxiliary_heads_are_kept_where_the_checkpoint_has_them() -> None:
+    with torch.device("meta"):
+        original = torchvision.models.get_model("googlenet", weights=None, num_classes=7, init_weights=False)
+    network = find_architecture(checkpoint(original.state_dict()), model="GoogLeNet").build()
+    shapes = {key: value.shape for key, value in original.state_dict().items()}
+    assert {key: value.shape for key, value in network.state_dict().items()} == shapes
+
+
+def test_arguments_win_over_the_checkpoint_and_the_flag_over_the_hint() -> None:
+    saved = checkpoint(digits_mlp(3).state_dict(), "digits-mlp", num_classes=3, pretrained=True)
+    assert find_architecture(saved).build()[-1].out_features == 3
+    assert find_architecture(saved, arguments={"num_classes": "4"}).build()[-1].out_features == 4
+    assert find_architecture(saved, model="digits-cnn").name == "digits-cnn"
+
+
+def test_building_leaves_the_random_state_alone() -> None:
+    before = torch.get_rng_state()
+    find_architecture(checkpoint({}), model="digits-mlp").build()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_known_names_are_the_built_in_networks_and_the_classifiers_of_torchvision() -> None:
+    names = known_models()
+    assert {"digits-mlp", "digits-cnn", "resnet18", "vit_b_16"} <= set(names)
+    assert "fcn_resnet50" not in names
+    assert len(names) == len(set(names))
+
+
+def test_an_unknown_name_is_answered_with_the_nearest_ones() -> None:
+    text = message(lambda: find_architecture(checkpoint({}), model="resnet81"))
+    assert "did you mean resnet18" in text
+    assert "fisher models lists" in text
+    assert "./net.py:factory" in message(lambda: find_architecture(checkpoint({}), model="./net.py"))
+
+
+def test_without_any_name_the_line_says_what_to_type() -> None:
+    text = message(lambda: find_architecture(checkpoint({})))
+    assert text.startswith("run/a.pt: ")
+    assert "--model NAME or --model ./file.py:factory" in text
+
+
+@pytest.mark.parametrize("argument", ["weights", "pretrained"])
+def test_nothing_is_ever_downloaded(argument: str) -> None:
+    text = message(
+        lambda: find_architecture(checkpoint({}), model="resnet18", arguments={argument: "DEFAULT"})
+    )
+    assert "leave this argument out" in text
+
+
+def test_an_argument_that_the_network_does_not_know_is_named() -> None:
+    text = message(lambda: find_architecture(checkpoint({}), model="resnet18", arguments={"depth": "3"}))
+    assert "'depth'" in text
+    assert "--model-arg" in text
+
+
+# Hints in a checkpoint
+
+
+@pytest.mark.parametrize("hint", ["os:getcwd", "evil:build", "./evil.py:build", "/tmp/evil.py", "evil.py"])
+def test_a_checkpoint_never_gets_code_imported(hint: str, working_directory: Path) -> None:
+    (working_directory / "evil.py").write_text("open('canary', 'w').close()\ndef build(): ...\n")
+    text = message(lambda: find_architecture(checkpoint({}, hint)))
+    assert f"if you trust it: --model {hint}" in text
+    assert not (working_directory / "canary").exists()
+    assert str(working_directory) not in sys.path
+
+
+def test_an_unknown_hint_is_answered_with_the_nearest_names() -> None:
+    text = message(lambda: find_architecture(checkpoint({}, "resnet_18")))
+    assert "did you mean resnet18" in text
+    assert "--model ./file.py:factory" in text
+
+
+# Factories of the user
+
+FACTORY = """
+from dataclasses import dataclass
+from torch import nn
+import runs
+
+@dataclass
+class Sizes:
+    width: int = 4
+
+def network(width: int = Sizes().width, name: str = "x", bias: bool = True) -> nn.Module:
+    runs.count += 1
+    assert isinstance(name, str)
+    return nn.Linear(width, 2, bias=bias)
+
+def nothing():
+    return {"a": 1}
+
+def broken():
+    raise ValueError("no such\\nsize")
+
+def leaves():
+    raise SystemExit(3)
+
+ready = nn.Linear(2, 2)
+number = 7
+"""
+
+
+@pytest.fixture
+def factory_file(working_directory: Path) -> Path:
+    (working_directory / "runs.py").write_text("count = 0\n")
+    path = working_directory / "inner" / "my_nets.py"
+    path.parent.mkdir()
+    path.write_text(FACTORY)
+    return path
+
+
+def test_a_factory_comes_from_a_file_or_a_module(factory_file: Path) -> None:
+    last = sys.path[-1]
+    arguments = {"width": "3", "name": "plain text", "bias": "false"}
+    for model, name in (
+        ("./inner/my_nets.py:network", "my_nets.py:network"),
+        (f"{factory_file}:network", "my_nets.py:network"),
+        ("inner.my_nets:network", "inner.my_nets:network"),
+    ):
+        architecture = find_architecture(checkpoint({}), model=model, arguments=arguments)
+        assert (architecture.name, architecture.source) == (name, "--model")
+        network = architecture.build()
+        assert (network.in_features, network.bias) == (3, None)
+    assert sys.path[-1] == str(factory_file.parent.parent)
+    assert sys.path[-2] == last
+    assert "my_nets" not in sys.modules
+
+
+def test_two_files_of_one_name_stay_apart(working_directory: Path) -> None:
+    for folder, width in (("a", 3), ("b", 4)):
+        (working_directory / folder).mkdir()
+        text = f"from torch import nn\ndef net():\n    return nn.Linear({width}, 1)\n"
+        (working_directory / folder / "net.py").write_text(text)
+    widths = [
+        find_architecture(checkpoint({}), model=f"{folder}/net.py:net").build().in_features for folder in "ab"
+    ]
+    assert widths == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("./inner/my_nets.py:netwrk", "did you mean network?"),
+        ("./inner/my_nets.py:number", "is no function"),
+        ("./inner/my_nets.py:ready", "is no function"),
+        ("./inner/my_nets.py:", "name a function"),
+        ("./inner/none.py:network", "there is no file inner/none.py"),
+        ("inner/my_nets:network", "a file is named with its suffix .py"),
+        ("no_such_package:network", "No module named 'no_such_package'"),
+        (":network", "importing it failed"),
+        ("./inner/my_nets.py:nothing", "returned dict, no torch.nn.Module"),
+        ("./inner/my_nets.py:broken", r"ValueError: no such\nsize"),
+        ("./inner/my_nets.py:leaves", "SystemExit: 3"),
+    ],
+)
+@pytest.mark.usefixtures("factory_file")
+def test_a_factory_that_fails_is_told_in_one_line(model: str, expected: str) -> None:
+    assert expected in message(lambda: find_architecture(checkpoint({}), model=model).build())
+
+
+@pytest.mark.parametrize("code", ["def net(:", "raise RuntimeError('at import')", "import sys; sys.exit(2)"])
+def test_a_file_that_cannot_be_imported_is_told_in_one_line(working_directory: Path, code: str) -> None:
+    (working_directory / "net.py").write_text(code)
+    for model in ("./net.py:net", "net:net"):
+        text = message(lambda model=model: find_architecture(checkpoint({}), model=model))
+        assert "importing it failed" in text
+    assert not any(name.startswith("_fisher_model_net") for name in sys.modules)
+
+
+# Weights into the network
+
+
+def small() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+
+
+def test_weights_are_copied_in_the_precision_of_the_network() -> None:
+    original, network = small(), small().double()
+    network[0].weight.requires_grad_(False)
+    parameter = network[0].weight
+    load_weights(network, checkpoint(original.state_dict()))
+    assert network[0].weight is parameter
+    assert parameter.dtype is torch.float64
+    assert torch.equal(parameter, original[0].weight.detach().double())
+    assert [each.requires_grad for each in network.parameters()] == [False] + [True] * 5
+    parameter.zero_()
+    assert original[0].weight.abs().sum() > 0, "the network must not share storage with the checkpoint"
+
+
+def test_missing_unexpected_and_misshapen_names_are_listed_together() -> None:
+    weights = dict(small().state_dict())
+    del weights["0.bias"]
+    weights["3.weight"] = torch.zeros(2)
+    weights["2.weight"] = torch.zeros(5, 4)
+    weights["1.weight"] = torch.zeros(4, dtype=torch.int64)
+    network = small()
+    before = network[0].weight.clone()
+    text = message(lambda: load_weights(network, checkpoint(weights)))
+    assert text.startswith("run/a.pt: ")
+    assert "1 missing: 0.bias;" in text
+    assert "1 unexpected: 3.weight;" in text
+    assert "2.weight (5, 4) in the file and (2, 4) in the network" in text
+    assert "1.weight int64 in the file and float32 in the network" in text
+    assert "check --model" in text
+    assert torch.equal(network[0].weight, before), "nothing may be loaded when anything disagrees"
+
+
+def test_long_lists_are_cut() -> None:
+    weights = {f"extra{index}": torch.zeros(1) for index in range(20)}
+    text = message(lambda: load_weights(nn.Linear(1, 1), checkpoint(weights)))
+    assert "20 unexpected: extra0, " in text
+    assert "extra7, … and 12 more" in text
+
+
+def test_a_floating_counter_is_refused() -> None:
+    weights = dict(small().state_dict())
+    weights["1.num_batches_tracked"] = torch.tensor(3.0)
+    assert "types differ" in message(lambda: load_weights(small(), checkpoint(weights)))
+
+
+def test_old_checkpoints_without_batch_counters_are_taken() -> None:
+    original, network = small(), small()
+    weights = {key: value for key, value in original.state_dict().items() if "tracked" not in key}
+    load_weights(network, checkpoint(weights))
+    assert torch.equal(network[1].running_var, original[1].running_var)
+    assert torch.equal(network[2].weight, original[2].weight)
+
+
+class Wrapping(nn.Module):
+    """A network whose only submodule is genuinely called `module`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = small()
+
+
+def test_a_network_whose_own_submodule_is_called_module_is_loaded(tmp_path: Path) -> None:
+    original, network = Wrapping(), Wrapping()
+    torch.save(original.state_dict(), tmp_path / "a.pt")
+    load_weights(network, load_checkpoint(find_checkpoints([tmp_path / "a.pt"])[0]))
+    assert torch.equal(network.module[2].weight, original.module[2].weight)
+
+
+def test_buffers_that_are_not_saved_are_no_obstacle() -> None:
+    network = nn.Linear(2, 2)
+    network.register_buffer("table", torch.ones(3), persistent=False)
+    load_weights(network, checkpoint(nn.Linear(2, 2).state_dict()))
+    assert torch.equal(network.table, torch.ones(3))
+
+
+def test_tied_weights_stay_tied() -> None:
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    network[1].weight = network[0].weight
+    load_weights(network, checkpoint({key: value + 1 for key, value in network.state_dict().items()}))
+    assert network[1].weight is network[0].weight
+
+
+def test_pruned_weights_are_told_how_to_become_dense() -> None:
+    pruned = prune.l1_unstructured(nn.Linear(4, 2), "weight", 0.5)
+    text = message(lambda: load_weights(nn.Linear(4, 2), checkpoint(pruned.state_dict())))
+    assert "torch.nn.utils.prune.remove" in text
+    prune.remove(pruned, "weight")  # the remedy works
+    load_weights(nn.Linear(4, 2), checkpoint(pruned.state_dict()))
+
+
+def test_names_with_a_common_prefix_are_told_the_key_that_selects_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    weights = {f"net.{key}": value for key, value in small().state_dict().items()}
+    torch.save({"state_dict": {**weights, "criterion.weight": torch.ones(2)}}, path)
+    [file] = find_checkpoints([path])
+    text = message(lambda: load_weights(small(), load_checkpoint(file)))
+    assert "pass --state-key state_dict.net" in text
+    load_weights(small(), load_checkpoint(file, state_key="state_dict.net"))  # the remedy works
+
+
+def test_a_network_without_storage_is_refused() -> None:
+    with torch.device("meta"):
+        hollow = nn.Linear(2, 2)
+    for network in (hollow, nn.LazyLinear(2)):
+        text = message(
+            lambda network=network: load_weights(network, checkpoint(nn.Linear(2, 2).state_dict()))
+        )
+        assert "let the factory build them whole" in text
