@@ -26,8 +26,12 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
-    """Import on first use: torch takes seconds, and `fisher --help` needs none of it."""
+def __getattr__(name: str) -> Any:
+    """Import on first use: torch takes seconds, and `fisher --help` needs none of it.
+
+    Raises:
+        AttributeError: there is no such name.
+    """
     if name not in _HOMES:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)

@@ -55,9 +55,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("trace_true_change_se", _REAL, _CURVATURE, "standard error of trace_true_change over examples"),
     Column("trace_covariance", _REAL, _CURVATURE, "trace_empirical minus gradient_norm_squared"),
     Column("gradient_norm_squared", _REAL, _CURVATURE, "squared norm of the mean gradient of the loss"),
-    Column(
-        "gradient_snr", _REAL, "", "signal-to-noise ratio of one example's gradient; empty unless above 0"
-    ),
+    Column("gradient_snr", _REAL, "", "signal-to-noise ratio of one example's gradient; empty unless above 0"),
     Column("gradient_snr_se", _REAL, "", "standard error of gradient_snr"),
     Column("eig_true_method", _TEXT, "", "how the eigenvalues of the true Fisher were found"),
     Column("eig_empirical_method", _TEXT, "", "how the eigenvalues of the empirical Fisher were found"),

@@ -177,11 +177,7 @@ class ReportFiles:
             record = json.loads(self.record.read_bytes())
         except (OSError, ValueError, RecursionError):
             return set()
-        if (
-            not isinstance(record, dict)
-            or record.get("tool") != TOOL
-            or not isinstance(record.get("tables"), dict)
-        ):
+        if not isinstance(record, dict) or record.get("tool") != TOOL or not isinstance(record.get("tables"), dict):
             return set()
         return {*record["tables"], self.record.name}
 
@@ -213,9 +209,7 @@ class ReportFiles:
             msg = f"cannot write {path}: it is not a regular file; choose another name"
             raise OutputError(msg)
         if any(_is_same_file(path, each) for each in self.inputs):
-            msg = (
-                f"{path} is one of the checkpoints of this run and would be lost: choose another name for -o"
-            )
+            msg = f"{path} is one of the checkpoints of this run and would be lost: choose another name for -o"
             raise OutputError(msg)
         if not self.force and not self._is_ours(path):
             msg = (

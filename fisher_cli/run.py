@@ -377,9 +377,7 @@ class Run:
             yield measurement
 
     def _measure(self, file: CheckpointFile) -> Measurement:
-        row = Measurement(
-            checkpoint=file.name, status=Status.OK, sha256=file.sha256, step=file.step, epoch=file.epoch
-        )
+        row = Measurement(checkpoint=file.name, status=Status.OK, sha256=file.sha256, step=file.step, epoch=file.epoch)
         if file.error is not None:
             return replace(row, status=Status.REJECTED, error=str(file.error))
         try:
@@ -426,7 +424,7 @@ def analyze(
     device: str = "auto",
     data_dir: str | None = None,
     download: bool = False,
-    **settings: Any,  # noqa: ANN401 - the fields of Settings
+    **settings: Any,
 ) -> Analysis:
     """Fisher traces and eigenvalues of a sequence of checkpoints or modules: `.table` and `.layers` are DataFrames.
 
@@ -481,9 +479,7 @@ def _analyze_modules(
         source, classes, described = TensorData(*data), None, {"name": "tensors", "examples": len(data[0])}
     analysis = Analysis(settings, resources, str(device), described)
     for index, module in enumerate(modules):
-        found = measure(
-            module, source, settings, batch_size=resources.batch_size, device=device, classes=classes
-        )
+        found = measure(module, source, settings, batch_size=resources.batch_size, device=device, classes=classes)
         named = replace(found, checkpoint=f"module-{index}", architecture=type(module).__name__)
         analysis.measurements.append(named)
     return analysis

@@ -95,23 +95,29 @@ def to_csv(table: pd.DataFrame, separator: str = ",", header: bool = True) -> st
     Returns:
         The header, unless it is not wanted, and a line per row.
     """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, delimiter=separator, lineterminator="\n")
-    if header:
-        writer.writerow(table.columns)
-    for row in zip(*_values(table, lambda text: escape(guard(text))), strict=True):
-        writer.writerow(row)
-    return buffer.getvalue()
+    rows = zip(*_values(table, str), strict=True)
+    return _separated([[*table.columns], *rows] if header else rows, separator)
 
 
 def csv_header(eigenvalues: int, separator: str = ",") -> str:
     """The first line of `to_csv` of a main table."""
-    return to_csv(main_table([], eigenvalues), separator)
+    return _separated([[column.name for column in main_columns(eigenvalues)]], separator)
 
 
 def csv_row(measurement: Measurement, order: int, eigenvalues: int, separator: str = ",") -> str:
     """One line of `to_csv` of a main table, for writing rows as they come."""
-    return to_csv(main_table([measurement], eigenvalues, first_order=order), separator, header=False)
+    row = main_row(measurement, order, eigenvalues)
+    cells = [_cell(row.get(column.name), column.kind) for column in main_columns(eigenvalues)]
+    return _separated([cells], separator)
+
+
+def _separated(rows: Iterable[Sequence[Value]], separator: str) -> str:
+    """Rows of cells as separated values, text made safe."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, delimiter=separator, lineterminator="\n")
+    for row in rows:
+        writer.writerow([escape(guard(cell)) if isinstance(cell, str) else cell for cell in row])
+    return buffer.getvalue()
 
 
 def to_jsonl(table: pd.DataFrame) -> str:
@@ -143,8 +149,7 @@ def to_parquet(table: pd.DataFrame, metadata: Mapping[str, Any]) -> bytes:
         for column in columns
     ]
     arrays = [
-        pa.array(values, type=field.type)
-        for values, field in zip(_values(table, encodable), fields, strict=True)
+        pa.array(values, type=field.type) for values, field in zip(_values(table, encodable), fields, strict=True)
     ]
     schema = pa.schema(fields, metadata={METADATA_KEY: json_text(metadata).encode()})
     buffer = io.BytesIO()
@@ -161,10 +166,7 @@ def to_parquet(table: pd.DataFrame, metadata: Mapping[str, Any]) -> bytes:
 def _values(table: pd.DataFrame, safe: Callable[[str], str]) -> list[list[Value]]:
     """The table's columns as Python values, NA as None, text made safe."""
     return [
-        [
-            None if value is pd.NA else safe(value) if isinstance(value, str) else value
-            for value in table[name].tolist()
-        ]
+        [None if value is pd.NA else safe(value) if isinstance(value, str) else value for value in table[name].tolist()]
         for name in table.columns
     ]
 
@@ -175,7 +177,7 @@ def _json_rows(table: pd.DataFrame) -> Iterable[str]:
     Yields:
         One line per row.
     """
-    for row in zip(*_values(table, encodable), strict=True):
+    for row in zip(*_values(table, str), strict=True):
         yield json_text(dict(zip(table.columns, row, strict=True)), sort_keys=False)
 
 

@@ -1,5 +1,6 @@
 """Networks × likelihoods × data that every estimator is tested on; all of them small, all seeded."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -161,7 +162,7 @@ def normal(*shape: int) -> Callable[[], Tensor]:
 
 def mlp(*widths: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for before, after in zip(widths[:-1], widths[1:], strict=True):
+    for before, after in itertools.pairwise(widths):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 

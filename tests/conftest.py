@@ -4,12 +4,12 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("FISHER_DATA_DIR", None)
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import pytest
+import torch
 
-from fisher_cli.curvature.problem import Problem, TensorData, pose  # noqa: E402
-from tests.cases import CASES, Case  # noqa: E402
-from tests.reference import Reference, reference  # noqa: E402
+from fisher_cli.curvature.problem import Problem, TensorData, pose
+from tests.cases import CASES, Case
+from tests.reference import Reference, reference
 
 _references: dict[tuple[str, torch.dtype], Reference] = {}
 

@@ -62,7 +62,7 @@ def analyze(
     batch_size: options.BatchSize = "auto",
     device: options.Device = "auto",
     output: options.Output = None,
-    format: options.FormatOption = None,  # noqa: A002 - the option's name
+    format: options.FormatOption = None,
     layers: options.Layers = True,
     force: options.Force = False,
     quiet: options.Quiet = False,
@@ -70,7 +70,7 @@ def analyze(
     """Measure true and empirical Fisher traces and top eigenvalues of a sequence of checkpoints.
 
     fisher analyze ckpts/ --data cifar10 --model resnet18 -o trend.csv
-    """
+    """  # noqa: DOC501 - this text is the command's help
     settings = Settings(
         data=data,
         split=split,
@@ -119,7 +119,11 @@ def _report_files(output: Path | None, form: Format | None, force: bool) -> Repo
 
 
 def _stdout_format(output: Path | None, form: Format | None) -> Format | None:
-    """What goes to stdout: a table on a terminal, rows when piped or for `-o -`, nothing beside a file in a pipe."""
+    """What goes to stdout: a table on a terminal, rows when piped or for `-o -`, nothing beside a file in a pipe.
+
+    Raises:
+        UsageError: a table was asked for where rows go.
+    """
     if output is None:
         return form or (Format.TABLE if sys.stdout.isatty() else Format.CSV)
     if str(output) == "-":
@@ -140,10 +144,12 @@ def _say_what_is_analysed(console: "Console", run: "Run") -> None:
     )
 
 
-def _measure(
-    console: "Console", run: "Run", files: ReportFiles | None, to_stdout: Format | None, layers: bool
-) -> None:
-    """Go through the checkpoints; rows that can be are printed at once, and an interruption loses none of them."""
+def _measure(console: "Console", run: "Run", files: ReportFiles | None, to_stdout: Format | None, layers: bool) -> None:
+    """Go through the checkpoints; rows that can be are printed at once, and an interruption loses none of them.
+
+    Raises:
+        KeyboardInterrupt: passed on after the finished rows were written.
+    """
     from fisher_cli.tables import csv_header, csv_row, main_table, to_jsonl
 
     count = run.analysis.settings.eigenvalues

@@ -17,13 +17,14 @@ DEBUG_VARIABLE = "FISHER_DEBUG"
 class Boundary(TyperGroup):
     """Turns our own errors into one line on stderr: exit code 2 for wrong usage, 1 for all else."""
 
-    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer's vendored Context
+    def invoke(self, ctx: Any) -> Any:
         """Run the command.
 
         Returns:
             What the command returned.
 
         Raises:
+            FisherError: only with --debug.
             Exit: the command failed in a way that was said in one line.
         """
         try:

@@ -36,7 +36,9 @@ DataDir = Annotated[
 ]
 Split = Annotated[
     str | None,
-    typer.Option("--split", help="Which part of the dataset.  [default: train]", show_default=False, rich_help_panel=DATA),
+    typer.Option(
+        "--split", help="Which part of the dataset.  [default: train]", show_default=False, rich_help_panel=DATA
+    ),
 ]
 Limit = Annotated[
     str,
@@ -62,9 +64,7 @@ Normalize = Annotated[
         rich_help_panel=DATA,
     ),
 ]
-Download = Annotated[
-    bool, typer.Option("--download", help="Fetch the dataset if it is missing.", rich_help_panel=DATA)
-]
+Download = Annotated[bool, typer.Option("--download", help="Fetch the dataset if it is missing.", rich_help_panel=DATA)]
 
 Model = Annotated[
     str | None,
@@ -102,7 +102,9 @@ EstimatorOption = Annotated[
 ]
 EigenvalueCount = Annotated[
     int,
-    typer.Option("--eigenvalues", metavar="K", min=0, help="How many top eigenvalues; 0 for none.", rich_help_panel=QUANTITIES),
+    typer.Option(
+        "--eigenvalues", metavar="K", min=0, help="How many top eigenvalues; 0 for none.", rich_help_panel=QUANTITIES
+    ),
 ]
 Include = Annotated[
     list[str],
@@ -150,7 +152,7 @@ Output = Annotated[
         "-o",
         "--output",
         metavar="FILE|-",
-        help="Report file (.csv .tsv .json .jsonl .parquet) with its layer table and record beside it; - for rows on stdout.",
+        help="Report file (.csv .tsv .json .jsonl .parquet) and its layer table and record; - for rows on stdout.",
         show_default=False,
         rich_help_panel=OUTPUT,
     ),
@@ -165,7 +167,10 @@ FormatOption = Annotated[
     ),
 ]
 Layers = Annotated[
-    bool, typer.Option("--layers/--no-layers", help="Write the per-layer table beside a report file.", rich_help_panel=OUTPUT)
+    bool,
+    typer.Option(
+        "--layers/--no-layers", help="Write the per-layer table beside a report file.", rich_help_panel=OUTPUT
+    ),
 ]
 Force = Annotated[
     bool, typer.Option("--force", help="Replace an output file that is not a report of fisher.", rich_help_panel=OUTPUT)

@@ -5,15 +5,15 @@ from torch import Tensor
 
 from fisher_cli.curvature.moments import mean_of
 from fisher_cli.curvature.problem import Problem
-from fisher_cli.curvature.products import tangents
+from fisher_cli.curvature.products import push_forward
 from fisher_cli.results import Estimate, Gradient
 
 
 def projections(problem: Problem, vector: Tensor) -> Tensor:
     """g_nᵀ v = s_yᵀ J_n v for every example, (N,) in float64, without a per-example gradient."""
-    parts = []
+    push, parts = push_forward(problem), []
     for batch in problem.batches():
-        outputs, tangent = tangents(problem, batch, vector)
+        outputs, tangent = push(batch, vector)
         score = problem.likelihood.observed_score(outputs, batch.labels)
         parts.append((score * tangent.double()).sum(dim=1))
     return torch.cat(parts)

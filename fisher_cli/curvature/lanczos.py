@@ -17,9 +17,10 @@ Product = Callable[[Tensor], Tensor]
 
 # A new Lanczos vector this much shorter than the operator's scale is rounding: the Krylov space is invariant.
 BREAKDOWN = 1e-13
-# The search for overlooked copies stops when its leading Ritz value is known to this relative residual.
-SEARCH_TOLERANCE = 0.05
-# … or when, after this many steps, nothing above the tolerance has shown up.
+# The search for overlooked copies stops when its leading Ritz value is known to this relative residual and
+# lies twice its residual below the smallest eigenvalue that was found,
+SEARCH_TOLERANCE = 0.02
+# or when, after this many steps, nothing above the tolerance has shown up.
 SEARCH_STEPS = 8
 
 
@@ -107,7 +108,8 @@ def _random_direction(basis: list[Tensor], locked: Tensor, generator: torch.Gene
         return None
     vector = torch.randn(size, generator=generator, dtype=torch.float64).to(locked)
     vector = _orthogonalise(vector / vector.norm(), basis, locked)
-    return vector / vector.norm()
+    unit: Tensor = vector / vector.norm()
+    return unit
 
 
 def _extend(krylov: _Krylov, operator: _Operator, generator: torch.Generator) -> bool:
@@ -168,9 +170,10 @@ def _overlooked(
         if value > smallest + tolerance * top:
             if residual <= tolerance * top or not more:
                 return values[:1], krylov.vectors(coordinates[:, :1])
-        elif residual <= SEARCH_TOLERANCE * value or not more:
-            return None
-        elif len(krylov.diagonal) >= SEARCH_STEPS and value + residual <= tolerance * top:
+            continue
+        negligible = len(krylov.diagonal) >= SEARCH_STEPS and value + residual <= tolerance * top
+        clearly_below = residual <= SEARCH_TOLERANCE * value and value + 2 * residual <= smallest
+        if clearly_below or residual <= tolerance * top or negligible or not more:
             return None
     return None
 

@@ -155,7 +155,8 @@ class Softmax(Likelihood):
     def entropy(self, outputs: Tensor) -> Tensor:
         """−Σ_c p_c log p_c."""
         log_p = self.log_probabilities(outputs)
-        return torch.special.entr(log_p.exp()).sum(dim=1)
+        entropy: Tensor = torch.special.entr(log_p.exp()).sum(dim=1)
+        return entropy
 
     def correct(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """1 where the largest output is the label's."""

@@ -146,7 +146,7 @@ def as_outputs(raw: object, examples: int) -> Tensor:
 
 def _refuse_coupling(model: nn.Module) -> None:
     for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:  # noqa: SLF001
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
             msg = (
                 f"{name or 'the network'} is a batch norm without running statistics: its output for one example "
                 "depends on the others, and the Fisher of an example is not defined; give it running statistics"
@@ -164,6 +164,7 @@ def _probe(model: nn.Module, data: Data, like: Tensor) -> Tensor:
 
     Raises:
         DataError: the network does not take inputs of this shape.
+        NumericalError: the outputs are NaN or infinite.
     """
     inputs, _ = data.batch(0, min(2, len(data)))
     inputs = _on(inputs, like)

@@ -1,15 +1,26 @@
 """Products of the true and the empirical Fisher with a vector, F v = mean_n J_nᵀ M_n (J_n v), without a matrix."""
 
+import warnings
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.func import functional_call, jvp
 
 from fisher_cli.curvature.problem import Batch, Problem, as_outputs, reproducible_kernels
 
 OutputProduct = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(outputs (B, C), labels, J v (B, C)) → M J v (B, C), the output-space matrix of each example applied."""
+
+PushForward = Callable[[Batch, Tensor], tuple[Tensor, Tensor]]
+"""(batch, v (P,)) → outputs (B, C) and J v (B, C)."""
+
+# Largest accepted difference between uᵀ(J v) and (Jᵀu)ᵀ v, relative to ‖u‖‖J v‖. Tight, since the other way
+# is as exact and only slower.
+ADJOINT_TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-11}
+ADJOINT_EXAMPLES = 3
 
 
 def split(problem: Problem, vector: Tensor) -> dict[str, Tensor]:
@@ -21,16 +32,73 @@ def split(problem: Problem, vector: Tensor) -> dict[str, Tensor]:
     }
 
 
-def tangents(problem: Problem, batch: Batch, vector: Tensor) -> tuple[Tensor, Tensor]:
-    """The outputs z and J v, both (B, C), by forward-mode differentiation along a flat vector (P,)."""
-    primal = {name: parameter.detach() for name, parameter in problem.parameters.items()}
+@cache
+def _load_forward_mode() -> None:
+    """Let torch load its forward-mode formulas now; it compiles some with a function that it calls deprecated."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        with forward_ad.dual_level():
+            forward_ad.make_dual(torch.zeros(1), torch.zeros(1))  # type: ignore[no-untyped-call]
 
-    def outputs(parameters: dict[str, Tensor]) -> Tensor:
-        return as_outputs(functional_call(problem.model, parameters, (batch.inputs,)), len(batch))
 
-    with reproducible_kernels(), torch.no_grad():
-        z, tangent = jvp(outputs, (primal,), (split(problem, vector),))
-    return z, tangent
+def _forward_mode(problem: Problem) -> PushForward:
+    """J v by forward-mode differentiation: about two forward passes."""
+
+    def push(batch: Batch, vector: Tensor) -> tuple[Tensor, Tensor]:
+        primal = {name: parameter.detach() for name, parameter in problem.parameters.items()}
+
+        def outputs(parameters: dict[str, Tensor]) -> Tensor:
+            return as_outputs(functional_call(problem.model, parameters, (batch.inputs,)), len(batch))
+
+        _load_forward_mode()
+        with reproducible_kernels(), torch.no_grad():
+            pair: tuple[Tensor, Tensor] = jvp(outputs, (primal,), (split(problem, vector),))  # type: ignore[assignment]
+        return pair
+
+    return push
+
+
+def _double_backward(problem: Problem) -> PushForward:
+    """J v as the derivative of u ↦ (Jᵀu)ᵀ v, which is linear in u: the transpose of what autograd calls Jᵀ."""
+
+    def push(batch: Batch, vector: Tensor) -> tuple[Tensor, Tensor]:
+        parameters, pieces = list(problem.parameters.values()), split(problem, vector)
+        with reproducible_kernels():
+            outputs = problem.forward(batch.inputs)
+            dummy = torch.zeros_like(outputs, requires_grad=True)
+            gradients = torch.autograd.grad(outputs, parameters, dummy, create_graph=True, allow_unused=True)
+            pairs = zip(gradients, pieces.values(), strict=True)
+            used = [(gradient, piece) for gradient, piece in pairs if gradient is not None and gradient.requires_grad]
+            (tangent,) = torch.autograd.grad([gradient for gradient, _ in used], dummy, [piece for _, piece in used])
+        return outputs.detach(), tangent
+
+    return push
+
+
+def push_forward(problem: Problem) -> PushForward:
+    """The map v ↦ J v: forward mode where it is the transpose of backward mode on this network, else double backward.
+
+    The two can differ: an embedding's padding row has a forward derivative and no backward one, and some
+    operations have no forward mode at all. uᵀ(J v) = (Jᵀu)ᵀ v is tried on a few examples; what they do not
+    show would show in the eigenvalues' explicit residuals.
+    """
+    if any(getattr(module, "padding_idx", None) is not None for module in problem.model.modules()):
+        return _double_backward(problem)
+    forward = _forward_mode(problem)
+    batch = problem.slice(0, min(ADJOINT_EXAMPLES, problem.examples))
+    generator = torch.Generator().manual_seed(0)
+    vector = torch.randn(problem.size, generator=generator, dtype=torch.float64).to(problem.device)
+    try:
+        outputs, tangent = forward(batch, vector)
+    except (RuntimeError, NotImplementedError):
+        return _double_backward(problem)
+    direction = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
+    with reproducible_kernels():
+        tracked = problem.forward(batch.inputs)
+    backward = float(torch.dot(problem.pull_back(tracked, direction), vector))
+    forth = float((direction.double() * tangent.double()).sum())
+    scale = float(direction.double().norm() * tangent.double().norm())
+    return forward if abs(forth - backward) <= ADJOINT_TOLERANCE[problem.dtype] * scale else _double_backward(problem)
 
 
 def product(problem: Problem, output_product: OutputProduct) -> Callable[[Tensor], Tensor]:
@@ -38,11 +106,12 @@ def product(problem: Problem, output_product: OutputProduct) -> Callable[[Tensor
 
     Costs about a forward pass with tangents and a forward and backward pass per product.
     """
+    push = push_forward(problem)
 
     def apply(vector: Tensor) -> Tensor:
         total = torch.zeros(problem.size, dtype=torch.float64, device=problem.device)
         for batch in problem.batches():
-            outputs, tangent = tangents(problem, batch, vector)
+            outputs, tangent = push(batch, vector)
             cotangents = output_product(outputs, batch.labels, tangent)
             with reproducible_kernels():
                 tracked = problem.forward(batch.inputs)

@@ -62,7 +62,8 @@ def sweep(problem: Problem, *, verify: bool = True, advance: Advance | None = No
         evaluated = evaluate(problem, coverage, batch)
         outputs = evaluated.outputs.detach()
         if not bool(outputs.isfinite().all()):
-            msg = f"the network's outputs are NaN or infinite among examples {batch.start} to {batch.start + len(batch) - 1}"
+            last = batch.start + len(batch) - 1
+            msg = f"the network's outputs are NaN or infinite among examples {batch.start} to {last}"
             raise NumericalError(msg)
         if verify and batch.start == 0:
             verification.check(problem, batch, evaluated)
@@ -106,7 +107,7 @@ def _add_gradient(totals: _Totals, problem: Problem, evaluated: Pass, outputs: T
 
 def _summarise(problem: Problem, coverage: Coverage, totals: _Totals) -> Sweep:
     true_terms, empirical_terms = torch.cat(totals.true_terms), torch.cat(totals.empirical_terms)
-    assert totals.gradient is not None  # noqa: S101 - a problem has at least one example
+    assert totals.gradient is not None
     if not bool(true_terms.isfinite().all() and empirical_terms.isfinite().all()):
         msg = "a gradient is NaN or infinite: the traces cannot be computed"
         raise NumericalError(msg)

@@ -195,9 +195,7 @@ class Progress:
         is_due = now - self._last_line >= _SECONDS_BETWEEN_LINES or self._finished == self._total
         if not is_ok or (self._bar is None and is_due):
             self._last_line = now
-            self._console.message(
-                f"{self._count()} {_outcome(measurement)}", STATUS_STYLES[measurement.status]
-            )
+            self._console.message(f"{self._count()} {_outcome(measurement)}", STATUS_STYLES[measurement.status])
 
     def _update(self, fraction: float, **texts: Any) -> None:
         """Move the bar, if there is one; `texts` are what it says besides."""

@@ -75,7 +75,7 @@ def sparkline(values: Sequence[Number], width: int) -> str:
 
 def _level(fraction: float) -> str:
     """A sparkline's character for a value between 0 and 1."""
-    return _LEVELS[min(len(_LEVELS) - 1, max(0, int(fraction * len(_LEVELS))))]
+    return _LEVELS[round(min(1.0, max(0.0, fraction)) * (len(_LEVELS) - 1))]
 
 
 def _decimals(values: Sequence[Number], errors: Sequence[Number], most_digits: int) -> int | None:
@@ -86,12 +86,10 @@ def _decimals(values: Sequence[Number], errors: Sequence[Number], most_digits: i
     sigmas = [error for error in errors if error]
     before_point = math.floor(math.log10(max(sizes))) + 1  # digits of the largest; not above 0 below 0.1
     for decimals in range(max(0, min(3 - before_point, 12)), 12):
-        if before_point + decimals > most_digits or (before_point > 7 or decimals > 7):
+        if before_point + decimals > most_digits or before_point > 7 or decimals > 6:
             return None
         unit = 10.0**-decimals
-        if min(sizes) >= (10 * unit if len(sizes) > 1 else unit) and all(
-            sigma >= unit / 2 for sigma in sigmas
-        ):
+        if min(sizes) >= (10 * unit if len(sizes) > 1 else unit) and all(sigma >= unit / 2 for sigma in sigmas):
             return decimals
     return None
 
@@ -101,7 +99,7 @@ def _fixed(value: float, decimals: int | None) -> str:
     if value == 0:
         return "0" if decimals is None else f"{0:.{decimals}f}"
     if decimals is None or float(text := f"{value:.{decimals}f}") == 0:
-        return f"{value:.2e}" if decimals is None else f"{value:.0e}"
+        return f"{value:.2e}" if decimals is None else f"{value:.1e}"
     return text
 
 
@@ -110,6 +108,4 @@ def _aligned(texts: Sequence[str]) -> list[str]:
     heads = [text.partition(".")[0] for text in texts]
     tails = [text[len(head) :] for text, head in zip(texts, heads, strict=True)]
     before, after = max(map(len, heads), default=0), max(map(len, tails), default=0)
-    return [
-        f"{head:>{before}}{tail:<{after}}" if head else "" for head, tail in zip(heads, tails, strict=True)
-    ]
+    return [f"{head:>{before}}{tail:<{after}}" if head else "" for head, tail in zip(heads, tails, strict=True)]

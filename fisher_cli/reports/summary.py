@@ -71,9 +71,7 @@ def render_summary(measurements: Sequence[Measurement], width: int, data: str | 
     parts += _remarks(measurements, width)
     missing = [all_columns[key].heading for key in all_columns if key in _MISSED and not _shown(key, keys)]
     if missing:
-        remark = (
-            f"No room here for {', '.join(missing)}: widen the terminal, or write all columns with -o FILE."
-        )
+        remark = f"No room here for {', '.join(missing)}: widen the terminal, or write all columns with -o FILE."
         parts += [*_wrapped(remark, width, "dim"), Text("")]
     return Group(*parts, *_wrapped(trend(measurements), width), *_curve(measurements, width))
 
@@ -213,9 +211,7 @@ def _table(columns: dict[str, _Column], measurements: Sequence[Measurement], wid
         width=sum(widths[key] for key in columns) + _GAP * (len(columns) - 1),  # keeps rich from squeezing
     )
     for key, column in columns.items():
-        table.add_column(
-            Text(column.heading), justify=column.justify, width=widths[key], no_wrap=True, overflow="crop"
-        )
+        table.add_column(Text(column.heading), justify=column.justify, width=widths[key], no_wrap=True, overflow="crop")
     traces = [finite(each.trace.true.value) if each.trace else None for each in measurements]
     top = max((each for each in traces if each is not None), default=0.0)
     for i, measurement in enumerate(measurements):

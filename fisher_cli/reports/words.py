@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from fisher_cli.cells import one_line
-from fisher_cli.reports.numbers import finite, number_text
+from fisher_cli.reports.numbers import finite, number_text, number_texts
 from fisher_cli.results import Estimate, Measurement
 
 # A maximum is picked from many noisy values, so two standard errors would be too few. The errors are combined
@@ -22,27 +22,27 @@ def trend(measurements: Sequence[Measurement]) -> str:
     if not measured:
         return "No checkpoint gave a trace."
     traces = [each.trace.true for each in measured if each.trace]
+    # Written together, so that the sentence has the digits of the table.
+    texts = number_texts([each.value for each in traces], [each.standard_error for each in traces])
+    texts = [_unbroken(text) for text in texts]
     if len(measured) == 1:
-        return f"The true trace is {_number(traces[0])}{_empirical(measured[0], '')}."
-    first, last, at = traces[0], traces[-1], max(range(len(traces)), key=lambda i: traces[i].value)
-    peak, place = traces[at], f"{_place(measured[at])} ({_number(traces[at])})"
+        return f"The true trace is {texts[0]}{_empirical(measured[0], '')}."
+    at = max(range(len(traces)), key=lambda i: traces[i].value)
+    first, peak, last = traces[0], traces[at], traces[-1]
+    place = f"{_place(measured[at])} ({texts[at]})"
     end = "the last checkpoint" if measured[-1] is measurements[-1] else "the last checkpoint with a trace"
     if at == len(traces) - 1 and is_clear(last, traces[-2]):
-        said = (
-            f"The true trace is still rising at {end} ({_number(last)}), from {_number(first)} at the first"
-        )
+        said = f"The true trace is still rising at {end} ({texts[-1]}), from {texts[0]} at the first"
     elif at == len(traces) - 1:
-        said = f"The true trace is largest at {end} ({_number(last)})"
+        said = f"The true trace is largest at {end} ({texts[-1]})"
     elif at == 0 and is_clear(first, last):
-        said = (
-            f"The true trace is largest at the first checkpoint ({_number(first)}), {_number(last)} at {end}"
-        )
+        said = f"The true trace is largest at the first checkpoint ({texts[0]}), {texts[-1]} at {end}"
     elif is_clear(peak, first) and is_clear(peak, last):
-        said = f"The true trace peaks at {place}, {_number(last)} at {end}"
+        said = f"The true trace peaks at {place}, {texts[-1]} at {end}"
     else:
         rival = end if not is_clear(peak, last) else "the first checkpoint"
-        value = last if not is_clear(peak, last) else first
-        said = f"The true trace is largest at {place}, not clearly above {rival} ({_number(value)})"
+        value = texts[-1] if not is_clear(peak, last) else texts[0]
+        said = f"The true trace is largest at {place}, not clearly above {rival} ({value})"
     return f"{said}{_empirical(measured[-1], ' there' if said.endswith(end) else f' at {end}')}."
 
 
@@ -59,12 +59,14 @@ def _empirical(measurement: Measurement, where: str) -> str:
     ratio = measurement.trace and measurement.trace.ratio
     if not ratio or finite(ratio.value) is None:
         return ""
-    return f"; the empirical trace is {_number(ratio)} of the true one{where}"
+    return (
+        f"; the empirical trace is {_unbroken(number_text(ratio.value, ratio.standard_error))} of the true one{where}"
+    )
 
 
-def _number(estimate: Estimate) -> str:
-    """`77.3 ± 1.1` that no wrapping divides."""
-    return number_text(estimate.value, estimate.standard_error).replace(" ", "\N{NO-BREAK SPACE}")
+def _unbroken(text: str) -> str:
+    """`77.3 ± 1.1` without padding, and so that no wrapping divides it."""
+    return "\N{NO-BREAK SPACE}".join(text.split())
 
 
 def _place(measurement: Measurement) -> str:

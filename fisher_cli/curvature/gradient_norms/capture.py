@@ -35,7 +35,7 @@ class Calls:
         if name in self.unreadable or len(recorded) != 1:
             return False
         (call,) = recorded
-        return call.inputs.dim() > 0 and len(call.inputs) == examples and call.inputs._version == call.version  # noqa: SLF001
+        return call.inputs.dim() > 0 and len(call.inputs) == examples and call.inputs._version == call.version
 
 
 def _first_input(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> object:
@@ -47,14 +47,14 @@ def recorded_calls(layers: Mapping[str, nn.Module]) -> Iterator[Calls]:
     """Record the calls of the named layers while the context is open; hooks are removed whatever happens."""
     calls = Calls()
 
-    def hook_for(name: str) -> Any:  # noqa: ANN401 - torch's hook type
+    def hook_for(name: str) -> Any:
         def hook(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], output: object) -> None:
             inputs = _first_input(arguments, keywords)
             if not isinstance(inputs, Tensor) or not isinstance(output, Tensor) or not output.requires_grad:
                 calls.unreadable.add(name)
                 return
             # Detached: the graph of earlier layers is held by the edges, not by the inputs.
-            call = Call(inputs.detach(), inputs._version, get_gradient_edge(output))  # noqa: SLF001
+            call = Call(inputs.detach(), inputs._version, get_gradient_edge(output))
             calls.by_layer.setdefault(name, []).append(call)
 
         return hook

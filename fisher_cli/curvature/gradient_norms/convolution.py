@@ -33,7 +33,7 @@ def patches(
 
 def _padded(module: Convolution, inputs: Tensor) -> Tensor:
     """Inputs as the convolution sees them; `padding="same"` and the padding modes included."""
-    amounts = module._reversed_padding_repeated_twice  # noqa: SLF001 - the module's own record of what it pads
+    amounts = module._reversed_padding_repeated_twice
     if not any(amounts):
         return inputs
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode

@@ -4,7 +4,10 @@ from torch import Tensor, nn
 
 
 def embedding(module: nn.Embedding, inputs: Tensor, cotangents: Tensor) -> dict[str, Tensor]:
-    """‖dW‖², (K, B) = Σ_lm [id_l = id_m] δ_lᵀδ_m, of ids (B, …) and cotangents (K, B, …, E); padding has no gradient."""
+    """‖dW‖² = Σ_lm [id_l = id_m] δ_lᵀδ_m, (K, B), of ids (B, …) and cotangents (K, B, …, E).
+
+    The padding row has no gradient.
+    """
     ids = inputs.reshape(len(inputs), -1)
     delta = cotangents.reshape(len(cotangents), *ids.shape, module.embedding_dim)
     same = ids.unsqueeze(1) == ids.unsqueeze(2)

@@ -32,7 +32,7 @@ def evaluate(problem: Problem, coverage: Coverage, batch: Batch) -> Pass:
     _check_calls(coverage, calls, len(batch))
 
     def norms(directions: Tensor) -> dict[str, Tensor]:
-        parts = [some_norms(some) for some in directions.split(DIRECTIONS_AT_ONCE)]
+        parts = [some_norms(some) for some in torch.split(directions, DIRECTIONS_AT_ONCE)]
         return {name: torch.cat([part[name] for part in parts]) for name in coverage.methods}
 
     def some_norms(directions: Tensor) -> dict[str, Tensor]:

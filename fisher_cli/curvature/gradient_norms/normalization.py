@@ -21,8 +21,8 @@ def _channelwise(module: nn.Module, normalized: Tensor, cotangents: Tensor) -> d
 def batch_norm(module: BatchNorm, inputs: Tensor, cotangents: Tensor) -> dict[str, Tensor]:
     """‖dγ‖² and ‖dβ‖², (K, B), of a batch norm in evaluation mode: x̂ from the running statistics."""
     shape = (1, -1, *(1,) * (inputs.dim() - 2))
-    assert module.running_mean is not None  # noqa: S101 - refused before any computation otherwise
-    assert module.running_var is not None  # noqa: S101
+    assert module.running_mean is not None
+    assert module.running_var is not None
     scale = torch.rsqrt(module.running_var + module.eps).reshape(shape)
     return _channelwise(module, (inputs - module.running_mean.reshape(shape)) * scale, cotangents)
 

@@ -46,7 +46,7 @@ def _vectorised(
     model: nn.Module, chosen: Mapping[str, Tensor], inputs: Tensor, directions: Tensor
 ) -> dict[str, Tensor]:
     def norms(example: Tensor, vectors: Tensor) -> dict[str, Tensor]:
-        _, pull_back = vjp(_outputs_of(model, example), chosen)
+        pull_back = vjp(_outputs_of(model, example), chosen)[1]
 
         def norm(vector: Tensor) -> dict[str, Tensor]:
             (gradients,) = pull_back(vector)

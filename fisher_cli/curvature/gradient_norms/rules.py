@@ -73,6 +73,6 @@ def rule_for(module: nn.Module) -> Rule | None:
     if rule is None or kind is None:
         return None
     same_forward = type(module).forward is kind.forward and "forward" not in vars(module)
-    same_convolution = not hasattr(kind, "_conv_forward") or type(module)._conv_forward is kind._conv_forward  # type: ignore[attr-defined]  # noqa: SLF001
-    hooked = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks  # noqa: SLF001
+    same_convolution = not hasattr(kind, "_conv_forward") or type(module)._conv_forward is kind._conv_forward  # type: ignore[attr-defined]
+    hooked = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
     return rule if same_forward and same_convolution and not hooked and rule.holds(module) else None

@@ -1,0 +1,88 @@
+"""Fisher–vector products and eigenvalues against the dense matrices of the oracle."""
+
+import pytest
+import torch
+
+from fisher_cli.curvature.gradients import gradient, projections
+from fisher_cli.curvature.products import empirical_product, fisher_product
+from fisher_cli.curvature.spectrum import empirical_eigenvalues, true_eigenvalues
+from fisher_cli.curvature.traces import sweep
+from tests.cases import CASES, Case, mlp
+from tests.conftest import problem_of, reference_of
+
+
+def test_products_equal_the_dense_matrices(case: Case) -> None:
+    problem, expected = problem_of(case), reference_of(case)
+    vector = torch.randn(problem.size, generator=torch.Generator().manual_seed(0)).double()
+    for product, matrix in ((fisher_product, expected.fisher), (empirical_product, expected.empirical)):
+        found, truth = product(problem)(vector), matrix @ vector
+        assert torch.allclose(found, truth, rtol=0, atol=1e-11 * float(truth.abs().max()))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+def test_eigenvalues_equal_the_dense_matrices(case: Case, dtype: torch.dtype, tolerance: float) -> None:
+    problem, expected = problem_of(case, dtype), reference_of(case, dtype)
+    for found, matrix in (
+        (true_eigenvalues(problem, 5, tolerance=tolerance), expected.fisher),
+        (empirical_eigenvalues(problem, 5, tolerance=tolerance), expected.empirical),
+    ):
+        truth = torch.linalg.eigvalsh(matrix).flip(0)[:5]
+        assert found.converged
+        assert found.values == pytest.approx(truth.tolist(), rel=0, abs=tolerance * float(truth[0]))
+
+
+def test_few_parameters_have_few_eigenvalues_and_a_note() -> None:
+    model = torch.nn.Linear(1, 2).double()
+    from fisher_cli.curvature.problem import TensorData, pose
+
+    problem = pose(model, TensorData(torch.randn(5, 1).double(), torch.tensor([0, 1, 0, 1, 1])))
+    found = true_eigenvalues(problem, 10)
+    assert len(found.values) == 4
+    assert "6 eigenvalues do not exist" in found.note
+
+
+def test_projections_on_a_vector_are_those_of_the_per_example_gradients(case: Case) -> None:
+    problem = problem_of(case)
+    swept = sweep(problem)
+    # mean_n g_nᵀ ḡ = ‖ḡ‖² exactly.
+    assert float(projections(problem, swept.mean_gradient).mean()) == pytest.approx(
+        float(swept.mean_gradient.square().sum()), rel=1e-10
+    )
+
+
+def test_gradient_statistics_equal_their_definitions() -> None:
+    case = next(case for case in CASES if case.name == "mlp")
+    problem, expected = problem_of(case), reference_of(case)
+    swept = sweep(problem)
+    squares = torch.tensor(swept.trace.per_example_empirical).double()
+    found = gradient(problem, swept.mean_gradient, squares)
+    norm = float(expected.mean_gradient.square().sum())
+    assert found.norm_squared == pytest.approx(norm)
+    assert found.covariance == pytest.approx(float(expected.empirical.trace()) - norm)
+
+
+def signal_of(examples: int, seed: int) -> tuple[float, float]:
+    """SNR and its error for a weak network on one draw of data; labels depend on the inputs."""
+    from fisher_cli.curvature.problem import TensorData, pose
+
+    torch.manual_seed(7)
+    model = mlp(3, 2).double()
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(examples, 3, generator=generator).double()
+    problem = pose(model, TensorData(x, (x[:, 0] > 0).long()), batch_size=1000)
+    swept = sweep(problem, verify=False)
+    found = gradient(problem, swept.mean_gradient, torch.tensor(swept.trace.per_example_empirical).double())
+    assert found.signal_to_noise is not None
+    assert found.signal_to_noise.standard_error is not None
+    return found.signal_to_noise.value, found.signal_to_noise.standard_error
+
+
+def test_the_error_of_the_signal_to_noise_ratio_is_its_spread_over_draws_of_data() -> None:
+    draws = [signal_of(200, seed) for seed in range(60)]
+    values = torch.tensor([value for value, _ in draws])
+    predicted = torch.tensor([error for _, error in draws]).mean()
+    # 60 draws know the spread to 9 %; three times that, both ways.
+    assert float(values.std() / predicted) == pytest.approx(1.0, abs=0.28)
+    # … and the ratio is unbiased: the mean over draws agrees with that of a large sample.
+    truth, _ = signal_of(20_000, 99)
+    assert float(values.mean()) == pytest.approx(truth, abs=4 * float(values.std()) / 60**0.5)
