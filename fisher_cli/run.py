@@ -5,29 +5,17 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from fisher_cli import __version__
-from fisher_cli.curvature.gradients import gradient
-from fisher_cli.curvature.problem import Data, Problem, TensorData, pose
-from fisher_cli.curvature.spectrum import empirical_eigenvalues, true_eigenvalues
-from fisher_cli.curvature.traces import sweep
-from fisher_cli.errors import (
-    ArchitectureError,
-    CheckpointError,
-    DataError,
-    FisherError,
-    NumericalError,
-    UsageError,
-)
+from fisher_cli.curvature.problem import Data, TensorData
+from fisher_cli.errors import ArchitectureError, CheckpointError, FisherError, NumericalError, UsageError
 from fisher_cli.inputs.architectures import Architecture, find_architecture, load_weights
 from fisher_cli.inputs.checkpoints import (
     Checkpoint,
@@ -37,6 +25,7 @@ from fisher_cli.inputs.checkpoints import (
     nonfinite_names,
 )
 from fisher_cli.inputs.datasets import Examples, load_examples
+from fisher_cli.measurement import Observer, Silent, measure
 from fisher_cli.results import Measurement, Status
 from fisher_cli.settings import Resources, Settings
 
@@ -45,27 +34,6 @@ if TYPE_CHECKING:
 
 # Normalised inputs up to this size are made once and kept on the device for the whole run.
 RESIDENT_BYTES = 2**30
-
-
-class Observer(Protocol):
-    """Who wants to know how far a run is."""
-
-    def start(self, name: str) -> None:
-        """A checkpoint is begun."""
-
-    def stage(self, text: str, fraction: float) -> None:
-        """Work inside a checkpoint has come this far, from 0 to 1."""
-
-    def finish(self, measurement: Measurement) -> None:
-        """A checkpoint is done."""
-
-
-class _Silent:
-    def start(self, name: str) -> None: ...
-
-    def stage(self, text: str, fraction: float) -> None: ...
-
-    def finish(self, measurement: Measurement) -> None: ...
 
 
 @dataclass
@@ -94,6 +62,11 @@ class Analysis:
         return layer_table(self.measurements)
 
     @property
+    def data_title(self) -> str:
+        """The dataset and its split in two words."""
+        return " ".join(str(part) for part in (self.data.get("name"), self.data.get("split")) if part)
+
+    @property
     def succeeded(self) -> int:
         """Number of checkpoints that gave numbers."""
         return sum(m.status in {Status.OK, Status.NOT_CONVERGED} for m in self.measurements)
@@ -102,7 +75,7 @@ class Analysis:
         """What was asked and of what: the same for every repetition of the run."""
         return {
             "fisher_version": __version__,
-            "settings": self.settings.as_dict(),
+            "settings": _without_folders(self.settings.as_dict()),
             "settings_digest": self.settings.digest(),
             "data": dict(self.data),
             "checkpoints": [
@@ -130,6 +103,14 @@ class Analysis:
         }
 
 
+def _without_folders(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings less the folders in them: the record that travels with the tables names no place of a machine."""
+    return {
+        name: value.rsplit("/", 1)[-1] if name in {"data", "labels", "model"} and isinstance(value, str) else value
+        for name, value in settings.items()
+    }
+
+
 def choose_device(name: str) -> torch.device:
     """The device of that name; `auto` is CUDA where there is one, else the CPU.
 
@@ -152,42 +133,6 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-class _Clock:
-    """Seconds by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
-
-
-def select_parameters(module: nn.Module, settings: Settings) -> dict[str, nn.Parameter]:
-    """The trainable parameters whose names match one of `include` and none of `exclude`, tied ones once.
-
-    Raises:
-        UsageError: no parameter is left.
-    """
-    names = dict(module.named_parameters())
-    chosen = {
-        name: parameter
-        for name, parameter in names.items()
-        if parameter.requires_grad
-        and any(fnmatchcase(name, pattern) for pattern in settings.include)
-        and not any(fnmatchcase(name, pattern) for pattern in settings.exclude)
-    }
-    if not chosen:
-        some = ", ".join(list(names)[:4])
-        msg = f"--include and --exclude leave none of the {len(names)} parameters (such as {some}): loosen the patterns"
-        raise UsageError(msg)
-    return chosen
-
-
 def _resident(examples: Examples, device: torch.device) -> Data:
     """The examples normalised once and kept on the device when they fit, else as they are."""
     inputs, _ = examples.batch(0, min(1, len(examples)))
@@ -197,95 +142,16 @@ def _resident(examples: Examples, device: torch.device) -> Data:
     return TensorData(inputs.to(device), labels.to(device))
 
 
-def _check_classes(problem: Problem, classes: int | None) -> None:
-    """Hold the network's outputs against the number of classes that the dataset declares.
-
-    Raises:
-        DataError: they differ.
-    """
-    binary = problem.outputs == 1 and classes == 2
-    if classes is not None and problem.outputs != classes and not binary:
-        msg = (
-            f"the network has {problem.outputs} outputs and the data {classes} classes: "
-            f"check --data, or give the network's own labels with --labels"
-        )
-        raise DataError(msg)
-
-
-def measure(
-    module: nn.Module,
-    data: Data,
-    settings: Settings,
-    *,
-    batch_size: int | None = None,
-    device: torch.device | None = None,
-    classes: int | None = None,
-    verify: bool = True,
-    observer: Observer | None = None,
-) -> Measurement:
-    """Everything `settings` asks for about one network: predictions, traces, gradient, eigenvalues.
-
-    The network is moved to the device and precision of the settings and put into evaluation mode.
-    `checkpoint` is left empty and `status` says whether every eigenvalue converged.
-    """
-    observer, clock = observer or _Silent(), _Clock()
-    with clock("pose"):
-        problem = pose(
-            module,
-            data,
-            likelihood=settings.likelihood.value,
-            parameters=select_parameters(module, settings),
-            batch_size=batch_size,
-            device=device,
-            dtype=getattr(torch, settings.precision.value),
-        )
-        _check_classes(problem, classes)
-    # Shares of the whole that the progress bar gives to the stages; products dominate where eigenvalues are asked.
-    share = 0.4 if settings.eigenvalues else 0.95
-    with clock("traces"):
-        swept = sweep(problem, verify=verify, advance=lambda done: observer.stage("traces", share * done))
-    with clock("gradient"):
-        squares = torch.tensor(swept.trace.per_example_empirical, dtype=torch.float64, device=problem.device)
-        signal = gradient(problem, swept.mean_gradient, squares)
-    measurement = Measurement(
-        checkpoint="",
-        status=Status.OK,
-        parameters=problem.size,
-        examples=problem.examples,
-        classes=problem.outputs,
-        predictions=swept.predictions,
-        trace=swept.trace,
-        gradient=signal,
-        batch_size=problem.batch_size,
-        notes=() if signal.signal_to_noise else ("gradient_snr is not above zero: left empty",),
-    )
-    if settings.eigenvalues:
-        measurement = _with_eigenvalues(measurement, problem, settings, observer, clock)
-    return replace(measurement, timings=tuple(clock.seconds.items()))
-
-
-def _with_eigenvalues(
-    measurement: Measurement, problem: Problem, settings: Settings, observer: Observer, clock: _Clock
-) -> Measurement:
-    count, tolerance, seed = settings.eigenvalues, settings.eigenvalue_tolerance, settings.seed
-    observer.stage("eigenvalues of the true Fisher", 0.45)
-    with clock("eigenvalues_true"):
-        true = true_eigenvalues(problem, count, tolerance=tolerance, seed=seed)
-    observer.stage("eigenvalues of the empirical Fisher", 0.75)
-    with clock("eigenvalues_empirical"):
-        empirical = empirical_eigenvalues(problem, count, tolerance=tolerance, seed=seed)
-    problems = [
-        f"eigenvalues of the {name} Fisher did not reach the tolerance in {found.products} products"
-        for name, found in (("true", true), ("empirical", empirical))
-        if not found.converged
-    ]
-    return replace(
-        measurement,
-        eigenvalues_true=true,
-        eigenvalues_empirical=empirical,
-        status=Status.NOT_CONVERGED if problems else Status.OK,
-        error="; ".join(problems),
-        notes=measurement.notes + tuple(sorted({found.note for found in (true, empirical) if found.note})),
+def _examples(settings: Settings, resources: Resources) -> Examples:
+    return load_examples(
+        settings.data,
+        data_dir=resources.data_dir,
+        split=settings.split,
+        limit=settings.limit,
+        labels=settings.labels,
+        normalize=settings.normalize,
+        download=resources.download,
+        seed=settings.seed,
     )
 
 
@@ -315,7 +181,7 @@ def _weights_of(file: CheckpointFile, settings: Settings) -> Checkpoint:
     broken = nonfinite_names(checkpoint.weights)
     if broken:
         more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
-        msg = f"{file.name}: NaN or infinite weights in {', '.join(broken[:3])}{more}: the training diverged before this checkpoint was saved"
+        msg = f"{file.name}: NaN or infinite weights in {', '.join(broken[:3])}{more}: training had diverged here"
         raise NumericalError(msg)
     return checkpoint
 
@@ -346,19 +212,10 @@ class Run:
         self, paths: Sequence[Path], settings: Settings, resources: Resources, observer: Observer | None = None
     ) -> None:
         self._settings, self._resources = settings, resources
-        self.observer: Observer = observer or _Silent()
+        self.observer: Observer = observer or Silent()
         self.device = choose_device(resources.device)
         self.files = find_checkpoints(paths, state_key=settings.state_key)
-        self.examples = load_examples(
-            settings.data,
-            data_dir=resources.data_dir,
-            split=settings.split,
-            limit=settings.limit,
-            labels=settings.labels,
-            normalize=settings.normalize,
-            download=resources.download,
-            seed=settings.seed,
-        )
+        self.examples = _examples(settings, resources)
         self._data = _resident(self.examples, self.device)
         self._networks = _Networks(settings)
         self.analysis = Analysis(settings, resources, str(self.device), _describe(self.examples))
@@ -463,16 +320,7 @@ def _analyze_modules(
     device = choose_device(resources.device)
     if isinstance(data, str):
         settings = replace(settings, data=data)
-        examples = load_examples(
-            data,
-            data_dir=resources.data_dir,
-            split=settings.split,
-            limit=settings.limit,
-            labels=settings.labels,
-            normalize=settings.normalize,
-            download=resources.download,
-            seed=settings.seed,
-        )
+        examples = _examples(settings, resources)
         source, classes, described = _resident(examples, device), examples.classes, _describe(examples)
     else:
         settings = replace(settings, data="tensors", limit=None)

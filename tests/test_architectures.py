@@ -140,9 +140,7 @@ def test_without_any_name_the_line_says_what_to_type() -> None:
 
 @pytest.mark.parametrize("argument", ["weights", "pretrained"])
 def test_nothing_is_ever_downloaded(argument: str) -> None:
-    text = message(
-        lambda: find_architecture(checkpoint({}), model="resnet18", arguments={argument: "DEFAULT"})
-    )
+    text = message(lambda: find_architecture(checkpoint({}), model="resnet18", arguments={argument: "DEFAULT"}))
     assert "leave this argument out" in text
 
 
@@ -231,9 +229,7 @@ def test_two_files_of_one_name_stay_apart(working_directory: Path) -> None:
         (working_directory / folder).mkdir()
         text = f"from torch import nn\ndef net():\n    return nn.Linear({width}, 1)\n"
         (working_directory / folder / "net.py").write_text(text)
-    widths = [
-        find_architecture(checkpoint({}), model=f"{folder}/net.py:net").build().in_features for folder in "ab"
-    ]
+    widths = [find_architecture(checkpoint({}), model=f"{folder}/net.py:net").build().in_features for folder in "ab"]
     assert widths == [3, 4]
 
 
@@ -377,7 +373,5 @@ def test_a_network_without_storage_is_refused() -> None:
     with torch.device("meta"):
         hollow = nn.Linear(2, 2)
     for network in (hollow, nn.LazyLinear(2)):
-        text = message(
-            lambda network=network: load_weights(network, checkpoint(nn.Linear(2, 2).state_dict()))
-        )
+        text = message(lambda network=network: load_weights(network, checkpoint(nn.Linear(2, 2).state_dict())))
         assert "let the factory build them whole" in text

@@ -454,9 +454,7 @@ def test_parameters_come_back_as_plain_tensors(tmp_path: Path) -> None:
 
 def test_the_architecture_hint_is_plain_text_and_numbers(tmp_path: Path) -> None:
     arguments = {"num_classes": 7, "name": "x", "bad": [1, 2], 3: 4}
-    checkpoint = load(
-        saved(tmp_path / "a.pt", {"state_dict": WEIGHTS, "arch": "resnet18", "arch_args": arguments})
-    )
+    checkpoint = load(saved(tmp_path / "a.pt", {"state_dict": WEIGHTS, "arch": "resnet18", "arch_args": arguments}))
     assert checkpoint.architecture == "resnet18"
     assert checkpoint.architecture_arguments == {"num_classes": 7, "name": "x"}
     for hint in (7, "", "x" * 1000, None, ["resnet18"]):

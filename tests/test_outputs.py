@@ -263,6 +263,7 @@ except OutputError as error:
     pd.testing.assert_frame_equal(read_table(report.main), table())
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # from Python 3.12 on
 @pytest.mark.parametrize("at", range(1, 9))
 @pytest.mark.parametrize("fresh", [True, False])
 def test_a_killed_process_leaves_a_report_that_can_be_written_again(tmp_path: Path, at: int, fresh: bool) -> None:

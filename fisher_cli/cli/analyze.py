@@ -187,16 +187,12 @@ def _finish(
         console.error(f"no checkpoint could be analysed: {errors.pop()}")
         return 1
     if to_stdout is Format.TABLE:
-        console.summary(analysis.measurements)
+        console.summary(analysis.measurements, analysis.data_title)
     elif to_stdout is not None and to_stdout not in ROWS_AS_THEY_COME:
         console.write(render(analysis.table, to_stdout, analysis.stable_metadata()))
     if files is not None:
         console.message(f"report: {files.main}")
-    failed = [m for m in analysis.measurements if m.error]
-    if to_stdout is not Format.TABLE:
-        for measurement in failed:
-            console.message(f"{measurement.checkpoint}: {measurement.status}: {measurement.error}")
     if not analysis.succeeded:
         console.error("no checkpoint could be analysed")
         return 1
-    return 3 if failed else 0
+    return 3 if any(measurement.error for measurement in analysis.measurements) else 0

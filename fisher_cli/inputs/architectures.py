@@ -29,9 +29,7 @@ _BUILT_IN_CLASSES: Final = 10
 _IMAGENET_CLASSES: Final = 1000
 # Heads that serve training only; a checkpoint of a network built without them has none of these names.
 _AUXILIARY: Final = {"googlenet": "aux", "inception_v3": "AuxLogits."}
-_DOWNLOADS: Final = frozenset(
-    {"weights", "weights_backbone", "pretrained", "pretrained_backbone", "progress"}
-)
+_DOWNLOADS: Final = frozenset({"weights", "weights_backbone", "pretrained", "pretrained_backbone", "progress"})
 _NO_ARGUMENTS: Final[Mapping[str, str]] = MappingProxyType({})
 _COUNTER: Final = "num_batches_tracked"  # batch norm has it since torch 0.4.1, and evaluation ignores it
 _LISTS: Final = "fisher models lists the names"
@@ -138,9 +136,7 @@ def _known(model: str, source: str, arguments: Mapping[str, object], checkpoint:
     return Architecture(name, source, partial(built, factory, complete, name))
 
 
-def _classes(
-    factory: Factory, arguments: Mapping[str, object], name: str, usual: int, checkpoint: Checkpoint
-) -> int:
+def _classes(factory: Factory, arguments: Mapping[str, object], name: str, usual: int, checkpoint: Checkpoint) -> int:
     """Return the rows of the checkpoint's last weight where the default network has one row per class."""
     try:
         with torch.device("meta"):

@@ -77,15 +77,11 @@ def find_checkpoints(paths: Sequence[Path], *, state_key: str | None = None) -> 
         msg = "no checkpoints given; name files or a folder, as in: fisher analyze checkpoints/"
         raise CheckpointError(msg)
     files = _one_per_inode([file for path in paths for file in _files_of(path)])
-    absolute = [
-        Path(os.path.abspath(file)) for file in files
-    ]  # links keep the names by which they were given
+    absolute = [Path(os.path.abspath(file)) for file in files]  # links keep the names by which they were given
     parent = os.path.commonpath([file.parent for file in absolute])
     names = [_name(file.relative_to(parent)) for file in absolute]
     found = [_inspected(file, name, state_key) for file, name in zip(files, names, strict=True)]
-    return timeline.in_training_order(
-        found, lambda file: (file.name, file.step, file.epoch, file.error is None)
-    )
+    return timeline.in_training_order(found, lambda file: (file.name, file.step, file.epoch, file.error is None))
 
 
 def load_checkpoint(file: CheckpointFile, *, state_key: str | None = None) -> Checkpoint:
@@ -181,9 +177,7 @@ def _checkpoints_inside(folder: Path) -> list[Path]:
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
-        msg = (
-            f"{one_line(folder, 500)}: the folder cannot be listed ({error.strerror}); check it with: ls -ld"
-        )
+        msg = f"{one_line(folder, 500)}: the folder cannot be listed ({error.strerror}); check it with: ls -ld"
         raise CheckpointError(msg) from error
     return [entry for entry in entries if _is_candidate(entry)]
 
@@ -212,9 +206,7 @@ def _missing(path: Path) -> str:
 
 def _nothing_inside(folder: Path) -> str:
     where = one_line(folder, 500)
-    subfolders = sorted(
-        entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")
-    )
+    subfolders = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     full = []
     for subfolder in subfolders[:1000]:
         try:

@@ -53,8 +53,7 @@ def one_line(text: object, limit: int = 200) -> str:
     shown = str(text)[: limit + 1]
     if not shown.isprintable():
         shown = "".join(
-            character if character.isprintable() else character.encode("unicode_escape").decode()
-            for character in shown
+            character if character.isprintable() else character.encode("unicode_escape").decode() for character in shown
         )
     return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
 
@@ -85,9 +84,7 @@ def read_bytes(path: Path) -> bytes:
         status = os.fstat(descriptor)
         _check_regular(status.st_mode, where)  # again: it may have been replaced in between
         if status.st_size > _memory():
-            msg = (
-                f"{where}: {status.st_size} bytes do not fit into this machine's memory; use a larger machine"
-            )
+            msg = f"{where}: {status.st_size} bytes do not fit into this machine's memory; use a larger machine"
             raise CheckpointError(msg)
         try:
             return file.read()
@@ -209,9 +206,7 @@ def _refusal(error: Exception, data: bytes, where: str) -> CheckpointError:
         name = one_line(name)
         return UnsafeCheckpointError(f"{where}: asks to run {name}, which is not done; {_SAVE_WEIGHTS}")
     if "Unsupported operand" in text:
-        return UnsafeCheckpointError(
-            f"{where}: a pickle that only an unsafe reader understands; {_SAVE_WEIGHTS}"
-        )
+        return UnsafeCheckpointError(f"{where}: a pickle that only an unsafe reader understands; {_SAVE_WEIGHTS}")
     if isinstance(error, MemoryError):
         return CheckpointError(f"{where}: asks for more memory than there is; {_SAVE_WEIGHTS}")
     kind = type(error).__name__

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fisher_cli.errors import DataError, UsageError
 from fisher_cli.inputs import digits
+from fisher_cli.inputs.containers import one_line
 from fisher_cli.inputs.folders import folder
 from fisher_cli.inputs.labels import read_labels
 from fisher_cli.inputs.normalization import Normalization, find_normalization
@@ -149,7 +150,7 @@ def _source(data: str, split: str | None, data_dir: str | None, *, download: boo
         split = "train" if "train" in splits else next(iter(splits), None)
     elif split not in splits:
         there = f"there are {', '.join(splits)}" if splits else "it has only one part; leave --split out"
-        msg = f"--split {split}: {name} has no such split; {there}"
+        msg = f"--split {one_line(split)}: {name} has no such split; {there}"
         raise UsageError(msg)
     if name == "digits":
         return digits.digits(split or "train")
@@ -166,8 +167,9 @@ def _canonical(data: str) -> str:
     key = _key(data)
     if key in by_key:
         return by_key[key]
-    if Path(data).expanduser().is_dir():
-        msg = f"--data {data}: a folder of images is named --data folder:{data}"
+    if data and Path(data).expanduser().is_dir():
+        shown = one_line(data)
+        msg = f"--data {shown}: a folder of images is named --data folder:{shown}"
         raise DataError(msg)
     if key == "imagenet":
         msg = "--data imagenet: name the folder that holds its class folders: --data folder:DIR --normalize imagenet"

@@ -55,17 +55,13 @@ def built(factory: Factory, arguments: Mapping[str, object], name: str) -> nn.Mo
         ArchitectureError: The factory raises, or what it returns is no network.
     """
     try:
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # the initial weights are overwritten: their draw leaves no trace
+        with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: their draw leaves no trace
             network = factory(**arguments)
     except (Exception, SystemExit) as error:
         msg = f"{name}: building the network failed ({_reason(error)}); check the factory and --model-arg"
         raise ArchitectureError(msg) from error
     if not isinstance(network, nn.Module):
-        msg = (
-            f"{name}: returned {type(network).__name__}, no torch.nn.Module; name a function that returns one"
-        )
+        msg = f"{name}: returned {type(network).__name__}, no torch.nn.Module; name a function that returns one"
         raise ArchitectureError(msg)
     return network
 

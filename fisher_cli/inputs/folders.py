@@ -27,15 +27,15 @@ def folder(place: str, split: str | None) -> Source:
         UsageError: There is no such split, or there are splits and none was named.
         DataError: The folder is missing, or it holds no images in class folders.
     """
-    root = Path(place).expanduser()
+    root, place = Path(place).expanduser(), _shown(place)
     if not root.is_dir():
         what = "is no folder" if root.exists() else "there is no such folder"
         msg = f"folder:{place}: {what}; type --data folder:DIR with a DIR that holds one folder per class"
         raise DataError(msg)
     names = _folders_in(root)
     if split is not None and split not in names:
-        there = f"there are {', '.join(names)}" if names else "it holds no folders"
-        msg = f"--split {split}: no such folder in {root}; {there}"
+        there = f"there are {one_line(', '.join(names))}" if names else "it holds no folders"
+        msg = f"--split {one_line(split)}: no such folder in {_shown(root)}; {there}"
         raise UsageError(msg)
     if split is None and names and _SPLIT_NAMES.issuperset(name.lower() for name in names):
         msg = f"folder:{place}: its folders are splits, not classes; choose with --split {names[0]}"
@@ -46,7 +46,7 @@ def folder(place: str, split: str | None) -> Source:
     classes = _folders_in(root)
     samples = [(path, label) for label, name in enumerate(classes) for path in _images_below(root / name)]
     if not samples:
-        msg = f"{_shown(root)}: no JPEG, PNG or WEBP files in class folders; expected {root}/CLASS/IMAGE.jpg"
+        msg = f"{_shown(root)}: no JPEG, PNG or WEBP files in class folders; expected DIR/CLASS/IMAGE.jpg"
         raise DataError(msg)
     return Source(
         name=f"folder:{place}",
@@ -70,7 +70,7 @@ def _folders_in(root: Path) -> list[str]:
         with os.scandir(root) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir())
     except OSError as error:
-        msg = f"{_shown(root)}: cannot be listed ({error.strerror}); check its permissions with: ls -ld {root}"
+        msg = f"{_shown(root)}: cannot be listed ({error.strerror}); check its permissions with: ls -ld"
         raise DataError(msg) from error
 
 

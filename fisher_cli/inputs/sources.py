@@ -42,7 +42,8 @@ def read(source: Source, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
     inputs, labels = torch.empty(0), torch.empty(len(indices), dtype=torch.int64)
     for row, index in enumerate(indices):
         pixels, label = source.example(index)
-        image = torch.from_numpy(np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1)))
+        # Copied: the readers' own arrays may be read-only, which torch does not accept.
+        image = torch.from_numpy(np.array(np.atleast_3d(pixels).transpose(2, 0, 1), order="C"))
         if row == 0:
             inputs = torch.empty((len(indices), *image.shape), dtype=torch.uint8)
         if image.shape != inputs.shape[1:]:

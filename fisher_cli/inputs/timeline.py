@@ -15,9 +15,7 @@ _LARGEST: Final = 10**15  # 15 digits: every such integer is exact as a float
 
 # ASCII digits only and at most 15 of them; more are no step number but a hash or a date with time.
 _NUMBER: Final = r"[-_=]?0*([0-9]{1,15})(?![0-9])"
-_STEP_NAME: Final = re.compile(
-    rf"(?<![a-z])(?:global_?step|steps?|iter(?:ation)?s?|ba){_NUMBER}", re.IGNORECASE
-)
+_STEP_NAME: Final = re.compile(rf"(?<![a-z])(?:global_?step|steps?|iter(?:ation)?s?|ba){_NUMBER}", re.IGNORECASE)
 _EPOCH_NAME: Final = re.compile(
     r"(?<![a-z])(?:epochs?|ep)[-_=]?0*([0-9]{1,15}(?![0-9])(?:\.[0-9]{1,6}(?![0-9]))?)", re.IGNORECASE
 )

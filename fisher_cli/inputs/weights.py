@@ -25,9 +25,7 @@ _DEEPEST: Final = 3  # of the levels searched for a hint; a payload may contain 
 _SHOWN: Final = 8
 
 
-def find_weights(
-    content: object, state_key: str | None, where: str
-) -> tuple[str, str, Mapping[object, object]]:
+def find_weights(content: object, state_key: str | None, where: str) -> tuple[str, str, Mapping[object, object]]:
     """Return the key of the mapping that holds the weights, the prefix to select in it, and the mapping.
 
     `state_key` is dotted; parts of it that are no keys select the weights whose names begin with them
@@ -37,9 +35,7 @@ def find_weights(
         NoWeightsError: Nothing there is a mapping of mostly tensors, or nothing is under `state_key`.
     """
     if not isinstance(content, dict):
-        msg = (
-            f"{where}: holds a {type(content).__name__} and no named weights; save model.state_dict() instead"
-        )
+        msg = f"{where}: holds a {type(content).__name__} and no named weights; save model.state_dict() instead"
         raise NoWeightsError(msg)
     if state_key is not None:
         return _weights_at(content, state_key, where)
@@ -82,9 +78,7 @@ def clean_names(names: Sequence[str]) -> list[str]:
     return [".".join(parts) for parts in split]
 
 
-def clean_weights(
-    found: Mapping[object, object], prefix: str, where: str
-) -> tuple[dict[str, Tensor], list[str]]:
+def clean_weights(found: Mapping[object, object], prefix: str, where: str) -> tuple[dict[str, Tensor], list[str]]:
     """Return the tensors under clean names in types that networks compute in, and notes on what was changed.
 
     float16 and bfloat16 become float32. Entries that are no tensors and the counters of averaging are left
@@ -94,9 +88,7 @@ def clean_weights(
         CheckpointError: Two names are the same without wrappers, or a tensor is of a type not supported.
         NoWeightsError: No name begins with the prefix.
     """
-    tensors = {
-        key: value for key, value in found.items() if isinstance(key, str) and isinstance(value, Tensor)
-    }
+    tensors = {key: value for key, value in found.items() if isinstance(key, str) and isinstance(value, Tensor)}
     averaged = [key for key, value in tensors.items() if is_averaging_counter(key, value)]
     kept = [key for key in tensors if key not in averaged]
     names = clean_names(kept)
@@ -123,10 +115,7 @@ def clean_weights(
 def is_averaging_counter(name: object, value: object) -> bool:
     """Return whether this is the counter that AveragedModel keeps beside the averaged weights."""
     return (
-        isinstance(name, str)
-        and name.rpartition(".")[2] == _AVERAGED
-        and isinstance(value, Tensor)
-        and value.ndim == 0
+        isinstance(name, str) and name.rpartition(".")[2] == _AVERAGED and isinstance(value, Tensor) and value.ndim == 0
     )
 
 
@@ -145,9 +134,7 @@ def listed(names: Sequence[object]) -> str:
     return shown if len(names) <= _SHOWN else f"{shown}, … and {len(names) - _SHOWN} more"
 
 
-def _weights_at(
-    content: dict[object, object], state_key: str, where: str
-) -> tuple[str, str, Mapping[object, object]]:
+def _weights_at(content: dict[object, object], state_key: str, where: str) -> tuple[str, str, Mapping[object, object]]:
     parts = [part for part in state_key.split(".") if part]
     mapping, used = content, 0
     while used < len(parts) and isinstance(deeper := mapping.get(parts[used]), dict):
