@@ -167,6 +167,11 @@ def mlp(*widths: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+def positions() -> nn.Sequential:
+    """Linear layers on four-dimensional inputs."""
+    return nn.Sequential(mlp(4, 5, 3), nn.Flatten(), nn.Linear(18, 3))
+
+
 CASES = [
     Case("linear", lambda: nn.Linear(5, 3), normal(6, 5), classes(3)),
     Case("mlp", lambda: mlp(6, 8, 5, 4), normal(6, 6), classes(4)),
@@ -175,7 +180,7 @@ CASES = [
     Case("many labels", lambda: mlp(6, 8, 3), normal(6, 6), lambda: torch.randint(0, 2, (6, 3)).double(), "sigmoid"),
     Case("regression", lambda: mlp(6, 8, 2), normal(6, 6), normal(6, 2), "gaussian"),
     Case("one-hot regression", lambda: mlp(6, 8, 3), normal(6, 6), classes(3), "gaussian"),
-    Case("positions", lambda: nn.Sequential(mlp(4, 5, 3), nn.Flatten(), nn.Linear(18, 3)), normal(6, 2, 3, 4), classes(3)),
+    Case("positions", positions, normal(6, 2, 3, 4), classes(3)),
     Case("residual", Residual, normal(6, 2, 6, 6), classes(4)),
     Case("grouped", Grouped, normal(6, 2, 6, 6), classes(3)),
     Case("norms", Norms, normal(6, 2, 9), classes(3)),

@@ -106,7 +106,7 @@ def test_for_two_classes_true_and_empirical_agree_at_even_odds_only() -> None:
 
 @pytest.mark.parametrize("shift", [0, 1])
 def test_t1_the_hessian_has_the_trace_of_the_fisher_tensor_by_tensor(shift: int) -> None:
-    """ReLU, residual, evaluation batch norm: logits are affine in each single tensor, so tr H_ll = tr F_ll for any labels."""
+    """ReLU, residual, evaluation batch norm: logits are affine in each tensor, so tr H_ll = tr F_ll for any labels."""
     case = next(case for case in CASES if case.name == "residual")
     model, x, y = case.make()
     y = (y + shift) % 4
@@ -156,7 +156,7 @@ def test_t2_the_last_linear_layer_has_a_closed_form(name: str) -> None:
 @pytest.mark.parametrize("name", ["mlp", "residual", "grouped"])
 def test_t5_enumerated_scores_generalised_gauss_newton_and_gram_agree(name: str) -> None:
     case = next(case for case in CASES if case.name == name)
-    model, x, y = case.make()
+    model, x, _ = case.make()
     parameters = list(model.parameters())
     rows = []
     for example in x:
@@ -180,7 +180,7 @@ def test_t5_enumerated_scores_generalised_gauss_newton_and_gram_agree(name: str)
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # torch's own forward mode
 @pytest.mark.parametrize("name", ["linear", "mlp", "two classes", "residual", "grouped"])
 def test_curvlinops_agrees(name: str) -> None:
-    """An independent implementation: its generalised Gauss–Newton matrix of the mean loss is F, its empirical Fisher F̂."""
+    """An independent implementation: its Gauss–Newton matrix of the mean loss is F, its empirical Fisher is F̂."""
     from curvlinops import EFLinearOperator, GGNLinearOperator
 
     case = next(case for case in CASES if case.name == name)

@@ -202,22 +202,23 @@ def refused(model: nn.Module, inputs: Tensor, labels: Tensor) -> Callable[[], ob
     return lambda: sweep(pose(model, TensorData(inputs, labels)))
 
 
+FIVE = torch.zeros(5).long()
+COUPLED = nn.Sequential(nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 2))
+FROZEN = nn.Linear(4, 3).requires_grad_(False)
+
+
 @pytest.mark.parametrize(
     ("run", "error", "words"),
     [
-        (refused(CenteredOnBatch(), torch.randn(5, 4), torch.zeros(5).long()), VerificationError, "couples"),
-        (refused(Cut(), torch.randn(5, 4), torch.zeros(5).long()), VerificationError, "autograd"),
-        (
-            refused(nn.Sequential(nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 2)), torch.randn(5, 4), torch.zeros(5).long()),
-            CoupledExamplesError,
-            "running statistics",
-        ),
-        (refused(nn.Linear(4, 3), torch.randn(5, 3), torch.zeros(5).long()), DataError, "--model and --data"),
+        (refused(CenteredOnBatch(), torch.randn(5, 4), FIVE), VerificationError, "couples"),
+        (refused(Cut(), torch.randn(5, 4), FIVE), VerificationError, "autograd"),
+        (refused(COUPLED, torch.randn(5, 4), FIVE), CoupledExamplesError, "running statistics"),
+        (refused(nn.Linear(4, 3), torch.randn(5, 3), FIVE), DataError, "--model and --data"),
         (refused(nn.Linear(4, 3), torch.randn(5, 4), torch.full((5,), 3)), DataError, "labels run from 3 to 3"),
         (refused(nn.Linear(4, 1), torch.randn(5, 4), torch.full((5,), 2)), DataError, "sigmoid"),
-        (refused(nn.Linear(4, 3), torch.full((5, 4), float("nan")), torch.zeros(5).long()), NumericalError, "NaN"),
-        (refused(nn.Linear(4, 3), torch.randn(5, 2, 4), torch.zeros(5).long()), ArchitectureError, "logits"),
-        (refused(nn.Linear(4, 3).requires_grad_(False), torch.randn(5, 4), torch.zeros(5).long()), ArchitectureError, "--include"),
+        (refused(nn.Linear(4, 3), torch.full((5, 4), float("nan")), FIVE), NumericalError, "NaN"),
+        (refused(nn.Linear(4, 3), torch.randn(5, 2, 4), FIVE), ArchitectureError, "logits"),
+        (refused(FROZEN, torch.randn(5, 4), FIVE), ArchitectureError, "--include"),
         (refused(nn.Linear(4, 3), torch.randn(0, 4), torch.zeros(0).long()), DataError, "no examples"),
     ],
 )  # fmt: skip

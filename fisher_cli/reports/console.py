@@ -23,6 +23,7 @@ from fisher_cli.reports.numbers import finite, number_text
 from fisher_cli.reports.summary import STATUS_STYLES, render_summary, shorten
 from fisher_cli.results import Measurement, Status
 
+WIDTH_WITHOUT_TERMINAL = 100
 _SECONDS_BETWEEN_LINES = 10.0  # a log of ten thousand fast checkpoints stays short
 
 
@@ -222,13 +223,18 @@ def _rich_console(stream: TextIO | None, width: int | None) -> _RichConsole:
     """A rich console that takes all text as it is."""
     return _RichConsole(
         file=stream or io.StringIO(),
-        width=width,
+        width=width or _width_without_terminal(stream),
         color_system=None if os.environ.get("NO_COLOR") or _is_dumb() else "auto",
         force_jupyter=False,
         markup=False,
         emoji=False,
         highlight=False,
     )
+
+
+def _width_without_terminal(stream: TextIO | None) -> int | None:
+    """Where no terminal tells its width, and COLUMNS does not either: what the main table is made for."""
+    return None if _is_terminal(stream) or os.environ.get("COLUMNS") else WIDTH_WITHOUT_TERMINAL
 
 
 def _text_column(text: str) -> rich.progress.TextColumn:

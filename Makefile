@@ -1,0 +1,44 @@
+# Everything here works on a fresh clone, in any order, and costs nothing to repeat.
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
+
+demo: .venv/fisher  ## the Fisher information of a real training run, as a table and a report in demo-report/
+	@mkdir -p demo-report
+	$(BIN)/fisher analyze sample_checkpoints/digits-clean --format table -o demo-report/digits-clean.csv
+
+test: .venv/dev  ## all tests
+	$(BIN)/python -m pytest -n auto
+
+check: .venv/dev  ## verify format, style and types; changes nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/dev  ## repair format and style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+samples: .venv/fisher  ## train the networks in sample_checkpoints/ again
+	$(BIN)/python sample_checkpoints/make.py
+
+clean:  ## remove what the targets above have made
+	rm -rf .venv demo-report .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "fisher needs Python 3.11 or later: make PYTHON=python3.12 …" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/fisher: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+.venv/dev: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch .venv/fisher $@
+
+.PHONY: help demo test check format samples clean
