@@ -106,9 +106,15 @@ class Analysis:
 def _without_folders(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings less the folders in them: the record that travels with the tables names no place of a machine."""
     return {
-        name: value.rsplit("/", 1)[-1] if name in {"data", "labels", "model"} and isinstance(value, str) else value
+        name: _last_part(value) if name in {"data", "labels", "model"} and isinstance(value, str) else value
         for name, value in settings.items()
     }
+
+
+def _last_part(text: str) -> str:
+    """`folder:/a/b` as `folder:b`, `/a/net.py:make` as `net.py:make`, names as they are."""
+    prefix = "folder:" if text.startswith("folder:") else ""
+    return prefix + text.removeprefix(prefix).rstrip("/").rsplit("/", 1)[-1]
 
 
 def choose_device(name: str) -> torch.device:
@@ -189,7 +195,7 @@ def _weights_of(file: CheckpointFile, settings: Settings) -> Checkpoint:
 def _describe(examples: Examples) -> dict[str, Any]:
     normalization = examples.normalization
     return {
-        "name": examples.name,
+        "name": _last_part(examples.name),
         "split": examples.split,
         "examples": len(examples),
         "of": examples.total,
