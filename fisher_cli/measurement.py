@@ -60,6 +60,28 @@ class _Clock:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
+def choose_device(name: str) -> torch.device:
+    """The device of that name; `auto` is CUDA where there is one, else the CPU.
+
+    Raises:
+        UsageError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        msg = f"unknown device {name!r}: use auto, cpu, cuda or cuda:N"
+        raise UsageError(msg) from error
+    if device.type not in {"cpu", "cuda"}:
+        msg = f"device {name!r} is not supported: use auto, cpu, cuda or cuda:N"
+        raise UsageError(msg)
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        msg = f"device {name!r} is not here ({torch.cuda.device_count()} CUDA devices found): use --device auto or cpu"
+        raise UsageError(msg)
+    return device
+
+
 def select_parameters(module: nn.Module, settings: Settings) -> dict[str, nn.Parameter]:
     """The trainable parameters whose names match one of `include` and none of `exclude`, tied ones once.
 

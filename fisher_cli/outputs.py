@@ -68,6 +68,13 @@ def format_of(path: Path, explicit: Format | None = None) -> Format:
     if explicit is Format.TABLE:
         msg = "--format table is for the terminal: leave out -o, or choose a file format such as --format csv"
         raise UsageError(msg)
+    if found is None and path.is_dir():
+        better = shlex.quote(str(path / f"report.{explicit or Format.CSV}"))
+        msg = f"-o {path}: it is a folder: type -o {better}"
+        raise UsageError(msg)
+    if found is None and path.exists() and not path.is_file():
+        msg = f"-o {path}: it is not a regular file: choose another name, or -o - for rows on stdout"
+        raise UsageError(msg)
     if found is None:
         suffixes = " ".join(f".{each}" for each in formats)
         better = shlex.quote(f"{path}.{explicit or Format.CSV}")
@@ -212,8 +219,10 @@ class ReportFiles:
             msg = f"{path} is one of the checkpoints of this run and would be lost: choose another name for -o"
             raise OutputError(msg)
         if not self.force and not self._is_ours(path):
+            others = ", ".join(sorted(self._listed() - {self.record.name})) if path == self.record else ""
+            whose = f"belongs to the report {others}" if others else "exists"
             msg = (
-                f"{path} exists and is not part of an earlier report {self.main.name}: "
+                f"{path} {whose} and is not part of an earlier report {self.main.name}: "
                 "choose another name for -o, or replace it with --force"
             )
             raise OutputError(msg)

@@ -1,10 +1,11 @@
 """The sequence engine: for each checkpoint load, build, measure; the one place where inputs meet curvature."""
 
+import logging
 import platform
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +16,8 @@ from torch import Tensor, nn
 
 from fisher_cli import __version__
 from fisher_cli.curvature.problem import Data, TensorData
-from fisher_cli.errors import ArchitectureError, CheckpointError, FisherError, NumericalError, UsageError
-from fisher_cli.inputs.architectures import Architecture, find_architecture, load_weights
+from fisher_cli.errors import ArchitectureError, CheckpointError, DataError, FisherError, NumericalError, UsageError
+from fisher_cli.inputs.architectures import Architecture, find_architecture, find_factory, load_weights
 from fisher_cli.inputs.checkpoints import (
     Checkpoint,
     CheckpointFile,
@@ -24,13 +25,16 @@ from fisher_cli.inputs.checkpoints import (
     load_checkpoint,
     nonfinite_names,
 )
+from fisher_cli.inputs.containers import one_line
 from fisher_cli.inputs.datasets import Examples, load_examples
-from fisher_cli.measurement import Observer, Silent, measure
+from fisher_cli.measurement import Observer, Silent, choose_device, measure
 from fisher_cli.results import Measurement, Status
 from fisher_cli.settings import Resources, Settings
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_LOG = logging.getLogger(__name__)
 
 # Normalised inputs up to this size are made once and kept on the device for the whole run.
 RESIDENT_BYTES = 2**30
@@ -75,7 +79,7 @@ class Analysis:
         """What was asked and of what: the same for every repetition of the run."""
         return {
             "fisher_version": __version__,
-            "settings": _without_folders(self.settings.as_dict()),
+            "settings": self.settings.without_folders(),
             "settings_digest": self.settings.digest(),
             "data": dict(self.data),
             "checkpoints": [
@@ -103,42 +107,6 @@ class Analysis:
         }
 
 
-def _without_folders(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings less the folders in them: the record that travels with the tables names no place of a machine."""
-    return {
-        name: _last_part(value) if name in {"data", "labels", "model"} and isinstance(value, str) else value
-        for name, value in settings.items()
-    }
-
-
-def _last_part(text: str) -> str:
-    """`folder:/a/b` as `folder:b`, `/a/net.py:make` as `net.py:make`, names as they are."""
-    prefix = "folder:" if text.startswith("folder:") else ""
-    return prefix + text.removeprefix(prefix).rstrip("/").rsplit("/", 1)[-1]
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; `auto` is CUDA where there is one, else the CPU.
-
-    Raises:
-        UsageError: there is no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        msg = f"unknown device {name!r}: use auto, cpu, cuda or cuda:N"
-        raise UsageError(msg) from error
-    if device.type not in {"cpu", "cuda"}:
-        msg = f"device {name!r} is not supported: use auto, cpu, cuda or cuda:N"
-        raise UsageError(msg)
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        msg = f"device {name!r} is not here ({torch.cuda.device_count()} CUDA devices found): use --device auto or cpu"
-        raise UsageError(msg)
-    return device
-
-
 def _resident(examples: Examples, device: torch.device) -> Data:
     """The examples normalised once and kept on the device when they fit, else as they are."""
     inputs, _ = examples.batch(0, min(1, len(examples)))
@@ -162,19 +130,24 @@ def _examples(settings: Settings, resources: Resources) -> Examples:
 
 
 class _Networks:
-    """Networks built so far: a run's checkpoints mostly share one, and only its weights change."""
+    """Networks built so far: a run's checkpoints mostly share one, and only its weights change.
+
+    What a function of the user's makes is made once, at the start, where its failure ends the run.
+    """
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self._model, self._arguments = settings.model, dict(settings.model_arguments)
+        self._factory = find_factory(self._model, self._arguments)
         self._built: dict[object, nn.Module] = {}
+        if self._factory is not None:
+            self._built = {self._factory.name: self._factory.build()}
 
     def architecture(self, checkpoint: Checkpoint) -> Architecture:
-        arguments = dict(self._settings.model_arguments)
-        return find_architecture(checkpoint, model=self._settings.model, arguments=arguments)
+        return self._factory or find_architecture(checkpoint, model=self._model, arguments=self._arguments)
 
     def load(self, architecture: Architecture, checkpoint: Checkpoint) -> nn.Module:
         shapes = tuple((name, tuple(weight.shape)) for name, weight in checkpoint.weights.items())
-        key = (architecture.name, shapes)
+        key = architecture.name if self._factory else (architecture.name, shapes)
         if key not in self._built:
             self._built = {key: architecture.build()}
         module = self._built[key]
@@ -187,25 +160,17 @@ def _weights_of(file: CheckpointFile, settings: Settings) -> Checkpoint:
     broken = nonfinite_names(checkpoint.weights)
     if broken:
         more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
-        msg = f"{file.name}: NaN or infinite weights in {', '.join(broken[:3])}{more}: training had diverged here"
+        msg = f"NaN or infinite weights in {', '.join(broken[:3])}{more}: training had diverged here"
         raise NumericalError(msg)
     return checkpoint
 
 
-def _describe(examples: Examples) -> dict[str, Any]:
-    normalization = examples.normalization
-    return {
-        "name": _last_part(examples.name),
-        "split": examples.split,
-        "examples": len(examples),
-        "of": examples.total,
-        "identity": examples.identity,
-        "normalization": {
-            "name": normalization.name,
-            "mean": list(normalization.mean),
-            "std": list(normalization.std),
-        },
-    }
+def _reason(error: FisherError, file: CheckpointFile) -> str:
+    """What a row says of its checkpoint: the row names the file itself, and tables hold no folder of a machine."""
+    text = str(error)
+    for name in (file.name, str(file.path)):
+        text = text.removeprefix(f"{one_line(name, 500)}: ").removeprefix(f"{one_line(name)}: ")
+    return text
 
 
 class Run:
@@ -221,10 +186,10 @@ class Run:
         self.observer: Observer = observer or Silent()
         self.device = choose_device(resources.device)
         self.files = find_checkpoints(paths, state_key=settings.state_key)
+        self._networks = _Networks(settings)
         self.examples = _examples(settings, resources)
         self._data = _resident(self.examples, self.device)
-        self._networks = _Networks(settings)
-        self.analysis = Analysis(settings, resources, str(self.device), _describe(self.examples))
+        self.analysis = Analysis(settings, resources, str(self.device), self.examples.describe())
 
     def __len__(self) -> int:
         return len(self.files)
@@ -242,7 +207,7 @@ class Run:
     def _measure(self, file: CheckpointFile) -> Measurement:
         row = Measurement(checkpoint=file.name, status=Status.OK, sha256=file.sha256, step=file.step, epoch=file.epoch)
         if file.error is not None:
-            return replace(row, status=Status.REJECTED, error=str(file.error))
+            return replace(row, status=Status.REJECTED, error=_reason(file.error, file))
         try:
             checkpoint = _weights_of(file, self._settings)
             row = replace(row, step=checkpoint.step, epoch=checkpoint.epoch, weights=checkpoint.weights_kind)
@@ -261,12 +226,14 @@ class Run:
         except UsageError:
             raise
         except (CheckpointError, ArchitectureError) as error:
-            return replace(row, status=Status.REJECTED, error=str(error))
+            return replace(row, status=Status.REJECTED, error=_reason(error, file))
         except FisherError as error:
-            return replace(row, status=Status.FAILED, error=str(error))
-        except (RuntimeError, MemoryError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            return replace(row, status=Status.FAILED, error=f"{file.name}: {type(error).__name__}: {reason}")
+            return replace(row, status=Status.FAILED, error=_reason(error, file))
+        # A network's own code can raise anything; torch's longer texts say the cause in the first line.
+        except Exception as error:
+            _LOG.debug("%s", file.name, exc_info=True)
+            reason = next(iter(str(error).strip().splitlines()), "no reason given")
+            return replace(row, status=Status.FAILED, error=f"{type(error).__name__}: {reason}")
         return replace(
             found,
             checkpoint=row.checkpoint,
@@ -280,7 +247,7 @@ class Run:
 
 
 def analyze(
-    checkpoints: str | Path | nn.Module | Sequence[str | Path] | Sequence[nn.Module],
+    checkpoints: str | Path | nn.Module | Iterable[str | Path] | Iterable[nn.Module],
     data: str | tuple[Tensor, Tensor] = "digits",
     *,
     batch_size: int | None = None,
@@ -301,39 +268,69 @@ def analyze(
         **settings: the fields of `Settings`, such as `limit=None`, `eigenvalues=10`, `model="resnet18"`.
 
     Returns:
-        Analysis with one row per checkpoint.
+        Analysis with one row per checkpoint; a file that cannot be analysed is a row that says why.
 
     Raises:
-        UsageError: modules and paths are mixed, or tensors are given as the data of files.
+        UsageError: modules and paths are mixed, tensors are given as the data of files, or a setting cannot be.
     """
-    given = [checkpoints] if isinstance(checkpoints, (str, Path, nn.Module)) else list(checkpoints)
-    resources = Resources(batch_size=batch_size, device=device, data_dir=data_dir, download=download)
-    modules = [item for item in given if isinstance(item, nn.Module)]
-    if modules and len(modules) == len(given):
-        return _analyze_modules(modules, data, Settings(**settings), resources)
-    if modules or not isinstance(data, str):
-        msg = "give either paths with a dataset's name, or modules with a dataset's name or a pair of tensors"
+    if not isinstance(checkpoints, Iterable) or isinstance(checkpoints, (str, nn.Module)):
+        given: list[Any] = [checkpoints]
+    else:
+        given = [] if isinstance(checkpoints, Mapping) else list(checkpoints)
+    is_modules = bool(given) and all(isinstance(item, nn.Module) for item in given)
+    is_paths = not isinstance(checkpoints, Mapping) and all(isinstance(item, (str, Path)) for item in given)
+    is_tensors = isinstance(data, Sequence) and len(data) == 2 and all(isinstance(item, Tensor) for item in data)
+    if not (is_modules or is_paths) or not (isinstance(data, str) or (is_modules and is_tensors)):
+        msg = (
+            "analyze takes either paths with a dataset's name, or torch modules with a dataset's name or a pair "
+            f"(inputs, labels) of tensors, not {_kinds(given or [checkpoints])} with data {_kinds([data])}"
+        )
         raise UsageError(msg)
-    run = Run([Path(str(item)) for item in given], Settings(data=data, **settings), resources)
+    if batch_size is not None and batch_size < 1:
+        msg = f"batch_size {batch_size}: give a positive whole number, or None for the automatic rule"
+        raise UsageError(msg)
+    try:
+        asked = Settings.of(data=data if isinstance(data, str) else "tensors", **settings)
+    except (TypeError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    resources = Resources(
+        batch_size=batch_size, device=device, data_dir=None if data_dir is None else str(data_dir), download=download
+    )
+    if is_modules:
+        return _analyze_modules(given, None if isinstance(data, str) else TensorData(*data), asked, resources)
+    run = Run([Path(item) for item in given], asked, resources)
     for _ in run:
         pass
     return run.analysis
 
 
+def _kinds(items: Sequence[object]) -> str:
+    return " and ".join(dict.fromkeys(type(item).__name__ for item in items))
+
+
 def _analyze_modules(
-    modules: Sequence[nn.Module], data: str | tuple[Tensor, Tensor], settings: Settings, resources: Resources
+    modules: Sequence[nn.Module], tensors: TensorData | None, settings: Settings, resources: Resources
 ) -> Analysis:
+    """Measure modules one after the other; here an error is raised, since who made them can mend them.
+
+    Raises:
+        DataError: there are not as many labels as inputs.
+    """
     device = choose_device(resources.device)
-    if isinstance(data, str):
-        settings = replace(settings, data=data)
+    if tensors is None:
         examples = _examples(settings, resources)
-        source, classes, described = _resident(examples, device), examples.classes, _describe(examples)
+        source, classes, described = _resident(examples, device), examples.classes, examples.describe()
+    elif len(tensors.inputs) != len(tensors.labels):
+        msg = f"{len(tensors.inputs)} inputs and {len(tensors.labels)} labels: give one label per input"
+        raise DataError(msg)
     else:
-        settings = replace(settings, data="tensors", limit=None)
-        source, classes, described = TensorData(*data), None, {"name": "tensors", "examples": len(data[0])}
+        settings = replace(settings, limit=None)
+        source, classes, described = tensors, None, {"name": "tensors", "examples": len(tensors)}
     analysis = Analysis(settings, resources, str(device), described)
+    start = time.perf_counter()
     for index, module in enumerate(modules):
         found = measure(module, source, settings, batch_size=resources.batch_size, device=device, classes=classes)
         named = replace(found, checkpoint=f"module-{index}", architecture=type(module).__name__)
         analysis.measurements.append(named)
+    analysis.seconds = time.perf_counter() - start
     return analysis

@@ -1,7 +1,9 @@
 """What a run is asked to do: `Settings` change its numbers, `Resources` change only its speed and place."""
 
+import difflib
 import hashlib
 import json
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
@@ -30,6 +32,34 @@ class Precision(StrEnum):
     FLOAT64 = "float64"
 
 
+def _one_of(names: type[StrEnum], value: str) -> StrEnum:
+    if value not in list(names):
+        msg = f"{value!r} is none of {', '.join(names)}"
+        raise ValueError(msg)
+    return names(value)
+
+
+def _patterns(value: str | Iterable[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _pairs(value: Mapping[str, Any] | Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, Mapping):
+        return tuple((str(key), text) for key, text in value)
+    texts = {key: each if isinstance(each, str) else json.dumps(each) for key, each in value.items()}
+    return tuple((str(key), text) for key, text in texts.items())
+
+
+def last_part(text: str) -> str:
+    """`folder:/a/b` as `folder:b`, `/a/net.py:make` as `net.py:make`, names as they are."""
+    prefix = "folder:" if text.startswith("folder:") else ""
+    return prefix + text.removeprefix(prefix).rstrip("/").rsplit("/", 1)[-1]
+
+
+def _text_or_none(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything that changes a number of the report.
@@ -55,6 +85,50 @@ class Settings:
     exclude: tuple[str, ...] = ()
     precision: Precision = Precision.FLOAT32
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Bring what a caller may write more simply into its one form: names, paths, single patterns, dicts.
+
+        Raises:
+            ValueError: a value is none of those that are possible.
+        """
+        forms: dict[str, Callable[[Any], Any]] = {
+            "data": str,
+            "labels": _text_or_none,
+            "model_arguments": _pairs,
+            "estimator": lambda name: _one_of(Estimator, name),
+            "likelihood": lambda name: _one_of(LikelihoodName, name),
+            "precision": lambda name: _one_of(Precision, name),
+            "include": _patterns,
+            "exclude": _patterns,
+        }
+        for name, form in forms.items():
+            object.__setattr__(self, name, form(getattr(self, name)))
+        if not self.eigenvalues >= 0:
+            msg = f"eigenvalues {self.eigenvalues}: give a positive whole number, or 0 for none"
+            raise ValueError(msg)
+
+    @classmethod
+    def of(cls, **words: Any) -> "Settings":
+        """The settings of these names and values.
+
+        Raises:
+            TypeError: there is no setting of one of the names.
+        """
+        names = [field.name for field in fields(cls)]
+        for unknown in words.keys() - names:
+            near = difflib.get_close_matches(unknown, names, n=1)
+            guess = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+            msg = f"unknown argument {unknown!r}; {guess}"
+            raise TypeError(msg)
+        return cls(**words)
+
+    def without_folders(self) -> dict[str, Any]:
+        """As `as_dict`, less the folders: the record that travels with the tables names no place of a machine."""
+        return {
+            name: last_part(value) if name in {"data", "labels", "model"} and isinstance(value, str) else value
+            for name, value in self.as_dict().items()
+        }
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain JSON values, in declaration order."""

@@ -256,11 +256,11 @@ def test_a_factory_that_fails_is_told_in_one_line(model: str, expected: str) -> 
 
 @pytest.mark.parametrize("code", ["def net(:", "raise RuntimeError('at import')", "import sys; sys.exit(2)"])
 def test_a_file_that_cannot_be_imported_is_told_in_one_line(working_directory: Path, code: str) -> None:
-    (working_directory / "net.py").write_text(code)
-    for model in ("./net.py:net", "net:net"):
+    (working_directory / "halfdone.py").write_text(code)
+    for model in ("./halfdone.py:net", "halfdone:net"):
         text = message(lambda model=model: find_architecture(checkpoint({}), model=model))
         assert "importing it failed" in text
-    assert not any(name.startswith("_fisher_model_net") for name in sys.modules)
+    assert not any(name.startswith("_fisher_model_halfdone") for name in sys.modules)
 
 
 # Weights into the network

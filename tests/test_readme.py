@@ -52,6 +52,7 @@ def test_every_command_is_of_a_kind_that_is_tested() -> None:
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What the README's reader has: checkpoints, a network's file, CIFAR-10, a folder of images."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])  # --model adds the working directory
     monkeypatch.setenv("NO_COLOR", "1")
     (tmp_path / "sample_checkpoints").symlink_to(ROOT / "sample_checkpoints")
     (tmp_path / "net.py").write_text(NETWORK)

@@ -1,5 +1,6 @@
 """`fisher analyze`: checkpoints and a dataset in, the table of Fisher traces and eigenvalues out."""
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from fisher_cli.cli import options
-from fisher_cli.errors import UsageError
+from fisher_cli.errors import OutputError, UsageError
 from fisher_cli.outputs import Format, Metadata, ReportFiles, format_of, render
 from fisher_cli.settings import Estimator, LikelihoodName, Precision, Resources, Settings
 
@@ -30,6 +31,18 @@ def _positive(text: str, option: str, word: str) -> int | None:
         msg = f"{option} {text}: type a positive whole number, or {word}"
         raise UsageError(msg)
     return int(text)
+
+
+def _count(number: int, option: str) -> int:
+    """The number of an option that may be zero.
+
+    Raises:
+        UsageError: it is negative.
+    """
+    if number < 0:
+        msg = f"{option} {number}: type a positive whole number, or 0 for none"
+        raise UsageError(msg)
+    return number
 
 
 def _key_value(text: str) -> tuple[str, str]:
@@ -66,10 +79,11 @@ def analyze(
     layers: options.Layers = True,
     force: options.Force = False,
     quiet: options.Quiet = False,
+    debug: options.Debug = False,  # noqa: ARG001 - acted upon by its callback
 ) -> None:
     """Measure true and empirical Fisher traces and top eigenvalues of a sequence of checkpoints.
 
-    fisher analyze ckpts/ --data cifar10 --model resnet18 -o trend.csv
+    Example: fisher analyze ckpts/ --data cifar10 --model resnet18 -o trend.csv
     """  # noqa: DOC501 - this text is the command's help
     settings = Settings(
         data=data,
@@ -81,7 +95,7 @@ def analyze(
         model_arguments=tuple(_key_value(text) for text in model_arguments),
         state_key=state_key,
         estimator=estimator,
-        eigenvalues=eigenvalues,
+        eigenvalues=_count(eigenvalues, "--eigenvalues"),
         likelihood=likelihood,
         include=tuple(include),
         exclude=tuple(exclude),
@@ -95,6 +109,7 @@ def analyze(
         download=download,
     )
     files = _report_files(output, format, force)
+    to_stdout = _stdout_format(output, format)
     if files is not None:
         files.check_writable()
 
@@ -102,13 +117,13 @@ def analyze(
     from fisher_cli.run import Run
 
     console = Console(quiet=quiet)
-    run = Run(checkpoints, settings, resources)
-    if files is not None:
-        files = ReportFiles(files.main, files.format, force, tuple(file.path for file in run.files))
-        files.check_writable()
-    _say_what_is_analysed(console, run)
-    to_stdout = _stdout_format(output, format)
-    _measure(console, run, files, to_stdout, layers)
+    with contextlib.redirect_stdout(sys.stderr):  # what a network's own code prints; results go by the console
+        run = Run(checkpoints, settings, resources)
+        if files is not None:
+            files = ReportFiles(files.main, files.format, force, tuple(file.path for file in run.files))
+            files.check_writable()
+        _say_what_is_analysed(console, run)
+        _measure(console, run, files, to_stdout, layers)
     raise typer.Exit(_finish(console, run.analysis, files, to_stdout, layers))
 
 
@@ -123,32 +138,39 @@ def _stdout_format(output: Path | None, form: Format | None) -> Format | None:
 
     Raises:
         UsageError: a table was asked for where rows go.
+        OutputError: something must go there, and it is closed.
     """
+    if sys.stdout is None and (output is None or str(output) == "-" or form is Format.TABLE):
+        msg = "standard output is closed: write the report to a file with -o FILE"
+        raise OutputError(msg)
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
     if output is None:
-        return form or (Format.TABLE if sys.stdout.isatty() else Format.CSV)
+        return form or (Format.TABLE if is_terminal else Format.CSV)
     if str(output) == "-":
         if form is Format.TABLE:
             msg = "-o - writes rows: leave it out for a table, or choose --format csv, tsv, json, jsonl or parquet"
             raise UsageError(msg)
         return form or Format.CSV
-    return Format.TABLE if form is Format.TABLE or sys.stdout.isatty() else None
+    return Format.TABLE if form is Format.TABLE or is_terminal else None
 
 
 def _say_what_is_analysed(console: "Console", run: "Run") -> None:
     examples = run.examples
     part = "all" if len(examples) == examples.total else f"{len(examples)} of"
     split = f" {examples.split}" if examples.split else ""
+    count = "1 checkpoint" if len(run) == 1 else f"{len(run)} checkpoints"
+    name = examples.normalization.name
+    normalised = "not normalised" if name == "none" else f"normalised by {name}"
     console.message(
-        f"{len(run)} checkpoints, {part} {examples.total} examples of {examples.name}{split}, "
-        f"normalised by {examples.normalization.name}, on {run.device}"
+        f"{count}, {part} {examples.total} examples of {examples.name}{split}, {normalised}, on {run.device}"
     )
 
 
 def _measure(console: "Console", run: "Run", files: ReportFiles | None, to_stdout: Format | None, layers: bool) -> None:
-    """Go through the checkpoints; rows that can be are printed at once, and an interruption loses none of them.
+    """Go through the checkpoints; rows that can be are printed at once, and an early end loses none of them.
 
     Raises:
-        KeyboardInterrupt: passed on after the finished rows were written.
+        BaseException: whatever ended the run is passed on after the finished rows were written.
     """
     from fisher_cli.tables import csv_header, csv_row, main_table, to_jsonl
 
@@ -163,12 +185,20 @@ def _measure(console: "Console", run: "Run", files: ReportFiles | None, to_stdou
                     console.write(header + csv_row(measurement, order, count, separator))
                 elif to_stdout is Format.JSONL:
                     console.write(to_jsonl(main_table([measurement], count, order)))
-        except KeyboardInterrupt:
-            done = len(run.analysis.measurements)
-            if files is not None and done:
-                _write(run.analysis, files, layers)
-                console.message(f"interrupted: {done} of {len(run)} checkpoints are in {files.main}")
+        except BaseException as error:
+            _keep(console, run, files, layers, by_user=not isinstance(error, Exception))
             raise
+
+
+def _keep(console: "Console", run: "Run", files: ReportFiles | None, layers: bool, *, by_user: bool) -> None:
+    """Write the rows that were finished before the run was stopped, and say so."""
+    done = len(run.analysis.measurements)
+    writes = files is not None and run.analysis.succeeded > 0
+    if files is not None and writes:
+        _write(run.analysis, files, layers)
+    if writes or by_user:
+        where = f"are in {files.main}" if files is not None and writes else "were finished"
+        console.message(f"{'interrupted' if by_user else 'stopped'}: {done} of {len(run)} checkpoints {where}")
 
 
 def _write(analysis: "Analysis", files: ReportFiles, layers: bool) -> None:
@@ -179,20 +209,31 @@ def _write(analysis: "Analysis", files: ReportFiles, layers: bool) -> None:
 def _finish(
     console: "Console", analysis: "Analysis", files: ReportFiles | None, to_stdout: Format | None, layers: bool
 ) -> int:
-    """Write and print what is left; the exit code: 0 all rows ok, 3 some not, 1 none."""
-    errors = {measurement.error for measurement in analysis.measurements}
-    if files is not None:
+    """Write and print what is left; the exit code: 0 all rows ok, 3 some not, 1 none.
+
+    A run without a single result writes no file: it would only replace an earlier report.
+    """
+    is_table = to_stdout is Format.TABLE
+    if files is not None and analysis.succeeded:
         _write(analysis, files, layers)
-    if not analysis.succeeded and len(errors) == 1:
-        console.error(f"no checkpoint could be analysed: {errors.pop()}")
-        return 1
-    if to_stdout is Format.TABLE:
+    if is_table and analysis.succeeded:
         console.summary(analysis.measurements, analysis.data_title)
-    elif to_stdout is not None and to_stdout not in ROWS_AS_THEY_COME:
+    elif to_stdout is not None and not is_table and to_stdout not in ROWS_AS_THEY_COME:
         console.write(render(analysis.table, to_stdout, analysis.stable_metadata()))
+    if not analysis.succeeded:
+        console.error(_why_nothing(analysis))
+        return 1
     if files is not None:
         console.message(f"report: {files.main}")
-    if not analysis.succeeded:
-        console.error("no checkpoint could be analysed")
-        return 1
     return 3 if any(measurement.error for measurement in analysis.measurements) else 0
+
+
+def _why_nothing(analysis: "Analysis") -> str:
+    """One line for a run without a result: the reason, if all have the same one, else the first."""
+    first, total = analysis.measurements[0], len(analysis.measurements)
+    if total == 1:
+        return f"{first.checkpoint}: {first.error}"
+    reasons = {measurement.error for measurement in analysis.measurements}
+    if len(reasons) == 1:
+        return f"none of the {total} checkpoints could be analysed: {first.error}"
+    return f"none of the {total} checkpoints could be analysed; the first, {first.checkpoint}: {first.error}"

@@ -1,21 +1,56 @@
 """The Typer application and the one place where errors become a line and an exit code."""
 
 import os
+import signal
 import sys
-from typing import Annotated, Any
+import warnings
+from collections.abc import Sequence
+from types import FrameType
+from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
 
 from fisher_cli import __version__
-from fisher_cli.cli import analyze, names
+from fisher_cli.cli import analyze, names, options
 from fisher_cli.errors import FisherError, UsageError
 
-DEBUG_VARIABLE = "FISHER_DEBUG"
+# What Typer raises on words it cannot parse; it exports only this kind of it.
+UnparsableError = cast("type[Exception]", typer.BadParameter.__bases__[0])
+# Besides Ctrl-C: the terminal closed, a scheduler's warning, a polite kill.
+STOPPING_SIGNALS = [getattr(signal, name) for name in ("SIGHUP", "SIGUSR1", "SIGTERM") if hasattr(signal, name)]
 
 
 class Boundary(TyperGroup):
-    """Turns our own errors into one line on stderr: exit code 2 for wrong usage, 1 for all else."""
+    """Turns errors into one line on stderr: exit code 2 for wrong usage, 1 for all else."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command line and exit.
+
+        Returns:
+            The exit code, if the caller wants to go on (`standalone_mode` False).
+        """
+        try:
+            result = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
+            code = result if isinstance(result, int) else 0
+        except UnparsableError as error:
+            _say_unparsable(error)
+            code = 2
+        except OSError as error:  # the help or the version did not reach its reader; commands explain themselves
+            _abandon_stdout()
+            _say(f"cannot write to standard output: {error.strerror}")
+            code = 1
+        if standalone_mode:
+            sys.exit(code)
+        return code
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command.
@@ -24,22 +59,51 @@ class Boundary(TyperGroup):
             What the command returned.
 
         Raises:
-            FisherError: only with --debug.
             Exit: the command failed in a way that was said in one line.
+            Exception: as it is, with --debug.
         """
         try:
-            return super().invoke(ctx)
-        except FisherError as error:
-            if os.environ.get(DEBUG_VARIABLE):
-                raise
-            from fisher_cli.reports.console import Console
-
-            Console().error(str(error))
-            raise typer.Exit(2 if isinstance(error, UsageError) else 1) from None
+            result = super().invoke(ctx)
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where a closed pipe is expected
         except BrokenPipeError:
-            # The reader has seen enough (`| head`). Python would complain again when it flushes at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _abandon_stdout()  # the reader has seen enough (`| head`)
             raise typer.Exit(0) from None
+        except Exception as error:
+            if ctx.meta.get(options.DEBUG_KEY) or isinstance(error, (typer.Exit, typer.Abort, UnparsableError)):
+                raise
+            _say(_explained(error))
+            raise typer.Exit(2 if isinstance(error, UsageError) else 1) from None
+        return result
+
+
+def _abandon_stdout() -> None:
+    """Let what is still to be written vanish, or Python would complain again when it flushes at exit."""
+    sink = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, sys.stdout.fileno())
+    os.close(sink)
+
+
+def _say(text: str) -> None:
+    from fisher_cli.reports.console import Console
+
+    Console().error(text)
+
+
+def _explained(error: Exception) -> str:
+    """An error of ours says everything itself; any other is a defect of ours."""
+    if isinstance(error, FisherError):
+        return str(error)
+    return f"unexpected {type(error).__name__}: {error}; add --debug to see where, and please report it"
+
+
+def _say_unparsable(error: Any) -> None:
+    """Typer's message on one line, with the help that explains more; `fisher` alone was answered by the help itself."""
+    text = str(error.format_message()).replace("Value error, ", "").strip().rstrip(".")
+    if text:
+        end = " see" if text.endswith("?") else "; see"
+        command = error.ctx.command_path if error.ctx else "fisher"
+        _say(f"{text[0].lower()}{text[1:]}{end} {command} --help")
 
 
 app = typer.Typer(
@@ -64,16 +128,29 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[  # noqa: ARG001 - acted upon by its callback
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, metavar="", help="Print the version and stop."),
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+    debug: options.Debug = False,
 ) -> None:
     """Fisher information of saved classifier checkpoints."""
-    if debug:
-        os.environ[DEBUG_VARIABLE] = "1"
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    """End as a shell reports it, but in an orderly way: what is finished is written.
+
+    Raises:
+        SystemExit: 128 + the signal's number.
+    """
+    raise SystemExit(128 + number)
 
 
 def main() -> None:
     """Run the command line."""
+    if not sys.warnoptions:  # python -W shows them; what a user must know is a message of ours
+        warnings.simplefilter("ignore")
+    for number in STOPPING_SIGNALS:
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP, and so it stays
+            signal.signal(number, _stop)
     app()

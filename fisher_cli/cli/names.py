@@ -2,7 +2,7 @@
 
 
 def models() -> None:
-    """List the networks that --model knows by name; any other goes by package.module:factory or ./file.py:factory."""
+    """List the networks that --model knows by name; any other goes by the function that makes it, as ./net.py:make."""
     from fisher_cli.inputs.architectures import known_models
     from fisher_cli.reports.console import Console
 

@@ -1,5 +1,6 @@
 """The options that commands share, each said once."""
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -8,11 +9,14 @@ import typer
 from fisher_cli.outputs import Format
 from fisher_cli.settings import Estimator, LikelihoodName, Precision
 
+DEBUG_KEY = "fisher.debug"
 DATA, MODEL, QUANTITIES, RUNNING, OUTPUT = "Data", "Model", "Quantities", "Running", "Output"
 
 Checkpoints = Annotated[
     list[Path],
-    typer.Argument(help="Checkpoint files or folders of them, such as ckpts/.", show_default=False),
+    typer.Argument(
+        metavar="CHECKPOINTS", help="Checkpoint files, or folders of them such as ckpts/.", show_default=False
+    ),
 ]
 
 Data = Annotated[
@@ -29,27 +33,32 @@ DataDir = Annotated[
     typer.Option(
         "--data-dir",
         envvar="FISHER_DATA_DIR",
-        help="Where named datasets lie.  [default: ./data]",
-        show_default=False,
+        metavar="DIR",
+        help="Where named datasets lie.",
+        show_default="./data",
         rich_help_panel=DATA,
     ),
 ]
 Split = Annotated[
     str | None,
     typer.Option(
-        "--split", help="Which part of the dataset.  [default: train]", show_default=False, rich_help_panel=DATA
+        "--split",
+        metavar="NAME",
+        help="Which part of the dataset, such as test.",
+        show_default="train, where there is one",
+        rich_help_panel=DATA,
     ),
 ]
 Limit = Annotated[
     str,
-    typer.Option("--limit", metavar="N|all", help="How many examples, drawn by --seed.", rich_help_panel=DATA),
+    typer.Option("--limit", metavar="N|all", help="How many of its examples, drawn by --seed.", rich_help_panel=DATA),
 ]
 Labels = Annotated[
     Path | None,
     typer.Option(
         "--labels",
         metavar="FILE",
-        help="CSV index,label[,noisy] that replaces the dataset's labels.",
+        help="CSV with columns index, label and perhaps noisy: replaces the dataset's labels.",
         show_default=False,
         rich_help_panel=DATA,
     ),
@@ -58,21 +67,24 @@ Normalize = Annotated[
     str | None,
     typer.Option(
         "--normalize",
-        metavar="NAME|m1,m2,m3/s1,s2,s3",
-        help="Mean and deviation of pixels scaled to 0…1: cifar10, imagenet, none, …  [default: the dataset's own]",
-        show_default=False,
+        metavar="NAME|M,…/S,…",
+        help="Of pixels scaled to 0…1: cifar10, imagenet, none, …, or means/deviations of the channels.",
+        show_default="the dataset's own",
         rich_help_panel=DATA,
     ),
 ]
-Download = Annotated[bool, typer.Option("--download", help="Fetch the dataset if it is missing.", rich_help_panel=DATA)]
+Download = Annotated[
+    bool, typer.Option("--download", metavar="", help="Fetch the dataset if it is missing.", rich_help_panel=DATA)
+]
 
 Model = Annotated[
     str | None,
     typer.Option(
         "--model",
-        metavar="NAME|package.module:factory|./file.py:factory",
-        help="The network, such as resnet18 or ./net.py:make.  [default: what the checkpoint names]",
-        show_default=False,
+        metavar="NAME|FACTORY",
+        help="The network: a name of `fisher models`, or the function that makes it, as in ./net.py:make "
+        "or package.module:make.",
+        show_default="what the checkpoint names",
         rich_help_panel=MODEL,
     ),
 ]
@@ -81,7 +93,7 @@ ModelArguments = Annotated[
     typer.Option(
         "--model-arg",
         metavar="KEY=VALUE",
-        help="Argument of the factory, such as num_classes=10; may be repeated.",
+        help="Argument of the network's function, such as num_classes=10; may be repeated.",
         show_default=False,
         rich_help_panel=MODEL,
     ),
@@ -91,25 +103,29 @@ StateKey = Annotated[
     typer.Option(
         "--state-key",
         metavar="A.B",
-        help="Where in the file the weights are, such as state_dict.  [default: found]",
-        show_default=False,
+        help="Where in the file the weights are, such as state_dict.",
+        show_default="found",
         rich_help_panel=MODEL,
     ),
 ]
 
 EstimatorOption = Annotated[
-    Estimator, typer.Option("--estimator", help="How the true Fisher's trace is computed.", rich_help_panel=QUANTITIES)
+    Estimator,
+    typer.Option("--estimator", help="How the true Fisher's trace is computed.", rich_help_panel=QUANTITIES),
 ]
 EigenvalueCount = Annotated[
     int,
     typer.Option(
-        "--eigenvalues", metavar="K", min=0, help="How many top eigenvalues; 0 for none.", rich_help_panel=QUANTITIES
+        "--eigenvalues", metavar="K", help="How many top eigenvalues; 0 for none.", rich_help_panel=QUANTITIES
     ),
 ]
 Include = Annotated[
     list[str],
     typer.Option(
-        "--include", metavar="GLOB", help="Only parameters named so, such as 'layer4.*'.", rich_help_panel=QUANTITIES
+        "--include",
+        metavar="GLOB",
+        help="Only parameters named so, such as 'layer4.*'; may be repeated.",
+        rich_help_panel=QUANTITIES,
     ),
 ]
 Exclude = Annotated[
@@ -117,7 +133,7 @@ Exclude = Annotated[
     typer.Option(
         "--exclude",
         metavar="GLOB",
-        help="No parameters named so, such as '*.bias'.",
+        help="No parameters named so, such as '*.bias'; may be repeated.",
         show_default=False,
         rich_help_panel=QUANTITIES,
     ),
@@ -126,7 +142,8 @@ LikelihoodOption = Annotated[
     LikelihoodName,
     typer.Option(
         "--likelihood",
-        help="What the outputs mean; auto: sigmoid for one output, else softmax.",
+        metavar="NAME",
+        help="What the outputs mean: softmax, sigmoid, gaussian, or auto: sigmoid for one output, else softmax.",
         rich_help_panel=QUANTITIES,
     ),
 ]
@@ -134,16 +151,21 @@ PrecisionOption = Annotated[
     Precision, typer.Option("--dtype", help="Precision of the network's evaluation.", rich_help_panel=QUANTITIES)
 ]
 Seed = Annotated[
-    int, typer.Option("--seed", help="Of the choice of examples and of start vectors.", rich_help_panel=QUANTITIES)
+    int,
+    typer.Option(
+        "--seed", metavar="N", help="For the choice of examples and start vectors.", rich_help_panel=QUANTITIES
+    ),
 ]
 
 BatchSize = Annotated[
     str,
-    typer.Option("-b", "--batch-size", metavar="auto|N", help="Examples at once.", rich_help_panel=RUNNING),
+    typer.Option(
+        "-b", "--batch-size", metavar="auto|N", help="Examples at once; changes no result.", rich_help_panel=RUNNING
+    ),
 ]
 Device = Annotated[
     str,
-    typer.Option("--device", metavar="auto|cpu|cuda|cuda:N", help="Where to compute.", rich_help_panel=RUNNING),
+    typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="Where to compute.", rich_help_panel=RUNNING),
 ]
 
 Output = Annotated[
@@ -152,7 +174,8 @@ Output = Annotated[
         "-o",
         "--output",
         metavar="FILE|-",
-        help="Report file (.csv .tsv .json .jsonl .parquet) and its layer table and record; - for rows on stdout.",
+        help="Report file (.csv .tsv .json .jsonl .parquet); a table of layers and a record go beside it; "
+        "or - for rows on stdout.",
         show_default=False,
         rich_help_panel=OUTPUT,
     ),
@@ -161,18 +184,40 @@ FormatOption = Annotated[
     Format | None,
     typer.Option(
         "--format",
-        help="Form of what goes to stdout.  [default: table on a terminal, csv when piped]",
-        show_default=False,
+        metavar="FORMAT",
+        help="Of what goes to stdout: table, csv, tsv, json, jsonl or parquet.",
+        show_default="table on a terminal, csv when piped",
         rich_help_panel=OUTPUT,
     ),
 ]
 Layers = Annotated[
     bool,
     typer.Option(
-        "--layers/--no-layers", help="Write the per-layer table beside a report file.", rich_help_panel=OUTPUT
+        "--layers/--no-layers",
+        metavar="",
+        help="Write the per-layer table beside a report file.",
+        rich_help_panel=OUTPUT,
     ),
 ]
 Force = Annotated[
-    bool, typer.Option("--force", help="Replace an output file that is not a report of fisher.", rich_help_panel=OUTPUT)
+    bool,
+    typer.Option(
+        "--force", metavar="", help="Replace an output file that is not a report of fisher.", rich_help_panel=OUTPUT
+    ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.", rich_help_panel=OUTPUT)]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", metavar="", help="No progress and no remarks.", rich_help_panel=OUTPUT)
+]
+
+
+def _debug(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        context.meta[DEBUG_KEY] = True  # shared by the command and all above it
+        logging.basicConfig(format="%(message)s")  # for errors that end in a row
+        logging.getLogger("fisher_cli").setLevel(logging.DEBUG)
+
+
+Debug = Annotated[
+    bool,
+    typer.Option("--debug", metavar="", callback=_debug, help="Show tracebacks of errors."),
+]

@@ -50,6 +50,20 @@ def known_models() -> list[str]:
     return [*_BUILT_IN, *torchvision.models.list_models(module=torchvision.models)]
 
 
+def find_factory(model: str | None, arguments: Mapping[str, str] = _NO_ARGUMENTS) -> Architecture | None:
+    """Return the network of the user's own function; None if a checkpoint must say more, as with known names.
+
+    Raises:
+        ArchitectureError: The function cannot be imported, or `model` is the name of no known network.
+    """
+    if model is None:
+        return None
+    if ":" in model:
+        return _imported(model, {key: _parsed(value) for key, value in arguments.items()})
+    _check_known(model)
+    return None
+
+
 def find_architecture(
     checkpoint: Checkpoint, *, model: str | None = None, arguments: Mapping[str, str] = _NO_ARGUMENTS
 ) -> Architecture:
@@ -116,13 +130,7 @@ def load_weights(module: nn.Module, checkpoint: Checkpoint) -> None:
 
 def _known(model: str, source: str, arguments: Mapping[str, object], checkpoint: Checkpoint) -> Architecture:
     name = model.lower()
-    names = known_models()
-    if name not in names:
-        near = difflib.get_close_matches(name, names, n=3)
-        guess = f"did you mean {' or '.join(near)}? " if near else ""
-        remedy = f"name its factory: {one_line(model)}:factory" if "." in model else _LISTS
-        msg = f"--model {one_line(model)}: unknown; {guess}{remedy}"
-        raise ArchitectureError(msg)
+    _check_known(model)
     defaults: dict[str, object] = {}
     factory = _BUILT_IN.get(name) or partial(torchvision.models.get_model, name, weights=None)
     if name in _AUXILIARY:
@@ -134,6 +142,16 @@ def _known(model: str, source: str, arguments: Mapping[str, object], checkpoint:
         usual = _BUILT_IN_CLASSES if name in _BUILT_IN else _IMAGENET_CLASSES
         complete["num_classes"] = _classes(factory, complete, name, usual, checkpoint)
     return Architecture(name, source, partial(built, factory, complete, name))
+
+
+def _check_known(model: str) -> None:
+    names = known_models()
+    if model.lower() not in names:
+        near = difflib.get_close_matches(model.lower(), names, n=3)
+        guess = f"did you mean {' or '.join(near)}? " if near else ""
+        remedy = f"name its factory: {one_line(model)}:factory" if "." in model else _LISTS
+        msg = f"--model {one_line(model)}: unknown; {guess}{remedy}"
+        raise ArchitectureError(msg)
 
 
 def _classes(factory: Factory, arguments: Mapping[str, object], name: str, usual: int, checkpoint: Checkpoint) -> int:

@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from fisher_cli.inputs.labels import read_labels
 from fisher_cli.inputs.normalization import Normalization, find_normalization
 from fisher_cli.inputs.sources import Source, read
 from fisher_cli.inputs.torchvision_datasets import DATASETS, torchvision_dataset
+from fisher_cli.settings import last_part
 
 __all__ = ["Examples", "Normalization", "known_datasets", "load_examples"]
 
@@ -64,6 +65,21 @@ class Examples:
         """Return normalised float32 inputs and the labels of examples `start` to `stop` − 1."""
         inputs = self.normalization.apply(self.inputs[start:stop], self.pixel_maximum)
         return inputs, self.labels[start:stop]
+
+    def describe(self) -> dict[str, Any]:
+        """Which examples these are and how they are normalised, as JSON values for the record."""
+        return {
+            "name": last_part(self.name),
+            "split": self.split,
+            "examples": len(self),
+            "of": self.total,
+            "identity": self.identity,
+            "normalization": {
+                "name": self.normalization.name,
+                "mean": list(self.normalization.mean),
+                "std": list(self.normalization.std),
+            },
+        }
 
 
 def known_datasets() -> list[str]:

@@ -165,6 +165,7 @@ class Progress:
         self._clock = clock
         self._finished = 0
         self._last_line = clock()
+        self._held: list[tuple[str, Measurement]] = []
         self._bar: rich.progress.Progress | None = None
         self._task: rich.progress.TaskID | None = None
 
@@ -178,6 +179,8 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._console._stop_bar()
+        if kind is not None or self._finished != self._total:
+            self._say_held()
 
     def start(self, name: str) -> None:
         """A checkpoint is begun."""
@@ -188,15 +191,38 @@ class Progress:
         self._update(min(1.0, max(0.0, fraction)), stage=one_line(text))
 
     def finish(self, measurement: Measurement) -> None:
-        """A checkpoint is finished; those that are not ok are reported at once."""
+        """A checkpoint is finished; those that are not ok are reported at once.
+
+        As long as all have failed for one reason their lines are held back, for some seconds at most: if it
+        stays so, the run ends with that reason, and one line says more than a thousand.
+        """
         self._finished += 1
         self._update(0.0, stage="")
-        is_ok = measurement.status is Status.OK
-        now = self._clock()
-        is_due = now - self._last_line >= _SECONDS_BETWEEN_LINES or self._finished == self._total
-        if not is_ok or (self._bar is None and is_due):
-            self._last_line = now
-            self._console.message(f"{self._count()} {_outcome(measurement)}", STATUS_STYLES[measurement.status])
+        is_due = self._clock() - self._last_line >= _SECONDS_BETWEEN_LINES
+        if self._is_hopeless_with(measurement) and not is_due:
+            self._held.append((self._count(), measurement))
+            return
+        self._say_held()
+        is_last = self._finished == self._total
+        if measurement.status is not Status.OK or (self._bar is None and (is_due or is_last)):
+            self._say(self._count(), measurement)
+
+    def _is_hopeless_with(self, measurement: Measurement) -> bool:
+        """Whether all checkpoints so far have failed, and for the same reason."""
+        has_failed = measurement.status in (Status.REJECTED, Status.FAILED)
+        is_first = self._finished == 1
+        return has_failed and (is_first or any(each.error == measurement.error for _, each in self._held))
+
+    def _say_held(self) -> None:
+        """Say what was held back; from then on nothing is."""
+        for count, measurement in self._held:
+            self._say(count, measurement)
+        self._held = []
+
+    def _say(self, count: str, measurement: Measurement) -> None:
+        """A line about a checkpoint."""
+        self._last_line = self._clock()
+        self._console.message(f"{count} {_outcome(measurement)}", STATUS_STYLES[measurement.status])
 
     def _update(self, fraction: float, **texts: Any) -> None:
         """Move the bar, if there is one; `texts` are what it says besides."""

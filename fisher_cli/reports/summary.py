@@ -233,7 +233,7 @@ def _title(measurements: Sequence[Measurement], data: str | None) -> str:
     networks = {each.architecture for each in measurements if each.architecture}
     parts = ["Fisher information", data and one_line(data)]
     parts += [one_line(each) for each in networks if len(networks) == 1]
-    parts += [f"{each:,} examples" for each in examples if len(examples) == 1]
+    parts += [f"{each:,} example{'s' if each != 1 else ''}" for each in examples if len(examples) == 1]
     parts += [f"{one_line(each)} true trace" for each in estimators if len(estimators) == 1]
     return " · ".join(part for part in parts if part)
 
