@@ -138,3 +138,27 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_the_same_values() ->
     assert torch.equal(first.values, again.values)
     assert torch.equal(first.vectors, again.vectors)
     assert torch.allclose(first.values, other.values, rtol=1e-9)
+
+
+def test_a_search_that_ran_out_of_products_is_not_called_converged() -> None:
+    spectrum = [10.0] * 4 + torch.linspace(9.5, 0, 196).tolist()
+    short = largest_eigenpairs(product_of(torch.diag(torch.tensor(spectrum).double())), 200, 5, maximum_products=60)
+    assert not short.converged
+    found = largest_eigenpairs(product_of(torch.diag(torch.tensor(spectrum).double())), 200, 5, maximum_products=2000)
+    assert found.converged
+    assert found.values.tolist() == pytest.approx([10.0] * 4 + [9.5], abs=0.01)
+
+
+def test_too_few_values_are_not_called_converged() -> None:
+    found = largest_eigenpairs(product_of(matrix_with(SPECTRA["identity"])), SIZE, 5, maximum_products=3)
+    assert len(found.values) == 3
+    assert not found.converged
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_second_copy_behind_a_dense_bulk_is_found(seed: int) -> None:
+    spectrum = [1, 0.5, 0.3, 0.2, 0.105, 0.105] + [0.1] * 1000 + torch.linspace(0.09, 0, 4000).tolist()
+    diagonal = torch.tensor(spectrum).double()
+    found = largest_eigenpairs(lambda vector: diagonal * vector, len(spectrum), 6, seed=seed, maximum_products=1000)
+    assert found.converged
+    assert found.values.tolist() == pytest.approx(spectrum[:6], abs=1.5e-3)

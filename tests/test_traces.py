@@ -119,25 +119,24 @@ def test_every_method_of_the_ledger_is_the_expected_one() -> None:
     assert methods["norms"]["instance.weight"] == "instance-norm"
     assert methods["norms"]["group.weight"] == "group-norm"
     sequence = methods["sequence"]
-    assert sequence["embed.weight"] == "per-example"  # tied to the head
-    assert sequence["mix.weight"] == "per-example"  # used twice
-    assert sequence["position"] == "per-example"  # no layer's
+    assert sequence["embed.weight"] == "embedding + linear ×2"  # tied to the head
+    assert sequence["mix.weight"] == "linear ×2"
+    assert sequence["position"] == "added"
     assert sequence["norm.weight"] == "layer-norm"
     assert sequence["rms.weight"] == "rms-norm"
     assert sequence["unused.weight"] == "unused"
-    assert methods["time first"]["inner.weight"] == "per-example"  # the batch is not in the first dimension
-    assert methods["time first"]["head.weight"] == "linear"
+    assert set(methods["time first"].values()) == {"linear"}
+    attention = methods["attention"]
+    assert attention["token"] == "added"
+    assert {method for name, method in attention.items() if "attn" in name} == {"linear"}
+    assert "per-example" not in {method for each in methods.values() for method in each.values()}
 
 
-def test_a_subclass_with_its_own_forward_gets_no_rule() -> None:
-    class Doubled(nn.Linear):
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(2 * x)
-
+def test_what_no_rule_covers_goes_through_per_example_gradients() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(Doubled(4, 3), nn.ReLU(), nn.Linear(3, 3)).double()
+    model = nn.Sequential(nn.Linear(4, 3), nn.PReLU(), nn.Linear(3, 3)).double()
     layers = sweep(pose(model, TensorData(torch.randn(5, 4).double(), torch.zeros(5).long()))).trace.layers
-    assert [layer.method for layer in layers] == ["per-example", "per-example", "linear", "linear"]
+    assert [layer.method for layer in layers] == ["linear", "linear", "per-example", "linear", "linear"]
 
 
 def saturated(scale: float, dtype: torch.dtype) -> Sweep:
@@ -210,7 +209,7 @@ FROZEN = nn.Linear(4, 3).requires_grad_(False)
 @pytest.mark.parametrize(
     ("run", "error", "words"),
     [
-        (refused(CenteredOnBatch(), torch.randn(5, 4), FIVE), VerificationError, "couples"),
+        (refused(CenteredOnBatch(), torch.randn(5, 4), FIVE), CoupledExamplesError, "couples"),
         (refused(Cut(), torch.randn(5, 4), FIVE), VerificationError, "autograd"),
         (refused(COUPLED, torch.randn(5, 4), FIVE), CoupledExamplesError, "running statistics"),
         (refused(nn.Linear(4, 3), torch.randn(5, 3), FIVE), DataError, "--model and --data"),

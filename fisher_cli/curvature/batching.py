@@ -26,10 +26,12 @@ def values_per_example(model: nn.Module, inputs: Tensor) -> int:
         if isinstance(output, Tensor):
             total += output.numel()
 
-    handles = [module.register_forward_hook(count) for module in model.modules() if not any(module.children())]
+    handles = [
+        module.register_forward_hook(count) for module in model.modules() if next(module.children(), None) is None
+    ]
     try:
         with torch.no_grad():
-            model(inputs)
+            model(inputs.clone())
     finally:
         for handle in handles:
             handle.remove()

@@ -19,6 +19,7 @@ def projections(problem: Problem, vector: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+@torch.inference_mode(mode=False)
 def gradient(problem: Problem, mean_gradient: Tensor, squared_norms: Tensor) -> Gradient:
     """‖ḡ‖², tr Σ = mean ‖g_n‖² − ‖ḡ‖², and the signal-to-noise ratio (‖ḡ‖² − s²/N)/s², s² = N/(N − 1) · tr Σ.
 

@@ -5,8 +5,10 @@ the rank is often smaller than the number of steps (the recursion breaks down), 
 Krylov space contains one copy of each).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
 import torch
 from torch import Tensor
@@ -17,18 +19,16 @@ Product = Callable[[Tensor], Tensor]
 
 # A new Lanczos vector this much shorter than the operator's scale is rounding: the Krylov space is invariant.
 BREAKDOWN = 1e-13
-# The search for overlooked copies stops when its leading Ritz value is known to this relative residual and
-# lies twice its residual below the smallest eigenvalue that was found,
-SEARCH_TOLERANCE = 0.02
-# or when, after this many steps, nothing above the tolerance has shown up.
-SEARCH_STEPS = 8
+# The search for overlooked eigenvalues may miss one with this probability over its random start vector.
+SEARCH_RISK = 1e-3
 
 
 @dataclass(frozen=True)
 class Eigenpairs:
     """Leading eigenvalues in descending order, (k,), unit vectors (P, k), and explicit residuals ‖Av − θv‖, (k,).
 
-    `converged`: every residual ≤ tolerance · θ₁. `products`: matrix–vector products used in all.
+    `converged`: every residual ≤ tolerance · θ₁, and the search for overlooked ones came to an end.
+    `products`: matrix-vector products used in all.
     """
 
     values: Tensor
@@ -156,26 +156,39 @@ def _leading(
             return values[:wanted], krylov.vectors(coordinates[:, :wanted])
 
 
+class _Search(Enum):
+    """How a search for overlooked eigenvalues can end without one."""
+
+    NOTHING_THERE = auto()
+    OUT_OF_PRODUCTS = auto()
+
+
 def _overlooked(
     operator: _Operator, smallest: float, tolerance: float, top: float, generator: torch.Generator
-) -> tuple[Tensor, Tensor] | None:
-    """A pair off the locked vectors whose eigenvalue exceeds the smallest locked one, None if there is none."""
+) -> tuple[Tensor, Tensor] | _Search:
+    """A pair off the locked vectors whose eigenvalue exceeds the smallest locked one by more than the tolerance.
+
+    Nothing is there when the leading Ritz value θ after j steps would be as small as it is with probability
+    SEARCH_RISK only, had an eigenvalue λ = smallest + tolerance · top been there:
+    √(1 − θ/λ) · (2j − 1) ≥ ln(1.648 √P / risk). Source: Kuczyński and Woźniakowski 1992 (doi:10.1137/0613066).
+    """
     krylov = _Krylov()
+    threshold = smallest + tolerance * top
+    enough = math.log(1.648 * math.sqrt(len(operator.locked)) / SEARCH_RISK)
     while not operator.exhausted:
         more = _extend(krylov, operator, generator)
         if not krylov.diagonal:
-            return None
+            return _Search.NOTHING_THERE
         values, coordinates, residuals = krylov.ritz()
         value, residual = float(values[0]), float(residuals[0])
-        if value > smallest + tolerance * top:
+        if value > threshold:
             if residual <= tolerance * top or not more:
                 return values[:1], krylov.vectors(coordinates[:, :1])
             continue
-        negligible = len(krylov.diagonal) >= SEARCH_STEPS and value + residual <= tolerance * top
-        clearly_below = residual <= SEARCH_TOLERANCE * value and value + 2 * residual <= smallest
-        if clearly_below or residual <= tolerance * top or negligible or not more:
-            return None
-    return None
+        steps = 2 * len(krylov.diagonal) - 1
+        if not more or math.sqrt(max(0.0, 1 - value / threshold)) * steps >= enough:
+            return _Search.NOTHING_THERE
+    return _Search.OUT_OF_PRODUCTS
 
 
 def largest_eigenpairs(
@@ -200,7 +213,7 @@ def largest_eigenpairs(
         size: P.
         count: how many eigenvalues; with more than P wanted, P are returned.
         tolerance: of the residuals, relative to θ₁. 1e-3 is well below the error from the choice of examples.
-        maximum_products: give up after so many; default 20 per eigenvalue, at least 100.
+        maximum_products: give up after so many; default 40 per eigenvalue, at least 200.
         seed: of the start vectors, drawn on the CPU so that every device starts alike.
         device: where the vectors live.
         dtype: of the vectors.
@@ -214,19 +227,21 @@ def largest_eigenpairs(
     count = min(count, size)
     generator = torch.Generator().manual_seed(seed)
     locked = torch.zeros(size, 0, dtype=dtype, device=device)
-    budget = maximum_products or max(100, 20 * count)
+    budget = maximum_products or max(200, 40 * count)
     operator = _Operator(product, locked, budget)
     # Estimates of float32 products may be too small by rounding: aim a little below what is promised.
     values, vectors = _leading(operator, count, 0.5 * tolerance, 0.0, generator)
     top = max(float(values[0]), 0.0) if len(values) else 0.0
     operator.locked = vectors
-    while count and top > 0 and vectors.shape[1] < size:
+    complete = vectors.shape[1] == count
+    while complete and top > 0 and count < size:
         found = _overlooked(operator, float(values[-1]), 0.5 * tolerance, top, generator)
-        if found is None:
+        if isinstance(found, _Search):
+            complete = found is _Search.NOTHING_THERE
             break
         values, vectors = _merge(values, vectors, *found)
         operator.locked, top = vectors, max(top, float(values[0]))
-    return _with_residuals(operator, vectors[:, :count], tolerance)
+    return _with_residuals(operator, vectors, tolerance, complete)
 
 
 def _merge(values: Tensor, vectors: Tensor, new_values: Tensor, new_vectors: Tensor) -> tuple[Tensor, Tensor]:
@@ -236,7 +251,7 @@ def _merge(values: Tensor, vectors: Tensor, new_values: Tensor, new_vectors: Ten
     return values[:-1], vectors[:, :-1]
 
 
-def _with_residuals(operator: _Operator, vectors: Tensor, tolerance: float) -> Eigenpairs:
+def _with_residuals(operator: _Operator, vectors: Tensor, tolerance: float, complete: bool) -> Eigenpairs:
     """Rayleigh quotients and explicit residuals of unit vectors, sorted; this spends no budget."""
     values, residuals, kept = [], [], []
     for vector in vectors.T:
@@ -251,4 +266,5 @@ def _with_residuals(operator: _Operator, vectors: Tensor, tolerance: float) -> E
     sorted_residuals = torch.tensor([residuals[i] for i in order], dtype=torch.float64)
     limit = tolerance * max(float(sorted_values[0]), 0.0) if order else 0.0
     matrix = torch.stack([kept[i] for i in order], dim=1) if order else vectors
-    return Eigenpairs(sorted_values, matrix, sorted_residuals, bool((sorted_residuals <= limit).all()), operator.used)
+    converged = complete and bool((sorted_residuals <= limit).all())
+    return Eigenpairs(sorted_values, matrix, sorted_residuals, converged, operator.used)

@@ -1,6 +1,7 @@
 """The question every estimator answers: a network in evaluation mode, a likelihood, examples, parameters."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,13 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from fisher_cli.curvature.allocation import keep_freed_memory
 from fisher_cli.curvature.batching import automatic_batch_size
 from fisher_cli.curvature.likelihoods import Likelihood, likelihood_named
 from fisher_cli.errors import ArchitectureError, CoupledExamplesError, DataError, NumericalError
 
 
 class Data(Protocol):
-    """A fixed sequence of N examples that can be read in slices, always the same."""
+    """A fixed sequence of N examples that can be read in slices, always the same; `labels` are all labels."""
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,) or (N, C)."""
 
     def __len__(self) -> int:
         """N."""
@@ -53,7 +59,7 @@ class Batch:
 
 @contextlib.contextmanager
 def reproducible_kernels() -> Iterator[None]:
-    """Run with kernels that every kind of derivative exists for, in full float32.
+    """Run with gradients, with kernels that every kind of derivative exists for, in full float32.
 
     The fused attention kernels have neither forward-mode derivatives nor double backward, and the encoder's
     fast path bypasses autograd; the plain kernel computes the same function. TF32 keeps 10 bits of mantissa.
@@ -63,7 +69,14 @@ def reproducible_kernels() -> Iterator[None]:
     torch.backends.mha.set_fastpath_enabled(False)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with (
+            sdpa_kernel(SDPBackend.MATH),
+            torch.inference_mode(mode=False),
+            torch.enable_grad(),
+            warnings.catch_warnings(),
+        ):
+            # Slow is what the fallback is there for; the ledger says which parameters take it.
+            warnings.filterwarnings("ignore", message="There is a performance drop")
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
@@ -107,7 +120,10 @@ class Problem:
     def slice(self, start: int, stop: int) -> Batch:
         """Examples start … stop − 1 as a batch."""
         inputs, labels = self.data.batch(start, stop)
-        return Batch(_on(inputs, next(iter(self.parameters.values()))), labels.to(self.device), start)
+        labels = labels.to(self.device)
+        if not labels.is_floating_point():
+            labels = labels.long()
+        return Batch(_on(inputs, next(iter(self.parameters.values()))), labels, start)
 
     def batches(self) -> Iterator[Batch]:
         """All examples in order, `batch_size` at a time; the last batch may be smaller."""
@@ -115,28 +131,39 @@ class Problem:
             yield self.slice(start, min(start + self.batch_size, self.examples))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """The network's outputs z, (B, C)."""
-        return as_outputs(self.model(inputs), len(inputs))
+        """The network's outputs z, (B, C), on a copy of the inputs: a network may work on them in place."""
+        return as_outputs(self.model(inputs.clone()), len(inputs))
 
     def pull_back(self, outputs: Tensor, cotangents: Tensor) -> Tensor:
-        """Σ_n J_nᵀ u_n for cotangents u (B, C), flat (P,) in float64; consumes the graph of the outputs."""
+        """Σ_n J_nᵀ u_n for cotangents u (B, C), flat (P,) in float64; consumes the graph of the outputs.
+
+        The cotangents are scaled to a largest entry of one on the way, so that tiny ones do not underflow.
+        """
         parameters = list(self.parameters.values())
+        scale = float(cotangents.abs().amax()) or 1.0
+        scaled = (cotangents.double() / scale).to(outputs.dtype)
         with reproducible_kernels():
-            parts = torch.autograd.grad(outputs, parameters, cotangents.to(outputs.dtype), allow_unused=True)
+            parts = torch.autograd.grad(outputs, parameters, scaled, allow_unused=True)
         pairs = zip(parameters, parts, strict=True)
-        full = [torch.zeros_like(parameter) if part is None else part for parameter, part in pairs]
-        return torch.cat([part.reshape(-1) for part in full]).double()
+        full = [torch.zeros_like(parameter) if part is None else part.to_dense() for parameter, part in pairs]
+        return torch.cat([part.reshape(-1) for part in full]).double() * scale
 
 
 def as_outputs(raw: object, examples: int) -> Tensor:
-    """What a network returned, as outputs (B, C): tensors, (B,) single outputs, and objects with `.logits`.
+    """What a network returned, as outputs (B, C): (B, C), (B, C, 1, 1), (B,) for a single output, `.logits` of these.
 
     Raises:
         ArchitectureError: it is nothing of the kind.
     """
     logits = getattr(raw, "logits", raw)
+    if isinstance(logits, Mapping):
+        logits = logits.get("logits")
+    if isinstance(logits, Tensor) and examples == 1 and logits.dim() <= 1:
+        return logits.reshape(1, -1)  # `.squeeze()` removes the batch's dimension too when it is one
     if isinstance(logits, Tensor) and logits.dim() == 1 and len(logits) == examples:
         return logits.unsqueeze(1)
+    if isinstance(logits, Tensor) and logits.dim() == 4 and logits.shape[2:] == (1, 1):
+        logits = logits.flatten(1)
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != examples:
         shape = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(raw).__name__
         msg = f"the network returned {shape} for {examples} examples; logits of shape (examples, classes) are needed"
@@ -144,7 +171,33 @@ def as_outputs(raw: object, examples: int) -> Tensor:
     return logits
 
 
+def _refuse_parameters(parameters: Mapping[str, nn.Parameter]) -> None:
+    """Refuse what has no values yet, and what is not real.
+
+    Raises:
+        ArchitectureError: a parameter is one or the other.
+    """
+    for name, parameter in parameters.items():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            msg = f"parameter {name} has no values yet: a lazy layer was never run; load weights into an ordinary one"
+            raise ArchitectureError(msg)
+        if parameter.is_complex():
+            msg = f"parameter {name} is complex, and the Fisher of complex parameters is not defined here: --exclude it"
+            raise ArchitectureError(msg)
+
+
+def _use_plain_gradients(model: nn.Module) -> None:
+    """Switch off what makes an embedding return something else than its gradient; the outputs stay the same."""
+    for module in model.modules():
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+            module.scale_grad_by_freq = module.sparse = False
+
+
 def _refuse_coupling(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if module.training:
+            msg = f"{name or 'the network'} stays in training mode after .eval(): its outputs may depend on the batch"
+            raise CoupledExamplesError(msg)
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
             msg = (
@@ -169,8 +222,8 @@ def _probe(model: nn.Module, data: Data, like: Tensor) -> Tensor:
     inputs, _ = data.batch(0, min(2, len(data)))
     inputs = _on(inputs, like)
     try:
-        with torch.no_grad(), reproducible_kernels():
-            raw = model(inputs)
+        with reproducible_kernels(), torch.no_grad():
+            raw = model(inputs.clone())
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         msg = (
@@ -185,6 +238,7 @@ def _probe(model: nn.Module, data: Data, like: Tensor) -> Tensor:
     return outputs
 
 
+@torch.inference_mode(mode=False)
 def pose(
     model: nn.Module,
     data: Data,
@@ -197,8 +251,8 @@ def pose(
 ) -> Problem:
     """The problem of a network on examples, moved to the device, in evaluation mode and checked.
 
-    `parameters` defaults to all that require gradients, `batch_size` to the automatic rule. The network is
-    changed in place: mode, device, dtype.
+    `parameters` defaults to all that require gradients, `batch_size` to the automatic rule, `dtype` to the
+    network's own, at least float32. The network is changed in place: mode, device, dtype.
 
     Raises:
         DataError: there are no examples, or their labels or shapes do not fit the network.
@@ -212,14 +266,20 @@ def pose(
     if not chosen:
         msg = "there are no parameters to analyse: check --include and --exclude"
         raise ArchitectureError(msg)
+    keep_freed_memory()
+    _refuse_parameters(chosen)
     model.eval()
     first = next(iter(chosen.values()))
-    model.to(device=device or first.device, dtype=dtype or first.dtype)
+    double = dtype is None and first.dtype is torch.float64
+    model.to(device=device or first.device, dtype=torch.float64 if double else dtype or torch.float32)
+    _use_plain_gradients(model)
     _refuse_coupling(model)
     outputs = _probe(model, data, first)
     kind = likelihood_named(likelihood, outputs.shape[1])
-    _, labels = data.batch(0, len(data))
-    kind.check_labels(outputs.shape[1], labels)
+    if len(data.labels) != len(data):
+        msg = f"there are {len(data)} examples and {len(data.labels)} labels"
+        raise DataError(msg)
+    kind.check_labels(outputs.shape[1], data.labels)
     if batch_size is None:
         inputs = _on(data.batch(0, 1)[0], first)
         batch_size = automatic_batch_size(model, inputs, outputs.shape[1], len(data))

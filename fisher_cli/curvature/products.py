@@ -7,9 +7,10 @@ from functools import cache
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.func import functional_call, jvp
+from torch.func import jvp
 
-from fisher_cli.curvature.problem import Batch, Problem, as_outputs, reproducible_kernels
+from fisher_cli.curvature.problem import Batch, Problem, reproducible_kernels
+from fisher_cli.curvature.substitution import substituted
 
 OutputProduct = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(outputs (B, C), labels, J v (B, C)) → M J v (B, C), the output-space matrix of each example applied."""
@@ -48,7 +49,8 @@ def _forward_mode(problem: Problem) -> PushForward:
         primal = {name: parameter.detach() for name, parameter in problem.parameters.items()}
 
         def outputs(parameters: dict[str, Tensor]) -> Tensor:
-            return as_outputs(functional_call(problem.model, parameters, (batch.inputs,)), len(batch))
+            with substituted(problem.model, problem.parameters, parameters):
+                return problem.forward(batch.inputs)
 
         _load_forward_mode()
         with reproducible_kernels(), torch.no_grad():
@@ -75,30 +77,53 @@ def _double_backward(problem: Problem) -> PushForward:
     return push
 
 
-def push_forward(problem: Problem) -> PushForward:
-    """The map v ↦ J v: forward mode where it is the transpose of backward mode on this network, else double backward.
+def _rows(problem: Problem) -> PushForward:
+    """J v from the rows of J, one backward pass per example and output: slow, and always what autograd says."""
 
-    The two can differ: an embedding's padding row has a forward derivative and no backward one, and some
-    operations have no forward mode at all. uᵀ(J v) = (Jᵀu)ᵀ v is tried on a few examples; what they do not
-    show would show in the eigenvalues' explicit residuals.
-    """
-    if any(getattr(module, "padding_idx", None) is not None for module in problem.model.modules()):
-        return _double_backward(problem)
-    forward = _forward_mode(problem)
+    def push(batch: Batch, vector: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = []
+        tangent = torch.zeros(len(batch), problem.outputs, dtype=torch.float64, device=vector.device)
+        for example in range(len(batch)):
+            for output in range(problem.outputs):
+                with reproducible_kernels():
+                    z = problem.forward(batch.inputs[example : example + 1])
+                unit = torch.zeros_like(z)
+                unit[0, output] = 1
+                tangent[example, output] = torch.dot(problem.pull_back(z, unit), vector.double())
+            outputs.append(z.detach())
+        return torch.cat(outputs), tangent
+
+    return push
+
+
+def _is_transpose(problem: Problem, push: PushForward) -> bool:
+    """Whether uᵀ(J v) = (Jᵀu)ᵀ v holds on a few examples for random u and v."""
     batch = problem.slice(0, min(ADJOINT_EXAMPLES, problem.examples))
     generator = torch.Generator().manual_seed(0)
     vector = torch.randn(problem.size, generator=generator, dtype=torch.float64).to(problem.device)
     try:
-        outputs, tangent = forward(batch, vector)
+        outputs, tangent = push(batch, vector)
     except (RuntimeError, NotImplementedError):
-        return _double_backward(problem)
+        return False
     direction = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
     with reproducible_kernels():
         tracked = problem.forward(batch.inputs)
     backward = float(torch.dot(problem.pull_back(tracked, direction), vector))
     forth = float((direction.double() * tangent.double()).sum())
     scale = float(direction.double().norm() * tangent.double().norm())
-    return forward if abs(forth - backward) <= ADJOINT_TOLERANCE[problem.dtype] * scale else _double_backward(problem)
+    return abs(forth - backward) <= ADJOINT_TOLERANCE[problem.dtype] * scale
+
+
+def push_forward(problem: Problem) -> PushForward:
+    """The map v ↦ J v by the fastest way that is the transpose of backward mode on this network.
+
+    Forward mode, else double backward, else row by row. They can differ: an embedding's padding row has a
+    forward derivative and no backward one, and some operations lack forward mode or a second derivative.
+    """
+    ways = [_forward_mode(problem), _double_backward(problem)]
+    if any(getattr(module, "padding_idx", None) is not None for module in problem.model.modules()):
+        ways.pop(0)
+    return next((way for way in ways if _is_transpose(problem, way)), _rows(problem))
 
 
 def product(problem: Problem, output_product: OutputProduct) -> Callable[[Tensor], Tensor]:

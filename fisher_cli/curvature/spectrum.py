@@ -17,6 +17,7 @@ EXPECTED_BASIS = 100
 Matrix = Callable[[Problem], Callable[[Tensor], Tensor]]
 
 
+@torch.inference_mode(mode=False)
 def _largest(problem: Problem, matrix: Matrix, count: int, tolerance: float, seed: int) -> Eigenvalues:
     fits = problem.size * EXPECTED_BASIS * 8 <= DOUBLE_BASIS_BYTES
     pairs = largest_eigenpairs(

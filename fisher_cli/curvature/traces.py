@@ -1,14 +1,13 @@
 """The traces of the true and the empirical Fisher, per parameter and per example, in one sweep over the data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from fisher_cli.curvature.gradient_norms import verification
-from fisher_cli.curvature.gradient_norms.coverage import Coverage, plan
-from fisher_cli.curvature.gradient_norms.engine import Pass, evaluate
+from fisher_cli.curvature.gradient_norms.engine import Engine, Pass
 from fisher_cli.curvature.moments import Moments, as_floats, ratio_of_means
 from fisher_cli.curvature.problem import Batch, Problem
 from fisher_cli.curvature.scores import exact
@@ -41,6 +40,7 @@ class _Totals:
     gradient: Tensor | None = None
 
 
+@torch.inference_mode(mode=False)
 def sweep(problem: Problem, *, verify: bool = True, advance: Advance | None = None) -> Sweep:
     """tr F = mean_n Σ_k ‖J_nᵀ s_nk‖² and tr F̂ = mean_n ‖J_nᵀ (p_n − e_y)‖², by parameter and by example.
 
@@ -49,30 +49,31 @@ def sweep(problem: Problem, *, verify: bool = True, advance: Advance | None = No
 
     Args:
         problem: the network and its examples.
-        verify: compare a few examples of the first batch with plain autograd.
+        verify: compare a few examples with plain autograd, alone and in their batch.
         advance: told the fraction of examples done after each batch.
 
     Raises:
         NumericalError: outputs, gradients or traces are NaN or infinite.
         VerificationError: the engine disagrees with plain autograd.
+        CoupledExamplesError: an example's outputs depend on the others, on chance or on earlier calls.
     """
-    coverage = plan(problem)
+    engine = Engine(problem)
+    if verify:
+        verification.check(engine)
     totals = _Totals()
     for batch in problem.batches():
-        evaluated = evaluate(problem, coverage, batch)
+        evaluated = engine.evaluate(batch)
         outputs = evaluated.outputs.detach()
         if not bool(outputs.isfinite().all()):
             last = batch.start + len(batch) - 1
             msg = f"the network's outputs are NaN or infinite among examples {batch.start} to {last}"
             raise NumericalError(msg)
-        if verify and batch.start == 0:
-            verification.check(problem, batch, evaluated)
         _add_predictions(totals, problem, outputs, batch)
         _add_traces(totals, problem, evaluated, outputs, batch)
         _add_gradient(totals, problem, evaluated, outputs, batch)
         if advance is not None:
             advance((batch.start + len(batch)) / problem.examples)
-    return _summarise(problem, coverage, totals)
+    return _summarise(problem, engine.ledger(), totals)
 
 
 def _add_predictions(totals: _Totals, problem: Problem, outputs: Tensor, batch: Batch) -> None:
@@ -105,7 +106,7 @@ def _add_gradient(totals: _Totals, problem: Problem, evaluated: Pass, outputs: T
     totals.gradient = flat if totals.gradient is None else totals.gradient + flat
 
 
-def _summarise(problem: Problem, coverage: Coverage, totals: _Totals) -> Sweep:
+def _summarise(problem: Problem, ledger: Mapping[str, str], totals: _Totals) -> Sweep:
     true_terms, empirical_terms = torch.cat(totals.true_terms), torch.cat(totals.empirical_terms)
     assert totals.gradient is not None
     if not bool(true_terms.isfinite().all() and empirical_terms.isfinite().all()):
@@ -118,7 +119,7 @@ def _summarise(problem: Problem, coverage: Coverage, totals: _Totals) -> Sweep:
         LayerTrace(
             name,
             problem.parameters[name].numel(),
-            coverage.methods[name],
+            ledger[name],
             totals.true_layers[name].estimate(),
             totals.empirical_layers[name].estimate(),
         )

@@ -1,15 +1,13 @@
 """The rules of convolutions: dW = Σ_l δ_l ⊗ patch_l, per group, in one to three dimensions."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from fisher_cli.curvature.gradient_norms import outer_products
-
-Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
-TransposedConvolution = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+from fisher_cli.curvature.gradient_norms.contributions import Contribution, OuterProducts, Vectors
 
 
 def patches(
@@ -31,59 +29,55 @@ def patches(
     return view.reshape(examples, channels, math.prod(kernel), math.prod(grid))
 
 
-def _padded(module: Convolution, inputs: Tensor) -> Tensor:
-    """Inputs as the convolution sees them; `padding="same"` and the padding modes included."""
-    amounts = module._reversed_padding_repeated_twice
-    if not any(amounts):
-        return inputs
-    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    return functional.pad(inputs, amounts, mode=mode)
+def _each(value: int | Sequence[int], dimensions: int) -> list[int]:
+    """A number for every spatial dimension."""
+    if isinstance(value, int):
+        return [value] * dimensions
+    values = list(value)
+    return values * dimensions if len(values) == 1 else values
 
 
-def convolution(module: Convolution, inputs: Tensor, cotangents: Tensor) -> dict[str, Tensor]:
-    """‖dW‖² and ‖db‖², (K, B), of inputs (B, C_in, …) and cotangents (K, B, C_out, …)."""
+def _padding(padding: str | int | Sequence[int], kernel: Sequence[int], dilation: Sequence[int]) -> list[int]:
+    """Padding before and after every spatial dimension, the last first, as `functional.pad` wants it."""
+    if padding == "same":
+        totals = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+        pairs = [(total // 2, total - total // 2) for total in totals]
+    elif isinstance(padding, str):
+        pairs = [(0, 0)] * len(kernel)
+    else:
+        pairs = [(amount, amount) for amount in _each(padding, len(kernel))]
+    return [amount for pair in reversed(pairs) for amount in pair]
+
+
+def convolution(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Contribution]:
+    """Weight and bias, of inputs (B, C_in, …) and cotangents (K, B, C_out, …)."""
     directions, examples, channels, *grid = cotangents.shape
-    groups = module.groups
-    columns = patches(_padded(module, inputs), module.kernel_size, module.stride, module.dilation, grid)
-    a = columns.reshape(examples, groups, -1, math.prod(grid))
+    groups, kernel = arguments["groups"], arguments["weight"].shape[2:]
+    stride, dilation = _each(arguments["stride"], len(kernel)), _each(arguments["dilation"], len(kernel))
+    pad = _padding(arguments["padding"], kernel, dilation)
+    padded = functional.pad(inputs, pad) if any(pad) else inputs
+    a = patches(padded, kernel, stride, dilation, grid).reshape(examples, groups, -1, math.prod(grid))
     delta = cotangents.reshape(directions, examples, groups, channels // groups, -1)
-    norms = {"weight": outer_products.squared_norms(a, delta)}
-    if module.bias is not None:
-        norms["bias"] = delta.sum(4).double().square().sum((2, 3))
-    return norms
+    return {"weight": OuterProducts(a, delta), "bias": Vectors(delta.sum(4).flatten(2))}
 
 
-def transposed_convolution(module: TransposedConvolution, inputs: Tensor, cotangents: Tensor) -> dict[str, Tensor]:
-    """‖dW‖² and ‖db‖², (K, B): a convolution with the parts of inputs and cotangents exchanged.
+def transposed_convolution(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Contribution]:
+    """Weight and bias: a convolution with the parts of inputs and cotangents exchanged.
 
     An input pixel spreads over the patch of outputs it reaches, so dW = Σ_l input_l ⊗ patch_l(δ).
     """
-    directions, examples, channels, *_ = cotangents.shape
-    groups, grid = module.groups, inputs.shape[2:]
+    directions, examples, channels, *out = cotangents.shape
+    groups, grid, kernel = arguments["groups"], inputs.shape[2:], arguments["weight"].shape[2:]
+    stride, dilation = _each(arguments["stride"], len(kernel)), _each(arguments["dilation"], len(kernel))
     pad: list[int] = []
-    for amount, size, out, kernel, stride, dilation in reversed(
-        list(
-            zip(
-                module.padding,
-                grid,
-                cotangents.shape[3:],
-                module.kernel_size,
-                module.stride,
-                module.dilation,
-                strict=True,
-            )
-        )
-    ):
+    for index, amount in reversed(list(enumerate(_each(arguments["padding"], len(kernel))))):
         # The outputs that pixels reach span (size − 1)·stride + dilation·(kernel − 1) + 1; what padding cut off
         # is zero, and what output_padding added beyond it is reached by none.
-        reach = (size - 1) * stride + dilation * (kernel - 1) + 1
-        pad += [int(amount), reach - out - int(amount)]
-    spread = functional.pad(cotangents.reshape(directions * examples, channels, *cotangents.shape[3:]), pad)
-    columns = patches(spread, module.kernel_size, module.stride, module.dilation, grid)
-    positions = math.prod(grid)
-    delta = columns.reshape(directions, examples, groups, -1, positions)
-    a = inputs.reshape(examples, groups, -1, positions)
-    norms = {"weight": outer_products.squared_norms(a, delta)}
-    if module.bias is not None:
-        norms["bias"] = cotangents.reshape(directions, examples, channels, -1).sum(3).double().square().sum(2)
-    return norms
+        reach = (grid[index] - 1) * stride[index] + dilation[index] * (kernel[index] - 1) + 1
+        pad += [amount, reach - out[index] - amount]
+    spread = functional.pad(cotangents.reshape(directions * examples, channels, *out), pad)
+    columns = patches(spread, kernel, stride, dilation, grid)
+    delta = columns.reshape(directions, examples, groups, -1, math.prod(grid))
+    a = inputs.reshape(examples, groups, -1, math.prod(grid))
+    summed = cotangents.reshape(directions, examples, channels, -1).sum(3)
+    return {"weight": OuterProducts(a, delta), "bias": Vectors(summed)}

@@ -1,17 +1,26 @@
-"""The rule of nn.Embedding: row v of dW is the sum of the cotangents at the positions that hold v."""
+"""The rule of embeddings: row v of dW is the sum of the cotangents at the positions that hold v."""
 
-from torch import Tensor, nn
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fisher_cli.curvature.gradient_norms.contributions import Contribution, Rows
 
 
-def embedding(module: nn.Embedding, inputs: Tensor, cotangents: Tensor) -> dict[str, Tensor]:
-    """‖dW‖² = Σ_lm [id_l = id_m] δ_lᵀδ_m, (K, B), of ids (B, …) and cotangents (K, B, …, E).
-
-    The padding row has no gradient.
-    """
+def embedding(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Contribution]:
+    """Weight, of ids (B, …) and cotangents (K, B, …, E); the padding row has no gradient."""
     ids = inputs.reshape(len(inputs), -1)
-    delta = cotangents.reshape(len(cotangents), *ids.shape, module.embedding_dim)
-    same = ids.unsqueeze(1) == ids.unsqueeze(2)
-    if module.padding_idx is not None:
-        same &= (ids != module.padding_idx).unsqueeze(1)
-    summed = same.to(delta.dtype) @ delta
-    return {"weight": (summed.double() * delta.double()).sum((2, 3))}
+    delta = cotangents.reshape(*cotangents.shape[:2], ids.shape[1], cotangents.shape[-1])
+    padding = arguments["padding_idx"]
+    if padding is None:
+        counted = torch.ones_like(ids, dtype=torch.bool)
+    else:
+        counted = ids != (padding if padding >= 0 else padding + len(arguments["weight"]))
+    return {"weight": Rows(ids, delta, counted)}
+
+
+def is_plain(arguments: Mapping[str, Any]) -> bool:
+    """Whether dW is what the rule says: max_norm rewrites the weights, scale_grad_by_freq is no gradient."""
+    return arguments["max_norm"] is None and not arguments["scale_grad_by_freq"]

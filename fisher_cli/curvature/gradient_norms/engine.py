@@ -1,17 +1,24 @@
-"""Squared per-example gradient norms of a batch, for many score directions at once."""
+"""Squared per-example gradient norms of every parameter, for many score directions at once, batch after batch."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from fisher_cli.curvature.batching import DIRECTIONS_AT_ONCE
 from fisher_cli.curvature.gradient_norms import per_example
-from fisher_cli.curvature.gradient_norms.capture import Calls, recorded_calls
-from fisher_cli.curvature.gradient_norms.coverage import Coverage
+from fisher_cli.curvature.gradient_norms.capture import Call, recorded_calls
+from fisher_cli.curvature.gradient_norms.contributions import Contribution, can_be_joined, squared_norms
+from fisher_cli.curvature.gradient_norms.graph import Graph, read_graph
+from fisher_cli.curvature.gradient_norms.layouts import Layout, find_layout, ratios_for
+from fisher_cli.curvature.gradient_norms.rules import RULES
 from fisher_cli.curvature.problem import Batch, Problem, reproducible_kernels
-from fisher_cli.errors import VerificationError
+from fisher_cli.errors import ArchitectureError
+
+PER_EXAMPLE = "per-example"
+UNUSED = "unused"
 
 
 @dataclass(frozen=True)
@@ -25,61 +32,162 @@ class Pass:
     norms: Callable[[Tensor], dict[str, Tensor]]
 
 
-def evaluate(problem: Problem, coverage: Coverage, batch: Batch) -> Pass:
-    """Run a batch forward, ready for any number of directions; the graph lives as long as the result."""
-    with reproducible_kernels(), recorded_calls({n: layer for n, (layer, _) in coverage.layers.items()}) as calls:
-        outputs = problem.forward(batch.inputs)
-    _check_calls(coverage, calls, len(batch))
+@dataclass(frozen=True)
+class _Plan:
+    """Which calls of a batch serve which parameter: (call, layout, role) by parameter; the rest by example."""
 
-    def norms(directions: Tensor) -> dict[str, Tensor]:
-        parts = [some_norms(some) for some in torch.split(directions, DIRECTIONS_AT_ONCE)]
-        return {name: torch.cat([part[name] for part in parts]) for name in coverage.methods}
-
-    def some_norms(directions: Tensor) -> dict[str, Tensor]:
-        found = _by_rules(coverage, calls, outputs, directions)
-        if coverage.per_example:
-            found |= per_example.squared_norms(problem, batch, directions, coverage.per_example)
-        zero = torch.zeros(directions.shape[:2], dtype=torch.float64, device=directions.device)
-        return {name: found.get(name, zero) for name in coverage.methods}
-
-    return Pass(outputs, norms)
+    by_rules: Mapping[str, Sequence[tuple[int, Layout, str]]]
+    by_example: tuple[str, ...]
+    calls: Sequence[Call]
 
 
-def _check_calls(coverage: Coverage, calls: Calls, examples: int) -> None:
-    """Hold every batch against what the plan assumed of each layer.
+@dataclass
+class Engine:
+    """The norms of a problem; remembers what it has learned about the network from earlier batches.
 
-    Raises:
-        VerificationError: the network took another path than in the planning pass.
+    `methods` is the coverage ledger: for every parameter the rules it went through, `per-example`, or
+    `unused` (no path to the outputs: its gradient is zero).
     """
-    for name in coverage.layers:
-        if not calls.called_once(name, examples):
-            msg = (
-                f"layer {name} was not used in this batch as in the first one (its forward pass depends on the "
-                "data or the batch size): its gradients cannot be attributed to examples"
-            )
-            raise VerificationError(msg)
 
+    problem: Problem
+    methods: dict[str, set[str]] = field(default_factory=dict)
+    vectorise: bool = True
+    _layouts: dict[object, tuple[Layout | None, ...]] = field(default_factory=dict)
 
-def _by_rules(coverage: Coverage, calls: Calls, outputs: Tensor, directions: Tensor) -> dict[str, Tensor]:
-    """One backward pass per direction for the cotangents of all layers, then one product per layer.
+    def ledger(self) -> dict[str, str]:
+        """One word or several per parameter: how its norms were found."""
+        return {
+            name: ", ".join(sorted(found - {UNUSED})) or UNUSED
+            for name, found in ((name, self.methods.get(name, set())) for name in self.problem.parameters)
+        }
 
-    Asking for the layers' output edges alone means that no weight gradient is ever computed.
-    """
-    names = list(coverage.layers)
-    edges = [calls.by_layer[name][0].edge for name in names]
-    by_direction = []
-    if edges:
-        with reproducible_kernels():
-            by_direction = [
-                torch.autograd.grad(outputs, edges, direction, retain_graph=True) for direction in directions
+    def evaluate(self, batch: Batch) -> Pass:
+        """Run a batch forward, ready for any number of directions; the graph lives as long as the result.
+
+        Raises:
+            ArchitectureError: the outputs do not depend on the analysed parameters.
+        """
+        with reproducible_kernels(), recorded_calls(self.problem.parameters) as calls:
+            outputs = self.problem.forward(batch.inputs)
+        if not outputs.requires_grad:
+            msg = "the network's outputs do not depend on the analysed parameters: check --include and --exclude"
+            raise ArchitectureError(msg)
+        graph = read_graph(outputs)
+        usable = [call for call in calls if call.edge.node in graph.nodes and call.unchanged]
+        plan = self._plan(graph, usable, self._find_layouts(outputs, usable, graph, len(batch)))
+
+        def norms(directions: Tensor) -> dict[str, Tensor]:
+            parts = [
+                self._some_norms(plan, outputs, batch, some) for some in torch.split(directions, DIRECTIONS_AT_ONCE)
             ]
+            return {name: torch.cat([part[name] for part in parts]) for name in self.problem.parameters}
+
+        return Pass(outputs, norms)
+
+    def _find_layouts(
+        self, outputs: Tensor, calls: Sequence[Call], graph: Graph, examples: int
+    ) -> tuple[Layout | None, ...]:
+        """Each call's layout: by the test on the first batch of its kind, remembered where data cannot change it."""
+        signature = (examples, tuple((call.function, call.roles, call.output_shape) for call in calls))
+        if signature in self._layouts and not graph.depends_on_data:
+            return self._layouts[signature]
+        if not calls:
+            return ()
+        generator = torch.Generator().manual_seed(0)
+        direction = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
+        ratios = ratios_for(examples, outputs)
+        pair = torch.stack([direction, direction * ratios.unsqueeze(1)])
+        found = _cotangents(outputs, [call.edge for call in calls], pair)
+        layouts = tuple(find_layout(call, both[0], both[1], ratios) for call, both in zip(calls, found, strict=True))
+        self._layouts[signature] = layouts
+        return layouts
+
+    def _plan(self, graph: Graph, calls: Sequence[Call], layouts: Sequence[Layout | None]) -> _Plan:
+        """A parameter goes by rules when every use of it in the graph is a call whose rule and layout are known."""
+        serving: dict[int, list[tuple[int, Layout, str]]] = {}
+        for index, (call, layout) in enumerate(zip(calls, layouts, strict=True)):
+            rule = RULES[call.function]
+            for role, identity in call.roles:
+                if layout is not None and role in rule.forms and rule.holds(call.arguments):
+                    serving.setdefault(identity, []).append((index, layout, role))
+        by_rules: dict[str, Sequence[tuple[int, Layout, str]]] = {}
+        by_example = []
+        for name, parameter in self.problem.parameters.items():
+            uses, found = graph.uses[id(parameter)], serving.get(id(parameter), [])
+            rules = [RULES[calls[index].function] for index, _, _ in found]
+            joined = can_be_joined([rule.forms[role] for rule, (_, _, role) in zip(rules, found, strict=True)])
+            if uses == 0:
+                self._note(name, UNUSED)
+            elif len(found) == uses and joined:
+                by_rules[name] = found
+                self._note(name, " + ".join(sorted({rule.name for rule in rules})) + (f" ×{uses}" if uses > 1 else ""))
+            else:
+                by_example.append(name)
+                self._note(name, PER_EXAMPLE)
+        return _Plan(by_rules, tuple(by_example), calls)
+
+    def _note(self, name: str, method: str) -> None:
+        self.methods.setdefault(name, set()).add(method)
+
+    def _some_norms(self, plan: _Plan, outputs: Tensor, batch: Batch, directions: Tensor) -> dict[str, Tensor]:
+        found = _by_rules(plan, outputs, directions)
+        if plan.by_example:
+            found |= self._by_example(plan.by_example, batch, directions)
+        zero = torch.zeros(directions.shape[:2], dtype=torch.float64, device=directions.device)
+        return {name: found.get(name, zero) for name in self.problem.parameters}
+
+    def _by_example(self, names: Sequence[str], batch: Batch, directions: Tensor) -> dict[str, Tensor]:
+        if self.vectorise:
+            try:
+                return per_example.vectorised(self.problem, names, batch.inputs, directions)
+            except (RuntimeError, NotImplementedError, TypeError, ValueError):
+                self.vectorise = False
+        return per_example.one_by_one(self.problem, names, batch.inputs, directions)
+
+
+def _cotangents(outputs: Tensor, edges: Sequence[GradientEdge], directions: Tensor) -> Sequence[Tensor]:
+    """The cotangents of every edge for every direction, (K, …): K backward passes as one, else one by one.
+
+    Asking for the calls' output edges alone means that no weight gradient is ever computed.
+    """
+    with reproducible_kernels():
+        try:
+            return torch.autograd.grad(outputs, edges, directions, retain_graph=True, is_grads_batched=True)
+        except (RuntimeError, NotImplementedError):
+            # Some operation's backward cannot be vectorised.
+            each = [torch.autograd.grad(outputs, edges, direction, retain_graph=True) for direction in directions]
+            return [torch.stack(gradients) for gradients in zip(*each, strict=True)]
+
+
+def _by_rules(plan: _Plan, outputs: Tensor, directions: Tensor) -> dict[str, Tensor]:
+    """One product per parameter on the cotangents of all directions, which are let go as soon as they are used."""
+    wanted = sorted({index for uses in plan.by_rules.values() for index, _, _ in uses})
+    if not wanted:
+        return {}
+    stacked = dict(zip(wanted, _cotangents(outputs, [plan.calls[i].edge for i in wanted], directions), strict=True))
+    pending: dict[str, list[Contribution]] = {}
     found: dict[str, Tensor] = {}
-    for index, name in enumerate(names):
-        layer, rule = coverage.layers[name]
-        cotangents = torch.stack([gradients[index] for gradients in by_direction])
-        with torch.no_grad():
-            norms = rule.squared_norms(layer, calls.by_layer[name][0].inputs, cotangents)
-        for local_name, values in norms.items():
-            if (name, local_name) in coverage.covered:
-                found[coverage.covered[name, local_name]] = values
+    with torch.no_grad():
+        for index in reversed(wanted):
+            contributed = _contributions(plan, index, stacked.pop(index))
+            for name, parts in contributed.items():
+                pending.setdefault(name, []).extend(parts)
+                if len(pending[name]) == len(plan.by_rules[name]):
+                    found[name] = squared_norms(pending.pop(name))
     return found
+
+
+def _contributions(plan: _Plan, index: int, cotangents: Tensor) -> dict[str, list[Contribution]]:
+    """What one call contributes to each parameter it serves, examples folded."""
+    call = plan.calls[index]
+    served = [
+        (name, layout, role) for name, uses in plan.by_rules.items() for number, layout, role in uses if number == index
+    ]
+    layout = served[0][1]
+    # A bare parameter that is added or expanded is its own "input": it has no examples to bring to the front.
+    inputs = call.inputs if call.is_bare else layout.examples_first(call.inputs)
+    parts = RULES[call.function].contributions(call.arguments, inputs, layout.examples_first(cotangents, 1))
+    contributed: dict[str, list[Contribution]] = {}
+    for name, _, role in served:
+        contributed.setdefault(name, []).append(parts[role].folded(layout.times))
+    return contributed

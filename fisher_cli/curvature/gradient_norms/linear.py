@@ -1,16 +1,16 @@
-"""The rule of nn.Linear: dW = Σ_l δ_l a_lᵀ, db = Σ_l δ_l over any number of leading positions."""
+"""The rule of linear maps: dW = Σ_l δ_l a_lᵀ, db = Σ_l δ_l over any number of positions."""
 
-from torch import Tensor, nn
+from collections.abc import Mapping
+from typing import Any
 
-from fisher_cli.curvature.gradient_norms import outer_products
+from torch import Tensor
+
+from fisher_cli.curvature.gradient_norms.contributions import Contribution, OuterProducts, Vectors
 
 
-def linear(module: nn.Linear, inputs: Tensor, cotangents: Tensor) -> dict[str, Tensor]:
-    """‖dW‖² and ‖db‖², (K, B), of inputs (B, …, I) and cotangents (K, B, …, O)."""
-    examples, directions = len(inputs), len(cotangents)
-    a = inputs.reshape(examples, 1, -1, module.in_features).transpose(2, 3)
-    delta = cotangents.reshape(directions, examples, 1, -1, module.out_features).transpose(3, 4)
-    norms = {"weight": outer_products.squared_norms(a, delta)}
-    if module.bias is not None:
-        norms["bias"] = delta.sum(4).double().square().sum((2, 3))
-    return norms
+def linear(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Contribution]:
+    """Weight and bias, of inputs (B, …, I) and cotangents (K, B, …, O)."""
+    del arguments
+    a = inputs.reshape(len(inputs), 1, -1, inputs.shape[-1]).transpose(2, 3)
+    delta = cotangents.reshape(*cotangents.shape[:2], 1, -1, cotangents.shape[-1]).transpose(3, 4)
+    return {"weight": OuterProducts(a, delta), "bias": Vectors(delta.squeeze(2).sum(3))}

@@ -1,52 +1,45 @@
 """The fallback: per-example gradients of a few parameters, whatever the network does with them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call, vjp, vmap
+from torch import Tensor
+from torch.func import vjp, vmap
 
-from fisher_cli.curvature.problem import Batch, Problem, as_outputs, reproducible_kernels
+from fisher_cli.curvature.problem import Problem, as_outputs, reproducible_kernels
+from fisher_cli.curvature.substitution import substituted
 
 # Values of per-example gradients held at once; 2^24 float32 values are 64 MiB.
 MAXIMUM_VALUES = 2**24
 
 
-def squared_norms(problem: Problem, batch: Batch, directions: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-    """‖Jᵀ v‖² for every direction (K, B, C), restricted to each named parameter: (K, B) in float64.
+def vectorised(problem: Problem, names: Sequence[str], inputs: Tensor, directions: Tensor) -> dict[str, Tensor]:
+    """‖Jᵀ v‖² for directions (K, B, C) and each named parameter, (K, B) in float64, by `torch.func` in chunks.
 
-    Gradients of a chunk of examples at a time by `torch.func`; where an operation does not allow that, one
-    example and one direction at a time.
+    Fails with RuntimeError where the network does something that cannot be vectorised over examples.
     """
     chosen = {name: problem.parameters[name].detach() for name in names}
     size = sum(parameter.numel() for parameter in chosen.values())
-    chunk = max(1, MAXIMUM_VALUES // max(1, size * len(directions)))
-    parts = []
-    for start in range(0, len(batch), chunk):
-        piece = slice(start, min(start + chunk, len(batch)))
-        inputs, cotangents = batch.inputs[piece], directions[:, piece]
-        try:
-            parts.append(_vectorised(problem.model, chosen, inputs, cotangents))
-        except RuntimeError:
-            parts.append(one_by_one(problem, names, inputs, cotangents))
-    return {name: torch.cat([part[name] for part in parts], dim=1) for name in names}
+    at_once = max(1, MAXIMUM_VALUES // max(1, size))
+    columns = max(1, min(len(directions), at_once))
+    chunk = max(1, at_once // columns)
+    rows = []
+    for first in range(0, len(directions), columns):
+        parts = []
+        for start in range(0, len(inputs), chunk):
+            some = slice(start, min(start + chunk, len(inputs)))
+            parts.append(_chunk(problem, chosen, inputs[some], directions[first : first + columns, some]))
+        rows.append({name: torch.cat([part[name] for part in parts], dim=1) for name in names})
+    return {name: torch.cat([row[name] for row in rows]) for name in names}
 
 
-def _outputs_of(model: nn.Module, inputs: Tensor) -> Callable[[Mapping[str, Tensor]], Tensor]:
-    """θ ↦ outputs (C,) of one example, the other parameters fixed."""
-
-    def outputs(parameters: Mapping[str, Tensor]) -> Tensor:
-        raw = functional_call(model, dict(parameters), (inputs.unsqueeze(0),))
-        return as_outputs(raw, 1).squeeze(0)
-
-    return outputs
-
-
-def _vectorised(
-    model: nn.Module, chosen: Mapping[str, Tensor], inputs: Tensor, directions: Tensor
-) -> dict[str, Tensor]:
+def _chunk(problem: Problem, chosen: dict[str, Tensor], inputs: Tensor, directions: Tensor) -> dict[str, Tensor]:
     def norms(example: Tensor, vectors: Tensor) -> dict[str, Tensor]:
-        pull_back = vjp(_outputs_of(model, example), chosen)[1]
+        def outputs(values: dict[str, Tensor]) -> Tensor:
+            with substituted(problem.model, problem.parameters, values):
+                return as_outputs(problem.model(example.unsqueeze(0).clone()), 1).squeeze(0)
+
+        pull_back = vjp(outputs, chosen)[1]
 
         def norm(vector: Tensor) -> dict[str, Tensor]:
             (gradients,) = pull_back(vector)
@@ -68,10 +61,12 @@ def one_by_one(problem: Problem, names: Sequence[str], inputs: Tensor, direction
         with reproducible_kernels():
             outputs = problem.forward(inputs[example : example + 1])
             for k in range(len(directions)):
+                if not outputs.requires_grad:
+                    continue
                 gradients = torch.autograd.grad(
                     outputs, parameters, directions[k, example : example + 1], retain_graph=True, allow_unused=True
                 )
                 for index, gradient in enumerate(gradients):
                     if gradient is not None:
-                        norms[index, k, example] = gradient.double().square().sum()
+                        norms[index, k, example] = gradient.to_dense().double().square().sum()
     return dict(zip(names, norms, strict=True))

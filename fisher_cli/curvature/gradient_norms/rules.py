@@ -1,78 +1,58 @@
-"""Which rule computes which layer's norms, and for which configurations the rule is exact."""
+"""Which rule turns a recorded call into contributions, and for which calls it is exact."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from fisher_cli.curvature.gradient_norms.broadcast import added, is_spread, multiplied
+from fisher_cli.curvature.gradient_norms.contributions import Contribution, OuterProducts, Rows, Vectors
 from fisher_cli.curvature.gradient_norms.convolution import convolution, transposed_convolution
-from fisher_cli.curvature.gradient_norms.embedding import embedding
+from fisher_cli.curvature.gradient_norms.embedding import embedding, is_plain
 from fisher_cli.curvature.gradient_norms.linear import linear
 from fisher_cli.curvature.gradient_norms.normalization import (
     batch_norm,
     group_norm,
     instance_norm,
     layer_norm,
+    leaves_the_batch_apart,
     rms_norm,
+    uses_running_statistics,
 )
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Squared norms per local parameter name, (K, B) in float64, from a layer's inputs and output cotangents.
+    """Contributions by role from a call's arguments, inputs (B, …) and output cotangents (K, B, …).
 
-    `name` goes into the coverage ledger. `holds` says whether the rule is exact for this configuration.
+    name: what the coverage ledger says; forms: the contribution's form by role; holds: whether the rule is
+    exact for these arguments; batch_anywhere: whether the examples may lie in another dimension than the
+    first, as in (time, batch, features).
     """
 
     name: str
-    squared_norms: Callable[[Any, Tensor, Tensor], dict[str, Tensor]]
-    holds: Callable[[Any], bool] = lambda _module: True
+    contributions: Callable[[Mapping[str, Any], Tensor, Tensor], dict[str, Contribution]]
+    forms: Mapping[str, type[Contribution]]
+    holds: Callable[[Mapping[str, Any]], bool] = lambda _arguments: True
+    batch_anywhere: bool = False
 
 
-def _plain_embedding(module: nn.Embedding) -> bool:
-    # max_norm rewrites the weights in the forward pass; scale_grad_by_freq makes autograd return no gradient.
-    return module.max_norm is None and not module.scale_grad_by_freq
+_WEIGHTS: dict[str, type[Contribution]] = {"weight": OuterProducts, "bias": Vectors}
+_SCALES: dict[str, type[Contribution]] = {"weight": Vectors, "bias": Vectors}
+_BARE: dict[str, type[Contribution]] = {"parameter": Vectors}
 
-
-_LINEAR = Rule("linear", linear)
-_CONVOLUTION = Rule("convolution", convolution)
-_TRANSPOSED = Rule("transposed-convolution", transposed_convolution)
-_BATCH_NORM = Rule("batch-norm", batch_norm, lambda module: module.running_mean is not None)
-_INSTANCE_NORM = Rule("instance-norm", instance_norm)
-
-_RULES: dict[type[nn.Module], Rule] = {
-    nn.Linear: _LINEAR,
-    nn.Conv1d: _CONVOLUTION,
-    nn.Conv2d: _CONVOLUTION,
-    nn.Conv3d: _CONVOLUTION,
-    nn.ConvTranspose1d: _TRANSPOSED,
-    nn.ConvTranspose2d: _TRANSPOSED,
-    nn.ConvTranspose3d: _TRANSPOSED,
-    nn.BatchNorm1d: _BATCH_NORM,
-    nn.BatchNorm2d: _BATCH_NORM,
-    nn.BatchNorm3d: _BATCH_NORM,
-    nn.InstanceNorm1d: _INSTANCE_NORM,
-    nn.InstanceNorm2d: _INSTANCE_NORM,
-    nn.InstanceNorm3d: _INSTANCE_NORM,
-    nn.GroupNorm: Rule("group-norm", group_norm),
-    nn.LayerNorm: Rule("layer-norm", layer_norm),
-    nn.RMSNorm: Rule("rms-norm", rms_norm),
-    nn.Embedding: Rule("embedding", embedding, _plain_embedding),
+RULES: dict[str, Rule] = {
+    "linear": Rule("linear", linear, _WEIGHTS, batch_anywhere=True),
+    **{f"conv{d}d": Rule("convolution", convolution, _WEIGHTS) for d in (1, 2, 3)},
+    **{f"conv_transpose{d}d": Rule("transposed-convolution", transposed_convolution, _WEIGHTS) for d in (1, 2, 3)},
+    "batch_norm": Rule("batch-norm", batch_norm, _SCALES, uses_running_statistics),
+    "instance_norm": Rule("instance-norm", instance_norm, _SCALES),
+    "group_norm": Rule("group-norm", group_norm, _SCALES),
+    "layer_norm": Rule("layer-norm", layer_norm, _SCALES, leaves_the_batch_apart, batch_anywhere=True),
+    "rms_norm": Rule("rms-norm", rms_norm, _SCALES, leaves_the_batch_apart, batch_anywhere=True),
+    "embedding": Rule("embedding", embedding, {"weight": Rows}, is_plain, batch_anywhere=True),
+    "add": Rule("added", added, _BARE, is_spread),
+    "expand": Rule("added", added, _BARE, is_spread),
+    "multiply": Rule("multiplied", multiplied, _BARE, is_spread),
 }
-
-
-def rule_for(module: nn.Module) -> Rule | None:
-    """The rule of a module, None if there is none.
-
-    A subclass may compute anything, so a rule applies only where the very `forward` of its class runs and
-    nobody hooked into it.
-    """
-    rule = next((rule for kind, rule in _RULES.items() if isinstance(module, kind)), None)
-    kind = next((kind for kind in _RULES if isinstance(module, kind)), None)
-    if rule is None or kind is None:
-        return None
-    same_forward = type(module).forward is kind.forward and "forward" not in vars(module)
-    same_convolution = not hasattr(kind, "_conv_forward") or type(module)._conv_forward is kind._conv_forward  # type: ignore[attr-defined]
-    hooked = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-    return rule if same_forward and same_convolution and not hooked and rule.holds(module) else None

@@ -1,0 +1,164 @@
+"""What one call of a layer adds to a parameter's per-example gradient, and the squared norm of the sum.
+
+Three forms, none of which is the gradient itself where that would be large. Contributions of several calls
+(reused layers, tied weights) are joined before the norm is taken, so cross terms are exact.
+Shapes: K directions, B examples, G groups, L positions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def _split(tensor: Tensor, dimension: int, times: int) -> Tensor:
+    """A dimension of B·T entries as two, B and T."""
+    shape = tensor.shape
+    return tensor.reshape(*shape[:dimension], -1, times, *shape[dimension + 1 :])
+
+
+# Rounding that the Gram form may add, relative to the norm, by the estimate of `_through_gram`.
+CANCELLATION = 3e-6
+
+
+@dataclass(frozen=True)
+class OuterProducts:
+    """Σ_l δ_l a_lᵀ per group: inputs a (B, G, Q, L) and cotangents δ (K, B, G, R, L)."""
+
+    inputs: Tensor
+    cotangents: Tensor
+
+    def folded(self, times: int) -> "OuterProducts":
+        """The same with every `times` consecutive examples made into positions of one example."""
+        if times == 1:
+            return self
+        a = _split(self.inputs, 0, times).permute(0, 2, 3, 1, 4).flatten(3)
+        delta = _split(self.cotangents, 1, times).permute(0, 1, 3, 4, 2, 5).flatten(4)
+        return OuterProducts(a, delta)
+
+    def squared_norms(self) -> Tensor:
+        """‖Σ_l δ_l a_lᵀ‖² summed over groups, (K, B) in float64.
+
+        Two routes give the same number. Explicit: form the R × Q gradient, K·R·Q·L multiplications. Gram:
+        Σ_lm (a_lᵀa_m)(δ_lᵀδ_m), L²·(Q + K·R), where the input side serves all directions. The cheaper is
+        taken. One position needs neither: ‖δ‖²‖a‖². Source: Goodfellow 2015 (arXiv:1510.01799) for one
+        position; Rochette, Manoel and Tramel 2019 (arXiv:1912.06015) for the convolution's Gram form.
+        """
+        directions, examples, groups, rows, positions = self.cotangents.shape
+        columns = self.inputs.shape[2]
+        if positions == 1:
+            a = self.inputs.squeeze(3).double().square().sum(2)
+            return (self.cotangents.squeeze(4).double().square().sum(3) * a).sum(2)
+        stacked = self.cotangents.permute(1, 2, 0, 3, 4).reshape(examples * groups, directions * rows, positions)
+        a = self.inputs.reshape(examples * groups, columns, positions)
+        products = None
+        if directions * rows * columns > positions * (columns + directions * rows):
+            products = _through_gram(a, stacked.reshape(len(a), directions, rows, positions))
+        if products is None:
+            gradient = torch.bmm(stacked, a.transpose(1, 2)).reshape(len(a), directions, rows * columns)
+            products = torch.linalg.vector_norm(gradient, dim=2, dtype=torch.float64).square()
+        return products.reshape(examples, groups, directions).sum(1).T
+
+
+def _through_gram(a: Tensor, delta: Tensor) -> Tensor | None:
+    """Σ_lm (a_lᵀa_m)(δ_lᵀδ_m), (X, K) in float64, of a (X, Q, L) and δ (X, K, R, L); None where it would be inexact.
+
+    Large terms that cancel lose their digits twice as fast here as in the gradient itself. The terms l = m
+    alone, against the result, tell how much cancels.
+    """
+    gram_in = torch.bmm(a.transpose(1, 2), a)
+    gram_out = torch.matmul(delta.transpose(2, 3), delta)
+    products = torch.einsum("xlm,xklm->xk", gram_in.double(), gram_out.double())
+    own = torch.einsum("xll,xkll->xk", gram_in.double(), gram_out.double())
+    exact = torch.finfo(a.dtype).eps * own <= CANCELLATION * products
+    return products if bool(exact.all()) else None
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """The gradient itself, (K, B, size), of a parameter small enough for that."""
+
+    values: Tensor
+
+    def folded(self, times: int) -> "Vectors":
+        """The same with every `times` consecutive examples summed into one."""
+        return self if times == 1 else Vectors(_split(self.values, 1, times).sum(2))
+
+    def squared_norms(self) -> Tensor:
+        """‖g‖², (K, B) in float64."""
+        return self.values.double().square().sum(2)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Σ_l e_{id_l} δ_lᵀ: ids (B, L), cotangents δ (K, B, L, E), and which positions count, (B, L)."""
+
+    ids: Tensor
+    cotangents: Tensor
+    counted: Tensor
+
+    def folded(self, times: int) -> "Rows":
+        """The same with every `times` consecutive examples made into positions of one example."""
+        if times == 1:
+            return self
+        delta = _split(self.cotangents, 1, times).flatten(2, 3)
+        return Rows(
+            self.ids.reshape(-1, times * self.ids.shape[1]), delta, self.counted.reshape(len(self.ids) // times, -1)
+        )
+
+    def squared_norms(self) -> Tensor:
+        """Σ_lm [id_l = id_m] δ_lᵀδ_m, (K, B) in float64."""
+        same = (self.ids.unsqueeze(1) == self.ids.unsqueeze(2)) & self.counted.unsqueeze(1) & self.counted.unsqueeze(2)
+        summed = same.to(self.cotangents.dtype) @ self.cotangents
+        return (summed.double() * self.cotangents.double()).sum((2, 3))
+
+
+Contribution = OuterProducts | Vectors | Rows
+
+
+def squared_norms(parts: Sequence[Contribution]) -> Tensor:
+    """‖Σ_calls gradient‖², (K, B) in float64, of contributions of one form (see `can_be_joined`).
+
+    Raises:
+        TypeError: the forms differ; the plan asks before it relies on it.
+    """
+    if len(parts) == 1:
+        return parts[0].squared_norms()
+    outer = [part for part in parts if isinstance(part, OuterProducts)]
+    vectors = [part for part in parts if isinstance(part, Vectors)]
+    rows = [part for part in parts if isinstance(part, Rows)]
+    if len(outer) == len(parts):
+        return OuterProducts(
+            torch.cat([part.inputs for part in outer], 3), torch.cat([part.cotangents for part in outer], 4)
+        ).squared_norms()
+    if len(vectors) == len(parts):
+        return Vectors(torch.stack([part.values for part in vectors]).sum(0)).squared_norms()
+    if len(rows) == len(parts):
+        return Rows(
+            torch.cat([part.ids for part in rows], 1),
+            torch.cat([part.cotangents for part in rows], 2),
+            torch.cat([part.counted for part in rows], 1),
+        ).squared_norms()
+    if len(outer) + len(rows) == len(parts):
+        return _tied(outer, rows)
+    msg = f"contributions of the forms {sorted({type(part).__name__ for part in parts})} cannot be joined"
+    raise TypeError(msg)
+
+
+def _tied(outer: Sequence[OuterProducts], rows: Sequence[Rows]) -> Tensor:
+    """An embedding tied to a linear layer: both norms and twice Σ_lm δ_l[id_m] (a_lᵀ d_m)."""
+    total = squared_norms(outer) + squared_norms(rows)
+    for product in outer:
+        a, delta = product.inputs.squeeze(1), product.cotangents.squeeze(2)
+        for row in rows:
+            ids = row.ids.unsqueeze(0).unsqueeze(3).expand(len(delta), -1, -1, delta.shape[3])
+            picked = delta.gather(2, ids) * row.counted.unsqueeze(2)
+            inner = torch.einsum("bel,kbme->kbml", a, row.cotangents)
+            total = total + 2 * (picked.double() * inner.double()).sum((2, 3))
+    return total
+
+
+def can_be_joined(forms: Sequence[type[Contribution]]) -> bool:
+    """Whether contributions of these forms have a joint norm."""
+    return len(set(forms)) == 1 or set(forms) == {OuterProducts, Rows}

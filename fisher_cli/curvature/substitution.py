@@ -1,0 +1,35 @@
+"""A network evaluated at other parameters, each slot swapped once and put back."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+
+@contextmanager
+def substituted(
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]
+) -> Iterator[None]:
+    """Let the network use `values` in place of the parameters of the same names while the context is open.
+
+    Tied parameters are replaced wherever they are held. `torch.func.functional_call` swaps a module that is
+    registered under two names twice and restores it wrongly; here every module is visited once. Buffers that
+    the forward pass assigns are put back too.
+    """
+    by_id: dict[int, Tensor] = {id(parameter): values[name] for name, parameter in parameters.items() if name in values}
+    slots = [
+        (module, name, parameter)
+        for module in model.modules()
+        for name, parameter in module._parameters.items()
+        if parameter is not None and id(parameter) in by_id
+    ]
+    buffers = [(module, dict(module._buffers)) for module in model.modules()]
+    try:
+        for module, name, parameter in slots:
+            module._parameters[name] = by_id[id(parameter)]  # type: ignore[assignment]
+        yield
+    finally:
+        for module, name, parameter in slots:
+            module._parameters[name] = parameter
+        for module, held in buffers:
+            module._buffers.update(held)
