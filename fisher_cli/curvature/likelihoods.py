@@ -47,6 +47,10 @@ class Likelihood(ABC):
         """s_y = ∂(−log q(y | z))/∂z, (B, C) in float64, at the dataset's labels."""
 
     @abstractmethod
+    def sampled_scores(self, outputs: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+        """s_ŷ at labels ŷ drawn from the model for one example's outputs (1, C): (samples, C) in float64."""
+
+    @abstractmethod
     def covariance_product(self, outputs: Tensor, vectors: Tensor) -> Tensor:
         """Λ v, (B, C) in float64."""
 
@@ -139,6 +143,13 @@ class Softmax(Likelihood):
         index = labels.unsqueeze(1)
         return p.scatter(1, index, -complement.gather(1, index))
 
+    def sampled_scores(self, outputs: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+        """p − e_ŷ, labels by inverting the cumulative distribution at uniform numbers."""
+        p, complement = self.probabilities(outputs)
+        uniform = torch.rand(samples, generator=generator, dtype=torch.float64).to(p.device)
+        labels = torch.searchsorted(p[0].cumsum(0), uniform).clamp_max(p.shape[1] - 1).unsqueeze(1)
+        return p.expand(samples, -1).scatter(1, labels, -complement.expand(samples, -1).gather(1, labels))
+
     def covariance_product(self, outputs: Tensor, vectors: Tensor) -> Tensor:
         """Λ v = p ∘ (v − pᵀv)."""
         p, _ = self.probabilities(outputs)
@@ -207,6 +218,12 @@ class Sigmoid(Likelihood):
         z, y = outputs.double(), _targets(outputs, labels)
         return (1 - y) * torch.sigmoid(z) - y * torch.sigmoid(-z)
 
+    def sampled_scores(self, outputs: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+        """σ(z) − ŷ, each label one where a uniform number is below σ(z)."""
+        z = outputs.double()
+        uniform = torch.rand(samples, z.shape[1], generator=generator, dtype=torch.float64).to(z.device)
+        return torch.where(uniform < torch.sigmoid(z), -torch.sigmoid(-z), torch.sigmoid(z))
+
     def covariance_product(self, outputs: Tensor, vectors: Tensor) -> Tensor:
         """Λ v = σ(z) σ(−z) ∘ v."""
         z = outputs.double()
@@ -269,6 +286,11 @@ class Gaussian(Likelihood):
     def observed_score(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """s_y = z − y."""
         return outputs.double() - _targets(outputs, labels)
+
+    def sampled_scores(self, outputs: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+        """z − ŷ: standard normal."""
+        shape = (samples, outputs.shape[1])
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(outputs.device)
 
     def covariance_product(self, outputs: Tensor, vectors: Tensor) -> Tensor:  # noqa: ARG002 - Λ = I
         """Λ v = v."""

@@ -20,9 +20,12 @@ class Moments:
     count: int = 0
     mean: float = 0.0
     squares: float = 0.0
+    sampling: float = 0.0
 
-    def add(self, values: Tensor) -> None:
-        """Take in one value per example, (B,)."""
+    def add(self, values: Tensor, variances: Tensor | None = None) -> None:
+        """Take in one value per example, (B,), and the variance that sampling of labels or signs gave each."""
+        if variances is not None:
+            self.sampling += float(variances.double().sum())
         values = values.detach().double()
         count, mean = len(values), float(values.mean())
         squares = float((values - mean).square().sum())
@@ -32,10 +35,15 @@ class Moments:
         self.count = total
 
     def estimate(self) -> Estimate:
-        """The mean with sd / √N, N − 1 in the sd; no error from a single example."""
+        """The mean with √(sd²/N − estimator variance), N − 1 in the sd, and the estimator's own error beside it.
+
+        No error over examples from a single example.
+        """
+        variance = self.sampling / self.count**2
         if self.count < 2:
-            return Estimate(self.mean, None)
-        return Estimate(self.mean, math.sqrt(self.squares / (self.count - 1) / self.count))
+            return Estimate(self.mean, None, math.sqrt(variance))
+        spread = self.squares / (self.count - 1) / self.count
+        return Estimate(self.mean, math.sqrt(max(0.0, spread - variance)), math.sqrt(variance))
 
 
 def mean_of(values: Tensor) -> Estimate:

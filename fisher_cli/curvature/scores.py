@@ -1,5 +1,7 @@
 """Scores: the output-space vectors in which all our matrices differ, M = mean_n Σ_k w_nk (J_nᵀ v_nk)(J_nᵀ v_nk)ᵀ."""
 
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,13 +14,25 @@ from fisher_cli.curvature.likelihoods import Likelihood
 class Scores:
     """Directions v (K, B, C) and, for each matrix, weights w (K, B) in float64.
 
-    true: Σ_k w_k v_k v_kᵀ = Λ, the covariance of the score under the model's own labels;
-    observed: Σ_k w_k v_k v_kᵀ = s_y s_yᵀ with the dataset's label.
+    true: Σ_k w_k v_k v_kᵀ = Λ, the covariance of the score under the model's own labels, exactly or in
+    expectation; observed: Σ_k w_k v_k v_kᵀ = s_y s_yᵀ with the dataset's label. `draws` are the directions
+    that are independent draws of the same distribution: their spread is the estimator's own error.
     """
 
     directions: Tensor
     true: Tensor
     observed: Tensor
+    draws: range = range(0)
+
+
+Scoring = Callable[[Tensor, Tensor, int], Scores]
+"""(outputs (B, C), labels, index of the first example) → the batch's scores."""
+
+
+def unit_scale(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Vectors (…, C) scaled to a largest entry of one, and the scale (…); tiny ones then survive float32."""
+    scale = vectors.abs().amax(dim=-1)
+    return vectors / torch.where(scale > 0, scale, torch.ones_like(scale)).unsqueeze(-1), scale
 
 
 def exact(likelihood: Likelihood, outputs: Tensor, labels: Tensor) -> Scores:
@@ -31,12 +45,50 @@ def exact(likelihood: Likelihood, outputs: Tensor, labels: Tensor) -> Scores:
     observed = likelihood.observed_weights(outputs, labels)
     if observed is not None:
         return Scores(root.directions, root.weights, observed)
-    score = likelihood.observed_score(outputs, labels)
-    scale = score.abs().amax(dim=1, keepdim=True)
-    unit = (score / torch.where(scale > 0, scale, torch.ones_like(scale))).to(outputs.dtype)
-    none = torch.zeros_like(root.weights[:1])
+    return with_observed(likelihood, outputs, labels, root.directions, root.weights)
+
+
+def with_observed(
+    likelihood: Likelihood,
+    outputs: Tensor,
+    labels: Tensor,
+    directions: Tensor,
+    weights: Tensor,
+    draws: range = range(0),
+) -> Scores:
+    """Scores of the true Fisher with the observed score added as a direction of its own, the last."""
+    unit, scale = unit_scale(likelihood.observed_score(outputs, labels))
+    none = torch.zeros_like(weights[:1])
     return Scores(
-        torch.cat([root.directions, unit.unsqueeze(0)]),
-        torch.cat([root.weights, none]),
-        torch.cat([torch.zeros_like(root.weights), scale.T**2]),
+        torch.cat([directions, unit.to(outputs.dtype).unsqueeze(0)]),
+        torch.cat([weights, none]),
+        torch.cat([torch.zeros_like(weights), scale.unsqueeze(0) ** 2]),
+        draws,
     )
+
+
+def generator_of(seed: int, purpose: str, example: int) -> torch.Generator:
+    """A generator that belongs to one example: the same whatever the batch, the order or the number of processes."""
+    digest = hashlib.blake2b(f"{seed}/{purpose}/{example}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+def sampled(likelihood: Likelihood, samples: int, seed: int) -> Scoring:
+    """Scores s_ŷ/√S of S labels ŷ drawn from the model, E Σ_k v_k v_kᵀ = Λ.
+
+    Unbiased, one backward pass per label, and heavy-tailed exactly where networks are confident: for
+    comparison with the literature. The error of the draws is known from two labels on.
+    """
+
+    def scoring(outputs: Tensor, labels: Tensor, start: int) -> Scores:
+        drawn = torch.stack(
+            [
+                likelihood.sampled_scores(outputs[n : n + 1], samples, generator_of(seed, "labels", start + n))
+                for n in range(len(outputs))
+            ],
+            dim=1,
+        )
+        unit, scale = unit_scale(drawn)
+        return with_observed(likelihood, outputs, labels, unit.to(outputs.dtype), scale**2 / samples, range(samples))
+
+    return scoring

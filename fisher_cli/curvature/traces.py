@@ -6,15 +6,19 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fisher_cli.curvature.deflation import deflated, pilot
 from fisher_cli.curvature.gradient_norms import verification
 from fisher_cli.curvature.gradient_norms.engine import Engine, Pass
 from fisher_cli.curvature.moments import Moments, as_floats, ratio_of_means
 from fisher_cli.curvature.problem import Batch, Problem
-from fisher_cli.curvature.scores import exact
+from fisher_cli.curvature.scores import Scores, Scoring, exact, sampled
 from fisher_cli.errors import NumericalError
 from fisher_cli.results import LayerTrace, Predictions, Trace
 
 Advance = Callable[[float], None]
+
+# Up to so many outputs `auto` takes every class.
+EXACT_OUTPUTS = 32
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class _Totals:
     loss: Moments = field(default_factory=Moments)
     accuracy: Moments = field(default_factory=Moments)
     entropy: Moments = field(default_factory=Moments)
+    true: Moments = field(default_factory=Moments)
     true_layers: dict[str, Moments] = field(default_factory=dict)
     empirical_layers: dict[str, Moments] = field(default_factory=dict)
     true_terms: list[Tensor] = field(default_factory=list)
@@ -41,7 +46,16 @@ class _Totals:
 
 
 @torch.inference_mode(mode=False)
-def sweep(problem: Problem, *, verify: bool = True, advance: Advance | None = None) -> Sweep:
+def sweep(
+    problem: Problem,
+    *,
+    estimator: str = "exact",
+    samples: int = 5,
+    target_error: float | None = None,
+    seed: int = 0,
+    verify: bool = True,
+    advance: Advance | None = None,
+) -> Sweep:
     """tr F = mean_n Σ_k ‖J_nᵀ s_nk‖² and tr F̂ = mean_n ‖J_nᵀ (p_n − e_y)‖², by parameter and by example.
 
     Natural log, mean over examples, float64 sums. One forward pass, one backward pass per score direction
@@ -49,6 +63,11 @@ def sweep(problem: Problem, *, verify: bool = True, advance: Advance | None = No
 
     Args:
         problem: the network and its examples.
+        estimator: `exact`, `deflated`, `sampled`, or `auto`: exact up to 32 outputs, deflated above.
+        samples: labels per example for `sampled`; the error of the draws is known from two on.
+        target_error: for `deflated`, the error of the estimator relative to the trace; None for a tenth of the
+            standard error over examples.
+        seed: of labels and signs.
         verify: compare a few examples with plain autograd, alone and in their batch.
         advance: told the fraction of examples done after each batch.
 
@@ -60,6 +79,7 @@ def sweep(problem: Problem, *, verify: bool = True, advance: Advance | None = No
     engine = Engine(problem)
     if verify:
         verification.check(engine)
+    scoring, described = _scoring(engine, estimator, samples, target_error, seed)
     totals = _Totals()
     for batch in problem.batches():
         evaluated = engine.evaluate(batch)
@@ -69,11 +89,11 @@ def sweep(problem: Problem, *, verify: bool = True, advance: Advance | None = No
             msg = f"the network's outputs are NaN or infinite among examples {batch.start} to {last}"
             raise NumericalError(msg)
         _add_predictions(totals, problem, outputs, batch)
-        _add_traces(totals, problem, evaluated, outputs, batch)
+        _add_traces(totals, evaluated, scoring(outputs, batch.labels, batch.start))
         _add_gradient(totals, problem, evaluated, outputs, batch)
         if advance is not None:
             advance((batch.start + len(batch)) / problem.examples)
-    return _summarise(problem, engine.ledger(), totals)
+    return _summarise(problem, engine.ledger(), totals, described)
 
 
 def _add_predictions(totals: _Totals, problem: Problem, outputs: Tensor, batch: Batch) -> None:
@@ -85,19 +105,43 @@ def _add_predictions(totals: _Totals, problem: Problem, outputs: Tensor, batch: 
         totals.accuracy.add(correct)
 
 
-def _add_traces(totals: _Totals, problem: Problem, evaluated: Pass, outputs: Tensor, batch: Batch) -> None:
-    scores = exact(problem.likelihood, outputs, batch.labels)
+def _scoring(
+    engine: Engine, estimator: str, samples: int, target_error: float | None, seed: int
+) -> tuple[Scoring, str]:
+    """The scores of an estimator, and its name with its numbers for the report."""
+    likelihood = engine.problem.likelihood
+    if estimator == "auto":
+        estimator = "exact" if engine.problem.outputs <= EXACT_OUTPUTS else "deflated"
+    if estimator == "exact":
+        return lambda outputs, labels, _: exact(likelihood, outputs, labels), "exact"
+    if estimator == "sampled":
+        return sampled(likelihood, samples, seed), f"sampled S={samples}"
+    found = pilot(engine, target_error)
+    return deflated(engine, found, seed), f"deflated k={found.columns}"
+
+
+def _add_traces(totals: _Totals, evaluated: Pass, scores: Scores) -> None:
     norms = evaluated.norms(scores.directions)
-    true_terms = torch.zeros(len(batch), dtype=torch.float64, device=outputs.device)
-    empirical_terms = torch.zeros_like(true_terms)
+    true_draws, empirical_terms = torch.zeros_like(scores.true), torch.zeros_like(scores.true[0])
     for name, values in norms.items():
-        true, empirical = (values * scores.true).sum(0), (values * scores.observed).sum(0)
-        totals.true_layers.setdefault(name, Moments()).add(true)
+        draws, empirical = values * scores.true, (values * scores.observed).sum(0)
+        totals.true_layers.setdefault(name, Moments()).add(
+            draws.sum(0), _variance_of_draws(draws[scores.draws.start : scores.draws.stop])
+        )
         totals.empirical_layers.setdefault(name, Moments()).add(empirical)
-        true_terms += true
+        true_draws += draws
         empirical_terms += empirical
-    totals.true_terms.append(true_terms)
+    totals.true.add(true_draws.sum(0), _variance_of_draws(true_draws[scores.draws.start : scores.draws.stop]))
+    totals.true_terms.append(true_draws.sum(0))
     totals.empirical_terms.append(empirical_terms)
+
+
+def _variance_of_draws(draws: Tensor) -> Tensor | None:
+    """The variance of a sum of m independent draws (m, B), each already divided by m, from their spread: (B,).
+
+    None where one draw says nothing about it, or there are none.
+    """
+    return len(draws) * draws.var(dim=0) if len(draws) > 1 else None
 
 
 def _add_gradient(totals: _Totals, problem: Problem, evaluated: Pass, outputs: Tensor, batch: Batch) -> None:
@@ -106,14 +150,13 @@ def _add_gradient(totals: _Totals, problem: Problem, evaluated: Pass, outputs: T
     totals.gradient = flat if totals.gradient is None else totals.gradient + flat
 
 
-def _summarise(problem: Problem, ledger: Mapping[str, str], totals: _Totals) -> Sweep:
+def _summarise(problem: Problem, ledger: Mapping[str, str], totals: _Totals, estimator: str) -> Sweep:
     true_terms, empirical_terms = torch.cat(totals.true_terms), torch.cat(totals.empirical_terms)
     assert totals.gradient is not None
     if not bool(true_terms.isfinite().all() and empirical_terms.isfinite().all()):
         msg = "a gradient is NaN or infinite: the traces cannot be computed"
         raise NumericalError(msg)
-    true, empirical = Moments(), Moments()
-    true.add(true_terms)
+    empirical = Moments()
     empirical.add(empirical_terms)
     layers = tuple(
         LayerTrace(
@@ -126,8 +169,8 @@ def _summarise(problem: Problem, ledger: Mapping[str, str], totals: _Totals) -> 
         for name in problem.parameters
     )
     trace = Trace(
-        estimator="exact",
-        true=true.estimate(),
+        estimator=estimator,
+        true=totals.true.estimate(),
         empirical=empirical.estimate(),
         ratio=ratio_of_means(empirical_terms, true_terms),
         layers=layers,

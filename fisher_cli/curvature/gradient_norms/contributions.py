@@ -60,6 +60,23 @@ class OuterProducts:
             products = torch.linalg.vector_norm(gradient, dim=2, dtype=torch.float64).square()
         return products.reshape(examples, groups, directions).sum(1).T
 
+    def gram(self) -> Tensor:
+        """Inner products of the gradients of all pairs of directions, (B, K, K) in float64."""
+        directions, examples, groups, rows, positions = self.cotangents.shape
+        a = self.inputs.reshape(examples * groups, -1, positions)
+        delta = self.cotangents.permute(1, 2, 0, 3, 4).reshape(examples * groups, directions * rows, positions)
+        if directions * rows * a.shape[1] <= positions * (a.shape[1] + directions * rows):
+            products = _inner_products((delta @ a.mT).reshape(len(a), directions, -1))
+        else:
+            weighted = delta @ (a.mT @ a)
+            products = (weighted.reshape(len(a), directions, -1) @ delta.reshape(len(a), directions, -1).mT).double()
+        return products.reshape(examples, groups, directions, directions).sum(1)
+
+
+def _inner_products(gradient: Tensor) -> Tensor:
+    """gₖᵀgₖ' over the last dimension of (…, K, size), (…, K, K) in float64."""
+    return (gradient @ gradient.mT).double()
+
 
 def _through_gram(a: Tensor, delta: Tensor) -> Tensor | None:
     """Σ_lm (a_lᵀa_m)(δ_lᵀδ_m), (X, K) in float64, of a (X, Q, L) and δ (X, K, R, L); None where it would be inexact.
@@ -89,6 +106,10 @@ class Vectors:
         """‖g‖², (K, B) in float64."""
         return self.values.double().square().sum(2)
 
+    def gram(self) -> Tensor:
+        """Inner products of all pairs of directions, (B, K, K) in float64."""
+        return _inner_products(self.values.transpose(0, 1))
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -113,37 +134,42 @@ class Rows:
         summed = same.to(self.cotangents.dtype) @ self.cotangents
         return (summed.double() * self.cotangents.double()).sum((2, 3))
 
+    def gram(self) -> Tensor:
+        """Inner products of all pairs of directions, (B, K, K) in float64."""
+        same = (self.ids.unsqueeze(1) == self.ids.unsqueeze(2)) & self.counted.unsqueeze(1) & self.counted.unsqueeze(2)
+        summed = same.to(self.cotangents.dtype) @ self.cotangents
+        left, right = summed.flatten(2).transpose(0, 1), self.cotangents.flatten(2).transpose(0, 1)
+        return (left @ right.mT).double()
+
 
 Contribution = OuterProducts | Vectors | Rows
 
 
-def squared_norms(parts: Sequence[Contribution]) -> Tensor:
-    """‖Σ_calls gradient‖², (K, B) in float64, of contributions of one form (see `can_be_joined`).
-
-    Raises:
-        TypeError: the forms differ; the plan asks before it relies on it.
-    """
+def joined(parts: Sequence[Contribution]) -> Contribution | None:
+    """Contributions of one form as one contribution; None for an embedding tied to a linear layer."""
     if len(parts) == 1:
-        return parts[0].squared_norms()
+        return parts[0]
     outer = [part for part in parts if isinstance(part, OuterProducts)]
     vectors = [part for part in parts if isinstance(part, Vectors)]
     rows = [part for part in parts if isinstance(part, Rows)]
     if len(outer) == len(parts):
-        return OuterProducts(
-            torch.cat([part.inputs for part in outer], 3), torch.cat([part.cotangents for part in outer], 4)
-        ).squared_norms()
+        inputs, cotangents = [part.inputs for part in outer], [part.cotangents for part in outer]
+        return OuterProducts(torch.cat(inputs, 3), torch.cat(cotangents, 4))
     if len(vectors) == len(parts):
-        return Vectors(torch.stack([part.values for part in vectors]).sum(0)).squared_norms()
+        return Vectors(torch.stack([part.values for part in vectors]).sum(0))
     if len(rows) == len(parts):
-        return Rows(
-            torch.cat([part.ids for part in rows], 1),
-            torch.cat([part.cotangents for part in rows], 2),
-            torch.cat([part.counted for part in rows], 1),
-        ).squared_norms()
-    if len(outer) + len(rows) == len(parts):
-        return _tied(outer, rows)
-    msg = f"contributions of the forms {sorted({type(part).__name__ for part in parts})} cannot be joined"
-    raise TypeError(msg)
+        ids, counted = [part.ids for part in rows], [part.counted for part in rows]
+        return Rows(torch.cat(ids, 1), torch.cat([part.cotangents for part in rows], 2), torch.cat(counted, 1))
+    return None
+
+
+def squared_norms(parts: Sequence[Contribution]) -> Tensor:
+    """‖Σ_calls gradient‖², (K, B) in float64, of contributions that `can_be_joined`."""
+    one = joined(parts)
+    if one is not None:
+        return one.squared_norms()
+    outer = [part for part in parts if isinstance(part, OuterProducts)]
+    return _tied(outer, [part for part in parts if isinstance(part, Rows)])
 
 
 def _tied(outer: Sequence[OuterProducts], rows: Sequence[Rows]) -> Tensor:

@@ -1,6 +1,6 @@
 """Squared per-example gradient norms of every parameter, for many score directions at once, batch after batch."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,7 +10,7 @@ from torch.autograd.graph import GradientEdge
 from fisher_cli.curvature.batching import DIRECTIONS_AT_ONCE
 from fisher_cli.curvature.gradient_norms import per_example
 from fisher_cli.curvature.gradient_norms.capture import Call, recorded_calls
-from fisher_cli.curvature.gradient_norms.contributions import Contribution, can_be_joined, squared_norms
+from fisher_cli.curvature.gradient_norms.contributions import Contribution, can_be_joined, joined, squared_norms
 from fisher_cli.curvature.gradient_norms.graph import Graph, read_graph
 from fisher_cli.curvature.gradient_norms.layouts import Layout, find_layout, ratios_for
 from fisher_cli.curvature.gradient_norms.rules import RULES
@@ -25,11 +25,13 @@ UNUSED = "unused"
 class Pass:
     """One batch evaluated: its outputs with their graph, and the squared norms of any directions.
 
-    norms(directions (K, B, C)) is {parameter name: ‖Jᵀ v‖² (K, B) in float64}.
+    norms(directions (K, B, C)) is {parameter name: ‖Jᵀ v‖² (K, B) in float64}. gram(directions) is the sum of
+    (Jᵀ v_k)ᵀ(Jᵀ v_k') (B, K, K) in float64 over the parameters that rules cover with contributions of one form.
     """
 
     outputs: Tensor
     norms: Callable[[Tensor], dict[str, Tensor]]
+    gram: Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,16 @@ class Engine:
             ]
             return {name: torch.cat([part[name] for part in parts]) for name in self.problem.parameters}
 
-        return Pass(outputs, norms)
+        def gram(directions: Tensor) -> Tensor:
+            shape = (directions.shape[1], len(directions), len(directions))
+            total = torch.zeros(shape, dtype=torch.float64, device=directions.device)
+            for parts in _contributions(plan, outputs, directions):
+                one = joined(parts[1])
+                if one is not None:
+                    total += one.gram()
+            return total
+
+        return Pass(outputs, norms, gram)
 
     def _find_layouts(
         self, outputs: Tensor, calls: Sequence[Call], graph: Graph, examples: int
@@ -130,7 +141,8 @@ class Engine:
         self.methods.setdefault(name, set()).add(method)
 
     def _some_norms(self, plan: _Plan, outputs: Tensor, batch: Batch, directions: Tensor) -> dict[str, Tensor]:
-        found = _by_rules(plan, outputs, directions)
+        with torch.no_grad():
+            found = {name: squared_norms(parts) for name, parts in _contributions(plan, outputs, directions)}
         if plan.by_example:
             found |= self._by_example(plan.by_example, batch, directions)
         zero = torch.zeros(directions.shape[:2], dtype=torch.float64, device=directions.device)
@@ -159,25 +171,22 @@ def _cotangents(outputs: Tensor, edges: Sequence[GradientEdge], directions: Tens
             return [torch.stack(gradients) for gradients in zip(*each, strict=True)]
 
 
-def _by_rules(plan: _Plan, outputs: Tensor, directions: Tensor) -> dict[str, Tensor]:
-    """One product per parameter on the cotangents of all directions, which are let go as soon as they are used."""
+def _contributions(plan: _Plan, outputs: Tensor, directions: Tensor) -> Iterator[tuple[str, list[Contribution]]]:
+    """Each parameter with its contributions on the cotangents of all directions, which are let go once used."""
     wanted = sorted({index for uses in plan.by_rules.values() for index, _, _ in uses})
     if not wanted:
-        return {}
-    stacked = dict(zip(wanted, _cotangents(outputs, [plan.calls[i].edge for i in wanted], directions), strict=True))
+        return
+    edges = [plan.calls[index].edge for index in wanted]
+    stacked = dict(zip(wanted, _cotangents(outputs, edges, directions), strict=True))
     pending: dict[str, list[Contribution]] = {}
-    found: dict[str, Tensor] = {}
-    with torch.no_grad():
-        for index in reversed(wanted):
-            contributed = _contributions(plan, index, stacked.pop(index))
-            for name, parts in contributed.items():
-                pending.setdefault(name, []).extend(parts)
-                if len(pending[name]) == len(plan.by_rules[name]):
-                    found[name] = squared_norms(pending.pop(name))
-    return found
+    for index in reversed(wanted):
+        for name, part in _of_call(plan, index, stacked.pop(index)):
+            pending.setdefault(name, []).append(part)
+            if len(pending[name]) == len(plan.by_rules[name]):
+                yield name, pending.pop(name)
 
 
-def _contributions(plan: _Plan, index: int, cotangents: Tensor) -> dict[str, list[Contribution]]:
+def _of_call(plan: _Plan, index: int, cotangents: Tensor) -> Iterator[tuple[str, Contribution]]:
     """What one call contributes to each parameter it serves, examples folded."""
     call = plan.calls[index]
     served = [
@@ -186,8 +195,7 @@ def _contributions(plan: _Plan, index: int, cotangents: Tensor) -> dict[str, lis
     layout = served[0][1]
     # A bare parameter that is added or expanded is its own "input": it has no examples to bring to the front.
     inputs = call.inputs if call.is_bare else layout.examples_first(call.inputs)
-    parts = RULES[call.function].contributions(call.arguments, inputs, layout.examples_first(cotangents, 1))
-    contributed: dict[str, list[Contribution]] = {}
-    for name, _, role in served:
-        contributed.setdefault(name, []).append(parts[role].folded(layout.times))
-    return contributed
+    with torch.no_grad():
+        parts = RULES[call.function].contributions(call.arguments, inputs, layout.examples_first(cotangents, 1))
+        for name, _, role in served:
+            yield name, parts[role].folded(layout.times)

@@ -1,0 +1,166 @@
+"""The deflated estimator: leading columns of a root of Λ exactly, the rest as two random mixtures.
+
+With Λ_n = R_n R_nᵀ, tr F = mean_n Σ_j ‖J_nᵀ r_nj‖². The first k columns are taken as they are; the others are
+added up with random signs, twice independently, E ‖J_nᵀ Σ_j ε_j r_nj‖² = Σ_j ‖J_nᵀ r_nj‖². The variance of a
+mixture is 2 Σ_{i≠j} (r_iᵀ J Jᵀ r_j)², so the root matters: R_n = Λ_n^½ V_n with V_n the eigenvectors of
+Λ_n^½ K̄ Λ_n^½, K̄ the mean of J_n J_nᵀ over a few pilot examples, makes those products small.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fisher_cli.curvature.gradient_norms.engine import Engine
+from fisher_cli.curvature.likelihoods import Likelihood, Softmax
+from fisher_cli.curvature.problem import Batch
+from fisher_cli.curvature.scores import Scores, Scoring, generator_of, unit_scale, with_observed
+
+PILOT_EXAMPLES = 32
+# Two mixtures: their difference gives the estimator's own error over all examples, which a pilot cannot.
+MIXTURES = 2
+# Up to this many outputs the root is turned by the pilot, at C³ per example; above, the closed-form root is used.
+PILOT_OUTPUTS = 64
+# The error that the estimator may add, as a share of the standard error over examples.
+SHARE_OF_STANDARD_ERROR = 0.1
+MOST_COLUMNS = 16
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """What a few examples say: K̄ (C, C) or None, and how many columns k to take exactly."""
+
+    kernel: Tensor | None
+    columns: int
+
+
+def roots(likelihood: Likelihood, outputs: Tensor, kernel: Tensor) -> Tensor:
+    """R_n = Λ_n^½ V_n, (B, C, C) in float64, columns by descending eigenvalue of Λ_n^½ K̄ Λ_n^½."""
+    identity = torch.eye(outputs.shape[1], dtype=torch.float64, device=outputs.device)
+    covariance = torch.stack([likelihood.covariance_product(outputs, row.expand_as(outputs)) for row in identity], 1)
+    # Scaled: at saturated outputs Λ may be as small as the smallest numbers.
+    scale = covariance.diagonal(dim1=1, dim2=2).amax(1).clamp_min(torch.finfo(torch.float64).tiny).reshape(-1, 1, 1)
+    values, vectors = torch.linalg.eigh((covariance + covariance.mT) / (2 * scale))
+    half = (vectors * values.clamp_min(0).sqrt().unsqueeze(1)) @ vectors.mT
+    _, turned = torch.linalg.eigh(half @ kernel @ half)
+    root: Tensor = (half @ turned.flip(2)) * scale.sqrt()
+    # An eigenvector's sign is the library's whim; fixed, a mixture is the same in every batch.
+    largest = root.gather(1, root.abs().argmax(1, keepdim=True))
+    return torch.where(largest < 0, -root, root)
+
+
+def pilot(engine: Engine, target_error: float | None) -> Pilot:
+    """K̄ and the number of exact columns that keeps the estimator's error within the target.
+
+    The target is a tenth of the standard error over examples, or `target_error` relative to the trace; both
+    are predicted from the pilot's own traces and mixture variances Σ_{i≠j} (r_iᵀ J Jᵀ r_j)².
+    """
+    problem = engine.problem
+    if problem.outputs > PILOT_OUTPUTS:
+        return Pilot(None, columns_for_many_outputs(problem.outputs))
+    batch = _spread_examples(engine)
+    evaluated = engine.evaluate(batch)
+    outputs = evaluated.outputs.detach()
+    units = torch.eye(problem.outputs, dtype=outputs.dtype, device=outputs.device)
+    kernels = evaluated.gram(units.unsqueeze(1).expand(-1, len(batch), -1).contiguous())
+    kernel = kernels.mean(0)
+    if not bool(kernel.diagonal().sum() > 0):
+        kernel = torch.eye(problem.outputs, dtype=torch.float64, device=outputs.device)
+    r = roots(problem.likelihood, outputs, kernel)
+    return Pilot(kernel, _enough_columns(r.mT @ kernels @ r, problem.examples, target_error))
+
+
+def columns_for_many_outputs(outputs: int) -> int:
+    """Columns taken exactly where no pilot is affordable: the leading probabilities carry nearly all of Λ."""
+    return min(4, outputs - 1)
+
+
+def _spread_examples(engine: Engine) -> Batch:
+    """Examples evenly over the data, whose order may be by class."""
+    problem = engine.problem
+    count = min(PILOT_EXAMPLES, problem.examples)
+    chosen = [index * problem.examples // count for index in range(count)]
+    parts = [problem.slice(index, index + 1) for index in chosen]
+    return Batch(torch.cat([part.inputs for part in parts]), torch.cat([part.labels for part in parts]), 0)
+
+
+def _enough_columns(inner: Tensor, examples: int, target_error: float | None) -> int:
+    """The smallest k whose predicted estimator error is within the target; inner products (B, C, C) of J Jᵀ columns."""
+    traces = inner.diagonal(dim1=1, dim2=2).sum(1)
+    if target_error is None:
+        spread = float(traces.var()) if len(traces) > 1 else float(traces.square().mean())
+        allowed = SHARE_OF_STANDARD_ERROR**2 * spread
+    else:
+        allowed = (target_error * float(traces.mean())) ** 2 * examples
+    outputs = inner.shape[1]
+    for columns in range(min(outputs - 1, MOST_COLUMNS)):
+        tail = inner[:, columns:, columns:]
+        off_diagonal = tail.square().sum((1, 2)) - tail.diagonal(dim1=1, dim2=2).square().sum(1)
+        if float(2 * off_diagonal.mean()) / MIXTURES <= allowed:
+            return columns
+    return min(outputs - 1, MOST_COLUMNS)
+
+
+def deflated(engine: Engine, found: Pilot, seed: int) -> Scoring:
+    """k leading columns of the root exactly and two mixtures of the others, each ε a random sign of its example."""
+    likelihood = engine.problem.likelihood
+
+    def scoring(outputs: Tensor, labels: Tensor, start: int) -> Scores:
+        signs = torch.stack(
+            [_signs(outputs.shape[1], generator_of(seed, "signs", start + n)) for n in range(len(outputs))], dim=1
+        ).to(outputs.device)
+        if found.kernel is None:
+            vectors = _closed_form(likelihood, outputs, found.columns, signs)
+        else:
+            r = roots(likelihood, outputs, found.kernel)
+            leading = r[:, :, : found.columns].permute(2, 0, 1)
+            mixtures = torch.einsum("bcj,mbj->mbc", r[:, :, found.columns :], signs[:, :, found.columns :])
+            vectors = torch.cat([leading, mixtures])
+        unit, scale = unit_scale(vectors)
+        weights = scale**2
+        weights[found.columns :] /= MIXTURES
+        draws = range(found.columns, found.columns + MIXTURES)
+        return with_observed(likelihood, outputs, labels, unit.to(outputs.dtype), weights, draws)
+
+    return scoring
+
+
+def _signs(outputs: int, generator: torch.Generator) -> Tensor:
+    return torch.randint(0, 2, (MIXTURES, outputs), generator=generator).double() * 2 - 1
+
+
+def _closed_form(likelihood: Likelihood, outputs: Tensor, columns: int, signs: Tensor) -> Tensor:
+    """Columns and mixtures of the root of Λ that needs no C × C matrix, (k + 2, B, C) in float64.
+
+    Softmax: the Cholesky root of diag p − ppᵀ with the classes in descending order of p; with q_j the mass
+    after class j, L_jj = √(p_j q_j / q_{j−1}), L_ij = −p_i √(p_j / (q_{j−1} q_j)) for i > j. A mixture is a
+    cumulative sum. Source: Tanabe and Sagae 1992 (doi:10.1111/j.2517-6161.1992.tb01876.x). Other
+    likelihoods have a diagonal Λ, whose root is its columns.
+    """
+    if not isinstance(likelihood, Softmax):
+        root = likelihood.root(outputs)
+        order = root.weights.T.argsort(dim=1, descending=True)
+        amounts = root.weights.T.sqrt().gather(1, order)
+        diagonal, factor, below = amounts, torch.zeros_like(amounts), torch.zeros_like(amounts)
+    else:
+        below, order = likelihood.probabilities(outputs)[0].sort(dim=1, descending=True)
+        # Summed from the small end, so that the mass behind a class next to one keeps its digits.
+        from_here = below.flip(1).cumsum(1).flip(1)
+        after = torch.cat([from_here[:, 1:], torch.zeros_like(from_here[:, :1])], 1)
+        share = torch.where(from_here > 0, below / from_here, torch.zeros_like(below)).sqrt()
+        diagonal = share * after.sqrt()
+        factor = torch.where(after > 0, share / after.sqrt(), torch.zeros_like(after))
+    back = order.argsort(dim=1)
+    vectors = []
+    for column in range(columns):
+        vector = torch.zeros_like(diagonal)
+        vector[:, column] = diagonal[:, column]
+        vector[:, column + 1 :] = -below[:, column + 1 :] * factor[:, column : column + 1]
+        vectors.append(vector)
+    for signed in signs:
+        tail = signed.clone()
+        tail[:, :columns] = 0
+        steps = (tail * factor).cumsum(1)
+        earlier = torch.cat([torch.zeros_like(steps[:, :1]), steps[:, :-1]], 1)
+        vectors.append(tail * diagonal - below * earlier)
+    return torch.stack([vector.gather(1, back) for vector in vectors])

@@ -1,0 +1,159 @@
+"""The deflated and the sampled estimator: unbiased, with errors that are what they say, and the same in any batches."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fisher_cli.curvature.deflation import Pilot, _closed_form, deflated, pilot, roots
+from fisher_cli.curvature.gradient_norms.engine import Engine
+from fisher_cli.curvature.likelihoods import Gaussian, Likelihood, Sigmoid, Softmax
+from fisher_cli.curvature.problem import TensorData, pose
+from fisher_cli.curvature.scores import Scores, sampled
+from fisher_cli.curvature.traces import sweep
+from tests.cases import CASES, Case, mlp
+from tests.conftest import problem_of, reference_of
+
+KINDS = [(Softmax(), 5), (Softmax(), 2), (Sigmoid(), 3), (Gaussian(), 4)]
+
+
+def outputs_of(classes: int, examples: int = 4) -> Tensor:
+    return 2 * torch.randn(examples, classes, generator=torch.Generator().manual_seed(classes)).double()
+
+
+def covariance(kind: Likelihood, z: Tensor) -> Tensor:
+    units = torch.eye(z.shape[1]).double()
+    return torch.stack([kind.covariance_product(z, unit.expand_as(z)) for unit in units], 1)
+
+
+@pytest.mark.parametrize(("kind", "classes"), KINDS, ids=lambda value: getattr(value, "name", str(value)))
+def test_the_turned_root_is_a_root(kind: Likelihood, classes: int) -> None:
+    z = outputs_of(classes)
+    kernel = torch.randn(classes, classes, generator=torch.Generator().manual_seed(0)).double()
+    r = roots(kind, z, kernel @ kernel.T)
+    assert torch.allclose(r @ r.mT, covariance(kind, z), atol=1e-14)
+
+
+@pytest.mark.parametrize("columns", [0, 1, 3])
+@pytest.mark.parametrize(("kind", "classes"), KINDS, ids=lambda value: getattr(value, "name", str(value)))
+def test_the_closed_form_root_is_a_root_over_all_signs(kind: Likelihood, classes: int, columns: int) -> None:
+    """Leading columns and the mean over every sign pattern of the mixtures give Λ exactly."""
+    z, columns = outputs_of(classes), min(columns, classes - 1)
+    total, patterns = torch.zeros(len(z), classes, classes).double(), 2**classes
+    for pattern in range(patterns):
+        bits = torch.tensor([1.0 if pattern >> bit & 1 else -1.0 for bit in range(classes)]).double()
+        vectors = _closed_form(kind, z, columns, bits.expand(1, len(z), classes))
+        total += torch.einsum("kbc,kbd->bcd", vectors, vectors)
+    assert torch.allclose(total / patterns, covariance(kind, z), atol=1e-13)
+
+
+def test_the_closed_form_root_survives_saturation_and_21841_classes() -> None:
+    z = torch.zeros(2, 21841).double()
+    z[0, 7], z[1, 3] = 60.0, 800.0
+    signs = torch.ones(2, 2, 21841).double()
+    vectors = _closed_form(Softmax(), z, 3, signs)
+    assert bool(vectors.isfinite().all())
+    p, complement = Softmax().probabilities(z)
+    diagonal = p * complement
+    assert float(vectors[0, 0].square().sum()) <= float(diagonal[0].sum()) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("estimator", ["deflated", "sampled"])
+def test_the_mean_over_many_seeds_is_the_exact_trace(case: Case, estimator: str) -> None:
+    truth = float(reference_of(case).fisher.trace())
+    problem, values, errors = problem_of(case), [], []
+    for seed in range(40):
+        trace = sweep(problem, estimator=estimator, samples=3, seed=seed, verify=False).trace
+        values.append(trace.true.value)
+        errors.append(trace.true.estimator_error)
+        assert trace.empirical.value == pytest.approx(float(reference_of(case).empirical.trace()), rel=1e-9)
+    mean, spread = torch.tensor(values).double().mean(), torch.tensor(values).double().std()
+    assert float((mean - truth).abs()) <= 4 * float(spread) / math.sqrt(40) + 1e-9 * truth
+    # The claimed errors, in the mean of squares, are the spread; 40 seeds of six examples know it to a factor of two.
+    claimed = float(torch.tensor(errors).square().mean().sqrt())
+    assert claimed == pytest.approx(float(spread), rel=1.0, abs=1e-9 * truth)
+
+
+def test_the_claimed_error_is_the_spread_on_many_examples() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(200, 6).double(), torch.randint(0, 6, (200,))
+    problem = pose(mlp(6, 12, 6).double(), TensorData(x, y), batch_size=64)
+    engine, truth = Engine(problem), sweep(problem, verify=False).trace.true.value
+    for name in ("sampled", "deflated"):
+        draws = [sweep(problem, estimator=name, samples=4, seed=seed, verify=False).trace.true for seed in range(60)]
+        values = torch.tensor([draw.value for draw in draws])
+        claimed = torch.tensor([draw.estimator_error for draw in draws]).square().mean().sqrt()
+        assert float(values.std() / claimed) == pytest.approx(1.0, abs=0.3), name
+        assert float(values.mean()) == pytest.approx(truth, abs=4 * float(values.std()) / 60**0.5), name
+    assert pilot(engine, None).columns < 5
+
+
+@pytest.mark.parametrize("estimator", ["deflated", "sampled"])
+def test_draws_belong_to_the_example_and_not_to_the_batch(estimator: str) -> None:
+    case = next(case for case in CASES if case.name == "residual")
+    values = [
+        sweep(problem_of(case, batch_size=size), estimator=estimator, samples=2).trace.true.value for size in (1, 4, 6)
+    ]
+    assert values == pytest.approx([values[0]] * 3, rel=1e-8)
+    other = sweep(problem_of(case), estimator=estimator, samples=2, seed=1).trace.true.value
+    assert other != pytest.approx(values[0], rel=1e-9)
+
+
+def test_sampled_labels_have_the_models_frequencies() -> None:
+    z = torch.tensor([[1.0, 0.0, -1.0]]).double()
+    scores = Softmax().sampled_scores(z, 20_000, torch.Generator().manual_seed(0))
+    frequencies = (scores < 0).double().mean(0)
+    assert frequencies.tolist() == pytest.approx(torch.softmax(z[0], 0).tolist(), abs=0.012)
+
+
+def test_one_label_has_no_known_error() -> None:
+    """S = 1 is allowed; the spread of one draw cannot be known, and the error over examples contains it."""
+    case = next(case for case in CASES if case.name == "mlp")
+    trace = sweep(problem_of(case), estimator="sampled", samples=1).trace
+    assert trace.estimator == "sampled S=1"
+    assert trace.true.estimator_error == 0.0
+
+
+@pytest.mark.parametrize("target", [0.3, 0.01])
+def test_the_target_error_is_kept(target: float) -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(300, 8).double(), torch.randint(0, 12, (300,))
+    problem = pose(mlp(8, 20, 12).double(), TensorData(x, y), batch_size=100)
+    trace = sweep(problem, estimator="deflated", target_error=target).trace
+    assert trace.true.estimator_error <= 1.5 * target * trace.true.value
+
+
+def test_variance_per_pass_is_far_below_that_of_sampled_labels() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(300, 8).double(), torch.randint(0, 10, (300,))
+    problem = pose(mlp(8, 20, 10).double(), TensorData(x, y), batch_size=100)
+    found = sweep(problem, estimator="deflated").trace
+    passes = int(found.estimator.split("=")[1]) + 2
+    labels = sweep(problem, estimator="sampled", samples=passes).trace
+    assert found.true.estimator_error**2 < labels.true.estimator_error**2 / 10
+
+
+def test_auto_is_exact_for_few_classes_and_deflated_for_many() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(20, 4).double()
+    few, many = nn.Linear(4, 32).double(), nn.Linear(4, 100).double()
+    labels = torch.randint(0, 32, (20,))
+    assert sweep(pose(few, TensorData(x, labels)), estimator="auto").trace.estimator == "exact"
+    trace = sweep(pose(many, TensorData(x, labels)), estimator="auto").trace
+    assert trace.estimator.startswith("deflated")
+    truth = sweep(pose(many, TensorData(x, labels))).trace.true.value
+    assert abs(trace.true.value - truth) <= 4 * trace.true.estimator_error
+
+
+def test_scores_of_the_deflated_estimator_hold_lambda_in_expectation() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(5, 4).double(), torch.randint(0, 3, (5,))
+    problem = pose(mlp(4, 3).double(), TensorData(x, y))
+    z = problem.forward(x).detach()
+    total = torch.zeros(5, 3, 3).double()
+    for seed in range(300):
+        found: Scores = deflated(Engine(problem), Pilot(torch.eye(3).double(), 1), seed)(z, y, 0)
+        total += torch.einsum("kb,kbc,kbd->bcd", found.true, found.directions, found.directions)
+    assert torch.allclose(total / 300, covariance(Softmax(), z), atol=0.05)
+    assert isinstance(sampled(Softmax(), 2, 0)(z, y, 0), Scores)
