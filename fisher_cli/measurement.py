@@ -149,7 +149,15 @@ def measure(
     # Shares of the whole that the progress bar gives to the stages; products dominate where eigenvalues are asked.
     share = 0.4 if settings.eigenvalues else 0.95
     with clock("traces"):
-        swept = sweep(problem, verify=verify, advance=lambda done: observer.stage("traces", share * done))
+        swept = sweep(
+            problem,
+            estimator=settings.estimator.value,
+            samples=settings.samples,
+            target_error=settings.target_error,
+            seed=settings.seed,
+            verify=verify,
+            advance=lambda done: observer.stage("traces", share * done),
+        )
     with clock("gradient"):
         squares = torch.tensor(swept.trace.per_example_empirical, dtype=torch.float64, device=problem.device)
         signal = gradient(problem, swept.mean_gradient, squares)

@@ -10,10 +10,12 @@ from typing import Any
 
 
 class Estimator(StrEnum):
-    """How the true Fisher's scores are made; `auto` is exact."""
+    """How the true Fisher's scores are made; `auto` is exact up to 32 classes and deflated above."""
 
     AUTO = "auto"
     EXACT = "exact"
+    DEFLATED = "deflated"
+    SAMPLED = "sampled"
 
 
 class LikelihoodName(StrEnum):
@@ -67,6 +69,8 @@ class Settings:
     `limit` None means all examples. `model` None means: take the architecture that the checkpoint names.
     `normalize` None means the dataset's own constants. `include` and `exclude` are shell patterns on
     parameter names; a parameter is analysed when it matches one of `include` and none of `exclude`.
+    `samples` labels per example belong to the sampled estimator; `target_error`, relative to the trace, to the
+    deflated one, None for a tenth of the standard error over examples.
     """
 
     data: str = "digits"
@@ -78,6 +82,8 @@ class Settings:
     model_arguments: tuple[tuple[str, str], ...] = ()
     state_key: str | None = None
     estimator: Estimator = Estimator.AUTO
+    samples: int = 5
+    target_error: float | None = None
     eigenvalues: int = 5
     eigenvalue_tolerance: float = 1e-3
     likelihood: LikelihoodName = LikelihoodName.AUTO
@@ -104,6 +110,12 @@ class Settings:
         }
         for name, form in forms.items():
             object.__setattr__(self, name, form(getattr(self, name)))
+        if not self.samples >= 1:
+            msg = f"samples {self.samples}: give a positive whole number"
+            raise ValueError(msg)
+        if self.target_error is not None and not self.target_error > 0:
+            msg = f"target_error {self.target_error}: give a positive number, such as 0.01 for one percent"
+            raise ValueError(msg)
         if not self.eigenvalues >= 0:
             msg = f"eigenvalues {self.eigenvalues}: give a positive whole number, or 0 for none"
             raise ValueError(msg)

@@ -238,6 +238,26 @@ def test_examples_can_be_chosen() -> None:
     assert table(result.stdout)["examples"][0] == 397
 
 
+def test_estimators_agree_within_their_errors_and_say_what_they_are() -> None:
+    exact = rows(FIRST, *BARE, "--estimator", "exact")
+    assert exact["trace_true_estimator_se"][0] == 0
+    for words, name in ((["deflated"], "deflated k="), (["sampled", "--samples", "8"], "sampled S=8")):
+        found = rows(FIRST, *BARE, "--estimator", *words)
+        assert found["trace_estimator"][0].startswith(name)
+        error = found["trace_true_estimator_se"][0]
+        assert 0 < abs(found["trace_true"][0] - exact["trace_true"][0]) <= 4 * error
+        assert found["trace_empirical"][0] == pytest.approx(exact["trace_empirical"][0], rel=1e-5)
+    tight = rows(FIRST, *BARE, "--estimator", "deflated", "--target-error", "0.0005")
+    assert tight["trace_true_estimator_se"][0] <= 0.001 * exact["trace_true"][0]
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "x", "nan", "inf"])
+def test_a_target_error_must_be_positive(text: str) -> None:
+    result = CliRunner().invoke(app, ["analyze", str(FIRST), "--target-error", text])
+    assert result.exit_code == 2
+    assert "type a positive number" in result.stderr
+
+
 def test_precision_likelihood_and_no_eigenvalues() -> None:
     single, double = rows(FIRST, *BARE), rows(FIRST, *BARE, "--dtype", "float64")
     assert list(single) == COLUMNS

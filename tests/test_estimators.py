@@ -1,6 +1,7 @@
 """The deflated and the sampled estimator: unbiased, with errors that are what they say, and the same in any batches."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,9 +13,13 @@ from fisher_cli.curvature.likelihoods import Gaussian, Likelihood, Sigmoid, Soft
 from fisher_cli.curvature.problem import TensorData, pose
 from fisher_cli.curvature.scores import Scores, sampled
 from fisher_cli.curvature.traces import sweep
+from fisher_cli.inputs.architectures import find_architecture, load_weights
+from fisher_cli.inputs.checkpoints import find_checkpoints, load_checkpoint
+from fisher_cli.inputs.datasets import load_examples
 from tests.cases import CASES, Case, mlp
 from tests.conftest import problem_of, reference_of
 
+SAMPLES = Path(__file__).parent.parent / "sample_checkpoints"
 KINDS = [(Softmax(), 5), (Softmax(), 2), (Sigmoid(), 3), (Gaussian(), 4)]
 
 
@@ -68,7 +73,8 @@ def test_the_mean_over_many_seeds_is_the_exact_trace(case: Case, estimator: str)
         values.append(trace.true.value)
         errors.append(trace.true.estimator_error)
         assert trace.empirical.value == pytest.approx(float(reference_of(case).empirical.trace()), rel=1e-9)
-    mean, spread = torch.tensor(values).double().mean(), torch.tensor(values).double().std()
+    found = torch.tensor(values, dtype=torch.float64)
+    mean, spread = found.mean(), found.std()
     assert float((mean - truth).abs()) <= 4 * float(spread) / math.sqrt(40) + 1e-9 * truth
     # The claimed errors, in the mean of squares, are the spread; 40 seeds of six examples know it to a factor of two.
     claimed = float(torch.tensor(errors).square().mean().sqrt())
@@ -124,14 +130,23 @@ def test_the_target_error_is_kept(target: float) -> None:
     assert trace.true.estimator_error <= 1.5 * target * trace.true.value
 
 
-def test_variance_per_pass_is_far_below_that_of_sampled_labels() -> None:
-    torch.manual_seed(0)
-    x, y = torch.randn(300, 8).double(), torch.randint(0, 10, (300,))
-    problem = pose(mlp(8, 20, 10).double(), TensorData(x, y), batch_size=100)
+@pytest.mark.parametrize(("run", "step", "factor"), [("digits-clean", "00000", 10), ("digits-cnn", "01760", 300)])
+def test_variance_per_pass_is_far_below_that_of_sampled_labels(run: str, step: str, factor: float) -> None:
+    """Ten times early in training, three hundred times late, at the same number of backward passes."""
+    (file,) = [f for f in find_checkpoints([SAMPLES / run]) if step in f.name]
+    checkpoint = load_checkpoint(file)
+    model = find_architecture(checkpoint).build()
+    load_weights(model, checkpoint)
+    examples = load_examples("digits", limit=500)
+    problem = pose(model, TensorData(*examples.batch(0, 500)))
     found = sweep(problem, estimator="deflated").trace
     passes = int(found.estimator.split("=")[1]) + 2
     labels = sweep(problem, estimator="sampled", samples=passes).trace
-    assert found.true.estimator_error**2 < labels.true.estimator_error**2 / 10
+    assert found.true.estimator_error**2 < labels.true.estimator_error**2 / factor
+    truth = sweep(problem).trace.true
+    assert abs(found.true.value - truth.value) <= 4 * found.true.estimator_error
+    assert truth.standard_error is not None
+    assert found.true.estimator_error < 0.25 * truth.standard_error
 
 
 def test_auto_is_exact_for_few_classes_and_deflated_for_many() -> None:

@@ -45,6 +45,24 @@ def _count(number: int, option: str) -> int:
     return number
 
 
+def _share(text: str | None) -> float | None:
+    """The relative error that --target-error says.
+
+    Raises:
+        UsageError: it is no positive number.
+    """
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        msg = f"--target-error {text}: type a positive number, such as 0.01 for one percent of the trace"
+        raise UsageError(msg)
+    return value
+
+
 def _key_value(text: str) -> tuple[str, str]:
     key, separator, value = text.partition("=")
     if not separator or not key:
@@ -66,6 +84,8 @@ def analyze(
     model_arguments: options.ModelArguments = [],  # noqa: B006 - typer reads it, nobody writes it
     state_key: options.StateKey = None,
     estimator: options.EstimatorOption = Estimator.AUTO,
+    samples: options.Samples = 5,
+    target_error: options.TargetError = None,
     eigenvalues: options.EigenvalueCount = 5,
     include: options.Include = ["*"],  # noqa: B006
     exclude: options.Exclude = [],  # noqa: B006
@@ -95,6 +115,8 @@ def analyze(
         model_arguments=tuple(_key_value(text) for text in model_arguments),
         state_key=state_key,
         estimator=estimator,
+        samples=samples,
+        target_error=_share(target_error),
         eigenvalues=_count(eigenvalues, "--eigenvalues"),
         likelihood=likelihood,
         include=tuple(include),

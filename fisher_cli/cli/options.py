@@ -111,7 +111,28 @@ StateKey = Annotated[
 
 EstimatorOption = Annotated[
     Estimator,
-    typer.Option("--estimator", help="How the true Fisher's trace is computed.", rich_help_panel=QUANTITIES),
+    typer.Option(
+        "--estimator",
+        metavar="NAME",
+        help="Of the true trace: exact, deflated, sampled, or auto: exact up to 32 classes, deflated above.",
+        rich_help_panel=QUANTITIES,
+    ),
+]
+Samples = Annotated[
+    int,
+    typer.Option(
+        "--samples", metavar="S", min=1, help="Labels per example for --estimator sampled.", rich_help_panel=QUANTITIES
+    ),
+]
+TargetError = Annotated[
+    str | None,
+    typer.Option(
+        "--target-error",
+        metavar="X",
+        help="Error that --estimator deflated may add, relative to the trace.",
+        show_default="a tenth of the standard error",
+        rich_help_panel=QUANTITIES,
+    ),
 ]
 EigenvalueCount = Annotated[
     int,

@@ -17,6 +17,8 @@ from fisher_cli.curvature.problem import Batch
 from fisher_cli.curvature.scores import Scores, Scoring, generator_of, unit_scale, with_observed
 
 PILOT_EXAMPLES = 32
+# … but no more than this share of the data, which would cost more than it saves, and no fewer than eight.
+PILOT_SHARE, FEWEST_PILOT_EXAMPLES = 1 / 16, 8
 # Two mixtures: their difference gives the estimator's own error over all examples, which a pilot cannot.
 MIXTURES = 2
 # Up to this many outputs the root is turned by the pilot, at C³ per example; above, the closed-form root is used.
@@ -78,7 +80,8 @@ def columns_for_many_outputs(outputs: int) -> int:
 def _spread_examples(engine: Engine) -> Batch:
     """Examples evenly over the data, whose order may be by class."""
     problem = engine.problem
-    count = min(PILOT_EXAMPLES, problem.examples)
+    wanted = min(PILOT_EXAMPLES, max(FEWEST_PILOT_EXAMPLES, int(problem.examples * PILOT_SHARE)))
+    count = min(wanted, problem.examples)
     chosen = [index * problem.examples // count for index in range(count)]
     parts = [problem.slice(index, index + 1) for index in chosen]
     return Batch(torch.cat([part.inputs for part in parts]), torch.cat([part.labels for part in parts]), 0)

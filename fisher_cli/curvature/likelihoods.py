@@ -39,8 +39,11 @@ class Likelihood(ABC):
         """Σ_k w_k v_k v_kᵀ = Λ = Cov(s) over labels drawn from the model: the exact scores of the true Fisher."""
 
     @abstractmethod
-    def observed_weights(self, outputs: Tensor, labels: Tensor) -> Tensor | None:
-        """Weights w̃ (K, B) with Σ_k w̃_k v_k v_kᵀ = s_y s_yᵀ on the directions of `root`, None if there are none."""
+    def observed_coefficients(self, outputs: Tensor, labels: Tensor) -> Tensor | None:
+        """Coefficients c (K, B), one of each example not zero, with Σ_k c_k v_k = s_y on the directions of `root`.
+
+        None where the observed score is parallel to none of them.
+        """
 
     @abstractmethod
     def observed_score(self, outputs: Tensor, labels: Tensor) -> Tensor:
@@ -126,16 +129,16 @@ class Softmax(Likelihood):
         safe = torch.where(scale > 0, scale, torch.ones_like(scale))
         return Root((scores / safe).to(outputs.dtype), p.T * scale.squeeze(2) ** 2)
 
-    def observed_weights(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """The observed class is one of the classes: its direction gets the squared scale, the others zero."""
+    def observed_coefficients(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The observed class is one of the classes: its direction gets the scale, the others zero."""
         p, complement = self.probabilities(outputs)
         if p.shape[1] == 2:
-            return complement.gather(1, labels.unsqueeze(1)).T ** 2
+            return complement.gather(1, labels.unsqueeze(1)).T * (2 * labels - 1)
         scale = self._class_scores(p, complement).abs().amax(dim=2)
-        weights = torch.zeros_like(scale)
+        coefficients = torch.zeros_like(scale)
         rows = torch.arange(len(labels), device=labels.device)
-        weights[labels, rows] = scale[labels, rows] ** 2
-        return weights
+        coefficients[labels, rows] = scale[labels, rows]
+        return coefficients
 
     def observed_score(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """s_y = p − e_y."""
@@ -207,11 +210,11 @@ class Sigmoid(Likelihood):
             directions.unsqueeze(1).expand(-1, len(z), -1), (torch.sigmoid(z) * torch.sigmoid(-z)).T.contiguous()
         )
 
-    def observed_weights(self, outputs: Tensor, labels: Tensor) -> Tensor | None:
+    def observed_coefficients(self, outputs: Tensor, labels: Tensor) -> Tensor | None:
         """With one output the observed score is parallel to the only direction; else it is a direction of its own."""
         if outputs.shape[1] > 1:
             return None
-        return self.observed_score(outputs, labels).T ** 2
+        return self.observed_score(outputs, labels).T
 
     def observed_score(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """s_y = σ(z) − y, written (1 − y) σ(z) − y σ(−z)."""
@@ -277,11 +280,11 @@ class Gaussian(Likelihood):
         weights = torch.ones(classes, examples, dtype=torch.float64, device=outputs.device)
         return Root(directions.unsqueeze(1).expand(-1, examples, -1), weights)
 
-    def observed_weights(self, outputs: Tensor, labels: Tensor) -> Tensor | None:
+    def observed_coefficients(self, outputs: Tensor, labels: Tensor) -> Tensor | None:
         """With one output the residual is parallel to the only direction; else it is a direction of its own."""
         if outputs.shape[1] > 1:
             return None
-        return self.observed_score(outputs, labels).T ** 2
+        return self.observed_score(outputs, labels).T
 
     def observed_score(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """s_y = z − y."""

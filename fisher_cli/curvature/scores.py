@@ -12,11 +12,12 @@ from fisher_cli.curvature.likelihoods import Likelihood
 
 @dataclass(frozen=True)
 class Scores:
-    """Directions v (K, B, C) and, for each matrix, weights w (K, B) in float64.
+    """Directions v (K, B, C), and what each matrix makes of them, (K, B) in float64.
 
-    true: Σ_k w_k v_k v_kᵀ = Λ, the covariance of the score under the model's own labels, exactly or in
-    expectation; observed: Σ_k w_k v_k v_kᵀ = s_y s_yᵀ with the dataset's label. `draws` are the directions
-    that are independent draws of the same distribution: their spread is the estimator's own error.
+    true: weights with Σ_k w_k v_k v_kᵀ = Λ, the covariance of the score under the model's own labels, exactly
+    or in expectation; observed: coefficients, one of each example not zero, with Σ_k c_k v_k = s_y, the score
+    at the dataset's label. `draws` are the directions that are independent draws of the same distribution:
+    their spread is the estimator's own error.
     """
 
     directions: Tensor
@@ -42,7 +43,7 @@ def exact(likelihood: Likelihood, outputs: Tensor, labels: Tensor) -> Scores:
     Fisher costs no backward pass of its own; otherwise one direction is added.
     """
     root = likelihood.root(outputs)
-    observed = likelihood.observed_weights(outputs, labels)
+    observed = likelihood.observed_coefficients(outputs, labels)
     if observed is not None:
         return Scores(root.directions, root.weights, observed)
     return with_observed(likelihood, outputs, labels, root.directions, root.weights)
@@ -62,7 +63,7 @@ def with_observed(
     return Scores(
         torch.cat([directions, unit.to(outputs.dtype).unsqueeze(0)]),
         torch.cat([weights, none]),
-        torch.cat([torch.zeros_like(weights), scale.unsqueeze(0) ** 2]),
+        torch.cat([torch.zeros_like(weights), scale.unsqueeze(0)]),
         draws,
     )
 

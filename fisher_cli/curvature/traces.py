@@ -42,7 +42,7 @@ class _Totals:
     empirical_layers: dict[str, Moments] = field(default_factory=dict)
     true_terms: list[Tensor] = field(default_factory=list)
     empirical_terms: list[Tensor] = field(default_factory=list)
-    gradient: Tensor | None = None
+    gradient: dict[str, Tensor] = field(default_factory=dict)
 
 
 @torch.inference_mode(mode=False)
@@ -59,7 +59,7 @@ def sweep(
     """tr F = mean_n Σ_k ‖J_nᵀ s_nk‖² and tr F̂ = mean_n ‖J_nᵀ (p_n − e_y)‖², by parameter and by example.
 
     Natural log, mean over examples, float64 sums. One forward pass, one backward pass per score direction
-    (C for softmax, 1 for two classes) without weight gradients, and one ordinary backward pass for ḡ.
+    (C for softmax, 1 for two classes) without weight gradients; ḡ comes from the observed score's.
 
     Args:
         problem: the network and its examples.
@@ -90,7 +90,6 @@ def sweep(
             raise NumericalError(msg)
         _add_predictions(totals, problem, outputs, batch)
         _add_traces(totals, evaluated, scoring(outputs, batch.labels, batch.start))
-        _add_gradient(totals, problem, evaluated, outputs, batch)
         if advance is not None:
             advance((batch.start + len(batch)) / problem.examples)
     return _summarise(problem, engine.ledger(), totals, described)
@@ -121,10 +120,12 @@ def _scoring(
 
 
 def _add_traces(totals: _Totals, evaluated: Pass, scores: Scores) -> None:
-    norms = evaluated.norms(scores.directions)
+    norms, gradients = evaluated.measure(scores.directions, scores.observed)
+    for name, gradient in gradients.items():
+        totals.gradient[name] = totals.gradient[name] + gradient if name in totals.gradient else gradient
     true_draws, empirical_terms = torch.zeros_like(scores.true), torch.zeros_like(scores.true[0])
     for name, values in norms.items():
-        draws, empirical = values * scores.true, (values * scores.observed).sum(0)
+        draws, empirical = values * scores.true, (values * scores.observed**2).sum(0)
         totals.true_layers.setdefault(name, Moments()).add(
             draws.sum(0), _variance_of_draws(draws[scores.draws.start : scores.draws.stop])
         )
@@ -144,15 +145,8 @@ def _variance_of_draws(draws: Tensor) -> Tensor | None:
     return len(draws) * draws.var(dim=0) if len(draws) > 1 else None
 
 
-def _add_gradient(totals: _Totals, problem: Problem, evaluated: Pass, outputs: Tensor, batch: Batch) -> None:
-    score = problem.likelihood.observed_score(outputs, batch.labels)
-    flat = problem.pull_back(evaluated.outputs, score)
-    totals.gradient = flat if totals.gradient is None else totals.gradient + flat
-
-
 def _summarise(problem: Problem, ledger: Mapping[str, str], totals: _Totals, estimator: str) -> Sweep:
     true_terms, empirical_terms = torch.cat(totals.true_terms), torch.cat(totals.empirical_terms)
-    assert totals.gradient is not None
     if not bool(true_terms.isfinite().all() and empirical_terms.isfinite().all()):
         msg = "a gradient is NaN or infinite: the traces cannot be computed"
         raise NumericalError(msg)
@@ -179,4 +173,10 @@ def _summarise(problem: Problem, ledger: Mapping[str, str], totals: _Totals, est
     )
     accuracy = totals.accuracy.estimate() if totals.accuracy.count else None
     predictions = Predictions(totals.loss.estimate(), accuracy, totals.entropy.estimate())
-    return Sweep(predictions, trace, totals.gradient / problem.examples)
+    flat = [
+        totals.gradient[name].reshape(-1)
+        if name in totals.gradient
+        else torch.zeros_like(parameter).double().reshape(-1)
+        for name, parameter in problem.parameters.items()
+    ]
+    return Sweep(predictions, trace, torch.cat(flat).detach() / problem.examples)

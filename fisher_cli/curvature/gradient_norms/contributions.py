@@ -12,6 +12,14 @@ import torch
 from torch import Tensor
 
 
+def _picked(values: Tensor, coefficients: Tensor) -> Tensor:
+    """Σ_k c_kb v_kb, (B, …), for coefficients (K, B) of which at most one of each b is not zero."""
+    index = coefficients.abs().argmax(0)
+    examples = torch.arange(len(index), device=index.device)
+    chosen = coefficients[index, examples].to(values.dtype)
+    return values[index, examples] * chosen.reshape(-1, *(1,) * (values.dim() - 2))
+
+
 def _split(tensor: Tensor, dimension: int, times: int) -> Tensor:
     """A dimension of B·T entries as two, B and T."""
     shape = tensor.shape
@@ -20,6 +28,8 @@ def _split(tensor: Tensor, dimension: int, times: int) -> Tensor:
 
 # Rounding that the Gram form may add, relative to the norm, by the estimate of `_through_gram`.
 CANCELLATION = 3e-6
+# Below this, squares of float32 entries may have lost digits to underflow.
+SAFE_NORM = 1e-12
 
 
 @dataclass(frozen=True)
@@ -28,6 +38,7 @@ class OuterProducts:
 
     inputs: Tensor
     cotangents: Tensor
+    transposed: bool = False  # the parameter holds the gradient as inputs × cotangents
 
     def folded(self, times: int) -> "OuterProducts":
         """The same with every `times` consecutive examples made into positions of one example."""
@@ -35,7 +46,7 @@ class OuterProducts:
             return self
         a = _split(self.inputs, 0, times).permute(0, 2, 3, 1, 4).flatten(3)
         delta = _split(self.cotangents, 1, times).permute(0, 1, 3, 4, 2, 5).flatten(4)
-        return OuterProducts(a, delta)
+        return OuterProducts(a, delta, self.transposed)
 
     def squared_norms(self) -> Tensor:
         """‖Σ_l δ_l a_lᵀ‖² summed over groups, (K, B) in float64.
@@ -57,8 +68,18 @@ class OuterProducts:
             products = _through_gram(a, stacked.reshape(len(a), directions, rows, positions))
         if products is None:
             gradient = torch.bmm(stacked, a.transpose(1, 2)).reshape(len(a), directions, rows * columns)
-            products = torch.linalg.vector_norm(gradient, dim=2, dtype=torch.float64).square()
+            products = _squares(gradient)
         return products.reshape(examples, groups, directions).sum(1).T
+
+    def weighted_sum(self, coefficients: Tensor, shape: torch.Size) -> Tensor:
+        """Σ_kb c_kb Σ_l δ_l a_lᵀ in float64, in the parameter's shape, for c (K, B) with one of each b not zero."""
+        combined = _picked(self.cotangents, coefficients)
+        if combined.shape[2] * self.inputs.shape[2] <= combined.shape[3] * (combined.shape[2] + self.inputs.shape[2]):
+            gradient = torch.matmul(combined, self.inputs.transpose(2, 3)).sum(0)
+        else:
+            gradient = torch.einsum("bgrl,bgql->grq", combined, self.inputs)
+        oriented = gradient.transpose(1, 2) if self.transposed else gradient
+        return oriented.reshape(shape).double()
 
     def gram(self) -> Tensor:
         """Inner products of the gradients of all pairs of directions, (B, K, K) in float64."""
@@ -76,6 +97,14 @@ class OuterProducts:
 def _inner_products(gradient: Tensor) -> Tensor:
     """gₖᵀgₖ' over the last dimension of (…, K, size), (…, K, K) in float64."""
     return (gradient @ gradient.mT).double()
+
+
+def _squares(gradient: Tensor) -> Tensor:
+    """Sums of squares over the last dimension in float64; squared in float64 only where float32 would underflow."""
+    norms: Tensor = torch.linalg.vector_norm(gradient, dim=-1)
+    if bool((norms < SAFE_NORM).any()):
+        norms = torch.linalg.vector_norm(gradient, dim=-1, dtype=torch.float64)
+    return norms.double().square()
 
 
 def _through_gram(a: Tensor, delta: Tensor) -> Tensor | None:
@@ -106,6 +135,10 @@ class Vectors:
         """‖g‖², (K, B) in float64."""
         return self.values.double().square().sum(2)
 
+    def weighted_sum(self, coefficients: Tensor, shape: torch.Size) -> Tensor:
+        """Σ_kb c_kb g_kb in float64, in the parameter's shape, for c (K, B) with one entry of each b not zero."""
+        return _picked(self.values, coefficients).double().sum(0).reshape(shape)
+
     def gram(self) -> Tensor:
         """Inner products of all pairs of directions, (B, K, K) in float64."""
         return _inner_products(self.values.transpose(0, 1))
@@ -134,6 +167,12 @@ class Rows:
         summed = same.to(self.cotangents.dtype) @ self.cotangents
         return (summed.double() * self.cotangents.double()).sum((2, 3))
 
+    def weighted_sum(self, coefficients: Tensor, shape: torch.Size) -> Tensor:
+        """Σ_kb c_kb Σ_l e_{id_l} δ_lᵀ in float64, in the parameter's shape, for c (K, B), one of each b not zero."""
+        combined = _picked(self.cotangents, coefficients).double() * self.counted.unsqueeze(2)
+        total = torch.zeros(shape, dtype=torch.float64, device=combined.device)
+        return total.index_add(0, self.ids.reshape(-1), combined.flatten(0, 1))
+
     def gram(self) -> Tensor:
         """Inner products of all pairs of directions, (B, K, K) in float64."""
         same = (self.ids.unsqueeze(1) == self.ids.unsqueeze(2)) & self.counted.unsqueeze(1) & self.counted.unsqueeze(2)
@@ -154,7 +193,7 @@ def joined(parts: Sequence[Contribution]) -> Contribution | None:
     rows = [part for part in parts if isinstance(part, Rows)]
     if len(outer) == len(parts):
         inputs, cotangents = [part.inputs for part in outer], [part.cotangents for part in outer]
-        return OuterProducts(torch.cat(inputs, 3), torch.cat(cotangents, 4))
+        return OuterProducts(torch.cat(inputs, 3), torch.cat(cotangents, 4), outer[0].transposed)
     if len(vectors) == len(parts):
         return Vectors(torch.stack([part.values for part in vectors]).sum(0))
     if len(rows) == len(parts):

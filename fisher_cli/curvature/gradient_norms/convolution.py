@@ -80,4 +80,4 @@ def transposed_convolution(arguments: Mapping[str, Any], inputs: Tensor, cotange
     delta = columns.reshape(directions, examples, groups, -1, math.prod(grid))
     a = inputs.reshape(examples, groups, -1, math.prod(grid))
     summed = cotangents.reshape(directions, examples, channels, -1).sum(3)
-    return {"weight": OuterProducts(a, delta), "bias": Vectors(summed)}
+    return {"weight": OuterProducts(a, delta, transposed=True), "bias": Vectors(summed)}

@@ -25,12 +25,14 @@ UNUSED = "unused"
 class Pass:
     """One batch evaluated: its outputs with their graph, and the squared norms of any directions.
 
-    norms(directions (K, B, C)) is {parameter name: ‖Jᵀ v‖² (K, B) in float64}. gram(directions) is the sum of
+    norms(directions (K, B, C)) is {parameter name: ‖Jᵀ v‖² (K, B) in float64}; measure(directions, coefficients
+    (K, B)) gives these and {parameter name: Σ_nk c_kn J_nᵀ v_kn} as well. gram(directions) is the sum of
     (Jᵀ v_k)ᵀ(Jᵀ v_k') (B, K, K) in float64 over the parameters that rules cover with contributions of one form.
     """
 
     outputs: Tensor
     norms: Callable[[Tensor], dict[str, Tensor]]
+    measure: Callable[[Tensor, Tensor], tuple[dict[str, Tensor], dict[str, Tensor]]]
     gram: Callable[[Tensor], Tensor]
 
 
@@ -79,10 +81,18 @@ class Engine:
         plan = self._plan(graph, usable, self._find_layouts(outputs, usable, graph, len(batch)))
 
         def norms(directions: Tensor) -> dict[str, Tensor]:
-            parts = [
-                self._some_norms(plan, outputs, batch, some) for some in torch.split(directions, DIRECTIONS_AT_ONCE)
-            ]
-            return {name: torch.cat([part[name] for part in parts]) for name in self.problem.parameters}
+            return measure(directions, None)[0]
+
+        def measure(directions: Tensor, coefficients: Tensor | None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+            pieces: list[dict[str, Tensor]] = []
+            sums: dict[str, Tensor] = {}
+            for start in range(0, len(directions), DIRECTIONS_AT_ONCE):
+                some = slice(start, start + DIRECTIONS_AT_ONCE)
+                chosen = None if coefficients is None else coefficients[some]
+                piece, part = self._some(plan, outputs, batch, directions[some], chosen)
+                pieces.append(piece)
+                sums = {name: sums[name] + part[name] if name in sums else part[name] for name in part}
+            return {name: torch.cat([piece[name] for piece in pieces]) for name in self.problem.parameters}, sums
 
         def gram(directions: Tensor) -> Tensor:
             shape = (directions.shape[1], len(directions), len(directions))
@@ -93,7 +103,7 @@ class Engine:
                     total += one.gram()
             return total
 
-        return Pass(outputs, norms, gram)
+        return Pass(outputs, norms, measure, gram)
 
     def _find_layouts(
         self, outputs: Tensor, calls: Sequence[Call], graph: Graph, examples: int
@@ -140,13 +150,35 @@ class Engine:
     def _note(self, name: str, method: str) -> None:
         self.methods.setdefault(name, set()).add(method)
 
-    def _some_norms(self, plan: _Plan, outputs: Tensor, batch: Batch, directions: Tensor) -> dict[str, Tensor]:
+    def _some(
+        self, plan: _Plan, outputs: Tensor, batch: Batch, directions: Tensor, coefficients: Tensor | None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Norms and weighted sums of the gradients of some directions."""
+        found: dict[str, Tensor] = {}
+        sums: dict[str, Tensor] = {}
         with torch.no_grad():
-            found = {name: squared_norms(parts) for name, parts in _contributions(plan, outputs, directions)}
+            for name, parts in _contributions(plan, outputs, directions):
+                found[name] = squared_norms(parts)
+                if coefficients is not None:
+                    shape = self.problem.parameters[name].shape
+                    sums[name] = torch.stack([part.weighted_sum(coefficients, shape) for part in parts]).sum(0)
         if plan.by_example:
             found |= self._by_example(plan.by_example, batch, directions)
+            if coefficients is not None:
+                sums |= self._sums_by_autograd(plan.by_example, outputs, directions, coefficients)
         zero = torch.zeros(directions.shape[:2], dtype=torch.float64, device=directions.device)
-        return {name: found.get(name, zero) for name in self.problem.parameters}
+        return {name: found.get(name, zero) for name in self.problem.parameters}, sums
+
+    def _sums_by_autograd(
+        self, names: Sequence[str], outputs: Tensor, directions: Tensor, coefficients: Tensor
+    ) -> dict[str, Tensor]:
+        """Σ_nk c_kn J_nᵀ v_kn of some parameters by one ordinary backward pass."""
+        cotangents = (directions.double() * coefficients.unsqueeze(2)).sum(0).to(outputs.dtype)
+        parameters = [self.problem.parameters[name] for name in names]
+        with reproducible_kernels():
+            gradients = torch.autograd.grad(outputs, parameters, cotangents, retain_graph=True, allow_unused=True)
+        pairs = zip(names, gradients, strict=True)
+        return {name: gradient.to_dense().double() for name, gradient in pairs if gradient is not None}
 
     def _by_example(self, names: Sequence[str], batch: Batch, directions: Tensor) -> dict[str, Tensor]:
         if self.vectorise:

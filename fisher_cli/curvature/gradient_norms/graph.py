@@ -12,7 +12,10 @@ _DATA_DEPENDENT = ("Index", "Gather", "Scatter", "Sort", "Topk", "Take", "Masked
 
 @dataclass(frozen=True)
 class Graph:
-    """How many operations read each leaf tensor, by its id; which nodes there are; whether order depends on data."""
+    """How many operations read each leaf tensor, by its id, and which nodes there are.
+
+    `depends_on_data`: whether the order of examples or positions may.
+    """
 
     uses: Counter[int]
     nodes: frozenset[Any]
