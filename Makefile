@@ -13,6 +13,9 @@ demo: .venv/fisher  ## the Fisher information of a real training run, as a table
 test: .venv/dev  ## all tests
 	$(BIN)/python -m pytest -n auto
 
+test-long: .venv/dev  ## the full counts of the long lists
+	$(BIN)/python -m pytest -n auto -m long
+
 check: .venv/dev  ## verify format, style and types; changes nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -21,6 +24,9 @@ check: .venv/dev  ## verify format, style and types; changes nothing
 format: .venv/dev  ## repair format and style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench: .venv/bench  ## the exact trace beside its peers: time, memory and error, into benchmarks/RESULTS.md
+	$(BIN)/python -m benchmarks.engine --write
 
 samples: .venv/fisher  ## train the networks in sample_checkpoints/ again
 	$(BIN)/python sample_checkpoints/make.py
@@ -41,4 +47,8 @@ clean:  ## remove what the targets above have made
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch .venv/fisher $@
 
-.PHONY: help demo test check format samples clean
+.venv/bench: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	@touch .venv/fisher .venv/dev $@
+
+.PHONY: help demo test test-long check format bench samples clean

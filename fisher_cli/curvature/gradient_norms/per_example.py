@@ -43,6 +43,10 @@ def _chunk(problem: Problem, chosen: dict[str, Tensor], inputs: Tensor, directio
 
         def norm(vector: Tensor) -> dict[str, Tensor]:
             (gradients,) = pull_back(vector)
+            # Some vectorised backward functions return a gradient per example of a batch that is not theirs.
+            if any(gradient.shape != chosen[name].shape for name, gradient in gradients.items()):
+                msg = "a vectorised gradient has another shape than its parameter"
+                raise RuntimeError(msg)
             return {name: gradient.double().square().sum() for name, gradient in gradients.items()}
 
         return vmap(norm)(vectors)
@@ -50,6 +54,9 @@ def _chunk(problem: Problem, chosen: dict[str, Tensor], inputs: Tensor, directio
     # Outside of the transform no_grad is not seen by it, but keeps the other parameters from being tracked.
     with reproducible_kernels(), torch.no_grad():
         by_example = vmap(norms, in_dims=(0, 1))(inputs, directions)
+    if any(norm.shape != (len(inputs), len(directions)) for norm in by_example.values()):
+        msg = "a vectorised norm is not one number per example and direction"
+        raise RuntimeError(msg)
     return {name: norm.T for name, norm in by_example.items()}
 
 

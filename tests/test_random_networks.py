@@ -1,0 +1,287 @@
+"""Random small networks over all layer kinds, likelihoods and batch sizes, each parameter against the oracle.
+
+Twenty of them by default, two hundred with `make test-long`; network n is the same on every run.
+"""
+
+import random
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fisher_cli.curvature.problem import TensorData, pose
+from fisher_cli.curvature.traces import sweep
+from tests.reference import reference
+
+COUNT, SHORT = 200, 20
+
+
+class Residual(nn.Module):
+    """x + f(x), in place half of the time."""
+
+    def __init__(self, inner: nn.Module, in_place: bool) -> None:
+        super().__init__()
+        self.inner, self.in_place = inner, in_place
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inner(x)
+        if self.in_place:
+            y += x
+            return y
+        return x + y
+
+
+class Scaled(nn.Module):
+    """γ ∘ f(x) + β with bare parameters over the last dimension, or one per channel."""
+
+    def __init__(self, inner: nn.Module, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.inner = inner
+        self.gamma, self.beta = nn.Parameter(torch.rand(shape) + 0.5), nn.Parameter(torch.randn(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) * self.gamma + self.beta
+
+
+class Twice(nn.Module):
+    """One layer, used twice."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(torch.tanh(self.inner(x)))
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, width: int, batch_first: bool) -> None:
+        super().__init__()
+        self.batch_first = batch_first
+        self.attention = nn.MultiheadAttention(width, 2, batch_first=batch_first)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x if self.batch_first else x.transpose(0, 1)
+        y = self.attention(x, x, x, need_weights=False)[0]
+        return y if self.batch_first else y.transpose(0, 1)
+
+
+class ClassToken(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.randn(1, 1, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.token.expand(len(x), -1, -1), x], dim=1)
+
+
+class Mean(nn.Module):
+    def __init__(self, *dimensions: int) -> None:
+        super().__init__()
+        self.dimensions = dimensions
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(self.dimensions)
+
+
+def activation(choose: random.Random) -> nn.Module:
+    return choose.choice([nn.ReLU(inplace=True), nn.ReLU(), nn.GELU(), nn.Tanh(), nn.SiLU(), nn.PReLU()])
+
+
+def spatial(choose: random.Random, dimensions: int) -> tuple[nn.Sequential, int]:
+    """Convolutions of all kinds, norms and activations on (2, 6, …); the network and its channels."""
+    conv = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dimensions]
+    up = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}[dimensions]
+    batch = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[dimensions]
+    instance = {1: nn.InstanceNorm1d, 2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[dimensions]
+    layers: list[nn.Module] = []
+    channels = 2
+    strides = iter(choose.sample([1, 2, 1], 3))  # one stride of two, so that norms over positions have some
+    for _ in range(choose.randint(1, 3)):
+        groups = choose.choice([1, 1, 2])
+        wider = choose.choice([2, 4])
+        mode = choose.choice(["zeros", "zeros", "circular", "replicate"])
+        kind = choose.randrange(4)
+        if kind == 0:
+            layers.append(
+                conv(channels, wider, 3, stride=next(strides), padding=1, groups=groups, padding_mode=mode,
+                     bias=choose.random() < 0.7)
+            )  # fmt: skip
+        elif kind == 1:
+            layers.append(
+                conv(channels, wider, choose.choice([1, 2, 3]), padding="same", dilation=choose.choice([1, 2]))
+            )
+        elif kind == 2:
+            layers.append(conv(channels, channels, 3, padding=1, groups=channels))
+            wider = channels
+        else:
+            layers.append(
+                up(channels, wider, 3, stride=2, padding=1, output_padding=choose.choice([0, 1]), groups=groups)
+            )
+            layers.append({1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}[dimensions](2))
+        channels = wider
+        norm = choose.choice([None, batch(channels), nn.GroupNorm(choose.choice([1, 2]), channels),
+                              instance(channels, affine=True), batch(channels, affine=False)])  # fmt: skip
+        layers += [layer for layer in (norm, activation(choose)) if layer is not None]
+        if choose.random() < 0.4:
+            layers.append(Residual(conv(channels, channels, 3, padding=1), choose.random() < 0.5))
+        if choose.random() < 0.3:
+            layers.append(Scaled(nn.Identity(), (channels, *(1,) * dimensions)))
+    layers.append(Mean(*range(2, 2 + dimensions)))
+    return nn.Sequential(*layers), channels
+
+
+def tokens(choose: random.Random) -> tuple[nn.Sequential, int]:
+    """Embedding, attention, norms, reused and scaled layers on three ids."""
+    width = 4
+    layers: list[nn.Module] = [nn.Embedding(5, width, padding_idx=choose.choice([None, 0]))]
+    if choose.random() < 0.5:
+        layers.append(ClassToken(width))
+    for _ in range(choose.randint(1, 3)):
+        layers.append(
+            choose.choice(
+                [
+                    nn.LayerNorm(width, bias=choose.random() < 0.5),
+                    nn.RMSNorm(width),
+                    nn.Linear(width, width),
+                    Twice(nn.Linear(width, width, bias=choose.random() < 0.5)),
+                    SelfAttention(width, batch_first=choose.random() < 0.5),
+                    nn.TransformerEncoderLayer(width, 2, 6, batch_first=True, norm_first=choose.random() < 0.5),
+                    Scaled(nn.Linear(width, width), (width,)),
+                    Residual(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width)), choose.random() < 0.5),
+                ]
+            )
+        )
+        if choose.random() < 0.5:
+            layers.append(activation(choose))
+    layers.append(Mean(1))
+    return nn.Sequential(*layers), width
+
+
+def network(seed: int) -> tuple[nn.Module, Tensor, Tensor, str]:
+    """Network, inputs, labels and likelihood number `seed`."""
+    choose = random.Random(seed)
+    torch.manual_seed(seed)
+    examples = choose.choice([3, 5, 8])
+    kind = choose.choice(["line", "image", "image", "cube", "tokens", "tokens"])
+    if kind == "tokens":
+        body, width = tokens(choose)
+        inputs = torch.randint(0, 5, (examples, 3))
+    else:
+        dimensions = {"line": 1, "image": 2, "cube": 3}[kind]
+        body, width = spatial(choose, dimensions)
+        inputs = torch.randn(examples, 2, *(9 if dimensions < 3 else 6,) * dimensions)
+    outputs, likelihood = choose.choice([(3, "softmax"), (4, "softmax"), (2, "softmax"), (1, "sigmoid"), (3, "sigmoid"),
+                                         (2, "gaussian")])  # fmt: skip
+    head = nn.Sequential(nn.Linear(width, 5), nn.Tanh(), nn.Linear(5, outputs))
+    model = nn.Sequential(body, choose.choice([head, nn.Linear(width, outputs)]))
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 2.0)
+    return model.eval(), inputs, torch.randint(0, max(2, outputs), (examples,)), likelihood
+
+
+def check(seed: int, dtype: torch.dtype, tolerance: float) -> None:
+    model, inputs, labels, likelihood = network(seed)
+    model = model.to(dtype)
+    inputs = inputs.to(dtype) if inputs.is_floating_point() else inputs
+    expected = reference(model, inputs, labels, likelihood)
+    truth = {"true": expected.traces(expected.fisher), "empirical": expected.traces(expected.empirical)}
+    for size in {1, 7, 16, len(inputs)} if dtype is torch.float64 else {len(inputs)}:
+        trace = sweep(pose(model, TensorData(inputs, labels), likelihood=likelihood, batch_size=size)).trace
+        rounding = 8 * torch.finfo(dtype).eps
+        for layer in trace.layers:
+            for name, total in (("true", trace.true.value), ("empirical", trace.empirical.value)):
+                own, found = truth[name][layer.name], getattr(layer, name).value
+                assert abs(found - own) <= max(tolerance * own, rounding * total), (
+                    layer.name,
+                    layer.method,
+                    name,
+                    size,
+                )
+
+
+def long(first: int, count: int) -> list[object]:
+    return [pytest.param(n, marks=pytest.mark.long if n >= SHORT else ()) for n in range(first, count)]
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
+@pytest.mark.parametrize("seed", long(0, COUNT))
+def test_random_networks_in_float64(seed: int) -> None:
+    check(seed, torch.float64, 1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
+@pytest.mark.parametrize("seed", long(0, COUNT))
+def test_random_networks_in_float32(seed: int) -> None:
+    check(seed, torch.float32, 1e-5)
+
+
+def total_by_loop(model: nn.Module, inputs: Tensor) -> float:
+    """tr F by plain autograd, one example and one class at a time."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    total = 0.0
+    for x in inputs:
+        log_p = torch.log_softmax(model(x.unsqueeze(0).clone()), 1)[0]
+        for value in log_p:
+            gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+            square = sum(float(gradient.square().sum()) for gradient in gradients if gradient is not None)
+            total += float(value.detach().exp()) * square
+    return total / len(inputs)
+
+
+def small(name: str, **options: object) -> Callable[[], nn.Module]:
+    import torchvision
+
+    return lambda: torchvision.models.get_model(name, num_classes=3, **options)
+
+
+def vision_transformer() -> nn.Module:
+    from torchvision.models import VisionTransformer
+
+    return VisionTransformer(32, 16, 2, 2, 16, 24, num_classes=3)
+
+
+def convnext() -> nn.Module:
+    from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+
+    return ConvNeXt([CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 1)], num_classes=3, layer_scale=0.5)
+
+
+def densenet() -> nn.Module:
+    from torchvision.models import DenseNet
+
+    return DenseNet(4, (2, 2), 8, num_classes=3)
+
+
+def swin() -> nn.Module:
+    from torchvision.models import SwinTransformer
+
+    return SwinTransformer([4, 4], 8, [2, 2], [2, 2], [2, 2], num_classes=3)
+
+
+VISION = {
+    "resnet18": small("resnet18"),
+    "mobilenet_v2": small("mobilenet_v2", width_mult=0.35),
+    "shufflenet": small("shufflenet_v2_x0_5"),
+    "squeezenet": small("squeezenet1_1"),
+    "densenet": densenet,
+    "convnext": convnext,
+    "vit": vision_transformer,
+    "swin": swin,
+}
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_torchvisions_networks_have_the_trace_of_the_loop(name: str) -> None:
+    torch.manual_seed(0)
+    model = VISION[name]().double().eval()
+    inputs, labels = torch.randn(3, 3, 32, 32).double(), torch.tensor([0, 1, 2])
+    trace = sweep(pose(model, TensorData(inputs, labels), batch_size=2)).trace
+    assert trace.true.value == pytest.approx(total_by_loop(model, inputs), rel=1e-10)
+    if name != "swin":  # its table of relative positions is indexed, which no rule covers
+        assert "per-example" not in {layer.method for layer in trace.layers}
