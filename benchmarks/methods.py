@@ -1,0 +1,170 @@
+"""Ways to tr F = mean_n Σ_c p_nc ‖∇ log p_nc‖²: ours, plain autograd, torch.func, and other packages.
+
+Every function takes a network in evaluation mode, inputs, labels and a batch size and does all of its work,
+set-up included. The packages are imported inside: one that is missing or broken is a row of the table.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from fisher_cli.curvature.problem import TensorData, pose
+from fisher_cli.curvature.traces import sweep
+
+# The rows of per-example Jacobians that torch.func may hold at once, in bytes.
+JACOBIAN_BYTES = 512 * 2**20
+# Up to so many parameters the trace of an operator, which takes one product with each unit vector, is asked for.
+UNIT_VECTORS = 10_000
+UNIT_VECTORS_AT_ONCE = 64
+
+
+class NotApplicableError(Exception):
+    """A method has no exact trace at this size."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A trace; `error` is the standard error the method itself states, 0 for an exact one."""
+
+    trace: float
+    error: float = 0.0
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table; `warm_up` is off where even two examples would take as long as all."""
+
+    name: str
+    run: Callable[[nn.Module, Tensor, Tensor, int], Answer]
+    package: str | None = None
+    warm_up: bool = True
+
+
+def forward_pass(model: nn.Module, inputs: Tensor, _: Tensor, batch: int) -> Answer:
+    """No trace at all: the unit of cost."""
+    with torch.no_grad():
+        for part in inputs.split(batch):
+            model(part)
+    return Answer(float("nan"))
+
+
+def _ours(estimator: str, *, verify: bool) -> Callable[[nn.Module, Tensor, Tensor, int], Answer]:
+    def run(model: nn.Module, inputs: Tensor, labels: Tensor, _: int) -> Answer:
+        true = sweep(pose(model, TensorData(inputs, labels)), estimator=estimator, verify=verify).trace.true
+        return Answer(true.value, true.estimator_error)
+
+    return run
+
+
+def autograd_loop(model: nn.Module, inputs: Tensor, labels: Tensor, batch: int) -> Answer:  # noqa: ARG001
+    """One example and one class at a time."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    total = 0.0
+    for example in inputs:
+        log_p = torch.log_softmax(model(example.unsqueeze(0))[0], dim=0)
+        for value in log_p:
+            gradients = torch.autograd.grad(value, parameters, retain_graph=True)
+            total += float(value.exp()) * sum(float(gradient.square().sum()) for gradient in gradients)
+    return Answer(total / len(inputs))
+
+
+def torch_func(model: nn.Module, inputs: Tensor, _: Tensor, batch: int) -> Answer:
+    """vmap over examples of the reverse-mode Jacobian of log p, in chunks that fit JACOBIAN_BYTES."""
+    parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+    def log_p(values: dict[str, Tensor], example: Tensor) -> Tensor:
+        return torch.log_softmax(torch.func.functional_call(model, values, (example.unsqueeze(0),))[0], dim=0)
+
+    def term(example: Tensor) -> Tensor:
+        rows, value = torch.func.jacrev(lambda values: (log_p(values, example),) * 2, has_aux=True)(parameters)
+        return value.exp() @ sum(row.flatten(1).square().sum(1) for row in rows.values())
+
+    row_bytes = 4 * 10 * sum(p.numel() for p in parameters.values())
+    chunk = max(1, min(batch, JACOBIAN_BYTES // row_bytes))
+    return Answer(float(torch.func.vmap(term, chunk_size=chunk)(inputs).double().mean()))
+
+
+def curvlinops(model: nn.Module, inputs: Tensor, labels: Tensor, batch: int) -> Answer:
+    """The GGN of the mean cross-entropy is F; its trace from products with all unit vectors."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    size = sum(parameter.numel() for parameter in parameters)
+    if size > UNIT_VECTORS:
+        msg = f"P = {size:,} unit vectors"
+        raise NotApplicableError(msg)
+    from curvlinops import GGNLinearOperator
+
+    data = list(zip(inputs.split(batch), labels.split(batch), strict=True))
+    operator = GGNLinearOperator(model, nn.CrossEntropyLoss(), parameters, data, check_deterministic=False)
+    total = 0.0
+    for start in range(0, size, UNIT_VECTORS_AT_ONCE):
+        columns = torch.arange(start, min(start + UNIT_VECTORS_AT_ONCE, size))
+        units = torch.zeros(size, len(columns))
+        units[columns, columns - start] = 1
+        total += float((operator @ units)[columns, columns - start].double().sum())
+    return Answer(total)
+
+
+def nngeometry(model: nn.Module, inputs: Tensor, labels: Tensor, batch: int) -> Answer:
+    """The diagonal of F from a square root of the Fisher of the logits, C − 1 backward passes per batch."""
+    from nngeometry.metrics import FIM
+    from nngeometry.object import PMatDiag
+
+    loader = DataLoader(TensorDataset(inputs, labels), batch_size=batch)
+    return Answer(float(FIM(model, loader, PMatDiag, variant="classif_logits").trace()))
+
+
+def backpack(model: nn.Module, inputs: Tensor, labels: Tensor, batch: int) -> Answer:
+    """The exact diagonal of the GGN; networks that are no chains of modules go through its converter."""
+    from backpack import backpack as extensions
+    from backpack import extend
+    from backpack.extensions import DiagGGNExact
+
+    for module in model.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False  # its documentation asks for that
+    model = extend(model, use_converter=not isinstance(model, nn.Sequential)).eval()
+    loss = extend(nn.CrossEntropyLoss())
+    total = 0.0
+    for x, y in zip(inputs.split(batch), labels.split(batch), strict=True):
+        model.zero_grad()
+        with extensions(DiagGGNExact()):
+            loss(model(x), y).backward()
+        total += len(x) * sum(float(p.diag_ggn_exact.sum()) for p in model.parameters())
+    return Answer(total / len(inputs))
+
+
+def asdl(model: nn.Module, inputs: Tensor, _: Tensor, batch: int) -> Answer:
+    """The exact diagonal of F, C backward passes per batch, accumulated over the batches."""
+    from asdl import FISHER_EXACT, LOSS_CROSS_ENTROPY, SHAPE_DIAG, FisherConfig, get_fisher_maker
+
+    config = FisherConfig(FISHER_EXACT, [SHAPE_DIAG], loss_type=LOSS_CROSS_ENTROPY, data_size=len(inputs))
+    maker = get_fisher_maker(model, config)
+    for number, x in enumerate(inputs.split(batch)):
+        maker.setup_model_call(model, x)
+        maker.forward_and_backward(accumulate=number > 0)
+    return Answer(sum(float(part.sum()) for part in _diagonals(model)))
+
+
+def _diagonals(model: nn.Module) -> Iterator[Tensor]:
+    for module in model.modules():
+        matrix = getattr(module, "fisher", None)
+        if matrix is not None and matrix.diag is not None:
+            yield from matrix.diag.data
+
+
+FORWARD = Method("forward pass", forward_pass)
+METHODS = (
+    FORWARD,
+    Method("fisher exact", _ours("exact", verify=False), "fisher-cli"),
+    Method("fisher exact, verified", _ours("exact", verify=True), "fisher-cli"),
+    Method("fisher deflated", _ours("deflated", verify=False), "fisher-cli"),
+    Method("autograd loop", autograd_loop, "torch"),
+    Method("torch.func", torch_func, "torch"),
+    Method("curvlinops", curvlinops, "curvlinops-for-pytorch", warm_up=False),
+    Method("nngeometry", nngeometry, "nngeometry"),
+    Method("BackPACK", backpack, "backpack-for-pytorch"),
+    Method("asdfghjkl", asdl, "asdfghjkl"),
+)
