@@ -293,8 +293,8 @@ def _preamble(provenance: dict[str, object], options: argparse.Namespace) -> str
             "A forward pass is one over all examples without gradients, in the same round. "
             "Memory is the growth of the peak resident size during the call. The error is relative to a loop "
             f"over examples and classes in float64; above {WRONG:.0e}, or for an estimate above {STANDARD_ERRORS} of "
-            "its own standard errors, it is called wrong. Everything else computes in float32. “Wrong” and “fails” hold "
-            "for each library as `benchmarks/methods.py` calls it, at the batch sizes of `benchmarks/networks.py`; "
+            "its own standard errors, it is called wrong. Everything else computes in float32. “Wrong” and “fails” "
+            "hold for each library as `benchmarks/methods.py` calls it, at the batch sizes of `benchmarks/networks.py`; "
             "their causes were not traced.",
         ]
     )
