@@ -294,8 +294,8 @@ def _preamble(provenance: dict[str, object], options: argparse.Namespace) -> str
             "Memory is the growth of the peak resident size during the call. The error is relative to a loop "
             f"over examples and classes in float64; above {WRONG:.0e}, or for an estimate above {STANDARD_ERRORS} of "
             "its own standard errors, it is called wrong. Everything else computes in float32. “Wrong” and “fails” "
-            "hold for each library as `benchmarks/methods.py` calls it, at the batch sizes of `benchmarks/networks.py`; "
-            "their causes were not traced.",
+            "hold for each library as `benchmarks/methods.py` calls it, at the batch sizes of "
+            "`benchmarks/networks.py`; their causes were not traced.",
         ]
     )
 

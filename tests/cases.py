@@ -133,18 +133,24 @@ class Case:
         """Seeded network in evaluation mode with non-trivial batch-norm statistics, inputs and labels."""
         torch.manual_seed(hash_of(self.name))
         model = self.build()
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                assert module.running_mean is not None
-                assert module.running_var is not None
-                module.running_mean.normal_(0, 0.3)
-                module.running_var.uniform_(0.5, 2.0)
-                nn.init.uniform_(module.weight, 0.5, 1.5)
-                nn.init.normal_(module.bias, 0, 0.3)
+        unsettle(model)
         inputs, labels = self.inputs(), self.labels()
         if inputs.is_floating_point():
             inputs = inputs.to(dtype)
         return model.to(dtype).eval(), inputs, labels
+
+
+def unsettle(model: nn.Module) -> None:
+    """Give every batch norm statistics and an affine part that are not the initial ones."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 2.0)
+            if module.affine:
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias, 0, 0.3)
 
 
 def hash_of(text: str) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fisher_cli.curvature.problem import TensorData, pose
 from fisher_cli.curvature.traces import sweep
+from tests.cases import unsettle
 from tests.reference import reference
 
 COUNT, SHORT = 200, 20
@@ -176,12 +177,7 @@ def network(seed: int) -> tuple[nn.Module, Tensor, Tensor, str]:
                                          (2, "gaussian")])  # fmt: skip
     head = nn.Sequential(nn.Linear(width, 5), nn.Tanh(), nn.Linear(5, outputs))
     model = nn.Sequential(body, choose.choice([head, nn.Linear(width, outputs)]))
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            module.running_mean.normal_(0, 0.3)
-            module.running_var.uniform_(0.5, 2.0)
+    unsettle(model)
     return model.eval(), inputs, torch.randint(0, max(2, outputs), (examples,)), likelihood
 
 
