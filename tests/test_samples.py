@@ -3,9 +3,11 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import pandas as pd
 import pytest
 import torch
 
+from fisher_cli import analyze
 from fisher_cli.inputs.datasets import load_examples
 
 FOLDER = Path(__file__).parent.parent / "sample_checkpoints"
@@ -83,3 +85,31 @@ def test_the_last_networks_have_learned_their_labels() -> None:
         with torch.no_grad():
             right = (network(inputs).argmax(1) == labels).double().mean().item()
         assert (right > 0.99) == (run.wrong_labels == 0)
+
+
+def traces_of(run: str) -> list[float]:
+    table = analyze(FOLDER / run, limit=None, eigenvalues=0).table
+    assert list(table["status"]) == ["ok"] * len(table)
+    return [float(value) for value in table["trace_true"]]
+
+
+@pytest.mark.parametrize("run", ["digits-clean", "digits-cnn"])
+def test_on_true_labels_the_trace_rises_peaks_and_falls(run: str) -> None:
+    traces = traces_of(run)
+    peak = max(traces)
+    assert 0 < traces.index(peak) < len(traces) - 1
+    assert peak / traces[0] > 1.5
+    assert traces[-1] / peak < 0.5
+
+
+def test_on_noisy_labels_it_keeps_rising_and_the_noisy_examples_carry_it() -> None:
+    labels = FOLDER / "digits-noisy" / "labels.csv"
+    analysis = analyze(FOLDER / "digits-noisy", limit=None, eigenvalues=0, labels=labels)
+    traces = [float(value) for value in analysis.table["trace_true"]]
+    assert traces[-1] == max(traces)
+    assert traces[-1] / traces[0] > 3
+    last = analysis.measurements[-1].trace
+    assert last is not None
+    noisy = pd.read_csv(labels)["noisy"].astype(bool)
+    terms = pd.Series(last.per_example_true)
+    assert terms[noisy].mean() / terms[~noisy].mean() > 1.5
