@@ -29,12 +29,13 @@ class Estimate:
     """A value with its standard error over examples; None where the error is not known.
 
     `standard_error` is sd / √N with N − 1 in the sd: the error of the mean as an estimate over the data's
-    distribution. `estimator_error` is what sampling of labels or signs adds; 0 when the estimator is exact.
+    distribution. `estimator_error` is what sampling of labels or signs adds: 0 when the estimator is
+    exact, None when one draw per example cannot tell, and `standard_error` then contains it.
     """
 
     value: float
     standard_error: float | None = None
-    estimator_error: float = 0.0
+    estimator_error: float | None = 0.0
 
 
 @dataclass(frozen=True, slots=True)

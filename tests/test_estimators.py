@@ -77,8 +77,8 @@ def test_the_mean_over_many_seeds_is_the_exact_trace(case: Case, estimator: str)
     mean, spread = found.mean(), found.std()
     assert float((mean - truth).abs()) <= 4 * float(spread) / math.sqrt(40) + 1e-9 * truth
     # The claimed errors, in the mean of squares, are the spread; 40 seeds of six examples know it to a factor of two.
-    claimed = float(torch.tensor(errors).square().mean().sqrt())
-    assert claimed == pytest.approx(float(spread), rel=1.0, abs=1e-9 * truth)
+    claimed = float(torch.tensor(errors, dtype=torch.float64).square().mean().sqrt())
+    assert 0.5 * float(spread) - 1e-9 * truth <= claimed <= 2 * float(spread) + 1e-9 * truth
 
 
 def test_the_claimed_error_is_the_spread_on_many_examples() -> None:
@@ -118,7 +118,10 @@ def test_one_label_has_no_known_error() -> None:
     case = next(case for case in CASES if case.name == "mlp")
     trace = sweep(problem_of(case), estimator="sampled", samples=1).trace
     assert trace.estimator == "sampled S=1"
-    assert trace.true.estimator_error == 0.0
+    assert trace.true.estimator_error is None
+    assert trace.true.standard_error is not None
+    assert all(layer.true.estimator_error is None for layer in trace.layers)
+    assert trace.empirical.estimator_error == 0.0
 
 
 @pytest.mark.parametrize("target", [0.3, 0.01])

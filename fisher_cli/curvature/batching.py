@@ -9,8 +9,7 @@ from torch import Tensor, nn
 DIRECTIONS_AT_ONCE = 16
 # The working set of a batch stays below this share of the memory …
 MEMORY_SHARE = 1 / 16
-# … and, on the CPU, below this: larger batches fall out of the caches (measured on a ResNet-20: 22 forward
-# passes at 16 examples and at 32, 27 at 8 and at 64).
+# … and, on the CPU, below this: larger batches fall out of the caches. It gives a ResNet-20 sixteen examples.
 CPU_BYTES = 384 * 2**20
 LARGEST = 1024
 # Besides one cotangent per direction a layer's output is held as such, as the next layer's input, as patches.

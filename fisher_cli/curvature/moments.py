@@ -23,7 +23,7 @@ class Moments:
     sampling: float = 0.0
 
     def add(self, values: Tensor, variances: Tensor | None = None) -> None:
-        """Take in one value per example, (B,), and the variance that sampling of labels or signs gave each."""
+        """Take in one value per example, (B,), and the variance that sampling gave each; NaN where that is unknown."""
         if variances is not None:
             self.sampling += float(variances.double().sum())
         values = values.detach().double()
@@ -39,11 +39,13 @@ class Moments:
 
         No error over examples from a single example.
         """
-        variance = self.sampling / self.count**2
+        unknown = math.isnan(self.sampling)
+        variance = 0.0 if unknown else self.sampling / self.count**2
+        added = None if unknown else math.sqrt(variance)
         if self.count < 2:
-            return Estimate(self.mean, None, math.sqrt(variance))
+            return Estimate(self.mean, None, added)
         spread = self.squares / (self.count - 1) / self.count
-        return Estimate(self.mean, math.sqrt(max(0.0, spread - variance)), math.sqrt(variance))
+        return Estimate(self.mean, math.sqrt(max(0.0, spread - variance)), added)
 
 
 def mean_of(values: Tensor) -> Estimate:

@@ -137,12 +137,14 @@ def _add_traces(totals: _Totals, evaluated: Pass, scores: Scores) -> None:
     totals.empirical_terms.append(empirical_terms)
 
 
-def _variance_of_draws(draws: Tensor) -> Tensor | None:
+def _variance_of_draws(draws: Tensor) -> Tensor:
     """The variance of a sum of m independent draws (m, B), each already divided by m, from their spread: (B,).
 
-    None where one draw says nothing about it, or there are none.
+    Zero where nothing is drawn, NaN where a single draw cannot tell.
     """
-    return len(draws) * draws.var(dim=0) if len(draws) > 1 else None
+    if len(draws) > 1:
+        return len(draws) * draws.var(dim=0)
+    return torch.full_like(draws.sum(0), float("nan") if len(draws) else 0.0)
 
 
 def _summarise(problem: Problem, ledger: Mapping[str, str], totals: _Totals, estimator: str) -> Sweep:

@@ -50,8 +50,9 @@ def is_clear(larger: Estimate, smaller: Estimate) -> bool:
     """Whether one value exceeds another by more than their errors explain; never, if an error is unknown."""
     if larger.standard_error is None or smaller.standard_error is None:
         return False
-    errors = (larger.standard_error, larger.estimator_error, smaller.standard_error, smaller.estimator_error)
-    return larger.value - smaller.value > _CLEAR * math.hypot(*errors)
+    # Where the estimator's own error is not known apart, the standard error contains it.
+    added = (larger.estimator_error or 0.0, smaller.estimator_error or 0.0)
+    return larger.value - smaller.value > _CLEAR * math.hypot(larger.standard_error, smaller.standard_error, *added)
 
 
 def _empirical(measurement: Measurement, where: str) -> str:
