@@ -84,6 +84,31 @@ LAYER_COLUMNS: tuple[Column, ...] = (
     Column("share", _REAL, "", "the tensor's trace_true over that of the whole network"),
 )
 
+_MAIN = {column.name: column for column in COLUMNS}
+
+INSPECTION_COLUMNS: tuple[Column, ...] = (
+    *(_MAIN[name] for name in ("checkpoint", "order", "step", "epoch")),
+    Column("format", _TEXT, "", "container of the file: torch zip, torch legacy or safetensors"),
+    Column("integrity", _TEXT, "", "whether the container has checksums, and that they hold"),
+    Column("weights_key", _TEXT, "", "where in the file the weights are, as for --state-key"),
+    _MAIN["weights"],
+    Column("tensors", _INTEGER, "", "number of named tensors among the weights"),
+    _MAIN["architecture"],
+    Column("architecture_source", _TEXT, "", "who chose the architecture: the file or the option --model"),
+    Column("parameters", _INTEGER, "", "number of trainable weights of the network; tied ones count once"),
+    Column("notes", _TEXT, "", "what was changed or left out in reading"),
+    Column("sha256", _TEXT, "", "hash of the file's content"),
+    *(_MAIN[name] for name in ("status", "error")),
+)
+
+LEDGER_COLUMNS: tuple[Column, ...] = (
+    Column("checkpoint", _TEXT, "", "checkpoint whose measurement is described"),
+    Column("layer", _TEXT, "", "name of the parameter tensor"),
+    Column("parameters", _INTEGER, "", "number of weights in the tensor"),
+    Column("method", _TEXT, "", "the rule that computed the tensor's gradient norms"),
+    Column("work", _REAL, "", "the tensor's share of the operations; the rest are the backward passes of all"),
+)
+
 
 def eigenvalue_columns(count: int) -> tuple[Column, ...]:
     """The columns of the `count` largest eigenvalues of both Fishers, each with its residual."""

@@ -9,7 +9,8 @@ FisherError
 ├── DataError              the dataset is missing, unreadable or does not fit the network
 ├── CoupledExamplesError   the network's output for one example depends on the others
 ├── NumericalError         weights or results are NaN or infinite
-├── VerificationError      our own numbers disagree with plain autograd
+├── VerificationError      our own numbers disagree with plain autograd, or do not add up
+├── OutOfMemoryError       one example at once is still too much for the memory
 └── OutputError            the report cannot be written there
 """
 
@@ -51,7 +52,11 @@ class NumericalError(FisherError):
 
 
 class VerificationError(FisherError):
-    """The engine's numbers disagree with plain autograd."""
+    """The engine's numbers disagree with plain autograd, or their sums do not hold."""
+
+
+class OutOfMemoryError(FisherError):
+    """The memory does not even suffice for one example at once."""
 
 
 class OutputError(FisherError):

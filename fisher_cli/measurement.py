@@ -1,5 +1,6 @@
 """One network on one dataset: everything the settings ask for, as one Measurement."""
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +12,18 @@ import torch
 from torch import nn
 
 from fisher_cli.curvature.gradients import gradient
+from fisher_cli.curvature.memory import is_out_of_memory, release_memory
 from fisher_cli.curvature.problem import Data, Problem, pose
 from fisher_cli.curvature.spectrum import empirical_eigenvalues, true_eigenvalues
 from fisher_cli.curvature.traces import sweep
-from fisher_cli.errors import DataError, UsageError
-from fisher_cli.results import Measurement, Status
+from fisher_cli.errors import DataError, OutOfMemoryError, UsageError
+from fisher_cli.results import Ledger, Measurement, Status
 from fisher_cli.settings import Settings
+
+_LOG = logging.getLogger(__name__)
+
+# Before the batch size is known the network is tried on so many examples.
+POSED_EXAMPLES = 2
 
 
 class Observer(Protocol):
@@ -46,18 +53,21 @@ class Silent:
 
 
 class _Clock:
-    """Seconds by stage."""
+    """Seconds by stage; a stage inside another is taken out of it, so that all add up to the whole."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self._inside = 0.0
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start, before, self._inside = time.perf_counter(), self._inside, 0.0
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+            spent = time.perf_counter() - start
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent - self._inside
+            self._inside = before + spent
 
 
 def choose_device(name: str) -> torch.device:
@@ -127,25 +137,83 @@ def measure(
     device: torch.device | None = None,
     classes: int | None = None,
     verify: bool = True,
+    known: Ledger | None = None,
     observer: Observer | None = None,
 ) -> Measurement:
     """Everything `settings` asks for about one network: predictions, traces, gradient, eigenvalues.
 
     The network is moved to the device and precision of the settings and put into evaluation mode.
-    `checkpoint` is left empty and `status` says whether every eigenvalue converged.
+    `checkpoint` is left empty and `status` says whether every eigenvalue converged. Where memory runs out, all
+    is begun anew with half as many examples at once: the result is that of the smaller batch throughout.
+    `known` may be a ledger of the same network with other weights, which saves counting its work again.
+
+    Raises:
+        OutOfMemoryError: memory runs out with a single example at once.
     """
     observer, clock = observer or Silent(), _Clock()
-    with clock("pose"):
-        problem = pose(
-            module,
-            data,
-            likelihood=settings.likelihood.value,
-            parameters=select_parameters(module, settings),
-            batch_size=batch_size,
-            device=device,
-            dtype=getattr(torch, settings.precision.value),
-        )
-        _check_classes(problem, classes)
+
+    def attempt(size: int | None, *, keep_graphs: bool = True) -> Measurement | int:
+        """The measurement, or the number of examples at once for which memory did not suffice."""
+        at_once = size or POSED_EXAMPLES
+        try:
+            with clock("pose"):
+                problem = replace(_posed(module, data, settings, size, device, classes), keep_graphs=keep_graphs)
+            at_once = min(problem.batch_size, problem.examples)
+            return _measured(problem, settings, verify, known, observer, clock)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            _LOG.debug("memory ran out at %d examples at once", at_once, exc_info=True)
+            return at_once
+
+    found, ran_out_at = attempt(batch_size), None
+    while isinstance(found, int):
+        ran_out_at, size = ran_out_at or found, found // 2
+        if not size:
+            raise OutOfMemoryError(_remedy(device or next(module.parameters()).device))
+        release_memory()  # only now: the attempt's frames, which an error keeps, are gone
+        observer.stage(f"memory ran out: again with {size} at once", 0.0)
+        found = attempt(size, keep_graphs=False)
+    notes = found.notes
+    if ran_out_at:
+        taken = "1 was" if found.batch_size == 1 else f"{found.batch_size} were"
+        notes += (f"memory ran out at {ran_out_at} examples at once: {taken} taken",)
+    return replace(found, timings=tuple(clock.seconds.items()), notes=notes, memory_ran_out_at=ran_out_at)
+
+
+def _remedy(device: torch.device) -> str:
+    """What to say when not even one example fits."""
+    last = "try --device cpu" if device.type == "cuda" else "take a machine with more memory"
+    return (
+        f"memory ran out on {device} even with 1 example at once: analyse fewer parameters with --exclude, leave "
+        f"eigenvalues out with --eigenvalues 0, or {last}"
+    )
+
+
+def _posed(
+    module: nn.Module,
+    data: Data,
+    settings: Settings,
+    size: int | None,
+    device: torch.device | None,
+    classes: int | None,
+) -> Problem:
+    problem = pose(
+        module,
+        data,
+        likelihood=settings.likelihood.value,
+        parameters=select_parameters(module, settings),
+        batch_size=size,
+        device=device,
+        dtype=getattr(torch, settings.precision.value),
+    )
+    _check_classes(problem, classes)
+    return problem
+
+
+def _measured(
+    problem: Problem, settings: Settings, verify: bool, known: Ledger | None, observer: Observer, clock: _Clock
+) -> Measurement:
     # Shares of the whole that the progress bar gives to the stages; products dominate where eigenvalues are asked.
     share = 0.4 if settings.eigenvalues else 0.95
     with clock("traces"):
@@ -156,7 +224,9 @@ def measure(
             target_error=settings.target_error,
             seed=settings.seed,
             verify=verify,
+            known=known,
             advance=lambda done: observer.stage("traces", share * done),
+            timed=clock,
         )
     with clock("gradient"):
         squares = torch.tensor(swept.trace.per_example_empirical, dtype=torch.float64, device=problem.device)
@@ -172,10 +242,12 @@ def measure(
         gradient=signal,
         batch_size=problem.batch_size,
         notes=() if signal.signal_to_noise else ("gradient_snr is not above zero: left empty",),
+        ledger=swept.ledger,
+        check=swept.check,
     )
-    if settings.eigenvalues:
-        measurement = _with_eigenvalues(measurement, problem, settings, observer, clock)
-    return replace(measurement, timings=tuple(clock.seconds.items()))
+    if not settings.eigenvalues:
+        return measurement
+    return _with_eigenvalues(measurement, problem, settings, observer, clock)
 
 
 def _with_eigenvalues(

@@ -68,6 +68,48 @@ class Trace:
 
 
 @dataclass(frozen=True, slots=True)
+class Coverage:
+    """How the gradient norms of one parameter tensor were found: its number of values, the rule, the work.
+
+    `work` is the tensor's share of all operations after the forward pass, from 0 to 1; None where not counted.
+    """
+
+    name: str
+    values: int
+    method: str
+    work: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The coverage ledger: every analysed parameter tensor once, nothing dropped.
+
+    `directions` is the number of backward passes per batch, and `backward` their share of the work, which all
+    tensors have in common: with it the shares add up to one.
+    """
+
+    entries: tuple[Coverage, ...]
+    directions: int
+    backward: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The run-time check: some examples and directions recomputed with plain autograd, one by one.
+
+    largest_relative_difference: of any parameter's squared gradient norm, relative to the larger of that norm and
+    a thousandth of all parameters' together; above `tolerance` the row fails. precision: of the look that decided,
+    float64 where float32 differed.
+    """
+
+    examples: int
+    directions: int
+    largest_relative_difference: float
+    tolerance: float
+    precision: str
+
+
+@dataclass(frozen=True, slots=True)
 class Gradient:
     """The mean gradient ḡ against the spread of the per-example gradients.
 
@@ -109,11 +151,38 @@ class Eigenvalues:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """What a checkpoint file is, without looking at any data; what was not found out is None.
+
+    `integrity` says whether the format has checksums; `weights_key` where in the file the weights were,
+    `tensors` how many there are; `architecture_source` who chose the network; `parameters` are its trainable
+    values. `error` and `notes` are as in Measurement.
+    """
+
+    checkpoint: str
+    status: Status
+    error: str = ""
+    sha256: str | None = None
+    step: int | None = None
+    epoch: float | None = None
+    format: str | None = None
+    integrity: str | None = None
+    weights_key: str | None = None
+    weights: WeightsKind | None = None
+    tensors: int | None = None
+    architecture: str | None = None
+    architecture_source: str | None = None
+    parameters: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
     """Everything found out about one checkpoint: one row of the report.
 
     `error` is one line, "" when all is well. `notes` are remarks that do not make the row fail.
-    `timings` are seconds by stage; they go to the run's record, never into a table.
+    `timings` are seconds by stage; they go to the run's record, never into a table. `memory_ran_out_at` is the
+    number of examples at once for which memory did not suffice, before `batch_size` was taken instead.
     """
 
     checkpoint: str
@@ -135,3 +204,41 @@ class Measurement:
     batch_size: int | None = None
     notes: tuple[str, ...] = ()
     timings: tuple[tuple[str, float], ...] = ()
+    ledger: Ledger | None = None
+    check: Check | None = None
+    memory_ran_out_at: int | None = None
+
+
+class SpectralAxis(StrEnum):
+    """The axis on which a density of eigenvalues is shown."""
+
+    LOGARITHMIC = "logarithmic"
+    LINEAR = "linear"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Density:
+    """The distribution of all P = `size` eigenvalues λ of one matrix, from the quadratures of random probes.
+
+    nodes, weights: per probe, with Σ_j w_j f(θ_j) + Σ f(exact) / P ≈ tr f / P; `exact` are eigenvalues known already.
+    zeros: share of the eigenvalues below `floor`, which the curve leaves out.
+    grid, density: share of the eigenvalues per decade (logarithmic axis) or per unit of λ (linear), each of them a
+    Gaussian with the standard deviation `width` in that unit; the curve's integral and `zeros` add up to one.
+    cumulative: share of the eigenvalues ≤ λ, not broadened, with its standard error over probes (None for one
+    probe); cumulative_range: what it can be at least and at most, given these probes.
+    """
+
+    size: int
+    axis: SpectralAxis
+    width: float
+    floor: float
+    zeros: Estimate
+    grid: tuple[float, ...]
+    density: tuple[float, ...]
+    cumulative: tuple[float, ...]
+    cumulative_error: tuple[float, ...] | None
+    cumulative_range: tuple[tuple[float, float], ...]
+    nodes: tuple[tuple[float, ...], ...]
+    weights: tuple[tuple[float, ...], ...]
+    exact: tuple[float, ...]
+    products: int

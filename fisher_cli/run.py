@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,20 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from fisher_cli import __version__
+from fisher_cli.curvature.memory import is_out_of_memory, release_memory
 from fisher_cli.curvature.problem import Data, TensorData
-from fisher_cli.errors import ArchitectureError, CheckpointError, DataError, FisherError, NumericalError, UsageError
-from fisher_cli.inputs.architectures import Architecture, find_architecture, find_factory, load_weights
-from fisher_cli.inputs.checkpoints import (
-    Checkpoint,
-    CheckpointFile,
-    find_checkpoints,
-    load_checkpoint,
-    nonfinite_names,
-)
-from fisher_cli.inputs.containers import one_line
+from fisher_cli.errors import DataError, FisherError, OutOfMemoryError, UsageError
+from fisher_cli.inputs.checkpoints import CheckpointFile, find_checkpoints, load_checkpoint
 from fisher_cli.inputs.datasets import Examples, load_examples
+from fisher_cli.inputs.networks import Networks, outcome, refuse_nonfinite
 from fisher_cli.measurement import Observer, Silent, choose_device, measure
-from fisher_cli.results import Measurement, Status
+from fisher_cli.results import Ledger, Measurement, Status
 from fisher_cli.settings import Resources, Settings
 
 if TYPE_CHECKING:
@@ -75,6 +69,11 @@ class Analysis:
         """Number of checkpoints that gave numbers."""
         return sum(m.status in {Status.OK, Status.NOT_CONVERGED} for m in self.measurements)
 
+    @property
+    def ledgers(self) -> list[Ledger]:
+        """The coverage ledgers of the measurements, each once; the checkpoints of a run mostly share one."""
+        return list(dict.fromkeys(m.ledger for m in self.measurements if m.ledger is not None))
+
     def stable_metadata(self) -> dict[str, Any]:
         """What was asked and of what: the same for every repetition of the run."""
         return {
@@ -83,9 +82,17 @@ class Analysis:
             "settings_digest": self.settings.digest(),
             "data": dict(self.data),
             "checkpoints": [
-                {"checkpoint": m.checkpoint, "sha256": m.sha256, "batch_size": m.batch_size, "notes": list(m.notes)}
+                {
+                    "checkpoint": m.checkpoint,
+                    "sha256": m.sha256,
+                    "batch_size": m.batch_size,
+                    "memory_ran_out_at": m.memory_ran_out_at,
+                    "ledger": None if m.ledger is None else self.ledgers.index(m.ledger),
+                    "notes": list(m.notes),
+                }
                 for m in self.measurements
             ],
+            "ledgers": [ledger_record(ledger) for ledger in self.ledgers],
             "conventions": "natural logarithms; mean over examples; sum over classes; evaluation mode; float64 sums",
         }
 
@@ -102,9 +109,30 @@ class Analysis:
             "command": list(sys.argv),
             "seconds": self.seconds,
             "timings": [{"checkpoint": m.checkpoint, **dict(m.timings)} for m in self.measurements],
+            "checks": [
+                {"checkpoint": m.checkpoint, **asdict(m.check), **_cost(m, "check")}
+                for m in self.measurements
+                if m.check is not None
+            ],
             "peak_memory_bytes": peak,
             "peak_device_memory_bytes": torch.cuda.max_memory_allocated() if self.device.startswith("cuda") else None,
         }
+
+
+def ledger_record(ledger: Ledger) -> dict[str, Any]:
+    """A ledger as JSON: shares of the work are of operations after the forward pass, not of seconds."""
+    return {
+        "values": sum(entry.values for entry in ledger.entries),
+        "backward_passes_per_batch": ledger.directions,
+        "work_of_backward_passes": ledger.backward,
+        "parameters": [asdict(entry) for entry in ledger.entries],
+    }
+
+
+def _cost(measurement: Measurement, stage: str) -> dict[str, float]:
+    """What a stage of a measurement cost, in seconds and as a share of all its stages."""
+    seconds = dict(measurement.timings)
+    return {"seconds": seconds[stage], "share_of_time": seconds[stage] / sum(seconds.values())}
 
 
 def _resident(examples: Examples, device: torch.device) -> Data:
@@ -112,8 +140,14 @@ def _resident(examples: Examples, device: torch.device) -> Data:
     inputs, _ = examples.batch(0, min(1, len(examples)))
     if inputs.numel() * inputs.element_size() * len(examples) > RESIDENT_BYTES:
         return examples
-    inputs, labels = examples.batch(0, len(examples))
-    return TensorData(inputs.to(device), labels.to(device))
+    try:
+        inputs, labels = examples.batch(0, len(examples))
+        return TensorData(inputs.to(device), labels.to(device))
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    release_memory()
+    return examples
 
 
 def _examples(settings: Settings, resources: Resources) -> Examples:
@@ -129,50 +163,6 @@ def _examples(settings: Settings, resources: Resources) -> Examples:
     )
 
 
-class _Networks:
-    """Networks built so far: a run's checkpoints mostly share one, and only its weights change.
-
-    What a function of the user's makes is made once, at the start, where its failure ends the run.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self._model, self._arguments = settings.model, dict(settings.model_arguments)
-        self._factory = find_factory(self._model, self._arguments)
-        self._built: dict[object, nn.Module] = {}
-        if self._factory is not None:
-            self._built = {self._factory.name: self._factory.build()}
-
-    def architecture(self, checkpoint: Checkpoint) -> Architecture:
-        return self._factory or find_architecture(checkpoint, model=self._model, arguments=self._arguments)
-
-    def load(self, architecture: Architecture, checkpoint: Checkpoint) -> nn.Module:
-        shapes = tuple((name, tuple(weight.shape)) for name, weight in checkpoint.weights.items())
-        key = architecture.name if self._factory else (architecture.name, shapes)
-        if key not in self._built:
-            self._built = {key: architecture.build()}
-        module = self._built[key]
-        load_weights(module, checkpoint)
-        return module
-
-
-def _weights_of(file: CheckpointFile, settings: Settings) -> Checkpoint:
-    checkpoint = load_checkpoint(file, state_key=settings.state_key)
-    broken = nonfinite_names(checkpoint.weights)
-    if broken:
-        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
-        msg = f"NaN or infinite weights in {', '.join(broken[:3])}{more}: training had diverged here"
-        raise NumericalError(msg)
-    return checkpoint
-
-
-def _reason(error: FisherError, file: CheckpointFile) -> str:
-    """What a row says of its checkpoint: the row names the file itself, and tables hold no folder of a machine."""
-    text = str(error)
-    for name in (file.name, str(file.path)):
-        text = text.removeprefix(f"{one_line(name, 500)}: ").removeprefix(f"{one_line(name)}: ")
-    return text
-
-
 class Run:
     """An analysis under way: iterate over it for one Measurement per checkpoint, in order of training.
 
@@ -186,9 +176,11 @@ class Run:
         self.observer: Observer = observer or Silent()
         self.device = choose_device(resources.device)
         self.files = find_checkpoints(paths, state_key=settings.state_key)
-        self._networks = _Networks(settings)
+        self.networks = Networks(settings.model, dict(settings.model_arguments))
         self.examples = _examples(settings, resources)
         self._data = _resident(self.examples, self.device)
+        self._batch_size = resources.batch_size
+        self._known: tuple[nn.Module, Ledger] | None = None
         self.analysis = Analysis(settings, resources, str(self.device), self.examples.describe())
 
     def __len__(self) -> int:
@@ -198,42 +190,38 @@ class Run:
         start = time.perf_counter()
         for file in self.files:
             self.observer.start(file.name)
-            measurement = self._measure(file)
+            measurement = self.measure(file)
             self.analysis.measurements.append(measurement)
             self.analysis.seconds = time.perf_counter() - start
             self.observer.finish(measurement)
             yield measurement
 
-    def _measure(self, file: CheckpointFile) -> Measurement:
+    def measure(self, file: CheckpointFile) -> Measurement:
+        """One checkpoint's row; a failure is a row that says why.
+
+        Raises:
+            UsageError: what was asked cannot be, for this or any checkpoint.
+        """
         row = Measurement(checkpoint=file.name, status=Status.OK, sha256=file.sha256, step=file.step, epoch=file.epoch)
-        if file.error is not None:
-            return replace(row, status=Status.REJECTED, error=_reason(file.error, file))
+        start = time.perf_counter()
         try:
-            checkpoint = _weights_of(file, self._settings)
+            checkpoint = load_checkpoint(file, state_key=self._settings.state_key)
             row = replace(row, step=checkpoint.step, epoch=checkpoint.epoch, weights=checkpoint.weights_kind)
-            architecture = self._networks.architecture(checkpoint)
+            refuse_nonfinite(checkpoint)
+            architecture = self.networks.architecture(checkpoint)
             row = replace(row, architecture=architecture.name)
-            module = self._networks.load(architecture, checkpoint)
-            found = measure(
-                module,
-                self._data,
-                self._settings,
-                batch_size=self._resources.batch_size,
-                device=self.device,
-                classes=self.examples.classes,
-                observer=self.observer,
-            )
+            module = self.networks.load(architecture, checkpoint)
+            loading = time.perf_counter() - start
+            found = self._measured(module)
         except UsageError:
             raise
-        except (CheckpointError, ArchitectureError) as error:
-            return replace(row, status=Status.REJECTED, error=_reason(error, file))
-        except FisherError as error:
-            return replace(row, status=Status.FAILED, error=_reason(error, file))
-        # A network's own code can raise anything; torch's longer texts say the cause in the first line.
         except Exception as error:
-            _LOG.debug("%s", file.name, exc_info=True)
-            reason = next(iter(str(error).strip().splitlines()), "no reason given")
-            return replace(row, status=Status.FAILED, error=f"{type(error).__name__}: {reason}")
+            if not isinstance(error, FisherError):
+                _LOG.debug("%s", file.name, exc_info=True)
+            if isinstance(error, OutOfMemoryError):
+                self._batch_size = 1
+            status, text = outcome(error, file)
+            return replace(row, status=status, error=text)
         return replace(
             found,
             checkpoint=row.checkpoint,
@@ -243,7 +231,26 @@ class Run:
             architecture=row.architecture,
             weights=row.weights,
             notes=checkpoint.notes + found.notes,
+            timings=(("load", loading), *found.timings),
         )
+
+    def _measured(self, module: nn.Module) -> Measurement:
+        """Measure a network; what is learned about memory and the ledger's work serves the next ones."""
+        found = measure(
+            module,
+            self._data,
+            self._settings,
+            batch_size=self._batch_size,
+            device=self.device,
+            classes=self.examples.classes,
+            known=self._known[1] if self._known is not None and self._known[0] is module else None,
+            observer=self.observer,
+        )
+        if found.memory_ran_out_at is not None:
+            self._batch_size = found.batch_size
+        if found.ledger is not None:
+            self._known = (module, found.ledger)
+        return found
 
 
 def analyze(
@@ -327,9 +334,10 @@ def _analyze_modules(
         settings = replace(settings, limit=None)
         source, classes, described = tensors, None, {"name": "tensors", "examples": len(tensors)}
     analysis = Analysis(settings, resources, str(device), described)
-    start = time.perf_counter()
+    start, batch_size = time.perf_counter(), resources.batch_size
     for index, module in enumerate(modules):
-        found = measure(module, source, settings, batch_size=resources.batch_size, device=device, classes=classes)
+        found = measure(module, source, settings, batch_size=batch_size, device=device, classes=classes)
+        batch_size = batch_size if found.memory_ran_out_at is None else found.batch_size
         named = replace(found, checkpoint=f"module-{index}", architecture=type(module).__name__)
         analysis.measurements.append(named)
     analysis.seconds = time.perf_counter() - start

@@ -18,7 +18,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fisher_cli.cells import encodable, escape, guard, json_text, unescape, unguard
-from fisher_cli.columns import COLUMNS, LAYER_COLUMNS, Column, Kind, eigenvalue_columns, main_columns
+from fisher_cli.columns import (
+    COLUMNS,
+    INSPECTION_COLUMNS,
+    LAYER_COLUMNS,
+    LEDGER_COLUMNS,
+    Column,
+    Kind,
+    eigenvalue_columns,
+    main_columns,
+)
 from fisher_cli.errors import OutputError
 from fisher_cli.results import Measurement
 from fisher_cli.rows import Value, layer_rows, main_row
@@ -31,7 +40,7 @@ _PANDAS_TYPES: dict[Kind, Any] = {
     Kind.REAL: "Float64",
 }
 _ARROW_TYPES = {Kind.TEXT: pa.string(), Kind.INTEGER: pa.int64(), Kind.REAL: pa.float64()}
-_KNOWN = {column.name: column for column in LAYER_COLUMNS + COLUMNS}
+_KNOWN = {column.name: column for column in LEDGER_COLUMNS + INSPECTION_COLUMNS + LAYER_COLUMNS + COLUMNS}
 _INTEGER = re.compile(r"-?[0-9]+")
 _EIGENVALUE = re.compile(r"eig_(?:true|empirical)_([1-9][0-9]{0,3})(?:_residual)?")
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?")

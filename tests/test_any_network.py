@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fisher_cli.curvature.gradient_norms import per_example
 from fisher_cli.curvature.problem import Problem, TensorData, pose
 from fisher_cli.curvature.spectrum import true_eigenvalues
 from fisher_cli.curvature.traces import sweep
@@ -166,6 +167,76 @@ class Bags(nn.Module):
         return self.head(self.bag(ids) + self.recurrent(self.rows(ids))[0][:, -1])
 
 
+class PaddedFromTheEnd(nn.Module):
+    """A padding row counted from the end, in a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(torch.randn(6, 4))
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        ids = (x.abs() * 3).long() % 6
+        return self.head(torch.tanh(functional.embedding(ids, self.rows, padding_idx=-1).sum(1)))
+
+
+class PaddedLater(nn.Module):
+    """An embedding whose padding row the first examples do not hold, on ids folded into the batch both ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.major, self.minor = nn.Embedding(6, 4, padding_idx=4), nn.Embedding(6, 4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        ids = (x.abs() * 3).long() % 6
+        major = self.major(ids.reshape(-1)).reshape(len(x), 5, 4)
+        minor = self.minor(ids.T.reshape(-1)).reshape(5, len(x), 4).transpose(0, 1)
+        return self.head(torch.tanh(major + minor).sum(1))
+
+
+class Remembers(nn.Module):
+    """Keeps its last activations in a buffer, and needs per-example gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(5, 4), nn.Linear(4, 3)
+        self.slope = nn.Parameter(torch.rand(4))
+        self.last: Tensor
+        self.register_buffer("last", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.inner(x)
+        self.last = hidden.detach().mean()
+        return self.head(torch.sigmoid(self.slope) * torch.tanh(hidden))
+
+
+def unusually_normalised() -> nn.Module:
+    """Several dimensions, an eps that shows, and an instance norm that goes by its running statistics."""
+    instance = nn.InstanceNorm1d(3, eps=0.3, affine=True, track_running_stats=True)
+    for values in (instance.running_mean, instance.running_var):
+        assert values is not None
+        nn.init.uniform_(values, 0.5, 2.0)
+    norms = [nn.LayerNorm((3, 4), eps=0.1), nn.GroupNorm(3, 3, eps=0.2), instance, nn.RMSNorm((3, 4), eps=0.1)]
+    between = [layer for norm in norms for layer in (norm, nn.Tanh())]
+    return nn.Sequential(nn.Linear(5, 12), nn.Unflatten(1, (3, 4)), *between, nn.Flatten(), nn.Linear(12, 3))
+
+
+def unevenly_padded() -> nn.Module:
+    """Settings that differ between the dimensions, and an even kernel, which needs one more pixel on one side."""
+    return nn.Sequential(
+        nn.Linear(5, 24),
+        nn.Unflatten(1, (2, 3, 4)),
+        nn.Conv2d(2, 4, (2, 3), stride=(1, 2), padding=(0, 1), groups=2),
+        nn.Tanh(),
+        nn.ConvTranspose2d(4, 2, (2, 3), stride=(2, 1), padding=(0, 1), output_padding=(1, 0), dilation=(1, 2)),
+        nn.Tanh(),
+        nn.Conv2d(2, 2, (1, 4), padding="same"),
+        nn.Flatten(),
+        nn.Linear(40, 3),
+    )
+
+
 def redilated() -> nn.Module:
     """A convolution whose padding and dilation were changed after it was made, as dilated ResNets do."""
     convolution = nn.Conv1d(1, 3, 3, padding=1)
@@ -192,6 +263,11 @@ NETWORKS: list[Callable[[], nn.Module]] = [
     Listed,
     NoSecondDerivative,
     Bags,
+    PaddedFromTheEnd,
+    PaddedLater,
+    Remembers,
+    unusually_normalised,
+    unevenly_padded,
     redilated,
     normalised,
 ]
@@ -209,6 +285,7 @@ def problem_with(build: Callable[[], nn.Module], batch_size: int) -> tuple[Probl
     return pose(model, TensorData(x.clone(), y), batch_size=batch_size), model, x, y
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
 @pytest.mark.parametrize("batch_size", [3, 7])
 @pytest.mark.parametrize("build", NETWORKS, ids=lambda build: build.__name__)
 def test_traces_and_eigenvalues_equal_the_oracle(build: Callable[[], nn.Module], batch_size: int) -> None:
@@ -228,6 +305,58 @@ def test_traces_and_eigenvalues_equal_the_oracle(build: Callable[[], nn.Module],
     assert found.values == pytest.approx(top.tolist(), abs=1e-7 * float(top[0]))
     again = sweep(problem).trace.true.value
     assert again == pytest.approx(trace.true.value, rel=1e-13)
+
+
+def test_what_the_first_batch_shows_is_not_taken_for_granted() -> None:
+    """The examples of the first batch are in order already, those of the second are not."""
+    torch.manual_seed(1)
+    model = Sorted().double()
+    x, y = data()
+    x, y = x[:6], y[:6]
+    x[:, 1] = torch.tensor([0.0, 1.0, 2.0, 2.0, 0.0, 1.0])
+    trace = sweep(pose(model, TensorData(x, y), batch_size=3)).trace
+    assert trace.per_example_true == pytest.approx(reference(model, x, y).true_terms.sum(1).tolist(), rel=1e-10)
+
+
+def test_folded_positions_and_bare_parameters_are_covered_by_rules() -> None:
+    problem, *_ = problem_with(Windows, 3)
+    methods = {layer.name: layer.method for layer in sweep(problem).trace.layers}
+    assert methods == {
+        "gamma": "multiplied",
+        "beta": "added",
+        **{f"{name}.{part}": "linear" for name in ("major", "minor", "head") for part in ("weight", "bias")},
+        **{f"norm.{part}": "layer-norm" for part in ("weight", "bias")},
+        **{f"mix.{part}": "convolution" for part in ("weight", "bias")},
+    }
+
+
+def test_folded_ids_are_covered_by_the_rule_of_embeddings() -> None:
+    problem, *_ = problem_with(PaddedLater, 3)
+    methods = {layer.name: layer.method for layer in sweep(problem).trace.layers}
+    assert methods["major.weight"] == methods["minor.weight"] == "embedding"
+
+
+@pytest.mark.parametrize("at_once", [1, 130, 2**24])
+@pytest.mark.parametrize("build", [SharedParts, ExtraParameter, normalised], ids=lambda build: build.__name__)
+def test_vectorised_gradients_equal_those_one_by_one(
+    build: Callable[[], nn.Module], at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(per_example, "MAXIMUM_VALUES", at_once)
+    problem, _, x, _ = problem_with(build, 3)
+    directions = torch.randn(4, len(x), 3, generator=torch.Generator().manual_seed(2)).double()
+    names = list(problem.parameters)
+    found = per_example.vectorised(problem, names, x, directions)
+    expected = per_example.one_by_one(problem, names, x, directions)
+    for name in names:
+        assert torch.allclose(found[name], expected[name], rtol=1e-12), name
+
+
+def test_buffers_that_the_network_writes_are_put_back() -> None:
+    """What the vectorised pass leaves in them is of no use outside of it."""
+    problem, model, x, _ = problem_with(Remembers, 3)
+    before = model.last
+    per_example.vectorised(problem, ["slope"], x, torch.ones(1, 7, 3).double())
+    assert model.last is before
 
 
 class Forward(nn.Module):

@@ -14,8 +14,9 @@ from rich.cells import cell_len
 
 from fisher_cli.errors import OutputError, UsageError
 from fisher_cli.reports.console import Console
+from fisher_cli.reports.layout import shorten
 from fisher_cli.reports.numbers import bar, number_text, number_texts, sparkline
-from fisher_cli.reports.summary import render_summary, shorten
+from fisher_cli.reports.summary import render_summary
 from fisher_cli.reports.words import trend
 from fisher_cli.results import (
     Eigenvalues,
@@ -411,3 +412,15 @@ def test_no_bar_in_a_pipe_even_if_colour_is_forced(monkeypatch: pytest.MonkeyPat
         progress.start("a.pt")
         progress.finish(BELL[0])
     assert err.seen == b""
+
+
+def test_a_smaller_batch_for_want_of_memory_is_said_at_once() -> None:
+    err = Stream()
+    console = Console(stdout=Stream(), stderr=err)
+    with console.progress(3) as progress:
+        progress.finish(checkpoint(0))
+        progress.finish(checkpoint(1, batch_size=16, memory_ran_out_at=64))
+        progress.finish(checkpoint(2, batch_size=16))
+    said = err.seen.decode().splitlines()
+    assert said[0] == "2/3 step_00022.pt: memory ran out at 64 examples at once: 16 from here on"
+    assert len(said) == 2

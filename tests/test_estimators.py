@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fisher_cli.curvature.deflation import Pilot, _closed_form, deflated, pilot, roots
+from fisher_cli.curvature.deflation import Pilot, _closed_form, _enough_columns, deflated, pilot, roots
 from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.likelihoods import Gaussian, Likelihood, Sigmoid, Softmax
 from fisher_cli.curvature.problem import TensorData, pose
@@ -40,24 +40,38 @@ def test_the_turned_root_is_a_root(kind: Likelihood, classes: int) -> None:
     assert torch.allclose(r @ r.mT, covariance(kind, z), atol=1e-14)
 
 
-@pytest.mark.parametrize("columns", [0, 1, 3])
-@pytest.mark.parametrize(("kind", "classes"), KINDS, ids=lambda value: getattr(value, "name", str(value)))
-def test_the_closed_form_root_is_a_root_over_all_signs(kind: Likelihood, classes: int, columns: int) -> None:
-    """Leading columns and the mean over every sign pattern of the mixtures give Λ exactly."""
-    z, columns = outputs_of(classes), min(columns, classes - 1)
+def over_all_signs(kind: Likelihood, z: Tensor, columns: int) -> Tensor:
+    """Leading columns of the closed-form root, and the mean over every sign pattern of its mixtures."""
+    classes, labels = z.shape[1], torch.zeros(len(z), dtype=torch.long)
     total, patterns = torch.zeros(len(z), classes, classes).double(), 2**classes
     for pattern in range(patterns):
         bits = torch.tensor([1.0 if pattern >> bit & 1 else -1.0 for bit in range(classes)]).double()
-        vectors = _closed_form(kind, z, columns, bits.expand(1, len(z), classes))
+        vectors = _closed_form(kind, z, labels, columns, bits.expand(1, len(z), classes))
         total += torch.einsum("kbc,kbd->bcd", vectors, vectors)
-    assert torch.allclose(total / patterns, covariance(kind, z), atol=1e-13)
+    return total / patterns
+
+
+@pytest.mark.parametrize("columns", [0, 1, 3])
+@pytest.mark.parametrize(("kind", "classes"), KINDS, ids=lambda value: getattr(value, "name", str(value)))
+def test_the_closed_form_root_is_a_root_over_all_signs(kind: Likelihood, classes: int, columns: int) -> None:
+    z, columns = outputs_of(classes), min(columns, classes - 1)
+    assert torch.allclose(over_all_signs(kind, z, columns), covariance(kind, z), atol=1e-13)
+
+
+@pytest.mark.parametrize("columns", [0, 1, 2])
+def test_the_closed_form_root_keeps_its_digits_at_saturated_outputs(columns: int) -> None:
+    z = torch.tensor([[40.0, 0.0, -3.0], [0.0, 1.0, 90.0]]).double()
+    truth = covariance(Softmax(), z)
+    sizes = truth.diagonal(dim1=1, dim2=2).sqrt()
+    relative = (over_all_signs(Softmax(), z, columns) - truth) / (sizes.unsqueeze(1) * sizes.unsqueeze(2))
+    assert float(relative.abs().max()) < 1e-9
 
 
 def test_the_closed_form_root_survives_saturation_and_21841_classes() -> None:
     z = torch.zeros(2, 21841).double()
     z[0, 7], z[1, 3] = 60.0, 800.0
     signs = torch.ones(2, 2, 21841).double()
-    vectors = _closed_form(Softmax(), z, 3, signs)
+    vectors = _closed_form(Softmax(), z, torch.zeros(2, dtype=torch.long), 3, signs)
     assert bool(vectors.isfinite().all())
     p, complement = Softmax().probabilities(z)
     diagonal = p * complement
@@ -131,6 +145,20 @@ def test_the_target_error_is_kept(target: float) -> None:
     problem = pose(mlp(8, 20, 12).double(), TensorData(x, y), batch_size=100)
     trace = sweep(problem, estimator="deflated", target_error=target).trace
     assert trace.true.estimator_error <= 1.5 * target * trace.true.value
+
+
+# The variance that two mixtures of the columns from k on add: off-diagonal squares, 2·(8 + 8 + 1) and 2·1.
+@pytest.mark.parametrize(("variance", "columns"), [(34 * 1.01, 0), (34 * 0.99, 1), (2 * 1.01, 1), (2 * 0.99, 2)])
+def test_no_more_columns_are_taken_exactly_than_the_error_asks_for(variance: float, columns: int) -> None:
+    inner = torch.tensor([[3.0, 8**0.5, 8**0.5], [8**0.5, 2.0, 1.0], [8**0.5, 1.0, 1.0]]).double()
+    examples, share = 50, 0.1
+    relative = math.sqrt(variance / examples) / 6
+    assert _enough_columns(inner.expand(9, 3, 3), examples, relative) == columns
+    # Without a target: a tenth of the spread of the traces over examples, here ±d around six.
+    apart = inner.expand(2, 3, 3).clone()
+    apart[0, 0, 0] += math.sqrt(variance / 2) / share
+    apart[1, 0, 0] -= math.sqrt(variance / 2) / share
+    assert _enough_columns(apart, examples, None) == columns
 
 
 @pytest.mark.parametrize(("run", "step", "factor"), [("digits-clean", "00000", 10), ("digits-cnn", "01760", 300)])

@@ -64,9 +64,24 @@ def test_log_likelihood_and_entropy_equal_torch_distributions(kind: Likelihood, 
 def test_the_expected_score_of_the_classes_is_zero() -> None:
     """T4: Σ_c p_c (p − e_c) = 0, so the true Fisher needs no centring."""
     z, _ = sample(Softmax(), 5)
-    p, complement = Softmax().probabilities(z)
-    scores = Softmax()._class_scores(p, complement)
-    assert torch.allclose((p.T.unsqueeze(2) * scores).sum(0), torch.zeros(5).double(), atol=1e-16)
+    p, _ = Softmax().probabilities(z)
+    scores = torch.stack([Softmax().observed_score(z, torch.full((len(z),), c)) for c in range(z.shape[1])])
+    assert torch.allclose((p.T.unsqueeze(2) * scores).sum(0), torch.zeros(z.shape[1]).double(), atol=1e-16)
+
+
+@pytest.mark.parametrize("gap", [0.0, 20.0, 300.0])
+def test_the_root_serves_every_observed_label(gap: float) -> None:
+    """C − 1 directions, w vvᵀ summing to Λ, whichever class is observed, the improbable ones included."""
+    z = torch.tensor([[gap, 0.0, 1.0, -gap]], dtype=torch.float64).repeat(4, 1)
+    labels = torch.arange(4)
+    scores = exact(Softmax(), z, labels)
+    assert scores.directions.shape == (3, 4, 4)
+    covariance = torch.einsum("kb,kbi,kbj->bij", scores.true, scores.directions, scores.directions)
+    for row, unit in enumerate(torch.eye(4, dtype=torch.float64)):
+        wanted = Softmax().covariance_product(z, unit.expand_as(z))
+        assert torch.allclose(covariance[:, row], wanted, rtol=1e-12, atol=1e-14 * float(wanted.abs().max()))
+    observed = torch.einsum("kb,kbi->bi", scores.observed, scores.directions)
+    assert torch.allclose(observed, Softmax().observed_score(z, labels), rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("gap", [20.0, 80.0, 300.0])
@@ -76,12 +91,51 @@ def test_saturated_softmax_loses_nothing(gap: float) -> None:
     scores = exact(Softmax(), z, torch.tensor([0]))
     q = math.exp(-gap) / (1 + 2 * math.exp(-gap))
     trace = float((scores.true * scores.directions.double().square().sum(2)).sum())
-    assert trace == pytest.approx(2 * q * (2 - 3 * q), rel=1e-6)
+    assert trace == pytest.approx(2 * q * (2 - 3 * q), rel=1e-6, abs=0)
     observed = float((scores.observed**2 * scores.directions.double().square().sum(2)).sum())
-    assert observed == pytest.approx(6 * q**2, rel=1e-6)
-    assert float(-Softmax().log_likelihood(z, torch.tensor([0]))) == pytest.approx(math.log1p(2 * math.exp(-gap)))
+    assert observed == pytest.approx(6 * q**2, rel=1e-6, abs=0)
+    loss = float(-Softmax().log_likelihood(z, torch.tensor([0])))
+    assert loss == pytest.approx(math.log1p(2 * math.exp(-gap)), rel=1e-12, abs=0)
     u = torch.tensor([[1.0, 0.0, 0.0]])
-    assert float(Softmax().covariance_product(z, u)[0, 0]) == pytest.approx(2 * q * (1 - 2 * q), rel=1e-6)
+    assert float(Softmax().covariance_product(z, u)[0, 0]) == pytest.approx(2 * q * (1 - 2 * q), rel=1e-6, abs=0)
+
+
+@pytest.mark.parametrize("gap", [20.0, 80.0, 300.0])
+def test_saturated_sigmoid_loses_nothing(gap: float) -> None:
+    """On either side the variance is e^−gap to first order; p(1 − p) is 0 beyond a gap of 37, even in float64."""
+    z = torch.tensor([[gap], [-gap]], dtype=torch.float32)
+    q = math.exp(-gap) / (1 + math.exp(-gap))
+    likelihood, labels = Sigmoid(), torch.tensor([1, 0])
+    variance, score = [q * (1 - q)] * 2, [-q, q]
+    scores, ones = exact(likelihood, z, labels), torch.ones(2, 1)
+    squares = scores.directions.double().square().sum(2)
+    assert (scores.true * squares).sum(0).tolist() == pytest.approx(variance, rel=1e-12, abs=0)
+    assert likelihood.covariance_product(z, ones)[:, 0].tolist() == pytest.approx(variance, rel=1e-12, abs=0)
+    assert likelihood.observed_score(z, labels)[:, 0].tolist() == pytest.approx(score, rel=1e-12, abs=0)
+    loss = (-likelihood.log_likelihood(z, labels)).tolist()
+    assert loss == pytest.approx([math.log1p(math.exp(-gap))] * 2, rel=1e-12, abs=0)
+
+
+def test_a_perfect_fit_has_no_empirical_fisher_and_no_nan() -> None:
+    for kind, z, labels in (
+        (Gaussian(), torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 2.0]])),
+        (Sigmoid(), torch.tensor([[1e4, -1e4]]), torch.tensor([[1.0, 0.0]])),
+    ):
+        scores = exact(kind, z, labels)
+        assert bool(scores.directions.isfinite().all())
+        assert float(scores.observed.abs().sum()) == 0.0
+
+
+def test_accuracy_is_the_fraction_of_the_labels_predicted_right() -> None:
+    z = torch.tensor([[1.0, -1.0, 2.0], [-1.0, -2.0, -3.0]])
+    several = torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
+    accuracies = {Sigmoid(): (several, [2 / 3, 1.0]), Softmax(): (torch.tensor([2, 1]), [1.0, 0.0])}
+    for kind, (labels, expected) in accuracies.items():
+        found = kind.correct(z, labels)
+        assert found is not None
+        assert found.tolist() == pytest.approx(expected)
+    assert Sigmoid().correct(z[:, :1], torch.tensor([1, 1])).tolist() == [1.0, 0.0]
+    assert Gaussian().correct(z, several) is None
 
 
 def test_overflowing_logits_stay_finite() -> None:

@@ -217,17 +217,18 @@ def test_random_networks_in_float32(seed: int) -> None:
     check(seed, torch.float32, 1e-5)
 
 
-def total_by_loop(model: nn.Module, inputs: Tensor) -> float:
-    """tr F by plain autograd, one example and one class at a time."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    total = 0.0
+def traces_by_loop(model: nn.Module, inputs: Tensor) -> dict[str, float]:
+    """tr F of every parameter by plain autograd, one example and one class at a time."""
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    traces = dict.fromkeys(parameters, 0.0)
     for x in inputs:
         log_p = torch.log_softmax(model(x.unsqueeze(0).clone()), 1)[0]
         for value in log_p:
-            gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-            square = sum(float(gradient.square().sum()) for gradient in gradients if gradient is not None)
-            total += float(value.detach().exp()) * square
-    return total / len(inputs)
+            gradients = torch.autograd.grad(value, list(parameters.values()), retain_graph=True, allow_unused=True)
+            for name, gradient in zip(traces, gradients, strict=True):
+                if gradient is not None:
+                    traces[name] += float(value.detach().exp()) * float(gradient.square().sum()) / len(inputs)
+    return traces
 
 
 def small(name: str, **options: object) -> Callable[[], nn.Module]:
@@ -278,6 +279,24 @@ def test_torchvisions_networks_have_the_trace_of_the_loop(name: str) -> None:
     model = VISION[name]().double().eval()
     inputs, labels = torch.randn(3, 3, 32, 32).double(), torch.tensor([0, 1, 2])
     trace = sweep(pose(model, TensorData(inputs, labels), batch_size=2)).trace
-    assert trace.true.value == pytest.approx(total_by_loop(model, inputs), rel=1e-10)
+    assert trace.true.value == pytest.approx(sum(traces_by_loop(model, inputs).values()), rel=1e-10)
     if name != "swin":  # its table of relative positions is indexed, which no rule covers
         assert "per-example" not in {layer.method for layer in trace.layers}
+
+
+def test_timms_vision_transformer_has_the_traces_of_the_loop() -> None:
+    """Class token, position embedding and the fused projection of queries, keys and values among its parameters."""
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, num_classes=10).double().eval()
+    inputs, labels = torch.randn(4, 3, 32, 32).double(), torch.tensor([0, 3, 6, 9])
+    trace = sweep(pose(model, TensorData(inputs, labels), batch_size=3)).trace
+    expected = traces_by_loop(model, inputs)
+    assert trace.true.value == pytest.approx(sum(expected.values()), rel=1e-10)
+    found = {layer.name: layer.true.value for layer in trace.layers}
+    assert found == pytest.approx(expected, rel=1e-9)
+    methods = {layer.name: layer.method for layer in trace.layers}
+    assert set(methods) == set(expected) == {name for name, _ in model.named_parameters()}
+    assert set(methods.values()) == {"added", "convolution", "layer-norm", "linear"}
+    assert (methods["cls_token"], methods["pos_embed"]) == ("added", "added")
+    assert methods["blocks.0.attn.qkv.weight"] == "linear"

@@ -61,6 +61,25 @@ def test_gradient_statistics_equal_their_definitions() -> None:
     assert found.covariance == pytest.approx(float(expected.empirical.trace()) - norm)
 
 
+def test_the_signal_to_noise_ratio_of_few_examples_equals_its_definition() -> None:
+    """(‖ḡ‖² − s²/N)/s² with s² = Σ ‖g_n − ḡ‖² / (N − 1); with five examples the bias of the plain ratio is a fifth."""
+    from fisher_cli.curvature.problem import TensorData, pose
+
+    torch.manual_seed(1)
+    model, x, y = mlp(3, 4, 3).double(), 1 + 0.3 * torch.randn(5, 3).double(), torch.zeros(5).long()
+    rows = []
+    for example in range(5):
+        loss = torch.nn.functional.cross_entropy(model(x[example : example + 1]), y[example : example + 1])
+        rows.append(torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(model.parameters()))]))
+    gradients = torch.stack(rows)
+    mean = gradients.mean(0)
+    spread = float((gradients - mean).square().sum()) / 4
+    problem = pose(model, TensorData(x, y), batch_size=2)
+    found = gradient(problem, mean, gradients.square().sum(1))
+    assert found.signal_to_noise is not None
+    assert found.signal_to_noise.value == pytest.approx((float(mean.square().sum()) - spread / 5) / spread, rel=1e-12)
+
+
 def signal_of(examples: int, seed: int) -> tuple[float, float]:
     """SNR and its error for a weak network on one draw of data; labels depend on the inputs."""
     from fisher_cli.curvature.problem import TensorData, pose

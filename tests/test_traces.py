@@ -20,6 +20,7 @@ from fisher_cli.errors import (
 from fisher_cli.results import Trace
 from tests.cases import CASES, Case, mlp
 from tests.conftest import problem_of, reference_of
+from tests.reference import reference
 
 PRECISIONS = [(torch.float64, 1e-10), (torch.float32, 1e-5)]
 
@@ -156,6 +157,17 @@ def test_saturated_logits_in_float32_agree_with_float64(scale: float) -> None:
     assert all(math.isfinite(value) and value >= 0 for value in low.per_example_true)
 
 
+def test_gradients_whose_squares_underflow_in_float32_keep_their_traces() -> None:
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv1d(2, 3, 2), nn.Tanh(), nn.Conv1d(3, 4, 2), nn.Flatten(), nn.Linear(12, 3))
+    inputs, labels = torch.randn(6, 2, 5) * 1e-22, torch.arange(6) % 3
+    trace = sweep(pose(body, TensorData(inputs, labels), batch_size=4)).trace
+    expected = reference(body, inputs, labels)
+    truth = expected.traces(expected.fisher)
+    for layer in trace.layers:
+        assert layer.true.value == pytest.approx(truth[layer.name], rel=1e-5, abs=0), layer.name
+
+
 def test_one_example_has_a_trace_and_no_error() -> None:
     case = next(case for case in CASES if case.name == "mlp")
     model, inputs, labels = case.make()
@@ -197,11 +209,36 @@ class Cut(nn.Module):
         return self.head(self.body(x))
 
 
+class CutLater(nn.Module):
+    """The first example's gradient is whole, the second's is cut off when it is alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.body(x)
+        return self.head(hidden.detach() if len(x) == 1 and float(x[0, 0]) > 0 else hidden)
+
+
+class Running(nn.Module):
+    """Each example sees those before it: the first is the same alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x.cumsum(0))
+
+
 def refused(model: nn.Module, inputs: Tensor, labels: Tensor) -> Callable[[], object]:
     return lambda: sweep(pose(model, TensorData(inputs, labels)))
 
 
 FIVE = torch.zeros(5).long()
+RISING = torch.arange(20.0).reshape(5, 4) / 10 - 0.1
 COUPLED = nn.Sequential(nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 2))
 FROZEN = nn.Linear(4, 3).requires_grad_(False)
 
@@ -210,7 +247,9 @@ FROZEN = nn.Linear(4, 3).requires_grad_(False)
     ("run", "error", "words"),
     [
         (refused(CenteredOnBatch(), torch.randn(5, 4), FIVE), CoupledExamplesError, "couples"),
+        (refused(Running(), torch.ones(5, 4), FIVE), CoupledExamplesError, "couples"),
         (refused(Cut(), torch.randn(5, 4), FIVE), VerificationError, "autograd"),
+        (refused(CutLater(), RISING, FIVE), VerificationError, "autograd on example 1"),
         (refused(COUPLED, torch.randn(5, 4), FIVE), CoupledExamplesError, "running statistics"),
         (refused(nn.Linear(4, 3), torch.randn(5, 3), FIVE), DataError, "--model and --data"),
         (refused(nn.Linear(4, 3), torch.randn(5, 4), torch.full((5,), 3)), DataError, "labels run from 3 to 3"),
@@ -227,6 +266,19 @@ def test_what_cannot_be_measured_is_refused_in_one_line(
     with pytest.raises(error, match=words) as caught:
         run()
     assert "\n" not in str(caught.value)
+
+
+class Stubborn(nn.Dropout):
+    """Does not let itself be put into evaluation mode."""
+
+    def train(self, mode: bool = True) -> "Stubborn":
+        del mode
+        return super().train(True)
+
+
+def test_a_part_that_stays_in_training_mode_is_refused_by_name() -> None:
+    with pytest.raises(CoupledExamplesError, match="1 stays in training mode"):
+        pose(nn.Sequential(nn.Linear(4, 3), Stubborn()), TensorData(torch.randn(5, 4), FIVE))
 
 
 def test_nan_among_later_examples_is_found() -> None:

@@ -2,21 +2,19 @@
 
 import contextlib
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from fisher_cli.cli import options
-from fisher_cli.errors import OutputError, UsageError
-from fisher_cli.outputs import Format, Metadata, ReportFiles, format_of, render
+from fisher_cli.cli.streams import ROWS_AS_THEY_COME, exit_code, report_files, stdout_format, why_nothing
+from fisher_cli.errors import UsageError
+from fisher_cli.outputs import Format, Metadata, ReportFiles, render
 from fisher_cli.settings import Estimator, LikelihoodName, Precision, Resources, Settings
 
 if TYPE_CHECKING:
     from fisher_cli.reports.console import Console
     from fisher_cli.run import Analysis, Run
-
-ROWS_AS_THEY_COME = {Format.CSV, Format.TSV, Format.JSONL}
 
 
 def _positive(text: str, option: str, word: str) -> int | None:
@@ -63,14 +61,6 @@ def _share(text: str | None) -> float | None:
     return value
 
 
-def _key_value(text: str) -> tuple[str, str]:
-    key, separator, value = text.partition("=")
-    if not separator or not key:
-        msg = f"--model-arg {text}: type KEY=VALUE, such as num_classes=10"
-        raise UsageError(msg)
-    return key, value
-
-
 def analyze(
     checkpoints: options.Checkpoints,
     data: options.Data = "digits",
@@ -112,7 +102,7 @@ def analyze(
         labels=None if labels is None else str(labels),
         normalize=normalize,
         model=model,
-        model_arguments=tuple(_key_value(text) for text in model_arguments),
+        model_arguments=tuple(options.key_value(text) for text in model_arguments),
         state_key=state_key,
         estimator=estimator,
         samples=samples,
@@ -130,8 +120,8 @@ def analyze(
         data_dir=None if data_dir is None else str(data_dir),
         download=download,
     )
-    files = _report_files(output, format, force)
-    to_stdout = _stdout_format(output, format)
+    files = report_files(output, format, force)
+    to_stdout = stdout_format(output, format)
     if files is not None:
         files.check_writable()
 
@@ -147,33 +137,6 @@ def analyze(
         _say_what_is_analysed(console, run)
         _measure(console, run, files, to_stdout, layers)
     raise typer.Exit(_finish(console, run.analysis, files, to_stdout, layers))
-
-
-def _report_files(output: Path | None, form: Format | None, force: bool) -> ReportFiles | None:
-    if output is None or str(output) == "-":
-        return None
-    return ReportFiles(output, format_of(output, None if form is Format.TABLE else form), force)
-
-
-def _stdout_format(output: Path | None, form: Format | None) -> Format | None:
-    """What goes to stdout: a table on a terminal, rows when piped or for `-o -`, nothing beside a file in a pipe.
-
-    Raises:
-        UsageError: a table was asked for where rows go.
-        OutputError: something must go there, and it is closed.
-    """
-    if sys.stdout is None and (output is None or str(output) == "-" or form is Format.TABLE):
-        msg = "standard output is closed: write the report to a file with -o FILE"
-        raise OutputError(msg)
-    is_terminal = sys.stdout is not None and sys.stdout.isatty()
-    if output is None:
-        return form or (Format.TABLE if is_terminal else Format.CSV)
-    if str(output) == "-":
-        if form is Format.TABLE:
-            msg = "-o - writes rows: leave it out for a table, or choose --format csv, tsv, json, jsonl or parquet"
-            raise UsageError(msg)
-        return form or Format.CSV
-    return Format.TABLE if form is Format.TABLE or is_terminal else None
 
 
 def _say_what_is_analysed(console: "Console", run: "Run") -> None:
@@ -243,19 +206,7 @@ def _finish(
     elif to_stdout is not None and not is_table and to_stdout not in ROWS_AS_THEY_COME:
         console.write(render(analysis.table, to_stdout, analysis.stable_metadata()))
     if not analysis.succeeded:
-        console.error(_why_nothing(analysis))
-        return 1
-    if files is not None:
+        console.error(why_nothing(analysis.measurements))
+    elif files is not None:
         console.message(f"report: {files.main}")
-    return 3 if any(measurement.error for measurement in analysis.measurements) else 0
-
-
-def _why_nothing(analysis: "Analysis") -> str:
-    """One line for a run without a result: the reason, if all have the same one, else the first."""
-    first, total = analysis.measurements[0], len(analysis.measurements)
-    if total == 1:
-        return f"{first.checkpoint}: {first.error}"
-    reasons = {measurement.error for measurement in analysis.measurements}
-    if len(reasons) == 1:
-        return f"none of the {total} checkpoints could be analysed: {first.error}"
-    return f"none of the {total} checkpoints could be analysed; the first, {first.checkpoint}: {first.error}"
+    return exit_code(analysis.measurements, analysis.succeeded)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from fisher_cli.errors import UsageError
 from fisher_cli.outputs import Format
 from fisher_cli.settings import Estimator, LikelihoodName, Precision
 
@@ -25,6 +26,16 @@ Data = Annotated[
         "--data",
         metavar="NAME|folder:DIR",
         help="The dataset: digits (built in), cifar10, mnist, …, or folder:DIR with one folder per class.",
+        rich_help_panel=DATA,
+    ),
+]
+DataIfAny = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="NAME|folder:DIR",
+        help="Show besides, on a few examples of this dataset, how each parameter's gradient norms are found.",
+        show_default="none is needed",
         rich_help_panel=DATA,
     ),
 ]
@@ -98,6 +109,21 @@ ModelArguments = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+
+
+def key_value(text: str) -> tuple[str, str]:
+    """The two parts of a --model-arg.
+
+    Raises:
+        UsageError: it is not of the form KEY=VALUE.
+    """
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        msg = f"--model-arg {text}: type KEY=VALUE, such as num_classes=10"
+        raise UsageError(msg)
+    return key, value
+
+
 StateKey = Annotated[
     str | None,
     typer.Option(
@@ -196,6 +222,18 @@ Output = Annotated[
         "--output",
         metavar="FILE|-",
         help="Report file (.csv .tsv .json .jsonl .parquet); a table of layers and a record go beside it; "
+        "or - for rows on stdout.",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+    ),
+]
+InspectionOutput = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="FILE|-",
+        help="Report file (.csv .tsv .json .jsonl .parquet); with --data a table of parameters goes beside it; "
         "or - for rows on stdout.",
         show_default=False,
         rich_help_panel=OUTPUT,

@@ -12,6 +12,8 @@ MEMORY_SHARE = 1 / 16
 # … and, on the CPU, below this: larger batches fall out of the caches. It gives a ResNet-20 sixteen examples.
 CPU_BYTES = 384 * 2**20
 LARGEST = 1024
+# Graphs kept between products hold at most this share of the memory.
+GRAPH_SHARE = 1 / 8
 # Besides one cotangent per direction a layer's output is held as such, as the next layer's input, as patches.
 OVERHEAD = 6
 
@@ -44,12 +46,16 @@ def memory_bytes(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def automatic_batch_size(model: nn.Module, inputs: Tensor, outputs: int, examples: int) -> int:
+def automatic_batch_size(values: int, like: Tensor, directions: int, examples: int) -> int:
     """Batch size = budget / (values per example · (directions + overhead) · bytes per value), from 1 to 1024."""
-    itemsize = torch.finfo(next(model.parameters()).dtype).bits // 8
-    directions = min(outputs, DIRECTIONS_AT_ONCE)
-    per_example = values_per_example(model, inputs) * (directions + OVERHEAD) * itemsize
-    budget = int(memory_bytes(inputs.device) * MEMORY_SHARE)
-    if inputs.device.type == "cpu":
+    at_once = min(directions, DIRECTIONS_AT_ONCE)
+    per_example = values * (at_once + OVERHEAD) * like.element_size()
+    budget = int(memory_bytes(like.device) * MEMORY_SHARE)
+    if like.device.type == "cpu":
         budget = min(budget, CPU_BYTES)
     return max(1, min(LARGEST, examples, budget // per_example))
+
+
+def graph_bytes(device: torch.device) -> int:
+    """How much of the memory the graphs of forward passes may hold between products."""
+    return int(memory_bytes(device) * GRAPH_SHARE)

@@ -6,11 +6,13 @@ mixture is 2 Σ_{i≠j} (r_iᵀ J Jᵀ r_j)², so the root matters: R_n = Λ_n^�
 Λ_n^½ K̄ Λ_n^½, K̄ the mean of J_n J_nᵀ over a few pilot examples, makes those products small.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fisher_cli.curvature.batching import DIRECTIONS_AT_ONCE
 from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.likelihoods import Likelihood, Softmax
 from fisher_cli.curvature.problem import Batch
@@ -60,11 +62,8 @@ def pilot(engine: Engine, target_error: float | None) -> Pilot:
     problem = engine.problem
     if problem.outputs > PILOT_OUTPUTS:
         return Pilot(None, columns_for_many_outputs(problem.outputs))
-    batch = _spread_examples(engine)
-    evaluated = engine.evaluate(batch)
-    outputs = evaluated.outputs.detach()
-    units = torch.eye(problem.outputs, dtype=outputs.dtype, device=outputs.device)
-    kernels = evaluated.gram(units.unsqueeze(1).expand(-1, len(batch), -1).contiguous())
+    parts = [_output_kernels(engine, batch) for batch in _spread_examples(engine)]
+    outputs, kernels = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
     kernel = kernels.mean(0)
     if not bool(kernel.diagonal().sum() > 0):
         kernel = torch.eye(problem.outputs, dtype=torch.float64, device=outputs.device)
@@ -77,14 +76,24 @@ def columns_for_many_outputs(outputs: int) -> int:
     return min(4, outputs - 1)
 
 
-def _spread_examples(engine: Engine) -> Batch:
-    """Examples evenly over the data, whose order may be by class."""
+def _output_kernels(engine: Engine, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Outputs (B, C) and J_n J_nᵀ (B, C, C) of some examples."""
+    evaluated = engine.evaluate(batch)
+    outputs = evaluated.outputs.detach()
+    units = torch.eye(outputs.shape[1], dtype=outputs.dtype, device=outputs.device)
+    return outputs, evaluated.gram(units.unsqueeze(1).expand(-1, len(batch), -1).contiguous())
+
+
+def _spread_examples(engine: Engine) -> Iterator[Batch]:
+    """Examples evenly over the data, whose order may be by class; no more at once than in a sweep of 16 directions."""
     problem = engine.problem
     wanted = min(PILOT_EXAMPLES, max(FEWEST_PILOT_EXAMPLES, int(problem.examples * PILOT_SHARE)))
     count = min(wanted, problem.examples)
     chosen = [index * problem.examples // count for index in range(count)]
-    parts = [problem.slice(index, index + 1) for index in chosen]
-    return Batch(torch.cat([part.inputs for part in parts]), torch.cat([part.labels for part in parts]), 0)
+    at_once = max(1, problem.batch_size * DIRECTIONS_AT_ONCE // max(DIRECTIONS_AT_ONCE, problem.outputs))
+    for start in range(0, count, at_once):
+        parts = [problem.slice(index, index + 1) for index in chosen[start : start + at_once]]
+        yield Batch(torch.cat([part.inputs for part in parts]), torch.cat([part.labels for part in parts]), 0)
 
 
 def _enough_columns(inner: Tensor, examples: int, target_error: float | None) -> int:
@@ -113,7 +122,7 @@ def deflated(engine: Engine, found: Pilot, seed: int) -> Scoring:
             [_signs(outputs.shape[1], generator_of(seed, "signs", start + n)) for n in range(len(outputs))], dim=1
         ).to(outputs.device)
         if found.kernel is None:
-            vectors = _closed_form(likelihood, outputs, found.columns, signs)
+            vectors = _closed_form(likelihood, outputs, labels, found.columns, signs)
         else:
             r = roots(likelihood, outputs, found.kernel)
             leading = r[:, :, : found.columns].permute(2, 0, 1)
@@ -132,7 +141,7 @@ def _signs(outputs: int, generator: torch.Generator) -> Tensor:
     return torch.randint(0, 2, (MIXTURES, outputs), generator=generator).double() * 2 - 1
 
 
-def _closed_form(likelihood: Likelihood, outputs: Tensor, columns: int, signs: Tensor) -> Tensor:
+def _closed_form(likelihood: Likelihood, outputs: Tensor, labels: Tensor, columns: int, signs: Tensor) -> Tensor:
     """Columns and mixtures of the root of Λ that needs no C × C matrix, (k + 2, B, C) in float64.
 
     Softmax: the Cholesky root of diag p − ppᵀ with the classes in descending order of p; with q_j the mass
@@ -141,16 +150,14 @@ def _closed_form(likelihood: Likelihood, outputs: Tensor, columns: int, signs: T
     likelihoods have a diagonal Λ, whose root is its columns.
     """
     if not isinstance(likelihood, Softmax):
-        root = likelihood.root(outputs)
-        order = root.weights.T.argsort(dim=1, descending=True)
-        amounts = root.weights.T.sqrt().gather(1, order)
-        diagonal, factor, below = amounts, torch.zeros_like(amounts), torch.zeros_like(amounts)
+        weights = likelihood.root(outputs, labels).weights.T
+        order = weights.argsort(dim=1, descending=True)
+        diagonal = weights.sqrt().gather(1, order)
+        factor, below = torch.zeros_like(diagonal), torch.zeros_like(diagonal)
     else:
-        below, order = likelihood.probabilities(outputs)[0].sort(dim=1, descending=True)
-        # Summed from the small end, so that the mass behind a class next to one keeps its digits.
-        from_here = below.flip(1).cumsum(1).flip(1)
-        after = torch.cat([from_here[:, 1:], torch.zeros_like(from_here[:, :1])], 1)
-        share = torch.where(from_here > 0, below / from_here, torch.zeros_like(below)).sqrt()
+        below, after, order = likelihood.pivots(outputs)
+        before = torch.cat([torch.ones_like(after[:, :1]), after[:, :-1]], 1)
+        share = torch.where(before > 0, below / before, torch.zeros_like(below)).sqrt()
         diagonal = share * after.sqrt()
         factor = torch.where(after > 0, share / after.sqrt(), torch.zeros_like(after))
     back = order.argsort(dim=1)

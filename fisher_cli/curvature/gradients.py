@@ -5,15 +5,15 @@ from torch import Tensor
 
 from fisher_cli.curvature.moments import mean_of
 from fisher_cli.curvature.problem import Problem
-from fisher_cli.curvature.products import push_forward
+from fisher_cli.curvature.products import push_forward, split
 from fisher_cli.results import Estimate, Gradient
 
 
 def projections(problem: Problem, vector: Tensor) -> Tensor:
     """g_nᵀ v = s_yᵀ J_n v for every example, (N,) in float64, without a per-example gradient."""
-    push, parts = push_forward(problem), []
-    for batch in problem.batches():
-        outputs, tangent = push(batch, vector)
+    push, tangents, parts = push_forward(problem), split(problem, vector), []
+    for batch in problem.batches(problem.product_batch_size):
+        outputs, tangent = push(batch, tangents)
         score = problem.likelihood.observed_score(outputs, batch.labels)
         parts.append((score * tangent.double()).sum(dim=1))
     return torch.cat(parts)

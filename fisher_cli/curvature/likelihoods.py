@@ -22,11 +22,21 @@ class Root(NamedTuple):
     """Directions v (K, B, C) and weights w (K, B) ≥ 0 with Σ_k w_k v_k v_kᵀ = Λ; weights are float64.
 
     Directions are scaled to a largest entry of about one, so that tiny probabilities live in the float64
-    weights and never underflow in the network's own precision.
+    weights and never underflow in the network's own precision. `observed`: c (K, B), one of each example not
+    zero, with Σ_k c_k v_k = s_y; None where the observed score is parallel to no direction.
     """
 
     directions: Tensor
     weights: Tensor
+    observed: Tensor | None = None
+
+
+class Pivots(NamedTuple):
+    """Classes in an order of pivoting: p_j, the mass behind Σ_{i>j} p_i, both (B, C) in float64, and the classes."""
+
+    probabilities: Tensor
+    behind: Tensor
+    classes: Tensor
 
 
 class Likelihood(ABC):
@@ -35,14 +45,10 @@ class Likelihood(ABC):
     name: str
 
     @abstractmethod
-    def root(self, outputs: Tensor) -> Root:
-        """Σ_k w_k v_k v_kᵀ = Λ = Cov(s) over labels drawn from the model: the exact scores of the true Fisher."""
+    def root(self, outputs: Tensor, labels: Tensor) -> Root:
+        """Σ_k w_k v_k v_kᵀ = Λ = Cov(s) over labels drawn from the model: the exact scores of the true Fisher.
 
-    @abstractmethod
-    def observed_coefficients(self, outputs: Tensor, labels: Tensor) -> Tensor | None:
-        """Coefficients c (K, B), one of each example not zero, with Σ_k c_k v_k = s_y on the directions of `root`.
-
-        None where the observed score is parallel to none of them.
+        Of the many roots of Λ it may be one of whose directions the observed score is a multiple.
         """
 
     @abstractmethod
@@ -110,35 +116,37 @@ class Softmax(Likelihood):
         others = p.scatter(1, top, 0.0).sum(dim=1, keepdim=True)
         return p, (1 - p).scatter(1, top, others)
 
-    def _class_scores(self, p: Tensor, complement: Tensor) -> Tensor:
-        """Return p − e_c for every class c, (C, B, C)."""
-        classes = p.shape[1]
-        scores = p.unsqueeze(0).repeat(classes, 1, 1)
-        diagonal = torch.arange(classes, device=p.device)
-        scores[diagonal, :, diagonal] = -complement.T
-        return scores
+    def pivots(self, outputs: Tensor, first: Tensor | None = None) -> Pivots:
+        """The classes by descending probability, the class `first` (B,) of each example before all others."""
+        p, _ = self.probabilities(outputs)
+        key = p if first is None else p.scatter(1, first.unsqueeze(1), 2.0)
+        classes = key.argsort(dim=1, descending=True, stable=True)
+        ordered = p.gather(1, classes)
+        # Summed from the small end, so that the mass behind a class next to one keeps its digits.
+        from_here = ordered.flip(1).cumsum(1).flip(1)
+        return Pivots(ordered, torch.cat([from_here[:, 1:], torch.zeros_like(from_here[:, :1])], 1), classes)
 
-    def root(self, outputs: Tensor) -> Root:
-        """Scores p − e_c with weights p_c, scaled; for two classes they are parallel and one is enough."""
-        p, complement = self.probabilities(outputs)
-        if p.shape[1] == 2:
-            direction = torch.tensor([1.0, -1.0], dtype=outputs.dtype, device=outputs.device)
-            return Root(direction.expand(1, *outputs.shape), (p[:, 0] * p[:, 1]).unsqueeze(0))
-        scores = self._class_scores(p, complement)
-        scale = scores.abs().amax(dim=2, keepdim=True)
-        safe = torch.where(scale > 0, scale, torch.ones_like(scale))
-        return Root((scores / safe).to(outputs.dtype), p.T * scale.squeeze(2) ** 2)
+    def root(self, outputs: Tensor, labels: Tensor) -> Root:
+        """The Cholesky root of Λ = diag p − ppᵀ with the observed class as first pivot, the others by probability.
 
-    def observed_coefficients(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """The observed class is one of the classes: its direction gets the scale, the others zero."""
-        p, complement = self.probabilities(outputs)
-        if p.shape[1] == 2:
-            return complement.gather(1, labels.unsqueeze(1)).T * (2 * labels - 1)
-        scale = self._class_scores(p, complement).abs().amax(dim=2)
-        coefficients = torch.zeros_like(scale)
-        rows = torch.arange(len(labels), device=labels.device)
-        coefficients[labels, rows] = scale[labels, rows]
-        return coefficients
+        With q_j the mass behind class j, v_j = e_j − Σ_{i>j} p_i/q_j e_i and w_j = p_j q_j/q_{j−1} for the first
+        C − 1 classes; s_y = −(1 − p_y) v_1, so that the empirical Fisher costs no direction of its own. Source:
+        Tanabe and Sagae 1992 (doi:10.1111/j.2517-6161.1992.tb01876.x), there for the multinomial distribution.
+        """
+        p, behind, classes = self.pivots(outputs, labels)
+        count, reached = p.shape[1], behind > 0
+        divisor = torch.where(reached, behind, torch.ones_like(behind))
+        upper = torch.ones(count - 1, count, dtype=torch.bool, device=p.device).triu(1)
+        ratios = p.unsqueeze(0) / divisor.T[:-1].unsqueeze(2)
+        ordered = torch.where(upper.unsqueeze(1), -ratios, torch.zeros_like(ratios))
+        steps = torch.arange(count - 1, device=p.device)
+        ordered[steps, :, steps] = 1
+        directions = ordered.gather(2, classes.argsort(dim=1).unsqueeze(0).expand_as(ordered))
+        before = torch.cat([torch.ones_like(behind[:, :1]), behind[:, :-1]], 1)
+        weights = torch.where(reached, p * (behind / before), torch.zeros_like(p))
+        observed = torch.zeros_like(weights)
+        observed[:, 0] = -behind[:, 0]
+        return Root(directions.to(outputs.dtype), weights.T[:-1], observed.T[:-1])
 
     def observed_score(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """s_y = p − e_y."""
@@ -202,19 +210,13 @@ class Sigmoid(Likelihood):
 
     name = "sigmoid"
 
-    def root(self, outputs: Tensor) -> Root:
-        """Directions e_c with weights σ(z_c) σ(−z_c)."""
+    def root(self, outputs: Tensor, labels: Tensor) -> Root:
+        """Directions e_c with weights σ(z_c) σ(−z_c); with one output the observed score is parallel to it."""
         z = outputs.double()
         directions = torch.eye(z.shape[1], dtype=outputs.dtype, device=z.device)
-        return Root(
-            directions.unsqueeze(1).expand(-1, len(z), -1), (torch.sigmoid(z) * torch.sigmoid(-z)).T.contiguous()
-        )
-
-    def observed_coefficients(self, outputs: Tensor, labels: Tensor) -> Tensor | None:
-        """With one output the observed score is parallel to the only direction; else it is a direction of its own."""
-        if outputs.shape[1] > 1:
-            return None
-        return self.observed_score(outputs, labels).T
+        weights = (torch.sigmoid(z) * torch.sigmoid(-z)).T.contiguous()
+        observed = self.observed_score(outputs, labels).T if z.shape[1] == 1 else None
+        return Root(directions.unsqueeze(1).expand(-1, len(z), -1), weights, observed)
 
     def observed_score(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """s_y = σ(z) − y, written (1 − y) σ(z) − y σ(−z)."""
@@ -273,18 +275,13 @@ class Gaussian(Likelihood):
 
     name = "gaussian"
 
-    def root(self, outputs: Tensor) -> Root:
-        """Λ = I: directions e_c with weights one."""
+    def root(self, outputs: Tensor, labels: Tensor) -> Root:
+        """Λ = I: directions e_c with weights one; with one output the residual is parallel to the only one."""
         examples, classes = outputs.shape
         directions = torch.eye(classes, dtype=outputs.dtype, device=outputs.device)
         weights = torch.ones(classes, examples, dtype=torch.float64, device=outputs.device)
-        return Root(directions.unsqueeze(1).expand(-1, examples, -1), weights)
-
-    def observed_coefficients(self, outputs: Tensor, labels: Tensor) -> Tensor | None:
-        """With one output the residual is parallel to the only direction; else it is a direction of its own."""
-        if outputs.shape[1] > 1:
-            return None
-        return self.observed_score(outputs, labels).T
+        observed = self.observed_score(outputs, labels).T if classes == 1 else None
+        return Root(directions.unsqueeze(1).expand(-1, examples, -1), weights, observed)
 
     def observed_score(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """s_y = z − y."""

@@ -8,10 +8,11 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fisher_cli.curvature.allocation import keep_freed_memory
-from fisher_cli.curvature.batching import automatic_batch_size
+from fisher_cli.curvature.batching import automatic_batch_size, values_per_example
 from fisher_cli.curvature.likelihoods import Likelihood, likelihood_named
 from fisher_cli.errors import ArchitectureError, CoupledExamplesError, DataError, NumericalError
 
@@ -57,15 +58,42 @@ class Batch:
         return len(self.inputs)
 
 
+_fused_batch_norm = functional.batch_norm
+
+
+def _batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """x ↦ x ∘ s + t with s = γ/√(σ² + ε), t = β − μ ∘ s: batch norm in evaluation, whose derivatives are products."""
+    if training or running_mean is None or running_var is None or input.dtype != running_var.dtype:
+        return _fused_batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    scale = torch.rsqrt(running_var + eps)
+    if weight is not None:
+        scale = weight * scale
+    shift = -running_mean * scale if bias is None else torch.addcmul(bias, running_mean, scale, value=-1)
+    shape = (-1, *(1,) * (input.dim() - 2))
+    return torch.addcmul(shift.reshape(shape), input, scale.reshape(shape))
+
+
 @contextlib.contextmanager
 def reproducible_kernels() -> Iterator[None]:
     """Run with gradients, with kernels that every kind of derivative exists for, in full float32.
 
     The fused attention kernels have neither forward-mode derivatives nor double backward, and the encoder's
-    fast path bypasses autograd; the plain kernel computes the same function. TF32 keeps 10 bits of mantissa.
+    fast path bypasses autograd; the plain kernel computes the same function. Batch norm's fused kernel has slow
+    ones. TF32 keeps 10 bits of mantissa.
     """
+    previous = functional.batch_norm
     fast_path = torch.backends.mha.get_fastpath_enabled()
     cudnn_tf32, matmul_tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    functional.batch_norm = _batch_norm
     torch.backends.mha.set_fastpath_enabled(False)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:
@@ -79,6 +107,7 @@ def reproducible_kernels() -> Iterator[None]:
             warnings.filterwarnings("ignore", message="There is a performance drop")
             yield
     finally:
+        functional.batch_norm = previous
         torch.backends.mha.set_fastpath_enabled(fast_path)
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = cudnn_tf32, matmul_tf32
 
@@ -87,7 +116,9 @@ def reproducible_kernels() -> Iterator[None]:
 class Problem:
     """A network q(y | x, θ), N examples and the parameters θ with respect to which all derivatives are taken.
 
-    `parameters` holds each analysed tensor once, under its first name. Make one with `pose`.
+    `parameters` holds each analysed tensor once, under its first name. `batch_size` examples go through the network
+    at once with many directions, `product_batch_size` with one; `keep_graphs` allows products to keep their graphs.
+    Make one with `pose`.
     """
 
     model: nn.Module
@@ -96,6 +127,8 @@ class Problem:
     parameters: Mapping[str, nn.Parameter]
     batch_size: int
     outputs: int
+    product_batch_size: int
+    keep_graphs: bool = True
 
     @property
     def examples(self) -> int:
@@ -125,28 +158,41 @@ class Problem:
             labels = labels.long()
         return Batch(_on(inputs, next(iter(self.parameters.values()))), labels, start)
 
-    def batches(self) -> Iterator[Batch]:
-        """All examples in order, `batch_size` at a time; the last batch may be smaller."""
-        for start in range(0, self.examples, self.batch_size):
-            yield self.slice(start, min(start + self.batch_size, self.examples))
+    def batches(self, size: int | None = None) -> Iterator[Batch]:
+        """All examples in order, `batch_size` or `size` at a time; the last batch may be smaller."""
+        size = size or self.batch_size
+        for start in range(0, self.examples, size):
+            yield self.slice(start, min(start + size, self.examples))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """The network's outputs z, (B, C), on a copy of the inputs: a network may work on them in place."""
         return as_outputs(self.model(inputs.clone()), len(inputs))
 
     def pull_back(self, outputs: Tensor, cotangents: Tensor) -> Tensor:
-        """Σ_n J_nᵀ u_n for cotangents u (B, C), flat (P,) in float64; consumes the graph of the outputs.
+        """Σ_n J_nᵀ u_n for cotangents u (B, C), flat (P,) in float64; consumes the graph of the outputs."""
+        total = {
+            name: torch.zeros_like(parameter, dtype=torch.float64, requires_grad=False)
+            for name, parameter in self.parameters.items()
+        }
+        self.add_pulled_back(outputs, cotangents, total)
+        return torch.cat([part.reshape(-1) for part in total.values()])
+
+    def add_pulled_back(
+        self, outputs: Tensor, cotangents: Tensor, total: Mapping[str, Tensor], *, keep: bool = False
+    ) -> None:
+        """Add Σ_n J_nᵀ u_n to a total by parameter; `keep` the graph of the outputs or consume it.
 
         The cotangents are scaled to a largest entry of one on the way, so that tiny ones do not underflow.
         """
-        parameters = list(self.parameters.values())
         scale = float(cotangents.abs().amax()) or 1.0
         scaled = (cotangents.double() / scale).to(outputs.dtype)
         with reproducible_kernels():
-            parts = torch.autograd.grad(outputs, parameters, scaled, allow_unused=True)
-        pairs = zip(parameters, parts, strict=True)
-        full = [torch.zeros_like(parameter) if part is None else part.to_dense() for parameter, part in pairs]
-        return torch.cat([part.reshape(-1) for part in full]).double() * scale
+            parts = torch.autograd.grad(
+                outputs, list(self.parameters.values()), scaled, retain_graph=keep, allow_unused=True
+            )
+        for part, sums in zip(parts, total.values(), strict=True):
+            if part is not None:
+                sums.add_(part.to_dense(), alpha=scale)
 
 
 def as_outputs(raw: object, examples: int) -> Tensor:
@@ -280,7 +326,10 @@ def pose(
         msg = f"there are {len(data)} examples and {len(data.labels)} labels"
         raise DataError(msg)
     kind.check_labels(outputs.shape[1], data.labels)
-    if batch_size is None:
+    product_batch_size = batch_size
+    if batch_size is None or product_batch_size is None:
         inputs = _on(data.batch(0, 1)[0], first)
-        batch_size = automatic_batch_size(model, inputs, outputs.shape[1], len(data))
-    return Problem(model, kind, data, chosen, batch_size, outputs.shape[1])
+        values = values_per_example(model, inputs)
+        batch_size = automatic_batch_size(values, first, outputs.shape[1], len(data))
+        product_batch_size = automatic_batch_size(values, first, 1, len(data))
+    return Problem(model, kind, data, chosen, batch_size, outputs.shape[1], product_batch_size)

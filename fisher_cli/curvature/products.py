@@ -1,22 +1,26 @@
-"""Products of the true and the empirical Fisher with a vector, F v = mean_n J_nᵀ M_n (J_n v), without a matrix."""
+"""Products of the Jacobian of all examples, and of the true and the empirical Fisher, with a vector."""
 
 import warnings
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import jvp
 
+from fisher_cli.curvature.batching import graph_bytes
+from fisher_cli.curvature.memory import raise_if_out_of_memory
 from fisher_cli.curvature.problem import Batch, Problem, reproducible_kernels
+from fisher_cli.curvature.scores import ScoresOf
 from fisher_cli.curvature.substitution import substituted
 
 OutputProduct = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(outputs (B, C), labels, J v (B, C)) → M J v (B, C), the output-space matrix of each example applied."""
 
-PushForward = Callable[[Batch, Tensor], tuple[Tensor, Tensor]]
-"""(batch, v (P,)) → outputs (B, C) and J v (B, C)."""
+PushForward = Callable[[Batch, Mapping[str, Tensor]], tuple[Tensor, Tensor]]
+"""(batch, v by parameter) → outputs (B, C) and J v (B, C)."""
 
 # Largest accepted difference between uᵀ(J v) and (Jᵀu)ᵀ v, relative to ‖u‖‖J v‖. Tight, since the other way
 # is as exact and only slower.
@@ -26,10 +30,16 @@ ADJOINT_EXAMPLES = 3
 
 def split(problem: Problem, vector: Tensor) -> dict[str, Tensor]:
     """A flat vector (P,) as tensors of the parameters' shapes and precision."""
+    return {name: part.to(problem.parameters[name].dtype) for name, part in _views(problem, vector.reshape(-1)).items()}
+
+
+def _views(problem: Problem, vector: Tensor) -> dict[str, Tensor]:
+    """Views of a flat vector (P,) in the parameters' shapes."""
     sizes = [parameter.numel() for parameter in problem.parameters.values()]
+    parts = torch.split(vector, sizes)
     return {
-        name: part.reshape(parameter.shape).to(parameter.dtype)
-        for (name, parameter), part in zip(problem.parameters.items(), torch.split(vector, sizes), strict=True)
+        name: part.view(parameter.shape)
+        for (name, parameter), part in zip(problem.parameters.items(), parts, strict=True)
     }
 
 
@@ -43,9 +53,9 @@ def _load_forward_mode() -> None:
 
 
 def _forward_mode(problem: Problem) -> PushForward:
-    """J v by forward-mode differentiation: about two forward passes."""
+    """J v by forward-mode differentiation: about three forward passes, and no graph."""
 
-    def push(batch: Batch, vector: Tensor) -> tuple[Tensor, Tensor]:
+    def push(batch: Batch, tangents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         primal = {name: parameter.detach() for name, parameter in problem.parameters.items()}
 
         def outputs(parameters: dict[str, Tensor]) -> Tensor:
@@ -54,25 +64,48 @@ def _forward_mode(problem: Problem) -> PushForward:
 
         _load_forward_mode()
         with reproducible_kernels(), torch.no_grad():
-            pair: tuple[Tensor, Tensor] = jvp(outputs, (primal,), (split(problem, vector),))  # type: ignore[assignment]
+            pair: tuple[Tensor, Tensor] = jvp(outputs, (primal,), (dict(tangents),))  # type: ignore[assignment]
         return pair
 
     return push
 
 
-def _double_backward(problem: Problem) -> PushForward:
-    """J v as the derivative of u ↦ (Jᵀu)ᵀ v, which is linear in u: the transpose of what autograd calls Jᵀ."""
+@dataclass(frozen=True)
+class _Transpose:
+    """The graph of u ↦ Jᵀu, which is linear in u: its derivative is the transpose of what autograd calls Jᵀ."""
 
-    def push(batch: Batch, vector: Tensor) -> tuple[Tensor, Tensor]:
-        parameters, pieces = list(problem.parameters.values()), split(problem, vector)
+    direction: Tensor
+    gradients: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, problem: Problem, outputs: Tensor) -> "_Transpose":
+        """The transpose at outputs with their graph, which it keeps."""
+        with reproducible_kernels():
+            direction = torch.zeros_like(outputs, requires_grad=True)
+            parameters = list(problem.parameters.values())
+            found = torch.autograd.grad(outputs, parameters, direction, create_graph=True, allow_unused=True)
+        used = {
+            name: gradient
+            for name, gradient in zip(problem.parameters, found, strict=True)
+            if gradient is not None and gradient.requires_grad
+        }
+        return cls(direction, used)
+
+    def apply(self, tangents: Mapping[str, Tensor]) -> Tensor:
+        """J v, (B, C)."""
+        weights = [tangents[name] for name in self.gradients]
+        with reproducible_kernels():
+            found = torch.autograd.grad(list(self.gradients.values()), self.direction, weights, retain_graph=True)
+        return found[0]
+
+
+def _double_backward(problem: Problem) -> PushForward:
+    """J v as the derivative of u ↦ (Jᵀu)ᵀ v: less work than forward mode where no convolution is."""
+
+    def push(batch: Batch, tangents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         with reproducible_kernels():
             outputs = problem.forward(batch.inputs)
-            dummy = torch.zeros_like(outputs, requires_grad=True)
-            gradients = torch.autograd.grad(outputs, parameters, dummy, create_graph=True, allow_unused=True)
-            pairs = zip(gradients, pieces.values(), strict=True)
-            used = [(gradient, piece) for gradient, piece in pairs if gradient is not None and gradient.requires_grad]
-            (tangent,) = torch.autograd.grad([gradient for gradient, _ in used], dummy, [piece for _, piece in used])
-        return outputs.detach(), tangent
+        return outputs.detach(), _Transpose.of(problem, outputs).apply(tangents)
 
     return push
 
@@ -80,8 +113,8 @@ def _double_backward(problem: Problem) -> PushForward:
 def _rows(problem: Problem) -> PushForward:
     """J v from the rows of J, one backward pass per example and output: slow, and always what autograd says."""
 
-    def push(batch: Batch, vector: Tensor) -> tuple[Tensor, Tensor]:
-        outputs = []
+    def push(batch: Batch, tangents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        vector, outputs = torch.cat([piece.double().reshape(-1) for piece in tangents.values()]), []
         tangent = torch.zeros(len(batch), problem.outputs, dtype=torch.float64, device=vector.device)
         for example in range(len(batch)):
             for output in range(problem.outputs):
@@ -89,7 +122,7 @@ def _rows(problem: Problem) -> PushForward:
                     z = problem.forward(batch.inputs[example : example + 1])
                 unit = torch.zeros_like(z)
                 unit[0, output] = 1
-                tangent[example, output] = torch.dot(problem.pull_back(z, unit), vector.double())
+                tangent[example, output] = torch.dot(problem.pull_back(z, unit), vector)
             outputs.append(z.detach())
         return torch.cat(outputs), tangent
 
@@ -102,8 +135,9 @@ def _is_transpose(problem: Problem, push: PushForward) -> bool:
     generator = torch.Generator().manual_seed(0)
     vector = torch.randn(problem.size, generator=generator, dtype=torch.float64).to(problem.device)
     try:
-        outputs, tangent = push(batch, vector)
-    except (RuntimeError, NotImplementedError):
+        outputs, tangent = push(batch, split(problem, vector))
+    except (RuntimeError, NotImplementedError) as error:
+        raise_if_out_of_memory(error)
         return False
     direction = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
     with reproducible_kernels():
@@ -114,45 +148,123 @@ def _is_transpose(problem: Problem, push: PushForward) -> bool:
     return abs(forth - backward) <= ADJOINT_TOLERANCE[problem.dtype] * scale
 
 
+def _has_few_convolutions(problem: Problem) -> bool:
+    """Whether most parameters are in vectors and matrices."""
+    return 2 * sum(p.numel() for p in problem.parameters.values() if p.dim() > 2) < problem.size
+
+
 def push_forward(problem: Problem) -> PushForward:
     """The map v ↦ J v by the fastest way that is the transpose of backward mode on this network.
 
-    Forward mode, else double backward, else row by row. They can differ: an embedding's padding row has a
+    Forward mode or double backward, else row by row. They can differ: an embedding's padding row has a
     forward derivative and no backward one, and some operations lack forward mode or a second derivative.
     """
-    ways = [_forward_mode(problem), _double_backward(problem)]
+    return _ways(problem)[1]
+
+
+def _ways(problem: Problem) -> tuple[bool, PushForward]:
+    """Whether J v goes by double backward, and how it goes."""
+    ways = [(False, _forward_mode(problem)), (True, _double_backward(problem))]
+    if _has_few_convolutions(problem):
+        ways.reverse()
     if any(getattr(module, "padding_idx", None) is not None for module in problem.model.modules()):
-        ways.pop(0)
-    return next((way for way in ways if _is_transpose(problem, way)), _rows(problem))
+        ways = [way for way in ways if way[0]]
+    return next((way for way in ways if _is_transpose(problem, way[1])), (False, _rows(problem)))
 
 
-def product(problem: Problem, output_product: OutputProduct) -> Callable[[Tensor], Tensor]:
-    """The map v ↦ mean_n J_nᵀ M_n (J_n v) on flat vectors (P,), float64 sums over examples.
+@dataclass(frozen=True)
+class Piece:
+    """A batch, its outputs (B, C) without their graph, the graph where it is kept, and that of its transpose."""
 
-    Costs about a forward pass with tangents and a forward and backward pass per product.
+    batch: Batch
+    outputs: Tensor
+    graph: Tensor | None
+    transpose: _Transpose | None
+
+
+class Jacobian:
+    """J_n of all examples as two linear maps, v ↦ J_n v and u ↦ Σ_n J_nᵀ u_n, batch by batch.
+
+    The graphs of as many batches as fit into memory are kept between products. A product with JᵀMJ then costs
+    about six forward passes where convolutions dominate (forward mode four, the backward pass two), four elsewhere.
     """
-    push = push_forward(problem)
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self._by_double_backward, self._push = _ways(problem)
+        self._pieces: list[Piece] = []
+        self._room = graph_bytes(problem.device) if problem.keep_graphs else -1
+
+    def pieces(self) -> Iterator[Piece]:
+        """The examples in order; the first time around they go forward, and graphs are kept."""
+        if self._pieces:
+            yield from self._pieces
+            return
+        made = []
+        for batch in self.problem.batches(self.problem.product_batch_size):
+            tracked, held = self._forward(batch)
+            self._room -= held
+            if self._by_double_backward:
+                self._room -= held + self.problem.size * tracked.element_size()
+            kept = self._room >= 0
+            transpose = _Transpose.of(self.problem, tracked) if kept and self._by_double_backward else None
+            made.append(Piece(batch, tracked.detach(), tracked if kept else None, transpose))
+            yield made[-1]
+        self._pieces = made
+
+    def _forward(self, batch: Batch) -> tuple[Tensor, int]:
+        """Outputs with their graph, and the bytes that the graph holds beside parameters and inputs."""
+        held: dict[int, int] = {}
+        known = {tensor.untyped_storage().data_ptr() for tensor in self.problem.model.state_dict().values()}
+
+        def note(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in known:
+                held[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with reproducible_kernels(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            outputs = self.problem.forward(batch.inputs)
+        return outputs, sum(held.values())
+
+    def push(self, piece: Piece, tangents: Mapping[str, Tensor]) -> Tensor:
+        """J_n v of a piece, (B, C), for v by parameter."""
+        return piece.transpose.apply(tangents) if piece.transpose else self._push(piece.batch, tangents)[1]
+
+    def pull(self, piece: Piece, cotangents: Tensor, total: Tensor) -> None:
+        """Add Σ_n J_nᵀ u_n for cotangents u (B, C) to a flat vector (P,)."""
+        graph = piece.graph
+        if graph is None:
+            with reproducible_kernels():
+                graph = self.problem.forward(piece.batch.inputs)
+        views = _views(self.problem, total)
+        self.problem.add_pulled_back(graph, cotangents, views, keep=piece.graph is not None)
+
+
+def product(jacobian: Jacobian, output_product: OutputProduct) -> Callable[[Tensor], Tensor]:
+    """The map v ↦ mean_n J_nᵀ M_n (J_n v) on flat vectors (P,), float64 sums over examples."""
+    problem = jacobian.problem
 
     def apply(vector: Tensor) -> Tensor:
         total = torch.zeros(problem.size, dtype=torch.float64, device=problem.device)
-        for batch in problem.batches():
-            outputs, tangent = push(batch, vector)
-            cotangents = output_product(outputs, batch.labels, tangent)
-            with reproducible_kernels():
-                tracked = problem.forward(batch.inputs)
-            total += problem.pull_back(tracked, cotangents)
+        tangents = split(problem, vector)
+        for piece in jacobian.pieces():
+            tangent = jacobian.push(piece, tangents)
+            jacobian.pull(piece, output_product(piece.outputs, piece.batch.labels, tangent), total)
         return total / problem.examples
 
     return apply
 
 
-def fisher_product(problem: Problem) -> Callable[[Tensor], Tensor]:
+def fisher_product(problem: Problem, jacobian: Jacobian | None = None) -> Callable[[Tensor], Tensor]:
     """v ↦ F v = mean_n J_nᵀ Λ_n (J_n v), Λ_n the covariance of the model's own score."""
     likelihood = problem.likelihood
-    return product(problem, lambda outputs, _, tangent: likelihood.covariance_product(outputs, tangent))
+    return product(
+        jacobian or Jacobian(problem), lambda outputs, _, tangent: likelihood.covariance_product(outputs, tangent)
+    )
 
 
-def empirical_product(problem: Problem) -> Callable[[Tensor], Tensor]:
+def empirical_product(problem: Problem, jacobian: Jacobian | None = None) -> Callable[[Tensor], Tensor]:
     """v ↦ F̂ v = mean_n J_nᵀ s_y (s_yᵀ J_n v), s_y the score at the dataset's label; uncentred."""
     likelihood = problem.likelihood
 
@@ -160,4 +272,50 @@ def empirical_product(problem: Problem) -> Callable[[Tensor], Tensor]:
         score = likelihood.observed_score(outputs, labels)
         return score * (score * tangent.double()).sum(dim=1, keepdim=True)
 
-    return product(problem, apply)
+    return product(jacobian or Jacobian(problem), apply)
+
+
+@dataclass
+class Dual:
+    """w ↦ A w and v ↦ Aᵀv for the factor A with a column J_nᵀ s_nk/√N per example and score, in order of both.
+
+    Vectors of length M = N·K take the place of those of length P, of which one at a time is made, in `dtype`.
+    """
+
+    jacobian: Jacobian
+    scores_of: ScoresOf
+    dtype: torch.dtype = torch.float64
+
+    @cached_property
+    def size(self) -> int:
+        """M."""
+        return sum(amplitudes.numel() for _, _, amplitudes in self._scored())
+
+    def _scored(self) -> Iterator[tuple[Piece, Tensor, Tensor]]:
+        likelihood = self.jacobian.problem.likelihood
+        for piece in self.jacobian.pieces():
+            directions, amplitudes = self.scores_of(likelihood, piece.outputs, piece.batch.labels)
+            yield piece, directions, amplitudes / self.jacobian.problem.examples**0.5
+
+    def combine(self, weights: Tensor) -> Tensor:
+        """A w, (P,), for w (M,)."""
+        problem, start = self.jacobian.problem, 0
+        total = torch.zeros(problem.size, dtype=self.dtype, device=problem.device)
+        for piece, directions, amplitudes in self._scored():
+            some = weights[start : start + amplitudes.numel()].reshape(amplitudes.T.shape).T
+            start += amplitudes.numel()
+            cotangents = (directions.double() * (amplitudes * some).unsqueeze(2)).sum(0)
+            self.jacobian.pull(piece, cotangents, total)
+        return total
+
+    def project(self, vector: Tensor) -> Tensor:
+        """Aᵀv, (M,) in float64, for v (P,)."""
+        tangents, parts = split(self.jacobian.problem, vector), []
+        for piece, directions, amplitudes in self._scored():
+            tangent = self.jacobian.push(piece, tangents).double()
+            parts.append((amplitudes * (directions.double() * tangent).sum(2)).T.reshape(-1))
+        return torch.cat(parts)
+
+    def __call__(self, weights: Tensor) -> Tensor:
+        """AᵀA w."""
+        return self.project(self.combine(weights))

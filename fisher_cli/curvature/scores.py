@@ -39,13 +39,12 @@ def unit_scale(vectors: Tensor) -> tuple[Tensor, Tensor]:
 def exact(likelihood: Likelihood, outputs: Tensor, labels: Tensor) -> Scores:
     """The exact scores of the true and the empirical Fisher, Σ_k w_k v_k v_kᵀ = Λ and = s_y s_yᵀ.
 
-    Where the observed score is one of the directions (softmax: it is one of the classes), the empirical
+    Where the observed score is a multiple of a direction of the root (softmax: of the first), the empirical
     Fisher costs no backward pass of its own; otherwise one direction is added.
     """
-    root = likelihood.root(outputs)
-    observed = likelihood.observed_coefficients(outputs, labels)
-    if observed is not None:
-        return Scores(root.directions, root.weights, observed)
+    root = likelihood.root(outputs, labels)
+    if root.observed is not None:
+        return Scores(root.directions, root.weights, root.observed)
     return with_observed(likelihood, outputs, labels, root.directions, root.weights)
 
 
@@ -93,3 +92,19 @@ def sampled(likelihood: Likelihood, samples: int, seed: int) -> Scoring:
         return with_observed(likelihood, outputs, labels, unit.to(outputs.dtype), scale**2 / samples, range(samples))
 
     return scoring
+
+
+ScoresOf = Callable[[Likelihood, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(likelihood, outputs (B, C), labels) → directions v (K, B, C) and amplitudes √w (K, B) in float64: s = √w v."""
+
+
+def true_scores(likelihood: Likelihood, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The columns of an exact root of Λ: Σ_k s_k s_kᵀ = Λ."""
+    root = likelihood.root(outputs, labels)
+    return root.directions, root.weights.sqrt()
+
+
+def empirical_scores(likelihood: Likelihood, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The score at the dataset's label alone."""
+    unit, scale = unit_scale(likelihood.observed_score(outputs, labels))
+    return unit.to(outputs.dtype).unsqueeze(0), scale.unsqueeze(0)

@@ -1,21 +1,25 @@
 """The traces of the true and the empirical Fisher, per parameter and per example, in one sweep over the data."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from fisher_cli.curvature import consistency
 from fisher_cli.curvature.deflation import deflated, pilot
 from fisher_cli.curvature.gradient_norms import verification
 from fisher_cli.curvature.gradient_norms.engine import Engine, Pass
+from fisher_cli.curvature.ledger import with_work, without_work
 from fisher_cli.curvature.moments import Moments, as_floats, ratio_of_means
 from fisher_cli.curvature.problem import Batch, Problem
 from fisher_cli.curvature.scores import Scores, Scoring, exact, sampled
 from fisher_cli.errors import NumericalError
-from fisher_cli.results import LayerTrace, Predictions, Trace
+from fisher_cli.results import Check, LayerTrace, Ledger, Predictions, Trace
 
 Advance = Callable[[float], None]
+Timed = Callable[[str], AbstractContextManager[None]]
 
 # Up to so many outputs `auto` takes every class.
 EXACT_OUTPUTS = 32
@@ -23,11 +27,20 @@ EXACT_OUTPUTS = 32
 
 @dataclass(frozen=True)
 class Sweep:
-    """What one sweep over the examples gives: predictions, both traces, and the mean gradient ḡ (P,) in float64."""
+    """What one sweep over the examples gives: predictions, both traces, and the mean gradient ḡ (P,) in float64.
+
+    `ledger` says how every parameter was covered, `check` how the engine compares with plain autograd. `columns`
+    are the terms of the true trace by example and score, (N, K), for the exact estimator. `engine` has learned what
+    the network does.
+    """
 
     predictions: Predictions
     trace: Trace
     mean_gradient: Tensor
+    ledger: Ledger
+    check: Check | None
+    columns: Tensor | None
+    engine: Engine
 
 
 @dataclass
@@ -43,6 +56,8 @@ class _Totals:
     true_terms: list[Tensor] = field(default_factory=list)
     empirical_terms: list[Tensor] = field(default_factory=list)
     gradient: dict[str, Tensor] = field(default_factory=dict)
+    columns: list[Tensor] = field(default_factory=list)
+    directions: int = 0
 
 
 @torch.inference_mode(mode=False)
@@ -54,7 +69,9 @@ def sweep(
     target_error: float | None = None,
     seed: int = 0,
     verify: bool = True,
+    known: Ledger | None = None,
     advance: Advance | None = None,
+    timed: Timed = lambda _stage: nullcontext(),
 ) -> Sweep:
     """tr F = mean_n Σ_k ‖J_nᵀ s_nk‖² and tr F̂ = mean_n ‖J_nᵀ (p_n − e_y)‖², by parameter and by example.
 
@@ -68,17 +85,20 @@ def sweep(
         target_error: for `deflated`, the error of the estimator relative to the trace; None for a tenth of the
             standard error over examples.
         seed: of labels and signs.
-        verify: compare a few examples with plain autograd, alone and in their batch.
+        verify: compare a few examples with plain autograd, alone and in their batch, and count the ledger's work.
+        known: a ledger of this network with other weights; where it still holds, its work is not counted anew.
         advance: told the fraction of examples done after each batch.
+        timed: makes the context in which a named part of the work is done, `check` or `ledger`.
 
     Raises:
         NumericalError: outputs, gradients or traces are NaN or infinite.
-        VerificationError: the engine disagrees with plain autograd.
+        VerificationError: the engine disagrees with plain autograd, or sums over layers or examples do not hold.
         CoupledExamplesError: an example's outputs depend on the others, on chance or on earlier calls.
     """
-    engine = Engine(problem)
+    engine, check = Engine(problem), None
     if verify:
-        verification.check(engine)
+        with timed("check"):
+            check = verification.check(engine)
     scoring, described = _scoring(engine, estimator, samples, target_error, seed)
     totals = _Totals()
     for batch in problem.batches():
@@ -92,7 +112,13 @@ def sweep(
         _add_traces(totals, evaluated, scoring(outputs, batch.labels, batch.start))
         if advance is not None:
             advance((batch.start + len(batch)) / problem.examples)
-    return _summarise(problem, engine.ledger(), totals, described)
+    predictions, trace, mean_gradient = _summarise(problem, engine.ledger(), totals, described)
+    ledger = without_work(trace, totals.directions)
+    if verify:
+        with timed("ledger"):
+            ledger = with_work(ledger, engine, scoring, known)
+    columns = torch.cat(totals.columns) if described == "exact" and problem.likelihood.name == "softmax" else None
+    return Sweep(predictions, trace, mean_gradient, ledger, check, columns, engine)
 
 
 def _add_predictions(totals: _Totals, problem: Problem, outputs: Tensor, batch: Batch) -> None:
@@ -120,9 +146,12 @@ def _scoring(
 
 
 def _add_traces(totals: _Totals, evaluated: Pass, scores: Scores) -> None:
+    totals.directions = len(scores.directions)
     norms, gradients = evaluated.measure(scores.directions, scores.observed)
     for name, gradient in gradients.items():
-        totals.gradient[name] = totals.gradient[name] + gradient if name in totals.gradient else gradient
+        if name not in totals.gradient:
+            totals.gradient[name] = torch.zeros_like(gradient, dtype=torch.float64)
+        totals.gradient[name] += gradient
     true_draws, empirical_terms = torch.zeros_like(scores.true), torch.zeros_like(scores.true[0])
     for name, values in norms.items():
         draws, empirical = values * scores.true, (values * scores.observed**2).sum(0)
@@ -133,6 +162,7 @@ def _add_traces(totals: _Totals, evaluated: Pass, scores: Scores) -> None:
         true_draws += draws
         empirical_terms += empirical
     totals.true.add(true_draws.sum(0), _variance_of_draws(true_draws[scores.draws.start : scores.draws.stop]))
+    totals.columns.append(true_draws.T)
     totals.true_terms.append(true_draws.sum(0))
     totals.empirical_terms.append(empirical_terms)
 
@@ -147,22 +177,19 @@ def _variance_of_draws(draws: Tensor) -> Tensor:
     return torch.full_like(draws.sum(0), float("nan") if len(draws) else 0.0)
 
 
-def _summarise(problem: Problem, ledger: Mapping[str, str], totals: _Totals, estimator: str) -> Sweep:
+def _summarise(
+    problem: Problem, methods: Mapping[str, str], totals: _Totals, estimator: str
+) -> tuple[Predictions, Trace, Tensor]:
     true_terms, empirical_terms = torch.cat(totals.true_terms), torch.cat(totals.empirical_terms)
     if not bool(true_terms.isfinite().all() and empirical_terms.isfinite().all()):
         msg = "a gradient is NaN or infinite: the traces cannot be computed"
         raise NumericalError(msg)
     empirical = Moments()
     empirical.add(empirical_terms)
+    sizes = {name: parameter.numel() for name, parameter in problem.parameters.items()}
     layers = tuple(
-        LayerTrace(
-            name,
-            problem.parameters[name].numel(),
-            ledger[name],
-            totals.true_layers[name].estimate(),
-            totals.empirical_layers[name].estimate(),
-        )
-        for name in problem.parameters
+        LayerTrace(name, sizes[name], methods[name], summed.estimate(), totals.empirical_layers[name].estimate())
+        for name, summed in totals.true_layers.items()
     )
     trace = Trace(
         estimator=estimator,
@@ -173,6 +200,7 @@ def _summarise(problem: Problem, ledger: Mapping[str, str], totals: _Totals, est
         per_example_true=as_floats(true_terms),
         per_example_empirical=as_floats(empirical_terms),
     )
+    consistency.check(trace, sizes, problem.examples)
     accuracy = totals.accuracy.estimate() if totals.accuracy.count else None
     predictions = Predictions(totals.loss.estimate(), accuracy, totals.entropy.estimate())
     flat = [
@@ -181,4 +209,4 @@ def _summarise(problem: Problem, ledger: Mapping[str, str], totals: _Totals, est
         else torch.zeros_like(parameter).double().reshape(-1)
         for name, parameter in problem.parameters.items()
     ]
-    return Sweep(predictions, trace, torch.cat(flat).detach() / problem.examples)
+    return predictions, trace, torch.cat(flat).detach() / problem.examples

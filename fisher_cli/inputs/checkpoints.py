@@ -46,7 +46,7 @@ class Checkpoint:
     """One file's weights under clean names, and what the file says about them.
 
     `state_key` tells where the weights were ("" is the root); `architecture` and its arguments are hints
-    found in the file, plain text and numbers, never to be imported.
+    found in the file, plain text and numbers, never to be imported. `ignored` are the file's other entries.
     """
 
     name: str
@@ -61,6 +61,7 @@ class Checkpoint:
     architecture: str | None
     architecture_arguments: dict[str, object]
     notes: tuple[str, ...]
+    ignored: tuple[str, ...] = ()
 
 
 def find_checkpoints(paths: Sequence[Path], *, state_key: str | None = None) -> list[CheckpointFile]:
@@ -136,7 +137,15 @@ def _checkpoint(data: bytes, path: Path, name: str, sha256: str, state_key: str 
         architecture=str(architecture) if is_hint else None,
         architecture_arguments=_plain_arguments(about.get("arch_args")),
         notes=tuple(notes),
+        ignored=_ignored(payload, key),
     )
+
+
+def _ignored(payload: Payload, state_key: str) -> tuple[str, ...]:
+    """Return what stands beside the weights and tells nothing that is asked, such as an optimizer's state."""
+    used = {state_key.partition(".")[0], *timeline.STEP_KEYS, *timeline.EPOCH_KEYS, "arch", "arch_args"}
+    is_root = state_key == "" or not isinstance(payload.content, dict)
+    return () if is_root else tuple(one_line(key) for key in _about(payload) if key not in used)
 
 
 def _about(payload: Payload) -> Mapping[str, object]:

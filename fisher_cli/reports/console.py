@@ -19,9 +19,11 @@ from rich.text import Text
 
 from fisher_cli.cells import one_line
 from fisher_cli.errors import OutputError, UsageError
+from fisher_cli.reports.inspection import render_coverage, render_inspections
+from fisher_cli.reports.layout import STATUS_STYLES, shorten
 from fisher_cli.reports.numbers import finite, number_text
-from fisher_cli.reports.summary import STATUS_STYLES, render_summary, shorten
-from fisher_cli.results import Measurement, Status
+from fisher_cli.reports.summary import render_summary
+from fisher_cli.results import Inspection, Measurement, Status
 
 WIDTH_WITHOUT_TERMINAL = 100
 _SECONDS_BETWEEN_LINES = 10.0  # a log of ten thousand fast checkpoints stays short
@@ -99,9 +101,15 @@ class Console:
 
     def summary(self, measurements: Sequence[Measurement], data: str | None = None) -> None:
         """Print the run as a table on stdout, with what it says in words."""
-        with self._out.capture() as captured:
-            self._out.print(render_summary(measurements, self._out.width, data), crop=False)
-        self.write(captured.get())
+        self._show(render_summary(measurements, self._out.width, data))
+
+    def inspections(self, inspections: Sequence[Inspection]) -> None:
+        """Print what checkpoint files are as a table on stdout."""
+        self._show(render_inspections(inspections, self._out.width))
+
+    def coverage(self, measurement: Measurement, data: str) -> None:
+        """Print how the parameters of a measured network were covered, on stdout."""
+        self._show(render_coverage(measurement, data, self._out.width))
 
     def progress(self, total: int | None, clock: Callable[[], float] = time.monotonic) -> "Progress":
         """What shows on stderr how far the run is: a bar on a terminal, a line now and then elsewhere.
@@ -110,6 +118,12 @@ class Console:
             A context manager.
         """
         return Progress(self, total, clock)
+
+    def _show(self, part: rich.console.Group) -> None:
+        """Print something on stdout, whole or not at all."""
+        with self._out.capture() as captured:
+            self._out.print(part, crop=False)
+        self.write(captured.get())
 
     def _say(self, text: Text) -> None:
         """Print a line on stderr; if nobody listens there, nobody can be told."""
@@ -204,6 +218,10 @@ class Progress:
             return
         self._say_held()
         is_last = self._finished == self._total
+        if measurement.memory_ran_out_at is not None:
+            remark = f"memory ran out at {measurement.memory_ran_out_at} examples at once"
+            taken = f"{measurement.batch_size} from here on"
+            self._console.message(f"{self._count()} {measurement.checkpoint}: {remark}: {taken}")
         if measurement.status is not Status.OK or (self._bar is None and (is_due or is_last)):
             self._say(self._count(), measurement)
 

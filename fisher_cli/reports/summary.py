@@ -1,29 +1,17 @@
 """The run as a table for people: as much as the width allows, the rest named; then what it says in words."""
 
-import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
-from rich import box
-from rich.cells import cell_len
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from fisher_cli.cells import one_line
+from fisher_cli.reports.layout import STATUS_STYLES, Column, empty_table, remarks, shorten, total_width, wrapped
 from fisher_cli.reports.numbers import Number, bar, finite, number_text, number_texts, sparkline
 from fisher_cli.reports.words import trend
 from fisher_cli.results import Eigenvalues, Estimate, Measurement, Status
 
-STATUS_STYLES = {
-    Status.OK: "dim",
-    Status.NOT_CONVERGED: "yellow",
-    Status.REJECTED: "red",
-    Status.FAILED: "bold red",
-}
-
-_GAP = 2
 _SHORTEST_NAME, _ENOUGH_NAME, _LONGEST_NAME = 10, 24, 60
 _SHORTEST_BAR, _LONGEST_BAR = 8, 30
 
@@ -34,20 +22,6 @@ _REDUCTIONS = (
 )
 _SHORTER = {"ratio": "ratio_value", "empirical": "empirical_value"}
 _MISSED = frozenset({"accuracy", "loss", "eig_true", "ratio_value", "step", "empirical_value"})
-
-
-@dataclass(frozen=True)
-class _Column:
-    """One column of the table; its cells are harmless text already."""
-
-    heading: str
-    cells: tuple[str, ...]
-    justify: Literal["left", "right"] = "right"
-
-    @property
-    def width(self) -> int:
-        """The width that shows everything."""
-        return max(map(cell_len, (self.heading, *self.cells)))
 
 
 def render_summary(measurements: Sequence[Measurement], width: int, data: str | None = None) -> Group:
@@ -66,33 +40,17 @@ def render_summary(measurements: Sequence[Measurement], width: int, data: str | 
     all_columns = _columns(measurements)
     keys = _fitting(all_columns, width)
     table = _table({key: all_columns[key] for key in keys}, measurements, width)
-    parts: list[Text | Table] = [*_wrapped(_title(measurements, data), width, "bold"), Text("")]
+    parts: list[Text | Table] = [*wrapped(_title(measurements, data), width, "bold"), Text("")]
     parts += [table, Text("")]
-    parts += _remarks(measurements, width)
+    parts += remarks(measurements, width)
     missing = [all_columns[key].heading for key in all_columns if key in _MISSED and not _shown(key, keys)]
     if missing:
         remark = f"No room here for {', '.join(missing)}: widen the terminal, or write all columns with -o FILE."
-        parts += [*_wrapped(remark, width, "dim"), Text("")]
-    return Group(*parts, *_wrapped(trend(measurements), width), *_curve(measurements, width))
+        parts += [*wrapped(remark, width, "dim"), Text("")]
+    return Group(*parts, *wrapped(trend(measurements), width), *_curve(measurements, width))
 
 
-def shorten(text: str, width: int) -> str:
-    """The text with `…` for its middle; the end, where the step and the suffix stand, keeps more of it."""
-    if cell_len(text) <= width:
-        return text
-    head, tail = "", ""
-    for character in text:
-        if cell_len(head + character) > (width - 1) // 3:
-            break
-        head += character
-    for character in reversed(text):
-        if cell_len(head + character + tail) > width - 1:
-            break
-        tail = character + tail
-    return f"{head}…{tail}"
-
-
-def _columns(measurements: Sequence[Measurement]) -> dict[str, _Column]:
+def _columns(measurements: Sequence[Measurement]) -> dict[str, Column]:
     """All columns that have something to show, with their shorter forms, in order."""
     traces = [each.trace for each in measurements]
     predictions = [each.predictions for each in measurements]
@@ -130,7 +88,7 @@ def _columns(measurements: Sequence[Measurement]) -> dict[str, _Column]:
         del texts["epoch"]
     left = {"checkpoint", "layer", "status", "bar"}
     columns = {
-        key: _Column(heading, tuple(cells), "left" if key in left else "right")
+        key: Column(heading, tuple(cells), "left" if key in left else "right")
         for key, (heading, cells) in texts.items()
     }
     return {key: column for key, column in columns.items() if any(column.cells)}
@@ -171,7 +129,7 @@ def _largest_layer(measurement: Measurement) -> str:
     return f"{shorten(one_line(layer.name), 24)} {share:.0%}"
 
 
-def _fitting(columns: dict[str, _Column], width: int) -> list[str]:
+def _fitting(columns: dict[str, Column], width: int) -> list[str]:
     """The keys of the columns that fit the width, the name and the bar at their shortest."""
     kept = [key for key in columns if key not in _SHORTER.values()]
     for key in _REDUCTIONS:
@@ -183,10 +141,10 @@ def _fitting(columns: dict[str, _Column], width: int) -> list[str]:
     return kept
 
 
-def _needed(columns: dict[str, _Column], keys: Sequence[str]) -> int:
+def _needed(columns: dict[str, Column], keys: Sequence[str]) -> int:
     """The width of these columns, a long name counted at the length that is enough to know it."""
     name = min(columns["checkpoint"].width, _ENOUGH_NAME)
-    return sum(columns[key].width for key in keys if key != "checkpoint") + name + _GAP * (len(keys) - 1)
+    return total_width([name if key == "checkpoint" else columns[key].width for key in keys])
 
 
 def _shown(key: str, keys: Sequence[str]) -> bool:
@@ -194,7 +152,7 @@ def _shown(key: str, keys: Sequence[str]) -> bool:
     return key in keys or any(short == key and long in keys for long, short in _SHORTER.items())
 
 
-def _table(columns: dict[str, _Column], measurements: Sequence[Measurement], width: int) -> Table:
+def _table(columns: dict[str, Column], measurements: Sequence[Measurement], width: int) -> Table:
     """The columns as a rich table; the name and then the bar take up the room that is left."""
     spare = width - _needed(columns, list(columns))
     name = min(columns["checkpoint"].width, _ENOUGH_NAME)
@@ -202,16 +160,7 @@ def _table(columns: dict[str, _Column], measurements: Sequence[Measurement], wid
     bar_width = min(_LONGEST_BAR, _SHORTEST_BAR + max(0, spare - (longer_name - name)))
     widths = {key: column.width for key, column in columns.items()} | {"checkpoint": longer_name}
     widths |= {"bar": bar_width} if "bar" in columns else {}
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-        header_style="bold",
-        width=sum(widths[key] for key in columns) + _GAP * (len(columns) - 1),  # keeps rich from squeezing
-    )
-    for key, column in columns.items():
-        table.add_column(Text(column.heading), justify=column.justify, width=widths[key], no_wrap=True, overflow="crop")
+    table = empty_table(columns, widths)
     traces = [finite(each.trace.true.value) if each.trace else None for each in measurements]
     top = max((each for each in traces if each is not None), default=0.0)
     for i, measurement in enumerate(measurements):
@@ -238,21 +187,6 @@ def _title(measurements: Sequence[Measurement], data: str | None) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def _remarks(measurements: Sequence[Measurement], width: int) -> list[Text]:
-    """A line for each row that is not ok, and for each note, said once however many rows share it."""
-    lines: list[Text] = []
-    for each in measurements:
-        if each.status is not Status.OK:
-            reason = one_line(each.error) or "no reason given"
-            text = f"{each.status.value}: {one_line(each.checkpoint)}: {reason}"
-            lines += _wrapped(text, width, STATUS_STYLES[each.status], indent=2)
-    for note in dict.fromkeys(note for each in measurements for note in each.notes):
-        names = [one_line(each.checkpoint) for each in measurements if note in each.notes]
-        where = names[0] if len(names) == 1 else f"{len(names)} checkpoints"
-        lines += _wrapped(f"note: {where}: {one_line(note)}", width, "dim", indent=2)
-    return [*lines, Text("")] if lines else []
-
-
 def _curve(measurements: Sequence[Measurement], width: int) -> list[Text]:
     """The run's true trace as a sparkline with its scale; nothing for a single checkpoint."""
     values = [finite(each.trace.true.value) if each.trace else None for each in measurements]
@@ -262,9 +196,3 @@ def _curve(measurements: Sequence[Measurement], width: int) -> list[Text]:
     scale = f"0 to {number_text(max(known))}"
     line = sparkline(values, max(1, width - len(scale) - 8))
     return [Text.assemble("tr F  ", (line, "cyan"), "  ", (scale, "dim"))]
-
-
-def _wrapped(text: str, width: int, style: str = "", indent: int = 0) -> list[Text]:
-    """The text in lines of at most this width; no-break spaces hold a number together."""
-    lines = textwrap.wrap(text, max(width, 20), subsequent_indent=" " * indent, break_on_hyphens=False)
-    return [Text(line.replace("\N{NO-BREAK SPACE}", " "), style) for line in lines]

@@ -67,19 +67,25 @@ class OuterProducts:
         if directions * rows * columns > positions * (columns + directions * rows):
             products = _through_gram(a, stacked.reshape(len(a), directions, rows, positions))
         if products is None:
-            gradient = torch.bmm(stacked, a.transpose(1, 2)).reshape(len(a), directions, rows * columns)
+            gradient = torch.bmm(stacked, a.transpose(1, 2)).reshape(len(a), directions, rows, columns)
             products = _squares(gradient)
         return products.reshape(examples, groups, directions).sum(1).T
 
     def weighted_sum(self, coefficients: Tensor, shape: torch.Size) -> Tensor:
-        """Σ_kb c_kb Σ_l δ_l a_lᵀ in float64, in the parameter's shape, for c (K, B) with one of each b not zero."""
+        """Σ_kb c_kb Σ_l δ_l a_lᵀ, in the parameter's shape, for c (K, B) with one of each b not zero."""
         combined = _picked(self.cotangents, coefficients)
         if combined.shape[2] * self.inputs.shape[2] <= combined.shape[3] * (combined.shape[2] + self.inputs.shape[2]):
             gradient = torch.matmul(combined, self.inputs.transpose(2, 3)).sum(0)
         else:
             gradient = torch.einsum("bgrl,bgql->grq", combined, self.inputs)
         oriented = gradient.transpose(1, 2) if self.transposed else gradient
-        return oriented.reshape(shape).double()
+        return oriented.reshape(shape)
+
+    def gradients(self, shape: torch.Size) -> Tensor:
+        """The gradients themselves, (K, B, size)."""
+        gradient = torch.matmul(self.cotangents, self.inputs.mT)
+        oriented = gradient.transpose(3, 4) if self.transposed else gradient
+        return oriented.reshape(*gradient.shape[:2], shape.numel())
 
     def gram(self) -> Tensor:
         """Inner products of the gradients of all pairs of directions, (B, K, K) in float64."""
@@ -100,11 +106,14 @@ def _inner_products(gradient: Tensor) -> Tensor:
 
 
 def _squares(gradient: Tensor) -> Tensor:
-    """Sums of squares over the last dimension in float64; squared in float64 only where float32 would underflow."""
+    """Sums of squares over the last two dimensions in float64; squared there only where float32 would underflow.
+
+    Row by row: in one float32 sum over a million entries the last four digits are lost.
+    """
     norms: Tensor = torch.linalg.vector_norm(gradient, dim=-1)
-    if bool((norms < SAFE_NORM).any()):
+    if bool((norms.amax(-1) < SAFE_NORM).any()):
         norms = torch.linalg.vector_norm(gradient, dim=-1, dtype=torch.float64)
-    return norms.double().square()
+    return norms.double().square().sum(-1)
 
 
 def _through_gram(a: Tensor, delta: Tensor) -> Tensor | None:
@@ -136,8 +145,12 @@ class Vectors:
         return self.values.double().square().sum(2)
 
     def weighted_sum(self, coefficients: Tensor, shape: torch.Size) -> Tensor:
-        """Σ_kb c_kb g_kb in float64, in the parameter's shape, for c (K, B) with one entry of each b not zero."""
-        return _picked(self.values, coefficients).double().sum(0).reshape(shape)
+        """Σ_kb c_kb g_kb, in the parameter's shape, for c (K, B) with one entry of each b not zero."""
+        return _picked(self.values, coefficients).sum(0).reshape(shape)
+
+    def gradients(self, shape: torch.Size) -> Tensor:
+        """The gradients themselves, (K, B, size)."""
+        return self.values.reshape(*self.values.shape[:2], shape.numel())
 
     def gram(self) -> Tensor:
         """Inner products of all pairs of directions, (B, K, K) in float64."""
@@ -168,10 +181,18 @@ class Rows:
         return (summed.double() * self.cotangents.double()).sum((2, 3))
 
     def weighted_sum(self, coefficients: Tensor, shape: torch.Size) -> Tensor:
-        """Σ_kb c_kb Σ_l e_{id_l} δ_lᵀ in float64, in the parameter's shape, for c (K, B), one of each b not zero."""
-        combined = _picked(self.cotangents, coefficients).double() * self.counted.unsqueeze(2)
-        total = torch.zeros(shape, dtype=torch.float64, device=combined.device)
+        """Σ_kb c_kb Σ_l e_{id_l} δ_lᵀ, in the parameter's shape, for c (K, B), one of each b not zero."""
+        combined = _picked(self.cotangents, coefficients) * self.counted.unsqueeze(2)
+        total = torch.zeros(shape, dtype=combined.dtype, device=combined.device)
         return total.index_add(0, self.ids.reshape(-1), combined.flatten(0, 1))
+
+    def gradients(self, shape: torch.Size) -> Tensor:
+        """The gradients themselves, (K, B, size)."""
+        directions, examples, _, width = self.cotangents.shape
+        full = self.cotangents.new_zeros(directions, examples, shape.numel() // width, width)
+        index = self.ids.unsqueeze(0).unsqueeze(3).expand_as(self.cotangents)
+        full.scatter_add_(2, index, self.cotangents * self.counted.unsqueeze(2))
+        return full.flatten(2)
 
     def gram(self) -> Tensor:
         """Inner products of all pairs of directions, (B, K, K) in float64."""

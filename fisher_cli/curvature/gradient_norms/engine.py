@@ -1,11 +1,12 @@
 """Squared per-example gradient norms of every parameter, for many score directions at once, batch after batch."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
+from torch.func import vmap
 
 from fisher_cli.curvature.batching import DIRECTIONS_AT_ONCE
 from fisher_cli.curvature.gradient_norms import per_example
@@ -14,6 +15,8 @@ from fisher_cli.curvature.gradient_norms.contributions import Contribution, can_
 from fisher_cli.curvature.gradient_norms.graph import Graph, read_graph
 from fisher_cli.curvature.gradient_norms.layouts import Layout, find_layout, ratios_for
 from fisher_cli.curvature.gradient_norms.rules import RULES
+from fisher_cli.curvature.gradient_norms.work import spent_on
+from fisher_cli.curvature.memory import raise_if_out_of_memory
 from fisher_cli.curvature.problem import Batch, Problem, reproducible_kernels
 from fisher_cli.errors import ArchitectureError
 
@@ -26,14 +29,18 @@ class Pass:
     """One batch evaluated: its outputs with their graph, and the squared norms of any directions.
 
     norms(directions (K, B, C)) is {parameter name: ‖Jᵀ v‖² (K, B) in float64}; measure(directions, coefficients
-    (K, B)) gives these and {parameter name: Σ_nk c_kn J_nᵀ v_kn} as well. gram(directions) is the sum of
-    (Jᵀ v_k)ᵀ(Jᵀ v_k') (B, K, K) in float64 over the parameters that rules cover with contributions of one form.
+    (K, B)) gives these and {parameter name: Σ_nk c_kn J_nᵀ v_kn}, in the network's precision, as well.
+    gram(directions) is the sum of (Jᵀ v_k)ᵀ(Jᵀ v_k') (B, K, K) in float64 over the parameters that rules cover
+    with contributions of one form.
+    contributions(directions) is, for every parameter with a path to the outputs, its name and its contributions,
+    or its gradients (K, B, size) themselves where no rule covers it.
     """
 
     outputs: Tensor
     norms: Callable[[Tensor], dict[str, Tensor]]
     measure: Callable[[Tensor, Tensor], tuple[dict[str, Tensor], dict[str, Tensor]]]
     gram: Callable[[Tensor], Tensor]
+    contributions: Callable[[Tensor], Iterator[tuple[str, list[Contribution] | Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,12 @@ class Engine:
                     total += one.gram()
             return total
 
-        return Pass(outputs, norms, measure, gram)
+        def contributions(directions: Tensor) -> Iterator[tuple[str, list[Contribution] | Tensor]]:
+            yield from _contributions(plan, outputs, directions)
+            if plan.by_example:
+                yield from self._by_example(plan.by_example, batch, directions, per_example.flat).items()
+
+        return Pass(outputs, norms, measure, gram, contributions)
 
     def _find_layouts(
         self, outputs: Tensor, calls: Sequence[Call], graph: Graph, examples: int
@@ -158,14 +170,16 @@ class Engine:
         sums: dict[str, Tensor] = {}
         with torch.no_grad():
             for name, parts in _contributions(plan, outputs, directions):
-                found[name] = squared_norms(parts)
-                if coefficients is not None:
-                    shape = self.problem.parameters[name].shape
-                    sums[name] = torch.stack([part.weighted_sum(coefficients, shape) for part in parts]).sum(0)
+                with spent_on([name]):
+                    found[name] = squared_norms(parts)
+                    if coefficients is not None:
+                        shape = self.problem.parameters[name].shape
+                        sums[name] = _total(part.weighted_sum(coefficients, shape) for part in parts)
         if plan.by_example:
-            found |= self._by_example(plan.by_example, batch, directions)
-            if coefficients is not None:
-                sums |= self._sums_by_autograd(plan.by_example, outputs, directions, coefficients)
+            with spent_on(plan.by_example):
+                found |= self._by_example(plan.by_example, batch, directions)
+                if coefficients is not None:
+                    sums |= self._sums_by_autograd(plan.by_example, outputs, directions, coefficients)
         zero = torch.zeros(directions.shape[:2], dtype=torch.float64, device=directions.device)
         return {name: found.get(name, zero) for name in self.problem.parameters}, sums
 
@@ -178,15 +192,30 @@ class Engine:
         with reproducible_kernels():
             gradients = torch.autograd.grad(outputs, parameters, cotangents, retain_graph=True, allow_unused=True)
         pairs = zip(names, gradients, strict=True)
-        return {name: gradient.to_dense().double() for name, gradient in pairs if gradient is not None}
+        return {name: gradient.to_dense() for name, gradient in pairs if gradient is not None}
 
-    def _by_example(self, names: Sequence[str], batch: Batch, directions: Tensor) -> dict[str, Tensor]:
+    def _by_example(
+        self,
+        names: Sequence[str],
+        batch: Batch,
+        directions: Tensor,
+        reduction: per_example.Reduction = per_example.squared_norm,
+    ) -> dict[str, Tensor]:
         if self.vectorise:
             try:
-                return per_example.vectorised(self.problem, names, batch.inputs, directions)
-            except (RuntimeError, NotImplementedError, TypeError, ValueError):
+                return per_example.vectorised(self.problem, names, batch.inputs, directions, reduction)
+            except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+                raise_if_out_of_memory(error)
                 self.vectorise = False
-        return per_example.one_by_one(self.problem, names, batch.inputs, directions)
+        return per_example.one_by_one(self.problem, names, batch.inputs, directions, reduction)
+
+
+def _total(tensors: Iterable[Tensor]) -> Tensor:
+    """The sum of one or more tensors."""
+    first, *others = tensors
+    for other in others:
+        first = first + other
+    return first
 
 
 def _cotangents(outputs: Tensor, edges: Sequence[GradientEdge], directions: Tensor) -> Sequence[Tensor]:
@@ -196,8 +225,10 @@ def _cotangents(outputs: Tensor, edges: Sequence[GradientEdge], directions: Tens
     """
     with reproducible_kernels():
         try:
-            return torch.autograd.grad(outputs, edges, directions, retain_graph=True, is_grads_batched=True)
-        except (RuntimeError, NotImplementedError):
+            # Not autograd's own `is_grads_batched`: it takes the backward of a convolution one direction at a time.
+            return vmap(lambda one: torch.autograd.grad(outputs, edges, one, retain_graph=True))(directions)
+        except (RuntimeError, NotImplementedError) as error:
+            raise_if_out_of_memory(error)
             # Some operation's backward cannot be vectorised.
             each = [torch.autograd.grad(outputs, edges, direction, retain_graph=True) for direction in directions]
             return [torch.stack(gradients) for gradients in zip(*each, strict=True)]
@@ -227,7 +258,7 @@ def _of_call(plan: _Plan, index: int, cotangents: Tensor) -> Iterator[tuple[str,
     layout = served[0][1]
     # A bare parameter that is added or expanded is its own "input": it has no examples to bring to the front.
     inputs = call.inputs if call.is_bare else layout.examples_first(call.inputs)
-    with torch.no_grad():
+    with torch.no_grad(), spent_on([name for name, _, _ in served]):
         parts = RULES[call.function].contributions(call.arguments, inputs, layout.examples_first(cotangents, 1))
-        for name, _, role in served:
-            yield name, parts[role].folded(layout.times)
+        folded = [(name, parts[role].folded(layout.times)) for name, _, role in served]
+    yield from folded

@@ -1,6 +1,6 @@
 """The fallback: per-example gradients of a few parameters, whatever the network does with them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,10 +13,27 @@ from fisher_cli.curvature.substitution import substituted
 MAXIMUM_VALUES = 2**24
 
 
-def vectorised(problem: Problem, names: Sequence[str], inputs: Tensor, directions: Tensor) -> dict[str, Tensor]:
+Reduction = Callable[[Tensor], Tensor]
+"""A gradient in the shape of its parameter → what is kept of it."""
+
+
+def squared_norm(gradient: Tensor) -> Tensor:
+    """‖g‖² in float64."""
+    return gradient.double().square().sum()
+
+
+def flat(gradient: Tensor) -> Tensor:
+    """The gradient itself as a vector."""
+    return gradient.reshape(-1)
+
+
+def vectorised(
+    problem: Problem, names: Sequence[str], inputs: Tensor, directions: Tensor, reduction: Reduction = squared_norm
+) -> dict[str, Tensor]:
     """‖Jᵀ v‖² for directions (K, B, C) and each named parameter, (K, B) in float64, by `torch.func` in chunks.
 
-    Fails with RuntimeError where the network does something that cannot be vectorised over examples.
+    With another reduction than the squared norm, that of Jᵀ v, (K, B, …). Fails with RuntimeError where the
+    network does something that cannot be vectorised over examples.
     """
     chosen = {name: problem.parameters[name].detach() for name in names}
     size = sum(parameter.numel() for parameter in chosen.values())
@@ -28,12 +45,14 @@ def vectorised(problem: Problem, names: Sequence[str], inputs: Tensor, direction
         parts = []
         for start in range(0, len(inputs), chunk):
             some = slice(start, min(start + chunk, len(inputs)))
-            parts.append(_chunk(problem, chosen, inputs[some], directions[first : first + columns, some]))
+            parts.append(_chunk(problem, chosen, inputs[some], directions[first : first + columns, some], reduction))
         rows.append({name: torch.cat([part[name] for part in parts], dim=1) for name in names})
     return {name: torch.cat([row[name] for row in rows]) for name in names}
 
 
-def _chunk(problem: Problem, chosen: dict[str, Tensor], inputs: Tensor, directions: Tensor) -> dict[str, Tensor]:
+def _chunk(
+    problem: Problem, chosen: dict[str, Tensor], inputs: Tensor, directions: Tensor, reduction: Reduction
+) -> dict[str, Tensor]:
     def norms(example: Tensor, vectors: Tensor) -> dict[str, Tensor]:
         def outputs(values: dict[str, Tensor]) -> Tensor:
             with substituted(problem.model, problem.parameters, values):
@@ -47,23 +66,28 @@ def _chunk(problem: Problem, chosen: dict[str, Tensor], inputs: Tensor, directio
             if any(gradient.shape != chosen[name].shape for name, gradient in gradients.items()):
                 msg = "a vectorised gradient has another shape than its parameter"
                 raise RuntimeError(msg)
-            return {name: gradient.double().square().sum() for name, gradient in gradients.items()}
+            return {name: reduction(gradient) for name, gradient in gradients.items()}
 
         return vmap(norm)(vectors)
 
     # Outside of the transform no_grad is not seen by it, but keeps the other parameters from being tracked.
     with reproducible_kernels(), torch.no_grad():
         by_example = vmap(norms, in_dims=(0, 1))(inputs, directions)
-    if any(norm.shape != (len(inputs), len(directions)) for norm in by_example.values()):
+    if any(norm.shape[:2] != (len(inputs), len(directions)) for norm in by_example.values()):
         msg = "a vectorised norm is not one number per example and direction"
         raise RuntimeError(msg)
-    return {name: norm.T for name, norm in by_example.items()}
+    return {name: norm.transpose(0, 1) for name, norm in by_example.items()}
 
 
-def one_by_one(problem: Problem, names: Sequence[str], inputs: Tensor, directions: Tensor) -> dict[str, Tensor]:
-    """‖Jᵀ v‖² by plain autograd on one example and one direction at a time: (K, B) in float64 by name."""
+def one_by_one(
+    problem: Problem, names: Sequence[str], inputs: Tensor, directions: Tensor, reduction: Reduction = squared_norm
+) -> dict[str, Tensor]:
+    """‖Jᵀ v‖², or another reduction of Jᵀ v, by plain autograd on one example and one direction at a time, as above."""
     parameters = [problem.parameters[name] for name in names]
-    norms = torch.zeros(len(names), *directions.shape[:2], dtype=torch.float64, device=directions.device)
+    found = {}
+    for name, parameter in zip(names, parameters, strict=True):
+        empty = reduction(torch.zeros_like(parameter, requires_grad=False))
+        found[name] = empty.new_zeros(*directions.shape[:2], *empty.shape)
     for example in range(len(inputs)):
         with reproducible_kernels():
             outputs = problem.forward(inputs[example : example + 1])
@@ -73,7 +97,7 @@ def one_by_one(problem: Problem, names: Sequence[str], inputs: Tensor, direction
                 gradients = torch.autograd.grad(
                     outputs, parameters, directions[k, example : example + 1], retain_graph=True, allow_unused=True
                 )
-                for index, gradient in enumerate(gradients):
+                for name, gradient in zip(names, gradients, strict=True):
                     if gradient is not None:
-                        norms[index, k, example] = gradient.to_dense().double().square().sum()
-    return dict(zip(names, norms, strict=True))
+                        found[name][k, example] = reduction(gradient.to_dense())
+    return found

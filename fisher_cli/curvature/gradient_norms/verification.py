@@ -8,8 +8,10 @@ from torch import Tensor
 
 from fisher_cli.curvature.gradient_norms import per_example
 from fisher_cli.curvature.gradient_norms.engine import Engine
+from fisher_cli.curvature.memory import raise_if_out_of_memory
 from fisher_cli.curvature.problem import Batch, Problem, reproducible_kernels
 from fisher_cli.errors import CoupledExamplesError, VerificationError
+from fisher_cli.results import Check
 
 EXAMPLES = 2
 DIRECTIONS = 4
@@ -20,7 +22,7 @@ TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-7}
 SMALL_SHARE = 1e-3
 
 
-def check(engine: Engine) -> None:
+def check(engine: Engine) -> Check:
     """Hold a few examples against themselves evaluated alone: their outputs, and the engine's norms against autograd's.
 
     In float32 a unit whose input is all but zero may be on in one run and off in the other; what looks wrong
@@ -33,25 +35,27 @@ def check(engine: Engine) -> None:
     """
     problem = engine.problem
     batch = problem.slice(0, min(problem.batch_size, problem.examples))
-    coupled = _coupling(problem, batch)
-    found = coupled or _disagreement(engine, batch)
-    double = _in_double(problem) if found and problem.dtype is torch.float32 else None
+    found = _look(engine, batch)
+    double = _in_double(problem) if not isinstance(found, Check) and problem.dtype is torch.float32 else None
     if double is not None:
-        engine = replace(engine, problem=double, methods={})
-        batch = engine.problem.slice(0, len(batch))
-        coupled = _coupling(engine.problem, batch)
-        found = coupled or _disagreement(engine, batch)
-    if coupled:
-        raise CoupledExamplesError(coupled)
-    if found:
-        raise VerificationError(found)
+        found = _look(replace(engine, problem=double, methods={}), double.slice(0, len(batch)))
+    if not isinstance(found, Check):
+        raise found
+    return found
+
+
+def _look(engine: Engine, batch: Batch) -> Check | CoupledExamplesError | VerificationError:
+    """What was compared when all is well, else the error that says what is not."""
+    coupled = _coupling(engine.problem, batch)
+    return CoupledExamplesError(coupled) if coupled else _compared(engine, batch)
 
 
 def _in_double(problem: Problem) -> Problem | None:
     """The same problem with a copy of the network in float64; None for a network that cannot be copied."""
     try:
         model = copy.deepcopy(problem.model).double()
-    except RuntimeError:  # computed tensors among the attributes, as old-style pruning leaves them
+    except RuntimeError as error:  # computed tensors among the attributes, as old-style pruning leaves them
+        raise_if_out_of_memory(error)
         return None
     named = dict(model.named_parameters())
     return replace(problem, model=model, parameters={name: named[name] for name in problem.parameters})
@@ -81,8 +85,8 @@ def _coupling(problem: Problem, batch: Batch) -> str:
     return ""
 
 
-def _disagreement(engine: Engine, batch: Batch) -> str:
-    """What the engine gets wrong on the first examples, in one line; "" when nothing."""
+def _compared(engine: Engine, batch: Batch) -> Check | VerificationError:
+    """The engine's norms of the first examples against autograd's."""
     problem = engine.problem
     few = replace(batch, inputs=batch.inputs[:EXAMPLES], labels=batch.labels[:EXAMPLES])
     evaluated = engine.evaluate(few)
@@ -91,23 +95,29 @@ def _disagreement(engine: Engine, batch: Batch) -> str:
     directions = torch.randn(min(DIRECTIONS, shape[1]), *shape, generator=generator, dtype=torch.float64)
     directions = directions.to(device=evaluated.outputs.device, dtype=evaluated.outputs.dtype)
     theirs = per_example.one_by_one(problem, list(problem.parameters), few.inputs, directions)
-    found = _worst(problem, evaluated.norms(directions), theirs, batch.start)
-    if found and engine.vectorise:
+    largest, fault = _worst(problem, evaluated.norms(directions), theirs, batch.start)
+    if fault and engine.vectorise:
         engine.vectorise = False
-        found = _worst(problem, evaluated.norms(directions), theirs, batch.start)
-    return found
+        largest, fault = _worst(problem, evaluated.norms(directions), theirs, batch.start)
+    if fault:
+        return VerificationError(fault)
+    precision = str(problem.dtype).removeprefix("torch.")
+    return Check(len(few), len(directions), largest, TOLERANCE[problem.dtype], precision)
 
 
-def _worst(problem: Problem, ours: dict[str, Tensor], theirs: dict[str, Tensor], start: int) -> str:
+def _worst(problem: Problem, ours: dict[str, Tensor], theirs: dict[str, Tensor], start: int) -> tuple[float, str]:
+    """The largest relative difference, and a line about the first parameter whose own is too large."""
     total = torch.stack(list(theirs.values())).sum(0)
+    largest = 0.0
     for name, expected in theirs.items():
         scale = torch.maximum(expected, SMALL_SHARE * total).clamp_min(torch.finfo(torch.float64).tiny)
         excess = (ours[name] - expected).abs() / scale
+        largest = max(largest, float(excess.max()))
         if not bool((excess <= TOLERANCE[problem.dtype]).all()):
             worst = divmod(int(excess.argmax()), expected.shape[1])
-            return (
+            return largest, (
                 f"parameter {name}: squared gradient norm {float(ours[name][worst]):.9g} among others, "
                 f"{float(expected[worst]):.9g} by autograd on example {start + worst[1]} alone; either the network "
                 "couples the examples of a batch or this is a defect of fisher: please report the layer"
             )
-    return ""
+    return largest, ""

@@ -1,0 +1,206 @@
+"""`fisher inspect`: what checkpoint files are, and, given data, how each parameter's gradient norms are found."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from fisher_cli import __version__
+from fisher_cli.cli import options
+from fisher_cli.cli.streams import ROWS_AS_THEY_COME, exit_code, report_files, stdout_format, why_nothing
+from fisher_cli.outputs import Format, Metadata, ReportFiles, render
+from fisher_cli.settings import Estimator, LikelihoodName, Precision, Resources, Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fisher_cli.reports.console import Console
+    from fisher_cli.results import Inspection, Measurement
+    from fisher_cli.run import Run
+
+# Enough to find every rule; the share of the work is the same for every example.
+COVERED_EXAMPLES = 8
+
+
+def inspect(
+    checkpoints: options.Checkpoints,
+    data: options.DataIfAny = None,
+    data_dir: options.DataDir = None,
+    split: options.Split = None,
+    labels: options.Labels = None,
+    normalize: options.Normalize = None,
+    download: options.Download = False,
+    model: options.Model = None,
+    model_arguments: options.ModelArguments = [],  # noqa: B006 - typer reads it, nobody writes it
+    state_key: options.StateKey = None,
+    estimator: options.EstimatorOption = Estimator.AUTO,
+    include: options.Include = ["*"],  # noqa: B006
+    exclude: options.Exclude = [],  # noqa: B006
+    likelihood: options.LikelihoodOption = LikelihoodName.AUTO,
+    precision: options.PrecisionOption = Precision.FLOAT32,
+    device: options.Device = "auto",
+    output: options.InspectionOutput = None,
+    format: options.FormatOption = None,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,  # noqa: ARG001 - acted upon by its callback
+) -> None:
+    """Say what checkpoint files are: container, weights, step, network; with --data how each parameter is covered.
+
+    Example: fisher inspect ckpts/ --model resnet18 --data cifar10
+    """  # noqa: DOC501 - this text is the command's help
+    settings = Settings(
+        data=data or "digits",
+        split=split,
+        limit=COVERED_EXAMPLES,
+        labels=None if labels is None else str(labels),
+        normalize=normalize,
+        model=model,
+        model_arguments=tuple(options.key_value(text) for text in model_arguments),
+        state_key=state_key,
+        estimator=estimator,
+        eigenvalues=0,
+        likelihood=likelihood,
+        include=tuple(include),
+        exclude=tuple(exclude),
+        precision=precision,
+    )
+    resources = Resources(device=device, data_dir=None if data_dir is None else str(data_dir), download=download)
+    files, to_stdout = report_files(output, format, force), stdout_format(output, format)
+    if files is not None:
+        files.check_writable()
+
+    from fisher_cli.reports.console import Console
+
+    console = Console(quiet=quiet)
+    with contextlib.redirect_stdout(sys.stderr):  # what a network's own code prints
+        survey = _Survey(checkpoints, settings, resources, with_data=data is not None)
+        if files is not None:
+            files = replace(files, inputs=tuple(file.path for file in survey.files))
+            files.check_writable()
+        for order, row in enumerate(survey):
+            if to_stdout is not None and to_stdout in ROWS_AS_THEY_COME:
+                console.write(_line(row, order, to_stdout))
+    raise typer.Exit(_finish(console, survey, files, to_stdout))
+
+
+def _run(paths: list[Path], settings: Settings, resources: Resources) -> "Run":
+    from fisher_cli.run import Run  # here: without data the files alone are enough, and quicker
+
+    return Run(paths, settings, resources)
+
+
+class _Survey:
+    """Goes through the files once; with data, the first good one is measured on a few examples."""
+
+    def __init__(self, paths: list[Path], settings: Settings, resources: Resources, *, with_data: bool) -> None:
+        self.settings = settings
+        self.rows: list[Inspection] = []
+        self.covered: Measurement | None = None
+        self._run = _run(paths, settings, resources) if with_data else None
+        if self._run is not None:
+            self.files, self._networks = self._run.files, self._run.networks
+        else:
+            from fisher_cli.inputs.checkpoints import find_checkpoints
+            from fisher_cli.inputs.networks import Networks
+
+            self.files = find_checkpoints(paths, state_key=settings.state_key)
+            self._networks = Networks(settings.model, dict(settings.model_arguments))
+
+    @property
+    def data_title(self) -> str:
+        """The dataset and its split, "" without data."""
+        return "" if self._run is None else self._run.analysis.data_title
+
+    @property
+    def good(self) -> int:
+        """Number of files that can be analysed."""
+        return sum(not row.error for row in self.rows)
+
+    def __iter__(self) -> Iterator["Inspection"]:
+        from fisher_cli.inputs.inspection import inspect as inspect_file
+
+        for file in self.files:
+            row = inspect_file(file, self._networks, self.settings.state_key)
+            if self._run is not None and self.covered is None and not row.error:
+                row = self._cover(row, self._run.measure(file))
+            self.rows.append(row)
+            yield row
+
+    def _cover(self, row: "Inspection", measured: "Measurement") -> "Inspection":
+        """Keep the measurement; a row whose file fits its network and not the data says so."""
+        if measured.error:
+            return replace(row, status=measured.status, error=measured.error)
+        self.covered = measured
+        return row
+
+
+def _tables(survey: _Survey) -> tuple["pd.DataFrame", "pd.DataFrame | None"]:
+    """The files' table and, with data, the ledger's."""
+    from fisher_cli.columns import INSPECTION_COLUMNS, LEDGER_COLUMNS
+    from fisher_cli.reports.inspection import inspection_row, ledger_rows
+    from fisher_cli.tables import make_table
+
+    main = make_table([inspection_row(row, order) for order, row in enumerate(survey.rows)], INSPECTION_COLUMNS)
+    return main, None if survey.covered is None else make_table(ledger_rows(survey.covered), LEDGER_COLUMNS)
+
+
+def _line(row: "Inspection", order: int, form: Format) -> str:
+    """One row as it is streamed, with the header before the first."""
+    from fisher_cli.columns import INSPECTION_COLUMNS
+    from fisher_cli.reports.inspection import inspection_row
+    from fisher_cli.tables import make_table, to_csv, to_jsonl
+
+    table = make_table([inspection_row(row, order)], INSPECTION_COLUMNS)
+    return to_jsonl(table) if form is Format.JSONL else to_csv(table, "\t" if form is Format.TSV else ",", order == 0)
+
+
+def _finish(console: "Console", survey: _Survey, files: ReportFiles | None, to_stdout: Format | None) -> int:
+    """Write and print what is left; the exit code: 0 all files ok, 3 some not, 1 none."""
+    if files is not None and survey.good:
+        files.write(*_tables(survey), _metadata(survey))
+    if to_stdout is Format.TABLE:
+        console.inspections(survey.rows)
+        if survey.covered is not None:
+            console.coverage(survey.covered, survey.data_title)
+    elif to_stdout is not None and to_stdout not in ROWS_AS_THEY_COME:
+        console.write(render(_tables(survey)[0], to_stdout, _metadata(survey).stable))
+    if to_stdout is not Format.TABLE:
+        _say_in_short(console, survey, files)
+    if not survey.good:
+        console.error(why_nothing(survey.rows))
+    elif files is not None:
+        console.message(f"report: {files.main}")
+    return exit_code(survey.rows, survey.good)
+
+
+def _metadata(survey: _Survey) -> Metadata:
+    """What was asked and found, the same for every repetition; and how it went this time."""
+    from fisher_cli.run import ledger_record
+
+    covered = survey.covered
+    stable = {
+        "fisher_version": __version__,
+        "settings": survey.settings.without_folders(),
+        "data": survey.data_title or None,
+        "ledgers": [] if covered is None or covered.ledger is None else [ledger_record(covered.ledger)],
+        "check": None if covered is None or covered.check is None else asdict(covered.check),
+    }
+    return Metadata(stable, {"command": list(sys.argv), "timings": dict(covered.timings) if covered else {}})
+
+
+def _say_in_short(console: "Console", survey: _Survey, files: ReportFiles | None) -> None:
+    """Where no table says it: how many files are not ok, and what covers the parameters."""
+    from fisher_cli.reports.inspection import check_text, coverage_text
+
+    bad, covered = len(survey.rows) - survey.good, survey.covered
+    if bad and survey.good:
+        console.message(f"{bad} of {len(survey.rows)} checkpoints cannot be analysed: the column error says why")
+    if covered is not None and covered.ledger is not None:
+        where = f"{files.layers} lists them" if files else "--format table or -o FILE lists them"
+        console.message(f"{covered.checkpoint}: {coverage_text(covered.ledger)}; {where}")
+        console.message(check_text(covered.check))

@@ -1,0 +1,97 @@
+"""What each parameter's norms cost, as a count of operations: the same in every run, unlike seconds.
+
+A multiplication of a matrix product or convolution is one operation; every other function counts one for each
+element that it reads or writes, whichever are more; views count nothing. Counted is what torch is really asked
+to do, so the count follows the engine's choice between explicit and Gram form and the fallback's passes through
+the network. Seconds would say more about speed and less about the method: they differ from run to run, and on
+a GPU they are those of the slowest queue, not of the parameter.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+# Functions that touch no element, besides those that torch itself calls views.
+_NOTHING = {"_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
+
+_active: ContextVar["Operations | None"] = ContextVar("fisher_operations", default=None)
+
+
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts operations while it is entered, by the parameters that they are `spent_on`; () is all the rest."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.by_owners: Counter[tuple[str, ...]] = Counter()
+        self.owners: tuple[str, ...] = ()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        named = dict(kwargs or {})
+        result = func(*args, **named)
+        self.by_owners[self.owners] += _operations(func, args, named, result)
+        return result
+
+    def shares(self, sizes: Mapping[str, int]) -> tuple[dict[str, float], float]:
+        """Each parameter's share of all operations, and the share that belongs to none.
+
+        What several parameters have in common (a call's patches, the fallback's passes) is divided among them by
+        their numbers of values, `sizes`.
+        """
+        total = sum(self.by_owners.values()) or 1
+        spent = dict.fromkeys(sizes, 0.0)
+        for owners, operations in self.by_owners.items():
+            weights = {name: max(1, sizes[name]) for name in owners}
+            for name, weight in weights.items():
+                spent[name] += operations * weight / sum(weights.values()) / total
+        return spent, self.by_owners[()] / total
+
+
+@contextmanager
+def counted() -> Iterator[Operations]:
+    """Count the operations of everything inside."""
+    operations = Operations()
+    token = _active.set(operations)
+    try:
+        with operations:
+            yield operations
+    finally:
+        _active.reset(token)
+
+
+@contextmanager
+def spent_on(names: Sequence[str]) -> Iterator[None]:
+    """Put what is inside down to these parameters, if anybody counts."""
+    operations = _active.get()
+    if operations is None:
+        yield
+        return
+    before, operations.owners = operations.owners, tuple(names)
+    try:
+        yield
+    finally:
+        operations.owners = before
+
+
+def _operations(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> int:
+    packet = func._overloadpacket
+    if packet in flop_registry:
+        return int(flop_registry[packet](*args, **kwargs, out_val=result)) // 2  # a flop is half a multiply-add
+    if func.is_view or packet.__name__ in _NOTHING:
+        return 0
+    return max((tensor.numel() for tensor in _tensors([*args, *kwargs.values(), result])), default=0)
+
+
+def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)

@@ -1,0 +1,59 @@
+"""The coverage ledger of a sweep: every parameter's method, and its share of the work."""
+
+from dataclasses import replace
+
+from fisher_cli.curvature.gradient_norms.engine import Engine
+from fisher_cli.curvature.gradient_norms.work import Operations, counted
+from fisher_cli.curvature.memory import raise_if_out_of_memory
+from fisher_cli.curvature.scores import Scoring
+from fisher_cli.results import Coverage, Ledger, Trace
+
+# Operations are counted on so many examples; every example takes the same.
+WATCHED_EXAMPLES = 2
+
+
+def without_work(trace: Trace, directions: int) -> Ledger:
+    """The ledger of a trace that took so many backward passes per batch, nothing counted yet."""
+    entries = tuple(Coverage(layer.name, layer.parameters, layer.method, None) for layer in trace.layers)
+    return Ledger(entries, directions, None)
+
+
+def with_work(ledger: Ledger, engine: Engine, scoring: Scoring, known: Ledger | None = None) -> Ledger:
+    """Work of a parameter = operations on its norms / operations after the forward pass, on a few examples.
+
+    Counted apart from the sweep, whose numbers no counting touches; what an operation is, `work.py` says. Where
+    the network does something that cannot be watched, nothing is counted.
+
+    Args:
+        ledger: names, values and methods.
+        engine: the engine that they are from.
+        scoring: the scores of the sweep's estimator.
+        known: a ledger of the same network with other weights: returned where all but the work is the same.
+    """
+    if known is not None and _forgotten(known) == ledger:
+        return known
+    operations = _operations(engine, scoring)
+    if operations is None:
+        return ledger
+    work, backward = operations.shares({entry.name: entry.values for entry in ledger.entries})
+    entries = tuple(replace(entry, work=work[entry.name]) for entry in ledger.entries)
+    return replace(ledger, entries=entries, backward=backward)
+
+
+def _forgotten(ledger: Ledger) -> Ledger:
+    """The ledger without its work."""
+    return replace(ledger, entries=tuple(replace(entry, work=None) for entry in ledger.entries), backward=None)
+
+
+def _operations(engine: Engine, scoring: Scoring) -> Operations | None:
+    problem = engine.problem
+    batch = problem.slice(0, min(WATCHED_EXAMPLES, problem.batch_size, problem.examples))
+    evaluated = replace(engine, methods={}).evaluate(batch)  # a copy: the ledger is what the sweep itself did
+    scores = scoring(evaluated.outputs.detach(), batch.labels, batch.start)
+    try:
+        with counted() as operations:
+            evaluated.measure(scores.directions, scores.observed)
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        raise_if_out_of_memory(error)
+        return None
+    return operations

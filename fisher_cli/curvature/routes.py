@@ -1,0 +1,110 @@
+"""Which way to the eigenvalues is cheapest: an estimate from the shapes of the network, the same on every machine."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+
+from fisher_cli.curvature.batching import memory_bytes
+from fisher_cli.curvature.factors import is_outer
+from fisher_cli.curvature.gradient_norms.contributions import OuterProducts
+from fisher_cli.curvature.gradient_norms.engine import Engine
+
+# Products that Lanczos takes, about: so many, and so many more for each eigenvalue.
+FIRST_PRODUCTS, PRODUCTS_EACH = 15, 3
+# Forward passes per product, see products.py.
+PASSES = 6
+# What is not multiplications, in multiplications: a batch of a product or of the engine; an entry of a matrix read and
+# written in float64.
+PER_BATCH, PER_ENTRY = 10**8, 20
+# A symmetric eigenvalue problem of M rows takes this many M³ float64 multiplications, at half the speed.
+EIGENSOLVER = 10
+# Shares of the memory for the columns of a factor, and for the vectors of Lanczos.
+FACTOR_SHARE, BASIS_SHARE = 1 / 8, 1 / 16
+EXPECTED_VECTORS = 60
+# Up to so many rows the whole spectrum of a matrix is taken at once; `dense` is not for more parameters than that.
+WHOLE_ROWS, DENSE_PARAMETERS = 1500, 4000
+
+
+class Route(StrEnum):
+    """How eigenvalues are found, as the reports call it."""
+
+    LANCZOS = "lanczos"  # on vectors of length P
+    DUAL = "lanczos-dual"  # on vectors of length N·K, for networks whose vectors of length P do not fit
+    GRAM = "gram"  # all non-zero eigenvalues from the inner products of the N·K score gradients
+    LEADING = "gram-leading"  # likewise of the largest score gradients, the rest bounded by its trace
+    DENSE = "dense"  # from the matrix itself, P × P
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What one example costs: multiplications of a forward pass, and of columns held as they are or as two factors.
+
+    `widths` is Σ (R + Q) over the layers held as two factors, R·Q being many; `layers` their number.
+    """
+
+    forward: int
+    explicit: int
+    cotangents: int
+    inputs: int
+    layers: int
+
+    @classmethod
+    def of(cls, engine: Engine) -> "Shapes":
+        """Those of the network, read off one example."""
+        problem = engine.problem
+        batch = problem.slice(0, 1)
+        evaluated = engine.evaluate(batch)
+        direction = torch.ones(1, 1, problem.outputs, dtype=evaluated.outputs.dtype, device=problem.device)
+        forward = explicit = cotangents = inputs = layers = 0
+        with torch.no_grad():
+            for name, found in evaluated.contributions(direction):
+                outer = [part for part in found if isinstance(part, OuterProducts)]
+                for part in outer:
+                    forward += part.cotangents.numel() * part.inputs.shape[2]
+                if not isinstance(found, torch.Tensor) and is_outer(found):
+                    cotangents, inputs = cotangents + outer[0].cotangents.numel(), inputs + outer[0].inputs.numel()
+                    layers += 1
+                else:
+                    explicit += problem.parameters[name].numel()
+        return cls(max(forward, problem.size), explicit, cotangents, inputs, layers)
+
+
+def choose(engine: Engine, scores: int, count: int, *, whole: bool = False) -> Route:
+    """The cheapest way to the `count` largest eigenvalues, or to all, of a matrix of so many scores per example."""
+    problem, shapes = engine.problem, Shapes.of(engine)
+    columns, itemsize = problem.examples * scores, problem.dtype.itemsize
+    memory = memory_bytes(problem.device)
+    held = columns * (shapes.explicit + shapes.cotangents) + problem.examples * shapes.inputs
+    fits = held * itemsize + 3 * columns**2 * 8 <= memory * FACTOR_SHARE
+    gram = _gram_work(shapes, problem.examples, scores, problem.batch_size, whole)
+    dense = _dense_work(shapes, problem.examples, scores, problem.size, problem.batch_size)
+    if problem.size > DENSE_PARAMETERS:
+        dense = float("inf")
+    if whole and (fits or dense < float("inf")):
+        return Route.GRAM if fits and gram <= dense else Route.DENSE
+    products = FIRST_PRODUCTS + PRODUCTS_EACH * count
+    batches = -(-problem.examples // problem.product_batch_size)
+    lanczos = products * (PASSES * problem.examples * shapes.forward + batches * PER_BATCH)
+    lanczos += 2 * products**2 * problem.size * PER_ENTRY
+    if fits and gram <= min(lanczos, dense):
+        return Route.GRAM
+    if dense < lanczos:
+        return Route.DENSE
+    small = columns < problem.size
+    return Route.DUAL if small and EXPECTED_VECTORS * problem.size * itemsize > memory * BASIS_SHARE else Route.LANCZOS
+
+
+def _gram_work(shapes: Shapes, examples: int, scores: int, batch: int, whole: bool) -> float:
+    columns = examples * scores
+    passes = 2 * (scores + 1) * examples * shapes.forward + -(-examples // batch) * 4 * PER_BATCH
+    products = columns**2 * (shapes.explicit + shapes.cotangents) / 2 + examples**2 * shapes.inputs / 2
+    entries = columns**2 * (shapes.layers + 2) * PER_ENTRY
+    solver = EIGENSOLVER * columns**3 if whole or columns <= WHOLE_ROWS else 60 * columns**2 * 8
+    return passes + products + entries + solver
+
+
+def _dense_work(shapes: Shapes, examples: int, scores: int, size: int, batch: int) -> float:
+    passes = 2 * (scores + 1) * examples * shapes.forward
+    passes += -(-examples // batch) * (4 * PER_BATCH + size**2 * PER_ENTRY)
+    return passes + 2 * examples * scores * size**2 + EIGENSOLVER * size**3

@@ -1,0 +1,247 @@
+"""What checkpoints are, and how a network's parameters are covered, as tables for people."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from fisher_cli.cells import one_line
+from fisher_cli.reports.layout import STATUS_STYLES, Column, empty_table, remarks, shorten, total_width, wrapped
+from fisher_cli.reports.numbers import bar
+from fisher_cli.results import Check, Coverage, Inspection, Ledger, Measurement, Status
+
+_SHORTEST_NAME, _ENOUGH_NAME, _LONGEST_NAME = 10, 24, 60
+_LONGEST_BAR = 30
+# What all rows have in common goes into the title, and then columns go altogether, in this order, until all fits.
+_REDUCTIONS = (
+    *("integrity", "weights", "tensors", "format", "weights_key", "source", "parameters", "architecture", "epoch"),
+    *("step", "status"),
+)
+_MEANINGS = {
+    "per-example": "per-example: no rule covers these; their gradients are formed one by one: slower, as exact.",
+    "unused": "unused: the outputs do not depend on these; their gradient is zero.",
+}
+_BACKWARD = "backward passes"
+_TOTAL = "total"
+
+
+def inspection_row(inspection: Inspection, order: int) -> dict[str, Any]:
+    """The cells of one checkpoint, by the names of `INSPECTION_COLUMNS`."""
+    return {**asdict(inspection), "order": order, "notes": "; ".join(inspection.notes)}
+
+
+def ledger_rows(measurement: Measurement) -> list[dict[str, Any]]:
+    """The cells of a measurement's ledger, by the names of `LEDGER_COLUMNS`: one row per parameter tensor."""
+    entries = measurement.ledger.entries if measurement.ledger else ()
+    return [
+        {
+            "checkpoint": measurement.checkpoint,
+            "layer": entry.name,
+            "parameters": entry.values,
+            "method": entry.method,
+            "work": entry.work,
+        }
+        for entry in entries
+    ]
+
+
+def render_inspections(inspections: Sequence[Inspection], width: int) -> Group:
+    """One row per checkpoint: container, place of the weights, step, network and who chose it, then remarks.
+
+    Args:
+        inspections: in order of training.
+        width: columns of the terminal; no line is longer, unless the width is below some 40.
+    """
+    every, common = _columns(inspections), _in_common(inspections)
+    columns = dict(every)
+    for key in _REDUCTIONS:
+        if _needed(columns) > width:
+            columns.pop(key, None)
+    said = [common[key] for key in every if key not in columns and key in common]
+    missing = [every[key].heading for key in every if key not in columns and key not in common]
+    count = "1 checkpoint" if len(inspections) == 1 else f"{len(inspections)} checkpoints"
+    parts: list[Text | Table] = [*wrapped(" · ".join([count, *said]), width, "bold"), Text("")]
+    parts += [_table(columns, inspections, width), Text(""), *remarks(inspections, width)]
+    if missing:
+        remark = f"No room here for {', '.join(missing)}: widen the terminal, or write all columns with -o FILE."
+        parts += [*wrapped(remark, width, "dim"), Text("")]
+    return Group(*parts[:-1])  # what follows begins with an empty line of its own
+
+
+def render_coverage(measurement: Measurement, data: str, width: int) -> Group:
+    """The coverage ledger of a measurement: parameter by parameter, by method, and what the check found."""
+    ledger = measurement.ledger
+    if ledger is None:
+        return Group()
+    names = (measurement.architecture or "", measurement.checkpoint, data, f"{measurement.examples} examples")
+    title = " · ".join(["Coverage of the parameters", *map(one_line, names)])
+    parts: list[Text | Table] = [Text(""), *wrapped(title, width, "bold"), Text("")]
+    parts += [_entries(ledger, width), Text(""), _methods(ledger, width), Text("")]
+    meanings = [
+        "work: share of the operations after the forward pass, counted and not timed; the backward passes, "
+        f"{ledger.directions} per batch, serve all parameters.",
+        *(text for method, text in _MEANINGS.items() if method in _by_method(ledger)),
+    ]
+    for meaning in meanings:
+        parts += wrapped(meaning, width, "dim")
+    return Group(*parts, *wrapped(check_text(measurement.check), width))
+
+
+def check_text(check: Check | None) -> str:
+    """What the run-time check compared and found, as a sentence."""
+    if check is None:
+        return "The run-time check was left out."
+    examples = "1 example" if check.examples == 1 else f"{check.examples} examples"
+    directions = "1 direction" if check.directions == 1 else f"{check.directions} directions"
+    return (
+        f"Check against plain autograd, {examples} in {directions}: largest relative difference "
+        f"{check.largest_relative_difference:.1e} ({check.precision}; more than {check.tolerance:g} would fail)."
+    )
+
+
+def coverage_text(ledger: Ledger) -> str:
+    """The ledger in one line: how many tensors and values, how many of them by which method."""
+    methods = ", ".join(f"{len(entries)} by {method}" for method, entries in _by_method(ledger).items())
+    return f"{_tensors(ledger.entries)} with {_values(ledger.entries):,} values: {methods}"
+
+
+def _columns(inspections: Sequence[Inspection]) -> dict[str, Column]:
+    texts = {
+        "checkpoint": ("checkpoint", [one_line(each.checkpoint) for each in inspections]),
+        "step": ("step", ["" if each.step is None else str(each.step) for each in inspections]),
+        "epoch": ("epoch", ["" if each.epoch is None else f"{each.epoch:.4g}" for each in inspections]),
+        "format": ("container", [each.format or "" for each in inspections]),
+        "integrity": ("checksums", [(each.integrity or "").replace("checksums", "").strip() for each in inspections]),
+        "weights_key": ("weights under", [one_line(each.weights_key or "") for each in inspections]),
+        "weights": ("weights", [each.weights or "" for each in inspections]),
+        "tensors": ("tensors", [_number(each.tensors) for each in inspections]),
+        "architecture": ("network", [one_line(each.architecture or "") for each in inspections]),
+        "source": ("chosen by", [one_line(each.architecture_source or "") for each in inspections]),
+        "parameters": ("parameters", [_number(each.parameters) for each in inspections]),
+        "status": ("status", [each.status.value for each in inspections]),
+    }
+    if all(each.status is Status.OK for each in inspections):
+        del texts["status"]
+    right = {"step", "epoch", "tensors", "parameters"}
+    columns = {
+        key: Column(heading, tuple(cells), "right" if key in right else "left")
+        for key, (heading, cells) in texts.items()
+    }
+    return {key: column for key, column in columns.items() if any(column.cells)}
+
+
+def _number(number: int | None) -> str:
+    return "" if number is None else f"{number:,}"
+
+
+def _in_common(inspections: Sequence[Inspection]) -> dict[str, str]:
+    """What a column would say in every row, in words that need no heading; rows that failed are not asked."""
+    columns = _columns([each for each in inspections if each.status is Status.OK] or inspections)
+    words = {
+        "format": "{}",
+        "integrity": "checksums {}",
+        "weights_key": "weights under {}",
+        "weights": "{} weights",
+        "tensors": "{} tensors",
+        "architecture": "{}",
+        "source": "network chosen by {}",
+        "parameters": "{} parameters",
+    }
+    single = {key: column.cells[0] for key, column in columns.items() if len(set(column.cells)) == 1}
+    return {key: words[key].format(cell.strip()) for key, cell in single.items() if key in words}
+
+
+def _needed(columns: Mapping[str, Column]) -> int:
+    """The width of these columns, a long name counted at the length that is enough to know it."""
+    return total_width([min(c.width, _ENOUGH_NAME) if key == "checkpoint" else c.width for key, c in columns.items()])
+
+
+def _table(columns: Mapping[str, Column], inspections: Sequence[Inspection], width: int) -> Table:
+    names = columns["checkpoint"].width
+    name = max(_SHORTEST_NAME, min(names, _LONGEST_NAME, min(names, _ENOUGH_NAME) + width - _needed(columns)))
+    widths = {key: column.width for key, column in columns.items()} | {"checkpoint": name}
+    table = empty_table(columns, widths)
+    for i, inspection in enumerate(inspections):
+        special = {
+            "checkpoint": Text(shorten(columns["checkpoint"].cells[i], name)),
+            "status": Text(inspection.status.value, STATUS_STYLES[inspection.status]),
+        }
+        table.add_row(*(special.get(key) or Text(column.cells[i]) for key, column in columns.items()))
+    return table
+
+
+def _entries(ledger: Ledger, width: int) -> Table:
+    """Parameter by parameter, with a bar for the work; then the backward passes and the total."""
+    works = [*(entry.work for entry in ledger.entries), ledger.backward]
+    names = [*(one_line(entry.name) for entry in ledger.entries), _BACKWARD, _TOTAL]
+    values = [*(f"{entry.values:,}" for entry in ledger.entries), "", f"{_values(ledger.entries):,}"]
+    methods = [*(one_line(entry.method) for entry in ledger.entries), "", ""]
+    columns = {
+        "parameter": Column("parameter", tuple(names), "left"),
+        "values": Column("values", tuple(values)),
+        "method": Column("method", tuple(methods), "left"),
+        "work": Column("work", (*map(_percent, works), _percent(None if ledger.backward is None else 1.0))),
+    }
+    return _with_bars(columns, [*works, None], width)
+
+
+def _methods(ledger: Ledger, width: int) -> Table:
+    """How many tensors and values each method serves, and its work."""
+    groups = _by_method(ledger)
+    works = [_work(entries) for entries in groups.values()]
+    columns = {
+        "parameter": Column("method", tuple(map(one_line, groups)), "left"),
+        "tensors": Column("tensors", tuple(f"{len(entries):,}" for entries in groups.values())),
+        "values": Column("values", tuple(f"{_values(entries):,}" for entries in groups.values())),
+        "work": Column("work", tuple(map(_percent, works))),
+    }
+    return _with_bars(columns, works, width)
+
+
+def _with_bars(columns: dict[str, Column], works: Sequence[float | None], width: int) -> Table:
+    """The columns as a table; the name is shortened to fit, and bars fill the room that is left."""
+    spare = width - total_width([column.width for column in columns.values()])
+    name = max(_SHORTEST_NAME, min(columns["parameter"].width, columns["parameter"].width + spare))
+    bar_width = min(_LONGEST_BAR, spare - 2)
+    widths = {key: column.width for key, column in columns.items()} | {"parameter": name}
+    top = max((work for work in works if work is not None), default=0.0)
+    if bar_width > 0 and top > 0:
+        bars = tuple(bar((work or 0.0) / top, bar_width) for work in works)
+        columns = {**columns, "bar": Column("", bars, "left")}
+        widths["bar"] = bar_width
+    table = empty_table(columns, widths)
+    count = len(columns["parameter"].cells)
+    for i in range(count):
+        style = "bold" if columns["parameter"].cells[i] == _TOTAL and i == count - 1 else ""
+        cells = {key: Text(column.cells[i], "cyan" if key == "bar" else style) for key, column in columns.items()}
+        cells["parameter"] = Text(shorten(columns["parameter"].cells[i], name), style)
+        table.add_row(*cells.values())
+    return table
+
+
+def _by_method(ledger: Ledger) -> dict[str, list[Coverage]]:
+    """The entries by method, the method with most tensors first."""
+    groups: dict[str, list[Coverage]] = {}
+    for entry in ledger.entries:
+        groups.setdefault(entry.method, []).append(entry)
+    return dict(sorted(groups.items(), key=lambda group: -len(group[1])))
+
+
+def _tensors(entries: Sequence[Coverage]) -> str:
+    return "1 tensor" if len(entries) == 1 else f"{len(entries):,} tensors"
+
+
+def _values(entries: Sequence[Coverage]) -> int:
+    return sum(entry.values for entry in entries)
+
+
+def _work(entries: Sequence[Coverage]) -> float | None:
+    works = [entry.work for entry in entries if entry.work is not None]
+    return sum(works) if works else None
+
+
+def _percent(work: float | None) -> str:
+    return "" if work is None else f"{100 * work:.1f} %"

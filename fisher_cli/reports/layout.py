@@ -1,0 +1,114 @@
+"""What the tables for people have in common: columns, lines that fit the width, remarks about rows."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from rich import box
+from rich.cells import cell_len
+from rich.table import Table
+from rich.text import Text
+
+from fisher_cli.cells import one_line
+from fisher_cli.results import Status
+
+STATUS_STYLES = {
+    Status.OK: "dim",
+    Status.NOT_CONVERGED: "yellow",
+    Status.REJECTED: "red",
+    Status.FAILED: "bold red",
+}
+GAP = 2
+
+
+class Row(Protocol):
+    """A row about a checkpoint, of whatever command."""
+
+    @property
+    def checkpoint(self) -> str:
+        """Its name."""
+
+    @property
+    def status(self) -> Status:
+        """How it ended."""
+
+    @property
+    def error(self) -> str:
+        """Why it is not ok, in one line."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What else is to be said."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table; its cells are harmless text already."""
+
+    heading: str
+    cells: tuple[str, ...]
+    justify: Literal["left", "right"] = "right"
+
+    @property
+    def width(self) -> int:
+        """The width that shows everything."""
+        return max(map(cell_len, (self.heading, *self.cells)))
+
+
+def total_width(widths: Sequence[int]) -> int:
+    """The width of columns side by side."""
+    return sum(widths) + GAP * (len(widths) - 1)
+
+
+def empty_table(columns: Mapping[str, Column], widths: Mapping[str, int]) -> Table:
+    """A table of these columns in these widths, without rows."""
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        header_style="bold",
+        width=total_width([widths[key] for key in columns]),  # keeps rich from squeezing
+    )
+    for key, column in columns.items():
+        heading = Text(shorten(column.heading, widths[key]))
+        table.add_column(heading, justify=column.justify, width=widths[key], no_wrap=True, overflow="crop")
+    return table
+
+
+def remarks(rows: Sequence[Row], width: int) -> list[Text]:
+    """A line for each row that is not ok, and for each note, said once however many rows share it."""
+    lines: list[Text] = []
+    for each in rows:
+        if each.status is not Status.OK:
+            reason = one_line(each.error) or "no reason given"
+            text = f"{each.status.value}: {one_line(each.checkpoint)}: {reason}"
+            lines += wrapped(text, width, STATUS_STYLES[each.status], indent=2)
+    for note in dict.fromkeys(note for each in rows for note in each.notes):
+        names = [one_line(each.checkpoint) for each in rows if note in each.notes]
+        where = names[0] if len(names) == 1 else f"{len(names)} checkpoints"
+        lines += wrapped(f"note: {where}: {one_line(note)}", width, "dim", indent=2)
+    return [*lines, Text("")] if lines else []
+
+
+def wrapped(text: str, width: int, style: str = "", indent: int = 0) -> list[Text]:
+    """The text in lines of at most this width; no-break spaces hold a number together."""
+    lines = textwrap.wrap(text, max(width, 20), subsequent_indent=" " * indent, break_on_hyphens=False)
+    return [Text(line.replace("\N{NO-BREAK SPACE}", " "), style) for line in lines]
+
+
+def shorten(text: str, width: int) -> str:
+    """The text with `…` for its middle; the end, where the step and the suffix stand, keeps more of it."""
+    if cell_len(text) <= width:
+        return text
+    head, tail = "", ""
+    for character in text:
+        if cell_len(head + character) > (width - 1) // 3:
+            break
+        head += character
+    for character in reversed(text):
+        if cell_len(head + character + tail) > width - 1:
+            break
+        tail = character + tail
+    return f"{head}…{tail}"

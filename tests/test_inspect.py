@@ -1,0 +1,412 @@
+"""`fisher inspect`: every file is a row that says what it is, and with data every parameter is accounted for."""
+
+import io
+import json
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import rich.console
+import torch
+from rich.cells import cell_len
+from rich.console import Group
+from safetensors.torch import save_file
+from typer.testing import CliRunner, Result
+
+from fisher_cli.cli.app import app
+from fisher_cli.columns import INSPECTION_COLUMNS, LEDGER_COLUMNS
+from fisher_cli.inputs.checkpoints import find_checkpoints
+from fisher_cli.inputs.inspection import inspect as inspect_file
+from fisher_cli.inputs.networks import Networks
+from fisher_cli.reports.inspection import coverage_text, render_coverage, render_inspections
+from fisher_cli.results import Check, Coverage, Inspection, Ledger, Measurement, Status, WeightsKind
+from fisher_cli.tables import read_table
+
+SAMPLES = Path(__file__).parent.parent / "sample_checkpoints"
+CLEAN = SAMPLES / "digits-clean"
+FIRST, MIDDLE, LAST = (CLEAN / f"step_{step:05d}.pt" for step in (0, 440, 1760))
+CNN = SAMPLES / "digits-cnn" / "step_00440.pt"
+NAMES = [column.name for column in INSPECTION_COLUMNS]
+
+
+@pytest.fixture(autouse=True)
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, and a terminal without colours."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", sys.path[:])  # a network's module adds the working directory
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    return tmp_path
+
+
+def inspect(*words: object, code: int = 0) -> Result:
+    """Run the command in this process; whatever goes wrong, no traceback may reach the user."""
+    result = CliRunner().invoke(app, ["inspect", *map(str, words)], prog_name="fisher")
+    assert isinstance(result.exception, SystemExit | None), result.exc_info
+    assert "Traceback" not in result.output
+    assert result.exit_code == code, result.stderr
+    return result
+
+
+def rows(*words: object, code: int = 0) -> pd.DataFrame:
+    return pd.read_csv(io.StringIO(inspect(*words, code=code).stdout), keep_default_na=False).set_index("checkpoint")
+
+
+def error_line(result: Result) -> str:
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1, result.stderr
+    return lines[0].removeprefix("error: ")
+
+
+@pytest.fixture
+def kinds(desk: Path) -> Path:
+    """One checkpoint of every kind: zip, legacy, safetensors, a trainer's, one without a name, NaN, no checkpoint."""
+    folder = desk / "kinds"
+    folder.mkdir()
+    content = torch.load(LAST, weights_only=True)
+    weights = content["state_dict"]
+    shutil.copy(FIRST, folder / "a.pt")
+    torch.save(content, folder / "b.pt", _use_new_zipfile_serialization=False)
+    save_file(weights, folder / "c.safetensors", metadata={"arch": "digits-mlp", "step": "7"})
+    trainer = {
+        "model": {f"module.{name}": value.half() for name, value in weights.items()},
+        "optimizer": {"state": {}, "param_groups": []},
+        "epoch": 12,
+        "rng": torch.zeros(4),
+        "arch": "digits-mlp",
+    }
+    torch.save(trainer, folder / "d.pt")
+    torch.save(weights, folder / "e.pt")
+    weights["3.weight"][0] = torch.nan
+    torch.save(content, folder / "f.pt")
+    (folder / "g.pt").write_text("This is a note about the run.\n" * 10)
+    return folder
+
+
+# --- the files ----------------------------------------------------------------------------------------------------
+
+
+def test_every_kind_of_file_is_a_row_that_says_what_it_is(kinds: Path) -> None:
+    found = rows(kinds, code=3)
+    assert ["checkpoint", *found] == NAMES
+    assert dict(found["status"]) == {
+        "a.pt": "ok",
+        "b.pt": "ok",
+        "c.safetensors": "ok",
+        "d.pt": "ok",
+        "e.pt": "rejected",
+        "f.pt": "failed",
+        "g.pt": "rejected",
+    }
+    assert list(found["format"]) == [
+        *("torch zip", "torch legacy", "safetensors", "torch zip", "torch zip", "torch zip", ""),
+    ]
+    hold, none = "checksums hold", "no checksums"
+    assert list(found["integrity"]) == [hold, none, none, hold, hold, hold, ""]
+    root, own = "(root)", "state_dict"
+    assert list(found["weights_key"]) == [own, own, root, "model", root, own, ""]
+    assert list(found["tensors"]) == ["6", "6", "6", "6", "6", "6", ""]
+    assert list(found["architecture_source"]) == ["the file"] * 4 + ["", "the file", ""]
+    assert list(found["parameters"]) == ["6570"] * 4 + ["", "6570", ""]
+    assert found["step"]["c.safetensors"] == "7"
+    assert found["epoch"]["d.pt"] == "12.0"
+    assert found["notes"]["d.pt"] == (
+        "wrapper module. removed from names; 6 float16 tensors read as float32; not used: optimizer, rng"
+    )
+    assert found["notes"]["a.pt"] == ""
+    assert "does not say what network it is; pass --model NAME" in found["error"]["e.pt"]
+    assert found["error"]["f.pt"] == "NaN or infinite weights in 3.weight: training had diverged here"
+    assert found["error"]["g.pt"].startswith("a text file, not a checkpoint")
+    assert found["sha256"].str.fullmatch(r"sha256:[0-9a-f]{64}").all()
+    said = inspect(kinds, code=3).stderr
+    assert said == "3 of 7 checkpoints cannot be analysed: the column error says why\n"
+
+
+def test_the_network_can_be_named_and_then_it_must_fit(kinds: Path) -> None:
+    found = rows(kinds / "e.pt", "--model", "digits-mlp")
+    assert (found["architecture"]["e.pt"], found["architecture_source"]["e.pt"]) == ("digits-mlp", "option --model")
+    assert found["parameters"]["e.pt"] == 6570
+    result = inspect(kinds / "a.pt", "--model", "digits-cnn", code=1)
+    assert error_line(result).startswith("a.pt: weights do not fit the network")
+    (row,) = pd.read_csv(io.StringIO(result.stdout)).to_dict("records")
+    assert (row["status"], row["weights_key"], row["architecture"]) == ("rejected", "state_dict", "digits-cnn")
+
+
+def test_what_inspect_calls_ok_analyze_can_measure(kinds: Path) -> None:
+    words = [str(kinds), "--limit", "10", "--eigenvalues", "0"]
+    measured = CliRunner().invoke(app, ["analyze", *words])
+    analysed = pd.read_csv(io.StringIO(measured.stdout), keep_default_na=False).set_index("checkpoint")
+    inspected = rows(kinds, code=3)
+    for name in ("status", "error", "order", "step", "epoch", "architecture"):
+        told, same = inspected[name].astype(str), analysed[name].astype(str)
+        if name == "architecture":
+            assert (told.pop("f.pt"), same.pop("f.pt")) == ("digits-mlp", ""), "inspect looks on where analyze stops"
+        assert dict(told) == dict(same), name
+
+
+def test_files_are_in_training_order_and_two_runs_give_identical_bytes() -> None:
+    first, again = inspect(CLEAN).stdout, inspect(CLEAN).stdout
+    assert first == again
+    found = pd.read_csv(io.StringIO(first))
+    assert list(found["step"]) == sorted(found["step"])
+    assert list(found["order"]) == list(range(14))
+
+
+def test_a_broken_network_of_the_users_is_a_row(desk: Path, kinds: Path) -> None:
+    (desk / "odd.py").write_text(
+        "from torch import nn\n"
+        "class Odd(nn.Module):\n"
+        "    def state_dict(self, *a, **k):\n"
+        "        raise KeyError('mask')\n"
+    )
+    result = inspect(kinds / "a.pt", "--model", "./odd.py:Odd", code=1)
+    assert error_line(result) == "a.pt: KeyError: 'mask'"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("none.pt",), 1, "none.pt: there is no such file or folder"),
+        ((), 2, "missing argument 'CHECKPOINTS'; see fisher inspect --help"),
+        ((FIRST, "--modle", "x"), 2, "no such option: --modle"),
+        ((FIRST, "--model", "digits-mpl"), 1, "did you mean digits-mlp"),
+        ((FIRST, "--model-arg", "foo"), 2, "--model-arg foo: type KEY=VALUE"),
+        ((FIRST, "--data", "digts"), 1, "did you mean digits"),
+        ((FIRST, "--data", "digits", "--split", "validation"), 2, "there are train, test"),
+        ((FIRST, "--data", "digits", "--device", "tpu"), 2, "unknown device 'tpu'"),
+        ((FIRST, "--data", "digits", "--include", "nothing.*"), 2, "leave none of the 6 parameters"),
+        ((FIRST, "-o", "report"), 2, "for instance -o report.csv"),
+        ((FIRST, "-o", "-", "--format", "table"), 2, "-o - writes rows"),
+    ],
+)
+def test_words_that_do_not_fit_are_one_line(words: Sequence[object], code: int, said: str) -> None:
+    result = inspect(*words, code=code)
+    assert said in error_line(result)
+    assert result.stdout == ""
+
+
+# --- the coverage --------------------------------------------------------------------------------------------------
+
+
+def test_with_data_every_parameter_is_listed_with_a_total_and_the_check() -> None:
+    shown = inspect(CNN, "--data", "digits", "--format", "table").stdout
+    lines = shown.splitlines()
+    weights = torch.load(CNN, weights_only=True)["state_dict"]
+    expected = {name: value for name, value in weights.items() if "running" not in name and "num_batches" not in name}
+    for name, value in expected.items():
+        (line,) = (line for line in lines if line.startswith(f"{name} "))
+        assert re.fullmatch(rf"{re.escape(name)} +{value.numel():,}  [a-z-]+ +\d+\.\d %.*", line)
+    (total,) = (line for line in lines if line.startswith("total"))
+    assert total.split() == ["total", "7,514", "100.0", "%"]
+    works = [float(match[1]) for line in lines if (match := re.match(r"[\w. ]+ .* (\d+\.\d) %", line))]
+    assert sum(works[: len(expected) + 1]) == pytest.approx(100, abs=0.7)
+    for method, tensors, values in (("batch-norm", 6, 128), ("convolution", 3, 7056), ("linear", 2, 330)):
+        assert any(re.match(rf"{method} +{tensors} +{values:,} ", line) for line in lines)
+    assert re.search(
+        r"Check against plain autograd, 2 examples in 4 directions: largest relative difference \d\.\de-0\d", shown
+    )
+    assert "Coverage of the parameters · digits-cnn · step_00440.pt · digits train · 8 examples" in shown
+
+
+def test_piped_with_data_the_rows_go_out_and_one_line_says_what_covers_the_parameters() -> None:
+    result = inspect(CNN, "--data", "digits")
+    assert len(result.stdout.splitlines()) == 2
+    said, check = result.stderr.splitlines()
+    assert said == (
+        "step_00440.pt: 11 tensors with 7,514 values: 6 by batch-norm, 3 by convolution, 2 by linear; "
+        "--format table or -o FILE lists them"
+    )
+    assert check.startswith("Check against plain autograd, 2 examples")
+    assert inspect(CNN, "--data", "digits", "--quiet").stderr == ""
+
+
+def test_only_the_chosen_parameters_are_covered() -> None:
+    shown = inspect(FIRST, "--data", "digits", "--exclude", "*.bias", "--format", "table").stdout
+    assert "bias" not in shown
+    assert "6,464" in shown
+
+
+def test_the_first_good_file_is_the_one_that_is_covered(kinds: Path) -> None:
+    shutil.copy(kinds / "g.pt", kinds / "0.pt")
+    assert "a.pt: 6 tensors with 6,570 values: 6 by linear" in inspect(kinds, "--data", "digits", code=3).stderr
+
+
+def test_data_that_do_not_fit_fail_the_rows_in_words(desk: Path) -> None:
+    (desk / "labels.csv").write_text("index,label\n" + "".join(f"{i},10\n" for i in range(1400)))
+    result = inspect(FIRST, LAST, "--data", "digits", "--labels", "labels.csv", code=1)
+    assert "none of the 2 checkpoints could be analysed: labels run from 10 to 10" in error_line(result)
+    found = pd.read_csv(io.StringIO(result.stdout))
+    assert set(found["status"]) == {"failed"}
+    assert set(found["parameters"]) == {6570}
+
+
+# --- where it goes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "json", "jsonl", "parquet"])
+def test_a_report_has_a_table_of_files_one_of_parameters_and_a_record(suffix: str) -> None:
+    result = inspect(FIRST, CNN, "--data", "digits", "-o", f"r.{suffix}")
+    assert result.stdout == ""
+    assert result.stderr.endswith(f"report: r.{suffix}\n")
+    assert {path.name for path in Path().iterdir()} == {f"r.{suffix}", f"r.layers.{suffix}", "r.meta.json"}
+    main, layers = read_table(Path(f"r.{suffix}")), read_table(Path(f"r.layers.{suffix}"))
+    assert list(main) == NAMES
+    assert list(layers) == [column.name for column in LEDGER_COLUMNS]
+    assert list(main["architecture"]) == ["digits-mlp", "digits-cnn"]
+    record = json.loads(Path("r.meta.json").read_text())
+    (ledger,) = record["ledgers"]
+    assert layers["parameters"].sum() == ledger["values"] == 6570
+    assert layers["work"].sum() + ledger["work_of_backward_passes"] == pytest.approx(1)
+    assert record["check"]["examples"] == 2
+
+
+def test_reports_are_identical_and_an_earlier_one_is_replaced() -> None:
+    inspect(FIRST, "--data", "digits", "-o", "r.parquet")
+    before = {path.name: path.read_bytes() for path in Path().glob("*.parquet")}
+    inspect(FIRST, "--data", "digits", "-o", "r.parquet")
+    assert {path.name: path.read_bytes() for path in Path().glob("*.parquet")} == before
+    inspect(FIRST, "-o", "r.parquet")
+    assert not Path("r.layers.parquet").exists(), "without data there is no such table"
+    Path("mine.csv").write_text("a,b\n")
+    assert "--force" in error_line(inspect(FIRST, "-o", "mine.csv", code=1))
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "json", "jsonl"])
+def test_rows_in_every_format(form: str) -> None:
+    text = inspect(FIRST, LAST, "-o", "-", "--format", form).stdout
+    if form in ("json", "jsonl"):
+        found = json.loads(text) if form == "json" else [json.loads(line) for line in text.splitlines()]
+        assert [list(row) for row in found] == [NAMES] * 2
+        assert [row["checkpoint"] for row in found] == [FIRST.name, LAST.name]
+    else:
+        header, *lines = (line.split("\t" if form == "tsv" else ",") for line in text.splitlines())
+        assert header == NAMES
+        assert [line[0] for line in lines] == [FIRST.name, LAST.name]
+
+
+def test_a_table_is_shown_even_when_no_file_is_good(kinds: Path) -> None:
+    result = inspect(kinds / "g.pt", "--format", "table", code=1)
+    assert "g.pt" in result.stdout
+    assert "rejected: g.pt: a text file, not a checkpoint" in result.stdout
+    assert error_line(result).startswith("g.pt: a text file")
+
+
+def test_the_help_shows_an_example() -> None:
+    assert "Example: fisher inspect ckpts/ --model resnet18 --data cifar10" in inspect("--help").stdout
+
+
+# --- at every width --------------------------------------------------------------------------------------------------
+
+HOSTILE = "run/[/]a[link=x]b\x1b[31m\x9b2J\udc80\u202e\r\nok.pt"
+
+
+def inspection(name: str, **changes: object) -> Inspection:
+    values: dict[str, object] = {
+        "status": Status.OK,
+        "sha256": "sha256:0",
+        "step": 3,
+        "epoch": 0.5,
+        "format": "torch zip",
+        "integrity": "checksums hold",
+        "weights_key": "state_dict",
+        "weights": WeightsKind.RAW,
+        "tensors": 62,
+        "architecture": "resnet18",
+        "architecture_source": "the file",
+        "parameters": 11_181_642,
+    }
+    return Inspection(checkpoint=name, **(values | changes))  # type: ignore[arg-type]
+
+
+ALIKE = [inspection(f"step_{i:05d}.pt", step=i) for i in range(3)]
+MIXED = [
+    *ALIKE,
+    inspection("c.safetensors", format="safetensors", integrity="no checksums", weights_key="(root)", parameters=7),
+    Inspection(checkpoint=HOSTILE, status=Status.REJECTED, error=f"{HOSTILE}: the zip file has no end"),
+    inspection("x" * 200 + ".pt", notes=("left out, being no tensors: [b]x[/b]",), architecture="net.py:make_net"),
+]
+ENTRIES = (
+    Coverage("layer1.0.conv1.weight", 36_864, "convolution", 0.25),
+    Coverage("head.[/]\x1b[31mbias", 10, "linear", 0.0),
+    Coverage("a" * 120, 7, "embedding + linear ×2", 0.125),
+    Coverage("slope", 1, "per-example", 0.125),
+    Coverage("spare", 3, "unused", 0.0),
+)
+
+
+def covered(ledger: Ledger, check: Check | None) -> Measurement:
+    return Measurement(
+        checkpoint=HOSTILE, status=Status.OK, architecture="resnet18", examples=8, ledger=ledger, check=check
+    )
+
+
+def rendered(group: Group, width: int) -> list[str]:
+    stream = io.StringIO()
+    rich.console.Console(file=stream, width=width, color_system=None).print(group, crop=False)
+    return stream.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 160, 240])
+@pytest.mark.parametrize("given", [ALIKE, MIXED, MIXED[4:5], MIXED[3:4]], ids=["alike", "mixed", "bad", "one"])
+def test_no_line_is_longer_than_the_width_and_nothing_goes_unsaid(given: list[Inspection], width: int) -> None:
+    lines = rendered(render_inspections(given, width), width)
+    text = " ".join(" ".join(lines).split())
+    assert max(map(cell_len, lines)) <= width
+    assert "\x1b" not in text
+    for row in given:
+        if row.status is Status.OK:
+            for fact, heading in ((row.parameters, "parameters"), (row.format, "container"), (row.step, "step")):
+                shown = f"{fact:,}" if isinstance(fact, int) else str(fact)
+                assert shown in text or ("No room here for" in text and heading in text), shown
+
+
+def test_what_all_files_have_in_common_is_said_once_where_room_is_short() -> None:
+    wide, narrow = rendered(render_inspections(ALIKE, 160), 160), rendered(render_inspections(ALIKE, 60), 60)
+    assert wide[0] == "3 checkpoints"
+    assert sum("torch zip" in line for line in wide) == 3
+    text = " ".join(" ".join(narrow).split())
+    assert text.count("torch zip") == 1
+    assert "62 tensors" in text
+    assert "weights under state_dict" in text
+    assert "No room" not in text
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 160])
+@pytest.mark.parametrize("counted", [True, False])
+def test_the_coverage_fits_every_width_and_is_whole(width: int, counted: bool) -> None:
+    entries = ENTRIES if counted else tuple(Coverage(e.name, e.values, e.method, None) for e in ENTRIES)
+    ledger = Ledger(entries, 10, 0.5 if counted else None)
+    lines = rendered(render_coverage(covered(ledger, Check(2, 4, 3e-7, 1e-3, "float32")), "digits train", width), width)
+    text = " ".join(" ".join(lines).split())
+    assert "\x1b" not in text
+    if width >= 60:
+        assert max(map(cell_len, lines)) <= width
+    assert "36,885" in text
+    assert ("100.0 %" in text) is counted
+    assert ("50.0 %" in text) is counted
+    assert "per-example: no rule covers these" in text
+    assert "unused: the outputs do not depend on these" in text
+    assert "largest relative difference 3.0e-07 (float32; more than 0.001 would fail)" in text
+
+
+def test_a_coverage_in_one_line() -> None:
+    assert coverage_text(Ledger(ENTRIES, 10, 0.5)) == (
+        "5 tensors with 36,885 values: 1 by convolution, 1 by linear, 1 by embedding + linear ×2, 1 by per-example, "
+        "1 by unused"
+    )
+    assert rendered(render_coverage(covered(Ledger(ENTRIES, 1, 0.5), None), "", 80), 80)[-1] == (
+        "The run-time check was left out."
+    )
+
+
+def test_a_file_that_changes_under_way_is_told(desk: Path) -> None:
+    shutil.copy(FIRST, desk / "a.pt")
+    (file,) = find_checkpoints([desk / "a.pt"])
+    shutil.copy(LAST, desk / "a.pt")
+    row = inspect_file(file, Networks(None, {}), None)
+    assert (row.status, row.format) == (Status.REJECTED, None)
+    assert row.error == "changed since this run began; run again once it is written"
