@@ -36,8 +36,9 @@ def covariance(kind: Likelihood, z: Tensor) -> Tensor:
 def test_the_turned_root_is_a_root(kind: Likelihood, classes: int) -> None:
     z = outputs_of(classes)
     kernel = torch.randn(classes, classes, generator=torch.Generator().manual_seed(0)).double()
-    r = roots(kind, z, kernel @ kernel.T)
-    assert torch.allclose(r @ r.mT, covariance(kind, z), atol=1e-14)
+    for label in range(classes):
+        r = roots(kind, z, torch.full((len(z),), label), kernel @ kernel.T)
+        assert torch.allclose(r @ r.mT, covariance(kind, z), atol=1e-14)
 
 
 def over_all_signs(kind: Likelihood, z: Tensor, columns: int) -> Tensor:
@@ -111,13 +112,43 @@ def test_the_claimed_error_is_the_spread_on_many_examples() -> None:
 
 @pytest.mark.parametrize("estimator", ["deflated", "sampled"])
 def test_draws_belong_to_the_example_and_not_to_the_batch(estimator: str) -> None:
-    case = next(case for case in CASES if case.name == "residual")
-    values = [
-        sweep(problem_of(case, batch_size=size), estimator=estimator, samples=2).trace.true.value for size in (1, 4, 6)
-    ]
+    torch.manual_seed(0)
+    model, x, y = mlp(5, 9, 12).double(), torch.randn(14, 5).double(), torch.arange(14) % 12
+
+    def value(batch_size: int, seed: int = 0) -> float:
+        problem = pose(model, TensorData(x, y), batch_size=batch_size)
+        return sweep(problem, estimator=estimator, samples=2, seed=seed, target_error=0.02).trace.true.value
+
+    values = [value(size) for size in (1, 4, 14)]
     assert values == pytest.approx([values[0]] * 3, rel=1e-8)
-    other = sweep(problem_of(case), estimator=estimator, samples=2, seed=1).trace.true.value
-    assert other != pytest.approx(values[0], rel=1e-9)
+    assert value(14, seed=1) != pytest.approx(values[0], rel=1e-9)
+
+
+def test_the_deflated_estimator_gives_the_empirical_fisher_without_a_direction_of_its_own() -> None:
+    torch.manual_seed(0)
+    model, x, y = mlp(5, 9, 12).double(), torch.randn(14, 5).double(), torch.arange(14) % 12
+    problem = pose(model, TensorData(x, y))
+    engine, outputs = Engine(problem), model(x).detach()
+    scores = deflated(engine, Pilot(torch.eye(12).double(), 3), 0)(outputs, y, 0)
+    assert len(scores.directions) == 3 + 2
+    observed = torch.einsum("kb,kbc->bc", scores.observed, scores.directions.double())
+    assert torch.allclose(observed, Softmax().observed_score(outputs, y), atol=1e-15)
+    many = deflated(engine, Pilot(None, 4), 0)(outputs, y, 0)
+    assert len(many.directions) == 4 + 2
+    assert torch.allclose(torch.einsum("kb,kbc->bc", many.observed, many.directions.double()), observed, atol=1e-15)
+
+
+@pytest.mark.parametrize("gap", [0.0, 30.0, 800.0])
+@pytest.mark.parametrize("kernel", [None, torch.eye(12).double()], ids=["closed form", "turned"])
+def test_the_observed_score_survives_saturation(gap: float, kernel: Tensor | None) -> None:
+    torch.manual_seed(0)
+    problem = pose(mlp(5, 9, 12), TensorData(torch.randn(12, 5), torch.arange(12)))
+    z, labels = torch.randn(12, 12).double(), torch.arange(12)
+    z[:, 3] += gap
+    scores = deflated(Engine(problem), Pilot(kernel, 4), 0)(z, labels, 0)
+    observed = torch.einsum("kb,kbc->bc", scores.observed, scores.directions)
+    assert torch.allclose(observed, Softmax().observed_score(z, labels), rtol=1e-12, atol=0)
+    assert bool(scores.true.isfinite().all() and scores.directions.isfinite().all())
 
 
 def test_sampled_labels_have_the_models_frequencies() -> None:

@@ -2,8 +2,9 @@
 
 With Λ_n = R_n R_nᵀ, tr F = mean_n Σ_j ‖J_nᵀ r_nj‖². The first k columns are taken as they are; the others are
 added up with random signs, twice independently, E ‖J_nᵀ Σ_j ε_j r_nj‖² = Σ_j ‖J_nᵀ r_nj‖². The variance of a
-mixture is 2 Σ_{i≠j} (r_iᵀ J Jᵀ r_j)², so the root matters: R_n = Λ_n^½ V_n with V_n the eigenvectors of
-Λ_n^½ K̄ Λ_n^½, K̄ the mean of J_n J_nᵀ over a few pilot examples, makes those products small.
+mixture is 2 Σ_{i≠j} (r_iᵀ J Jᵀ r_j)², so the root matters: M^½ V with V the eigenvectors of M^½ K̄ M^½, K̄ the mean
+of J_n J_nᵀ over a few pilot examples, makes those products small. M is Λ, for softmax less the part of the observed
+score, whose direction is taken first: it serves the empirical Fisher as well.
 """
 
 from collections.abc import Iterator
@@ -15,12 +16,12 @@ from torch import Tensor
 from fisher_cli.curvature.batching import DIRECTIONS_AT_ONCE
 from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.likelihoods import Likelihood, Softmax
-from fisher_cli.curvature.problem import Batch
-from fisher_cli.curvature.scores import Scores, Scoring, generator_of, unit_scale, with_observed
+from fisher_cli.curvature.problem import Batch, Problem
+from fisher_cli.curvature.scores import Scores, Scoring, exact, generator_of, unit_scale, with_observed
 
 PILOT_EXAMPLES = 32
-# … but no more than this share of the data, which would cost more than it saves, and no fewer than eight.
-PILOT_SHARE, FEWEST_PILOT_EXAMPLES = 1 / 16, 8
+# … but no more than this share of the data, which would cost more than it saves, and no fewer than four.
+PILOT_SHARE, FEWEST_PILOT_EXAMPLES = 1 / 16, 4
 # Two mixtures: their difference gives the estimator's own error over all examples, which a pilot cannot.
 MIXTURES = 2
 # Up to this many outputs the root is turned by the pilot, at C³ per example; above, the closed-form root is used.
@@ -38,11 +39,36 @@ class Pilot:
     columns: int
 
 
-def roots(likelihood: Likelihood, outputs: Tensor, kernel: Tensor) -> Tensor:
-    """R_n = Λ_n^½ V_n, (B, C, C) in float64, columns by descending eigenvalue of Λ_n^½ K̄ Λ_n^½."""
-    identity = torch.eye(outputs.shape[1], dtype=torch.float64, device=outputs.device)
-    covariance = torch.stack([likelihood.covariance_product(outputs, row.expand_as(outputs)) for row in identity], 1)
-    # Scaled: at saturated outputs Λ may be as small as the smallest numbers.
+def roots(likelihood: Likelihood, outputs: Tensor, labels: Tensor, kernel: Tensor) -> Tensor:
+    """R_n with R_n R_nᵀ = Λ_n, (B, C, C) in float64, the columns by what they carry of the trace where that is free.
+
+    Softmax: the first column is a multiple of the observed score, which the empirical Fisher needs anyway. What it
+    leaves of Λ, M, is taken as M^½ V with V the eigenvectors of M^½ K̄ M^½, by descending eigenvalue.
+    """
+    if not isinstance(likelihood, Softmax):
+        identity = torch.eye(outputs.shape[1], dtype=torch.float64, device=outputs.device)
+        products = [likelihood.covariance_product(outputs, row.expand_as(outputs)) for row in identity]
+        return _turned(torch.stack(products, 1), kernel)
+    first = likelihood.root(outputs, labels)
+    column = first.directions[0].double() * first.weights[0].sqrt().unsqueeze(1)
+    return torch.cat([column.unsqueeze(2), _turned(_others(likelihood, outputs, labels), kernel)[:, :, :-1]], 2)
+
+
+def _others(likelihood: Softmax, outputs: Tensor, labels: Tensor) -> Tensor:
+    """Λ less the part of the observed score, q (diag π − ππᵀ): π the probabilities of the others, which sum to one.
+
+    It is what the first step of a Cholesky factorisation leaves, without its cancellation; q = 1 − p_y.
+    """
+    p, complement = likelihood.probabilities(outputs)
+    index = labels.unsqueeze(1)
+    q = complement.gather(1, index)
+    others = p.scatter(1, index, 0.0) / torch.where(q > 0, q, torch.ones_like(q))
+    return q.unsqueeze(2) * (torch.diag_embed(others) - others.unsqueeze(2) * others.unsqueeze(1))
+
+
+def _turned(covariance: Tensor, kernel: Tensor) -> Tensor:
+    """M^½ V, V the eigenvectors of M^½ K̄ M^½ by descending eigenvalue, of positive semidefinite M (B, C, C)."""
+    # Scaled: at saturated outputs M may be as small as the smallest numbers.
     scale = covariance.diagonal(dim1=1, dim2=2).amax(1).clamp_min(torch.finfo(torch.float64).tiny).reshape(-1, 1, 1)
     values, vectors = torch.linalg.eigh((covariance + covariance.mT) / (2 * scale))
     half = (vectors * values.clamp_min(0).sqrt().unsqueeze(1)) @ vectors.mT
@@ -62,13 +88,21 @@ def pilot(engine: Engine, target_error: float | None) -> Pilot:
     problem = engine.problem
     if problem.outputs > PILOT_OUTPUTS:
         return Pilot(None, columns_for_many_outputs(problem.outputs))
-    parts = [_output_kernels(engine, batch) for batch in _spread_examples(engine)]
-    outputs, kernels = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+    parts = [(*_output_kernels(engine, batch), batch.labels) for batch in _spread_examples(engine)]
+    outputs, kernels, labels = (torch.cat(some) for some in zip(*parts, strict=True))
     kernel = kernels.mean(0)
     if not bool(kernel.diagonal().sum() > 0):
         kernel = torch.eye(problem.outputs, dtype=torch.float64, device=outputs.device)
-    r = roots(problem.likelihood, outputs, kernel)
-    return Pilot(kernel, _enough_columns(r.mT @ kernels @ r, problem.examples, target_error))
+    r = roots(problem.likelihood, outputs, labels, kernel)
+    least = 1 if isinstance(problem.likelihood, Softmax) else 0
+    columns = _enough_columns(r.mT @ kernels @ r, problem.examples, target_error, least)
+    # With no fewer directions than a root has columns, all of these are taken and nothing is drawn.
+    return Pilot(kernel, columns if columns + MIXTURES < rank_of(problem) else rank_of(problem))
+
+
+def rank_of(problem: Problem) -> int:
+    """The largest rank of Λ: as many columns are a root."""
+    return problem.outputs - isinstance(problem.likelihood, Softmax)
 
 
 def columns_for_many_outputs(outputs: int) -> int:
@@ -96,7 +130,7 @@ def _spread_examples(engine: Engine) -> Iterator[Batch]:
         yield Batch(torch.cat([part.inputs for part in parts]), torch.cat([part.labels for part in parts]), 0)
 
 
-def _enough_columns(inner: Tensor, examples: int, target_error: float | None) -> int:
+def _enough_columns(inner: Tensor, examples: int, target_error: float | None, least: int = 0) -> int:
     """The smallest k whose predicted estimator error is within the target; inner products (B, C, C) of J Jᵀ columns."""
     traces = inner.diagonal(dim1=1, dim2=2).sum(1)
     if target_error is None:
@@ -105,7 +139,7 @@ def _enough_columns(inner: Tensor, examples: int, target_error: float | None) ->
     else:
         allowed = (target_error * float(traces.mean())) ** 2 * examples
     outputs = inner.shape[1]
-    for columns in range(min(outputs - 1, MOST_COLUMNS)):
+    for columns in range(least, min(outputs - 1, MOST_COLUMNS)):
         tail = inner[:, columns:, columns:]
         off_diagonal = tail.square().sum((1, 2)) - tail.diagonal(dim1=1, dim2=2).square().sum(1)
         if float(2 * off_diagonal.mean()) / MIXTURES <= allowed:
@@ -116,6 +150,8 @@ def _enough_columns(inner: Tensor, examples: int, target_error: float | None) ->
 def deflated(engine: Engine, found: Pilot, seed: int) -> Scoring:
     """k leading columns of the root exactly and two mixtures of the others, each ε a random sign of its example."""
     likelihood = engine.problem.likelihood
+    if found.columns >= rank_of(engine.problem):
+        return lambda outputs, labels, _: exact(likelihood, outputs, labels)
 
     def scoring(outputs: Tensor, labels: Tensor, start: int) -> Scores:
         signs = torch.stack(
@@ -124,7 +160,7 @@ def deflated(engine: Engine, found: Pilot, seed: int) -> Scoring:
         if found.kernel is None:
             vectors = _closed_form(likelihood, outputs, labels, found.columns, signs)
         else:
-            r = roots(likelihood, outputs, found.kernel)
+            r = roots(likelihood, outputs, labels, found.kernel)
             leading = r[:, :, : found.columns].permute(2, 0, 1)
             mixtures = torch.einsum("bcj,mbj->mbc", r[:, :, found.columns :], signs[:, :, found.columns :])
             vectors = torch.cat([leading, mixtures])
@@ -132,9 +168,22 @@ def deflated(engine: Engine, found: Pilot, seed: int) -> Scoring:
         weights = scale**2
         weights[found.columns :] /= MIXTURES
         draws = range(found.columns, found.columns + MIXTURES)
-        return with_observed(likelihood, outputs, labels, unit.to(outputs.dtype), weights, draws)
+        return _with_first_observed(likelihood, outputs, labels, Scores(unit.to(outputs.dtype), weights, scale, draws))
 
     return scoring
+
+
+def _with_first_observed(likelihood: Likelihood, outputs: Tensor, labels: Tensor, scores: Scores) -> Scores:
+    """The scores with the coefficients of the observed one: it is the first's multiple, or a direction of its own."""
+    if not isinstance(likelihood, Softmax):
+        return with_observed(likelihood, outputs, labels, scores.directions, scores.true, scores.draws)
+    root = likelihood.root(outputs, labels)
+    assert root.observed is not None
+    observed = torch.zeros_like(scores.true)
+    observed[0] = root.observed[0]
+    # The unit direction is taken from the root: a column's may have underflowed with its weight.
+    directions = torch.cat([root.directions[:1], scores.directions[1:]])
+    return Scores(directions, torch.cat([root.weights[:1], scores.true[1:]]), observed, scores.draws)
 
 
 def _signs(outputs: int, generator: torch.Generator) -> Tensor:
@@ -144,9 +193,9 @@ def _signs(outputs: int, generator: torch.Generator) -> Tensor:
 def _closed_form(likelihood: Likelihood, outputs: Tensor, labels: Tensor, columns: int, signs: Tensor) -> Tensor:
     """Columns and mixtures of the root of Λ that needs no C × C matrix, (k + 2, B, C) in float64.
 
-    Softmax: the Cholesky root of diag p − ppᵀ with the classes in descending order of p; with q_j the mass
-    after class j, L_jj = √(p_j q_j / q_{j−1}), L_ij = −p_i √(p_j / (q_{j−1} q_j)) for i > j. A mixture is a
-    cumulative sum. Source: Tanabe and Sagae 1992 (doi:10.1111/j.2517-6161.1992.tb01876.x). Other
+    Softmax: the Cholesky root of diag p − ppᵀ with the observed class first and the others in descending order of
+    p; with q_j the mass after class j, L_jj = √(p_j q_j / q_{j−1}), L_ij = −p_i √(p_j / (q_{j−1} q_j)) for i > j.
+    A mixture is a cumulative sum. Source: Tanabe and Sagae 1992 (doi:10.1111/j.2517-6161.1992.tb01876.x). Other
     likelihoods have a diagonal Λ, whose root is its columns.
     """
     if not isinstance(likelihood, Softmax):
@@ -155,7 +204,7 @@ def _closed_form(likelihood: Likelihood, outputs: Tensor, labels: Tensor, column
         diagonal = weights.sqrt().gather(1, order)
         factor, below = torch.zeros_like(diagonal), torch.zeros_like(diagonal)
     else:
-        below, after, order = likelihood.pivots(outputs)
+        below, after, order = likelihood.pivots(outputs, labels)
         before = torch.cat([torch.ones_like(after[:, :1]), after[:, :-1]], 1)
         share = torch.where(before > 0, below / before, torch.zeros_like(below)).sqrt()
         diagonal = share * after.sqrt()
