@@ -2,13 +2,17 @@
 
 import pytest
 import torch
+from torch import nn
 
+from fisher_cli.curvature import eigensystems
 from fisher_cli.curvature.gradients import gradient, projections
+from fisher_cli.curvature.problem import TensorData, pose
 from fisher_cli.curvature.products import empirical_product, fisher_product
 from fisher_cli.curvature.spectrum import empirical_eigenvalues, true_eigenvalues
 from fisher_cli.curvature.traces import sweep
 from tests.cases import CASES, Case, mlp
 from tests.conftest import problem_of, reference_of
+from tests.reference import reference
 
 
 def test_products_equal_the_dense_matrices(case: Case) -> None:
@@ -31,10 +35,22 @@ def test_eigenvalues_equal_the_dense_matrices(case: Case, dtype: torch.dtype, to
         assert found.values == pytest.approx(truth.tolist(), rel=0, abs=tolerance * float(truth[0]))
 
 
+def test_residuals_from_a_gram_matrix_are_those_of_the_vectors_it_stands_for() -> None:
+    """For vectors u that are no eigenvectors, v = A u / ‖A u‖ and ‖A Aᵀ v − θ v‖ computed at length."""
+    generator = torch.Generator().manual_seed(0)
+    factor = torch.randn(40, 12, generator=generator).double()
+    gram = factor.T @ factor
+    values, vectors = torch.linalg.eigh(gram)
+    vectors = vectors + 0.01 * torch.randn(12, 12, generator=generator).double()
+    found = eigensystems._primal_residuals(gram, values, vectors, 12)
+    primal = factor @ vectors
+    primal = primal / primal.norm(dim=0)
+    expected = (factor @ (factor.T @ primal) - primal * values).norm(dim=0)
+    assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-10)
+
+
 def test_few_parameters_have_few_eigenvalues_and_a_note() -> None:
     model = torch.nn.Linear(1, 2).double()
-    from fisher_cli.curvature.problem import TensorData, pose
-
     problem = pose(model, TensorData(torch.randn(5, 1).double(), torch.tensor([0, 1, 0, 1, 1])))
     found = true_eigenvalues(problem, 10)
     assert len(found.values) == 4
@@ -63,8 +79,6 @@ def test_gradient_statistics_equal_their_definitions() -> None:
 
 def test_the_signal_to_noise_ratio_of_few_examples_equals_its_definition() -> None:
     """(‖ḡ‖² − s²/N)/s² with s² = Σ ‖g_n − ḡ‖² / (N − 1); with five examples the bias of the plain ratio is a fifth."""
-    from fisher_cli.curvature.problem import TensorData, pose
-
     torch.manual_seed(1)
     model, x, y = mlp(3, 4, 3).double(), 1 + 0.3 * torch.randn(5, 3).double(), torch.zeros(5).long()
     rows = []
@@ -82,8 +96,6 @@ def test_the_signal_to_noise_ratio_of_few_examples_equals_its_definition() -> No
 
 def signal_of(examples: int, seed: int) -> tuple[float, float]:
     """SNR and its error for a weak network on one draw of data; labels depend on the inputs."""
-    from fisher_cli.curvature.problem import TensorData, pose
-
     torch.manual_seed(7)
     model = mlp(3, 2).double()
     generator = torch.Generator().manual_seed(seed)
@@ -105,3 +117,26 @@ def test_the_error_of_the_signal_to_noise_ratio_is_its_spread_over_draws_of_data
     # … and the ratio is unbiased: the mean over draws agrees with that of a large sample.
     truth, _ = signal_of(20_000, 99)
     assert float(values.mean()) == pytest.approx(truth, abs=4 * float(values.std()) / 60**0.5)
+
+
+class _Padded(nn.Module):
+    """An embedding by function, whose padding row has a forward derivative and no backward one; mostly convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.head = nn.Parameter(torch.randn(6, 4)), nn.Linear(4, 3)
+        self.conv = nn.Conv1d(4, 4, 9, padding=4)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.embedding(ids, self.rows, padding_idx=5).transpose(1, 2)
+        result: torch.Tensor = self.head(torch.tanh(self.conv(x).sum(2)))
+        return result
+
+
+def test_padding_that_only_later_examples_have_is_no_part_of_a_product() -> None:
+    torch.manual_seed(0)
+    model, ids, labels = _Padded().double(), torch.randint(0, 5, (8, 3)), torch.randint(0, 3, (8,))
+    ids[4:, 0] = 5
+    problem = pose(model, TensorData(ids, labels))
+    v, truth = torch.randn(problem.size).double(), reference(model, ids, labels).fisher
+    assert torch.allclose(fisher_product(problem)(v), truth @ v, rtol=1e-10, atol=1e-12 * float(truth.trace()))

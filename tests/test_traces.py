@@ -286,3 +286,26 @@ def test_nan_among_later_examples_is_found() -> None:
     inputs[5, 0] = float("nan")
     with pytest.raises(NumericalError, match="among examples 4 to 5"):
         sweep(pose(nn.Linear(4, 3), TensorData(inputs, torch.zeros(6).long()), batch_size=2))
+
+
+class _Positions(nn.Module):
+    """A linear layer on three positions, whose norms go through inner products of positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(40, 30), nn.Linear(30, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.second(self.first(x).mean(1))
+        return result
+
+
+def test_inputs_whose_squares_underflow_lose_nothing() -> None:
+    torch.manual_seed(0)
+    model, x, labels = _Positions(), 1e-24 * torch.randn(5, 3, 40), torch.arange(5) % 3
+    single, double = (
+        sweep(pose(model, TensorData(x, labels), dtype=dtype)).trace.layers[0].true.value
+        for dtype in (torch.float32, torch.float64)
+    )
+    assert double > 0
+    assert single == pytest.approx(double, rel=1e-5, abs=0)

@@ -11,10 +11,11 @@ from fisher_cli.curvature.batching import memory_bytes
 from fisher_cli.curvature.factors import Factor
 from fisher_cli.curvature.gradient_norms import verification
 from fisher_cli.curvature.gradient_norms.engine import Engine
-from fisher_cli.curvature.lanczos import Eigenpairs, largest_eigenpairs
+from fisher_cli.curvature.krylov import dot
+from fisher_cli.curvature.lanczos import ROUNDING, Eigenpairs, largest_eigenpairs
 from fisher_cli.curvature.problem import Problem
 from fisher_cli.curvature.products import Dual, Jacobian, empirical_product, fisher_product
-from fisher_cli.curvature.routes import BASIS_SHARE, EXPECTED_VECTORS, WHOLE_ROWS, Route, choose
+from fisher_cli.curvature.routes import BASIS_SHARE, EXPECTED_VECTORS, WHOLE_ROWS, Route, choose, fits
 from fisher_cli.curvature.scores import ScoresOf, empirical_scores, true_scores
 from fisher_cli.errors import NumericalError
 
@@ -27,8 +28,10 @@ LEADING_SHARE = 0.05
 class Eigensystem:
     """Leading eigenvalues θ of a matrix A in descending order, (k,), and the norms ‖Av − θv‖ of their residuals, (k,).
 
-    vectors: the eigenvectors (P, k) where asked for. whole: all eigenvalues that can differ from zero, where the
-    route gives them. squared_norm: ‖A‖_F², where it does. bound: no eigenvalue of A exceeds the one given by more.
+    vectors: the eigenvectors (P, k) where asked for; on the routes by Gram and dual only of the θ above rounding, the
+    residuals of the others being ‖AᵀAu − θu‖ there. whole: all eigenvalues that can differ from zero, where the
+    route gives them. squared_norm: ‖A‖_F², where it does. bound: on the route `gram-leading` both are of A without
+    the columns left out, and no eigenvalue of A exceeds the one given by more than this; the residuals include it.
     coordinates: vᵀg_m/√N for every column g_m of the factor and every eigenvector v, (M, k), and `examples`, whose
     column it is, (M,), on the routes by Gram. products: products with A or its dual. note: what a reader should
     know, else "".
@@ -112,7 +115,8 @@ class Matrix:
         if route is None:
             route = choose(self.engine, self.scores, count, whole=whole)
             few = self._few_columns(tolerance) if route in {Route.LANCZOS, Route.DUAL} else None
-            if few is not None and int(few.sum()) <= WHOLE_ROWS:
+            rows = 0 if few is None else int(few.sum())
+            if few is not None and rows <= WHOLE_ROWS and fits(self.engine, self.scores, rows):
                 found = self._by_gram(count, tolerance, vectors, whole, few)
                 if found.converged:
                     return found
@@ -147,11 +151,13 @@ class Matrix:
         if whole or len(gram) <= WHOLE_ROWS:
             values, inner = torch.linalg.eigh(gram)
             values, inner, products = values.flip(0), inner.flip(1), 0
-            converged = True
+            converged, note = True, ""
         else:
             pairs = self._pairs(lambda v: gram @ v, len(gram), count, tolerance, gram)
             values, inner, products, converged = pairs.values, pairs.vectors, pairs.products, pairs.converged
-        residuals = _primal_residuals(gram, values[:count], inner[:, :count]) + bound
+            note = pairs.note
+        rank = self._rank(values[:count])
+        residuals = _primal_residuals(gram, values[:count], inner[:, :count], rank) + bound
         found = Eigensystem(
             values[:count],
             residuals,
@@ -163,9 +169,10 @@ class Matrix:
             bound=bound,
             coordinates=inner[:, :count] * values[:count].clamp_min(0).sqrt(),
             examples=factor.examples,
+            note=note,
         )
         if vectors:
-            found = replace(found, vectors=_unit_columns(factor.combine(inner[:, :count])))
+            found = replace(found, vectors=_unit_columns(factor.combine(inner[:, :rank])))
         return self._filled(found, count, len(gram))
 
     def _by_matrix(self, count: int, vectors: bool) -> Eigensystem:
@@ -204,32 +211,29 @@ class Matrix:
     def _by_dual(self, count: int, tolerance: float, vectors: bool) -> Eigensystem:
         dual = Dual(self.jacobian(), self.scores_of, self.problem.dtype)
         pairs = self._pairs(dual, dual.size, count, tolerance / 2)
-        residuals, kept = [], []
-        for weights in pairs.vectors.T:
-            vector = dual.combine(weights)
-            length = float(vector.norm(dtype=torch.float64))
-            residuals.append(self._residual(vector, length, dual))
+        found, kept = pairs.residuals.clone(), []
+        for index in range(self._rank(pairs.values)):
+            vector = dual.combine(pairs.vectors[:, index])
+            vector /= dot(vector, vector).sqrt()
             if vectors:
-                kept.append(vector.double() / max(length, torch.finfo(torch.float64).tiny))
-        found = torch.tensor(residuals, dtype=torch.float64)
+                kept.append(vector.double())
+            image = dual.combine(dual.project(vector)).sub_(vector, alpha=float(pairs.values[index]))
+            found[index] = dot(image, image).sqrt()
+            del vector, image  # before the next ones are made
         result = Eigensystem(
             pairs.values,
             found,
             Route.DUAL,
             pairs.converged and _small(found, pairs.values, tolerance),
             pairs.products,
-            vectors=torch.stack(kept, 1) if vectors and kept else None,
+            vectors=torch.stack(kept, 1) if kept else found.new_zeros(self.problem.size, 0) if vectors else None,
             note=pairs.note,
         )
         return self._filled(result, count, dual.size)
 
-    def _residual(self, vector: Tensor, length: float, dual: Dual) -> float:
-        """‖Av − θv‖ of a vector of this length, in the space of the parameters, θ its Rayleigh quotient."""
-        if length == 0:
-            return 0.0
-        image = dual.combine(dual.project(vector))
-        value = float(torch.dot(image, vector)) / length**2
-        return float(image.sub_(vector, alpha=value).norm(dtype=torch.float64)) / length
+    def _rank(self, values: Tensor) -> int:
+        """How many eigenvalues of a dual are above rounding: for the others, Aᵀ's null vectors, A u is rounding too."""
+        return int((values > ROUNDING * torch.finfo(self.problem.dtype).eps * values[:1].clamp_min(0)).sum())
 
     def _pairs(
         self,
@@ -257,11 +261,13 @@ class Matrix:
 
     def _filled(self, found: Eigensystem, count: int, rank: int) -> Eigensystem:
         """Exact zeros behind the eigenvalues of a dual that has fewer rows than eigenvalues are wanted."""
-        missing = count - len(found.values)
+        missing = count - rank
         if missing <= 0:
             return found
         zeros = torch.zeros(missing, dtype=torch.float64, device=found.values.device)
         note = f"the rank is at most {rank}: {missing} of the eigenvalues are zero"
+        if found.bound:
+            note = f"{missing} of the eigenvalues are between zero and {found.bound:.3g}"
         return replace(
             found,
             values=torch.cat([found.values, zeros]),
@@ -311,13 +317,15 @@ def _small(residuals: Tensor, values: Tensor, tolerance: float) -> bool:
     return bool((residuals <= tolerance * values[:1].clamp_min(0)).all())
 
 
-def _primal_residuals(gram: Tensor, values: Tensor, vectors: Tensor) -> Tensor:
-    """‖AAᵀv − θv‖ of v = Au/‖Au‖ from G = AᵀA: with r = Gu − θu it is √(rᵀGr/uᵀGu)."""
+def _primal_residuals(gram: Tensor, values: Tensor, vectors: Tensor, rank: int) -> Tensor:
+    """‖AAᵀv − θv‖ of v = Au/‖Au‖ from G = AᵀA: with r = Gu − θu it is √(rᵀGr/uᵀGu); ‖r‖ behind the rank."""
     images = gram @ vectors
     rest = images - vectors * values
     lengths = (vectors * images).sum(0)
     squares = (rest * (gram @ rest)).sum(0).clamp_min(0)
-    return torch.where(lengths > 0, (squares / lengths.clamp_min(torch.finfo(torch.float64).tiny)).sqrt(), lengths * 0)
+    residuals: Tensor = rest.norm(dim=0)
+    residuals[:rank] = (squares[:rank] / lengths[:rank]).sqrt()
+    return residuals
 
 
 def _unit_columns(vectors: Tensor) -> Tensor:

@@ -46,8 +46,10 @@ class _Outer:
     def combined(self, weights: Tensor) -> Tensor:
         """Σ_m w_m δ_m ⊗ a_m for each column of weights (M, k): (R·Q, k)."""
         inputs = self.inputs[self.rows]
-        sums = [self.cotangents.T @ (inputs * one.unsqueeze(1).to(inputs.dtype)) for one in weights.T]
-        return torch.stack([each.reshape(-1) for each in sums], dim=1)
+        sums = inputs.new_empty(self.cotangents.shape[1] * inputs.shape[1], weights.shape[1])
+        for index, one in enumerate(weights.T.to(inputs.dtype)):
+            sums[:, index] = (self.cotangents.T @ (inputs * one.unsqueeze(1))).flatten()
+        return sums
 
 
 @dataclass
@@ -218,8 +220,9 @@ def _scored(
         yield batch, evaluated.contributions(directions), amplitudes
 
 
+@torch.no_grad()
 def dense(engine: Engine, scores_of: ScoresOf) -> Tensor:
-    """A Aᵀ itself, (P, P) in float64, summed batch by batch: for networks of few parameters."""
+    """A Aᵀ itself, (P, P) in float64 and without a graph, summed batch by batch: for networks of few parameters."""
     problem = engine.problem
     total = torch.zeros(problem.size, problem.size, dtype=torch.float64, device=problem.device)
     for _, found, amplitudes in _scored(engine, scores_of):

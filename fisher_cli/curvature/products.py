@@ -11,6 +11,8 @@ from torch.autograd import forward_ad
 from torch.func import jvp
 
 from fisher_cli.curvature.batching import graph_bytes
+from fisher_cli.curvature.gradient_norms.capture import recorded_calls
+from fisher_cli.curvature.krylov import dot
 from fisher_cli.curvature.memory import raise_if_out_of_memory
 from fisher_cli.curvature.problem import Batch, Problem, reproducible_kernels
 from fisher_cli.curvature.scores import ScoresOf
@@ -26,6 +28,8 @@ PushForward = Callable[[Batch, Mapping[str, Tensor]], tuple[Tensor, Tensor]]
 # is as exact and only slower.
 ADJOINT_TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-11}
 ADJOINT_EXAMPLES = 3
+# Graphs of transposes, which hold a gradient each, are kept where it is no more than this share of what may be kept.
+GRADIENT_SHARE = 1 / 16
 
 
 def split(problem: Problem, vector: Tensor) -> dict[str, Tensor]:
@@ -133,16 +137,21 @@ def _is_transpose(problem: Problem, push: PushForward) -> bool:
     """Whether uᵀ(J v) = (Jᵀu)ᵀ v holds on a few examples for random u and v."""
     batch = problem.slice(0, min(ADJOINT_EXAMPLES, problem.examples))
     generator = torch.Generator().manual_seed(0)
-    vector = torch.randn(problem.size, generator=generator, dtype=torch.float64).to(problem.device)
+    tangents = {
+        name: torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype).to(parameter.device)
+        for name, parameter in problem.parameters.items()
+    }
     try:
-        outputs, tangent = push(batch, split(problem, vector))
+        outputs, tangent = push(batch, tangents)
     except (RuntimeError, NotImplementedError) as error:
         raise_if_out_of_memory(error)
         return False
     direction = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
     with reproducible_kernels():
         tracked = problem.forward(batch.inputs)
-    backward = float(torch.dot(problem.pull_back(tracked, direction), vector))
+        parts = torch.autograd.grad(tracked, list(problem.parameters.values()), direction, allow_unused=True)
+    pairs = zip(parts, tangents.values(), strict=True)
+    backward = sum(float(dot(part.to_dense().reshape(-1), v.reshape(-1))) for part, v in pairs if part is not None)
     forth = float((direction.double() * tangent.double()).sum())
     scale = float(direction.double().norm() * tangent.double().norm())
     return abs(forth - backward) <= ADJOINT_TOLERANCE[problem.dtype] * scale
@@ -151,6 +160,18 @@ def _is_transpose(problem: Problem, push: PushForward) -> bool:
 def _has_few_convolutions(problem: Problem) -> bool:
     """Whether most parameters are in vectors and matrices."""
     return 2 * sum(p.numel() for p in problem.parameters.values() if p.dim() > 2) < problem.size
+
+
+def _pads_embeddings(problem: Problem) -> bool:
+    """Whether an embedding has a row without a gradient, which a few examples need not contain."""
+    with reproducible_kernels(), recorded_calls(problem.parameters) as calls:
+        problem.forward(problem.slice(0, 1).inputs)
+    return any(call.arguments.get("padding_idx") is not None for call in calls)
+
+
+def _gradients_fit(problem: Problem) -> bool:
+    """Whether graphs of transposes, which hold a gradient each, may be made and kept."""
+    return problem.size * problem.dtype.itemsize <= graph_bytes(problem.device) * GRADIENT_SHARE
 
 
 def push_forward(problem: Problem) -> PushForward:
@@ -165,9 +186,9 @@ def push_forward(problem: Problem) -> PushForward:
 def _ways(problem: Problem) -> tuple[bool, PushForward]:
     """Whether J v goes by double backward, and how it goes."""
     ways = [(False, _forward_mode(problem)), (True, _double_backward(problem))]
-    if _has_few_convolutions(problem):
+    if _has_few_convolutions(problem) and _gradients_fit(problem):
         ways.reverse()
-    if any(getattr(module, "padding_idx", None) is not None for module in problem.model.modules()):
+    if _pads_embeddings(problem):
         ways = [way for way in ways if way[0]]
     return next((way for way in ways if _is_transpose(problem, way[1])), (False, _rows(problem)))
 
@@ -200,20 +221,27 @@ class Jacobian:
         if self._pieces:
             yield from self._pieces
             return
-        made = []
+        made, room = [], self._room
         for batch in self.problem.batches(self.problem.product_batch_size):
-            tracked, held = self._forward(batch)
-            self._room -= held
-            if self._by_double_backward:
-                self._room -= held + self.problem.size * tracked.element_size()
-            kept = self._room >= 0
-            transpose = _Transpose.of(self.problem, tracked) if kept and self._by_double_backward else None
-            made.append(Piece(batch, tracked.detach(), tracked if kept else None, transpose))
-            yield made[-1]
+            piece, room = self._piece(batch, room)
+            made.append(piece)
+            yield piece
         self._pieces = made
 
+    def _piece(self, batch: Batch, room: int) -> tuple[Piece, int]:
+        """A batch that has gone forward, and the bytes that are left for the graphs of others."""
+        tracked, held = self._forward(batch)
+        room -= held
+        transposed = self._by_double_backward and _gradients_fit(self.problem)
+        if transposed:
+            room -= held + self.problem.size * tracked.element_size()
+        if room < 0:
+            return Piece(batch, tracked.detach(), None, None), room
+        transpose = _Transpose.of(self.problem, tracked) if transposed else None
+        return Piece(batch, tracked.detach(), tracked, transpose), room
+
     def _forward(self, batch: Batch) -> tuple[Tensor, int]:
-        """Outputs with their graph, and the bytes that the graph holds beside parameters and inputs."""
+        """Outputs with their graph, and the bytes that the graph holds beside parameters and buffers."""
         held: dict[int, int] = {}
         known = {tensor.untyped_storage().data_ptr() for tensor in self.problem.model.state_dict().values()}
 
@@ -221,7 +249,8 @@ class Jacobian:
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in known:
                 held[storage.data_ptr()] = storage.nbytes()
-            return tensor
+            # Not the tensor itself: an output that its own graph holds is freed by nothing but the garbage collector.
+            return tensor.detach()
 
         with reproducible_kernels(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             outputs = self.problem.forward(batch.inputs)

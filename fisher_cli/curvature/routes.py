@@ -69,17 +69,29 @@ class Shapes:
                     explicit += problem.parameters[name].numel()
         return cls(max(forward, problem.size), explicit, cotangents, inputs, layers)
 
+    def held(self, columns: int, examples: int, itemsize: int) -> int:
+        """Bytes of so many columns of the factor, of their inner products and of two more matrices of that size."""
+        values = columns * (self.explicit + self.cotangents) + examples * self.inputs
+        return values * itemsize + 3 * columns**2 * 8
+
+
+def fits(engine: Engine, scores: int, columns: int) -> bool:
+    """Whether so many columns of the factor, beside all of a batch from which they are chosen, fit into memory."""
+    problem = engine.problem
+    columns += min(problem.batch_size, problem.examples) * scores
+    held = Shapes.of(engine).held(columns, problem.examples, problem.dtype.itemsize)
+    return held <= memory_bytes(problem.device) * FACTOR_SHARE
+
 
 def choose(engine: Engine, scores: int, count: int, *, whole: bool = False) -> Route:
     """The cheapest way to the `count` largest eigenvalues, or to all, of a matrix of so many scores per example."""
     problem, shapes = engine.problem, Shapes.of(engine)
     columns, itemsize = problem.examples * scores, problem.dtype.itemsize
     memory = memory_bytes(problem.device)
-    held = columns * (shapes.explicit + shapes.cotangents) + problem.examples * shapes.inputs
-    fits = held * itemsize + 3 * columns**2 * 8 <= memory * FACTOR_SHARE
+    fits = shapes.held(columns, problem.examples, itemsize) <= memory * FACTOR_SHARE
     gram = _gram_work(shapes, problem.examples, scores, problem.batch_size, whole)
     dense = _dense_work(shapes, problem.examples, scores, problem.size, problem.batch_size)
-    if problem.size > DENSE_PARAMETERS:
+    if problem.size > DENSE_PARAMETERS or 3 * problem.size**2 * 8 > memory * FACTOR_SHARE:
         dense = float("inf")
     if whole and (fits or dense < float("inf")):
         return Route.GRAM if fits and gram <= dense else Route.DENSE

@@ -1,9 +1,61 @@
-"""Eigenvalues of the true and the empirical Fisher of a problem, as results."""
+"""Eigenvalues of the true and the empirical Fisher of a problem, and what they say, as results."""
 
-from fisher_cli.curvature.eigensystems import Eigensystem, matrices
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+from fisher_cli.curvature import quantities
+from fisher_cli.curvature.batching import memory_bytes
+from fisher_cli.curvature.density import density as density_of
+from fisher_cli.curvature.density import effective_dimension as dimension_of
+from fisher_cli.curvature.eigensystems import Eigensystem, Matrix, matrices
+from fisher_cli.curvature.lanczos import Eigenpairs, Ending
 from fisher_cli.curvature.problem import Problem
-from fisher_cli.curvature.routes import Route
-from fisher_cli.results import Eigenvalues
+from fisher_cli.curvature.products import Dual
+from fisher_cli.curvature.routes import BASIS_SHARE, Route
+from fisher_cli.results import Density, Eigenvalues, Estimate, Spectrum
+
+# The whole spectrum is taken without being asked for up to so many rows: about twenty seconds on two cores.
+AUTOMATIC_ROWS = 4000
+# Random vectors for what the leading eigenvalues leave of ‖F‖_F²; a sixth of what Lanczos costs for five of them.
+NORM_PROBES = 8
+# Eigenvectors are deflated from this share of the largest eigenvalue on: their orthogonality is beyond doubt.
+DEFLATED = 1e-3
+# A bound on what was left out is negligible where it moves a result by at most this share of it.
+NEGLIGIBLE = 0.01
+# An eigenvalue below so many float64 units of the largest is zero: what a symmetric eigensolver makes of zero.
+ROUNDING = 100
+# A node of a quadrature below so many units of the network's precision is.
+NODE_ROUNDING, NODE_FLOOR = 10, 1e-8
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a matrix: how many leading eigenvalues, to which tolerance, and how far beyond them.
+
+    `whole` None means up to AUTOMATIC_ROWS. `damping` None means 1/N. Without `full` only what is almost free
+    beside the leading eigenvalues is answered, and no eigenvalue beyond them is looked for.
+    """
+
+    count: int
+    tolerance: float = 1e-3
+    seed: int = 0
+    full: bool = False
+    whole: bool | None = None
+    damping: float | None = None
+    probes: int = 5
+    steps: int = 40
+
+
+@dataclass(frozen=True)
+class Leading:
+    """Orthonormal eigenvectors (P, k) above zero, and the tensors whose values they hold."""
+
+    vectors: Tensor
+    layout: Mapping[str, torch.Size]
 
 
 def as_result(found: Eigensystem, wanted: int, parameters: int) -> Eigenvalues:
@@ -36,3 +88,196 @@ def empirical_eigenvalues(
     """The largest eigenvalues of F̂ = mean_n J_nᵀ s_y s_yᵀ J_n, each with its residual ‖F̂v − θv‖."""
     _, empirical = matrices(problem, seed=seed)
     return as_result(empirical.leading(count, tolerance=tolerance, route=route), count, problem.size)
+
+
+@torch.inference_mode(mode=False)
+def spectrum(
+    matrix: Matrix,
+    question: Question,
+    trace: float,
+    *,
+    gradient: Tensor | None = None,
+    before: Leading | None = None,
+) -> tuple[Spectrum, Leading | None]:
+    """The leading eigenvalues λ of a Fisher, effective rank (Σ λ)²/Σ λ², effective dimension Σ λ/(λ + α), overlap.
+
+    With `question.full` also all other eigenvalues or their density, standard errors of the leading ones, and the part
+    of the gradient in their space.
+
+    Args:
+        matrix: the true or the empirical Fisher.
+        question: what is asked.
+        trace: tr F, or an estimate of it.
+        gradient: ḡ, (P,).
+        before: eigenvectors to compare with; those of another network are not.
+
+    Returns:
+        The spectrum, and the leading eigenvectors where memory allows them.
+
+    Raises:
+        NumericalError: a gradient or a product is NaN or infinite.
+    """
+    found, affordable = _found(matrix, question)
+    problem = matrix.problem
+    floor = _floor(problem, found)
+    leading = _leading(problem, found, floor)
+    norm, probes = _squared_norm(matrix, found, question)
+    rank, damping = _effective_rank(trace, norm), question.damping or 1 / problem.examples
+    density = _density(matrix, found, question) if question.full and found.whole is None else None
+    skipped = "" if affordable else _too_large(question.count, problem.size)
+    undone = question.full and found.whole is None and density is None
+    result = Spectrum(
+        matrix="empirical" if matrix.empirical else "true",
+        parameters=problem.size,
+        leading=as_result(found, question.count, problem.size),
+        floor=floor,
+        trace=trace,
+        damping=damping,
+        bound=found.bound,
+        **_values(found, floor, trace),
+        errors=_errors(matrix, found, question) if question.full else None,
+        effective_rank=rank,
+        norm_probes=probes if rank is not None else 0,
+        effective_dimension=_dimension(found, floor, density, damping),
+        gradient_share=None
+        if gradient is None or leading is None
+        else quantities.gradient_share(leading.vectors, gradient),
+        overlap=_overlap(leading, before),
+        density=density,
+        products=probes + (density.products if density else 0),
+        notes=tuple(filter(None, (skipped, "no density: its vectors do not fit into memory" if undone else ""))),
+    )
+    return result, leading
+
+
+class _Values(TypedDict):
+    values: tuple[float, ...]
+    is_whole: bool
+    shares: tuple[float, ...]
+    gaps: tuple[float, ...]
+
+
+def _values(found: Eigensystem, floor: float, trace: float) -> _Values:
+    """The leading eigenvalues, all others above the floor where they are known, and their ratios."""
+    values = found.values
+    if found.whole is not None:
+        rest = found.whole[len(values) :]
+        values = torch.cat([values, rest[rest > floor]])
+    shares = quantities.trace_shares(values, trace)
+    gaps = quantities.gap_profile(found.values)
+    return _Values(
+        values=tuple(values.tolist()), is_whole=found.whole is not None, shares=tuple(shares.tolist()), gaps=gaps
+    )
+
+
+def _found(matrix: Matrix, question: Question) -> tuple[Eigensystem, bool]:
+    """The leading eigenpairs, and whether there is memory for their vectors."""
+    problem = matrix.problem
+    rows = min(problem.examples * matrix.scores, problem.size)
+    whole = question.full and (rows <= AUTOMATIC_ROWS if question.whole is None else question.whole)
+    share = memory_bytes(problem.device) * BASIS_SHARE
+    affordable = min(question.count, problem.size) * problem.size * 8 <= share
+    found = matrix.leading(question.count, tolerance=question.tolerance, vectors=affordable, whole=whole)
+    return found, affordable
+
+
+def _too_large(count: int, size: int) -> str:
+    gib = count * size * 8 / 2**30
+    return f"{count} eigenvectors of {size} values ({gib:.1f} GiB) are too large to hold: no subspace overlap"
+
+
+def _floor(problem: Problem, found: Eigensystem) -> float:
+    """What an eigenvalue must exceed to be told from zero: rounding, or what was left out."""
+    top = float(found.values[0].clamp_min(0)) if len(found.values) else 0.0
+    unit = max(torch.finfo(problem.dtype).eps, ROUNDING * torch.finfo(torch.float64).eps)
+    return max(unit * top, found.bound)
+
+
+def _leading(problem: Problem, found: Eigensystem, floor: float) -> Leading | None:
+    if found.vectors is None:
+        return None
+    above = (found.values > floor).to(found.vectors.device)
+    layout = {name: parameter.shape for name, parameter in problem.parameters.items()}
+    return Leading(found.vectors[:, above].to(problem.dtype), layout)
+
+
+def _overlap(leading: Leading | None, before: Leading | None) -> float | None:
+    if leading is None or before is None or dict(leading.layout) != dict(before.layout):
+        return None
+    return quantities.subspace_overlap(leading.vectors, before.vectors.to(leading.vectors.device))
+
+
+def _squared_norm(matrix: Matrix, found: Eigensystem, question: Question) -> tuple[Estimate | None, int]:
+    """‖F‖_F² and the number of probes it took: exact where the route gives it, None where vectors are missing."""
+    if found.squared_norm is not None and 2 * found.bound <= NEGLIGIBLE * found.squared_norm**0.5:
+        return Estimate(found.squared_norm), 0
+    if found.vectors is None or found.values[0] <= 0:
+        return None, 0
+    some = found.values >= DEFLATED * found.values[0]
+    values, residuals = found.values[some], found.residuals[some]
+    vectors = found.vectors[:, some.to(found.vectors.device)]
+    probes = NORM_PROBES
+    norm = quantities.squared_norm(matrix.product, values, residuals, vectors, probes=probes, seed=question.seed)
+    return norm, probes
+
+
+def _effective_rank(trace: float, norm: Estimate | None) -> Estimate | None:
+    """With the error that probes leave, relative to the norm's; that of an estimated trace is not in it."""
+    value = None if norm is None else quantities.effective_rank(trace, norm.value)
+    if norm is None or value is None:
+        return None
+    error = None if norm.estimator_error is None else value * norm.estimator_error / norm.value
+    return Estimate(value, None, error)
+
+
+def _dimension(found: Eigensystem, floor: float, density: Density | None, damping: float) -> Estimate | None:
+    """Exact from the whole spectrum; what was left out adds at most its trace over α (Rotfel'd's inequality)."""
+    if density is not None:
+        return dimension_of(density, damping)
+    if found.whole is None:
+        return None
+    value = quantities.effective_dimension(found.whole[found.whole > floor], damping)
+    return Estimate(value) if found.bound / damping <= NEGLIGIBLE * value else None
+
+
+def _errors(matrix: Matrix, found: Eigensystem, question: Question) -> tuple[float, ...] | None:
+    """Of the leading eigenvalues over examples; their coordinates cost a pass per vector where no Gram has them."""
+    coordinates, examples = found.coordinates, found.examples
+    if coordinates is None or examples is None:
+        if found.vectors is None:
+            return None
+        dual = Dual(matrix.jacobian(), matrix.scores_of)
+        coordinates = torch.stack([dual.project(vector) for vector in found.vectors.T], dim=1)
+        number = len(coordinates) // matrix.problem.examples
+        examples = torch.arange(matrix.problem.examples).repeat_interleave(number)
+    return quantities.bootstrap_errors(coordinates, examples, matrix.problem.examples, seed=question.seed)
+
+
+def _density(matrix: Matrix, found: Eigensystem, question: Question) -> Density | None:
+    """By stochastic Lanczos quadrature beside the leading eigenpairs; None where its vectors do not fit."""
+    problem, vectors = matrix.problem, found.vectors
+    held = (question.steps + question.count) * problem.size
+    room = memory_bytes(problem.device) * BASIS_SHARE
+    dtype = torch.float64 if held * 8 <= room else problem.dtype
+    if held * dtype.itemsize > room or vectors is None:
+        return None
+    some = found.values >= DEFLATED * found.values[0].clamp_min(0)
+    locked = Eigenpairs(
+        found.values[some].cpu(),
+        vectors[:, some.to(vectors.device)].to(dtype),
+        found.residuals[some].cpu(),
+        Ending.CONVERGED,
+        0,
+        0,
+    )
+    return density_of(
+        matrix.product,
+        problem.size,
+        probes=question.probes,
+        steps=question.steps,
+        seed=question.seed,
+        floor=max(NODE_FLOOR, NODE_ROUNDING * torch.finfo(problem.dtype).eps),
+        locked=locked if len(locked.values) else None,
+        device=problem.device,
+        dtype=dtype,
+    )

@@ -119,15 +119,17 @@ def _squares(gradient: Tensor) -> Tensor:
 def _through_gram(a: Tensor, delta: Tensor) -> Tensor | None:
     """Σ_lm (a_lᵀa_m)(δ_lᵀδ_m), (X, K) in float64, of a (X, Q, L) and δ (X, K, R, L); None where it would be inexact.
 
-    Large terms that cancel lose their digits twice as fast here as in the gradient itself. The terms l = m
-    alone, against the result, tell how much cancels.
+    Large terms that cancel lose their digits twice as fast here as in the gradient itself, and tiny ones underflow
+    twice as early. The terms l = m alone tell: against the result, how much cancels.
     """
     gram_in = torch.bmm(a.transpose(1, 2), a)
     gram_out = torch.matmul(delta.transpose(2, 3), delta)
     products = torch.einsum("xlm,xklm->xk", gram_in.double(), gram_out.double())
     own = torch.einsum("xll,xkll->xk", gram_in.double(), gram_out.double())
     exact = torch.finfo(a.dtype).eps * own <= CANCELLATION * products
-    return products if bool(exact.all()) else None
+    small = own < SAFE_NORM**2
+    underflowing = bool(small.any()) and bool((delta.abs().amax((2, 3))[small] > 0).any())
+    return products if bool(exact.all()) and not underflowing else None
 
 
 @dataclass(frozen=True)
