@@ -25,8 +25,10 @@ format: .venv/dev  ## repair format and style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: .venv/bench  ## the exact trace beside its peers: time, memory and error, into benchmarks/RESULTS.md
-	$(BIN)/python -m benchmarks.engine --write
+bench: .venv/bench  ## traces and eigenvalues beside their peers, the estimators: into benchmarks/*.md and *.json
+	$(BIN)/python -m benchmarks.engine --trained --write
+	$(BIN)/python -m benchmarks.spectrum --large --write
+	$(BIN)/python -m benchmarks.estimators --write
 
 samples: .venv/fisher  ## train the networks in sample_checkpoints/ again
 	$(BIN)/python sample_checkpoints/make.py

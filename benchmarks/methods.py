@@ -1,7 +1,7 @@
 """Ways to tr F = mean_n Σ_c p_nc ‖∇ log p_nc‖²: ours, plain autograd, torch.func, and other packages.
 
 Every function takes a network in evaluation mode, inputs, labels and a batch size and does all of its work,
-set-up included. The packages are imported inside: one that is missing or broken is a row of the table.
+set-up included.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.harness import NotApplicableError, package
+from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.problem import TensorData, pose
 from fisher_cli.curvature.traces import sweep
 
@@ -21,16 +23,12 @@ UNIT_VECTORS = 10_000
 UNIT_VECTORS_AT_ONCE = 64
 
 
-class NotApplicableError(Exception):
-    """A method has no exact trace at this size."""
-
-
 @dataclass(frozen=True)
 class Answer:
-    """A trace; `error` is the standard error the method itself states, 0 for an exact one."""
+    """A trace; `error` is the standard error that an estimator itself states, None from an exact method."""
 
     trace: float
-    error: float = 0.0
+    error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -39,14 +37,14 @@ class Method:
 
     name: str
     run: Callable[[nn.Module, Tensor, Tensor, int], Answer]
-    package: str | None = None
+    distribution: str | None = None
     warm_up: bool = True
 
 
 def forward_pass(model: nn.Module, inputs: Tensor, _: Tensor, batch: int) -> Answer:
     """No trace at all: the unit of cost."""
     with torch.no_grad():
-        for part in inputs.split(batch):
+        for part in torch.split(inputs, batch):
             model(part)
     return Answer(float("nan"))
 
@@ -54,9 +52,23 @@ def forward_pass(model: nn.Module, inputs: Tensor, _: Tensor, batch: int) -> Ans
 def _ours(estimator: str, *, verify: bool) -> Callable[[nn.Module, Tensor, Tensor, int], Answer]:
     def run(model: nn.Module, inputs: Tensor, labels: Tensor, _: int) -> Answer:
         true = sweep(pose(model, TensorData(inputs, labels)), estimator=estimator, verify=verify).trace.true
-        return Answer(true.value, true.estimator_error)
+        if estimator == "exact":
+            return Answer(true.value)
+        return Answer(true.value, float("nan") if true.estimator_error is None else true.estimator_error)
 
     return run
+
+
+def true_alone(model: nn.Module, inputs: Tensor, labels: Tensor, _: int) -> Answer:
+    """The engine's norms and nothing else: no empirical Fisher, mean gradient, predictions, layers or errors."""
+    problem = pose(model, TensorData(inputs, labels))
+    engine, total = Engine(problem), 0.0
+    for batch in problem.batches():
+        evaluated = engine.evaluate(batch)
+        root = problem.likelihood.root(evaluated.outputs.detach(), batch.labels)
+        norms = torch.stack(list(evaluated.norms(root.directions).values())).sum(0)
+        total += float((norms * root.weights).sum())
+    return Answer(total / problem.examples)
 
 
 def autograd_loop(model: nn.Module, inputs: Tensor, labels: Tensor, batch: int) -> Answer:  # noqa: ARG001
@@ -67,7 +79,7 @@ def autograd_loop(model: nn.Module, inputs: Tensor, labels: Tensor, batch: int) 
         log_p = torch.log_softmax(model(example.unsqueeze(0))[0], dim=0)
         for value in log_p:
             gradients = torch.autograd.grad(value, parameters, retain_graph=True)
-            total += float(value.exp()) * sum(float(gradient.square().sum()) for gradient in gradients)
+            total += float(value.detach().exp()) * sum(float(gradient.square().sum()) for gradient in gradients)
     return Answer(total / len(inputs))
 
 
@@ -80,7 +92,8 @@ def torch_func(model: nn.Module, inputs: Tensor, _: Tensor, batch: int) -> Answe
 
     def term(example: Tensor) -> Tensor:
         rows, value = torch.func.jacrev(lambda values: (log_p(values, example),) * 2, has_aux=True)(parameters)
-        return value.exp() @ sum(row.flatten(1).square().sum(1) for row in rows.values())
+        norms = torch.stack([row.flatten(1).square().sum(1) for row in rows.values()]).sum(0)
+        return torch.dot(value.exp(), norms)
 
     row_bytes = 4 * 10 * sum(p.numel() for p in parameters.values())
     chunk = max(1, min(batch, JACOBIAN_BYTES // row_bytes))
@@ -94,10 +107,10 @@ def curvlinops(model: nn.Module, inputs: Tensor, labels: Tensor, batch: int) -> 
     if size > UNIT_VECTORS:
         msg = f"P = {size:,} unit vectors"
         raise NotApplicableError(msg)
-    from curvlinops import GGNLinearOperator
-
-    data = list(zip(inputs.split(batch), labels.split(batch), strict=True))
-    operator = GGNLinearOperator(model, nn.CrossEntropyLoss(), parameters, data, check_deterministic=False)
+    data = list(zip(torch.split(inputs, batch), torch.split(labels, batch), strict=True))
+    operator = package("curvlinops").GGNLinearOperator(
+        model, nn.CrossEntropyLoss(), parameters, data, check_deterministic=False
+    )
     total = 0.0
     for start in range(0, size, UNIT_VECTORS_AT_ONCE):
         columns = torch.arange(start, min(start + UNIT_VECTORS_AT_ONCE, size))
@@ -109,40 +122,37 @@ def curvlinops(model: nn.Module, inputs: Tensor, labels: Tensor, batch: int) -> 
 
 def nngeometry(model: nn.Module, inputs: Tensor, labels: Tensor, batch: int) -> Answer:
     """The diagonal of F from a square root of the Fisher of the logits, C − 1 backward passes per batch."""
-    from nngeometry.metrics import FIM
-    from nngeometry.object import PMatDiag
-
+    fim, diagonal = package("nngeometry.metrics").FIM, package("nngeometry.object").PMatDiag
     loader = DataLoader(TensorDataset(inputs, labels), batch_size=batch)
-    return Answer(float(FIM(model, loader, PMatDiag, variant="classif_logits").trace()))
+    return Answer(float(fim(model, loader, diagonal, variant="classif_logits").trace()))
 
 
 def backpack(model: nn.Module, inputs: Tensor, labels: Tensor, batch: int) -> Answer:
     """The exact diagonal of the GGN; networks that are no chains of modules go through its converter."""
-    from backpack import backpack as extensions
-    from backpack import extend
-    from backpack.extensions import DiagGGNExact
-
+    library = package("backpack")
+    exact_diagonal = package("backpack.extensions").DiagGGNExact
     for module in model.modules():
         if isinstance(module, nn.ReLU):
             module.inplace = False  # its documentation asks for that
-    model = extend(model, use_converter=not isinstance(model, nn.Sequential)).eval()
-    loss = extend(nn.CrossEntropyLoss())
+    model = library.extend(model, use_converter=not isinstance(model, nn.Sequential)).eval()
+    loss = library.extend(nn.CrossEntropyLoss())
     total = 0.0
-    for x, y in zip(inputs.split(batch), labels.split(batch), strict=True):
+    for x, y in zip(torch.split(inputs, batch), torch.split(labels, batch), strict=True):
         model.zero_grad()
-        with extensions(DiagGGNExact()):
+        with library.backpack(exact_diagonal()):
             loss(model(x), y).backward()
-        total += len(x) * sum(float(p.diag_ggn_exact.sum()) for p in model.parameters())
+        total += len(x) * sum(float(vars(p)["diag_ggn_exact"].sum()) for p in model.parameters())
     return Answer(total / len(inputs))
 
 
-def asdl(model: nn.Module, inputs: Tensor, _: Tensor, batch: int) -> Answer:
+def asdfghjkl(model: nn.Module, inputs: Tensor, _: Tensor, batch: int) -> Answer:
     """The exact diagonal of F, C backward passes per batch, accumulated over the batches."""
-    from asdl import FISHER_EXACT, LOSS_CROSS_ENTROPY, SHAPE_DIAG, FisherConfig, get_fisher_maker
-
-    config = FisherConfig(FISHER_EXACT, [SHAPE_DIAG], loss_type=LOSS_CROSS_ENTROPY, data_size=len(inputs))
-    maker = get_fisher_maker(model, config)
-    for number, x in enumerate(inputs.split(batch)):
+    asdl = package("asdl")
+    config = asdl.FisherConfig(
+        asdl.FISHER_EXACT, [asdl.SHAPE_DIAG], loss_type=asdl.LOSS_CROSS_ENTROPY, data_size=len(inputs)
+    )
+    maker = asdl.get_fisher_maker(model, config)
+    for number, x in enumerate(torch.split(inputs, batch)):
         maker.setup_model_call(model, x)
         maker.forward_and_backward(accumulate=number > 0)
     return Answer(sum(float(part.sum()) for part in _diagonals(model)))
@@ -159,6 +169,7 @@ FORWARD = Method("forward pass", forward_pass)
 METHODS = (
     FORWARD,
     Method("fisher exact", _ours("exact", verify=False), "fisher-cli"),
+    Method("fisher exact, true trace alone", true_alone, "fisher-cli"),
     Method("fisher exact, verified", _ours("exact", verify=True), "fisher-cli"),
     Method("fisher deflated", _ours("deflated", verify=False), "fisher-cli"),
     Method("autograd loop", autograd_loop, "torch"),
@@ -166,5 +177,5 @@ METHODS = (
     Method("curvlinops", curvlinops, "curvlinops-for-pytorch", warm_up=False),
     Method("nngeometry", nngeometry, "nngeometry"),
     Method("BackPACK", backpack, "backpack-for-pytorch"),
-    Method("asdfghjkl", asdl, "asdfghjkl"),
+    Method("asdfghjkl", asdfghjkl, "asdfghjkl"),
 )

@@ -1,13 +1,16 @@
-"""The networks of the benchmark, with seeded random weights, and the examples they are measured on."""
+"""The networks of the benchmarks, their weights, and the examples they are measured on."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torchvision.models import VisionTransformer, resnet18
 
+from fisher_cli.inputs.datasets import load_examples
 from fisher_cli.inputs.digits_networks import digits_cnn
 
 CLASSES = 10
@@ -31,13 +34,14 @@ class _Block(nn.Module):
             front = self.missing // 2
             padding = (0, 0, 0, 0, front, self.missing - front)
             x = nn.functional.pad(x[:, :, :: self.stride, :: self.stride], padding)
-        return self.relu2(residual + x)
+        summed: Tensor = self.relu2(residual + x)
+        return summed
 
 
 class ResNet20(nn.Module):
     """The ResNet-20 for 32 × 32 images of He et al. 2015 (arXiv:1512.03385, section 4.2), option A; P = 269,722."""
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int = CLASSES) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
@@ -47,7 +51,7 @@ class ResNet20(nn.Module):
         self.layer3 = _stage(32, 64, stride=2)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
-        self.linear = nn.Linear(64, CLASSES)
+        self.linear = nn.Linear(64, classes)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
@@ -55,7 +59,8 @@ class ResNet20(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        return self.linear(self.flatten(self.pool(x)))
+        logits: Tensor = self.linear(self.flatten(self.pool(x)))
+        return logits
 
 
 def _stage(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
@@ -63,51 +68,82 @@ def _stage(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
     return nn.Sequential(_Block(channels_in, channels_out, stride), *later)
 
 
-def mlp() -> nn.Module:
-    layers = nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, CLASSES)
+def mlp(classes: int = CLASSES, width: int = 512) -> nn.Module:
+    layers = nn.Linear(784, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, classes)
     return nn.Sequential(*layers)
 
 
 def cifar_resnet18() -> nn.Module:
-    model = resnet18(num_classes=CLASSES)
+    model: nn.Module = resnet18(num_classes=CLASSES)
     model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     model.maxpool = nn.Identity()
     return model
 
 
 def small_vit() -> nn.Module:
-    model = VisionTransformer(
+    model: nn.Module = VisionTransformer(
         image_size=32, patch_size=4, num_layers=4, num_heads=4, hidden_dim=128, mlp_dim=256, num_classes=CLASSES
     )
     # torchvision starts with a head of zeros, whose Fisher is zero in all other layers.
-    nn.init.normal_(model.heads.head.weight, std=128**-0.5)
+    nn.init.normal_(model.get_parameter("heads.head.weight"), std=128**-0.5)
     return model
 
 
 @dataclass(frozen=True)
+class Setting:
+    """Which weights, None for seeded random ones, and which images, None for standard normal inputs.
+
+    `images` and `normalize` are what fisher's options `--data` and `--normalize` take.
+    """
+
+    words: str = "random weights, standard normal inputs"
+    weights: Path | None = None
+    images: str | None = None
+    normalize: str | None = None
+
+
+@dataclass(frozen=True)
 class Case:
-    """A network and its examples; `batch` is how many of them every method but ours is given at once."""
+    """A network and its examples; `batch` is how many of them every method but ours is given at once.
+
+    `steps` is the length of the short training on the digits.
+    """
 
     name: str
     build: Callable[[], nn.Module]
     shape: tuple[int, ...]
     examples: int
     batch: int
+    steps: int = 0
 
-    def network(self, weights: Path | None) -> nn.Module:
-        """The network in evaluation mode with its seeded or loaded weights."""
+    def network(self, setting: Setting) -> nn.Module:
+        """The network in evaluation mode."""
         torch.manual_seed(0)
         model = self.build()
-        if weights is not None and isinstance(model, ResNet20):
-            model.load_state_dict(_state_dict(weights))
+        if setting.weights is not None:
+            model.load_state_dict(_state_dict(setting.weights))
         return model.eval()
 
-    def data(self, examples: int) -> tuple[Tensor, Tensor]:
-        """Standard normal inputs and uniform labels; fewer examples are the first of many."""
+    def data(self, setting: Setting, examples: int) -> tuple[Tensor, Tensor]:
+        """Inputs and labels; fewer examples are the first of many."""
+        if setting.images is not None:
+            chosen = load_examples(setting.images, limit=self.examples, normalize=setting.normalize)
+            images, labels = chosen.batch(0, len(chosen))
+            return fitted(images, self.shape)[:examples], labels[:examples]
         generator = torch.Generator().manual_seed(1)
         inputs = torch.randn(self.examples, *self.shape, generator=generator)
         labels = torch.randint(CLASSES, (self.examples,), generator=generator)
         return inputs[:examples], labels[:examples]
+
+
+def fitted(images: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Images (N, C, H, W) resized to an input shape, a single channel repeated, flattened where the input is flat."""
+    channels, height, width = shape if len(shape) == 3 else (1, math.isqrt(shape[0]), math.isqrt(shape[0]))
+    if images.shape[2:] != (height, width):
+        images = functional.interpolate(images, (height, width), mode="bilinear", antialias=True)
+    if images.shape[1] == 1:
+        images = images.expand(-1, channels, -1, -1)
+    return images.reshape(len(images), *shape)
 
 
 def _state_dict(path: Path) -> dict[str, Tensor]:
@@ -118,9 +154,19 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
 
 
 CASES = (
-    Case("mlp", mlp, (784,), examples=256, batch=256),
-    Case("digits-cnn", digits_cnn, (1, 8, 8), examples=256, batch=256),
-    Case("resnet20", ResNet20, (3, 32, 32), examples=256, batch=32),
-    Case("resnet18", cifar_resnet18, (3, 32, 32), examples=32, batch=8),
-    Case("vit", small_vit, (3, 32, 32), examples=64, batch=16),
+    Case("mlp", mlp, (784,), examples=256, batch=256, steps=300),
+    Case("digits-cnn", digits_cnn, (1, 8, 8), examples=256, batch=256, steps=300),
+    Case("resnet20", ResNet20, (3, 32, 32), examples=256, batch=32, steps=150),
+    Case("resnet18", cifar_resnet18, (3, 32, 32), examples=32, batch=8, steps=60),
+    Case("vit", small_vit, (3, 32, 32), examples=64, batch=16, steps=200),
 )
+LOADABLE = "resnet20"
+
+
+def case_named(name: str) -> Case:
+    return next(case for case in CASES if case.name == name)
+
+
+def examples_of(case: Case, quick: int | None) -> int:
+    """N, or fewer."""
+    return min(case.examples, quick or case.examples)

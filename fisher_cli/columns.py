@@ -60,8 +60,10 @@ COLUMNS: tuple[Column, ...] = (
     Column("eig_true_method", _TEXT, "", "how the eigenvalues of the true Fisher were found"),
     Column("eig_empirical_method", _TEXT, "", "how the eigenvalues of the empirical Fisher were found"),
     Column("effective_rank", _REAL, "", "squared trace over squared Frobenius norm of the true Fisher"),
-    Column("effective_dimension", _REAL, "", "number of directions that the data determine"),
-    Column("subspace_overlap", _REAL, "", "overlap of the leading eigenspaces with those of the row before"),
+    Column("effective_dimension", _REAL, "", "Σ λ/(λ + 1/N) of the true Fisher: directions that the data determine"),
+    Column(
+        "subspace_overlap", _REAL, "", "overlap of the true Fisher's leading eigenspace with that of the row before"
+    ),
     Column("kl_step", _REAL, "nats", "mean KL divergence from the row before to this row's predictions"),
     Column("kl_step_quadratic", _REAL, "nats", "½ΔᵀFΔ of the step from the row before, with its true Fisher"),
     Column("path_length", _REAL, "√nats", "√(ΔᵀFΔ) summed over the steps so far"),
@@ -82,6 +84,39 @@ LAYER_COLUMNS: tuple[Column, ...] = (
     Column("trace_empirical", _REAL, _CURVATURE, "the tensor's part of the trace of the empirical Fisher"),
     Column("trace_empirical_se", _REAL, _CURVATURE, "standard error of trace_empirical over examples"),
     Column("share", _REAL, "", "the tensor's trace_true over that of the whole network"),
+)
+
+# Appended after the eigenvalues, where files of earlier versions end.
+LATER_COLUMNS: tuple[Column, ...] = (
+    Column("effective_rank_estimator_se", _REAL, "", "error of effective_rank from random probes; 0 if exact"),
+)
+
+SPECTRUM_COLUMNS: tuple[Column, ...] = (
+    Column("checkpoint", _TEXT, "", "path relative to the checkpoints' common folder"),
+    Column("order", _INTEGER, "", "position of the checkpoint in the sequence, from 0"),
+    Column("step", _INTEGER, "steps", "training step that the checkpoint or its name states"),
+    Column("matrix", _TEXT, "", "whose eigenvalue it is: true Fisher or empirical Fisher"),
+    Column("index", _INTEGER, "", "the eigenvalue's place in descending order, from 1"),
+    Column("eigenvalue", _REAL, _CURVATURE, "the eigenvalue; those left out are zero to rounding, or not known"),
+    Column("eigenvalue_residual", _REAL, _CURVATURE, "residual ‖Fv − θv‖ of a leading eigenvalue, recomputed"),
+    Column("eigenvalue_se", _REAL, _CURVATURE, "standard error of a leading eigenvalue over examples, by bootstrap"),
+    Column("trace_share", _REAL, "", "sum of the eigenvalues down to this one over the trace"),
+    Column("eig_method", _TEXT, "", "how the eigenvalues were found"),
+    Column("status", _TEXT, "", "ok, not-converged, rejected (the file) or failed (the computation)"),
+    Column("error", _TEXT, "", "what went wrong, in one line"),
+)
+
+DENSITY_COLUMNS: tuple[Column, ...] = (
+    Column("checkpoint", _TEXT, "", "path relative to the checkpoints' common folder"),
+    Column("order", _INTEGER, "", "position of the checkpoint in the sequence, from 0"),
+    Column("step", _INTEGER, "steps", "training step that the checkpoint or its name states"),
+    Column("matrix", _TEXT, "", "whose eigenvalues: true Fisher or empirical Fisher"),
+    Column("lambda", _REAL, _CURVATURE, "a value that an eigenvalue can have"),
+    Column("density", _REAL, "1/decade", "share of the eigenvalues per decade there, each a Gaussian of 0.1 decades"),
+    Column("cumulative", _REAL, "", "share of the eigenvalues that are at most lambda, not broadened"),
+    Column("cumulative_estimator_se", _REAL, "", "error of cumulative from random probes"),
+    Column("cumulative_least", _REAL, "", "what cumulative is at least, given these probes"),
+    Column("cumulative_most", _REAL, "", "what cumulative is at most, given these probes"),
 )
 
 _MAIN = {column.name: column for column in COLUMNS}
@@ -125,4 +160,4 @@ def eigenvalue_columns(count: int) -> tuple[Column, ...]:
 
 def main_columns(eigenvalues: int) -> tuple[Column, ...]:
     """All columns of the main table when `eigenvalues` of them were asked for."""
-    return COLUMNS + eigenvalue_columns(eigenvalues)
+    return COLUMNS + eigenvalue_columns(eigenvalues) + LATER_COLUMNS

@@ -11,14 +11,15 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from fisher_cli.curvature.eigensystems import Matrix, matrices
 from fisher_cli.curvature.gradients import gradient
 from fisher_cli.curvature.memory import is_out_of_memory, release_memory
 from fisher_cli.curvature.problem import Data, Problem, pose
-from fisher_cli.curvature.spectrum import empirical_eigenvalues, true_eigenvalues
-from fisher_cli.curvature.traces import sweep
+from fisher_cli.curvature.spectrum import Leading, Question, spectrum
+from fisher_cli.curvature.traces import Sweep, sweep
 from fisher_cli.errors import DataError, OutOfMemoryError, UsageError
-from fisher_cli.results import Ledger, Measurement, Status
-from fisher_cli.settings import Settings
+from fisher_cli.results import Ledger, Measurement, Spectrum, Status
+from fisher_cli.settings import MatrixName, Settings, SpectrumMethod
 
 _LOG = logging.getLogger(__name__)
 
@@ -68,6 +69,18 @@ class _Clock:
             spent = time.perf_counter() - start
             self.seconds[stage] = self.seconds.get(stage, 0.0) + spent - self._inside
             self._inside = before + spent
+
+
+class Trail:
+    """The leading eigenvectors of the checkpoint before, by matrix, for the next one's overlap with them."""
+
+    def __init__(self) -> None:
+        self.before: dict[str, Leading] = {}
+        self.now: dict[str, Leading] = {}
+
+    def advance(self) -> None:
+        """What is known now is of the checkpoint before."""
+        self.before, self.now = self.now, {}
 
 
 def choose_device(name: str) -> torch.device:
@@ -139,13 +152,15 @@ def measure(
     verify: bool = True,
     known: Ledger | None = None,
     observer: Observer | None = None,
+    trail: Trail | None = None,
 ) -> Measurement:
     """Everything `settings` asks for about one network: predictions, traces, gradient, eigenvalues.
 
     The network is moved to the device and precision of the settings and put into evaluation mode.
     `checkpoint` is left empty and `status` says whether every eigenvalue converged. Where memory runs out, all
     is begun anew with half as many examples at once: the result is that of the smaller batch throughout.
-    `known` may be a ledger of the same network with other weights, which saves counting its work again.
+    `known` may be a ledger of the same network with other weights, which saves counting its work again; `trail` has
+    the eigenvectors of the checkpoint before, and is given this one's.
 
     Raises:
         OutOfMemoryError: memory runs out with a single example at once.
@@ -159,7 +174,7 @@ def measure(
             with clock("pose"):
                 problem = replace(_posed(module, data, settings, size, device, classes), keep_graphs=keep_graphs)
             at_once = min(problem.batch_size, problem.examples)
-            return _measured(problem, settings, verify, known, observer, clock)
+            return _measured(problem, settings, verify, known, observer, clock, trail)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -212,7 +227,13 @@ def _posed(
 
 
 def _measured(
-    problem: Problem, settings: Settings, verify: bool, known: Ledger | None, observer: Observer, clock: _Clock
+    problem: Problem,
+    settings: Settings,
+    verify: bool,
+    known: Ledger | None,
+    observer: Observer,
+    clock: _Clock,
+    trail: Trail | None,
 ) -> Measurement:
     # Shares of the whole that the progress bar gives to the stages; products dominate where eigenvalues are asked.
     share = 0.4 if settings.eigenvalues else 0.95
@@ -241,35 +262,74 @@ def _measured(
         trace=swept.trace,
         gradient=signal,
         batch_size=problem.batch_size,
-        notes=() if signal.signal_to_noise else ("gradient_snr is not above zero: left empty",),
+        notes=() if signal.signal_to_noise or settings.spectrum else ("gradient_snr is not above zero: left empty",),
         ledger=swept.ledger,
         check=swept.check,
     )
     if not settings.eigenvalues:
         return measurement
-    return _with_eigenvalues(measurement, problem, settings, observer, clock)
+    return _with_eigenvalues(measurement, swept, settings, observer, clock, trail)
+
+
+def _question(settings: Settings) -> Question:
+    asked = settings.spectrum
+    question = Question(settings.eigenvalues, settings.eigenvalue_tolerance, settings.seed)
+    if asked is None:
+        return question
+    whole = None if asked.method is SpectrumMethod.AUTO else asked.method is SpectrumMethod.WHOLE
+    return replace(question, full=True, whole=whole, damping=asked.damping, probes=asked.probes, steps=asked.steps)
+
+
+def _matrices(swept: Sweep, settings: Settings) -> Iterator[tuple[Matrix, float]]:
+    """The matrices whose eigenvalues are asked for, sharing engine and Jacobian, each with its trace.
+
+    Yields:
+        The true and the empirical Fisher, or one of them.
+    """
+    trace, seed = swept.trace, settings.seed
+    known = trace.true.value if trace.estimator == "exact" else None
+    true, empirical = matrices(
+        swept.engine.problem,
+        engine=swept.engine,
+        trace_true=known,
+        trace_empirical=trace.empirical.value,
+        columns=swept.columns,
+        seed=seed,
+    )
+    asked = settings.spectrum.matrix if settings.spectrum else MatrixName.BOTH
+    if asked is not MatrixName.EMPIRICAL:
+        yield true, trace.true.value
+    if asked is not MatrixName.TRUE:
+        yield empirical, trace.empirical.value
 
 
 def _with_eigenvalues(
-    measurement: Measurement, problem: Problem, settings: Settings, observer: Observer, clock: _Clock
+    measurement: Measurement, swept: Sweep, settings: Settings, observer: Observer, clock: _Clock, trail: Trail | None
 ) -> Measurement:
-    count, tolerance, seed = settings.eigenvalues, settings.eigenvalue_tolerance, settings.seed
-    observer.stage("eigenvalues of the true Fisher", 0.45)
-    with clock("eigenvalues_true"):
-        true = true_eigenvalues(problem, count, tolerance=tolerance, seed=seed)
-    observer.stage("eigenvalues of the empirical Fisher", 0.75)
-    with clock("eigenvalues_empirical"):
-        empirical = empirical_eigenvalues(problem, count, tolerance=tolerance, seed=seed)
+    question, spectra = _question(settings), list[Spectrum]()
+    for matrix, trace in _matrices(swept, settings):
+        name = "empirical" if matrix.empirical else "true"
+        observer.stage(f"eigenvalues of the {name} Fisher", 0.75 if matrix.empirical else 0.45)
+        before = None if trail is None else trail.before.get(name)
+        gradient = swept.mean_gradient if question.full else None
+        with clock(f"eigenvalues_{name}"):
+            found, leading = spectrum(matrix, question, trace, gradient=gradient, before=before)
+        spectra.append(found)
+        if trail is not None and leading is not None and (question.full or not matrix.empirical):
+            trail.now[name] = leading
     problems = [
-        f"eigenvalues of the {name} Fisher did not reach the tolerance in {found.products} products"
-        for name, found in (("true", true), ("empirical", empirical))
-        if not found.converged
+        f"eigenvalues of the {found.matrix} Fisher did not reach the tolerance in {found.leading.products} products"
+        for found in spectra
+        if not found.leading.converged
     ]
+    remarks = {note for found in spectra for note in (found.leading.note, *found.notes) if note}
+    leading_of = {found.matrix: found.leading for found in spectra}
     return replace(
         measurement,
-        eigenvalues_true=true,
-        eigenvalues_empirical=empirical,
+        eigenvalues_true=leading_of.get("true"),
+        eigenvalues_empirical=leading_of.get("empirical"),
+        spectra=tuple(spectra),
         status=Status.NOT_CONVERGED if problems else Status.OK,
         error="; ".join(problems),
-        notes=measurement.notes + tuple(sorted({found.note for found in (true, empirical) if found.note})),
+        notes=measurement.notes + tuple(sorted(remarks)),
     )

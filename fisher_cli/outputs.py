@@ -12,7 +12,7 @@ import secrets
 import shlex
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,7 +118,7 @@ def render(table: "pd.DataFrame", form: Format, stable: Mapping[str, Any] | None
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """The files of one report: `main`, the per-layer table and the record, all in one folder.
+    """The files of one report: `main`, the table beside it and the record, all in one folder.
 
     `inputs` are the checkpoints of the run, which a report must never replace; `force` permits to replace
     other files that are not ours.
@@ -128,11 +128,18 @@ class ReportFiles:
     format: Format
     force: bool = False
     inputs: tuple[Path, ...] = ()
+    beside: Path | None = None
+
+    def named(self, main: str, beside: str) -> "ReportFiles":
+        """Those of another table of the same stem: `name.main.csv`, and beside it `name.beside.csv`."""
+        stem, suffix = self.main.stem.removesuffix(f".{main}"), self.main.suffix
+        paths = [self.main.with_name(f"{stem}.{word}{suffix}") for word in (main, beside)]
+        return replace(self, main=paths[0], beside=paths[1])
 
     @property
     def layers(self) -> Path:
-        """The per-layer table."""
-        return self.main.with_name(f"{self.main.stem}.layers{self.main.suffix}")
+        """The table beside the main one, by default the per-layer table."""
+        return self.beside or self.main.with_name(f"{self.main.stem}.layers{self.main.suffix}")
 
     @property
     def record(self) -> Path:

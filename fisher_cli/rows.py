@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from fisher_cli.results import Eigenvalues, Estimate, Measurement
+from fisher_cli.results import Eigenvalues, Estimate, Measurement, Spectrum, Status
 
 Value = str | int | float | None
 
@@ -34,6 +34,9 @@ def main_row(measurement: Measurement, order: int, eigenvalues: int) -> dict[str
         row["trace_covariance"] = gradient.covariance
         row["gradient_norm_squared"] = gradient.norm_squared
         row |= _estimate("gradient_snr", gradient.signal_to_noise)
+    for spectrum in measurement.spectra:
+        if spectrum.matrix == "true":
+            row |= _shape(spectrum)
     row |= _eigenvalues("eig_true", measurement.eigenvalues_true, eigenvalues)
     return row | _eigenvalues("eig_empirical", measurement.eigenvalues_empirical, eigenvalues)
 
@@ -43,6 +46,17 @@ def _estimate(name: str, estimate: Estimate | None) -> dict[str, Value]:
     if estimate is None:
         return {}
     return {name: estimate.value, f"{name}_se": estimate.standard_error}
+
+
+def _shape(spectrum: Spectrum) -> dict[str, Value]:
+    """What the eigenvalues of the true Fisher say."""
+    rank, dimension = spectrum.effective_rank, spectrum.effective_dimension
+    return {
+        "effective_rank": rank.value if rank else None,
+        "effective_rank_estimator_se": rank.estimator_error if rank else None,
+        "effective_dimension": dimension.value if dimension else None,
+        "subspace_overlap": spectrum.overlap,
+    }
 
 
 def _eigenvalues(name: str, found: Eigenvalues | None, count: int) -> dict[str, Value]:
@@ -76,3 +90,57 @@ def layer_rows(measurement: Measurement, order: int) -> Iterator[dict[str, Value
             "share": layer.true.value / total if total else None,
         }
         yield row | _estimate("trace_true", layer.true) | _estimate("trace_empirical", layer.empirical)
+
+
+def spectrum_rows(measurement: Measurement, order: int) -> Iterator[dict[str, Value]]:
+    """One checkpoint's rows of the table of eigenvalues.
+
+    Yields:
+        One row per matrix and eigenvalue; for a checkpoint without any a row that says why.
+    """
+    place: dict[str, Value] = {"checkpoint": measurement.checkpoint, "order": order, "step": measurement.step}
+    if not measurement.spectra:
+        yield place | {"status": measurement.status, "error": measurement.error}
+    for spectrum in measurement.spectra:
+        leading, errors = spectrum.leading, spectrum.errors or ()
+        ending: dict[str, Value] = {
+            "eig_method": leading.method,
+            "status": Status.OK if leading.converged else Status.NOT_CONVERGED,
+            "error": "" if leading.converged else measurement.error,
+        }
+        for i, value in enumerate(spectrum.values):
+            yield (
+                place
+                | ending
+                | {
+                    "matrix": f"{spectrum.matrix} Fisher",  # spreadsheets read a lone "true" as a truth value
+                    "index": i + 1,
+                    "eigenvalue": value,
+                    "eigenvalue_residual": leading.residuals[i] if i < len(leading.residuals) else None,
+                    "eigenvalue_se": errors[i] if i < len(errors) else None,
+                    "trace_share": spectrum.shares[i],
+                }
+            )
+
+
+def density_rows(measurement: Measurement, order: int) -> Iterator[dict[str, Value]]:
+    """One checkpoint's rows of the table of densities.
+
+    Yields:
+        One row per matrix and grid value, for the matrices whose density was estimated.
+    """
+    place: dict[str, Value] = {"checkpoint": measurement.checkpoint, "order": order, "step": measurement.step}
+    for spectrum in measurement.spectra:
+        if (found := spectrum.density) is None:
+            continue
+        for i, value in enumerate(found.grid):
+            least, most = found.cumulative_range[i]
+            yield place | {
+                "matrix": f"{spectrum.matrix} Fisher",
+                "lambda": value,
+                "density": found.density[i],
+                "cumulative": found.cumulative[i],
+                "cumulative_estimator_se": found.cumulative_error[i] if found.cumulative_error else None,
+                "cumulative_least": least,
+                "cumulative_most": most,
+            }

@@ -21,7 +21,8 @@ from fisher_cli.errors import DataError, FisherError, OutOfMemoryError, UsageErr
 from fisher_cli.inputs.checkpoints import CheckpointFile, find_checkpoints, load_checkpoint
 from fisher_cli.inputs.datasets import Examples, load_examples
 from fisher_cli.inputs.networks import Networks, outcome, refuse_nonfinite
-from fisher_cli.measurement import Observer, Silent, choose_device, measure
+from fisher_cli.measurement import Observer, Silent, Trail, choose_device, measure
+from fisher_cli.metadata import ledger_record, spectrum_record
 from fisher_cli.results import Ledger, Measurement, Status
 from fisher_cli.settings import Resources, Settings
 
@@ -88,6 +89,7 @@ class Analysis:
                     "batch_size": m.batch_size,
                     "memory_ran_out_at": m.memory_ran_out_at,
                     "ledger": None if m.ledger is None else self.ledgers.index(m.ledger),
+                    "spectra": [spectrum_record(each) for each in m.spectra],
                     "notes": list(m.notes),
                 }
                 for m in self.measurements
@@ -117,16 +119,6 @@ class Analysis:
             "peak_memory_bytes": peak,
             "peak_device_memory_bytes": torch.cuda.max_memory_allocated() if self.device.startswith("cuda") else None,
         }
-
-
-def ledger_record(ledger: Ledger) -> dict[str, Any]:
-    """A ledger as JSON: shares of the work are of operations after the forward pass, not of seconds."""
-    return {
-        "values": sum(entry.values for entry in ledger.entries),
-        "backward_passes_per_batch": ledger.directions,
-        "work_of_backward_passes": ledger.backward,
-        "parameters": [asdict(entry) for entry in ledger.entries],
-    }
 
 
 def _cost(measurement: Measurement, stage: str) -> dict[str, float]:
@@ -181,6 +173,7 @@ class Run:
         self._data = _resident(self.examples, self.device)
         self._batch_size = resources.batch_size
         self._known: tuple[nn.Module, Ledger] | None = None
+        self._trail = Trail() if len(self.files) > 1 else None
         self.analysis = Analysis(settings, resources, str(self.device), self.examples.describe())
 
     def __len__(self) -> int:
@@ -204,6 +197,8 @@ class Run:
         """
         row = Measurement(checkpoint=file.name, status=Status.OK, sha256=file.sha256, step=file.step, epoch=file.epoch)
         start = time.perf_counter()
+        if self._trail is not None:
+            self._trail.advance()
         try:
             checkpoint = load_checkpoint(file, state_key=self._settings.state_key)
             row = replace(row, step=checkpoint.step, epoch=checkpoint.epoch, weights=checkpoint.weights_kind)
@@ -245,6 +240,7 @@ class Run:
             classes=self.examples.classes,
             known=self._known[1] if self._known is not None and self._known[0] is module else None,
             observer=self.observer,
+            trail=self._trail,
         )
         if found.memory_ran_out_at is not None:
             self._batch_size = found.batch_size
@@ -334,9 +330,10 @@ def _analyze_modules(
         settings = replace(settings, limit=None)
         source, classes, described = tensors, None, {"name": "tensors", "examples": len(tensors)}
     analysis = Analysis(settings, resources, str(device), described)
-    start, batch_size = time.perf_counter(), resources.batch_size
+    start, batch_size, trail = time.perf_counter(), resources.batch_size, Trail()
     for index, module in enumerate(modules):
-        found = measure(module, source, settings, batch_size=batch_size, device=device, classes=classes)
+        trail.advance()
+        found = measure(module, source, settings, batch_size=batch_size, device=device, classes=classes, trail=trail)
         batch_size = batch_size if found.memory_ran_out_at is None else found.batch_size
         named = replace(found, checkpoint=f"module-{index}", architecture=type(module).__name__)
         analysis.measurements.append(named)

@@ -34,6 +34,36 @@ class Precision(StrEnum):
     FLOAT64 = "float64"
 
 
+class MatrixName(StrEnum):
+    """Whose eigenvalues `fisher spectrum` finds."""
+
+    TRUE = "true"
+    EMPIRICAL = "empirical"
+    BOTH = "both"
+
+
+class SpectrumMethod(StrEnum):
+    """How `fisher spectrum` goes beyond the leading eigenvalues; `auto` is whole up to some thousands, else density."""
+
+    AUTO = "auto"
+    WHOLE = "whole"
+    DENSITY = "density"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpectrumSettings:
+    """What `fisher spectrum` asks for beyond the leading eigenvalues.
+
+    `damping` is the α of the effective dimension, None for 1/N; `probes` and `steps` are those of the density.
+    """
+
+    matrix: MatrixName = MatrixName.BOTH
+    method: SpectrumMethod = SpectrumMethod.AUTO
+    damping: float | None = None
+    probes: int = 5
+    steps: int = 40
+
+
 def _one_of(names: type[StrEnum], value: str) -> StrEnum:
     if value not in list(names):
         msg = f"{value!r} is none of {', '.join(names)}"
@@ -70,7 +100,8 @@ class Settings:
     `normalize` None means the dataset's own constants. `include` and `exclude` are shell patterns on
     parameter names; a parameter is analysed when it matches one of `include` and none of `exclude`.
     `samples` labels per example belong to the sampled estimator; `target_error`, relative to the trace, to the
-    deflated one, None for a tenth of the standard error over examples.
+    deflated one, None for a tenth of the standard error over examples. `spectrum` None means: the leading
+    eigenvalues only.
     """
 
     data: str = "digits"
@@ -91,6 +122,7 @@ class Settings:
     exclude: tuple[str, ...] = ()
     precision: Precision = Precision.FLOAT32
     seed: int = 0
+    spectrum: SpectrumSettings | None = None
 
     def __post_init__(self) -> None:
         """Bring what a caller may write more simply into its one form: names, paths, single patterns, dicts.

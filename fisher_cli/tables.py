@@ -20,9 +20,12 @@ import pyarrow.parquet as pq
 from fisher_cli.cells import encodable, escape, guard, json_text, unescape, unguard
 from fisher_cli.columns import (
     COLUMNS,
+    DENSITY_COLUMNS,
     INSPECTION_COLUMNS,
+    LATER_COLUMNS,
     LAYER_COLUMNS,
     LEDGER_COLUMNS,
+    SPECTRUM_COLUMNS,
     Column,
     Kind,
     eigenvalue_columns,
@@ -30,7 +33,7 @@ from fisher_cli.columns import (
 )
 from fisher_cli.errors import OutputError
 from fisher_cli.results import Measurement
-from fisher_cli.rows import Value, layer_rows, main_row
+from fisher_cli.rows import Value, density_rows, layer_rows, main_row, spectrum_rows
 
 METADATA_KEY = b"fisher"
 
@@ -40,7 +43,9 @@ _PANDAS_TYPES: dict[Kind, Any] = {
     Kind.REAL: "Float64",
 }
 _ARROW_TYPES = {Kind.TEXT: pa.string(), Kind.INTEGER: pa.int64(), Kind.REAL: pa.float64()}
-_KNOWN = {column.name: column for column in LEDGER_COLUMNS + INSPECTION_COLUMNS + LAYER_COLUMNS + COLUMNS}
+_KNOWN = {
+    column.name: column for column in LEDGER_COLUMNS + INSPECTION_COLUMNS + LAYER_COLUMNS + COLUMNS + LATER_COLUMNS
+}
 _INTEGER = re.compile(r"-?[0-9]+")
 _EIGENVALUE = re.compile(r"eig_(?:true|empirical)_([1-9][0-9]{0,3})(?:_residual)?")
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?")
@@ -68,6 +73,18 @@ def layer_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
     """One row per checkpoint and parameter tensor; nothing for checkpoints without a trace."""
     rows = [row for i, each in enumerate(measurements) for row in layer_rows(each, i)]
     return make_table(rows, LAYER_COLUMNS)
+
+
+def spectrum_table(measurements: Sequence[Measurement], first_order: int = 0) -> pd.DataFrame:
+    """One row per checkpoint, matrix and eigenvalue; one without an eigenvalue for a checkpoint that has none."""
+    rows = [row for i, each in enumerate(measurements) for row in spectrum_rows(each, first_order + i)]
+    return make_table(rows, SPECTRUM_COLUMNS)
+
+
+def density_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
+    """One row per checkpoint, matrix and grid value of a density of eigenvalues."""
+    rows = [row for i, each in enumerate(measurements) for row in density_rows(each, i)]
+    return make_table(rows, DENSITY_COLUMNS)
 
 
 def make_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[Column]) -> pd.DataFrame:

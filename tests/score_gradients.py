@@ -64,4 +64,5 @@ def factor(problem: Problem, scores_of: ScoresOf) -> Tensor:
         outputs = problem.forward(batch.inputs).detach()
         directions, amplitudes = scores_of(problem.likelihood, outputs, batch.labels)
         rows.append((directions[:, 0].double() * amplitudes) @ dense)
-    return torch.cat(rows).T / problem.examples**0.5
+    columns: Tensor = torch.cat(rows).T / problem.examples**0.5
+    return columns

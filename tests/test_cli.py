@@ -42,6 +42,7 @@ COLUMNS = re.findall(
 EIGENVALUE_COLUMNS = [
     f"eig_{kind}_{i}{end}" for i in (1, 2) for kind in ("true", "empirical") for end in ("", "_residual")
 ]
+LATER_COLUMNS = ["effective_rank_estimator_se"]
 LAYER_COLUMNS = re.findall(
     r"\w+",
     """
@@ -125,7 +126,7 @@ class Bomb:
 def test_piped_output_is_csv_with_all_columns_in_order() -> None:
     result = analyze(FIRST, LAST, *QUICK)
     found = table(result.stdout)
-    assert list(found) == COLUMNS + EIGENVALUE_COLUMNS
+    assert list(found) == COLUMNS + EIGENVALUE_COLUMNS + LATER_COLUMNS
     assert list(found["checkpoint"]) == [FIRST.name, LAST.name]
     assert list(found["step"]) == [0, 1760]
     assert set(found["status"]) == {"ok"}
@@ -159,7 +160,7 @@ def test_a_report_has_three_files(suffix: str) -> None:
         "parquet": pd.read_parquet,
     }
     main, layers = readers[suffix](f"r.{suffix}"), readers[suffix](f"r.layers.{suffix}")
-    assert list(main) == COLUMNS + EIGENVALUE_COLUMNS
+    assert list(main) == COLUMNS + EIGENVALUE_COLUMNS + LATER_COLUMNS
     assert list(layers) == LAYER_COLUMNS
     sums = layers.groupby("checkpoint")["trace_true"].sum()
     assert list(sums) == pytest.approx(list(main["trace_true"]), rel=1e-6)
@@ -266,7 +267,7 @@ def test_a_target_error_must_be_positive(text: str) -> None:
 
 def test_precision_likelihood_and_no_eigenvalues() -> None:
     single, double = rows(FIRST, *BARE), rows(FIRST, *BARE, "--dtype", "float64")
-    assert list(single) == COLUMNS
+    assert list(single) == COLUMNS + LATER_COLUMNS
     assert double["trace_true"][0] == pytest.approx(single["trace_true"][0], rel=1e-4)
     assert double["trace_true"][0] != single["trace_true"][0]
     assert rows(FIRST, *BARE, "--likelihood", "softmax").equals(single)

@@ -1,14 +1,21 @@
-"""Exact identities and golden numbers that need no training: T1–T5, G1, G2 of the Fisher literature."""
+"""Exact identities and golden numbers that need no training: T1–T5, T7, T8, G1–G4 of the Fisher literature."""
 
+from collections.abc import Callable
+
+import numpy as np
 import pytest
 import torch
 from sklearn import datasets
 from torch import Tensor, nn
 
+from fisher_cli.curvature.eigensystems import matrices
 from fisher_cli.curvature.problem import Problem, TensorData, pose
+from fisher_cli.curvature.products import Dual, Jacobian, empirical_product, fisher_product
+from fisher_cli.curvature.routes import Route
+from fisher_cli.curvature.scores import empirical_scores, true_scores
 from fisher_cli.curvature.spectrum import empirical_eigenvalues, true_eigenvalues
 from fisher_cli.curvature.traces import sweep
-from tests.cases import CASES
+from tests.cases import CASES, unsettle
 from tests.conftest import problem_of, reference_of
 from tests.reference import reference
 
@@ -61,12 +68,152 @@ def test_g1_standardised_features_have_trace_one_minus_one_over_c_times_d_plus_o
     assert sweep(pose(model, TensorData(x, y))).trace.true.value == pytest.approx(trace, rel=1e-12)
 
 
-def test_g1_rank_of_the_fisher_of_iris() -> None:
-    """Rank (C − 1)(D + 1) = 10 of 15 parameters: the other five eigenvalues are zero, found and said to be."""
-    problem, _ = zero_linear("iris")
-    found = true_eigenvalues(problem, 15, tolerance=1e-12)
+@pytest.mark.parametrize(
+    ("name", "rank", "zero", "route"),
+    [
+        ("iris", 10, 1e-9, Route.LANCZOS),
+        ("iris", 10, 1e-9, Route.DUAL),
+        ("iris", 10, 1e-9, Route.GRAM),
+        ("wine", 28, 1e-11, Route.GRAM),
+        ("wine", 28, 1e-11, Route.DENSE),
+        ("digits", 558, 1e-9, Route.DENSE),
+        ("breast_cancer", 31, 1e-13, Route.DENSE),
+    ],
+)
+def test_g1_whole_spectrum_and_rank(name: str, rank: int, zero: float, route: Route) -> None:
+    """C − 1 copies of the eigenvalues of X̃ᵀX̃/(N·C), and zeros; digits has three pixels that are always white.
+
+    What counts as zero lies between the smallest eigenvalue, 1e-4, 2e-9, 2e-7 and 4e-13 of the largest, and rounding.
+    """
+    problem, x = zero_linear(name)
+    found = matrices(problem)[0].leading(problem.size, tolerance=1e-10, route=route, whole=True)
     assert found.converged
-    assert sum(value > 1e-9 * found.values[0] for value in found.values) == 10
+    values = found.values if found.whole is None else found.whole
+    assert int((values > zero * values[0]).sum()) == rank
+    extended = torch.cat([x, torch.ones(len(x), 1).double()], 1)
+    truth = torch.linalg.svdvals(extended).square() / len(x) / problem.outputs
+    expected = truth.repeat_interleave(problem.outputs - 1)
+    assert float((found.values[: len(expected)] - expected).abs().max()) <= 1e-12 * float(truth[0])
+    assert float(found.values[len(expected) :].abs().max()) <= 1e-12 * float(truth[0])
+
+
+TOYS = {
+    "correct": (1.0, 2 * np.eye(2), 2 * np.eye(2)),
+    "A": (1.5, 3 * np.eye(2), np.eye(2)),
+    "B": (1.0, 1.5 * np.array([[1, -0.6], [-0.6, 1]]), 1.5 * np.array([[1, 0.6], [0.6, 1]])),
+}
+
+
+def single_logit(x: Tensor, y: Tensor, weights: Tensor) -> Problem:
+    """Logistic regression without a bias: one logit, −log σ(±θᵀx)."""
+    model = nn.Linear(x.shape[1], 1, bias=False).double()
+    with torch.no_grad():
+        model.weight.copy_(weights.unsqueeze(0))
+    return pose(model, TensorData(x, y))
+
+
+def newton_step(x: Tensor, y: Tensor, weights: Tensor, damping: float = 0.0) -> Tensor:
+    """θ − (H + damping)⁻¹ ∇ of the logistic loss, by hand."""
+    p = torch.sigmoid(x @ weights)
+    hessian = (x.T * (p * (1 - p))) @ x / len(x) + damping * torch.eye(x.shape[1]).double()
+    step: Tensor = torch.linalg.solve(hessian, x.T @ (p - y) / len(x))
+    return weights - step
+
+
+@pytest.mark.parametrize(
+    ("name", "optimum", "trace", "trace_empirical", "eigenvalues", "eigenvalues_empirical", "trace_at_zero"),
+    [
+        (
+            "correct",
+            (-0.489588, -0.506373),
+            1.100951,
+            1.075960,
+            (0.642630, 0.458321),
+            (0.674065, 0.401895),
+            2.354928153,
+        ),
+        ("A", (-0.588650, -0.594138), 0.947869, 1.443755, (0.534439, 0.413430), (0.873234, 0.570521), 3.443975405),
+        ("B", (-0.736535, -0.749526), 0.702374, 0.575439, (0.457282, 0.245092), (0.389727, 0.185712), 1.928013481),
+    ],
+)
+def test_g3_toys_of_kunstner(
+    name: str,
+    optimum: tuple[float, ...],
+    trace: float,
+    trace_empirical: float,
+    eigenvalues: tuple[float, ...],
+    eigenvalues_empirical: tuple[float, ...],
+    trace_at_zero: float,
+) -> None:
+    """Two Gaussians of 500 points each and logistic regression without a bias, Kunstner et al. 2019, figure 2."""
+    mean, *spreads = TOYS[name]
+    generator = np.random.RandomState(0)
+    halves = [generator.randn(500, 2) @ spread + sign * mean for sign, spread in zip((1, -1), spreads, strict=True)]
+    x, y = torch.tensor(np.concatenate(halves)), torch.arange(1000) // 500
+    weights = torch.zeros(2).double()
+    found = sweep(single_logit(x, y, weights)).trace
+    assert found.true.value == pytest.approx(trace_at_zero, rel=1e-9)
+    assert found.empirical.value == pytest.approx(trace_at_zero, rel=1e-9)
+    for _ in range(30):
+        weights = newton_step(x, y, weights)
+    assert weights.tolist() == pytest.approx(optimum, abs=1e-6)
+    problem = single_logit(x, y, weights)
+    found = sweep(problem).trace
+    assert found.true.value == pytest.approx(trace, abs=1e-6)
+    assert found.empirical.value == pytest.approx(trace_empirical, abs=1e-6)
+    for route in (Route.LANCZOS, Route.GRAM, Route.DENSE):
+        true = true_eigenvalues(problem, 2, tolerance=1e-9, route=route)
+        empirical = empirical_eigenvalues(problem, 2, tolerance=1e-9, route=route)
+        assert true.values == pytest.approx(eigenvalues, abs=1e-6)
+        assert empirical.values == pytest.approx(eigenvalues_empirical, abs=1e-6)
+
+
+def test_g4_breast_cancer_in_raw_features() -> None:
+    """At θ = 0 all residuals are ½, and both Fishers are X̃ᵀX̃/4N."""
+    x, y = table("breast_cancer")
+    extended = torch.cat([x, torch.ones(len(x), 1).double()], 1)
+    problem = single_logit(extended, y, torch.zeros(31).double())
+    found = sweep(problem).trace
+    assert found.true.value == pytest.approx(419626.49081, rel=1e-10)
+    assert found.empirical.value == pytest.approx(419626.49081, rel=1e-10)
+    for eigenvalues in (true_eigenvalues, empirical_eigenvalues):
+        assert eigenvalues(problem, 1, tolerance=1e-9).values[0] == pytest.approx(416434.79423, rel=1e-10)
+
+
+def test_g4_traces_along_damped_newton_steps() -> None:
+    """The empirical Fisher falls away from the true one as the fit gets better, Kunstner et al. 2019, figure 3."""
+    x, y = table("breast_cancer")
+    x = (x - x.mean(0)) / x.std(0, correction=0)
+    x = torch.cat([x, torch.ones(len(x), 1).double()], 1)
+    weights, true, empirical = torch.zeros(31).double(), [], []
+    for _ in range(6):
+        trace = sweep(single_logit(x, y, weights)).trace
+        true.append(trace.true.value)
+        empirical.append(trace.empirical.value)
+        weights = newton_step(x, y, weights, 1e-3)
+    assert true == pytest.approx([7.75, 3.7010, 1.8132, 1.0030, 0.6382, 0.4466], abs=6e-5)
+    assert empirical == pytest.approx([7.75, 1.1686, 0.5319, 0.3225, 0.2335, 0.1890], abs=6e-5)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_largest_eigenvalue_of_a_wide_random_network(seed: int) -> None:
+    """Three layers of 1000 units, ReLU, no biases, He initialisation, squared loss: λ₁ ≈ α((T − 1)/T κ₂ + κ₁/T)M.
+
+    708.9 for T = 100 standard normal inputs and two outputs, and tr F ≈ 6000. Source: Karakida, Akaho and Amari 2019
+    (arXiv:1806.01316).
+    """
+    torch.manual_seed(seed)
+    layers = [nn.Linear(before, after, bias=False) for before, after in ((1000, 1000), (1000, 1000), (1000, 2))]
+    for layer in layers:
+        nn.init.normal_(layer.weight, 0, (2 / 1000) ** 0.5)
+    model = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
+    problem = pose(model, TensorData(torch.randn(100, 1000), torch.zeros(100, 2)), likelihood="gaussian")
+    found = matrices(problem)[0].leading(2, route=Route.GRAM)
+    assert found.whole is not None
+    assert float(found.values[0]) == pytest.approx(708.9, rel=0.15)
+    assert float(found.whole.sum()) == pytest.approx(6000, rel=0.15)
+    dual = true_eigenvalues(problem, 1, tolerance=1e-4, route=Route.DUAL)
+    assert dual.values[0] == pytest.approx(float(found.values[0]), rel=1e-4)
 
 
 def test_t3_with_a_zero_head_all_other_layers_have_no_fisher() -> None:
@@ -215,3 +362,89 @@ def test_the_oracle_itself_follows_the_closed_form_of_softmax_regression() -> No
     biases = covariance.mean(0)
     assert torch.allclose(found.fisher[:12, :12], weights, atol=1e-15)
     assert torch.allclose(found.fisher[12:, 12:], biases, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", ["mlp", "grouped", "sequence", "attention", "norms"])
+def test_t7_the_dual_has_the_whole_spectrum(name: str) -> None:
+    """All non-zero eigenvalues of F are those of the Gram of its N(C − 1) score gradients, whatever P."""
+    case = next(case for case in CASES if case.name == name)
+    problem, dense = problem_of(case), torch.linalg.eigvalsh(reference_of(case).fisher).flip(0)
+    found = matrices(problem)[0].leading(3, route=Route.GRAM, whole=True).whole
+    assert found is not None
+    assert len(found) == problem.examples * (problem.outputs - 1)
+    assert float((found - dense[: len(found)]).abs().max()) <= 1e-13 * float(dense[0])
+    assert float(dense[len(found) :].abs().max()) <= 1e-13 * float(dense[0])
+
+
+class Normalised(nn.Module):
+    """Convolution, evaluation batch norm, ReLU, two linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.norm = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)
+        self.hidden, self.head = nn.Linear(36, 7), nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.convolution(x))).flatten(1)
+        return self.head(torch.relu(self.hidden(x)))
+
+
+def softmax_shift(_: Normalised, change: dict[str, Tensor]) -> None:
+    """The same amount added to all logits."""
+    change["head.weight"] += torch.linspace(-1, 1, 7)
+    change["head.bias"] += 1
+
+
+def relu_rescaling(model: Normalised, change: dict[str, Tensor]) -> None:
+    """A hidden unit scaled up before and down behind its ReLU."""
+    change["hidden.weight"][2], change["hidden.bias"][2] = model.hidden.weight[2], model.hidden.bias[2]
+    change["head.weight"][:, 2] = -model.head.weight[:, 2]
+
+
+def deviation(norm: nn.BatchNorm2d) -> Tensor:
+    assert norm.running_var is not None
+    found: Tensor = (norm.running_var + norm.eps).sqrt()
+    return found
+
+
+def channel_rescaling(model: Normalised, change: dict[str, Tensor]) -> None:
+    """A channel scaled before its batch norm: γ gives way, and β for the mean that does not."""
+    convolution, norm = model.convolution, model.norm
+    assert norm.running_mean is not None
+    assert convolution.bias is not None
+    change["convolution.weight"][1], change["convolution.bias"][1] = convolution.weight[1], convolution.bias[1]
+    change["norm.weight"][1] = -norm.weight[1]
+    change["norm.bias"][1] = -norm.weight[1] * norm.running_mean[1] / deviation(norm)[1]
+
+
+def convolution_shift(model: Normalised, change: dict[str, Tensor]) -> None:
+    """A bias before batch norm against one behind it."""
+    change["convolution.bias"][3] = 1
+    change["norm.bias"][3] = -model.norm.weight[3] / deviation(model.norm)[3]
+
+
+@pytest.mark.parametrize("symmetry", [softmax_shift, relu_rescaling, channel_rescaling, convolution_shift])
+def test_t8_directions_that_change_no_prediction_are_null_vectors(
+    symmetry: Callable[[Normalised, dict[str, Tensor]], None],
+) -> None:
+    """F v = F̂ v = 0 and Aᵀv = 0; and not so for a vector whose entries are out of proportion."""
+    torch.manual_seed(11)
+    model = Normalised()
+    unsettle(model)
+    model.double().eval()
+    problem = pose(model, TensorData(torch.randn(12, 2, 5, 5).double(), torch.randint(0, 3, (12,))), batch_size=5)
+    change = {name: torch.zeros_like(parameter) for name, parameter in problem.parameters.items()}
+    with torch.no_grad():
+        symmetry(model, change)
+    null = torch.cat([part.reshape(-1) for part in change.values()])
+    broken = null * (0.5 + torch.rand(problem.size))
+    maps = Jacobian(problem)
+    for product, eigenvalues, scores in (
+        (fisher_product, true_eigenvalues, true_scores),
+        (empirical_product, empirical_eigenvalues, empirical_scores),
+    ):
+        largest, dual = eigenvalues(problem, 1).values[0], Dual(maps, scores)
+        multiply = product(problem, maps)
+        assert float(multiply(null).norm()) <= 1e-12 * largest * float(null.norm())
+        assert float(dual.project(null).norm()) <= 1e-12 * largest**0.5 * float(null.norm())
+        assert float(multiply(broken).norm()) > 1e-6 * largest * float(broken.norm())

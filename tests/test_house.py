@@ -17,7 +17,7 @@ PACKAGE = Path(fisher_cli.__file__).parent
 GROUND = {"settings", "results", "errors", "cells", "columns", "__init__"}
 FLOORS: list[set[str]] = [
     GROUND,
-    {"rows", "tables", "outputs", "inputs", "curvature"},
+    {"rows", "metadata", "tables", "outputs", "inputs", "curvature"},
     {"measurement", "run", "reports"},
     {"cli", "__main__"},
 ]

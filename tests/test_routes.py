@@ -420,6 +420,14 @@ def test_leading_columns_are_tried_only_where_they_fit_into_memory(monkeypatch: 
     assert matrices(problem, columns=columns)[0].leading(3).route is Route.LANCZOS
 
 
+def test_a_batch_from_which_columns_are_chosen_must_fit_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight columns of eighteen parameters take 4 kB, and the 120 of the batch that holds them at once 0.5 MB."""
+    engine = Engine(saturated(60, 4))
+    for memory, expected in ((1e5, False), (2e6, False), (2e7, True)):
+        monkeypatch.setattr(routes, "memory_bytes", lambda _, memory=memory: int(memory))
+        assert routes.fits(engine, 2, 8) is expected
+
+
 def test_a_route_that_was_chosen_does_not_depend_on_the_batch_size_of_the_products() -> None:
     problem, _ = NETWORKS["mlp"](torch.float64)
     engines = [Engine(replace(problem, product_batch_size=size)) for size in (1, 4, 6)]

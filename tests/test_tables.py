@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fisher_cli.cells import encodable, escape, guard, one_line, unescape, unguard
-from fisher_cli.columns import COLUMNS, LAYER_COLUMNS, Column, Kind, eigenvalue_columns
+from fisher_cli.columns import COLUMNS, LATER_COLUMNS, LAYER_COLUMNS, Column, Kind, eigenvalue_columns
 from fisher_cli.errors import OutputError
 from fisher_cli.results import Eigenvalues, Estimate, Gradient, LayerTrace, Measurement, Status, Trace
 from fisher_cli.tables import (
@@ -142,9 +142,9 @@ def test_the_columns_are_those_of_the_design_in_its_order() -> None:
 
 def test_main_table_has_all_columns_with_nullable_types() -> None:
     table = main_table([sample(), broken()], eigenvalues=3)
-    assert len(table.columns) == len(COLUMNS) + 12
+    assert len(table.columns) == len(COLUMNS) + 12 + len(LATER_COLUMNS)
     types = {Kind.TEXT: "string", Kind.INTEGER: "Int64", Kind.REAL: "Float64"}
-    for column in COLUMNS + eigenvalue_columns(3):
+    for column in COLUMNS + LATER_COLUMNS + eigenvalue_columns(3):
         assert str(table[column.name].dtype) == types[column.kind]
     first, second = table.iloc[0], table.iloc[1]
     assert (first["order"], second["order"]) == (0, 1)
@@ -162,7 +162,7 @@ def test_main_table_has_all_columns_with_nullable_types() -> None:
 
 def test_more_eigenvalues_than_asked_for_are_left_out() -> None:
     assert "eig_true_2" not in main_table([sample()], eigenvalues=1)
-    assert list(main_table([sample()], eigenvalues=0).columns) == [column.name for column in COLUMNS]
+    assert list(main_table([sample()], eigenvalues=0).columns) == [column.name for column in COLUMNS + LATER_COLUMNS]
 
 
 def test_what_is_no_number_is_empty_and_nothing_overflows() -> None:
@@ -288,7 +288,7 @@ def test_parquet_carries_metadata_descriptions_and_checksums(tmp_path: Path) -> 
     text = schema.metadata[b"fisher"].decode()
     assert json.loads(text) == {"a": {"file": "\\udc80", "status": "ok"}, "b": [1, None, "x"]}
     assert text.index('"a"') < text.index('"b"')
-    for column in COLUMNS + eigenvalue_columns(2):
+    for column in COLUMNS + LATER_COLUMNS + eigenvalue_columns(2):
         field = schema.field(column.name)
         assert field.metadata[b"description"].decode() == column.description
         assert field.metadata[b"unit"].decode() == column.unit

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from fisher_cli import __version__
-from fisher_cli.cli import analyze, inspect, names, options
+from fisher_cli.cli import analyze, inspect, names, options, spectrum
 from fisher_cli.errors import FisherError, UsageError
 
 # What Typer raises on words it cannot parse; it exports only this kind of it.
@@ -116,6 +116,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("analyze")(analyze.analyze)
+app.command("spectrum")(spectrum.spectrum)
 app.command("inspect")(inspect.inspect)
 app.command("models")(names.models)
 app.command("datasets")(names.datasets)

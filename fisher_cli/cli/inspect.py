@@ -180,7 +180,7 @@ def _finish(console: "Console", survey: _Survey, files: ReportFiles | None, to_s
 
 def _metadata(survey: _Survey) -> Metadata:
     """What was asked and found, the same for every repetition; and how it went this time."""
-    from fisher_cli.run import ledger_record
+    from fisher_cli.metadata import ledger_record
 
     covered = survey.covered
     stable = {

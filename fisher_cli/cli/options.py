@@ -8,7 +8,7 @@ import typer
 
 from fisher_cli.errors import UsageError
 from fisher_cli.outputs import Format
-from fisher_cli.settings import Estimator, LikelihoodName, Precision
+from fisher_cli.settings import Estimator, LikelihoodName, MatrixName, Precision, SpectrumMethod
 
 DEBUG_KEY = "fisher.debug"
 DATA, MODEL, QUANTITIES, RUNNING, OUTPUT = "Data", "Model", "Quantities", "Running", "Output"
@@ -166,6 +166,53 @@ EigenvalueCount = Annotated[
         "--eigenvalues", metavar="K", help="How many top eigenvalues; 0 for none.", rich_help_panel=QUANTITIES
     ),
 ]
+LeadingCount = Annotated[
+    int,
+    typer.Option(
+        "--eigenvalues",
+        metavar="K",
+        min=1,
+        help="How many leading eigenvalues get a residual, a standard error and an eigenvector.",
+        rich_help_panel=QUANTITIES,
+    ),
+]
+Matrix = Annotated[
+    MatrixName,
+    typer.Option(
+        "--matrix",
+        metavar="NAME",
+        help="Whose: the true or the empirical Fisher's, or both.",
+        rich_help_panel=QUANTITIES,
+    ),
+]
+SpectrumMethodOption = Annotated[
+    SpectrumMethod,
+    typer.Option(
+        "--method",
+        metavar="NAME",
+        help="Beyond the leading ones: whole (all eigenvalues), density (from random probes), or auto: whole where "
+        "examples × (classes − 1), or the parameters, are at most 4000.",
+        rich_help_panel=QUANTITIES,
+    ),
+]
+Damping = Annotated[
+    str | None,
+    typer.Option(
+        "--damping",
+        metavar="X",
+        help="The α of the effective dimension Σ λ/(λ + α).",
+        show_default="1 / examples",
+        rich_help_panel=QUANTITIES,
+    ),
+]
+Probes = Annotated[
+    int,
+    typer.Option("--probes", metavar="N", min=1, help="Random vectors of a density.", rich_help_panel=QUANTITIES),
+]
+Steps = Annotated[
+    int,
+    typer.Option("--steps", metavar="N", min=2, help="Lanczos steps for each of them.", rich_help_panel=QUANTITIES),
+]
 Include = Annotated[
     list[str],
     typer.Option(
@@ -235,6 +282,18 @@ InspectionOutput = Annotated[
         metavar="FILE|-",
         help="Report file (.csv .tsv .json .jsonl .parquet); with --data a table of parameters goes beside it; "
         "or - for rows on stdout.",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+    ),
+]
+SpectrumOutput = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="FILE|-",
+        help="Report file (.csv .tsv .json .jsonl .parquet), written as NAME.spectrum with NAME.density and a record "
+        "beside it; or - for rows on stdout.",
         show_default=False,
         rich_help_panel=OUTPUT,
     ),

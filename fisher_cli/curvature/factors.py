@@ -220,9 +220,8 @@ def _scored(
         yield batch, evaluated.contributions(directions), amplitudes
 
 
-@torch.no_grad()
 def dense(engine: Engine, scores_of: ScoresOf) -> Tensor:
-    """A Aᵀ itself, (P, P) in float64 and without a graph, summed batch by batch: for networks of few parameters."""
+    """A Aᵀ itself, (P, P) in float64, summed batch by batch: for networks of few parameters."""
     problem = engine.problem
     total = torch.zeros(problem.size, problem.size, dtype=torch.float64, device=problem.device)
     for _, found, amplitudes in _scored(engine, scores_of):

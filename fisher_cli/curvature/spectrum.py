@@ -1,7 +1,7 @@
 """Eigenvalues of the true and the empirical Fisher of a problem, and what they say, as results."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 import torch
@@ -124,10 +124,14 @@ def spectrum(
     norm, probes = _squared_norm(matrix, found, question)
     rank, damping = _effective_rank(trace, norm), question.damping or 1 / problem.examples
     density = _density(matrix, found, question) if question.full and found.whole is None else None
-    skipped = "" if affordable else _too_large(question.count, problem.size)
-    undone = question.full and found.whole is None and density is None
+    name = "empirical" if matrix.empirical else "true"
+    remarks = [
+        "" if affordable else _too_large(question.count, problem.size),
+        f"the {name} Fisher is zero" if found.values[0] <= 0 and not found.note else "",
+        "no density: its vectors do not fit into memory" if _lacks_density(question, found, density) else "",
+    ]
     result = Spectrum(
-        matrix="empirical" if matrix.empirical else "true",
+        matrix=name,
         parameters=problem.size,
         leading=as_result(found, question.count, problem.size),
         floor=floor,
@@ -145,7 +149,7 @@ def spectrum(
         overlap=_overlap(leading, before),
         density=density,
         products=probes + (density.products if density else 0),
-        notes=tuple(filter(None, (skipped, "no density: its vectors do not fit into memory" if undone else ""))),
+        notes=tuple(filter(None, remarks)),
     )
     return result, leading
 
@@ -170,6 +174,10 @@ def _values(found: Eigensystem, floor: float, trace: float) -> _Values:
     )
 
 
+def _lacks_density(question: Question, found: Eigensystem, density: Density | None) -> bool:
+    return question.full and found.whole is None and density is None
+
+
 def _found(matrix: Matrix, question: Question) -> tuple[Eigensystem, bool]:
     """The leading eigenpairs, and whether there is memory for their vectors."""
     problem = matrix.problem
@@ -178,6 +186,8 @@ def _found(matrix: Matrix, question: Question) -> tuple[Eigensystem, bool]:
     share = memory_bytes(problem.device) * BASIS_SHARE
     affordable = min(question.count, problem.size) * problem.size * 8 <= share
     found = matrix.leading(question.count, tolerance=question.tolerance, vectors=affordable, whole=whole)
+    if question.whole is False:
+        found = replace(found, whole=None)  # asked for a density, and got all on the way
     return found, affordable
 
 
@@ -196,9 +206,21 @@ def _floor(problem: Problem, found: Eigensystem) -> float:
 def _leading(problem: Problem, found: Eigensystem, floor: float) -> Leading | None:
     if found.vectors is None:
         return None
-    above = (found.values > floor).to(found.vectors.device)
+    above = _columns_above(found, found.vectors, floor)
     layout = {name: parameter.shape for name, parameter in problem.parameters.items()}
     return Leading(found.vectors[:, above].to(problem.dtype), layout)
+
+
+def _columns_above(found: Eigensystem, vectors: Tensor, limit: float) -> Tensor:
+    """Which eigenvectors have an eigenvalue above the limit; there are none of zeros beyond the rank of a dual."""
+    return (found.values[: vectors.shape[1]] > limit).to(vectors.device)
+
+
+def _deflated(found: Eigensystem, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The eigenpairs that are taken as exact, with their residuals; none of the zero matrix."""
+    some = _columns_above(found, vectors, DEFLATED * float(found.values[0].clamp_min(0)))
+    kept = some.to(found.values.device)
+    return found.values[: len(kept)][kept], found.residuals[: len(kept)][kept], vectors[:, some]
 
 
 def _overlap(leading: Leading | None, before: Leading | None) -> float | None:
@@ -213,12 +235,9 @@ def _squared_norm(matrix: Matrix, found: Eigensystem, question: Question) -> tup
         return Estimate(found.squared_norm), 0
     if found.vectors is None or found.values[0] <= 0:
         return None, 0
-    some = found.values >= DEFLATED * found.values[0]
-    values, residuals = found.values[some], found.residuals[some]
-    vectors = found.vectors[:, some.to(found.vectors.device)]
-    probes = NORM_PROBES
-    norm = quantities.squared_norm(matrix.product, values, residuals, vectors, probes=probes, seed=question.seed)
-    return norm, probes
+    values, residuals, vectors = _deflated(found, found.vectors)
+    norm = quantities.squared_norm(matrix.product, values, residuals, vectors, probes=NORM_PROBES, seed=question.seed)
+    return norm, NORM_PROBES
 
 
 def _effective_rank(trace: float, norm: Estimate | None) -> Estimate | None:
@@ -261,15 +280,8 @@ def _density(matrix: Matrix, found: Eigensystem, question: Question) -> Density 
     dtype = torch.float64 if held * 8 <= room else problem.dtype
     if held * dtype.itemsize > room or vectors is None:
         return None
-    some = found.values >= DEFLATED * found.values[0].clamp_min(0)
-    locked = Eigenpairs(
-        found.values[some].cpu(),
-        vectors[:, some.to(vectors.device)].to(dtype),
-        found.residuals[some].cpu(),
-        Ending.CONVERGED,
-        0,
-        0,
-    )
+    values, residuals, vectors = _deflated(found, vectors)
+    locked = Eigenpairs(values.cpu(), vectors.to(dtype), residuals.cpu(), Ending.CONVERGED, 0, 0)
     return density_of(
         matrix.product,
         problem.size,

@@ -22,6 +22,7 @@ from fisher_cli.errors import OutputError, UsageError
 from fisher_cli.reports.inspection import render_coverage, render_inspections
 from fisher_cli.reports.layout import STATUS_STYLES, shorten
 from fisher_cli.reports.numbers import finite, number_text
+from fisher_cli.reports.spectra import render_spectra
 from fisher_cli.reports.summary import render_summary
 from fisher_cli.results import Inspection, Measurement, Status
 
@@ -102,6 +103,10 @@ class Console:
     def summary(self, measurements: Sequence[Measurement], data: str | None = None) -> None:
         """Print the run as a table on stdout, with what it says in words."""
         self._show(render_summary(measurements, self._out.width, data))
+
+    def spectra(self, measurements: Sequence[Measurement], data: str | None = None) -> None:
+        """Print the eigenvalues of the run on stdout: what they say as a table, and how they are distributed."""
+        self._show(render_spectra(measurements, self._out.width, data))
 
     def inspections(self, inspections: Sequence[Inspection]) -> None:
         """Print what checkpoint files are as a table on stdout."""

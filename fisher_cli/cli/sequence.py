@@ -1,0 +1,131 @@
+"""Going through a sequence of checkpoints: rows as they come, files at the end, the exit code."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fisher_cli.cli.streams import ROWS_AS_THEY_COME, exit_code, why_nothing
+from fisher_cli.outputs import Format, Metadata, ReportFiles, render
+from fisher_cli.settings import Resources, Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fisher_cli.reports.console import Console
+    from fisher_cli.results import Measurement
+    from fisher_cli.run import Analysis, Run
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a command makes of a run.
+
+    `lines` are one checkpoint's as they are streamed, the header before the first; `tables` the main table and the
+    one beside it, if there is one; `show` prints for people.
+    """
+
+    lines: Callable[["Measurement", int, Format], str]
+    tables: Callable[["Analysis"], tuple["pd.DataFrame", "pd.DataFrame | None"]]
+    show: Callable[["Console", "Analysis"], None]
+
+
+def go_through(
+    checkpoints: Sequence[Path],
+    settings: Settings,
+    resources: Resources,
+    report: Report,
+    files: ReportFiles | None,
+    to_stdout: Format | None,
+    *,
+    quiet: bool,
+) -> int:
+    """Measure every checkpoint, write and print what the report makes of it.
+
+    Returns:
+        The exit code: 0 all rows ok, 3 some not, 1 none.
+    """
+    if files is not None:
+        files.check_writable()
+
+    from fisher_cli.reports.console import Console
+    from fisher_cli.run import Run
+
+    console = Console(quiet=quiet)
+    with contextlib.redirect_stdout(sys.stderr):  # what a network's own code prints; results go by the console
+        run = Run(checkpoints, settings, resources)
+        if files is not None:
+            files = replace(files, inputs=tuple(file.path for file in run.files))
+            files.check_writable()
+        _say_what_is_analysed(console, run)
+        _measure(console, run, report, files, to_stdout)
+    return _finish(console, run.analysis, report, files, to_stdout)
+
+
+def _say_what_is_analysed(console: "Console", run: "Run") -> None:
+    examples = run.examples
+    part = "all" if len(examples) == examples.total else f"{len(examples)} of"
+    split = f" {examples.split}" if examples.split else ""
+    count = "1 checkpoint" if len(run) == 1 else f"{len(run)} checkpoints"
+    name = examples.normalization.name
+    normalised = "not normalised" if name == "none" else f"normalised by {name}"
+    console.message(
+        f"{count}, {part} {examples.total} examples of {examples.name}{split}, {normalised}, on {run.device}"
+    )
+
+
+def _measure(
+    console: "Console", run: "Run", report: Report, files: ReportFiles | None, to_stdout: Format | None
+) -> None:
+    """Go through the checkpoints; rows that can be are printed at once, and an early end loses none of them.
+
+    Raises:
+        BaseException: whatever ended the run is passed on after the finished rows were written.
+    """
+    with console.progress(len(run)) as progress:
+        run.observer = progress
+        try:
+            for order, measurement in enumerate(run):
+                if to_stdout is not None and to_stdout in ROWS_AS_THEY_COME:
+                    console.write(report.lines(measurement, order, to_stdout))
+        except BaseException as error:
+            _keep(console, run, report, files, by_user=not isinstance(error, Exception))
+            raise
+
+
+def _keep(console: "Console", run: "Run", report: Report, files: ReportFiles | None, *, by_user: bool) -> None:
+    """Write the rows that were finished before the run was stopped, and say so."""
+    done = len(run.analysis.measurements)
+    writes = files is not None and run.analysis.succeeded > 0
+    if files is not None and writes:
+        _write(run.analysis, report, files)
+    if writes or by_user:
+        where = f"are in {files.main}" if files is not None and writes else "were finished"
+        console.message(f"{'interrupted' if by_user else 'stopped'}: {done} of {len(run)} checkpoints {where}")
+
+
+def _write(analysis: "Analysis", report: Report, files: ReportFiles) -> None:
+    files.write(*report.tables(analysis), Metadata(analysis.stable_metadata(), analysis.run_metadata()))
+
+
+def _finish(
+    console: "Console", analysis: "Analysis", report: Report, files: ReportFiles | None, to_stdout: Format | None
+) -> int:
+    """Write and print what is left; the exit code: 0 all rows ok, 3 some not, 1 none.
+
+    A run without a single result writes no file: it would only replace an earlier report.
+    """
+    is_table = to_stdout is Format.TABLE
+    if files is not None and analysis.succeeded:
+        _write(analysis, report, files)
+    if is_table and analysis.succeeded:
+        report.show(console, analysis)
+    elif to_stdout is not None and not is_table and to_stdout not in ROWS_AS_THEY_COME:
+        console.write(render(report.tables(analysis)[0], to_stdout, analysis.stable_metadata()))
+    if not analysis.succeeded:
+        console.error(why_nothing(analysis.measurements))
+    elif files is not None:
+        console.message(f"report: {files.main}")
+    return exit_code(analysis.measurements, analysis.succeeded)

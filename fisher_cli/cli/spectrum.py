@@ -1,0 +1,122 @@
+"""`fisher spectrum`: all eigenvalues of the true and the empirical Fisher, or the leading ones and their density."""
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from fisher_cli.cli import options
+from fisher_cli.cli.numbers import positive, positive_number
+from fisher_cli.cli.sequence import Report, go_through
+from fisher_cli.cli.streams import report_files, stdout_format
+from fisher_cli.outputs import Format
+from fisher_cli.settings import (
+    Estimator,
+    LikelihoodName,
+    MatrixName,
+    Precision,
+    Resources,
+    Settings,
+    SpectrumMethod,
+    SpectrumSettings,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fisher_cli.reports.console import Console
+    from fisher_cli.results import Measurement
+    from fisher_cli.run import Analysis
+
+
+def spectrum(
+    checkpoints: options.Checkpoints,
+    data: options.Data = "digits",
+    data_dir: options.DataDir = None,
+    split: options.Split = None,
+    limit: options.Limit = "1000",
+    labels: options.Labels = None,
+    normalize: options.Normalize = None,
+    download: options.Download = False,
+    model: options.Model = None,
+    model_arguments: options.ModelArguments = [],  # noqa: B006 - typer reads it, nobody writes it
+    state_key: options.StateKey = None,
+    matrix: options.Matrix = MatrixName.BOTH,
+    eigenvalues: options.LeadingCount = 10,
+    method: options.SpectrumMethodOption = SpectrumMethod.AUTO,
+    damping: options.Damping = None,
+    probes: options.Probes = 5,
+    steps: options.Steps = 40,
+    estimator: options.EstimatorOption = Estimator.AUTO,
+    include: options.Include = ["*"],  # noqa: B006
+    exclude: options.Exclude = [],  # noqa: B006
+    likelihood: options.LikelihoodOption = LikelihoodName.AUTO,
+    precision: options.PrecisionOption = Precision.FLOAT32,
+    seed: options.Seed = 0,
+    batch_size: options.BatchSize = "auto",
+    device: options.Device = "auto",
+    output: options.SpectrumOutput = None,
+    format: options.FormatOption = None,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,  # noqa: ARG001 - acted upon by its callback
+) -> None:
+    """Find the eigenvalues of the true and the empirical Fisher: all of them, or the leading ones and their density.
+
+    Example: fisher spectrum ckpts/ --data cifar10 --model resnet18 --limit 200 -o trend.csv
+    """  # noqa: DOC501 - this text is the command's help
+    asked = SpectrumSettings(
+        matrix=matrix,
+        method=method,
+        damping=positive_number(damping, "--damping", "0.001"),
+        probes=probes,
+        steps=steps,
+    )
+    settings = Settings(
+        data=data,
+        split=split,
+        limit=positive(limit, "--limit", "all"),
+        labels=None if labels is None else str(labels),
+        normalize=normalize,
+        model=model,
+        model_arguments=tuple(options.key_value(text) for text in model_arguments),
+        state_key=state_key,
+        estimator=estimator,
+        eigenvalues=eigenvalues,
+        likelihood=likelihood,
+        include=tuple(include),
+        exclude=tuple(exclude),
+        precision=precision,
+        seed=seed,
+        spectrum=asked,
+    )
+    resources = Resources(
+        batch_size=positive(batch_size, "--batch-size", "auto"),
+        device=device,
+        data_dir=None if data_dir is None else str(data_dir),
+        download=download,
+    )
+    files, to_stdout = report_files(output, format, force), stdout_format(output, format)
+    if files is not None:
+        files = files.named("spectrum", "density")
+    report = Report(_lines, _tables, _show)
+    raise typer.Exit(go_through(checkpoints, settings, resources, report, files, to_stdout, quiet=quiet))
+
+
+def _lines(measurement: "Measurement", order: int, form: Format) -> str:
+    """One checkpoint's rows as they are streamed, with the header before the first."""
+    from fisher_cli.tables import spectrum_table, to_csv, to_jsonl
+
+    table = spectrum_table([measurement], order)
+    return to_jsonl(table) if form is Format.JSONL else to_csv(table, "\t" if form is Format.TSV else ",", order == 0)
+
+
+def _tables(analysis: "Analysis") -> tuple["pd.DataFrame", "pd.DataFrame | None"]:
+    """The table of eigenvalues and, where one was estimated, that of densities."""
+    from fisher_cli.tables import density_table, spectrum_table
+
+    density = density_table(analysis.measurements)
+    return spectrum_table(analysis.measurements), None if density.empty else density
+
+
+def _show(console: "Console", analysis: "Analysis") -> None:
+    console.spectra(analysis.measurements, analysis.data_title)

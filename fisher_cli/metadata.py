@@ -1,0 +1,65 @@
+"""What the record of a run, `name.meta.json`, says beside its tables, as JSON."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from fisher_cli.results import Density, Estimate, Ledger, Spectrum
+
+
+def ledger_record(ledger: Ledger) -> dict[str, Any]:
+    """A ledger as JSON: shares of the work are of operations after the forward pass, not of seconds."""
+    return {
+        "values": sum(entry.values for entry in ledger.entries),
+        "backward_passes_per_batch": ledger.directions,
+        "work_of_backward_passes": ledger.backward,
+        "parameters": [asdict(entry) for entry in ledger.entries],
+    }
+
+
+def spectrum_record(spectrum: Spectrum) -> dict[str, Any]:
+    """What the eigenvalues of one matrix say, and how they were found; the table holds the eigenvalues."""
+    leading = spectrum.leading
+    return {
+        "matrix": spectrum.matrix,
+        "method": leading.method,
+        "converged": leading.converged,
+        "products": leading.products + spectrum.products,
+        "is_whole": spectrum.is_whole,
+        "rank": spectrum.rank,
+        "floor": spectrum.floor,
+        "bound": spectrum.bound,
+        "trace": spectrum.trace,
+        "leading": len(leading.values),
+        "leading_share": next(reversed(_finite(spectrum.shares[: len(leading.values)])), None),
+        "gap_profile": _finite(spectrum.gaps),
+        "effective_rank": _estimate(spectrum.effective_rank),
+        "effective_rank_probes": spectrum.norm_probes,
+        "damping": spectrum.damping,
+        "effective_dimension": _estimate(spectrum.effective_dimension),
+        "gradient_share": spectrum.gradient_share,
+        "subspace_overlap": spectrum.overlap,
+        "density": _density(spectrum.density),
+    }
+
+
+def _estimate(estimate: Estimate | None) -> dict[str, float | None] | None:
+    return None if estimate is None else {"value": estimate.value, "estimator_se": estimate.estimator_error}
+
+
+def _density(density: Density | None) -> dict[str, Any] | None:
+    if density is None:
+        return None
+    return {
+        "probes": len(density.nodes),
+        "steps": max((len(nodes) for nodes in density.nodes), default=0),
+        "width": density.width,
+        "axis": density.axis,
+        "floor": density.floor,
+        "share_below_floor": _estimate(density.zeros),
+    }
+
+
+def _finite(values: Iterable[float]) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values]

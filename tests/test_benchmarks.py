@@ -1,0 +1,156 @@
+"""The benchmarks' own arithmetic: what they call wrong, and what they write; no timing is asserted."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import engine, estimators, spectrum
+from benchmarks.eigensolvers import EMPIRICAL, TRUE
+from benchmarks.engine import TraceRow
+from benchmarks.estimators import ClassesRow, EstimateRow, OverheadRow
+from benchmarks.harness import Row, number, record, table
+from benchmarks.methods import FORWARD, true_alone
+from benchmarks.networks import CASES, Case, Setting
+from benchmarks.spectrum import SpectrumRow
+from fisher_cli.curvature.problem import TensorData, pose
+from fisher_cli.curvature.routes import Route
+from tests.reference import reference
+
+
+def trace_row(trace: float, error: float | None = None, truth: float = 2.0) -> TraceRow:
+    row = TraceRow("mlp", "some method", FORWARD.name, truth=truth)
+    row.take({"seconds": 2.0, "mebibytes": 1.0, "trace": trace, "error": error}, {FORWARD.name: 0.5})
+    return row
+
+
+@pytest.mark.parametrize(
+    ("trace", "error", "verdict"),
+    [
+        (2.000002, None, "1e-06"),
+        (2.2, None, "wrong by 1e-01"),
+        (math.nan, None, "wrong: NaN"),
+        (2.02, 0.01, "1e-02 (states ± 5e-03)"),
+        (2.1, 0.01, "wrong by 5e-02 (states ± 5e-03)"),
+        (2.0, math.nan, "wrong: states no error"),
+        (2.000002, 0.0, "1e-06 (whole root: exact)"),
+        (2.02, 0.0, "wrong by 1e-02 (whole root: exact)"),
+    ],
+)
+def test_a_trace_is_called_wrong_beyond_rounding_or_its_own_error(
+    trace: float, error: float | None, verdict: str
+) -> None:
+    assert trace_row(trace, error).verdict() == verdict
+
+
+def test_a_failure_is_the_verdict_and_ends_the_turns() -> None:
+    row = trace_row(2.0)
+    assert row.is_asked_again
+    row.take({"failure": "fails: KeyError: 'x'"}, {})
+    assert row.verdict() == "fails: KeyError: 'x'"
+    assert not row.is_asked_again
+    assert row.seconds == [2.0]
+
+
+def test_multiples_are_of_the_unit_of_the_same_round() -> None:
+    assert trace_row(2.0).multiples == [4.0]
+    slow = Row("mlp", "slow", FORWARD.name)
+    slow.take({"seconds": 61.0, "mebibytes": 0.0}, {})
+    assert slow.multiples == []
+    assert not slow.is_asked_again
+
+
+REFERENCE = [1.0, 1e-2, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ([1.0, 1.01e-2, 1e-9], "1e-02"),
+        ([1.0, 2e-2, 0.0], "wrong by 1e-02 of the largest: 1e+00"),
+        ([1.0, math.nan, 0.0], "wrong: NaN"),
+        ([1.0, 1e-2], "wrong: 2 values"),
+    ],
+)
+def test_eigenvalues_are_held_against_the_tolerance(values: list[float], verdict: str) -> None:
+    row = SpectrumRow("mlp", "some method", FORWARD.name, matrix="F", reference=REFERENCE)
+    row.take({"seconds": 1.0, "mebibytes": 1.0, "values": values, "products": 3, "route": ""}, {})
+    assert row.verdict() == verdict
+    assert spectrum.cells(row)[5:] == ["3", verdict]
+
+
+def test_eigenvalues_of_the_hessian_are_not_called_wrong() -> None:
+    row = SpectrumRow("mlp", "PyHessian", FORWARD.name, matrix="Hessian", reference=REFERENCE)
+    row.learn({"values": [2.0, 1e-2, 0.0], "products": 3, "route": ""})
+    assert row.verdict() == "1e+00 from those of F"
+
+
+@pytest.mark.parametrize(
+    ("row", "verdict"),
+    [
+        (EstimateRow("a", "b", deflated=1.0, z=[3.9, 9.0], ratio=5.0), "right"),
+        (EstimateRow("a", "b", deflated=1.0, z=[-4.1, 0.0], ratio=5.0), "wrong: 4.1 of its standard errors"),
+        (EstimateRow("a", "b", deflated=1.0, z=[math.nan], ratio=5.0), "wrong: NaN"),
+        (EstimateRow("a", "b", deflated=0.0, relative_difference=1e-7), "whole root, 1e-07 from exact"),
+        (EstimateRow("a", "b", deflated=0.0, relative_difference=1e-2), "wrong: whole root, 1e-02 from exact"),
+        (EstimateRow("a", "b", failure="fails: x"), "fails: x"),
+        (ClassesRow("a", "fisher deflated", "u", multiples=[1.4, 1.6, 1.3]), "within the goal"),
+        (ClassesRow("a", "fisher deflated", "u", multiples=[1.6]), "above the goal of 1.5"),
+        (OverheadRow("a", 14, 30.0, 5.0, 25.0, {}), "above the goal of 20 ms"),
+    ],
+)
+def test_estimators_are_held_against_their_goals(row: EstimateRow | ClassesRow | OverheadRow, verdict: str) -> None:
+    assert row.verdict() == verdict
+    assert record(row)["verdict"] == verdict
+
+
+def test_tables_are_markdown_with_what_is_missing_as_a_dash() -> None:
+    case = CASES[0]
+    rows = [trace_row(2.0), TraceRow("mlp", "a|b", FORWARD.name, failure="n/a: P")]
+    lines = engine.section(case, Setting(), 4, rows).splitlines()
+    assert lines[0] == f"### mlp: P = 669,706, N = 4, {Setting().words}"
+    assert lines[3] == "|---|---:|---:|---:|---|"
+    assert lines[4:] == ["| some method | 2.00 | 4.00 | 1.0 | 0e+00 |", "| a\\|b | — | — | — | n/a: P |"]
+    assert table("t", ["a", "b", "c:"], [["1", "2", "3"]]).splitlines()[3] == "|---|---:|---|"
+
+
+def test_numbers_have_no_exponent() -> None:
+    shown = [number(values, 3) for values in ([], [math.nan], [math.inf], [0.0], [0.01234], [1.0, 3.0], [12345.6])]
+    assert shown == ["—", "—", "∞", "0", "0.0123", "2.00", "12,346"]
+
+
+def small() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 10)).double()
+
+
+SMALL = Case("small", small, (6,), examples=5, batch=5)
+
+
+def test_the_truths_of_the_benchmarks_are_the_oracle() -> None:
+    model = SMALL.network(Setting())
+    inputs, labels = SMALL.data(Setting(), 5)
+    oracle = reference(model, inputs.double(), labels)
+    trace = float(oracle.fisher.trace())
+    assert engine.truth(SMALL, Setting(), 5)["trace"] == pytest.approx(trace, rel=1e-12)
+    assert true_alone(model, inputs.double(), labels, 5).trace == pytest.approx(trace, rel=1e-12)
+    for matrix, dense in ((TRUE, oracle.fisher), (EMPIRICAL, oracle.empirical)):
+        values = torch.linalg.eigvalsh(dense).flip(0)[:10].tolist()
+        explicit = spectrum.explicit_reference(SMALL, Setting(), 5, matrix)["values"]
+        lanczos = spectrum.lanczos_reference(SMALL, Setting(), 5, matrix, Route.LANCZOS)["values"]
+        assert explicit == pytest.approx(values, rel=1e-9, abs=1e-12 * values[0])
+        assert lanczos == pytest.approx(values, rel=1e-9, abs=1e-12 * values[0])
+
+
+def test_the_variance_of_one_sampled_label_is_that_of_all_labels_by_their_probability() -> None:
+    model = SMALL.network(Setting())
+    inputs, labels = SMALL.data(Setting(), 5)
+    variances = []
+    for example in inputs.double():
+        log_p = torch.log_softmax(model(example.unsqueeze(0))[0], 0)
+        gradients = [torch.autograd.grad(value, list(model.parameters()), retain_graph=True) for value in log_p]
+        norms = torch.tensor([sum(float(part.square().sum()) for part in parts) for parts in gradients]).double()
+        p = log_p.exp().detach()
+        variances.append(float(p @ norms.square() - (p @ norms) ** 2))
+    found, _ = estimators.sampled_variance(pose(model, TensorData(inputs.double(), labels)))
+    assert found == pytest.approx(sum(variances) / len(variances), rel=1e-5)
