@@ -1,19 +1,22 @@
 """The benchmarks' own arithmetic: what they call wrong, and what they write; no timing is asserted."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from benchmarks import engine, estimators, spectrum
+from benchmarks import engine, harness, spectrum, variances
 from benchmarks.eigensolvers import EMPIRICAL, TRUE
 from benchmarks.engine import TraceRow
-from benchmarks.estimators import ClassesRow, EstimateRow, OverheadRow
+from benchmarks.estimators import ClassesRow, OverheadRow
 from benchmarks.harness import Row, number, record, table
 from benchmarks.methods import FORWARD, true_alone
 from benchmarks.networks import CASES, Case, Setting
 from benchmarks.spectrum import SpectrumRow
+from benchmarks.variances import EstimateRow
 from fisher_cli.curvature.problem import TensorData, pose
 from fisher_cli.curvature.routes import Route
 from tests.reference import reference
@@ -145,12 +148,25 @@ def test_the_truths_of_the_benchmarks_are_the_oracle() -> None:
 def test_the_variance_of_one_sampled_label_is_that_of_all_labels_by_their_probability() -> None:
     model = SMALL.network(Setting())
     inputs, labels = SMALL.data(Setting(), 5)
-    variances = []
+    expected = []
     for example in inputs.double():
         log_p = torch.log_softmax(model(example.unsqueeze(0))[0], 0)
         gradients = [torch.autograd.grad(value, list(model.parameters()), retain_graph=True) for value in log_p]
-        norms = torch.tensor([sum(float(part.square().sum()) for part in parts) for parts in gradients]).double()
         p = log_p.exp().detach()
-        variances.append(float(p @ norms.square() - (p @ norms) ** 2))
-    found, _ = estimators.sampled_variance(pose(model, TensorData(inputs.double(), labels)))
-    assert found == pytest.approx(sum(variances) / len(variances), rel=1e-5)
+        norms = torch.tensor([sum(float(part.square().sum()) for part in parts) for parts in gradients], dtype=p.dtype)
+        expected.append(float(p @ norms.square() - (p @ norms) ** 2))
+    found, _ = variances.sampled_variance(pose(model, TensorData(inputs.double(), labels)))
+    assert found == pytest.approx(sum(expected) / len(expected), rel=1e-10)
+
+
+def test_a_report_is_written_as_markdown_and_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "HERE", tmp_path)
+    source = harness.provenance("benchmarks.engine", ["--weights", "/a/b.pt", "--data", "folder:/a/images"], ["torch"])
+    assert source["command"] == "python -m benchmarks.engine --weights b.pt --data folder:images"
+    report = harness.Report("Title", ("A.md", "a.json"), source, "About.")
+    report.add("### Section", [trace_row(math.nan)])
+    report.write()
+    assert (tmp_path / "A.md").read_text().endswith("\n\nAbout.\n\n### Section\n")
+    written = json.loads((tmp_path / "a.json").read_text())
+    assert written["rows"][0]["trace"] is None
+    assert written["rows"][0]["verdict"] == "wrong: NaN"

@@ -1,14 +1,13 @@
 """Leading eigenvalues and eigenvectors of the true and the empirical Fisher, by the route that is cheapest."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from fisher_cli.curvature import factors
 from fisher_cli.curvature.batching import memory_bytes
-from fisher_cli.curvature.factors import Factor
 from fisher_cli.curvature.gradient_norms import verification
 from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.krylov import dot
@@ -65,7 +64,6 @@ class Matrix:
     trace: float | None = None
     columns: Tensor | None = None
     seed: int = 0
-    _factor: Factor | None = field(default=None, repr=False)
 
     @property
     def problem(self) -> Problem:

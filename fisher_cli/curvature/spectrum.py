@@ -60,7 +60,7 @@ class Leading:
 
 def as_result(found: Eigensystem, wanted: int, parameters: int) -> Eigenvalues:
     """The eigenvalues with their residuals and in words how they were found."""
-    missing = wanted - len(found.values)
+    missing = wanted - parameters
     notes = [found.note] if found.note else []
     if missing > 0:
         notes = [f"only {parameters} parameters: {missing} eigenvalues do not exist"]
@@ -263,7 +263,7 @@ def _errors(matrix: Matrix, found: Eigensystem, question: Question) -> tuple[flo
     """Of the leading eigenvalues over examples; their coordinates cost a pass per vector where no Gram has them."""
     coordinates, examples = found.coordinates, found.examples
     if coordinates is None or examples is None:
-        if found.vectors is None:
+        if found.vectors is None or not found.vectors.shape[1]:
             return None
         dual = Dual(matrix.jacobian(), matrix.scores_of)
         coordinates = torch.stack([dual.project(vector) for vector in found.vectors.T], dim=1)
