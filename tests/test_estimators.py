@@ -2,10 +2,12 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from fisher_cli.curvature.deflation import Pilot, _closed_form, _enough_columns, deflated, pilot, roots
 from fisher_cli.curvature.gradient_norms.engine import Engine
@@ -234,3 +236,22 @@ def test_scores_of_the_deflated_estimator_hold_lambda_in_expectation() -> None:
         total += torch.einsum("kb,kbc,kbd->bcd", found.true, found.directions, found.directions)
     assert torch.allclose(total / 300, covariance(Softmax(), z), atol=0.05)
     assert isinstance(sampled(Softmax(), 2, 0)(z, y, 0), Scores)
+
+
+def test_the_deflated_estimator_makes_nothing_of_size_classes_squared() -> None:
+    """With 3,000 classes a root of Λ would hold 9 million entries per example."""
+
+    class Largest(TorchFunctionMode):
+        entries = 0
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            self.entries = max(self.entries, result.numel() if isinstance(result, Tensor) else 0)
+            return result
+
+    torch.manual_seed(0)
+    classes = 3000
+    problem = pose(mlp(3, 4, classes), TensorData(torch.randn(2, 3), torch.tensor([5, 2999])))
+    with Largest() as largest:
+        sweep(problem, estimator="deflated")
+    assert largest.entries < 100 * classes

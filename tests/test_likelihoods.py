@@ -82,6 +82,10 @@ def test_the_root_serves_every_observed_label(gap: float) -> None:
         assert torch.allclose(covariance[:, row], wanted, rtol=1e-12, atol=1e-14 * float(wanted.abs().max()))
     observed = torch.einsum("kb,kbi->bi", scores.observed, scores.directions)
     assert torch.allclose(observed, Softmax().observed_score(z, labels), rtol=1e-12, atol=0)
+    first = Softmax().observed_column(z, labels)
+    for one, other in zip(first, (scores.directions[:1], scores.true[:1], scores.observed[:1]), strict=True):
+        assert one is not None
+        assert torch.allclose(one, other, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("gap", [20.0, 80.0, 300.0])

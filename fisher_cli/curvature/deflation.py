@@ -49,7 +49,7 @@ def roots(likelihood: Likelihood, outputs: Tensor, labels: Tensor, kernel: Tenso
         identity = torch.eye(outputs.shape[1], dtype=torch.float64, device=outputs.device)
         products = [likelihood.covariance_product(outputs, row.expand_as(outputs)) for row in identity]
         return _turned(torch.stack(products, 1), kernel)
-    first = likelihood.root(outputs, labels)
+    first = likelihood.observed_column(outputs, labels)
     column = first.directions[0].double() * first.weights[0].sqrt().unsqueeze(1)
     return torch.cat([column.unsqueeze(2), _turned(_others(likelihood, outputs, labels), kernel)[:, :, :-1]], 2)
 
@@ -177,13 +177,12 @@ def _with_first_observed(likelihood: Likelihood, outputs: Tensor, labels: Tensor
     """The scores with the coefficients of the observed one: it is the first's multiple, or a direction of its own."""
     if not isinstance(likelihood, Softmax):
         return with_observed(likelihood, outputs, labels, scores.directions, scores.true, scores.draws)
-    root = likelihood.root(outputs, labels)
-    assert root.observed is not None
-    observed = torch.zeros_like(scores.true)
-    observed[0] = root.observed[0]
-    # The unit direction is taken from the root: a column's may have underflowed with its weight.
-    directions = torch.cat([root.directions[:1], scores.directions[1:]])
-    return Scores(directions, torch.cat([root.weights[:1], scores.true[1:]]), observed, scores.draws)
+    first = likelihood.observed_column(outputs, labels)
+    assert first.observed is not None
+    observed = torch.cat([first.observed, torch.zeros_like(scores.true[1:])])
+    # The unit direction is taken from there: a column's may have underflowed with its weight.
+    directions = torch.cat([first.directions, scores.directions[1:]])
+    return Scores(directions, torch.cat([first.weights, scores.true[1:]]), observed, scores.draws)
 
 
 def _signs(outputs: int, generator: torch.Generator) -> Tensor:

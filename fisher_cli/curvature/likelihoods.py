@@ -148,6 +148,15 @@ class Softmax(Likelihood):
         observed[:, 0] = -behind[:, 0]
         return Root(directions.to(outputs.dtype), weights.T[:-1], observed.T[:-1])
 
+    def observed_column(self, outputs: Tensor, labels: Tensor) -> Root:
+        """The first direction of `root` alone, e_y − Σ_{i≠y} p_i/(1 − p_y) e_i: nothing here is of size C × C."""
+        p, complement = self.probabilities(outputs)
+        index = labels.unsqueeze(1)
+        q = complement.gather(1, index)
+        others = p.scatter(1, index, 0.0) / torch.where(q > 0, q, torch.ones_like(q))
+        direction = (-others).scatter(1, index, 1.0).to(outputs.dtype)
+        return Root(direction.unsqueeze(0), (p.gather(1, index) * q).T, -q.T)
+
     def observed_score(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """s_y = p − e_y."""
         p, complement = self.probabilities(outputs)
