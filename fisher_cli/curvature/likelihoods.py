@@ -46,10 +46,7 @@ class Likelihood(ABC):
 
     @abstractmethod
     def root(self, outputs: Tensor, labels: Tensor) -> Root:
-        """Σ_k w_k v_k v_kᵀ = Λ = Cov(s) over labels drawn from the model: the exact scores of the true Fisher.
-
-        Of the many roots of Λ it may be one of whose directions the observed score is a multiple.
-        """
+        """Σ_k w_k v_k v_kᵀ = Λ = Cov(s) over labels drawn from the model: the exact scores of the true Fisher."""
 
     @abstractmethod
     def observed_score(self, outputs: Tensor, labels: Tensor) -> Tensor:
