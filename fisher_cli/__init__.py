@@ -14,12 +14,13 @@ __version__ = "0.1.0"
 __all__ = ["Analysis", "FisherError", "Settings", "analyze"]
 
 if TYPE_CHECKING:
+    from fisher_cli.analysis import Analysis
     from fisher_cli.errors import FisherError
-    from fisher_cli.run import Analysis, analyze
+    from fisher_cli.run import analyze
     from fisher_cli.settings import Settings
 
 _HOMES = {
-    "Analysis": "fisher_cli.run",
+    "Analysis": "fisher_cli.analysis",
     "FisherError": "fisher_cli.errors",
     "Settings": "fisher_cli.settings",
     "analyze": "fisher_cli.run",

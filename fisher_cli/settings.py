@@ -99,6 +99,8 @@ class Settings:
     `limit` None means all examples. `model` None means: take the architecture that the checkpoint names.
     `normalize` None means the dataset's own constants. `include` and `exclude` are shell patterns on
     parameter names; a parameter is analysed when it matches one of `include` and none of `exclude`.
+    `resize` and `crop` are the texts of the options, `N` or `HxW`. `use_ema` takes a file's moving average of the
+    weights; `recalibrate_bn` recomputes the running statistics of batch norms on the analysed examples.
     `samples` labels per example belong to the sampled estimator; `target_error`, relative to the trace, to the
     deflated one, None for a tenth of the standard error over examples. `spectrum` None means: the leading
     eigenvalues only.
@@ -109,15 +111,19 @@ class Settings:
     limit: int | None = 1000
     labels: str | None = None
     normalize: str | None = None
+    resize: str | None = None
+    crop: str | None = None
     model: str | None = None
     model_arguments: tuple[tuple[str, str], ...] = ()
     state_key: str | None = None
+    use_ema: bool = False
     estimator: Estimator = Estimator.AUTO
     samples: int = 5
     target_error: float | None = None
     eigenvalues: int = 5
     eigenvalue_tolerance: float = 1e-3
     likelihood: LikelihoodName = LikelihoodName.AUTO
+    recalibrate_bn: bool = False
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     precision: Precision = Precision.FLOAT32
@@ -188,13 +194,15 @@ class Settings:
 class Resources:
     """Where and how fast to compute; no number of the report depends on these beyond rounding.
 
-    `batch_size` None means: chosen from the network's shapes and the machine's memory.
+    `batch_size` None means: chosen from the network's shapes and the machine's memory. `trust_pickle` lets files run
+    their own code while they are read.
     """
 
     batch_size: int | None = None
     device: str = "auto"
     data_dir: str | None = None
     download: bool = False
+    trust_pickle: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The resources as plain JSON values, in declaration order."""

@@ -18,7 +18,7 @@ GROUND = {"settings", "results", "errors", "cells", "columns", "__init__"}
 FLOORS: list[set[str]] = [
     GROUND,
     {"rows", "metadata", "tables", "outputs", "inputs", "curvature"},
-    {"measurement", "run", "reports"},
+    {"measurement", "analysis", "run", "reports"},
     {"cli", "__main__"},
 ]
 # Which of the same floor may be used by whom.
@@ -26,7 +26,7 @@ BESIDE = {
     "columns": {"cells"},
     "tables": {"rows"},
     "outputs": {"tables"},
-    "run": {"measurement"},
+    "run": {"measurement", "analysis"},
     "__main__": {"cli"},
 }
 

@@ -11,9 +11,10 @@ import typer
 
 from fisher_cli import __version__
 from fisher_cli.cli import options
+from fisher_cli.cli.request import DATA, DEBUG, DEVICE, ESTIMATOR, MODEL, NETWORK, asks, without
 from fisher_cli.cli.streams import ROWS_AS_THEY_COME, exit_code, report_files, stdout_format, why_nothing
 from fisher_cli.outputs import Format, Metadata, ReportFiles, render
-from fisher_cli.settings import Estimator, LikelihoodName, Precision, Resources, Settings
+from fisher_cli.settings import Resources, Settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,50 +27,22 @@ if TYPE_CHECKING:
 COVERED_EXAMPLES = 8
 
 
+@asks(*without(DATA, "data", "limit"), *MODEL, *ESTIMATOR, *NETWORK, *DEVICE, *DEBUG)
 def inspect(
+    settings: Settings,
+    resources: Resources,
     checkpoints: options.Checkpoints,
     data: options.DataIfAny = None,
-    data_dir: options.DataDir = None,
-    split: options.Split = None,
-    labels: options.Labels = None,
-    normalize: options.Normalize = None,
-    download: options.Download = False,
-    model: options.Model = None,
-    model_arguments: options.ModelArguments = [],  # noqa: B006 - typer reads it, nobody writes it
-    state_key: options.StateKey = None,
-    estimator: options.EstimatorOption = Estimator.AUTO,
-    include: options.Include = ["*"],  # noqa: B006
-    exclude: options.Exclude = [],  # noqa: B006
-    likelihood: options.LikelihoodOption = LikelihoodName.AUTO,
-    precision: options.PrecisionOption = Precision.FLOAT32,
-    device: options.Device = "auto",
     output: options.InspectionOutput = None,
     format: options.FormatOption = None,
     force: options.Force = False,
     quiet: options.Quiet = False,
-    debug: options.Debug = False,  # noqa: ARG001 - acted upon by its callback
 ) -> None:
     """Say what checkpoint files are: container, weights, step, network; with --data how each parameter is covered.
 
     Example: fisher inspect ckpts/ --model resnet18 --data cifar10
     """  # noqa: DOC501 - this text is the command's help
-    settings = Settings(
-        data=data or "digits",
-        split=split,
-        limit=COVERED_EXAMPLES,
-        labels=None if labels is None else str(labels),
-        normalize=normalize,
-        model=model,
-        model_arguments=tuple(options.key_value(text) for text in model_arguments),
-        state_key=state_key,
-        estimator=estimator,
-        eigenvalues=0,
-        likelihood=likelihood,
-        include=tuple(include),
-        exclude=tuple(exclude),
-        precision=precision,
-    )
-    resources = Resources(device=device, data_dir=None if data_dir is None else str(data_dir), download=download)
+    settings = replace(settings, data=data or "digits", limit=COVERED_EXAMPLES, eigenvalues=0)
     files, to_stdout = report_files(output, format, force), stdout_format(output, format)
     if files is not None:
         files.check_writable()

@@ -14,9 +14,10 @@ from fisher_cli.settings import Resources, Settings
 if TYPE_CHECKING:
     import pandas as pd
 
+    from fisher_cli.analysis import Analysis
     from fisher_cli.reports.console import Console
     from fisher_cli.results import Measurement
-    from fisher_cli.run import Analysis, Run
+    from fisher_cli.run import Run
 
 
 @dataclass(frozen=True)

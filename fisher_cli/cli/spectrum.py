@@ -1,64 +1,41 @@
 """`fisher spectrum`: all eigenvalues of the true and the empirical Fisher, or the leading ones and their density."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import typer
 
 from fisher_cli.cli import options
-from fisher_cli.cli.numbers import positive, positive_number
+from fisher_cli.cli.numbers import positive_number
+from fisher_cli.cli.request import DATA, ESTIMATOR, MODEL, NETWORK, RUNNING, SEED, asks
 from fisher_cli.cli.sequence import Report, go_through
 from fisher_cli.cli.streams import report_files, stdout_format
 from fisher_cli.outputs import Format
-from fisher_cli.settings import (
-    Estimator,
-    LikelihoodName,
-    MatrixName,
-    Precision,
-    Resources,
-    Settings,
-    SpectrumMethod,
-    SpectrumSettings,
-)
+from fisher_cli.settings import MatrixName, Resources, Settings, SpectrumMethod, SpectrumSettings
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from fisher_cli.analysis import Analysis
     from fisher_cli.reports.console import Console
     from fisher_cli.results import Measurement
-    from fisher_cli.run import Analysis
 
 
+@asks(*DATA, *MODEL, *ESTIMATOR, *NETWORK, *SEED, *RUNNING)
 def spectrum(
+    settings: Settings,
+    resources: Resources,
     checkpoints: options.Checkpoints,
-    data: options.Data = "digits",
-    data_dir: options.DataDir = None,
-    split: options.Split = None,
-    limit: options.Limit = "1000",
-    labels: options.Labels = None,
-    normalize: options.Normalize = None,
-    download: options.Download = False,
-    model: options.Model = None,
-    model_arguments: options.ModelArguments = [],  # noqa: B006 - typer reads it, nobody writes it
-    state_key: options.StateKey = None,
     matrix: options.Matrix = MatrixName.BOTH,
     eigenvalues: options.LeadingCount = 10,
     method: options.SpectrumMethodOption = SpectrumMethod.AUTO,
     damping: options.Damping = None,
     probes: options.Probes = 5,
     steps: options.Steps = 40,
-    estimator: options.EstimatorOption = Estimator.AUTO,
-    include: options.Include = ["*"],  # noqa: B006
-    exclude: options.Exclude = [],  # noqa: B006
-    likelihood: options.LikelihoodOption = LikelihoodName.AUTO,
-    precision: options.PrecisionOption = Precision.FLOAT32,
-    seed: options.Seed = 0,
-    batch_size: options.BatchSize = "auto",
-    device: options.Device = "auto",
     output: options.SpectrumOutput = None,
     format: options.FormatOption = None,
     force: options.Force = False,
     quiet: options.Quiet = False,
-    debug: options.Debug = False,  # noqa: ARG001 - acted upon by its callback
 ) -> None:
     """Find the eigenvalues of the true and the empirical Fisher: all of them, or the leading ones and their density.
 
@@ -71,30 +48,7 @@ def spectrum(
         probes=probes,
         steps=steps,
     )
-    settings = Settings(
-        data=data,
-        split=split,
-        limit=positive(limit, "--limit", "all"),
-        labels=None if labels is None else str(labels),
-        normalize=normalize,
-        model=model,
-        model_arguments=tuple(options.key_value(text) for text in model_arguments),
-        state_key=state_key,
-        estimator=estimator,
-        eigenvalues=eigenvalues,
-        likelihood=likelihood,
-        include=tuple(include),
-        exclude=tuple(exclude),
-        precision=precision,
-        seed=seed,
-        spectrum=asked,
-    )
-    resources = Resources(
-        batch_size=positive(batch_size, "--batch-size", "auto"),
-        device=device,
-        data_dir=None if data_dir is None else str(data_dir),
-        download=download,
-    )
+    settings = replace(settings, eigenvalues=eigenvalues, spectrum=asked)
     files, to_stdout = report_files(output, format, force), stdout_format(output, format)
     if files is not None:
         files = files.named("spectrum", "density")

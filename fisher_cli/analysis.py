@@ -1,0 +1,111 @@
+"""The measurements of a run, its tables, and the record of where they come from."""
+
+import platform
+import resource
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fisher_cli import __version__
+from fisher_cli.metadata import ledger_record, spectrum_record
+from fisher_cli.results import Ledger, Measurement, Status
+from fisher_cli.settings import Resources, Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass
+class Analysis:
+    """The measurements of a run in order of training, and what is needed to say where they come from."""
+
+    settings: Settings
+    resources: Resources
+    device: str
+    data: Mapping[str, Any]
+    measurements: list[Measurement] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @cached_property
+    def table(self) -> "pd.DataFrame":
+        """One row per checkpoint; the columns are explained in `fisher_cli.columns`."""
+        from fisher_cli.tables import main_table
+
+        return main_table(self.measurements, self.settings.eigenvalues)
+
+    @cached_property
+    def layers(self) -> "pd.DataFrame":
+        """One row per checkpoint and parameter tensor."""
+        from fisher_cli.tables import layer_table
+
+        return layer_table(self.measurements)
+
+    @property
+    def data_title(self) -> str:
+        """The dataset and its split in two words."""
+        return " ".join(str(part) for part in (self.data.get("name"), self.data.get("split")) if part)
+
+    @property
+    def succeeded(self) -> int:
+        """Number of checkpoints that gave numbers."""
+        return sum(m.status in {Status.OK, Status.NOT_CONVERGED} for m in self.measurements)
+
+    @property
+    def ledgers(self) -> list[Ledger]:
+        """The coverage ledgers of the measurements, each once; the checkpoints of a run mostly share one."""
+        return list(dict.fromkeys(m.ledger for m in self.measurements if m.ledger is not None))
+
+    def stable_metadata(self) -> dict[str, Any]:
+        """What was asked and of what: the same for every repetition of the run."""
+        return {
+            "fisher_version": __version__,
+            "settings": self.settings.without_folders(),
+            "settings_digest": self.settings.digest(),
+            "data": dict(self.data),
+            "checkpoints": [
+                {
+                    "checkpoint": m.checkpoint,
+                    "sha256": m.sha256,
+                    "batch_size": m.batch_size,
+                    "memory_ran_out_at": m.memory_ran_out_at,
+                    "ledger": None if m.ledger is None else self.ledgers.index(m.ledger),
+                    "spectra": [spectrum_record(each) for each in m.spectra],
+                    "notes": list(m.notes),
+                }
+                for m in self.measurements
+            ],
+            "ledgers": [ledger_record(ledger) for ledger in self.ledgers],
+            "conventions": "natural logarithms; mean over examples; sum over classes; evaluation mode; float64 sums",
+        }
+
+    def run_metadata(self) -> dict[str, Any]:
+        """How it went this time: versions, device, timings, memory, command."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "platform": platform.platform(),
+            "device": self.device,
+            "threads": torch.get_num_threads(),
+            "resources": self.resources.as_dict(),
+            "command": list(sys.argv),
+            "seconds": self.seconds,
+            "timings": [{"checkpoint": m.checkpoint, **dict(m.timings)} for m in self.measurements],
+            "checks": [
+                {"checkpoint": m.checkpoint, **asdict(m.check), **_cost(m, "check")}
+                for m in self.measurements
+                if m.check is not None
+            ],
+            "peak_memory_bytes": peak,
+            "peak_device_memory_bytes": torch.cuda.max_memory_allocated() if self.device.startswith("cuda") else None,
+        }
+
+
+def _cost(measurement: Measurement, stage: str) -> dict[str, float]:
+    """What a stage of a measurement cost, in seconds and as a share of all its stages."""
+    seconds = dict(measurement.timings)
+    return {"seconds": seconds[stage], "share_of_time": seconds[stage] / sum(seconds.values())}

@@ -1,0 +1,71 @@
+"""Where results go, and in which form."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fisher_cli.cli.options.panels import OUTPUT
+from fisher_cli.outputs import Format
+
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="FILE|-",
+        help="Report file (.csv .tsv .json .jsonl .parquet); a table of layers and a record go beside it; "
+        "or - for rows on stdout.",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+    ),
+]
+InspectionOutput = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="FILE|-",
+        help="Report file (.csv .tsv .json .jsonl .parquet); with --data a table of parameters goes beside it; "
+        "or - for rows on stdout.",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+    ),
+]
+SpectrumOutput = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="FILE|-",
+        help="Report file (.csv .tsv .json .jsonl .parquet), written as NAME.spectrum with NAME.density and a record "
+        "beside it; or - for rows on stdout.",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+    ),
+]
+FormatOption = Annotated[
+    Format | None,
+    typer.Option(
+        "--format",
+        metavar="FORMAT",
+        help="Of what goes to stdout: table, csv, tsv, json, jsonl or parquet.",
+        show_default="table on a terminal, csv when piped",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Layers = Annotated[
+    bool,
+    typer.Option(
+        "--layers/--no-layers",
+        metavar="",
+        help="Write the per-layer table beside a report file.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force", metavar="", help="Replace an output file that is not a report of fisher.", rich_help_panel=OUTPUT
+    ),
+]

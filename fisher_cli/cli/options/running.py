@@ -1,0 +1,37 @@
+"""Where and how fast to compute, and how much to say about it."""
+
+import logging
+from typing import Annotated
+
+import typer
+
+from fisher_cli.cli.options.panels import OUTPUT, RUNNING
+
+DEBUG_KEY = "fisher.debug"
+
+BatchSize = Annotated[
+    str,
+    typer.Option(
+        "-b", "--batch-size", metavar="auto|N", help="Examples at once; changes no result.", rich_help_panel=RUNNING
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="Where to compute.", rich_help_panel=RUNNING),
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", metavar="", help="No progress and no remarks.", rich_help_panel=OUTPUT)
+]
+
+
+def _debug(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        context.meta[DEBUG_KEY] = True  # shared by the command and all above it
+        logging.basicConfig(format="%(message)s")  # for errors that end in a row
+        logging.getLogger("fisher_cli").setLevel(logging.DEBUG)
+
+
+Debug = Annotated[
+    bool,
+    typer.Option("--debug", metavar="", callback=_debug, help="Show tracebacks of errors."),
+]

@@ -1,0 +1,116 @@
+"""The words that many commands share → their Settings and Resources, by one decorator for all of them."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from fisher_cli.cli import options
+from fisher_cli.cli.numbers import count, positive, positive_number
+from fisher_cli.settings import Estimator, LikelihoodName, Precision, Resources, Settings
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One shared option: a command's parameter `name`, as Typer reads it, and what becomes of it.
+
+    `read` turns what was typed into the value of the field of that name in `of`; None: the option acts by itself.
+    """
+
+    name: str
+    option: Any
+    default: Any = None
+    read: Callable[[Any], Any] = _as_it_is
+    of: type[Settings] | type[Resources] | None = Settings
+
+
+DATA = (
+    Asked("data", options.Data, "digits"),
+    Asked("data_dir", options.DataDir, read=_text, of=Resources),
+    Asked("split", options.Split),
+    Asked("limit", options.Limit, "1000", partial(positive, option="--limit", word="all")),
+    Asked("labels", options.Labels, read=_text),
+    Asked("normalize", options.Normalize),
+    Asked("resize", options.Resize),
+    Asked("crop", options.Crop),
+    Asked("download", options.Download, False, of=Resources),
+)
+MODEL = (
+    Asked("model", options.Model),
+    Asked("model_arguments", options.ModelArguments, [], lambda texts: tuple(map(options.key_value, texts))),
+    Asked("state_key", options.StateKey),
+    Asked("use_ema", options.UseEma, False),
+    Asked("trust_pickle", options.TrustPickle, False, of=Resources),
+)
+ESTIMATOR = (Asked("estimator", options.EstimatorOption, Estimator.AUTO),)
+SAMPLING = (
+    Asked("samples", options.Samples, 5),
+    Asked(
+        "target_error",
+        options.TargetError,
+        read=partial(positive_number, option="--target-error", example="0.01 for one percent of the trace"),
+    ),
+)
+EIGENVALUES = (Asked("eigenvalues", options.EigenvalueCount, 5, partial(count, option="--eigenvalues")),)
+NETWORK = (
+    Asked("include", options.Include, ["*"], tuple),
+    Asked("exclude", options.Exclude, [], tuple),
+    Asked("likelihood", options.LikelihoodOption, LikelihoodName.AUTO),
+    Asked("recalibrate_bn", options.RecalibrateBatchNorm, False),
+    Asked("precision", options.PrecisionOption, Precision.FLOAT32),
+)
+SEED = (Asked("seed", options.Seed, 0),)
+BATCH_SIZE = (
+    Asked("batch_size", options.BatchSize, "auto", partial(positive, option="--batch-size", word="auto"), Resources),
+)
+DEVICE = (Asked("device", options.Device, "auto", of=Resources),)
+DEBUG = (Asked("debug", options.Debug, False, of=None),)
+RUNNING = (*BATCH_SIZE, *DEVICE, *DEBUG)
+
+
+def without(asked: tuple[Asked, ...], *names: str) -> tuple[Asked, ...]:
+    """The options less those of these names."""
+    return tuple(each for each in asked if each.name not in names)
+
+
+def asks(*asked: Asked) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command these options besides its own; it is called with `settings` and `resources` made of them.
+
+    What Typer sees is one function of all: the command's arguments first, then the shared options, then its own.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = list(inspect.signature(command, eval_str=True).parameters.values())[2:]
+        arguments = [each for each in own if each.default is each.empty]
+        options_of_its_own = [each for each in own if each.default is not each.empty]
+        parameters = [*arguments, *map(_parameter, asked), *options_of_its_own]
+
+        @functools.wraps(command)
+        def run(**given: Any) -> None:
+            typed = [(each, given.pop(each.name)) for each in asked]
+            settings, resources = (
+                kind(**{each.name: each.read(value) for each, value in typed if each.of is kind})
+                for kind in (Settings, Resources)
+            )
+            command(settings, resources, **given)
+
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        return run
+
+    return decorate
+
+
+def _parameter(asked: Asked) -> inspect.Parameter:
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return inspect.Parameter(asked.name, kind, default=asked.default, annotation=asked.option)

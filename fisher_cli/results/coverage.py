@@ -1,0 +1,45 @@
+"""How the gradient norms of every parameter were found, and what the check against autograd saw."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How the gradient norms of one parameter tensor were found: its number of values, the rule, the work.
+
+    `work` is the tensor's share of all operations after the forward pass, from 0 to 1; None where not counted.
+    """
+
+    name: str
+    values: int
+    method: str
+    work: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The coverage ledger: every analysed parameter tensor once, nothing dropped.
+
+    `directions` is the number of backward passes per batch, and `backward` their share of the work, which all
+    tensors have in common: with it the shares add up to one.
+    """
+
+    entries: tuple[Coverage, ...]
+    directions: int
+    backward: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The run-time check: some examples and directions recomputed with plain autograd, one by one.
+
+    largest_relative_difference: of any parameter's squared gradient norm, relative to the larger of that norm and
+    a thousandth of all parameters' together; above `tolerance` the row fails. precision: of the look that decided,
+    float64 where float32 differed.
+    """
+
+    examples: int
+    directions: int
+    largest_relative_difference: float
+    tolerance: float
+    precision: str

@@ -1,0 +1,68 @@
+"""What is known about one checkpoint: a row of a report."""
+
+from dataclasses import dataclass
+
+from fisher_cli.results.coverage import Check, Ledger
+from fisher_cli.results.spectra import Eigenvalues, Spectrum
+from fisher_cli.results.statuses import Status, WeightsKind
+from fisher_cli.results.traces import Gradient, Predictions, Trace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """What a checkpoint file is, without looking at any data; what was not found out is None.
+
+    `integrity` says whether the format has checksums; `weights_key` where in the file the weights were,
+    `tensors` how many there are; `architecture_source` who chose the network; `parameters` are its trainable
+    values. `error` and `notes` are as in Measurement.
+    """
+
+    checkpoint: str
+    status: Status
+    error: str = ""
+    sha256: str | None = None
+    step: int | None = None
+    epoch: float | None = None
+    format: str | None = None
+    integrity: str | None = None
+    weights_key: str | None = None
+    weights: WeightsKind | None = None
+    tensors: int | None = None
+    architecture: str | None = None
+    architecture_source: str | None = None
+    parameters: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """Everything found out about one checkpoint: one row of the report.
+
+    `error` is one line, "" when all is well. `notes` are remarks that do not make the row fail.
+    `timings` are seconds by stage; they go to the run's record, never into a table. `memory_ran_out_at` is the
+    number of examples at once for which memory did not suffice, before `batch_size` was taken instead.
+    """
+
+    checkpoint: str
+    status: Status
+    error: str = ""
+    sha256: str | None = None
+    step: int | None = None
+    epoch: float | None = None
+    architecture: str | None = None
+    weights: WeightsKind | None = None
+    parameters: int | None = None
+    examples: int | None = None
+    classes: int | None = None
+    predictions: Predictions | None = None
+    trace: Trace | None = None
+    gradient: Gradient | None = None
+    eigenvalues_true: Eigenvalues | None = None
+    eigenvalues_empirical: Eigenvalues | None = None
+    batch_size: int | None = None
+    notes: tuple[str, ...] = ()
+    timings: tuple[tuple[str, float], ...] = ()
+    ledger: Ledger | None = None
+    check: Check | None = None
+    memory_ran_out_at: int | None = None
+    spectra: tuple[Spectrum, ...] = ()
