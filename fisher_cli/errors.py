@@ -12,6 +12,8 @@ FisherError
 ├── VerificationError      our own numbers disagree with plain autograd, or do not add up
 ├── OutOfMemoryError       one example at once is still too much for the memory
 └── OutputError            the report cannot be written there
+    ├── RecordError             its journal cannot be read or written, or answers another question
+    └── LockedError             another process is writing it (exit code 5)
 """
 
 
@@ -61,3 +63,11 @@ class OutOfMemoryError(FisherError):
 
 class OutputError(FisherError):
     """The report cannot be written there."""
+
+
+class RecordError(OutputError):
+    """The journal of a report cannot be read or written, or answers another question."""
+
+
+class LockedError(OutputError):
+    """Another process is writing this report."""

@@ -4,20 +4,19 @@ Beside `name.csv` stand `name.layers.csv` and the record `name.meta.json`, which
 SHA-256. What such a record lists is ours and may be replaced; all else is left alone without `--force`.
 """
 
-import contextlib
 import hashlib
 import json
 import os
-import secrets
 import shlex
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fisher_cli.cells import json_text
+from fisher_cli.durable import replace_all, temporary_name, write_new
 from fisher_cli.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -173,7 +172,7 @@ class ReportFiles:
         record = self._record_text(contents, metadata).encode()
         stale = [self.layers] if layers is None and self._is_ours(self.layers) else []
         try:
-            _replace_all({self.record: record, **contents}, stale)
+            replace_all({self.record: record, **contents}, stale)
         except OSError as error:
             size = sum(map(len, (record, *contents.values())))
             msg = f"cannot write {self.main} and its companions ({size:,} bytes): {error.strerror or error}"
@@ -249,8 +248,8 @@ def _check_folder(target: Path, longest_name: str) -> None:
         msg = f"cannot write {target}: {folder} is not a folder"
         raise OutputError(msg)
     try:
-        probe = _temporary(target.with_name(longest_name))
-        _write_new(probe, bytes(4096))  # an empty file fits even on a full disk
+        probe = temporary_name(target.with_name(longest_name))
+        write_new(probe, bytes(4096))  # an empty file fits even on a full disk
         probe.unlink()
     except OSError as error:
         msg = f"cannot write {target}: {error.strerror}"
@@ -263,63 +262,3 @@ def _is_same_file(one: Path, other: Path) -> bool:
         return one.samefile(other)
     except OSError:
         return False
-
-
-def _replace_all(contents: Mapping[Path, bytes], stale: Iterable[Path] = ()) -> None:
-    """Give all files their new contents, in order; remove the `stale` ones first.
-
-    An fsync that fails is never repeated: the second one would succeed without the data being on the disk.
-    """
-    temporary: dict[Path, Path] = {}
-    try:
-        for path, data in contents.items():
-            _remove_leftovers(path)
-            temporary[path] = _temporary(path)
-            _write_new(temporary[path], data)
-        for path in stale:
-            path.unlink(missing_ok=True)
-        for path, new in temporary.items():
-            os.replace(new, path)
-        for folder in {path.parent for path in contents}:
-            _sync_folder(folder)
-    finally:
-        for new in temporary.values():
-            with contextlib.suppress(OSError):
-                new.unlink(missing_ok=True)
-
-
-def _temporary(path: Path) -> Path:
-    """A new hidden name in the same folder."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Remove temporary files of a process that was killed while it wrote this file."""
-    pattern = f".{path.name}."
-    for name in os.listdir(path.parent):
-        middle = name.removeprefix(pattern).removesuffix(".tmp")
-        if name == f"{pattern}{middle}.tmp" and len(middle) == 8 and set(middle) <= set("0123456789abcdef"):
-            path.with_name(name).unlink(missing_ok=True)
-
-
-def _write_new(path: Path, data: bytes) -> None:
-    """Write a file that must not exist yet, down to the disk; nothing is left of it after a failure."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        with contextlib.suppress(OSError):
-            path.unlink()
-        raise
-
-
-def _sync_folder(folder: Path) -> None:
-    """Bring the folder's new names to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

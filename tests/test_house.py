@@ -14,10 +14,10 @@ import fisher_cli
 PACKAGE = Path(fisher_cli.__file__).parent
 
 # Floors from the ground up; a module imports only from floors below its own, or from its own folder.
-GROUND = {"settings", "results", "errors", "cells", "columns", "__init__"}
+GROUND = {"settings", "results", "errors", "cells", "columns", "durable", "codec", "__init__"}
 FLOORS: list[set[str]] = [
     GROUND,
-    {"rows", "metadata", "tables", "outputs", "inputs", "curvature"},
+    {"rows", "metadata", "tables", "outputs", "records", "inputs", "curvature"},
     {"measurement", "analysis", "run", "reports"},
     {"cli", "__main__"},
 ]

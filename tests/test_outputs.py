@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from fisher_cli import outputs
+from fisher_cli import durable
 from fisher_cli.columns import Column, Kind
 from fisher_cli.errors import OutputError, UsageError
 from fisher_cli.outputs import Format, Metadata, ReportFiles, format_of, render
@@ -220,7 +220,7 @@ def test_every_failure_leaves_old_or_new_files(
             return call
 
         with monkeypatch.context() as patch:
-            owner, name = (outputs, "_write_new") if primitive == "write" else (os, primitive)
+            owner, name = (durable, "write_new") if primitive == "write" else (os, primitive)
             patch.setattr(owner, name, failing(getattr(owner, name)))
             try:
                 report.write(table(0.75), table(0.75), METADATA)

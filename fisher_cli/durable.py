@@ -1,0 +1,179 @@
+"""Writing that a kill, a full disk or a power cut cannot tear: the only module that changes files on the disk.
+
+A file gets its new content under a temporary name, down to the disk, and then its own name by a rename, which is
+atomic; a journal grows by whole lines, each down to the disk before the next. An fsync that fails is never repeated:
+the second one would succeed without the data being on the disk.
+"""
+
+import contextlib
+import os
+import secrets
+import signal
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+
+STOPPING_SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGHUP", "SIGUSR1", "SIGTERM") if hasattr(signal, name)
+]
+
+
+def replace_all(contents: Mapping[Path, bytes], stale: Iterable[Path] = ()) -> None:
+    """Give all files their new contents, in order; remove the `stale` ones before the first gets its name.
+
+    Each file is at any moment absent, the old one or the new one.
+    """
+    temporary: dict[Path, Path] = {}
+    with undisturbed():
+        try:
+            for path, data in contents.items():
+                _remove_leftovers(path)
+                temporary[path] = temporary_name(path)
+                write_new(temporary[path], data)
+            for path in stale:
+                remove(path)
+            for path, new in temporary.items():
+                rename(new, path)
+            for folder in {path.parent for path in contents}:
+                sync_folder(folder)
+        finally:
+            for new in temporary.values():
+                with contextlib.suppress(OSError):
+                    new.unlink(missing_ok=True)
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Write a file that must not exist yet, down to the disk; nothing is left of it after a failure."""
+    descriptor = create(path)
+    try:
+        try:
+            write(descriptor, data)
+            sync(descriptor)
+        finally:
+            os.close(descriptor)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder whose parent exists, down to the disk; one that is there already stays as it is."""
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        return
+    sync_folder(path.parent)
+
+
+class GrowingFile:
+    """A file that grows by whole lines, each of them on the disk when `append` returns.
+
+    A failed append leaves at most the beginning of a line behind, and the file is closed: what follows a torn line
+    could not be told from it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor: int | None = os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_CLOEXEC", 0))
+
+    def append(self, line: bytes) -> None:
+        """Add a line, without its end, down to the disk.
+
+        Raises:
+            ValueError: the file is closed.
+        """
+        if self._descriptor is None:
+            msg = "the file is closed"
+            raise ValueError(msg)
+        with undisturbed():
+            try:
+                write(self._descriptor, line + b"\n")
+                sync(self._descriptor)
+            except BaseException:
+                self.close()
+                raise
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Keep signals that stop the run waiting until a write is over: none ends in the middle of it.
+
+    Yields:
+        Nothing.
+    """
+    waiting: list[tuple[int, FrameType | None]] = []
+    previous = {}
+    try:
+        for number in STOPPING_SIGNALS:
+            handler = signal.getsignal(number)
+            if callable(handler):
+                previous[number] = handler
+                signal.signal(number, lambda got, frame: waiting.append((got, frame)))
+    except ValueError:  # only the main thread gets signals, and only it may say what they do
+        previous = {}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    for number, frame in waiting:
+        previous[signal.Signals(number)](number, frame)
+
+
+# --- the steps that can fail or be the last ones: tests stop after each of them
+
+
+def create(path: Path) -> int:
+    """A descriptor of a new file; it must not exist."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+
+
+def write(descriptor: int, data: bytes) -> None:
+    """Write all of the data."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def sync(descriptor: int) -> None:
+    """Bring a file's content to the disk."""
+    os.fsync(descriptor)
+
+
+def rename(old: Path, new: Path) -> None:
+    """Give a file another name; what had that name is gone."""
+    os.replace(old, new)
+
+
+def remove(path: Path) -> None:
+    """Remove a file if it is there."""
+    path.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's names to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def temporary_name(path: Path) -> Path:
+    """A new hidden name in the same folder."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove temporary files of a process that was killed while it wrote this file."""
+    start, end = f".{path.name}.", ".tmp"
+    for name in os.listdir(path.parent):
+        middle = name.removeprefix(start).removesuffix(end)
+        if name == f"{start}{middle}{end}" and len(middle) == 8 and set(middle) <= set("0123456789abcdef"):
+            path.with_name(name).unlink(missing_ok=True)

@@ -1,0 +1,260 @@
+"""The journal of a run, `name.journal/`: one checksummed line per finished checkpoint, only ever appended to.
+
+The first line says what was asked: settings, data, versions. A record answers that question for the weights whose
+content hash is its key, so that resuming means skipping keys that are there. Tables are rendered from the records.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from fisher_cli.cells import one_line
+from fisher_cli.codec import decode, encode
+from fisher_cli.durable import GrowingFile, make_folder, remove, replace_all
+from fisher_cli.errors import LockedError, RecordError
+from fisher_cli.results import Measurement
+
+VERSION: Final = 1
+_CHECKSUM: Final = 64  # hexadecimal digits of a SHA-256
+_RECORDS: Final = "records.jsonl"
+_LOCK: Final = "lock"
+
+
+@dataclass(frozen=True)
+class Record:
+    """The measurement of the weights with content hash `key`; what joins it to another row is about `previous`.
+
+    `previous` is the key of the row that was before it when it was measured, None for the first.
+    """
+
+    key: str
+    previous: str | None
+    measurement: Measurement
+
+
+@dataclass
+class Journal:
+    """The records of one report, held by one process at a time; made by `open_journal`."""
+
+    folder: Path
+    records: dict[str, Record]
+    dropped: int
+    _lines: GrowingFile = field(repr=False)
+    _lock: int = field(repr=False)
+
+    def append(self, record: Record) -> None:
+        """Add a record, down to the disk; it replaces an earlier one of the same key.
+
+        Raises:
+            RecordError: the disk is full, or the operating system refused for another reason.
+        """
+        line = _line({"record": encode(record)})
+        try:
+            self._lines.append(line)
+        except OSError as error:
+            msg = (
+                f"cannot write {self.folder / _RECORDS} ({len(line):,} bytes): {error.strerror or error}; "
+                "make room and run the same command again: finished checkpoints are kept"
+            )
+            raise RecordError(msg) from error
+        self.records[record.key] = record
+
+    def close(self) -> None:
+        """Let another process have it."""
+        self._lines.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def journal_folder(report: Path) -> Path:
+    """Where the journal of a report is: `name.journal` beside `name.csv`."""
+    return report.with_name(f"{report.stem}.journal")
+
+
+def open_journal(folder: Path, asked: Mapping[str, Any], *, fresh: bool = False) -> Journal:
+    """The journal of this folder for this question, locked; made if there is none, begun anew if `fresh`.
+
+    A last line that a kill tore, or a line whose checksum does not hold, is dropped: its checkpoint is measured again.
+
+    Args:
+        folder: `name.journal`; its parent exists.
+        asked: what the records answer, as JSON values; the same question has the same values.
+        fresh: forget the records that are there.
+
+    Returns:
+        The journal; `dropped` says how many damaged lines there were.
+
+    Raises:
+        LockedError: another process is writing this report.
+        RecordError: the folder is something else, or its records answer another question.
+    """
+    asked = json.loads(json.dumps(asked))  # tuples as lists, as they will be read
+    try:
+        make_folder(folder)
+        if not folder.is_dir():
+            msg = f"{folder} is in the way: a report keeps its journal there; choose another name for -o"
+            raise RecordError(msg)
+        lock = _locked(folder)
+    except OSError as error:
+        msg = f"cannot write {folder}: {error.strerror or error}"
+        raise RecordError(msg) from error
+    try:
+        return _opened(folder, asked, lock, fresh=fresh)
+    except OSError as error:
+        os.close(lock)
+        msg = f"cannot write {folder / _RECORDS}: {error.strerror or error}"
+        raise RecordError(msg) from error
+    except BaseException:
+        os.close(lock)
+        raise
+
+
+def _opened(folder: Path, asked: Mapping[str, Any], lock: int, *, fresh: bool) -> Journal:
+    path = folder / _RECORDS
+    content = path.read_bytes() if path.exists() else b""
+    # A file without a whole first line was torn while it was begun: there is nothing in it.
+    lines = [] if fresh or b"\n" not in content else list(_read(content))
+    if lines:
+        _refuse_other_question(folder, lines[0], asked)
+    records, dropped = _records(lines[1:])
+    if not lines or dropped or not content.endswith(b"\n"):
+        kept = [_line({"record": encode(record)}) for record in records.values()]
+        head = _line({"journal": VERSION, "asked": asked})
+        replace_all({path: b"".join(line + b"\n" for line in (head, *kept))})
+    return Journal(folder, records, dropped, GrowingFile(path), lock)
+
+
+def _refuse_other_question(folder: Path, head: Any, asked: Mapping[str, Any]) -> None:
+    """Refuse records that answer another question than this one.
+
+    Raises:
+        RecordError: they do, or what they answer cannot be read.
+    """
+    if not isinstance(head, dict) or not isinstance(head.get("asked"), dict):
+        msg = f"{folder / _RECORDS}: its first line is damaged; begin anew with --force"
+        raise RecordError(msg)
+    if head.get("journal") != VERSION:
+        msg = f"{folder / _RECORDS}: written by another version of fisher; begin anew with --force"
+        raise RecordError(msg)
+    changes = list(_changes(head["asked"], asked))
+    if changes:
+        more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
+        msg = (
+            f"{folder.with_suffix('')}: the report there was made otherwise: {'; '.join(changes[:3])}{more}; choose "
+            "another name for -o, or begin anew with --force"
+        )
+        raise RecordError(msg)
+
+
+def _changes(before: Any, now: Any, place: str = "") -> Iterator[str]:
+    """What differs between two questions.
+
+    Yields:
+        `settings.limit was 100 and is 200`.
+    """
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in sorted(before.keys() | now.keys()):
+            yield from _changes(before.get(name), now.get(name), f"{place}.{name}" if place else name)
+    elif before != now:
+        yield f"{place} was {one_line(json.dumps(before))[:80]} and is {one_line(json.dumps(now))[:80]}"
+
+
+def _records(lines: list[Any]) -> tuple[dict[str, Record], int]:
+    """The records by key, the last one of each, and how many lines hold none."""
+    records: dict[str, Record] = {}
+    dropped = 0
+    for line in lines:
+        try:
+            record = decode(Record, line["record"])
+        except (ValueError, TypeError, KeyError):
+            dropped += 1
+        else:
+            records.pop(record.key, None)
+            records[record.key] = record
+    return records, dropped
+
+
+def _line(value: Any) -> bytes:
+    """A line without its end: the checksum of its text, and the text."""
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":")).encode()
+    return hashlib.sha256(text).hexdigest().encode() + b" " + text
+
+
+def _read(content: bytes) -> Iterator[Any]:
+    """The values of the lines; None where the checksum does not hold.
+
+    Yields:
+        One value per line, also for a last line that has no end.
+    """
+    for line in content.removesuffix(b"\n").split(b"\n"):
+        checksum, text = line[:_CHECKSUM], line[_CHECKSUM + 1 :]
+        if hashlib.sha256(text).hexdigest().encode() != checksum or line[_CHECKSUM : _CHECKSUM + 1] != b" ":
+            yield None
+        else:
+            yield json.loads(text)
+
+
+def read_records(folder: Path) -> tuple[Mapping[str, Any], dict[str, Record], int]:
+    """What a journal answers, its records, and how many damaged lines it has; nothing is changed.
+
+    Raises:
+        RecordError: there is no journal, or its first line is damaged.
+    """
+    path = folder / _RECORDS
+    try:
+        lines = list(_read(path.read_bytes()))
+    except OSError as error:
+        msg = f"{path}: cannot be read ({error.strerror})"
+        raise RecordError(msg) from error
+    head = lines[0]
+    if not isinstance(head, dict) or not isinstance(head.get("asked"), dict) or head.get("journal") != VERSION:
+        msg = f"{path}: its first line is damaged, or another version's"
+        raise RecordError(msg)
+    return head["asked"], *_records(lines[1:])
+
+
+def remove_journal(folder: Path) -> None:
+    """Remove the files of a journal, and the folder if nothing else is in it."""
+    for name in (_RECORDS, _LOCK):
+        remove(folder / name)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _locked(folder: Path) -> int:
+    """A descriptor that holds the journal's lock until it is closed; the system lets go of it when a process dies.
+
+    Raises:
+        LockedError: another process holds it.
+    """
+    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = one_line(os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()) or "not known yet"
+        os.close(descriptor)
+        msg = (
+            f"{folder.with_suffix('')}: another process is writing this report ({owner}); wait for it, or choose "
+            "another name for -o"
+        )
+        raise LockedError(msg) from None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    return descriptor
