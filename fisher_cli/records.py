@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -245,7 +246,7 @@ def _locked(folder: Path) -> int:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        owner = one_line(os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()) or "not known yet"
+        owner = _owner(descriptor)
         os.close(descriptor)
         msg = (
             f"{folder.with_suffix('')}: another process is writing this report ({owner}); wait for it, or choose "
@@ -258,3 +259,12 @@ def _locked(folder: Path) -> int:
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
     return descriptor
+
+
+def _owner(descriptor: int) -> str:
+    """Who holds the lock, as it says itself just after taking it."""
+    for _ in range(20):
+        if text := one_line(os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()):
+            return text
+        time.sleep(0.05)
+    return "which has not said who it is"
