@@ -17,7 +17,7 @@ PACKAGE = Path(fisher_cli.__file__).parent
 GROUND = {"settings", "results", "errors", "cells", "columns", "durable", "codec", "__init__"}
 FLOORS: list[set[str]] = [
     GROUND,
-    {"rows", "metadata", "tables", "outputs", "records", "inputs", "curvature"},
+    {"rows", "metadata", "tables", "outputs", "records", "integrity", "inputs", "curvature"},
     {"measurement", "analysis", "run", "reports"},
     {"cli", "__main__"},
 ]
@@ -26,6 +26,7 @@ BESIDE = {
     "columns": {"cells"},
     "tables": {"rows"},
     "outputs": {"tables"},
+    "integrity": {"tables", "outputs", "records"},
     "run": {"measurement", "analysis"},
     "__main__": {"cli"},
 }

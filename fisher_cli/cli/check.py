@@ -1,0 +1,27 @@
+"""`fisher check`: whether a report is whole and as it was written."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fisher_cli.cli import options
+
+
+def check(
+    report: Annotated[
+        Path, typer.Argument(metavar="REPORT", help="A report file, such as trend.csv.", show_default=False)
+    ],
+    debug: options.Debug = False,  # noqa: ARG001 - acted upon by its callback
+) -> None:
+    """Say whether a report is whole: tables against the hashes in its record, rows in order, journal undamaged.
+
+    Example: fisher check trend.csv
+    """  # noqa: DOC501 - this text is the command's help
+    from fisher_cli.integrity import check_report
+    from fisher_cli.reports.console import Console
+
+    console = Console()
+    findings = check_report(report)
+    console.write("".join(f"{'ok' if each.ok else 'WRONG':6}{each.what}: {each.detail}\n" for each in findings))
+    raise typer.Exit(0 if all(each.ok for each in findings) else 4)

@@ -1,0 +1,117 @@
+"""Whether a report is whole: its tables against the hashes in its record, its rows, and its journal."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fisher_cli.errors import OutputError, RecordError
+from fisher_cli.outputs import SCHEMA_VERSION, TOOL
+from fisher_cli.records import journal_folder, read_records
+from fisher_cli.results import Status
+from fisher_cli.tables import read_table
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was looked at, whether it is as it should be, and why not."""
+
+    what: str
+    ok: bool
+    detail: str
+
+
+def check_report(report: Path) -> list[Finding]:
+    """Look at every file of a report: `name.csv` (or another format) with what its record lists, and the journal.
+
+    Raises:
+        OutputError: there is no such report.
+    """
+    if not report.is_file():
+        msg = f"{report}: no such report"
+        raise OutputError(msg)
+    record_path = report.with_name(f"{report.stem}.meta.json")
+    record, finding = _record(record_path)
+    findings = [finding]
+    if record is not None:
+        findings += _tables(report, record)
+    findings += _rows(report)
+    folder = journal_folder(report)
+    if folder.exists():
+        findings.append(_journal(folder, record))
+    return findings
+
+
+def _record(path: Path) -> tuple[dict[str, Any] | None, Finding]:
+    """The record, if it can be used."""
+    try:
+        record = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None, Finding(path.name, False, "is missing: the tables cannot be held against their hashes")
+    except (OSError, ValueError, RecursionError) as error:
+        return None, Finding(path.name, False, f"cannot be read ({error})")
+    if not isinstance(record, dict) or record.get("tool") != TOOL or not isinstance(record.get("tables"), dict):
+        return None, Finding(path.name, False, "is no record of fisher, or a damaged one")
+    version = record.get("schema_version")
+    if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
+        return None, Finding(path.name, False, f"has schema version {version}: this fisher knows 1 to {SCHEMA_VERSION}")
+    return record, Finding(path.name, True, f"schema version {version}")
+
+
+def _tables(report: Path, record: dict[str, Any]) -> Iterator[Finding]:
+    """Each table that the record lists.
+
+    Yields:
+        One finding per table.
+    """
+    if report.name not in record["tables"]:
+        yield Finding(report.name, False, "is not in the record: it is not the report that the record is about")
+    for name, expected in record["tables"].items():
+        path = report.parent / Path(str(name)).name
+        try:
+            found = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+        except OSError as error:
+            yield Finding(path.name, False, f"cannot be read ({error.strerror})")
+            continue
+        same = found == expected
+        yield Finding(path.name, same, "is as it was written" if same else "was changed after it was written")
+
+
+def _rows(report: Path) -> Iterator[Finding]:
+    """The main table's rows.
+
+    Yields:
+        One finding, or none for a table without checkpoints.
+    """
+    name = f"rows of {report.name}"
+    try:
+        table = read_table(report)
+    except OutputError as error:
+        yield Finding(name, False, str(error))
+        return
+    if not {"checkpoint", "status"} <= set(table.columns):
+        return
+    unknown = set(table["status"].dropna()) - set(Status)
+    if unknown:
+        yield Finding(name, False, f"have a status that does not exist: {sorted(unknown)[0]}")
+    elif "order" in table.columns and not table["order"].is_monotonic_increasing:
+        yield Finding(name, False, "are not in order of training")
+    else:
+        yield Finding(name, True, f"{len(table)} in order")
+
+
+def _journal(folder: Path, record: dict[str, Any] | None) -> Finding:
+    """The journal, and whether it has the rows that the record lists."""
+    try:
+        _, records, dropped = read_records(folder)
+    except RecordError as error:
+        return Finding(folder.name, False, str(error))
+    if dropped:
+        return Finding(folder.name, False, f"has {dropped} damaged lines; the same command measures those again")
+    listed = {each.get("sha256") for each in (record or {}).get("checkpoints", []) if isinstance(each, dict)}
+    missing = listed - {None} - records.keys()
+    if missing:
+        return Finding(folder.name, False, f"lacks {len(missing)} of the rows; the same command measures them again")
+    return Finding(folder.name, True, f"{len(records)} records, all checksums hold")
