@@ -111,7 +111,7 @@ def _journal(folder: Path, record: dict[str, Any] | None) -> Finding:
     if dropped:
         return Finding(folder.name, False, f"has {dropped} damaged lines; the same command measures those again")
     listed = {each.get("sha256") for each in (record or {}).get("checkpoints", []) if isinstance(each, dict)}
-    missing = listed - {None} - records.keys()
+    missing = listed - {None} - {weights for weights, _ in records}
     if missing:
         return Finding(folder.name, False, f"lacks {len(missing)} of the rows; the same command measures them again")
     return Finding(folder.name, True, f"{len(records)} records, all checksums hold")

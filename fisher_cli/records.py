@@ -1,7 +1,7 @@
 """The journal of a run, `name.journal/`: one checksummed line per finished checkpoint, only ever appended to.
 
 The first line says what was asked: settings, data, versions. A record answers that question for the weights whose
-content hash is its key, so that resuming means skipping keys that are there. Tables are rendered from the records.
+content hash it names, so that resuming means skipping what is there. Tables are rendered from the records.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ from fisher_cli.errors import LockedError, RecordError
 from fisher_cli.results import Measurement
 
 VERSION: Final = 1
+Key = tuple[str, str | None]
 _CHECKSUM: Final = 64  # hexadecimal digits of a SHA-256
 _RECORDS: Final = "records.jsonl"
 _LOCK: Final = "lock"
@@ -30,14 +31,19 @@ _LOCK: Final = "lock"
 
 @dataclass(frozen=True)
 class Record:
-    """The measurement of the weights with content hash `key`; what joins it to another row is about `previous`.
+    """The measurement of the weights with content hash `weights`, and the hash of those in the row before it, if any.
 
-    `previous` is the key of the row that was before it when it was measured, None for the first.
+    Both are its key: what joins two rows is part of the later one.
     """
 
-    key: str
+    weights: str
     previous: str | None
     measurement: Measurement
+
+    @property
+    def key(self) -> Key:
+        """What it is found by."""
+        return self.weights, self.previous
 
 
 @dataclass
@@ -45,7 +51,7 @@ class Journal:
     """The records of one report, held by one process at a time; made by `open_journal`."""
 
     folder: Path
-    records: dict[str, Record]
+    records: dict[Key, Record]
     dropped: int
     _lines: GrowingFile = field(repr=False)
     _lock: int = field(repr=False)
@@ -168,15 +174,18 @@ def _changes(before: Any, now: Any, place: str = "") -> Iterator[str]:
         `settings.limit was 100 and is 200`.
     """
     if isinstance(before, dict) and isinstance(now, dict):
-        for name in sorted(before.keys() | now.keys()):
+        for name in {
+            **now,
+            **before,
+        }:  # in the order in which the question is put: settings before what follows from them
             yield from _changes(before.get(name), now.get(name), f"{place}.{name}" if place else name)
     elif before != now:
         yield f"{place} was {one_line(json.dumps(before))[:80]} and is {one_line(json.dumps(now))[:80]}"
 
 
-def _records(lines: list[Any]) -> tuple[dict[str, Record], int]:
+def _records(lines: list[Any]) -> tuple[dict[Key, Record], int]:
     """The records by key, the last one of each, and how many lines hold none."""
-    records: dict[str, Record] = {}
+    records: dict[Key, Record] = {}
     dropped = 0
     for line in lines:
         try:
@@ -209,7 +218,7 @@ def _read(content: bytes) -> Iterator[Any]:
             yield json.loads(text)
 
 
-def read_records(folder: Path) -> tuple[Mapping[str, Any], dict[str, Record], int]:
+def read_records(folder: Path) -> tuple[Mapping[str, Any], dict[Key, Record], int]:
     """What a journal answers, its records, and how many damaged lines it has; nothing is changed.
 
     Raises:

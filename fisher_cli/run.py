@@ -10,14 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fisher_cli import __version__
 from fisher_cli.analysis import Analysis
 from fisher_cli.curvature.memory import is_out_of_memory, release_memory
 from fisher_cli.curvature.problem import Data, TensorData
 from fisher_cli.errors import DataError, FisherError, OutOfMemoryError, UsageError
 from fisher_cli.inputs.checkpoints import CheckpointFile, find_checkpoints, load_checkpoint
 from fisher_cli.inputs.datasets import Examples, load_examples
+from fisher_cli.inputs.factories import code_digest
 from fisher_cli.inputs.networks import Networks, outcome, refuse_nonfinite
 from fisher_cli.measurement import Observer, Silent, Trail, choose_device, measure
+from fisher_cli.records import Journal, Record
 from fisher_cli.results import Ledger, Measurement, Status
 from fisher_cli.settings import Resources, Settings
 
@@ -74,6 +77,10 @@ class Run:
         self._batch_size = resources.batch_size
         self._known: tuple[nn.Module, Ledger] | None = None
         self._trail = Trail() if len(self.files) > 1 else None
+        self._journal: Journal | None = None
+        # The row before, and whether the trail knows it: of a row that was recalled it knows nothing.
+        self._before: CheckpointFile | None = None
+        self._is_traced = True
         self.analysis = Analysis(settings, resources, str(self.device), self.examples.describe())
 
     def __len__(self) -> int:
@@ -83,11 +90,58 @@ class Run:
         start = time.perf_counter()
         for file in self.files:
             self.observer.start(file.name)
-            measurement = self.measure(file)
+            measurement = self._recalled(file) or self._measured_anew(file)
             self.analysis.measurements.append(measurement)
             self.analysis.seconds = time.perf_counter() - start
             self.observer.finish(measurement)
             yield measurement
+
+    @property
+    def question(self) -> dict[str, Any]:
+        """What the rows answer: for the same question and the same weights they are the same."""
+        model = self._settings.model
+        return {
+            "fisher": __version__,
+            "torch": str(torch.__version__),
+            "device": self.device.type,
+            "batch_size": self._resources.batch_size,
+            "settings": self._settings.without_folders(),
+            "data": self.examples.describe(),
+            "model_code": code_digest(model) if model is not None and ":" in model else None,
+        }
+
+    def keep_in(self, journal: Journal) -> int:
+        """Take finished rows from the journal and add to it those that are measured from now on.
+
+        Returns:
+            How many of the rows are finished already, as far as the files tell.
+        """
+        self._journal = journal
+        known = {weights for weights, _ in journal.records}
+        return sum(file.sha256 in known for file in self.files)
+
+    def _recalled(self, file: CheckpointFile) -> Measurement | None:
+        """The row as it was measured before, for the same weights after the same weights, under today's name."""
+        if self._journal is None or file.sha256 is None:
+            return None
+        record = self._journal.records.get((file.sha256, self._before.sha256 if self._before else None))
+        if record is None:
+            return None
+        self._before, self._is_traced = file, False
+        if record.measurement.memory_ran_out_at is not None:
+            self._batch_size = record.measurement.batch_size
+        return replace(record.measurement, checkpoint=file.name, step=file.step, epoch=file.epoch)
+
+    def _measured_anew(self, file: CheckpointFile) -> Measurement:
+        """The row, measured and kept; that before it too, if what joins both is not at hand."""
+        if self._trail is not None and self._before is not None and not self._is_traced:
+            self.measure(self._before)
+        found = self.measure(file)
+        if found.status in {Status.OK, Status.NOT_CONVERGED} and file.sha256 is not None:
+            if self._journal is not None:
+                self._journal.append(Record(file.sha256, self._before.sha256 if self._before else None, found))
+            self._before, self._is_traced = file, True
+        return found
 
     def measure(self, file: CheckpointFile) -> Measurement:
         """One checkpoint's row; a failure is a row that says why.

@@ -151,7 +151,7 @@ def test_a_report_has_three_files(suffix: str) -> None:
     result = analyze(FIRST, LAST, *QUICK, "-o", f"r.{suffix}")
     assert result.stdout == ""
     assert result.stderr.endswith(f"report: r.{suffix}\n")
-    assert {path.name for path in Path().iterdir()} == {f"r.{suffix}", f"r.layers.{suffix}", "r.meta.json"}
+    assert {path.name for path in Path().iterdir()} == {f"r.{suffix}", f"r.layers.{suffix}", "r.meta.json", "r.journal"}
     readers = {
         "csv": pd.read_csv,
         "tsv": lambda path: pd.read_csv(path, sep="\t"),
@@ -697,7 +697,9 @@ def test_an_interrupted_run_keeps_its_rows(number: signal.Signals, code: int) ->
     found = pd.read_csv("r.csv")
     assert 1 <= len(found) < 14
     assert set(found["status"]) == {"ok"}
-    assert err.splitlines()[-1] == f"interrupted: {len(found)} of 14 checkpoints are in r.csv"
+    assert err.splitlines()[-1] == (
+        f"interrupted: {len(found)} of 14 checkpoints are in r.csv; the same command goes on from there"
+    )
 
 
 def test_an_interruption_without_a_file_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from fisher_cli import durable
 from fisher_cli.errors import LockedError, RecordError
-from fisher_cli.records import Journal, Record, journal_folder, open_journal, read_records, remove_journal
+from fisher_cli.records import Journal, Key, Record, journal_folder, open_journal, read_records, remove_journal
 from fisher_cli.results import Estimate, Measurement, Predictions, Status
 
 ASKED = {"settings": {"limit": 100, "data": "digits"}, "data": {"identity": "sha256:ab"}, "torch": "2.14"}
@@ -28,7 +28,11 @@ def record(index: int, loss: float = 0.5) -> Record:
     return Record(f"sha256:{index:04}", f"sha256:{index - 1:04}" if index else None, measurement)
 
 
-def filled(folder: Path, count: int = 3) -> dict[str, Record]:
+def records_up_to(count: int) -> dict[Key, Record]:
+    return {record(index).key: record(index) for index in range(count)}
+
+
+def filled(folder: Path, count: int = 3) -> dict[Key, Record]:
     with open_journal(folder, ASKED) as journal:
         for index in range(count):
             journal.append(record(index))
@@ -59,8 +63,7 @@ def test_records_come_back_and_grow(tmp_path: Path) -> None:
     asked, records, dropped = read_records(folder)
     assert asked == ASKED
     assert dropped == 0
-    assert set(records) == {*first, "sha256:0003"}
-    assert records["sha256:0000"].previous == "sha256:9999"
+    assert set(records) == {*first, record(3).key, ("sha256:0000", "sha256:9999")}
 
 
 def test_another_question_is_refused_in_words(tmp_path: Path) -> None:
@@ -105,7 +108,7 @@ def test_a_kill_before_and_after_every_step_loses_at_most_the_record_under_way(
             assert code == -signal.SIGKILL
             killed += 1
             with open_journal(folder, ASKED) as journal:
-                assert journal.records == {f"sha256:{i:04}": record(i) for i in range(len(journal.records))}
+                assert journal.records == records_up_to(len(journal.records))
                 for index in range(len(journal.records), 3):
                     journal.append(record(index))
             assert list(read_records(folder)[1].values()) == [record(i) for i in range(3)]
@@ -154,7 +157,7 @@ def test_every_step_failing_in_turn_tears_nothing(
             else:
                 break
         with open_journal(folder, ASKED) as journal:
-            assert journal.records == {f"sha256:{i:04}": record(i) for i in range(len(journal.records))}
+            assert journal.records == records_up_to(len(journal.records))
         assert list(filled(folder).values()) == [record(i) for i in range(3)]
     else:
         pytest.fail("it never came to its end")
@@ -218,7 +221,7 @@ def test_three_hundred_corruptions_give_no_wrong_number(
             continue
         assert found.items() <= right.items()
         # Nothing is glued to a torn line, and nothing damaged stays.
-        assert read_records(folder)[1:] == ({**found, "sha256:0007": record(7)}, 0)
+        assert read_records(folder)[1:] == ({**found, record(7).key: record(7)}, 0)
         outcomes["kept" if len(found) == 5 else "dropped"] += 1
     record_property("outcomes", outcomes)
     assert outcomes["dropped"] > 150
@@ -265,7 +268,7 @@ def test_a_killed_owner_leaves_no_lock(tmp_path: Path) -> None:
     for _ in range(20):
         assert in_child(work) == -signal.SIGKILL
         with open_journal(tmp_path / "t.journal", ASKED) as journal:
-            assert list(journal.records) == ["sha256:0000"]
+            assert list(journal.records) == [("sha256:0000", None)]
 
 
 def test_a_signal_waits_for_the_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -232,6 +232,7 @@ def test_a_report_has_its_own_files_and_they_read_back(desk: Path) -> None:
         "run.spectrum.parquet",
         "run.density.parquet",
         "run.spectrum.meta.json",
+        "run.spectrum.journal",
     }
     density = read_table(desk / "run.density.parquet")
     assert len(density) == 1000
@@ -239,8 +240,9 @@ def test_a_report_has_its_own_files_and_they_read_back(desk: Path) -> None:
     assert (density["cumulative_least"] <= density["cumulative"]).all()
     assert float(density["cumulative"].iloc[-1]) == pytest.approx(1.0, abs=1e-9)
     assert len(read_table(desk / "run.spectrum.parquet")) == 10
-    spectrum(*words[:-6], "--method", "whole", "-o", "run.spectrum.parquet")  # the same stem, and ours to replace
-    assert {path.name for path in desk.iterdir()} == {"run.spectrum.parquet", "run.spectrum.meta.json"}
+    spectrum(*words[:-6], "--method", "whole", "-o", "run.spectrum.parquet", "--force")  # the same stem
+    left = {"run.spectrum.parquet", "run.spectrum.meta.json", "run.spectrum.journal"}
+    assert {path.name for path in desk.iterdir()} == left
     assert len(read_table(desk / "run.spectrum.parquet")) > 100
 
 
@@ -287,7 +289,7 @@ def test_words_that_do_not_fit(words: tuple[str, ...], said: str) -> None:
 
 def test_the_damping_is_one_over_the_examples_unless_given() -> None:
     def dimensions(*words: object) -> Spectrum:
-        spectrum(MIDDLE, "--limit", "20", "--matrix", "true", "-o", "run.csv", *words)
+        spectrum(MIDDLE, "--limit", "20", "--matrix", "true", "-o", "run.csv", "--force", *words)
         record = json.loads(Path("run.spectrum.meta.json").read_text())
         return record["checkpoints"][0]["spectra"][0]  # type: ignore[no-any-return]
 

@@ -27,6 +27,7 @@ def analyze(
     output: options.Output = None,
     format: options.FormatOption = None,
     layers: options.Layers = True,
+    resume: options.Resume = True,
     force: options.Force = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -40,7 +41,8 @@ def analyze(
         _show,
     )
     files, to_stdout = report_files(output, format, force), stdout_format(output, format)
-    raise typer.Exit(go_through(checkpoints, settings, resources, report, files, to_stdout, quiet=quiet))
+    code = go_through(checkpoints, settings, resources, report, files, to_stdout, quiet=quiet, resume=resume)
+    raise typer.Exit(code)
 
 
 def _line(measurement: "Measurement", order: int, form: Format, eigenvalues: int) -> str:

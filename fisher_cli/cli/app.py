@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from fisher_cli import __version__
 from fisher_cli.cli import analyze, check, compare, inspect, names, options, spectrum
-from fisher_cli.errors import FisherError, UsageError
+from fisher_cli.errors import FisherError, LockedError, UsageError
 
 # What Typer raises on words it cannot parse; it exports only this kind of it.
 UnparsableError = cast("type[Exception]", typer.BadParameter.__bases__[0])
@@ -22,7 +22,7 @@ STOPPING_SIGNALS = [getattr(signal, name) for name in ("SIGHUP", "SIGUSR1", "SIG
 
 
 class Boundary(TyperGroup):
-    """Turns errors into one line on stderr: exit code 2 for wrong usage, 1 for all else."""
+    """Turns errors into one line on stderr: exit code 2 for wrong usage, 5 for a locked report, 1 for all else."""
 
     def main(
         self,
@@ -73,8 +73,13 @@ class Boundary(TyperGroup):
             if ctx.meta.get(options.DEBUG_KEY) or isinstance(error, (typer.Exit, typer.Abort, UnparsableError)):
                 raise
             _say(_explained(error))
-            raise typer.Exit(2 if isinstance(error, UsageError) else 1) from None
+            raise typer.Exit(_exit_code(error)) from None
         return result
+
+
+def _exit_code(error: Exception) -> int:
+    """Wrong usage, a report that another process is writing, or any other failure."""
+    return next((code for kind, code in ((UsageError, 2), (LockedError, 5)) if isinstance(error, kind)), 1)
 
 
 def _abandon_stdout() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fisher_cli.cli.streams import ROWS_AS_THEY_COME, exit_code, why_nothing
 from fisher_cli.outputs import Format, Metadata, ReportFiles, render
+from fisher_cli.records import journal_folder, open_journal
 from fisher_cli.settings import Resources, Settings
 
 if TYPE_CHECKING:
@@ -42,8 +43,11 @@ def go_through(
     to_stdout: Format | None,
     *,
     quiet: bool,
+    resume: bool = True,
 ) -> int:
     """Measure every checkpoint, write and print what the report makes of it.
+
+    Beside a report file its journal keeps every finished row: with `resume` those are not measured again.
 
     Returns:
         The exit code: 0 all rows ok, 3 some not, 1 none.
@@ -61,8 +65,24 @@ def go_through(
             files = replace(files, inputs=tuple(file.path for file in run.files))
             files.check_writable()
         _say_what_is_analysed(console, run)
-        _measure(console, run, report, files, to_stdout)
+        with _journal(console, run, files, resume=resume):
+            _measure(console, run, report, files, to_stdout)
     return _finish(console, run.analysis, report, files, to_stdout)
+
+
+def _journal(
+    console: "Console", run: "Run", files: ReportFiles | None, *, resume: bool
+) -> contextlib.AbstractContextManager[object]:
+    """The journal of the report that is to be written, from which and into which the run's rows go."""
+    if files is None:
+        return contextlib.nullcontext()
+    journal = open_journal(journal_folder(files.main), run.question, fresh=files.force or not resume)
+    finished = run.keep_in(journal)
+    if journal.dropped:
+        console.message(f"{journal.dropped} damaged rows of the journal were dropped and are measured again")
+    if finished:
+        console.message(f"{finished} of {len(run)} checkpoints were finished before and are kept")
+    return journal
 
 
 def _say_what_is_analysed(console: "Console", run: "Run") -> None:
@@ -103,7 +123,11 @@ def _keep(console: "Console", run: "Run", report: Report, files: ReportFiles | N
     if files is not None and writes:
         _write(run.analysis, report, files)
     if writes or by_user:
-        where = f"are in {files.main}" if files is not None and writes else "were finished"
+        where = (
+            f"are in {files.main}; the same command goes on from there"
+            if files is not None and writes
+            else "were finished"
+        )
         console.message(f"{'interrupted' if by_user else 'stopped'}: {done} of {len(run)} checkpoints {where}")
 
 

@@ -34,6 +34,7 @@ def spectrum(
     steps: options.Steps = 40,
     output: options.SpectrumOutput = None,
     format: options.FormatOption = None,
+    resume: options.Resume = True,
     force: options.Force = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -53,7 +54,8 @@ def spectrum(
     if files is not None:
         files = files.named("spectrum", "density")
     report = Report(_lines, _tables, _show)
-    raise typer.Exit(go_through(checkpoints, settings, resources, report, files, to_stdout, quiet=quiet))
+    code = go_through(checkpoints, settings, resources, report, files, to_stdout, quiet=quiet, resume=resume)
+    raise typer.Exit(code)
 
 
 def _lines(measurement: "Measurement", order: int, form: Format) -> str:

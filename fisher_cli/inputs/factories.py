@@ -48,6 +48,21 @@ def import_factory(model: str) -> tuple[str, Factory]:
     return f"{Path(place).name if is_file else place}:{attribute}", factory
 
 
+def code_digest(model: str) -> str | None:
+    """Return the SHA-256 of the file that `import_factory` took the function from; None where it is no file.
+
+    What that file imports is not looked at.
+    """
+    place = model.rpartition(":")[0]
+    file = place if place.endswith(".py") else getattr(sys.modules.get(place), "__file__", None)
+    if file is None:
+        return None
+    try:
+        return f"sha256:{hashlib.sha256(Path(file).read_bytes()).hexdigest()}"
+    except OSError:
+        return None
+
+
 def built(factory: Factory, arguments: Mapping[str, object], name: str) -> nn.Module:
     """Return the network that the factory builds; the random state is left as it was.
 

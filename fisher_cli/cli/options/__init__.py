@@ -19,6 +19,7 @@ from fisher_cli.cli.options.output import (
     InspectionOutput,
     Layers,
     Output,
+    Resume,
     SpectrumOutput,
 )
 from fisher_cli.cli.options.quantities import (
@@ -75,6 +76,7 @@ __all__ = [
     "Quiet",
     "RecalibrateBatchNorm",
     "Resize",
+    "Resume",
     "Samples",
     "Seed",
     "SpectrumMethodOption",

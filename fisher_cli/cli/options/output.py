@@ -66,6 +66,18 @@ Layers = Annotated[
 Force = Annotated[
     bool,
     typer.Option(
-        "--force", metavar="", help="Replace an output file that is not a report of fisher.", rich_help_panel=OUTPUT
+        "--force",
+        metavar="",
+        help="Replace an output file that is not a report of fisher, or one that was made otherwise.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume/--no-resume",
+        metavar="",
+        help="Keep the checkpoints that an earlier run of the same command finished; or measure all of them again.",
+        rich_help_panel=OUTPUT,
     ),
 ]
