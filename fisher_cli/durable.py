@@ -32,10 +32,10 @@ def replace_all(contents: Mapping[Path, bytes], stale: Iterable[Path] = ()) -> N
                 write_new(temporary[path], data)
             for path in stale:
                 remove(path)
+                sync_folder(path.parent)
             for path, new in temporary.items():
                 rename(new, path)
-            for folder in {path.parent for path in contents}:
-                sync_folder(folder)
+                sync_folder(path.parent)  # each before the next: a power cut may keep a later name and lose this one
         finally:
             for new in temporary.values():
                 with contextlib.suppress(OSError):
@@ -59,11 +59,9 @@ def write_new(path: Path, data: bytes) -> None:
 
 def make_folder(path: Path) -> None:
     """Create a folder whose parent exists, down to the disk; one that is there already stays as it is."""
-    try:
-        os.mkdir(path)
-    except FileExistsError:
-        return
-    sync_folder(path.parent)
+    if not os.path.lexists(path):
+        create_folder(path)
+        sync_folder(path.parent)
 
 
 class GrowingFile:
@@ -132,6 +130,12 @@ def undisturbed() -> Iterator[None]:
 def create(path: Path) -> int:
     """A descriptor of a new file; it must not exist."""
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+
+
+def create_folder(path: Path) -> None:
+    """A new folder; one that another process has just made does as well."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path)
 
 
 def write(descriptor: int, data: bytes) -> None:

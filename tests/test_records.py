@@ -19,7 +19,7 @@ from fisher_cli.records import Journal, Key, Record, journal_folder, open_journa
 from fisher_cli.results import Estimate, Measurement, Predictions, Status
 
 ASKED = {"settings": {"limit": 100, "data": "digits"}, "data": {"identity": "sha256:ab"}, "torch": "2.14"}
-PRIMITIVES = ("create", "write", "sync", "rename", "remove", "sync_folder")
+PRIMITIVES = ("create", "create_folder", "write", "sync", "rename", "remove", "sync_folder")
 
 
 def record(index: int, loss: float = 0.5) -> Record:
