@@ -61,6 +61,7 @@ class Analysis:
 
     def stable_metadata(self) -> dict[str, Any]:
         """What was asked and of what: the same for every repetition of the run."""
+        ledgers = {ledger: index for index, ledger in enumerate(self.ledgers)}
         return {
             "fisher_version": __version__,
             "settings": self.settings.without_folders(),
@@ -72,13 +73,13 @@ class Analysis:
                     "sha256": m.sha256,
                     "batch_size": m.batch_size,
                     "memory_ran_out_at": m.memory_ran_out_at,
-                    "ledger": None if m.ledger is None else self.ledgers.index(m.ledger),
+                    "ledger": None if m.ledger is None else ledgers[m.ledger],
                     "spectra": [spectrum_record(each) for each in m.spectra],
                     "notes": list(m.notes),
                 }
                 for m in self.measurements
             ],
-            "ledgers": [ledger_record(ledger) for ledger in self.ledgers],
+            "ledgers": [ledger_record(ledger) for ledger in ledgers],
             "conventions": "natural logarithms; mean over examples; sum over classes; evaluation mode; float64 sums",
         }
 

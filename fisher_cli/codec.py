@@ -6,13 +6,14 @@ Python's json writes for them. A field that is missing takes its default, so tha
 
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from functools import cache
 from typing import Any, TypeVar, get_args, get_origin
 
 _Kind = TypeVar("_Kind")
+Decoder = Callable[[Any], Any]
 
 
 def encode(value: Any) -> Any:
@@ -39,63 +40,91 @@ def decode(kind: type[_Kind], value: Any) -> _Kind:
     Raises:
         ValueError: it is no value of this kind.
     """
-    return typing.cast("_Kind", _decoded(kind, value))
-
-
-def _decoded(kind: Any, value: Any) -> Any:
-    if is_dataclass(kind):
-        return _dataclass(kind, value)
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin in {typing.Union, types.UnionType}:
-        return _one_of(arguments, value)
-    if origin is tuple:
-        return _tuple(arguments, value)
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return kind(value)
-    if kind is float and type(value) in {int, float}:
-        return float(value)
-    if kind in {str, int, bool} and type(value) is kind:
-        return value
-    if kind is type(None) and value is None:
-        return None
-    msg = f"{str(value)[:60]!r} is no {getattr(kind, '__name__', kind)}"
-    raise ValueError(msg)
+    make: Decoder = _decoder(typing.cast("Any", kind))
+    return typing.cast("_Kind", make(value))
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
+def _decoder(kind: Any) -> Decoder:
+    """The function that makes a value of this kind out of JSON values; made once, since a journal has many rows."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if is_dataclass(kind):
+        return _dataclass(kind)
+    if origin in {typing.Union, types.UnionType}:
+        return _one_of(arguments)
+    if origin is tuple:
+        return _sequence(arguments[0]) if arguments[-1] is ... else _tuple(arguments)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return kind
+    return _plain(kind)
 
 
-def _dataclass(kind: Any, value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        msg = f"{str(value)[:60]!r} is no {kind.__name__}"
-        raise ValueError(msg)  # noqa: TRY004 - one kind of error for all that a damaged record can hold
-    hints = _hints(kind)
-    known = {field.name for field in fields(kind)}
-    needed = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
-    if value.keys() - known or needed - value.keys():
-        msg = f"a {kind.__name__} with the fields {', '.join(sorted(value))[:200]}"
-        raise ValueError(msg)
-    return kind(**{name: _decoded(hints[name], each) for name, each in value.items()})
-
-
-def _one_of(kinds: tuple[Any, ...], value: Any) -> Any:
-    for kind in sorted(kinds, key=lambda each: each is float):  # an integer before a float that it could be, too
-        try:
-            return _decoded(kind, value)
-        except ValueError:
-            continue
-    msg = f"{str(value)[:60]!r} is none of {', '.join(str(kind) for kind in kinds)}"
+def _refuse(value: Any, what: str) -> typing.NoReturn:
+    msg = f"{str(value)[:60]!r} is no {what}"
     raise ValueError(msg)
 
 
-def _tuple(kinds: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
-    if not isinstance(value, list) or (kinds[-1:] != (...,) and len(value) != len(kinds)):
-        msg = f"{str(value)[:60]!r} is no tuple of {', '.join(str(kind) for kind in kinds)}"
-        raise ValueError(msg)
-    if kinds[-1:] == (...,):
-        if kinds[0] is float and all(type(each) is float for each in value):
+def _plain(kind: Any) -> Decoder:
+    accepted = {int, float} if kind is float else {kind}
+
+    def decoded(value: Any) -> Any:
+        if type(value) not in accepted:
+            _refuse(value, getattr(kind, "__name__", str(kind)))
+        return float(value) if kind is float else value
+
+    return decoded
+
+
+def _dataclass(kind: Any) -> Decoder:
+    hints = typing.get_type_hints(kind)
+    parts = {field.name: _decoder(hints[field.name]) for field in fields(kind)}
+    needed = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
+
+    def decoded(value: Any) -> Any:
+        if not isinstance(value, dict) or value.keys() - parts.keys() or needed - value.keys():
+            _refuse(value, f"{kind.__name__}: it needs the fields {', '.join(parts)}")
+        return kind(**{name: parts[name](each) for name, each in value.items()})
+
+    return decoded
+
+
+def _one_of(kinds: tuple[Any, ...]) -> Decoder:
+    # None first, as it is quickly told; an integer before a float that it could be, too.
+    ordered = sorted(kinds, key=lambda kind: (kind is not type(None), kind is float))
+    ways = [_decoder(kind) for kind in ordered]
+
+    def decoded(value: Any) -> Any:
+        if value is None and ordered[0] is type(None):
+            return None
+        for way in ways:
+            try:
+                return way(value)
+            except ValueError:
+                continue
+        return _refuse(value, f"{' | '.join(str(kind) for kind in kinds)}")
+
+    return decoded
+
+
+def _sequence(kind: Any) -> Decoder:
+    part = _decoder(kind)
+
+    def decoded(value: Any) -> Any:
+        if not isinstance(value, list):
+            _refuse(value, f"tuple of {kind}")
+        if kind is float and all(type(each) is float for each in value):
             return tuple(value)  # per-example values: a million of them
-        return tuple(_decoded(kinds[0], each) for each in value)
-    return tuple(_decoded(kind, each) for kind, each in zip(kinds, value, strict=True))
+        return tuple([part(each) for each in value])
+
+    return decoded
+
+
+def _tuple(kinds: tuple[Any, ...]) -> Decoder:
+    parts = [_decoder(kind) for kind in kinds]
+
+    def decoded(value: Any) -> Any:
+        if not isinstance(value, list) or len(value) != len(parts):
+            _refuse(value, f"tuple of {len(parts)}")
+        return tuple([part(each) for part, each in zip(parts, value, strict=True)])
+
+    return decoded

@@ -69,7 +69,7 @@ def test_not_a_number_comes_back() -> None:
     ],
 )
 def test_what_is_no_such_value_is_refused(damaged: Any) -> None:
-    with pytest.raises(ValueError, match=r"is no|fields|not a valid|none of"):
+    with pytest.raises(ValueError, match=r"is no|not a valid"):
         decode(Leaf, damaged)
 
 
