@@ -4,7 +4,6 @@ import hashlib
 import io
 import os
 import pickle  # noqa: TID251  only to write the files that must be refused
-import random
 import socket
 import zipfile
 from collections import OrderedDict
@@ -156,51 +155,7 @@ def test_a_dangling_link_is_a_row_in_error(tmp_path: Path) -> None:
     assert "there is no such file" in refusal(tmp_path / "a.pt")
 
 
-# Damage
-
-
-@pytest.mark.parametrize("kind", ["torch zip", "torch legacy", "safetensors"])
-def test_every_truncation_is_refused(tmp_path: Path, kind: str) -> None:
-    whole = {
-        "torch zip": as_bytes({"state_dict": WEIGHTS, "epoch": 3}),
-        "torch legacy": as_bytes({"state_dict": WEIGHTS}, _use_new_zipfile_serialization=False),
-        "safetensors": safetensors.torch.save(WEIGHTS),
-    }[kind]
-    path = tmp_path / "cut.pt"
-    for length in range(0, len(whole), 7):
-        path.write_bytes(whole[:length])
-        refusal(path)
-    path.write_bytes(whole)
-    assert load(path).format == kind
-
-
-def test_no_flipped_bit_in_an_archive_changes_a_weight_unseen(tmp_path: Path) -> None:
-    whole = as_bytes({"state_dict": WEIGHTS})
-    path = tmp_path / "flipped.pt"
-    draw = random.Random(1)
-    refused = silent_in_torch = 0
-    for _ in range(300):
-        damaged = bytearray(whole)
-        damaged[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
-        path.write_bytes(damaged)
-        [file] = find_checkpoints([path])
-        if file.error is None:
-            weights = load_checkpoint(file).weights
-            assert all(torch.equal(weights[key], WEIGHTS[key]) for key in WEIGHTS)
-        else:
-            checked(str(file.error), path)
-            refused += 1
-        silent_in_torch += is_silently_changed(bytes(damaged))
-    assert refused > 100
-    assert silent_in_torch > 0, "the flips must include some that torch alone does not see"
-
-
-def is_silently_changed(damaged: bytes) -> bool:
-    try:
-        weights = torch.load(io.BytesIO(damaged), map_location="cpu", weights_only=True)["state_dict"]
-        return not all(torch.equal(weights[key], WEIGHTS[key]) for key in WEIGHTS)
-    except Exception:
-        return False
+# Damage (every kind of it: test_damage.py)
 
 
 def test_a_flipped_bit_in_a_weight_is_named_by_its_member(tmp_path: Path) -> None:
@@ -269,14 +224,9 @@ def test_a_pickle_with_code_is_refused_and_nothing_runs(
         assert isinstance(refusal_of_old_protocol, CheckpointError)
     else:
         message = refusal(path, UnsafeCheckpointError)
-        assert protocol == 4 or "posix.mkdir" in message
+        assert "posix.mkdir" in message
         assert "torch.save(model.state_dict(), 'weights.pt')" in message
     assert not canary.exists()
-
-
-def test_a_whole_pickled_network_is_refused_by_the_name_of_its_class(tmp_path: Path) -> None:
-    path = saved(tmp_path / "a.pt", {"model": nn.Linear(2, 2)})
-    assert "torch.nn.modules.linear.Linear" in refusal(path, UnsafeCheckpointError)
 
 
 def test_a_pickle_without_code_that_torch_did_not_write_is_refused(tmp_path: Path) -> None:
@@ -358,7 +308,7 @@ def test_a_file_without_named_tensors_is_refused(tmp_path: Path, content: object
 def test_a_payload_that_contains_itself_ends(tmp_path: Path) -> None:
     content: dict[str, object] = {"epoch": 1}
     content["self"] = content
-    refusal(saved(tmp_path / "a.pt", content), NoWeightsError)
+    assert "contains itself" in refusal(saved(tmp_path / "a.pt", content))
 
 
 # Names and types
@@ -425,7 +375,6 @@ UNUSABLE = {
     "float8_e4m3fn": torch.zeros(2).to(torch.float8_e4m3fn),
     "sparse_coo": torch.eye(3).to_sparse(),
     "without data": torch.zeros(2, device="meta"),
-    "expanded": torch.zeros(1).expand(1 << 40),
 }
 
 

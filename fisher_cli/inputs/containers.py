@@ -1,128 +1,144 @@
 """Bytes of a checkpoint file → what was saved in it; formats are told by content and no code is ever run.
 
-A file is opened once, read once, and everything (hash, integrity check, loading) sees those same bytes.
+`decode` is the one door. What a file holds is read by our own reader (`torch_files`, `pickles`), which makes tensors
+and plain values and nothing else. Only when asked for by `trust_pickle` is a file that it cannot fully read given to
+torch's own loader, which runs whatever the file says.
 """
 
-import hashlib
-import io
-import json
-import os
 import re
-import stat
 import warnings
-import zipfile
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 import safetensors.torch
-import torch
 
 from fisher_cli.errors import CheckpointError, UnsafeCheckpointError
+from fisher_cli.inputs.archives import ZIP_SIGNATURES, open_archive
+from fisher_cli.inputs.files import COPY_AGAIN, digest, one_line, read_bytes
+from fisher_cli.inputs.pickles import Reader
+from fisher_cli.inputs.safetensors_headers import check_header
+from fisher_cli.inputs.torch_files import LEGACY_START, Saved, is_legacy, load_legacy, load_zip
+from fisher_cli.inputs.trusted import load_trusting
 
-_ZIP: Final = (b"PK\x03\x04", b"PK\x05\x06")
-_ZIP_END: Final = b"PK\x05\x06"
-_ZIP_END_SIZE: Final = 22  # of the end record, when no comment follows it; torch writes none
-_ENCRYPTED: Final = 0x1
-# The pickled magic number of torch.save before version 1.6.
-_LEGACY: Final = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
-_SHORTEST: Final = len(_LEGACY) + 2
+__all__ = ["Payload", "decode", "digest", "one_line", "read_bytes"]
+
+CHECKSUMS_HOLD: Final = "checksums hold"
+NO_CHECKSUMS: Final = "no checksums"
+_SHORTEST: Final = LEGACY_START
 _OLD_PICKLE: Final = re.compile(rb"\(?c[A-Za-z_][\w.]*\n[\w.]+\n")
-_REFUSED_GLOBAL: Final = re.compile(
-    r"GLOBAL (\S+) (?:was not an allowed|whose module)|(?:but got|unrecognized function) (<[^>]+>|\S+)"
-)
-_CUT_GLOBAL: Final = re.compile(rb"c[\w.]*(?:\n[\w.]*)?\Z")
-_LONGEST_GLOBAL: Final = 300
 _SAVE_WEIGHTS: Final = "save only the weights where it was made: torch.save(model.state_dict(), 'weights.pt')"
-_COPY_AGAIN: Final = "copy or download it again"
+_TRUST: Final = f"{_SAVE_WEIGHTS}; or, if you trust whoever made it, add --trust-pickle"
 
 
 @dataclass(frozen=True)
 class Payload:
-    """What was saved: `content` is the saved object, `metadata` the text beside it (safetensors only)."""
+    """What was saved: `content` is the saved object, `metadata` the text beside it (safetensors only).
+
+    `ignored_types` are the classes and functions named in the file for which inert objects stand; `integrity` tells
+    whether the file's own checksums were found to hold, or that it has none.
+    """
 
     format: str
     content: object
     metadata: Mapping[str, object] = field(default_factory=dict)
+    ignored_types: tuple[str, ...] = ()
+    integrity: str = NO_CHECKSUMS
 
 
-def one_line(text: object, limit: int = 200) -> str:
-    """Return the text with control characters and lone surrogates escaped, cut at `limit` characters."""
-    shown = str(text)[: limit + 1]
-    if not shown.isprintable():
-        shown = "".join(
-            character if character.isprintable() else character.encode("unicode_escape").decode() for character in shown
-        )
-    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
-
-
-def digest(data: bytes) -> str:
-    """Return the SHA-256 of the bytes, as `sha256:<hex>`."""
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
-
-
-def read_bytes(path: Path) -> bytes:
-    """Return the whole content of a regular file, opened once and without waiting for a pipe's other end.
-
-    Raises:
-        CheckpointError: The file is missing, not regular, not permitted, or larger than memory.
-    """
-    where = one_line(path, 500)
-    try:
-        _check_regular(os.stat(path).st_mode, where)  # opening a device may already do something
-        # Without O_NONBLOCK opening a named pipe would wait for a writer, perhaps for ever.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    except FileNotFoundError as error:
-        msg = f"{where}: there is no such file; check the path"
-        raise CheckpointError(msg) from error
-    except (OSError, ValueError) as error:
-        msg = f"{where}: cannot be opened ({_reason(error)}); check what it is with: ls -l"
-        raise CheckpointError(msg) from error
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        _check_regular(status.st_mode, where)  # again: it may have been replaced in between
-        if status.st_size > _memory():
-            msg = f"{where}: {status.st_size} bytes do not fit into this machine's memory; use a larger machine"
-            raise CheckpointError(msg)
-        try:
-            return file.read()
-        except (OSError, MemoryError) as error:
-            msg = f"{where}: cannot be read ({_reason(error)}); {_COPY_AGAIN}"
-            raise CheckpointError(msg) from error
-
-
-def decode(data: bytes, path: Path) -> Payload:
+def decode(data: bytes, path: Path, *, trust_pickle: bool = False) -> Payload:
     """Return what the bytes hold: a torch zip archive, a torch file older than version 1.6, or safetensors.
 
-    `path` appears in messages only. Zip archives are checked against their stored checksums first: the loader
-    itself does not look at them. The other two formats have no checksums.
+    `path` appears in messages only. Structure, sizes and (where there are any: zip archives) checksums are checked
+    first. Classes that a file names are never imported: see `Payload.ignored_types`. With `trust_pickle` torch files
+    that name such classes, or that cannot be read without running code, are loaded by running it.
 
     Raises:
         CheckpointError: The bytes are damaged, or of another format.
         UnsafeCheckpointError: Reading the bytes would mean running code that they contain.
     """
     where = one_line(path, 500)
-    if data.startswith(_ZIP):
-        _check_archive(data, where)
-        return Payload("torch zip", _load_torch(data, where))
-    if data.startswith(_LEGACY):
-        return Payload("torch legacy", _load_torch(data, where))
-    if data[8:9] == b"{":
-        return _load_safetensors(data, where)
+    try:
+        return _decoded(data, trust_pickle)
+    except CheckpointError as error:
+        text = str(error)
+        if ";" not in text:  # what to type next
+            text = f"{text}; {_TRUST if isinstance(error, UnsafeCheckpointError) else COPY_AGAIN}"
+        msg = f"{where}: {text}"
+        raise type(error)(msg) from error
+    except MemoryError as error:
+        msg = f"{where}: asks for more memory than there is; {_SAVE_WEIGHTS}"
+        raise CheckpointError(msg) from error
+    except Exception as error:  # bytes out of place: an index, a key, a text that is none
+        msg = f"{where}: truncated or damaged ({type(error).__name__}); {COPY_AGAIN}"
+        raise CheckpointError(msg) from error
+
+
+def _decoded(data: bytes, trust_pickle: bool) -> Payload:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's remarks on prototypes, such as sparse layouts
+        if data.startswith(ZIP_SIGNATURES):
+            archive = open_archive(data)
+            saved = _saved(data, trust_pickle, lambda: load_zip(data, archive))
+            integrity = CHECKSUMS_HOLD if archive.has_checksums else NO_CHECKSUMS
+            return Payload("torch zip", saved.content, ignored_types=saved.ignored_types, integrity=integrity)
+        if is_legacy(data):
+            saved = _saved(data, trust_pickle, lambda: load_legacy(data))
+            return Payload("torch legacy", saved.content, ignored_types=saved.ignored_types)
+        if data[8:9] == b"{":
+            return _load_safetensors(data)
     if len(data) >= _SHORTEST and (data[:1] == b"\x80" or _OLD_PICKLE.match(data)):
-        _load_torch(data, where)  # for its message: it names what the pickle wanted to call
-        msg = f"{where}: a pickle that torch.save did not write; {_SAVE_WEIGHTS}"
-        raise UnsafeCheckpointError(msg)
-    msg = f"{where}: {_strange_content(data)}"
-    raise CheckpointError(msg)
+        raise _refusal_of_pickle(data)
+    raise CheckpointError(_strange_content(data))
+
+
+def _refusal_of_pickle(data: bytes) -> CheckpointError:
+    """Return why a pickle alone is refused: what it wants to run, or that torch did not write it."""
+    reader = Reader(data)
+    try:
+        reader.load()
+    except UnsafeCheckpointError as error:
+        return UnsafeCheckpointError(f"{error}; {_SAVE_WEIGHTS}")
+    msg = f"a pickle that torch.save did not write; {_SAVE_WEIGHTS}"
+    return UnsafeCheckpointError(msg) if reader.globals else CheckpointError(msg)
+
+
+def _saved(data: bytes, trust_pickle: bool, read: Callable[[], Saved]) -> Saved:
+    """Return what our own reader finds; where that is not all and the file is trusted, what torch's loader does.
+
+    Raises:
+        CheckpointError: Neither of those that are allowed can read it.
+    """
+    if not trust_pickle:
+        return read()
+    try:
+        saved = read()
+    except CheckpointError:
+        return Saved(load_trusting(data), ())
+    if not saved.ignored_types:
+        return saved
+    try:
+        return Saved(load_trusting(data), ())
+    except CheckpointError:
+        return saved  # its classes are not here, but its weights are
+
+
+def _load_safetensors(data: bytes) -> Payload:
+    names, metadata = check_header(data)
+    try:
+        tensors = safetensors.torch.load(data)
+        # In the file's order: the library's own changes from run to run.
+        return Payload("safetensors", {name: tensors[name] for name in names}, metadata)
+    except Exception as error:  # what this version of the library does not know
+        msg = f"a safetensors file that cannot be read ({one_line(error, 100)}); {COPY_AGAIN}"
+        raise CheckpointError(msg) from error
 
 
 def _strange_content(data: bytes) -> str:
     start = data[:1024]
     if not data:
-        return f"the file is empty: its writing was cut short; {_COPY_AGAIN}, or delete it"
+        return f"the file is empty: its writing was cut short; {COPY_AGAIN}, or delete it"
     if start.startswith(b"version https://git-lfs"):
         return "a Git-LFS pointer, not the checkpoint itself; run git lfs pull"
     if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
@@ -132,119 +148,7 @@ def _strange_content(data: bytes) -> str:
     if data[257:262] == b"ustar":
         return "a tar archive; unpack it with tar -xf and name the checkpoint inside"
     if len(data) < _SHORTEST or not any(start):
-        return f"only the start of a file, or blank space; {_COPY_AGAIN}"
+        return f"only the start of a file, or blank space; {COPY_AGAIN}"
     if b"\0" not in start and start.decode("utf-8", "ignore").isascii() and not set(start) & set(range(9)):
         return "a text file, not a checkpoint; name a file written by torch.save or safetensors"
     return "neither a torch.save file nor safetensors; name a file written by one of them"
-
-
-def _check_archive(data: bytes, where: str) -> None:
-    """Refuse an archive that is damaged, or that two readers could understand differently.
-
-    Raises:
-        CheckpointError: It is one of these.
-    """
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = archive.infolist()
-            _check_members(data, members, where)
-            damaged = archive.testzip()
-    except CheckpointError:
-        raise
-    except Exception as error:  # malformed archives raise half a dozen types
-        msg = f"{where}: a zip archive that is truncated or damaged; {_COPY_AGAIN}"
-        raise CheckpointError(msg) from error
-    if damaged is not None:
-        msg = f"{where}: damaged: {one_line(damaged)} does not fit its checksum; {_COPY_AGAIN}"
-        raise CheckpointError(msg)
-
-
-def _check_members(data: bytes, members: list[zipfile.ZipInfo], where: str) -> None:
-    names = [member.filename for member in members]
-    inside = {name.partition("/")[2] for name in names}
-    if any(name.startswith("code/") or name == "constants.pkl" for name in inside):
-        msg = (
-            f"{where}: a TorchScript archive, which holds code; convert it where you trust it: "
-            "torch.save(torch.jit.load(FILE).state_dict(), 'weights.pt')"
-        )
-        raise UnsafeCheckpointError(msg)
-    if "data.pkl" not in inside:
-        msg = f"{where}: a zip archive that torch.save did not write; {_SAVE_WEIGHTS}"
-        raise CheckpointError(msg)
-    # torch's reader ignores case, takes the first of two members and does not look at a comment or at bytes
-    # before the archive; Python's differs in each of these.
-    repeated = [name for name, times in Counter(name.lower() for name in names).items() if times > 1]
-    is_plain = data[-_ZIP_END_SIZE:].startswith(_ZIP_END) and min(m.header_offset for m in members) == 0
-    if repeated or not is_plain or len({name.partition("/")[0] for name in names}) > 1:
-        reason = f"{one_line(repeated[0])} occurs twice" if repeated else "something was added to it"
-        msg = f"{where}: not as torch.save writes it: {reason}; {_COPY_AGAIN}"
-        raise CheckpointError(msg)
-    for member in members:
-        if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & _ENCRYPTED:
-            msg = (
-                f"{where}: not as torch.save writes it: {one_line(member.filename)} is compressed or "
-                "encrypted; use the original file, or load and save it again with torch"
-            )
-            raise CheckpointError(msg)
-
-
-def _load_torch(data: bytes, where: str) -> object:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # advice on pickles; what matters becomes an error below
-            return cast("object", torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
-    except Exception as error:  # malformed files raise a dozen types; see pytorch issue 127525
-        raise _refusal(error, data, where) from error
-
-
-def _refusal(error: Exception, data: bytes, where: str) -> CheckpointError:
-    text = str(error)
-    found = _REFUSED_GLOBAL.search(text)
-    name = (found[1] or found[2]) if found else ""
-    # Cut in the middle of a name, a file seems to ask for something that nobody ever wrote.
-    if name and not _CUT_GLOBAL.search(data[-_LONGEST_GLOBAL:]):
-        name = one_line(name)
-        return UnsafeCheckpointError(f"{where}: asks to run {name}, which is not done; {_SAVE_WEIGHTS}")
-    if "Unsupported operand" in text:
-        return UnsafeCheckpointError(f"{where}: a pickle that only an unsafe reader understands; {_SAVE_WEIGHTS}")
-    if isinstance(error, MemoryError):
-        return CheckpointError(f"{where}: asks for more memory than there is; {_SAVE_WEIGHTS}")
-    kind = type(error).__name__
-    return CheckpointError(f"{where}: truncated or damaged, torch cannot read it ({kind}); {_COPY_AGAIN}")
-
-
-def _load_safetensors(data: bytes, where: str) -> Payload:
-    try:
-        tensors = safetensors.torch.load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    except Exception as error:  # SafetensorError for most, KeyError for a type unknown to torch
-        reason = one_line(str(error).removeprefix("Error while deserializing header: "), 100)
-        msg = f"{where}: a safetensors file that is truncated or damaged ({reason}); {_COPY_AGAIN}"
-        raise CheckpointError(msg) from error
-    return Payload("safetensors", tensors, header.get("__metadata__", {}))
-
-
-def _reason(error: Exception) -> str:
-    return one_line(getattr(error, "strerror", None) or error or type(error).__name__).lower()
-
-
-def _check_regular(mode: int, where: str) -> None:
-    if stat.S_ISREG(mode):
-        return
-    kinds = {
-        stat.S_IFDIR: "a folder",
-        stat.S_IFIFO: "a named pipe",
-        stat.S_IFSOCK: "a socket",
-        stat.S_IFCHR: "a device",
-        stat.S_IFBLK: "a device",
-    }
-    kind = kinds.get(stat.S_IFMT(mode), "something else")
-    msg = f"{where}: not a regular file but {kind}; name a checkpoint file"
-    raise CheckpointError(msg)
-
-
-def _memory() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not a POSIX system
-        return 1 << 62

@@ -1,0 +1,82 @@
+"""A file on disk → its bytes, opened once and read once, so that hash, checks and loading all see the same."""
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from fisher_cli.errors import CheckpointError
+
+COPY_AGAIN: Final = "copy or download it again"
+
+
+def one_line(text: object, limit: int = 200) -> str:
+    """Return the text with control characters and lone surrogates escaped, cut at `limit` characters."""
+    shown = str(text)[: limit + 1]
+    if not shown.isprintable():
+        shown = "".join(
+            character if character.isprintable() else character.encode("unicode_escape").decode() for character in shown
+        )
+    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
+
+
+def digest(data: bytes) -> str:
+    """Return the SHA-256 of the bytes, as `sha256:<hex>`."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the whole content of a regular file, opened once and without waiting for a pipe's other end.
+
+    Raises:
+        CheckpointError: The file is missing, not regular, not permitted, or larger than memory.
+    """
+    where = one_line(path, 500)
+    try:
+        _check_regular(os.stat(path).st_mode, where)  # opening a device may already do something
+        # Without O_NONBLOCK opening a named pipe would wait for a writer, perhaps for ever.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except FileNotFoundError as error:
+        msg = f"{where}: there is no such file; check the path"
+        raise CheckpointError(msg) from error
+    except (OSError, ValueError) as error:
+        msg = f"{where}: cannot be opened ({_reason(error)}); check what it is with: ls -l"
+        raise CheckpointError(msg) from error
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        _check_regular(status.st_mode, where)  # again: it may have been replaced in between
+        if status.st_size > _memory():
+            msg = f"{where}: {status.st_size} bytes do not fit into this machine's memory; use a larger machine"
+            raise CheckpointError(msg)
+        try:
+            return file.read()
+        except (OSError, MemoryError) as error:
+            msg = f"{where}: cannot be read ({_reason(error)}); {COPY_AGAIN}"
+            raise CheckpointError(msg) from error
+
+
+def _reason(error: Exception) -> str:
+    return one_line(getattr(error, "strerror", None) or error or type(error).__name__).lower()
+
+
+def _check_regular(mode: int, where: str) -> None:
+    if stat.S_ISREG(mode):
+        return
+    kinds = {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a named pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    kind = kinds.get(stat.S_IFMT(mode), "something else")
+    msg = f"{where}: not a regular file but {kind}; name a checkpoint file"
+    raise CheckpointError(msg)
+
+
+def _memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not a POSIX system
+        return 1 << 62
