@@ -1,0 +1,112 @@
+"""Reads files in child processes that are limited, measured and watched: `python -m tests.attacks.child` < jobs.
+
+A job is a list of paths, all given at once as a user would. Each is answered by one line of JSON: what became of every
+file, the events that Python's audit hook saw, seconds of processor time, peak memory, and how the process ended.
+"""
+
+import hashlib
+import json
+import os
+import resource
+import sys
+from pathlib import Path
+
+from fisher_cli.errors import CheckpointError
+from fisher_cli.inputs.checkpoints import find_checkpoints, load_checkpoint
+from fisher_cli.inputs.files import one_line
+
+SECONDS, ADDRESS_SPACE = 10, 6 << 30
+WATCHED = (
+    "exec",
+    "compile",
+    "import",
+    "subprocess.Popen",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.fork",
+    "pty.spawn",
+)
+WATCHED_PREFIXES = ("socket.", "pickle.", "ctypes.", "urllib.", "marshal.", "code.", "shutil.", "os.remove", "os.mkdir")
+
+
+def limit() -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def watch() -> list[str]:
+    """Return a list into which every watched event is written from now on."""
+    seen: list[str] = []
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        writes = event == "open" and isinstance(arguments[1], str) and any(c in arguments[1] for c in "wax+")
+        if writes or event in WATCHED or event.startswith(WATCHED_PREFIXES):
+            seen.append(f"{event} {str(arguments)[:100]}")
+
+    sys.addaudithook(hook)
+    return seen
+
+
+def answer(paths: list[str]) -> list[dict[str, str]]:
+    """What became of each file: the digest of its weights, or the error's class and text."""
+    found = []
+    for file in find_checkpoints([Path(path) for path in paths]):
+        row = {"path": str(file.path)}
+        try:
+            weights = load_checkpoint(file).weights
+            digest = hashlib.sha256()
+            for name, tensor in weights.items():
+                digest.update(f"{name} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+            row["weights"] = digest.hexdigest()
+        except CheckpointError as error:
+            row |= {"error": type(error).__name__, "text": str(error)}
+        found.append(row)
+    return found
+
+
+def run(job: list[str], out: int) -> None:
+    limit()
+    seen = watch()
+    try:
+        rows = answer(job)
+        result: dict[str, object] = {"rows": rows, "events": list(seen)}
+    except BaseException as error:
+        result = {"escaped": f"{type(error).__name__}: {error}"[:300], "events": list(seen)}
+    os.write(out, json.dumps(result).encode())
+
+
+def isolated(job: list[str]) -> dict[str, object]:
+    """Run one job in a fork of this process, which has imported everything already."""
+    reading, writing = os.pipe()
+    process = os.fork()
+    if process == 0:
+        os.close(reading)
+        try:
+            run(job, writing)
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as file:
+        text = file.read()
+    _, status, usage = os.wait4(process, 0)
+    result: dict[str, object] = json.loads(text) if text else {}
+    return result | {
+        "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
+        "seconds": usage.ru_utime + usage.ru_stime,
+        "peak": usage.ru_maxrss << 10,
+    }
+
+
+def main() -> None:
+    jobs = json.load(sys.stdin)
+    answer(jobs[0])  # what is imported late is imported now
+    one_line("\x1b")  # so is the codec that escapes names
+    for job in jobs:
+        sys.stdout.write(json.dumps(isolated(job)) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
