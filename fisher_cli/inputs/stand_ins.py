@@ -1,5 +1,6 @@
 """What stands in for the classes and functions that a pickle names: inert, and never imported or called."""
 
+import builtins
 from typing import Final
 
 from fisher_cli.errors import CheckpointError, UnsafeCheckpointError
@@ -8,106 +9,42 @@ from fisher_cli.inputs.files import one_line
 # That these stay unread is no protection (nothing named in a file is ever imported) but a clear answer: who asks for
 # them wants to run something.
 _HOSTILE_ROOTS: Final = frozenset(
-    [
-        "os",
-        "posix",
-        "nt",
-        "ntpath",
-        "posixpath",
-        "sys",
-        "subprocess",
-        "importlib",
-        "imp",
-        "runpy",
-        "pty",
-        "socket",
-        "shutil",
-        "ctypes",
-        "cffi",
-        "pickle",
-        "_pickle",
-        "marshal",
-        "code",
-        "codeop",
-        "webbrowser",
-        "io",
-        "tempfile",
-        "multiprocessing",
-        "threading",
-        "_thread",
-        "asyncio",
-        "signal",
-        "urllib",
-        "http",
-        "requests",
-        "httpx",
-        "ftplib",
-        "smtplib",
-        "platform",
-        "commands",
-        "popen2",
-        "timeit",
-        "trace",
-        "profile",
-        "cProfile",
-        "pdb",
-        "bdb",
-        "doctest",
-        "pydoc",
-        "ensurepip",
-        "pip",
-        "venv",
-        "zipimport",
-        "pkgutil",
-        "site",
-        "cloudpickle",
-        "dill",
-        "joblib",
-        "inspect",
-        "linecache",
-        "fileinput",
-        "glob",
-    ]
+    {
+        *(
+            "os",
+            "posix",
+            "nt",
+            "ntpath",
+            "posixpath",
+            "sys",
+            "subprocess",
+            "importlib",
+            "imp",
+            "runpy",
+            "pty",
+            "socket",
+        ),
+        *("shutil", "ctypes", "cffi", "pickle", "_pickle", "marshal", "code", "codeop", "webbrowser", "io", "tempfile"),
+        *("multiprocessing", "threading", "_thread", "asyncio", "signal", "urllib", "http", "requests", "httpx"),
+        *("ftplib", "smtplib", "commands", "popen2", "timeit", "trace", "profile", "cProfile", "pdb", "bdb", "doctest"),
+        *("pydoc", "ensurepip", "pip", "venv", "zipimport", "pkgutil", "site", "cloudpickle", "dill", "joblib"),
+    }
 )
 _HOSTILE: Final = frozenset(
     {
         *("torch.load", "torch.save", "torch.hub", "torch.serialization", "torch.jit", "torch.utils.cpp_extension"),
-        *("torch.utils.collect_env", "torch.utils.bottleneck", "torch._dynamo", "torch._inductor", "torch.fx"),
-        *("torch.storage._load_from_bytes", "torch.multiprocessing", "torch.utils._config_module"),
+        *("torch.utils.collect_env", "torch.utils.bottleneck", "torch.utils._config_module", "torch._inductor"),
+        *("torch.fx", "torch.storage._load_from_bytes", "torch.multiprocessing", "concurrent.futures"),
         *("numpy.load", "numpy.save", "numpy.fromfile", "numpy.memmap", "numpy.f2py", "numpy.testing"),
         *("numpy.distutils", "numpy.lib.npyio", "pandas.read_pickle", "pandas.eval", "logging.config"),
-        *("types.FunctionType", "types.CodeType", "operator.methodcaller", "concurrent.futures"),
+        *("types.FunctionType", "types.CodeType", "operator.methodcaller"),
     }
 )
-# Of `builtins` only what makes plain containers or reads an attribute.
-_HARMLESS_BUILTINS: Final = frozenset(
-    [
-        "getattr",
-        "object",
-        "set",
-        "frozenset",
-        "slice",
-        "range",
-        "dict",
-        "list",
-        "tuple",
-        "int",
-        "float",
-        "str",
-        "bytes",
-        "bytearray",
-        "bool",
-        "complex",
-        "type",
-        "property",
-        "Ellipsis",
-        "NotImplemented",
-        "ValueError",
-        "TypeError",
-        "KeyError",
-        "RuntimeError",
-        "Exception",
-    ]
+_HOSTILE_BUILTINS: Final = frozenset(
+    {
+        *("eval", "exec", "compile", "open", "__import__", "input", "breakpoint", "exit", "quit", "help", "globals"),
+        *("locals", "vars", "setattr", "delattr"),
+    }
 )
 _RECONSTRUCTORS: Final = {"copyreg._reconstructor", "copyreg.__newobj__"}
 
@@ -154,7 +91,9 @@ def named(module: str, name: str) -> Named:
     path = f"{module}.{name}"
     prefixes = [path, *(path[:index] for index, character in enumerate(path) if character == ".")]
     is_hostile = module.partition(".")[0] in _HOSTILE_ROOTS or not _HOSTILE.isdisjoint(prefixes)
-    if is_hostile or (module == "builtins" and name not in _HARMLESS_BUILTINS):
+    if module == "builtins":
+        is_hostile = name in _HOSTILE_BUILTINS or not hasattr(builtins, name)  # execfile and its kind are of Python 2
+    if is_hostile:
         msg = f"asks to run {one_line(path)}, which is never done"
         raise UnsafeCheckpointError(msg)
     return Named(path)

@@ -99,6 +99,8 @@ def _tensors() -> Iterator[Attack]:
     yield "2⁴⁰ elements with stride 0", tensor(16, (1 << 40,), (0,))
     yield "overlapping strides", tensor(16, (4, 4), (1, 1))
     yield "beyond its storage", tensor(16, (4, 5), (5, 1))
+    yield "one element beyond its storage", tensor(16, (17,), (1,))
+    yield "offset one beyond its storage", tensor(16, (4, 4), (4, 1), offset=1)
     yield "offset beyond its storage", tensor(16, (4,), (1,), offset=14)
     yield "offset far beyond", tensor(16, (0,), (1,), offset=1 << 40)
     yield "negative offset", tensor(16, (4,), (1,), offset=-1)
