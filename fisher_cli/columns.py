@@ -123,7 +123,9 @@ _MAIN = {column.name: column for column in COLUMNS}
 
 INSPECTION_COLUMNS: tuple[Column, ...] = (
     *(_MAIN[name] for name in ("checkpoint", "order", "step", "epoch")),
-    Column("format", _TEXT, "", "container of the file: torch zip, torch legacy or safetensors"),
+    Column(
+        "format", _TEXT, "", "container: torch zip, torch legacy, safetensors (and shards of these), torch distributed"
+    ),
     Column("integrity", _TEXT, "", "whether the container has checksums, and that they hold"),
     Column("weights_key", _TEXT, "", "where in the file the weights are, as for --state-key"),
     _MAIN["weights"],
@@ -132,8 +134,9 @@ INSPECTION_COLUMNS: tuple[Column, ...] = (
     Column("architecture_source", _TEXT, "", "who chose the architecture: the file or the option --model"),
     Column("parameters", _INTEGER, "", "number of trainable weights of the network; tied ones count once"),
     Column("notes", _TEXT, "", "what was changed or left out in reading"),
-    Column("sha256", _TEXT, "", "hash of the file's content"),
+    Column("sha256", _TEXT, "", "hash of the content: of the file, or of the names and hashes of a folder's files"),
     *(_MAIN[name] for name in ("status", "error")),
+    Column("step_source", _TEXT, "", "who tells step and epoch: entries of the file, its name, or only the order"),
 )
 
 LEDGER_COLUMNS: tuple[Column, ...] = (

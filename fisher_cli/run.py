@@ -15,7 +15,7 @@ from fisher_cli.analysis import Analysis
 from fisher_cli.curvature.memory import is_out_of_memory, release_memory
 from fisher_cli.curvature.problem import Data, TensorData
 from fisher_cli.errors import DataError, FisherError, OutOfMemoryError, UsageError
-from fisher_cli.inputs.checkpoints import CheckpointFile, find_checkpoints, load_checkpoint
+from fisher_cli.inputs.checkpoints import CheckpointFile, Reading, find_checkpoints, load_checkpoint
 from fisher_cli.inputs.datasets import Examples, load_examples
 from fisher_cli.inputs.factories import code_digest
 from fisher_cli.inputs.networks import Networks, outcome, refuse_nonfinite
@@ -70,7 +70,8 @@ class Run:
         self._settings, self._resources = settings, resources
         self.observer: Observer = observer or Silent()
         self.device = choose_device(resources.device)
-        self.files = find_checkpoints(paths, state_key=settings.state_key)
+        self.reading = Reading.of(settings, resources)
+        self.files = find_checkpoints(paths, self.reading)
         self.networks = Networks(settings.model, dict(settings.model_arguments))
         self.examples = _examples(settings, resources)
         self._data = _resident(self.examples, self.device)
@@ -154,7 +155,7 @@ class Run:
         if self._trail is not None:
             self._trail.advance()
         try:
-            checkpoint = load_checkpoint(file, state_key=self._settings.state_key)
+            checkpoint = load_checkpoint(file, self.reading)
             row = replace(row, step=checkpoint.step, epoch=checkpoint.epoch, weights=checkpoint.weights_kind)
             refuse_nonfinite(checkpoint)
             architecture = self.networks.architecture(checkpoint)

@@ -12,7 +12,7 @@ from torch.nn.utils import prune
 
 from fisher_cli.errors import ArchitectureError
 from fisher_cli.inputs.architectures import find_architecture, known_models, load_weights
-from fisher_cli.inputs.checkpoints import Checkpoint, find_checkpoints, load_checkpoint
+from fisher_cli.inputs.checkpoints import Checkpoint, Reading, find_checkpoints, load_checkpoint
 from fisher_cli.inputs.digits_networks import digits_cnn, digits_mlp
 from fisher_cli.results import WeightsKind
 
@@ -366,7 +366,7 @@ def test_names_with_a_common_prefix_are_told_the_key_that_selects_them(tmp_path:
     [file] = find_checkpoints([path])
     text = message(lambda: load_weights(small(), load_checkpoint(file)))
     assert "pass --state-key state_dict.net" in text
-    load_weights(small(), load_checkpoint(file, state_key="state_dict.net"))  # the remedy works
+    load_weights(small(), load_checkpoint(file, Reading(state_key="state_dict.net")))  # the remedy works
 
 
 def test_a_network_without_storage_is_refused() -> None:

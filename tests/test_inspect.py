@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 
 from fisher_cli.cli.app import app
 from fisher_cli.columns import INSPECTION_COLUMNS, LEDGER_COLUMNS
-from fisher_cli.inputs.checkpoints import find_checkpoints
+from fisher_cli.inputs.checkpoints import Reading, find_checkpoints
 from fisher_cli.inputs.inspection import inspect as inspect_file
 from fisher_cli.inputs.networks import Networks
 from fisher_cli.reports.inspection import coverage_text, render_coverage, render_inspections
@@ -407,6 +407,6 @@ def test_a_file_that_changes_under_way_is_told(desk: Path) -> None:
     shutil.copy(FIRST, desk / "a.pt")
     (file,) = find_checkpoints([desk / "a.pt"])
     shutil.copy(LAST, desk / "a.pt")
-    row = inspect_file(file, Networks(None, {}), None)
+    row = inspect_file(file, Networks(None, {}), Reading())
     assert (row.status, row.format) == (Status.REJECTED, None)
     assert row.error == "changed since this run began; run again once it is written"

@@ -71,7 +71,10 @@ class _Survey:
     """Goes through the files once; with data, the first good one is measured on a few examples."""
 
     def __init__(self, paths: list[Path], settings: Settings, resources: Resources, *, with_data: bool) -> None:
+        from fisher_cli.inputs.reading import Reading
+
         self.settings = settings
+        self._reading = Reading.of(settings, resources)
         self.rows: list[Inspection] = []
         self.covered: Measurement | None = None
         self._run = _run(paths, settings, resources) if with_data else None
@@ -81,7 +84,7 @@ class _Survey:
             from fisher_cli.inputs.checkpoints import find_checkpoints
             from fisher_cli.inputs.networks import Networks
 
-            self.files = find_checkpoints(paths, state_key=settings.state_key)
+            self.files = find_checkpoints(paths, self._reading)
             self._networks = Networks(settings.model, dict(settings.model_arguments))
 
     @property
@@ -98,7 +101,7 @@ class _Survey:
         from fisher_cli.inputs.inspection import inspect as inspect_file
 
         for file in self.files:
-            row = inspect_file(file, self._networks, self.settings.state_key)
+            row = inspect_file(file, self._networks, self._reading)
             if self._run is not None and self.covered is None and not row.error:
                 row = self._cover(row, self._run.measure(file))
             self.rows.append(row)

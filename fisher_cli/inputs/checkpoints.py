@@ -1,36 +1,37 @@
-"""Files and folders → checkpoints in training order, and each file → clean named weights."""
+"""Files and folders → checkpoints in training order, and each of them → clean named weights."""
 
-import difflib
-import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from torch import Tensor
 
 from fisher_cli.errors import CheckpointError
-from fisher_cli.inputs import timeline
-from fisher_cli.inputs.containers import Payload, decode, digest, one_line, read_bytes
-from fisher_cli.inputs.weights import clean_weights, find_weights, is_averaging_counter, nonfinite_names
+from fisher_cli.inputs import discovery, duplicates, timeline
+from fisher_cli.inputs.containers import digest, one_line, read_bytes
+from fisher_cli.inputs.layouts import find_weights
+from fisher_cli.inputs.plain_json import parse_json
+from fisher_cli.inputs.reading import Reading
+from fisher_cli.inputs.stored import Stored
+from fisher_cli.inputs.timeline import Moment
+from fisher_cli.inputs.weights import clean_weights, nonfinite_names
 from fisher_cli.results import WeightsKind
 
-__all__ = ["Checkpoint", "CheckpointFile", "find_checkpoints", "load_checkpoint", "nonfinite_names"]
+__all__ = ["Checkpoint", "CheckpointFile", "Reading", "find_checkpoints", "load_checkpoint", "nonfinite_names"]
 
-_SUFFIXES: Final = frozenset({".pt", ".pth", ".th", ".ckpt", ".bin", ".tar", ".pkl", ".safetensors"})
-_UNFINISHED: Final = "tmp"
-# What trainers write beside the weights, in files of the same suffixes.
-_COMPANIONS: Final = ("optimizer", "scheduler", "scaler", "rng_state", "training_args")
 _LONGEST_HINT: Final = 200
+_USUAL: Final = Reading()
 
 
 @dataclass(frozen=True)
 class CheckpointFile:
-    """A candidate found on disk; `error` is set when reading it already failed.
+    """A candidate found on disk, a file or a folder; `error` is set when reading it already failed.
 
     `name` is the path relative to the folder that all found files share, with `/` between its parts.
-    `sha256` is that of the bytes read, None when they could not be read.
+    `sha256` is that of the bytes read, None when they could not be read. `copies` are the names of further copies of
+    it that were left out, and `identity` the marks by which copies are suspected.
     """
 
     path: Path
@@ -39,14 +40,17 @@ class CheckpointFile:
     epoch: float | None
     sha256: str | None
     error: CheckpointError | None
+    copies: tuple[str, ...] = ()
+    identity: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One file's weights under clean names, and what the file says about them.
+    """One file's or folder's weights under clean names, and what it says about them.
 
     `state_key` tells where the weights were ("" is the root); `architecture` and its arguments are hints
-    found in the file, plain text and numbers, never to be imported. `ignored` are the file's other entries.
+    found in the file, plain text and numbers, never to be imported, and `config` is a folder's `config.json`.
+    `step_source` is who tells step and epoch, as `Moment.source`. `ignored` are the file's other entries.
     """
 
     name: str
@@ -62,14 +66,17 @@ class Checkpoint:
     architecture_arguments: dict[str, object]
     notes: tuple[str, ...]
     ignored: tuple[str, ...] = ()
+    step_source: str = timeline.ORDER
+    config: Mapping[str, object] = field(default_factory=dict)
 
 
-def find_checkpoints(paths: Sequence[Path], *, state_key: str | None = None) -> list[CheckpointFile]:
-    """Return the checkpoint files that the paths name, each once, in order of training.
+def find_checkpoints(paths: Sequence[Path], reading: Reading = _USUAL) -> list[CheckpointFile]:
+    """Return the checkpoints that the paths name, each once, in order of training.
 
-    A folder stands for the files directly inside it that have a checkpoint's suffix; hidden and unfinished
-    files (`tmp…`) and optimizer states are not among them. Every file is read and checked here; one that
-    cannot be used keeps its error and a place by its file name. Links to one file count as one.
+    A folder that is one checkpoint (of a trainer, sharded) is one; any other stands for what is directly inside it,
+    see `discovery.candidates`. Everything is read and checked here; what cannot be used keeps its error and a place
+    by its name. Links to one file count as one, and so do `last`, `best` and their like with a file of the same
+    weights; the one that is kept names them.
 
     Raises:
         CheckpointError: A path does not exist, or a folder holds no checkpoint.
@@ -77,90 +84,140 @@ def find_checkpoints(paths: Sequence[Path], *, state_key: str | None = None) -> 
     if not paths:
         msg = "no checkpoints given; name files or a folder, as in: fisher analyze checkpoints/"
         raise CheckpointError(msg)
-    files = _one_per_inode([file for path in paths for file in _files_of(path)])
-    absolute = [Path(os.path.abspath(file)) for file in files]  # links keep the names by which they were given
-    parent = os.path.commonpath([file.parent for file in absolute])
-    names = [_name(file.relative_to(parent)) for file in absolute]
-    found = [_inspected(file, name, state_key) for file, name in zip(files, names, strict=True)]
+    candidates = discovery.candidates(paths)
+    absolute = [Path(os.path.abspath(each.path)) for each in candidates]  # links keep the names they were given by
+    parent = os.path.commonpath([path.parent for path in absolute])
+    names = [_name(path.relative_to(parent)) for path in absolute]
+    found = [
+        replace(_inspected(each.path, name, reading), copies=each.copies)
+        for each, name in zip(candidates, names, strict=True)
+    ]
+    found = _without_copies(found, reading)
     return timeline.in_training_order(found, lambda file: (file.name, file.step, file.epoch, file.error is None))
 
 
-def load_checkpoint(file: CheckpointFile, *, state_key: str | None = None) -> Checkpoint:
-    """Return the weights of one found file, read anew and compared with what was found.
+def load_checkpoint(file: CheckpointFile, reading: Reading = _USUAL) -> Checkpoint:
+    """Return the weights of one that was found, read anew and compared with what was found.
 
     Raises:
-        CheckpointError: The file cannot be used, or is no longer the one that was found.
+        CheckpointError: It cannot be used, or is no longer the one that was found.
     """
     if file.error is not None:
         raise file.error
-    data = read_bytes(file.path)
-    sha256 = digest(data)
-    if file.sha256 is not None and sha256 != file.sha256:
+    checkpoint, _ = _checkpoint(file.path, file.name, reading)
+    if file.sha256 is not None and checkpoint.sha256 != file.sha256:
         msg = f"{one_line(file.path, 500)}: changed since this run began; run again once it is written"
         raise CheckpointError(msg)
-    return _checkpoint(data, file.path, file.name, sha256, state_key)
+    if not file.copies:
+        return checkpoint
+    note = f"left out, being copies of it: {', '.join(file.copies)}"
+    return replace(checkpoint, notes=(*checkpoint.notes, note))
 
 
-def _inspected(path: Path, name: str, state_key: str | None) -> CheckpointFile:
-    sha256 = None
+def _inspected(path: Path, name: str, reading: Reading) -> CheckpointFile:
     try:
-        data = read_bytes(path)
-        sha256 = digest(data)
-        checkpoint = _checkpoint(data, path, name, sha256, state_key)
+        checkpoint, identity = _checkpoint(path, name, reading)
     except CheckpointError as error:
-        step, epoch = timeline.step_and_epoch({}, name)
+        told = timeline.moment({}, name)
         # The traceback would keep the file's whole content in memory.
-        return CheckpointFile(path, name, step, epoch, sha256, error.with_traceback(None))
-    return CheckpointFile(path, name, checkpoint.step, checkpoint.epoch, sha256, None)
+        return CheckpointFile(path, name, told.step, told.epoch, _digest(path), error.with_traceback(None))
+    return CheckpointFile(path, name, checkpoint.step, checkpoint.epoch, checkpoint.sha256, None, (), identity)
 
 
-def _checkpoint(data: bytes, path: Path, name: str, sha256: str, state_key: str | None) -> Checkpoint:
+def _without_copies(found: list[CheckpointFile], reading: Reading) -> list[CheckpointFile]:
+    """Return the checkpoints less the further copies of one, whose names go into the one that stays."""
+    digests: dict[str, str | None] = {}
+
+    def weights_digest(file: CheckpointFile) -> str | None:
+        if file.name not in digests:
+            try:
+                digests[file.name] = duplicates.weights_digest(load_checkpoint(file, reading).weights)
+            except CheckpointError:
+                digests[file.name] = None
+        return digests[file.name]
+
+    copies = duplicates.copies([file for file in found if file.error is None], weights_digest)
+    left_out = {copy.name for same in copies.values() for copy in same}
+    return [
+        replace(file, copies=(*file.copies, *(name for copy in copies.get(file.name, []) for name in _names(copy))))
+        for file in found
+        if file.name not in left_out
+    ]
+
+
+def _names(file: CheckpointFile) -> tuple[str, ...]:
+    return (file.name, *file.copies)
+
+
+def _digest(path: Path) -> str | None:
+    """Return the hash of a file that cannot be used, None of what has no bytes of its own."""
+    try:
+        return digest(read_bytes(path))
+    except CheckpointError:
+        return None
+
+
+def _checkpoint(path: Path, name: str, reading: Reading) -> tuple[Checkpoint, frozenset[str]]:
+    """Return what is stored at the path, and the marks that its copies share."""
     where = one_line(path, 500)
-    payload = decode(data, path)
-    key, prefix, found = find_weights(payload.content, state_key, where)
-    weights, notes = clean_weights(found, prefix, where)
-    about = _about(payload)
-    step, epoch = timeline.step_and_epoch(about, name)
-    is_averaged = any(is_averaging_counter(*entry) for entry in found.items())
+    stored = discovery.read(path, reading)
+    found = find_weights(stored.payload.content, reading, where)
+    weights, notes = clean_weights(stored.fetch(found.mapping), found.prefix, where)
+    about = _about(stored)
+    when = timeline.moment(about, name)
     architecture = about.get("arch")
     is_hint = isinstance(architecture, str) and 0 < len(architecture) <= _LONGEST_HINT
-    return Checkpoint(
+    checkpoint = Checkpoint(
         name=name,
         path=path,
-        sha256=sha256,
-        format=payload.format,
-        state_key=key,
+        sha256=str(stored.sha256),
+        format=stored.payload.format,
+        state_key=found.key,
         weights=weights,
-        weights_kind=WeightsKind.AVERAGED if is_averaged else WeightsKind.RAW,
-        step=step,
-        epoch=epoch,
+        weights_kind=found.kind,
+        step=when.step,
+        epoch=when.epoch,
         architecture=str(architecture) if is_hint else None,
         architecture_arguments=_plain_arguments(about.get("arch_args")),
-        notes=tuple(notes),
-        ignored=_ignored(payload, key),
+        notes=(*found.notes, *notes, *stored.notes),
+        ignored=_ignored(stored, found.key),
+        step_source=when.source,
+        config=stored.config,
     )
+    return checkpoint, stored.identity | _moments(when)
 
 
-def _ignored(payload: Payload, state_key: str) -> tuple[str, ...]:
+def _moments(when: Moment) -> frozenset[str]:
+    """Return the mark of a step, else of an epoch, that a checkpoint states itself."""
+    if when.source in {timeline.NAME, timeline.ORDER}:
+        return frozenset()
+    return frozenset({f"step:{when.step}" if when.step is not None else f"epoch:{when.epoch}"})
+
+
+def _ignored(stored: Stored, state_key: str) -> tuple[str, ...]:
     """Return what stands beside the weights and tells nothing that is asked, such as an optimizer's state."""
-    used = {state_key.partition(".")[0], *timeline.STEP_KEYS, *timeline.EPOCH_KEYS, "arch", "arch_args"}
-    is_root = state_key == "" or not isinstance(payload.content, dict)
-    return () if is_root else tuple(one_line(key) for key in _about(payload) if key not in used)
+    content = stored.payload.content
+    used = {state_key.partition(".")[0], *timeline.TIME_KEYS, "arch", "arch_args"}
+    if state_key == "" or not isinstance(content, dict):
+        return ()
+    return tuple(one_line(key) for key in content if isinstance(key, str) and key not in used)
 
 
-def _about(payload: Payload) -> Mapping[str, object]:
-    """Return what stands beside the weights: the payload's other entries, or the metadata of safetensors."""
-    if payload.metadata:
-        return payload.metadata
-    content = payload.content if isinstance(payload.content, dict) else {}
-    return {key: value for key, value in content.items() if isinstance(key, str)}
+def _about(stored: Stored) -> Mapping[str, object]:
+    """Return what stands beside the weights: in files of their own, in the payload, in the metadata of safetensors."""
+    content = stored.payload.content if isinstance(stored.payload.content, dict) else {}
+    return {
+        **{key: value for key, value in content.items() if isinstance(key, str)},
+        **stored.payload.metadata,
+        **stored.about,
+    }
 
 
 def _plain_arguments(value: object) -> dict[str, object]:
     if isinstance(value, str):  # safetensors metadata are strings
         try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
+            value = parse_json(value.encode(), "metadata")
+        except (CheckpointError, ValueError):
             return {}
     if not isinstance(value, dict):
         return {}
@@ -169,89 +226,6 @@ def _plain_arguments(value: object) -> dict[str, object]:
 
 def _is_plain(value: object) -> bool:
     return isinstance(value, str | int | float) and len(str(value)) <= _LONGEST_HINT
-
-
-def _files_of(path: Path) -> list[Path]:
-    if not path.is_dir():
-        if not os.path.lexists(path):
-            raise CheckpointError(_missing(path))
-        return [path]
-    files = _checkpoints_inside(path)
-    if not files:
-        raise CheckpointError(_nothing_inside(path))
-    return files
-
-
-def _checkpoints_inside(folder: Path) -> list[Path]:
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError as error:
-        msg = f"{one_line(folder, 500)}: the folder cannot be listed ({error.strerror}); check it with: ls -ld"
-        raise CheckpointError(msg) from error
-    return [entry for entry in entries if _is_candidate(entry)]
-
-
-def _is_candidate(path: Path) -> bool:
-    return (
-        path.suffix.lower() in _SUFFIXES
-        and not path.name.startswith((".", _UNFINISHED))
-        and path.name.partition(".")[0].rstrip("_0123456789") not in _COMPANIONS
-        and not path.is_dir()
-    )
-
-
-def _missing(path: Path) -> str:
-    where = one_line(path, 500)
-    if any(character in str(path) for character in "*?["):
-        return f"{where}: no file matches this pattern; check it with: ls {where}"
-    try:
-        beside = os.listdir(path.parent)
-    except OSError:
-        return f"{where}: there is no such file or folder, nor the folder around it; check the path"
-    near = difflib.get_close_matches(path.name, beside, n=1)
-    hint = f"did you mean {one_line(path.parent / near[0], 500)}?" if near else "check the path"
-    return f"{where}: there is no such file or folder; {hint}"
-
-
-def _nothing_inside(folder: Path) -> str:
-    where = one_line(folder, 500)
-    subfolders = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    full = []
-    for subfolder in subfolders[:1000]:
-        try:
-            full += [subfolder] if _checkpoints_inside(subfolder) else []
-        except CheckpointError:
-            continue  # a subfolder that may not be listed is no help
-    if full:
-        shown = " ".join(one_line(subfolder, 200) for subfolder in full[:2])
-        more = f" … ({len(full)} subfolders hold some)" if len(full) > 2 else ""
-        return f"{where}: the checkpoints are in subfolders; name them: fisher analyze {shown}{more}"
-    if any(entry.suffix == ".distcp" for entry in folder.iterdir()):
-        return (
-            f"{where}: a sharded checkpoint of torch.distributed; join it where you trust it: "
-            f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {where} weights.pt"
-        )
-    suffixes = " ".join(sorted(_SUFFIXES))
-    return f"{where}: no checkpoint files inside ({suffixes}); name the folder that holds them"
-
-
-def _one_per_inode(files: Sequence[Path]) -> list[Path]:
-    """Return the files without further names of the same file: same path, symbolic link or hard link.
-
-    Of several names one that tells a step or epoch is kept, and a plain file before a link to it.
-    """
-    names: dict[tuple[int, int] | str, list[Path]] = {}
-    for file in files:
-        try:
-            status = os.stat(file)
-            names.setdefault((status.st_dev, status.st_ino), []).append(file)
-        except OSError:  # a dangling link: reading it gives the error
-            names.setdefault(os.path.abspath(file), []).append(file)
-
-    def rank(file: Path) -> tuple[bool, bool]:
-        return timeline.step_and_epoch({}, file.name) == (None, None), file.is_symlink()
-
-    return [min(same, key=rank) for same in names.values()]
 
 
 def _name(relative: Path) -> str:

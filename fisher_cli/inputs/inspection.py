@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Final
 
-from fisher_cli.inputs.checkpoints import Checkpoint, CheckpointFile, load_checkpoint
+from fisher_cli.inputs.checkpoints import Checkpoint, CheckpointFile, Reading, load_checkpoint
 from fisher_cli.inputs.networks import Networks, outcome, refuse_nonfinite
 from fisher_cli.inputs.weights import listed
 from fisher_cli.results import Inspection, Status
@@ -14,14 +14,14 @@ _ROOT: Final = "(root)"
 _SOURCES: Final = {"checkpoint": "the file", "--model": "option --model"}
 
 
-def inspect(file: CheckpointFile, networks: Networks, state_key: str | None) -> Inspection:
+def inspect(file: CheckpointFile, networks: Networks, reading: Reading) -> Inspection:
     """What a file is: container, weights, place in training, network; all that is found before anything fails.
 
     The weights are loaded into the network, so that a file that is ok here is one that can be measured.
     """
     row = Inspection(checkpoint=file.name, status=Status.OK, sha256=file.sha256, step=file.step, epoch=file.epoch)
     try:
-        checkpoint = load_checkpoint(file, state_key=state_key)
+        checkpoint = load_checkpoint(file, reading)
         row = _with_contents(row, checkpoint)
         architecture = networks.architecture(checkpoint)
         source = _SOURCES.get(architecture.source, architecture.source)
@@ -44,6 +44,7 @@ def _with_contents(row: Inspection, checkpoint: Checkpoint) -> Inspection:
         row,
         step=checkpoint.step,
         epoch=checkpoint.epoch,
+        step_source=checkpoint.step_source,
         format=checkpoint.format,
         integrity=_INTEGRITY.get(checkpoint.format, _NO_CHECKSUMS),
         weights_key=checkpoint.state_key or _ROOT,

@@ -3,14 +3,16 @@
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, TypeVar
+from dataclasses import dataclass
+from typing import Final, TypeAlias, TypeVar
 
 import natsort
 import torch
 
-# The words of Lightning, nanoGPT, detectron2 and plain loops, in order of trust.
-STEP_KEYS: Final = ("global_step", "iter_num", "iteration", "step")
-EPOCH_KEYS: Final = ("epoch",)
+# The words of Lightning, nanoGPT, detectron2, plain loops, DeepSpeed and MMEngine, in order of trust.
+STEP_KEYS: Final = ("global_step", "iter_num", "iteration", "step", "global_steps", "meta.iter")
+EPOCH_KEYS: Final = ("epoch", "meta.epoch")
+TIME_KEYS: Final = frozenset(key.partition(".")[0] for key in (*STEP_KEYS, *EPOCH_KEYS) if "." not in key)
 _LARGEST: Final = 10**15  # 15 digits: every such integer is exact as a float
 
 # ASCII digits only and at most 15 of them; more are no step number but a hash or a date with time.
@@ -24,20 +26,55 @@ _STEP_PERHAPS: Final = re.compile(rf"(?<![a-z])(?:checkpoint|ckpt){_NUMBER}", re
 _EPOCH_PERHAPS: Final = re.compile(rf"(?<![a-z])model{_NUMBER}", re.IGNORECASE)
 _NUMBER_TEXT: Final = re.compile(r"[0-9]{1,15}(?:\.[0-9]+)?")
 
+# Copies of a checkpoint whose place in training its name does not tell; `-v1` is Lightning's answer to a name in use.
+_ALIAS: Final = re.compile(
+    r"(?:(?:model|checkpoint|ckpt|weights|net)[-_]?)?(?:last|best|latest|final)(?:[-_][a-z]+)?(?:-v[0-9]+)?(?:\.[a-z.]+)?"
+    r"|(?:checkpoint|ckpt)\.[a-z.]+",
+    re.IGNORECASE,
+)
+NAME: Final = "name"
+ORDER: Final = "order"
+
 _Item = TypeVar("_Item")
+_Row: TypeAlias = tuple[str, int | None, float | None, bool]
 
 
-def step_and_epoch(payload: Mapping[str, object], name: str) -> tuple[int | None, float | None]:
-    """Return step and epoch as the payload tells them, else the file name; None where neither does."""
-    step = _first_number(payload, STEP_KEYS)
-    epoch = _first_number(payload, EPOCH_KEYS)
+@dataclass(frozen=True)
+class Moment:
+    """When in training a checkpoint was made, and who says so.
+
+    `source` names the entries of the file that tell it (`global_step, epoch`), `name` for the file's or its folder's
+    name, `order` where nothing tells it and only the order of the names is left.
+    """
+
+    step: int | None
+    epoch: float | None
+    source: str
+
+
+def moment(stated: Mapping[str, object], name: str) -> Moment:
+    """Return step and epoch as the file states them, else as its name does; numbers are taken as they are written.
+
+    Some count finished epochs and some begin at 0: nothing here makes them equal.
+    """
+    step, step_source = _first_number(stated, STEP_KEYS)
+    epoch, epoch_source = _first_number(stated, EPOCH_KEYS)
     parts = name.split("/")[::-1]  # the file's own name says more than its folder's
-    step = _first_match(_STEP_NAME, parts) if step is None else step
-    epoch = _first_match(_EPOCH_NAME, parts) if epoch is None else epoch
+    if step is None:
+        step, step_source = _first_match(_STEP_NAME, parts)
+    if epoch is None:
+        epoch, epoch_source = _first_match(_EPOCH_NAME, parts)
     if step is None and epoch is None:
-        step = _first_match(_STEP_PERHAPS, parts)
-        epoch = _first_match(_EPOCH_PERHAPS, parts) if step is None else None
-    return (None if step is None else int(step)), epoch
+        step, step_source = _first_match(_STEP_PERHAPS, parts)
+        if step is None:
+            epoch, epoch_source = _first_match(_EPOCH_PERHAPS, parts)
+    sources = dict.fromkeys(source for source in (step_source, epoch_source) if source)
+    return Moment(None if step is None else int(step), epoch, ", ".join(sources) or ORDER)
+
+
+def is_alias(name: str) -> bool:
+    """Return whether the name is one under which trainers keep a further copy, such as `last` or `model_best`."""
+    return _ALIAS.fullmatch(name.rpartition("/")[2]) is not None
 
 
 def in_training_order(
@@ -46,26 +83,37 @@ def in_training_order(
     """Return the items by step if every usable one has a step, else by epoch if every one has, else by name.
 
     `describe` gives (name, step, epoch, is usable). Unusable items join the same axis where their names tell
-    a place on it and follow at the end otherwise. Names are compared naturally: `9` before `10`; they
-    also decide between equal steps.
+    a place on it and follow at the end otherwise; so do `last`, `best` and their like, which do not decide the axis
+    unless there is nothing else. Names are compared naturally: `9` before `10`; they also decide between equal steps.
     """
     natural = natsort.natsort_keygen()
     rows = [describe(item) for item in items]
-    deciding = [row for row in rows if row[3]] or rows
+    usable = [row for row in rows if row[3]] or rows
+    deciding = [row for row in usable if not _is_timeless_alias(row)] or usable
     axis = next((axis for axis in (1, 2) if all(row[axis] is not None for row in deciding)), None)
 
-    def key(pair: tuple[_Item, tuple[str, int | None, float | None, bool]]) -> tuple[float, object, str]:
+    def key(pair: tuple[_Item, _Row]) -> tuple[float, object, str]:
         row = pair[1]
-        place = 0.0 if axis is None else row[axis]
+        place = row[axis] if axis is not None else math.inf if _is_timeless_alias(row) else 0.0
         # The plain name comes last so that names equal in natural order (`1` and `01`) have one order too.
         return (math.inf if place is None else float(place), natural(row[0]), row[0])
 
     return [item for item, _ in sorted(zip(items, rows, strict=True), key=key)]
 
 
-def _first_number(payload: Mapping[str, object], keys: Sequence[str]) -> float | None:
-    found = (_number(payload.get(key)) for key in keys)
-    return next((number for number in found if number is not None), None)
+def _is_timeless_alias(row: _Row) -> bool:
+    return row[1] is None and row[2] is None and is_alias(row[0])
+
+
+def _first_number(stated: Mapping[str, object], keys: Sequence[str]) -> tuple[float | None, str]:
+    for key in keys:
+        value: object = stated
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        number = _number(value)
+        if number is not None:
+            return number, key
+    return None, ""
 
 
 def _number(value: object) -> float | None:
@@ -78,6 +126,6 @@ def _number(value: object) -> float | None:
     return float(value)
 
 
-def _first_match(pattern: re.Pattern[str], parts: Sequence[str]) -> float | None:
+def _first_match(pattern: re.Pattern[str], parts: Sequence[str]) -> tuple[float | None, str]:
     found = (pattern.search(part) for part in parts)
-    return next((float(match[1]) for match in found if match), None)
+    return next(((float(match[1]), NAME) for match in found if match), (None, ""))

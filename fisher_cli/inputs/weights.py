@@ -1,6 +1,7 @@
-"""What was saved → named weights: which mapping holds them, the names without wrappers, the types in use."""
+"""Tensors as they were saved → weights under clean names, in types that networks compute in."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import torch
@@ -8,50 +9,19 @@ from torch import Tensor
 
 from fisher_cli.errors import CheckpointError, NoWeightsError
 from fisher_cli.inputs.containers import one_line
-from fisher_cli.inputs.timeline import EPOCH_KEYS, STEP_KEYS
 
-# In this order: torch examples and Lightning, the PyTorch tutorials, torchvision and nanoGPT, pytorch-cifar,
-# DeepSpeed, plain loops.
-WEIGHTS_KEYS: Final = ("state_dict", "model_state_dict", "model", "net", "module", "weights")
 # torch.compile, FSDP and activation checkpointing; nobody else uses these names.
 _PRIVATE_WRAPPERS: Final = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 _PARALLEL_WRAPPER: Final = "module"  # DataParallel, DistributedDataParallel, AveragedModel
 _AVERAGED: Final = "n_averaged"
 _HALF: Final = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
-_USABLE: Final = frozenset(
-    {torch.float32, torch.float64, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
-)
-_DEEPEST: Final = 3  # of the levels searched for a hint; a payload may contain itself
+_INTEGERS: Final = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
+_USABLE: Final = frozenset({torch.float32, torch.float64, torch.bool, *_INTEGERS})
+# What tools for quantized networks store beside integers: GPTQ and AWQ, bitsandbytes, torch.
+_OF_QUANTIZED: Final = ("qweight", "qzeros", "SCB", "absmax", "quant_map", "_packed_params", "zero_point")
+_WEIGHT: Final = "weight"
+_PARAMETRIZED: Final = "parametrizations"
 _SHOWN: Final = 8
-
-
-def find_weights(content: object, state_key: str | None, where: str) -> tuple[str, str, Mapping[object, object]]:
-    """Return the key of the mapping that holds the weights, the prefix to select in it, and the mapping.
-
-    `state_key` is dotted; parts of it that are no keys select the weights whose names begin with them
-    (`state_dict.model` for names like `model.conv1.weight` in `state_dict`).
-
-    Raises:
-        NoWeightsError: Nothing there is a mapping of mostly tensors, or nothing is under `state_key`.
-    """
-    if not isinstance(content, dict):
-        msg = f"{where}: holds a {type(content).__name__} and no named weights; save model.state_dict() instead"
-        raise NoWeightsError(msg)
-    if state_key is not None:
-        return _weights_at(content, state_key, where)
-    for key in WEIGHTS_KEYS:
-        if _is_weights(content.get(key)):
-            return key, "", content[key]
-    if _is_weights(content):
-        return "", "", _without_time(content)
-    keys = list(_weights_keys(content))
-    remedy = (
-        f"choose one with --state-key {one_line(keys[0])}; weights are under {listed(keys)}"
-        if keys
-        else f"its keys are {listed(list(content)) or 'none'}; name a file that holds the model's weights"
-    )
-    msg = f"{where}: no weights found; {remedy}"
-    raise NoWeightsError(msg)
 
 
 def clean_names(names: Sequence[str]) -> list[str]:
@@ -95,7 +65,7 @@ def clean_weights(found: Mapping[object, object], prefix: str, where: str) -> tu
     notes = _notes(found, tensors, averaged, kept, names)
     weights = dict(zip(names, (tensors[key] for key in kept), strict=True))
     if len(weights) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+        (twice, _), *_ = Counter(names).most_common(1)
         msg = f"{where}: holds {one_line(twice)} twice, with and without a wrapper; choose with --state-key"
         raise CheckpointError(msg)
     if prefix:
@@ -109,7 +79,29 @@ def clean_weights(found: Mapping[object, object], prefix: str, where: str) -> tu
         count = sum(tensor.dtype is half for tensor in weights.values())
         if count:
             notes.append(f"{count} {word} tensor{'s' if count > 1 else ''} read as float32")
-    return usable, notes
+    parts = kept_in_parts(list(usable))
+    return usable, [*notes, *([parts] if parts else [])]
+
+
+def kept_in_parts(names: Sequence[str]) -> str:
+    """Return what to do about weights that are saved as the parts they are computed from; "" where there are none.
+
+    Pruning saves `weight_orig` and `weight_mask`; weight norm `weight_g` and `weight_v`; every newer
+    parametrization `parametrizations.weight.original…`.
+    """
+    there = set(names)
+
+    def pair(first: str, second: str) -> bool:
+        return any(n.endswith(first) and f"{n.removesuffix(first)}{second}" in there for n in names)
+
+    if pair("_orig", "_mask"):
+        return "it is pruned: call torch.nn.utils.prune.remove on each pruned tensor and save again"
+    old, new = pair("_g", "_v"), any(_PARAMETRIZED in n.split(".") for n in names)
+    if not (old or new):
+        return ""
+    call = "torch.nn.utils.remove_weight_norm" if old else "torch.nn.utils.parametrize.remove_parametrizations"
+    kind = "weight norm" if old else "a parametrization"
+    return f"it is saved with {kind}: give --model a network that has it too, or call {call} and save again"
 
 
 def is_averaging_counter(name: object, value: object) -> bool:
@@ -132,61 +124,6 @@ def listed(names: Sequence[object]) -> str:
     """Return the names in one line, cut after eight of them."""
     shown = ", ".join(one_line(name, 80) for name in names[:_SHOWN])
     return shown if len(names) <= _SHOWN else f"{shown}, … and {len(names) - _SHOWN} more"
-
-
-def _weights_at(content: dict[object, object], state_key: str, where: str) -> tuple[str, str, Mapping[object, object]]:
-    parts = [part for part in state_key.split(".") if part]
-    mapping, used = content, 0
-    while used < len(parts) and isinstance(deeper := mapping.get(parts[used]), dict):
-        mapping, used = deeper, used + 1
-    prefix = ".".join([*parts[used:], ""]) if used < len(parts) else ""
-    if _has_tensors(mapping, prefix):
-        return ".".join(parts), prefix, _without_time(mapping) if mapping is content else mapping
-    keys = ["''" if key == "" else key for key in _weights_keys(content)]
-    there = f"weights are under {listed(keys)}" if keys else f"its keys are {listed(list(content)) or 'none'}"
-    msg = f"{where}: no weights under --state-key {one_line(state_key)}; {there}"
-    raise NoWeightsError(msg)
-
-
-def _has_tensors(mapping: dict[object, object], prefix: str) -> bool:
-    if not prefix:
-        return any(isinstance(value, Tensor) for value in mapping.values())
-    tensors = [key for key, value in mapping.items() if isinstance(key, str) and isinstance(value, Tensor)]
-    return any(name.startswith(prefix) for name in clean_names(tensors))
-
-
-def _is_weights(value: object) -> bool:
-    """Return whether this is a mapping of mostly tensors, one of them at least more than a single number."""
-    if not isinstance(value, dict):
-        return False
-    tensors = [entry for key, entry in value.items() if isinstance(key, str) and isinstance(entry, Tensor)]
-    return 2 * len(tensors) > len(value) and any(tensor.ndim > 0 for tensor in tensors)
-
-
-def _weights_keys(content: dict[object, object]) -> Iterator[str]:
-    level: list[tuple[str, dict[object, object]]] = [("", content)]
-    for _ in range(_DEEPEST + 1):
-        deeper: list[tuple[str, dict[object, object]]] = []
-        for path, mapping in level:
-            if _is_weights(mapping):
-                yield path
-            elif "param_groups" not in mapping:  # an optimizer's tensors are no weights
-                deeper += [
-                    (f"{path}.{key}" if path else key, value)
-                    for key, value in mapping.items()
-                    if isinstance(key, str) and isinstance(value, dict)
-                ]
-        level = deeper[:1000]
-
-
-def _without_time(content: Mapping[object, object]) -> Mapping[object, object]:
-    """Return the mapping without the step and epoch that some loops store as tensors beside the weights."""
-    times = {*STEP_KEYS, *EPOCH_KEYS}
-    return {
-        key: value
-        for key, value in content.items()
-        if not (key in times and isinstance(value, Tensor) and value.ndim == 0)
-    }
 
 
 def _notes(
@@ -213,20 +150,25 @@ def _notes(
 
 
 def _usable(name: str, tensor: Tensor, where: str) -> Tensor:
-    """Return the tensor as plain float32, float64 or integers.
+    """Return the tensor as plain float32, float64, integers or truth values.
 
     Raises:
         CheckpointError: It is of another type or layout.
     """
     kind = str(tensor.dtype).removeprefix("torch.")
-    if tensor.is_nested or tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
+    remedy = "save it as a dense float32 tensor"
+    last = name.rpartition(".")[2]
+    if last in _OF_QUANTIZED or (last == _WEIGHT and tensor.dtype in _INTEGERS):
+        kind, remedy = f"{kind}, part of a quantized network", "name a checkpoint from before it was quantized"
+    elif tensor.is_nested or tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
         layout = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
         kind = "quantized" if tensor.is_quantized else "without data" if tensor.is_meta else layout
+        remedy = "dequantize it: tensor.dequantize()" if tensor.is_quantized else remedy
     elif tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         kind = "expanded: larger than what is stored"
     elif tensor.dtype in _HALF:
         return tensor.detach().float()
     elif tensor.dtype in _USABLE:
         return tensor.detach()
-    msg = f"{where}: {one_line(name)} is {kind}, which is not supported; save it as a dense float32 tensor"
+    msg = f"{where}: {one_line(name)} is {kind}, which is not supported; {remedy}"
     raise CheckpointError(msg)

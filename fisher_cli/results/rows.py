@@ -14,7 +14,8 @@ class Inspection:
 
     `integrity` says whether the format has checksums; `weights_key` where in the file the weights were,
     `tensors` how many there are; `architecture_source` who chose the network; `parameters` are its trainable
-    values. `error` and `notes` are as in Measurement.
+    values. `step_source` is who tells step and epoch: entries of the file, its name, or nothing but the order.
+    `error` and `notes` are as in Measurement.
     """
 
     checkpoint: str
@@ -32,6 +33,7 @@ class Inspection:
     architecture_source: str | None = None
     parameters: int | None = None
     notes: tuple[str, ...] = ()
+    step_source: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,257 @@
+"""What was saved → the right weights, under clean names, in types that networks compute in."""
+
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, prune
+
+from fisher_cli.errors import NoWeightsError
+from fisher_cli.inputs.checkpoints import nonfinite_names
+from fisher_cli.inputs.weights import clean_names
+from fisher_cli.results import WeightsKind
+from tests.checkpoint_files import WEIGHTS, as_bytes, load, refusal, saved
+
+# Where the weights are
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "net", "module", "weights"])
+def test_the_usual_keys_are_found(tmp_path: Path, key: str) -> None:
+    content = {"optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": []}, key: WEIGHTS}
+    checkpoint = load(saved(tmp_path / "a.pt", content))
+    assert checkpoint.state_key == key
+    assert list(checkpoint.weights) == list(WEIGHTS)
+    assert checkpoint.notes == ()
+
+
+def test_weights_at_the_root_leave_the_counters_beside_them_out(tmp_path: Path) -> None:
+    content = {**WEIGHTS, "epoch": torch.tensor(3), "arch": "digits-mlp"}
+    checkpoint = load(saved(tmp_path / "a.pt", content))
+    assert checkpoint.state_key == ""
+    assert list(checkpoint.weights) == list(WEIGHTS)
+    assert checkpoint.epoch == 3.0
+    assert checkpoint.notes == ("left out, being no tensors: arch",)
+
+
+def test_an_explicit_key_is_dotted_and_wins(tmp_path: Path) -> None:
+    averaged = {key: value + 1 for key, value in WEIGHTS.items()}
+    path = saved(tmp_path / "a.pt", {"state_dict": WEIGHTS, "extra": {"ema": averaged}})
+    checkpoint = load(path, state_key="extra.ema")
+    assert checkpoint.state_key == "extra.ema"
+    assert torch.equal(checkpoint.weights["0.bias"], averaged["0.bias"])
+
+
+def test_an_explicit_key_may_end_in_a_prefix_of_the_names(tmp_path: Path) -> None:
+    names = {f"net.{key}": value for key, value in WEIGHTS.items()}
+    path = saved(tmp_path / "a.pt", {"state_dict": {**names, "criterion.weight": torch.ones(2)}})
+    checkpoint = load(path, state_key="state_dict.net")
+    assert list(checkpoint.weights) == list(WEIGHTS)
+    assert checkpoint.notes == ("only names beginning with net. used",)
+
+
+def test_a_key_that_is_not_there_is_answered_with_those_that_are(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pt", {"state_dict": WEIGHTS, "extra": {"ema": WEIGHTS}, "epoch": 1})
+    message = refusal(path, NoWeightsError, state_key="model")
+    assert "--state-key model" in message
+    assert "state_dict, extra.ema" in message
+    assert list(load(path, state_key="extra.ema").weights) == list(WEIGHTS)  # the remedy works
+
+
+def test_a_file_without_weights_lists_its_keys(tmp_path: Path) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=0.1).state_dict()
+    path = saved(tmp_path / "a.pt", {"optimizer": optimizer, "epoch": 3})
+    assert "its keys are optimizer, epoch;" in refusal(path, NoWeightsError)
+
+
+def test_of_weights_at_unusual_keys_the_largest_are_taken_and_named(tmp_path: Path) -> None:
+    large = {"w": torch.ones(100)}
+    alone = load(saved(tmp_path / "a.pt", {"extra": {"generator": WEIGHTS}}))
+    assert (alone.state_key, alone.notes) == (
+        "extra.generator",
+        ("weights taken from extra.generator, an unusual place",),
+    )
+    optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(1000))]).state_dict()
+    path = saved(tmp_path / "b.pt", {"critic": WEIGHTS, "actor": large, "optimizer": optimizer})
+    found = load(path)
+    assert (found.state_key, list(found.weights)) == ("actor", ["w"])
+    assert found.notes == ("weights taken from actor, the largest of critic, actor",)
+
+
+def test_between_weights_of_one_size_nothing_is_guessed(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pt", {"one": WEIGHTS, "two": dict(WEIGHTS)})
+    message = refusal(path, NoWeightsError)
+    assert "weights are under one, two" in message
+    assert "--state-key one" in message
+    assert load(path, state_key="two").state_key == "two"  # the remedy works
+
+
+AVERAGE = {name: value + 1 for name, value in WEIGHTS.items()}
+WRAPPED = {"n_averaged": torch.tensor(3), **{f"module.{name}": value for name, value in AVERAGE.items()}}
+
+
+@pytest.mark.parametrize("key", ["state_dict_ema", "model_ema", "ema_state_dict", "ema", "params_ema"])
+@pytest.mark.parametrize("average", [AVERAGE, WRAPPED, {"module": AVERAGE}, {"state_dict": AVERAGE}])
+def test_averages_are_read_when_asked_for_and_never_otherwise(
+    tmp_path: Path, key: str, average: dict[str, object]
+) -> None:
+    path = saved(tmp_path / "a.pt", {key: average, "params": WEIGHTS, "epoch": 1})
+    raw, ema = load(path), load(path, use_ema=True)
+    assert (raw.weights_kind, ema.weights_kind) == (WeightsKind.RAW, WeightsKind.EMA)
+    assert ema.state_key.partition(".")[0] == key
+    for name, value in WEIGHTS.items():
+        assert torch.equal(raw.weights[name], value)
+        assert torch.equal(ema.weights[name], value + 1)
+
+
+def test_a_file_with_nothing_but_an_average_gives_it_and_says_so(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pt", {"state_dict_ema": AVERAGE, "epoch": 1})
+    checkpoint = load(path)
+    assert checkpoint.weights_kind is WeightsKind.EMA
+    assert checkpoint.notes == ("holds no raw weights, only the average under state_dict_ema: that is used",)
+    assert load(path, use_ema=True).notes == ()
+
+
+def test_an_average_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pt", {"state_dict": WEIGHTS, "epoch": 1})
+    message = refusal(path, NoWeightsError, use_ema=True)
+    assert "holds no averaged weights" in message
+    assert "leave out --use-ema" in message
+    assert "both choose weights" in refusal(path, use_ema=True, state_key="state_dict")
+
+
+def test_the_average_of_lightning_and_its_raw_weights_are_told_apart(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.ckpt", {"state_dict": AVERAGE, "current_model_state": WEIGHTS})
+    for use_ema, kind, weights in ((False, WeightsKind.RAW, WEIGHTS), (True, WeightsKind.AVERAGED, AVERAGE)):
+        checkpoint = load(path, use_ema=use_ema)
+        assert checkpoint.weights_kind is kind
+        assert torch.equal(checkpoint.weights["0.bias"], weights["0.bias"])
+
+
+@pytest.mark.parametrize("content", [torch.zeros(3), [torch.zeros(3)], 7, {}, {"loss": torch.tensor(1.0)}])
+def test_a_file_without_named_tensors_is_refused(tmp_path: Path, content: object) -> None:
+    refusal(saved(tmp_path / "a.pt", content), NoWeightsError)
+
+
+def test_a_payload_that_contains_itself_ends(tmp_path: Path) -> None:
+    content: dict[str, object] = {"epoch": 1}
+    content["self"] = content
+    refusal(saved(tmp_path / "a.pt", content), NoWeightsError)
+
+
+# Names and types
+
+
+@pytest.mark.parametrize(
+    ("names", "clean"),
+    [
+        (["module.a.w", "module.b"], ["a.w", "b"]),
+        (["module.module.a", "module.module.b"], ["a", "b"]),
+        (["module._orig_mod.a.w", "module._orig_mod.b"], ["a.w", "b"]),
+        (["_orig_mod.module.a.w"], ["a.w"]),
+        (
+            ["features.module.0.weight", "features.module.3.bias", "fc.weight"],
+            ["features.0.weight", "features.3.bias", "fc.weight"],
+        ),
+        (["a._checkpoint_wrapped_module.w", "_fsdp_wrapped_module.b"], ["a.w", "b"]),
+        (["module.a", "other.b"], ["module.a", "other.b"]),  # a submodule of that name, with a sibling
+        (["x.module.a", "x.scale"], ["x.module.a", "x.scale"]),
+        (["x.module", "y.w"], ["x.module", "y.w"]),  # a parameter of that name
+        ([], []),
+    ],
+)
+def test_wrappers_go_and_submodules_called_module_stay(names: list[str], clean: list[str]) -> None:
+    assert clean_names(names) == clean
+
+
+def test_wrapped_networks_give_the_names_of_the_plain_one(tmp_path: Path) -> None:
+    plain = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    for index, wrapped in enumerate([nn.DataParallel(plain), nn.DataParallel(torch.compile(plain))]):
+        checkpoint = load(saved(tmp_path / f"{index}.pt", wrapped.state_dict()))
+        assert list(checkpoint.weights) == list(plain.state_dict())
+        assert "wrapper module. removed from names" in checkpoint.notes
+
+
+def test_averaged_weights_are_marked_and_their_counter_dropped(tmp_path: Path) -> None:
+    averaged = torch.optim.swa_utils.AveragedModel(nn.Linear(3, 2))
+    checkpoint = load(saved(tmp_path / "a.pt", averaged.state_dict()))
+    assert list(checkpoint.weights) == ["weight", "bias"]
+    assert checkpoint.weights_kind is WeightsKind.AVERAGED
+    assert "n_averaged dropped: these weights are averages" in checkpoint.notes
+
+
+def test_a_name_held_with_and_without_wrapper_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pt", {"_orig_mod.w": torch.zeros(2), "w": torch.ones(2)})
+    assert "holds w twice" in refusal(path)
+
+
+@pytest.mark.parametrize("container", ["torch", "safetensors"])
+def test_half_precision_is_read_as_float32_with_a_note(tmp_path: Path, container: str) -> None:
+    content = {"a": torch.ones(2).half(), "b": torch.ones(2).bfloat16(), "c": torch.ones(2).double()}
+    content["d"] = content["a"] / 3
+    path = tmp_path / "a.pt"
+    path.write_bytes(as_bytes(content) if container == "torch" else safetensors.torch.save(content))
+    checkpoint = load(path)
+    kinds = [checkpoint.weights[key].dtype for key in "abc"]
+    assert kinds == [torch.float32, torch.float32, torch.float64]
+    assert checkpoint.notes == ("2 float16 tensors read as float32", "1 bfloat16 tensor read as float32")
+
+
+UNUSABLE = {
+    "complex64": torch.zeros(2, dtype=torch.complex64),
+    "float8_e4m3fn": torch.zeros(2).to(torch.float8_e4m3fn),
+    "sparse_coo": torch.eye(3).to_sparse(),
+    "without data": torch.zeros(2, device="meta"),
+    "expanded": torch.zeros(1).expand(1 << 40),
+}
+
+
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_a_tensor_of_an_unsupported_kind_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+    path = saved(tmp_path / "a.pt", {"good": torch.zeros(2), "head.odd": UNUSABLE[kind]})
+    message = refusal(path)
+    assert f"head.odd is {kind}" in message
+    assert "float32" in message
+
+
+QUANTIZED = {
+    "0.weight": torch.zeros(2, 3, dtype=torch.int8),
+    "0.qweight": torch.zeros(2, dtype=torch.int32),
+    "0.SCB": torch.zeros(2),
+}
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_a_quantized_network_is_refused_by_name_with_the_remedy(tmp_path: Path, name: str) -> None:
+    message = refusal(saved(tmp_path / "a.pt", {"good": torch.zeros(2), name: QUANTIZED[name]}))
+    assert f"{name} is" in message
+    assert "name a checkpoint from before it was quantized" in message
+
+
+def test_integers_and_truth_values_that_are_no_weights_stay(tmp_path: Path) -> None:
+    content = {"0.weight": torch.zeros(2), "0.mask": torch.tensor([True, False]), "0.index": torch.arange(2)}
+    weights = load(saved(tmp_path / "a.pt", content)).weights
+    assert [weights[name].dtype for name in content] == [torch.float32, torch.bool, torch.int64]
+
+
+def test_weights_saved_in_parts_keep_their_names_and_say_what_to_do(tmp_path: Path) -> None:
+    pruned, normed = nn.Linear(3, 2), parametrizations.weight_norm(nn.Linear(3, 2))
+    prune.l1_unstructured(pruned, "weight", 0.5)
+    for network, call in ((pruned, "torch.nn.utils.prune.remove"), (normed, "remove_parametrizations")):
+        checkpoint = load(saved(tmp_path / "a.pt", network.state_dict()))
+        assert set(checkpoint.weights) == set(network.state_dict())
+        assert call in checkpoint.notes[-1]
+
+
+def test_tensors_that_are_not_finite_are_named_and_not_refused(tmp_path: Path) -> None:
+    content = {"a": torch.tensor([1.0, torch.nan]), "b": torch.ones(2), "c": torch.tensor([torch.inf])}
+    content["d"] = torch.arange(3)
+    assert nonfinite_names(load(saved(tmp_path / "a.pt", content)).weights) == ["a", "c"]
+
+
+def test_parameters_come_back_as_plain_tensors(tmp_path: Path) -> None:
+    checkpoint = load(saved(tmp_path / "a.pt", OrderedDict(w=nn.Parameter(torch.ones(2)))))
+    assert type(checkpoint.weights["w"]) is torch.Tensor
+    assert not checkpoint.weights["w"].requires_grad
