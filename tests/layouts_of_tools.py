@@ -1,4 +1,4 @@
-"""The layouts of timm, transformers, accelerate, Lightning and torch.distributed.checkpoint, by these tools themselves."""
+"""Layouts of timm, transformers, accelerate, Lightning and torch.distributed.checkpoint, by these tools themselves."""
 
 import argparse
 import copy

@@ -93,7 +93,7 @@ def find_checkpoints(paths: Sequence[Path], reading: Reading = _USUAL) -> list[C
         for each, name in zip(candidates, names, strict=True)
     ]
     found = _without_copies(found, reading)
-    return timeline.in_training_order(found, lambda file: (file.name, file.step, file.epoch, file.error is None))
+    return timeline.in_training_order(found, lambda file: _row(file, found))
 
 
 def load_checkpoint(file: CheckpointFile, reading: Reading = _USUAL) -> Checkpoint:
@@ -143,6 +143,13 @@ def _without_copies(found: list[CheckpointFile], reading: Reading) -> list[Check
         for file in found
         if file.name not in left_out
     ]
+
+
+def _row(file: CheckpointFile, files: Sequence[CheckpointFile]) -> tuple[str, int | None, float | None, bool]:
+    """Return what decides about the order; a final copy whose place nothing tells has no say in it."""
+    is_placed = file.step is not None or file.epoch is not None
+    is_usable = file.error is None and (is_placed or not duplicates.is_perhaps_a_copy(file, files))
+    return file.name, file.step, file.epoch, is_usable
 
 
 def _names(file: CheckpointFile) -> tuple[str, ...]:

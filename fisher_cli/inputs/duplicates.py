@@ -32,6 +32,11 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
     return f"sha256:{found.hexdigest()}"
 
 
+def is_perhaps_a_copy(file: Copy, files: Sequence[Copy]) -> bool:
+    """Return whether such names are given to copies; also the folder around a trainer's folders holds the final one."""
+    return is_alias(file.name) or any(other.name.startswith(f"{file.name}/") for other in files)
+
+
 def copies(files: Sequence[_Copy], digest: Callable[[_Copy], str | None]) -> dict[str, list[_Copy]]:
     """Return the name of a checkpoint → its copies under names such as `last`.
 
@@ -40,8 +45,9 @@ def copies(files: Sequence[_Copy], digest: Callable[[_Copy], str | None]) -> dic
     only one with its weights is no copy.
     """
     found: dict[str, list[_Copy]] = {}
-    kept = [file for file in files if not is_alias(file.name)]
-    for alias in sorted((file for file in files if is_alias(file.name)), key=lambda file: file.name):
+    aliases = sorted((file for file in files if is_perhaps_a_copy(file, files)), key=lambda file: file.name)
+    kept = [file for file in files if file not in aliases]
+    for alias in aliases:
         suspects = [file for file in kept if file.identity & alias.identity]
         own = digest(alias) if suspects else None
         original = next((file for file in suspects if own is not None and digest(file) == own), None)

@@ -83,26 +83,23 @@ def in_training_order(
     """Return the items by step if every usable one has a step, else by epoch if every one has, else by name.
 
     `describe` gives (name, step, epoch, is usable). Unusable items join the same axis where their names tell
-    a place on it and follow at the end otherwise; so do `last`, `best` and their like, which do not decide the axis
-    unless there is nothing else. Names are compared naturally: `9` before `10`; they also decide between equal steps.
+    a place on it and follow at the end otherwise. Names are compared naturally: `9` before `10`; they
+    also decide between equal steps.
     """
     natural = natsort.natsort_keygen()
     rows = [describe(item) for item in items]
-    usable = [row for row in rows if row[3]] or rows
-    deciding = [row for row in usable if not _is_timeless_alias(row)] or usable
+    deciding = [row for row in rows if row[3]] or rows
     axis = next((axis for axis in (1, 2) if all(row[axis] is not None for row in deciding)), None)
 
-    def key(pair: tuple[_Item, _Row]) -> tuple[float, object, str]:
+    def key(pair: tuple[_Item, _Row]) -> tuple[float, bool, object, str]:
         row = pair[1]
-        place = row[axis] if axis is not None else math.inf if _is_timeless_alias(row) else 0.0
+        place = 0.0 if axis is None else row[axis]
+        # Where names alone decide, `last` and `best` follow what has a number.
+        is_last = axis is None and is_alias(row[0])
         # The plain name comes last so that names equal in natural order (`1` and `01`) have one order too.
-        return (math.inf if place is None else float(place), natural(row[0]), row[0])
+        return (math.inf if place is None else float(place), is_last, natural(row[0]), row[0])
 
     return [item for item, _ in sorted(zip(items, rows, strict=True), key=key)]
-
-
-def _is_timeless_alias(row: _Row) -> bool:
-    return row[1] is None and row[2] is None and is_alias(row[0])
 
 
 def _first_number(stated: Mapping[str, object], keys: Sequence[str]) -> tuple[float | None, str]:
