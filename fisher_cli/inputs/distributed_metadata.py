@@ -171,16 +171,18 @@ def _check_cover(size: tuple[int, ...], pieces: list[Piece]) -> None:
     if not all(len(piece.offsets) == len(piece.sizes) == len(size) for piece in pieces):
         msg = "a piece has other dimensions than its tensor"
         raise ValueError(msg)
+    if math.prod(size) == 0 and not filled:
+        return
     edges = [sorted({piece.offsets[axis] for piece in filled}) for axis in range(len(size))]
-    ends = [dict(zip(starts, [*starts[1:], whole], strict=True)) for starts, whole in zip(edges, size, strict=True)]
+    ends = [dict(zip(starts, [*starts[1:], whole], strict=False)) for starts, whole in zip(edges, size, strict=True)]
     fits = all(
         start + length == ends[axis][start]
         for piece in filled
         for axis, (start, length) in enumerate(zip(piece.offsets, piece.sizes, strict=True))
     )
-    cells = math.prod(len(starts) for starts in edges) if math.prod(size) else 0
+    cells = math.prod(len(starts) for starts in edges)
     begins = all(starts[0] == 0 for starts in edges if starts)
-    if not (fits and begins and len(filled) == cells == len({piece.offsets for piece in filled})):
+    if not (filled and fits and begins and len(filled) == cells == len({piece.offsets for piece in filled})):
         msg = "the pieces of a tensor do not cover it once"
         raise ValueError(msg)
 

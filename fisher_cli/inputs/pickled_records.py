@@ -18,7 +18,7 @@ from fisher_cli.inputs.containers import one_line
 TYPES: Final = {str(kind): kind for kind in vars(torch).values() if isinstance(kind, torch.dtype)}
 SAVE_AGAIN: Final = "save it again with torch.distributed.checkpoint.save"
 _CLASS: Final = "class"
-_MOST_INSTRUCTIONS: Final = 20_000_000  # a piece of a tensor takes about 60
+_MOST_INSTRUCTIONS: Final = 5_000_000  # a piece of a tensor takes about 60
 
 _Kind = TypeVar("_Kind")
 
