@@ -272,6 +272,15 @@ def _(folder: Path) -> Written:
     return Written(folder / "step_60", 60, None, "name")
 
 
+@layout("torch.distributed.checkpoint in Hugging Face's format")
+def _(folder: Path) -> Written:
+    import torch.distributed.checkpoint as distributed_checkpoint
+
+    writer = distributed_checkpoint.HuggingFaceStorageWriter(str(folder / "iteration_12"))
+    distributed_checkpoint.save(dict(weights()), storage_writer=writer, no_dist=True)
+    return Written(folder / "iteration_12", 12, None, "name")
+
+
 @layout("Lightning, sharded")
 def _(folder: Path) -> Written:
     path = folder / "epoch=2-step=30.ckpt"

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from fisher_cli.errors import NoWeightsError
+from fisher_cli.errors import ArchitectureError, NoWeightsError
 from fisher_cli.inputs.checkpoints import nonfinite_names
+from fisher_cli.inputs.networks import Networks
 from fisher_cli.inputs.weights import clean_names
 from fisher_cli.results import WeightsKind
 from tests.checkpoint_files import WEIGHTS, as_bytes, load, refusal, saved
@@ -236,6 +237,10 @@ def test_integers_and_truth_values_that_are_no_weights_stay(tmp_path: Path) -> N
     assert [weights[name].dtype for name in content] == [torch.float32, torch.bool, torch.int64]
 
 
+def plain_linear() -> nn.Module:
+    return nn.Linear(3, 2)
+
+
 def test_weights_saved_in_parts_keep_their_names_and_say_what_to_do(tmp_path: Path) -> None:
     pruned, normed = nn.Linear(3, 2), parametrizations.weight_norm(nn.Linear(3, 2))
     prune.l1_unstructured(pruned, "weight", 0.5)
@@ -243,6 +248,9 @@ def test_weights_saved_in_parts_keep_their_names_and_say_what_to_do(tmp_path: Pa
         checkpoint = load(saved(tmp_path / "a.pt", network.state_dict()))
         assert set(checkpoint.weights) == set(network.state_dict())
         assert call in checkpoint.notes[-1]
+        networks = Networks("tests.test_weights:plain_linear", {})
+        with pytest.raises(ArchitectureError, match=call):  # and where the network has no such parts, too
+            networks.load(networks.architecture(checkpoint), checkpoint)
 
 
 def test_tensors_that_are_not_finite_are_named_and_not_refused(tmp_path: Path) -> None:

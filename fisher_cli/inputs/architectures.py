@@ -22,7 +22,7 @@ from fisher_cli.inputs.checkpoints import Checkpoint
 from fisher_cli.inputs.containers import one_line
 from fisher_cli.inputs.digits_networks import digits_cnn, digits_mlp
 from fisher_cli.inputs.factories import Factory, built, import_factory
-from fisher_cli.inputs.weights import clean_names, listed
+from fisher_cli.inputs.weights import clean_names, kept_in_parts, listed
 
 _BUILT_IN: Final[Mapping[str, Factory]] = {"digits-mlp": digits_mlp, "digits-cnn": digits_cnn}
 _BUILT_IN_CLASSES: Final = 10
@@ -213,8 +213,9 @@ def _disagreements(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]
 
 def _remedy(names: list[str], missing: list[str], checkpoint: Checkpoint) -> str:
     there = checkpoint.weights
-    if any(name.endswith("_orig") and f"{name.removesuffix('_orig')}_mask" in there for name in there):
-        return "it is pruned: call torch.nn.utils.prune.remove on each pruned tensor and save again"
+    in_parts = kept_in_parts(list(there))
+    if in_parts:
+        return in_parts
     if missing:
         ends = [name.removesuffix(missing[0]) for name in there if name.endswith(f".{missing[0]}")]
         needed = [name for name in names if name.rpartition(".")[2] != _COUNTER]

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -49,7 +49,7 @@ class Checkpoint:
     """One file's or folder's weights under clean names, and what it says about them.
 
     `state_key` tells where the weights were ("" is the root); `architecture` and its arguments are hints
-    found in the file, plain text and numbers, never to be imported, and `config` is a folder's `config.json`.
+    found in the file, plain text and numbers, never to be imported; neither is what a folder's `config.json` names.
     `step_source` is who tells step and epoch, as `Moment.source`. `ignored` are the file's other entries.
     """
 
@@ -67,7 +67,7 @@ class Checkpoint:
     notes: tuple[str, ...]
     ignored: tuple[str, ...] = ()
     step_source: str = timeline.ORDER
-    config: Mapping[str, object] = field(default_factory=dict)
+    config: dict[str, object] | None = None
 
 
 def find_checkpoints(paths: Sequence[Path], reading: Reading = _USUAL) -> list[CheckpointFile]:

@@ -58,9 +58,9 @@ def describe(stored: Stored, folder: Path) -> dict[str, str]:
     digests: dict[str, str] = {}
     notes: list[str] = []
     stored.config = _beside(folder, CONFIG, digests, notes)
-    state = _beside(folder, TRAINER_STATE, digests, notes)
+    state = _beside(folder, TRAINER_STATE, digests, notes) or {}
     times: dict[str, object] = {key: state[key] for key in ("global_step", "epoch") if key in state}
-    stored.about = _hints(stored.config) | times
+    stored.about = _hints(stored.config or {}) | times
     stored.notes += tuple(notes)
     return digests
 
@@ -155,16 +155,16 @@ def _compare(found: Mapping[object, object], promised: set[str], name: str, wher
         raise CheckpointError(msg)
 
 
-def _beside(folder: Path, name: str, digests: dict[str, str], notes: list[str]) -> dict[str, object]:
+def _beside(folder: Path, name: str, digests: dict[str, str], notes: list[str]) -> dict[str, object] | None:
     if not os.path.lexists(folder / name):
-        return {}
+        return None
     where = one_line(folder / name, 500)
     try:
         data = read_bytes(inside(folder, name, one_line(folder, 500)))
         found = parse_json(data, where, allow_nan=True)
     except CheckpointError as error:
         notes.append(f"{name} not used: {str(error).removeprefix(f'{where}: ').partition(';')[0]}")
-        return {}
+        return None
     digests[name] = digest(data)
     return found
 

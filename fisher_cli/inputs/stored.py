@@ -30,7 +30,7 @@ class Stored:
     sha256: str | None
     identity: frozenset[str] = frozenset()
     about: Mapping[str, object] = field(default_factory=dict)
-    config: Mapping[str, object] = field(default_factory=dict)
+    config: dict[str, object] | None = None
     notes: tuple[str, ...] = ()
 
     def fetch(self, mapping: Mapping[object, object]) -> Mapping[object, object]:
