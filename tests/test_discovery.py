@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
+import torch
 
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.checkpoints import find_checkpoints
@@ -80,3 +81,32 @@ def test_a_folder_of_folders_names_those_with_checkpoints(tmp_path: Path) -> Non
     message = checked(str(caught.value), tmp_path)
     assert f"fisher analyze {tmp_path / 'run1'} {tmp_path / 'run2'} … (3 subfolders hold some)" in message
     assert names(find_checkpoints([tmp_path / "run1"])) == ["a.pt"]
+
+
+def test_what_trainers_have_not_finished_is_left_out(tmp_path: Path) -> None:
+    for name in ("tmp.pth.tar", "recovery_tmp.pth.tar", "tmp_last.pt", "step_0.pt", "random_states_0.pkl"):
+        saved(tmp_path / name, WEIGHTS)
+    for name in ("tmp-checkpoint-5", "checkpoint-5"):
+        saved(tmp_path / name / "pytorch_model.bin", {**WEIGHTS, "more": torch.zeros(1)})
+        (tmp_path / name / "config.json").write_text("{}")
+    assert names(find_checkpoints([tmp_path])) == ["step_0.pt", "checkpoint-5"]
+
+
+def test_deepspeed_within_a_trainers_folder_is_that_folders_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "checkpoint-4"
+    saved(folder / "global_step4" / "mp_rank_00_model_states.pt", {"module": WEIGHTS, "global_steps": 4})
+    (folder / "trainer_state.json").write_text('{"global_step": 4, "epoch": 0.5}')
+    [file] = find_checkpoints([tmp_path / "run"])
+    assert (file.name, file.step, file.epoch) == ("checkpoint-4", 4, 0.5)
+    assert names(find_checkpoints([folder])) == ["checkpoint-4"]
+    before = file.sha256
+    (folder / "trainer_state.json").write_text('{"global_step": 5, "epoch": 0.5}')
+    assert find_checkpoints([tmp_path / "run"])[0].sha256 != before
+
+
+def test_files_beside_a_folders_own_weights_are_checkpoints_too(tmp_path: Path) -> None:
+    saved(tmp_path / "run" / "pytorch_model.bin", WEIGHTS)
+    (tmp_path / "run" / "config.json").write_text("{}")
+    saved(tmp_path / "run" / "epoch_1.pt", {**WEIGHTS, "more": torch.zeros(1)})
+    saved(tmp_path / "run" / "training_args.bin", {})
+    assert names(find_checkpoints([tmp_path / "run"])) == ["run/epoch_1.pt", "run"]

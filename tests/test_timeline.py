@@ -7,6 +7,7 @@ import safetensors.torch
 import torch
 
 from fisher_cli.inputs.checkpoints import find_checkpoints
+from fisher_cli.inputs.timeline import Moment, moment
 from tests.checkpoint_files import WEIGHTS, load, names, saved
 
 # What the file says about itself
@@ -107,3 +108,19 @@ def test_files_in_error_take_the_place_their_name_tells_and_else_the_end(tmp_pat
     assert names(found) == ["z10.pt", "step_20.pt", "z30.pt", "broken.pt"]
     assert [file.step for file in found] == [10, 20, 30, None]
     assert [file.error is None for file in found] == [True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("stated", "name", "expected"),
+    [
+        ({"global_step": 4, "epoch": 1, "step": 9}, "epoch_7.pt", Moment(4, 1.0, "global_step, epoch")),
+        ({"epoch": 1}, "step_5.pt", Moment(5, 1.0, "name, epoch")),
+        ({"meta": {"iter": 3, "epoch": 2}}, "a.pth", Moment(3, 2.0, "meta.iter, meta.epoch")),
+        ({"meta": 3, "iteration": "soon"}, "checkpoint-7/model.safetensors", Moment(7, None, "name")),
+        ({"epoch": 0}, "checkpoint-3.pth.tar", Moment(None, 0.0, "epoch")),
+        ({"step": 0}, "a.pt", Moment(0, None, "step")),
+        ({}, "weights.pt", Moment(None, None, "order")),
+    ],
+)
+def test_who_tells_step_and_epoch_is_recorded(stated: dict[str, object], name: str, expected: Moment) -> None:
+    assert moment(stated, name) == expected

@@ -117,9 +117,11 @@ def _of_path(path: Path) -> list[Path]:
 
 def _inside(folder: Path) -> list[Path]:
     """Return the checkpoints of a folder: itself, the files in it that are no part of it, and folders."""
-    entries = [folder / name for name in _entries(folder)]
+    names = _entries(folder)
     reader = _reader_of(folder)
     own: list[Path] = [] if reader is None else [folder]
+    inner = _inner(names) if own else None
+    entries = [folder / name for name in names if name != inner]
     files = [entry for entry in entries if _is_candidate(entry) and not (own and _is_part(entry.name))]
     return [*own, *files, *(entry for entry in entries if _is_checkpoint_folder(entry))]
 
@@ -140,7 +142,7 @@ def _is_candidate(path: Path) -> bool:
 
 
 def _is_checkpoint_folder(path: Path) -> bool:
-    if path.name.startswith((".", *_UNFINISHED)) or path.name == _FSDP or not path.is_dir():
+    if path.name.startswith((".", *_UNFINISHED)) or not path.is_dir():
         return False
     try:
         return _reader_of(path) is not None
