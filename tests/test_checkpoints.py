@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from torch import nn
 
 from fisher_cli.errors import CheckpointError, UnsafeCheckpointError
 from fisher_cli.inputs.checkpoints import find_checkpoints, load_checkpoint
-from tests.checkpoint_files import WEIGHTS, as_bytes, checked, load, refusal, saved
+from tests.checkpoint_files import WEIGHTS, as_bytes, load, refusal, saved
 
 # Formats
 

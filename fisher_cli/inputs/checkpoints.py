@@ -16,7 +16,7 @@ from fisher_cli.inputs.plain_json import parse_json
 from fisher_cli.inputs.reading import Reading
 from fisher_cli.inputs.stored import Stored
 from fisher_cli.inputs.timeline import Moment
-from fisher_cli.inputs.weights import clean_weights, nonfinite_names
+from fisher_cli.inputs.weights import clean_weights, listed, nonfinite_names
 from fisher_cli.results import WeightsKind
 
 __all__ = ["Checkpoint", "CheckpointFile", "Reading", "find_checkpoints", "load_checkpoint", "nonfinite_names"]
@@ -50,6 +50,7 @@ class Checkpoint:
 
     `state_key` tells where the weights were ("" is the root); `architecture` and its arguments are hints
     found in the file, plain text and numbers, never to be imported; neither is what a folder's `config.json` names.
+    `integrity` tells whether the container's checksums hold, or that it has none.
     `step_source` is who tells step and epoch, as `Moment.source`. `ignored` are the file's other entries.
     """
 
@@ -68,6 +69,7 @@ class Checkpoint:
     ignored: tuple[str, ...] = ()
     step_source: str = timeline.ORDER
     config: dict[str, object] | None = None
+    integrity: str = ""
 
 
 def find_checkpoints(paths: Sequence[Path], reading: Reading = _USUAL) -> list[CheckpointFile]:
@@ -186,10 +188,11 @@ def _checkpoint(path: Path, name: str, reading: Reading) -> tuple[Checkpoint, fr
         epoch=when.epoch,
         architecture=str(architecture) if is_hint else None,
         architecture_arguments=_plain_arguments(about.get("arch_args")),
-        notes=(*found.notes, *notes, *stored.notes),
+        notes=(*found.notes, *notes, *stored.notes, *_ignored_types(stored)),
         ignored=_ignored(stored, found.key),
         step_source=when.source,
         config=stored.config,
+        integrity=stored.payload.integrity,
     )
     return checkpoint, stored.identity | _moments(when)
 
@@ -208,6 +211,12 @@ def _ignored(stored: Stored, state_key: str) -> tuple[str, ...]:
     if state_key == "" or not isinstance(content, dict):
         return ()
     return tuple(one_line(key) for key in content if isinstance(key, str) and key not in used)
+
+
+def _ignored_types(stored: Stored) -> tuple[str, ...]:
+    """Return a note on the classes that the file names and that were not imported, if there are any."""
+    types = stored.payload.ignored_types
+    return (f"read without {listed(types)}: classes in a file are not imported",) if types else ()
 
 
 def _about(stored: Stored) -> Mapping[str, object]:

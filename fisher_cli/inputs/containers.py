@@ -22,7 +22,7 @@ from fisher_cli.inputs.safetensors_headers import check_header
 from fisher_cli.inputs.torch_files import LEGACY_START, Saved, is_legacy, load_legacy, load_zip
 from fisher_cli.inputs.trusted import load_trusting
 
-__all__ = ["Payload", "decode", "digest", "one_line", "read_bytes"]
+__all__ = ["CHECKSUMS_HOLD", "Payload", "decode", "digest", "one_line", "read_bytes"]
 
 CHECKSUMS_HOLD: Final = "checksums hold"
 NO_CHECKSUMS: Final = "no checksums"

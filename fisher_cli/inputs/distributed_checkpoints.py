@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fisher_cli.errors import CheckpointError
-from fisher_cli.inputs.containers import Payload, digest, one_line, read_bytes
+from fisher_cli.inputs.containers import CHECKSUMS_HOLD, Payload, digest, one_line, read_bytes
 from fisher_cli.inputs.distributed_metadata import Piece, SavedState, SavedTensor, read_metadata
 from fisher_cli.inputs.reading import Reading
 from fisher_cli.inputs.stored import Stored, decoded, inside, joint_digest, open_regular
@@ -45,7 +45,7 @@ class StoredPieces(Stored):
             self._place(saved.path, outline)
         for path in state.others:
             self._place(path, None)
-        super().__init__(Payload(_FORMAT, self._content), None)
+        super().__init__(Payload(_FORMAT, self._content, integrity=CHECKSUMS_HOLD), None)
 
     def fetch(self, mapping: Mapping[object, object]) -> Mapping[object, object]:
         """Return the mapping with the numbers of its tensors; those of steps and epochs are fetched on the way."""

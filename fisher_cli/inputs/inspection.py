@@ -8,9 +8,6 @@ from fisher_cli.inputs.networks import Networks, outcome, refuse_nonfinite
 from fisher_cli.inputs.weights import listed
 from fisher_cli.results import Inspection, Status
 
-# Else the file would have been refused; each piece of a distributed checkpoint is such an archive, too.
-_INTEGRITY: Final = {"torch zip": "checksums hold", "torch distributed": "checksums hold"}
-_NO_CHECKSUMS: Final = "no checksums"
 _ROOT: Final = "(root)"
 _SOURCES: Final = {"checkpoint": "the file", "--model": "option --model"}
 
@@ -47,7 +44,7 @@ def _with_contents(row: Inspection, checkpoint: Checkpoint) -> Inspection:
         epoch=checkpoint.epoch,
         step_source=checkpoint.step_source,
         format=checkpoint.format,
-        integrity=_INTEGRITY.get(checkpoint.format.partition(",")[0], _NO_CHECKSUMS),
+        integrity=checkpoint.integrity,
         weights_key=checkpoint.state_key or _ROOT,
         weights=checkpoint.weights_kind,
         tensors=len(checkpoint.weights),

@@ -102,6 +102,7 @@ def _read_shards(folder: Path, index: str, names: set[str], reading: Reading) ->
     _refuse_extra(names, files, where)
     digests = {index: digest(data)}
     content: dict[object, object] = {}
+    ignored_types: dict[str, None] = {}
     payload = None
     for name in files:
         shard_data = read_bytes(paths[name])
@@ -111,12 +112,15 @@ def _read_shards(folder: Path, index: str, names: set[str], reading: Reading) ->
         found = shard.content if isinstance(shard.content, dict) else {}
         _compare(found, {key for key, place in places.items() if place == name}, name, where)
         content |= found
+        ignored_types |= dict.fromkeys(shard.ignored_types)
         payload = payload or shard
     if payload is None:
         msg = f"{where}: lists no weights; {_COPY_AGAIN}"
         raise NoWeightsError(msg)
     count = f"{len(files)} shard{'s' if len(files) > 1 else ''}"
-    return replace(payload, format=f"{payload.format}, {count}", content=content), digests
+    return replace(
+        payload, format=f"{payload.format}, {count}", content=content, ignored_types=tuple(ignored_types)
+    ), digests
 
 
 def _weight_map(index: Mapping[str, object], where: str) -> dict[str, str]:

@@ -140,7 +140,6 @@ def _tensors() -> Iterator[Attack]:
     yield "with a state", tensor(16, (4,), (1,)) + b"}b"
     yield "conjugate", _conjugate()
     yield "complex", tensor(8, (8,), (1,), kind="ComplexFloatStorage")
-    yield "of truth values", tensor(64, (64,), (1,), kind="BoolStorage")
     yield (
         "quantized",
         call(
