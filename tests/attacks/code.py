@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.attacks.assembly import archive, call, entries, legacy, name, pickled, text, weights_beside
+from tests.attacks.assembly import archive, call, entries, legacy, name, pickled, tensor, text, weights_beside
 
 Attack = tuple[str, bytes]
 
@@ -80,6 +80,9 @@ def code_attacks(marker: Path) -> Iterator[Attack]:
     yield "renamed.safetensors", archive(weights_beside(run))
     yield "renamed.bin", pickled(run)
     yield "second load.pt", archive(weights_beside(call(name("torch.serialization", "add_safe_globals"), run)))
+    # Nothing else imports this module, so that the audit hook would see it; the wrong size comes behind it.
+    unseen = pickled(entries(text("a"), call(name("this", "s")), text("w"), tensor(99, (99,), (1,))))
+    yield "names a module that nobody imported.pt", archive(unseen)
     yield "old.tar", _tar(pickled(run))
     yield "scripted.pt", archive(pickled(b"N"), {"constants.pkl": pickled(run), "code/__torch__.py": b"import os\n"})
     yield "exported.pt2", _exported(pickled(run))
