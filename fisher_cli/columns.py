@@ -129,9 +129,14 @@ INSPECTION_COLUMNS: tuple[Column, ...] = (
     _MAIN["weights"],
     Column("tensors", _INTEGER, "", "number of named tensors among the weights"),
     _MAIN["architecture"],
-    Column("architecture_source", _TEXT, "", "who chose the architecture: the file or the option --model"),
+    Column(
+        "architecture_source",
+        _TEXT,
+        "",
+        "who chose the architecture: the file, the option --model, or names and shapes",
+    ),
     Column("parameters", _INTEGER, "", "number of trainable weights of the network; tied ones count once"),
-    Column("notes", _TEXT, "", "what was changed or left out in reading"),
+    Column("notes", _TEXT, "", "what was changed or left out in reading, and why this architecture"),
     Column("sha256", _TEXT, "", "hash of the file's content"),
     *(_MAIN[name] for name in ("status", "error")),
 )

@@ -47,6 +47,7 @@ class Checkpoint:
 
     `state_key` tells where the weights were ("" is the root); `architecture` and its arguments are hints
     found in the file, plain text and numbers, never to be imported. `ignored` are the file's other entries.
+    `config` is a model's description found beside the weights (config.json), as JSON, equally never followed to code.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Checkpoint:
     architecture_arguments: dict[str, object]
     notes: tuple[str, ...]
     ignored: tuple[str, ...] = ()
+    config: dict[str, object] | None = None
 
 
 def find_checkpoints(paths: Sequence[Path], *, state_key: str | None = None) -> list[CheckpointFile]:
