@@ -4,6 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import torch
+from torch import Tensor
+
 from fisher_cli.errors import ArchitectureError
 from fisher_cli.inputs.checkpoints import Checkpoint
 from fisher_cli.inputs.containers import one_line
@@ -11,11 +14,13 @@ from fisher_cli.inputs.factories import built
 from fisher_cli.inputs.families import BUILT_IN, Family
 from fisher_cli.inputs.fitting import by_prefix, dropped_notes, is_fit, state_key
 from fisher_cli.inputs.shapes import Shapes, hollow, shapes_of
-from fisher_cli.inputs.timm_models import TIMM, same_function
+from fisher_cli.inputs.timm_models import TIMM
 from fisher_cli.inputs.torchvision_models import TORCHVISION
 
 # How many networks that fit are named in a refusal.
 _SHOWN: Final = 4
+# Two networks whose outputs agree so far, in float32, compute the same.
+_CLOSE: Final = 1e-5
 # Defaults that need not be said to get the same network again.
 _UNSAID: Final = frozenset({"shortcut_name", "head_name", "style", "bias", "width", "shortcut", "init_weights"})
 
@@ -79,22 +84,32 @@ def detect(checkpoint: Checkpoint) -> Fit | None:
 def fits_named(name: str, family: Family, shapes: Shapes) -> dict[str, Any] | None:
     """Return the arguments with which the network of this name has these names and shapes; None if it has not."""
     arguments = family.read(name, shapes)
-    try:
-        network = hollow(lambda: built(lambda **given: family.build(name, **given), arguments, name))
-    except ArchitectureError:
-        return None
-    return arguments if is_fit(shapes_of(network.state_dict()), shapes) else None
+    return arguments if is_fit(_shapes(name, family, arguments), shapes) else None
 
 
 def near_names(checkpoint: Checkpoint) -> list[str]:
     """Return known networks that have the checkpoint's names and not its shapes."""
     shapes = shapes_of(checkpoint.weights)
-    return [name for family in (*BUILT_IN, TORCHVISION) for name in family.guess(shapes)]
+    return [
+        name
+        for family in (*BUILT_IN, TORCHVISION)
+        for name in family.guess(shapes)
+        if shapes.keys() <= _shapes(name, family, family.read(name, shapes)).keys()
+    ]
 
 
 def fit_notes(fit: Fit, shapes: Shapes) -> tuple[str, ...]:
     """Return what a row says about a network that was detected: why, what is not seen, what was left out."""
     return (fit.why, *fit.unseen, *dropped_notes(fit.prefix, shapes))
+
+
+def _shapes(name: str, family: Family, arguments: Mapping[str, Any]) -> Shapes:
+    """Return names and shapes of the network with these arguments, nothing if there is no such network."""
+    try:
+        network = hollow(lambda: built(lambda **given: family.build(name, **given), arguments, name))
+    except ArchitectureError:
+        return {}
+    return shapes_of(network.state_dict())
 
 
 def _fits(prefix: str, shapes: Shapes, family: Family) -> Iterator[Fit]:
@@ -111,13 +126,38 @@ def _only(fits: Sequence[Fit], checkpoint: Checkpoint) -> Fit:
         ArchitectureError: several fit that do not compute the same, or stand under several prefixes.
     """
     first, *others = fits
-    same = [each for each in others if each.prefix == first.prefix and same_function(first, each, checkpoint.weights)]
+    expected = _outputs(first, checkpoint.weights) if others else None
+    same = [
+        each
+        for each in others
+        if each.prefix == first.prefix
+        and expected is not None
+        and _is_close(_outputs(each, checkpoint.weights), expected)
+    ]
     if len(same) < len(others):
         shown = " or ".join(each.words(checkpoint) for each in fits[:_SHOWN])
         more = f" ({len(fits)} fit)" if len(fits) > _SHOWN else ""
         msg = f"{one_line(checkpoint.name)}: more than one network has these names and shapes; pass {shown}{more}"
         raise ArchitectureError(msg)
     return Fit(first.name, first.family, first.arguments, first.prefix, first.shapes, tuple(each.name for each in same))
+
+
+def _outputs(fit: Fit, weights: Mapping[str, Tensor]) -> Tensor | None:
+    """What the network computes for two random images with these weights; None if it cannot be tried."""
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            network = fit.family.build(fit.name, **fit.arguments).eval()
+            network.load_state_dict({name: weights[fit.prefix + name] for name in fit.shapes}, strict=False)
+            channels, *sides = getattr(network, "default_cfg", {}).get("input_size", (3, 224, 224))
+            torch.manual_seed(0)
+            outputs = network(torch.randn(2, fit.arguments.get("in_chans", channels), *sides))
+            return outputs if isinstance(outputs, Tensor) else None
+    except Exception:  # whatever a network's own code raises: what cannot be tried is not shown to be the same
+        return None
+
+
+def _is_close(outputs: Tensor | None, expected: Tensor) -> bool:
+    return outputs is not None and outputs.shape == expected.shape and torch.allclose(outputs, expected, _CLOSE, _CLOSE)
 
 
 def _refuse_continued(fit: Fit, shapes: Shapes, checkpoint: Checkpoint) -> None:

@@ -3,14 +3,12 @@
 import gzip
 import importlib.util
 import re
-from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from types import ModuleType
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fisher_cli.errors import ArchitectureError
 from fisher_cli.inputs.families import Family, find_ends
@@ -21,23 +19,6 @@ PREFIX: Final = "timm:"
 # One line per fingerprint, followed by the names that have it; nothing of timm is loaded to look one up.
 _INDEX: Final = "timm_index.txt.gz"
 _NAME: Final = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)?", re.ASCII)  # no hub, no folder
-_CLOSE: Final = 1e-5
-
-
-class Buildable(Protocol):
-    """A known network with its arguments."""
-
-    @property
-    def name(self) -> str:
-        """Its name for --model."""
-
-    @property
-    def family(self) -> Family:
-        """Who builds it."""
-
-    @property
-    def arguments(self) -> Mapping[str, Any]:
-        """With what."""
 
 
 @cache
@@ -112,22 +93,6 @@ def is_indexed(name: str) -> bool:
     """Return whether the index has this name, with or without a tag; nothing is loaded."""
     bare = name.removeprefix(PREFIX).partition(".")[0]
     return is_installed() and any(bare in names for names in _index().values())
-
-
-def same_function(first: Buildable, second: Buildable, weights: Mapping[str, Tensor]) -> bool:
-    """Return whether two networks compute the same with these weights, by trying it on random images."""
-    outputs = []
-    for each in (first, second):
-        try:
-            with torch.random.fork_rng(devices=[]), torch.no_grad():
-                network = each.family.build(each.name, **each.arguments).eval()
-                network.load_state_dict({name: weights[name] for name in network.state_dict() if name in weights})
-                side = getattr(network, "default_cfg", {}).get("input_size", (3, 224, 224))
-                torch.manual_seed(0)
-                outputs.append(network(torch.randn(2, each.arguments.get("in_chans", side[0]), *side[1:])))
-        except Exception:  # a network that cannot be tried is not shown to be the same
-            return False
-    return outputs[0].shape == outputs[1].shape and torch.allclose(outputs[0], outputs[1], rtol=_CLOSE, atol=_CLOSE)
 
 
 TIMM: Final = Family(

@@ -6,7 +6,6 @@ Made by `make_index` of `torchvision_models`; a test holds it against the instal
 from collections.abc import Mapping
 from typing import Final
 
-VERSION: Final = "0.29"
 INDEX: Final[Mapping[str, tuple[str, ...]]] = {
     "ab64f8c5af4b": ("alexnet",),
     "04bb85828e4d": ("convnext_base", "convnext_large", "convnext_small"),

@@ -11,7 +11,7 @@ from torch import nn
 
 from fisher_cli.inputs.families import Family, find_ends, replace_first_convolution
 from fisher_cli.inputs.shapes import Shapes, hollow, shapes_of, without_counters
-from fisher_cli.inputs.torchvision_index import INDEX, VERSION
+from fisher_cli.inputs.torchvision_index import INDEX
 
 # Heads that serve training only; a checkpoint of a network built without them has none of these names.
 _AUXILIARY: Final = {"googlenet": "aux", "inception_v3": "AuxLogits."}
@@ -111,13 +111,14 @@ def read_torchvision(name: str, shapes: Shapes) -> dict[str, Any]:
 def guess_torchvision(shapes: Shapes) -> list[str]:
     """Return the names whose networks have exactly these parameter names.
 
-    What another torchvision has more than the index, or calls otherwise, is built to know.
+    The index is right for every torchvision that loads its own published weights, which hold these names; networks
+    that the installed one has beyond the index are built to know.
     """
     found = fingerprint(shapes)
-    indexed = [name for name in INDEX.get(found, ()) if name in torchvision_names()]
-    if indexed or _models_version() == VERSION:
-        return indexed
-    return [name for name in torchvision_names() if _fingerprint_of(name) == found]
+    indexed = {name for names in INDEX.values() for name in names}
+    later = [name for name in torchvision_names() if name not in indexed]
+    known = [name for name in INDEX.get(found, ()) if name in torchvision_names()]
+    return known + [name for name in later if _fingerprint_of(name) == found]
 
 
 def describe_torchvision(name: str, arguments: dict[str, Any]) -> tuple[str, str]:  # noqa: ARG001
@@ -154,9 +155,3 @@ def _models() -> ModuleType:
     import torchvision.models  # here: it takes seconds, and many checkpoints need none of it
 
     return torchvision.models  # type: ignore[no-any-return]
-
-
-def _models_version() -> str:
-    import torchvision
-
-    return ".".join(str(torchvision.__version__).split(".")[:2])
