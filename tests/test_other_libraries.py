@@ -1,6 +1,7 @@
 """Networks of timm and transformers: by name, by weights or by a plain configuration; never code, never the network."""
 
 import importlib.util
+import random
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from fisher_cli.inputs import timm_models
+from fisher_cli.inputs import huggingface_models, timm_models
 from fisher_cli.inputs.architectures import find_architecture, find_factory
 from fisher_cli.inputs.checkpoints import Checkpoint
 from fisher_cli.inputs.detection import detect
@@ -71,6 +72,7 @@ class TestTimm:
         assert fit.name == "timm:resnet10t"
         assert fit.why.endswith("timm:resnet10t's; 5 classes, 1 channel")
 
+    @pytest.mark.long  # a dozen transformers of these names, and two that fit
     def test_of_networks_that_compute_the_same_the_first_is_taken_and_others_said(self) -> None:
         original = timm_model("vit_tiny_patch16_224", num_classes=3).eval()
         architecture = find_architecture(checkpoint(original.state_dict()))
@@ -81,30 +83,44 @@ class TestTimm:
         images = torch.rand(1, 3, 224, 224)
         torch.testing.assert_close(network(images), original(images))
 
-    def test_networks_that_differ_in_what_no_weight_shows_are_both_listed(
-        self, monkeypatch: pytest.MonkeyPatch
+    def test_the_index_holds_what_the_installed_timm_builds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        indexed = {name: found for found, names in timm_models._index().items() for name in names}
+        names = sorted(f"timm:{name}" for name in indexed if timm_models.knows_timm(f"timm:{name}"))
+        assert len(names) > 1000
+        some = random.Random(4).sample(names, 6)
+        monkeypatch.setattr(timm_models, "timm_names", lambda: some)
+        made = {
+            name: found for found, *names in map(str.split, timm_models.make_index().splitlines()) for name in names
+        }
+        assert made == {name.removeprefix("timm:"): indexed[name.removeprefix("timm:")] for name in some}
+
+    @pytest.mark.parametrize("differs", [True, False])
+    def test_of_two_that_fit_both_are_listed_unless_they_compute_the_same(
+        self, differs: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        # The same names and shapes: one of the two has another activation.
-        one, other = "resnet10t", "resnet10t_of_another"
-        build = timm_models.timm_model
+        one, other = "timm:resnet10t", "timm:another"
 
         def built(name: str, **arguments: Any) -> nn.Module:
-            network = build(f"timm:{one}", **arguments)
-            if name.endswith(other):
-                network.act1 = nn.Tanh()
+            network = timm_model(one, **arguments)
+            if differs and name == other:
+                network.act1 = nn.Tanh()  # the same names and shapes all the same
             return network
 
         family = replace(
             timm_models.TIMM,
             build=built,
-            read=lambda _, shapes: timm_models.read_timm(f"timm:{one}", shapes),
-            guess=lambda _: [f"timm:{one}", f"timm:{other}"],
+            read=lambda _, shapes: timm_models.read_timm(one, shapes),
+            guess=lambda shapes: [one, other] if "conv1.0.weight" in shapes else [],
         )
         monkeypatch.setattr("fisher_cli.inputs.detection.TIMM", family)
-        weights = build(one, num_classes=4).state_dict()
-        monkeypatch.setattr("fisher_cli.inputs.detection.by_prefix", lambda shapes: {"": shapes})
-        text = message(lambda: detect(checkpoint(weights)))
-        assert f"pass --model timm:{one} or --model timm:{other}" in text
+        weights = timm_model(one, num_classes=4).state_dict()
+        if differs:
+            assert f"pass --model {one} or --model {other}" in message(lambda: detect(checkpoint(weights)))
+        else:
+            fit = detect(checkpoint(weights))
+            assert fit is not None
+            assert (fit.name, fit.beside) == (one, (other,))
+            assert fit.why.endswith(f"{other} would be the same network")
 
     @pytest.mark.parametrize("name", ["timm:hf-hub:a/b", "timm:local-dir:/x", "timm:../x", "timm:resnet10tt", "timm:"])
     def test_only_names_that_timm_lists_are_taken(self, name: str) -> None:
@@ -187,6 +203,8 @@ class TestTransformers:
             "trust_remote_code": True,
             "kernel_config": {"kernel_mapping": {"x": "someone/kernels"}},
         }
+        passed = {key for key in SMALL if key not in {"model_type", "architectures"}}
+        assert huggingface_models._plain(hostile, 100, "here").keys() == passed  # one lock; what is unknown is another
         original = self.original()
         saved = replace(checkpoint(original.state_dict()), config=hostile)
         assert_loads(saved, original)

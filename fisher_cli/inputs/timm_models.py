@@ -1,9 +1,10 @@
 """timm's classifiers where timm is installed: by `timm:NAME`, or by the names of their weights."""
 
+import contextlib
 import gzip
 import importlib.util
 import re
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from types import ModuleType
 from typing import Any, Final
@@ -12,7 +13,7 @@ from torch import nn
 
 from fisher_cli.errors import ArchitectureError
 from fisher_cli.inputs.families import Family, find_ends
-from fisher_cli.inputs.shapes import Shapes
+from fisher_cli.inputs.shapes import Shapes, hollow
 from fisher_cli.inputs.torchvision_models import fingerprint
 
 PREFIX: Final = "timm:"
@@ -86,6 +87,19 @@ def guess_timm(shapes: Shapes) -> list[str]:
     if not found or not is_installed():
         return []
     return [f"{PREFIX}{name}" for name in found if _timm().is_model(name)]
+
+
+def make_index() -> str:
+    """Return the text of the index for the installed timm: minutes, all networks built without storage.
+
+    Names whose network cannot be built so are left out; `timm:NAME` knows them all the same.
+    """
+    index: dict[str, list[str]] = {}
+    for name in timm_names():
+        with contextlib.suppress(Exception):  # whatever the network's own code raises without real tensors
+            found = fingerprint(hollow(partial(timm_model, name, num_classes=10)).state_dict())
+            index.setdefault(found, []).append(name.removeprefix(PREFIX))
+    return "".join(f"{found} {' '.join(names)}\n" for found, names in sorted(index.items()))
 
 
 @cache
