@@ -180,7 +180,7 @@ class Run:
             epoch=row.epoch,
             architecture=row.architecture,
             weights=row.weights,
-            notes=checkpoint.notes + found.notes,
+            notes=checkpoint.notes + architecture.notes + found.notes,
             timings=(("load", loading), *found.timings),
         )
 

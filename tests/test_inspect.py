@@ -64,7 +64,7 @@ def error_line(result: Result) -> str:
 
 @pytest.fixture
 def kinds(desk: Path) -> Path:
-    """One checkpoint of every kind: zip, legacy, safetensors, a trainer's, one without a name, NaN, no checkpoint."""
+    """One checkpoint of every kind: zip, legacy, safetensors, a trainer's, weights alone, NaN, no checkpoint."""
     folder = desk / "kinds"
     folder.mkdir()
     content = torch.load(LAST, weights_only=True)
@@ -98,7 +98,7 @@ def test_every_kind_of_file_is_a_row_that_says_what_it_is(kinds: Path) -> None:
         "b.pt": "ok",
         "c.safetensors": "ok",
         "d.pt": "ok",
-        "e.pt": "rejected",
+        "e.pt": "ok",
         "f.pt": "failed",
         "g.pt": "rejected",
     }
@@ -110,20 +110,20 @@ def test_every_kind_of_file_is_a_row_that_says_what_it_is(kinds: Path) -> None:
     root, own = "(root)", "state_dict"
     assert list(found["weights_key"]) == [own, own, root, "model", root, own, ""]
     assert list(found["tensors"]) == ["6", "6", "6", "6", "6", "6", ""]
-    assert list(found["architecture_source"]) == ["the file"] * 4 + ["", "the file", ""]
-    assert list(found["parameters"]) == ["6570"] * 4 + ["", "6570", ""]
+    assert list(found["architecture_source"]) == ["the file"] * 4 + ["names and shapes", "the file", ""]
+    assert list(found["parameters"]) == ["6570"] * 4 + ["6570", "6570", ""]
     assert found["step"]["c.safetensors"] == "7"
     assert found["epoch"]["d.pt"] == "12.0"
     assert found["notes"]["d.pt"] == (
         "wrapper module. removed from names; 6 float16 tensors read as float32; not used: optimizer, rng"
     )
     assert found["notes"]["a.pt"] == ""
-    assert "does not say what network it is; pass --model NAME" in found["error"]["e.pt"]
+    assert found["notes"]["e.pt"] == "all 6 names and shapes are digits-mlp's; 10 classes"
     assert found["error"]["f.pt"] == "NaN or infinite weights in 3.weight: training had diverged here"
     assert found["error"]["g.pt"].startswith("a text file, not a checkpoint")
     assert found["sha256"].str.fullmatch(r"sha256:[0-9a-f]{64}").all()
     said = inspect(kinds, code=3).stderr
-    assert said == "3 of 7 checkpoints cannot be analysed: the column error says why\n"
+    assert said == "2 of 7 checkpoints cannot be analysed: the column error says why\n"
 
 
 def test_the_network_can_be_named_and_then_it_must_fit(kinds: Path) -> None:

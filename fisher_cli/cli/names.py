@@ -6,7 +6,12 @@ def models() -> None:
     from fisher_cli.inputs.architectures import known_models
     from fisher_cli.reports.console import Console
 
-    Console().write("".join(f"{name}\n" for name in known_models()))
+    console = Console()
+    console.write("".join(f"{name}\n" for name in known_models()))
+    console.message("other depths and widths: resnetD-cifar with D = 6n + 2, wrn-D-K with D = 6n + 4")
+    console.message("timm's networks: --model timm:NAME, where timm is installed (pip install 'fisher-cli[timm]')")
+    console.message("folders of transformers: their config.json says it (pip install 'fisher-cli[hf]')")
+    console.message("without --model the names and shapes of the weights decide: fisher inspect CKPT says what and why")
 
 
 def datasets() -> None:

@@ -9,7 +9,7 @@ from fisher_cli.inputs.weights import listed
 from fisher_cli.results import Inspection, Status
 
 _ROOT: Final = "(root)"
-_SOURCES: Final = {"checkpoint": "the file", "--model": "option --model"}
+_SOURCES: Final = {"checkpoint": "the file", "--model": "option --model", "detected": "names and shapes"}
 
 
 def inspect(file: CheckpointFile, networks: Networks, reading: Reading) -> Inspection:
@@ -24,6 +24,7 @@ def inspect(file: CheckpointFile, networks: Networks, reading: Reading) -> Inspe
         architecture = networks.architecture(checkpoint)
         source = _SOURCES.get(architecture.source, architecture.source)
         row = replace(row, architecture=architecture.name, architecture_source=source)
+        row = replace(row, notes=row.notes + architecture.notes)
         module = networks.load(architecture, checkpoint)
         trainable = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
         row = replace(row, parameters=trainable)

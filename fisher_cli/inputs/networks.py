@@ -1,13 +1,15 @@
 """A run's checkpoints → its networks: built once where they share one, with each file's weights loaded in turn."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from torch import nn
 
 from fisher_cli.errors import ArchitectureError, CheckpointError, FisherError, NumericalError
-from fisher_cli.inputs.architectures import Architecture, find_architecture, find_factory, load_weights
+from fisher_cli.inputs.architectures import Architecture, find_architecture, find_factory
 from fisher_cli.inputs.checkpoints import Checkpoint, CheckpointFile, nonfinite_names
 from fisher_cli.inputs.containers import one_line
+from fisher_cli.inputs.fitting import load_weights, network_notes
 from fisher_cli.results import Status
 
 
@@ -29,8 +31,10 @@ class Networks:
             self._built = {self._factory.name: self._factory.build()}
 
     def architecture(self, checkpoint: Checkpoint) -> Architecture:
-        """The network of a checkpoint, and who named it."""
-        return self._factory or find_architecture(checkpoint, model=self._model, arguments=self._arguments)
+        """The network of a checkpoint, who named it, and what is to be said about that."""
+        if self._factory is not None:
+            return replace(self._factory, notes=network_notes(self._built[self._factory.name], checkpoint))
+        return find_architecture(checkpoint, model=self._model, arguments=self._arguments)
 
     def load(self, architecture: Architecture, checkpoint: Checkpoint) -> nn.Module:
         """The network with the checkpoint's weights; the same module for the next checkpoint of its kind."""

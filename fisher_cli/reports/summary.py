@@ -9,7 +9,7 @@ from rich.text import Text
 from fisher_cli.cells import one_line
 from fisher_cli.reports.layout import STATUS_STYLES, Column, empty_table, remarks, shorten, total_width, wrapped
 from fisher_cli.reports.numbers import Number, bar, finite, number_text, number_texts, sparkline
-from fisher_cli.reports.words import trend
+from fisher_cli.reports.words import against_chance, trend
 from fisher_cli.results import Eigenvalues, Estimate, Measurement, Status
 
 _SHORTEST_NAME, _ENOUGH_NAME, _LONGEST_NAME = 10, 24, 60
@@ -47,6 +47,8 @@ def render_summary(measurements: Sequence[Measurement], width: int, data: str | 
     if missing:
         remark = f"No room here for {', '.join(missing)}: widen the terminal, or write all columns with -o FILE."
         parts += [*wrapped(remark, width, "dim"), Text("")]
+    chance = " ".join(against_chance(measurements))
+    parts += wrapped(chance, width) if chance else []
     return Group(*parts, *wrapped(trend(measurements), width), *_curve(measurements, width))
 
 

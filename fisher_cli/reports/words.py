@@ -10,6 +10,8 @@ from fisher_cli.results import Estimate, Measurement
 # A maximum is picked from many noisy values, so two standard errors would be too few. The errors are combined
 # as if the checkpoints had been measured on different examples, which overstates the error of a difference.
 _CLEAR = 3.0
+# How far from ln(classes), in parts of it, a loss must be to be one of training: initial weights give up to a fifth.
+_TRAINED = 0.25
 
 
 def trend(measurements: Sequence[Measurement]) -> str:
@@ -46,6 +48,35 @@ def trend(measurements: Sequence[Measurement]) -> str:
     return f"{said}{_empirical(measured[-1], ' there' if said.endswith(end) else f' at {end}')}."
 
 
+def against_chance(measurements: Sequence[Measurement]) -> list[str]:
+    """The accuracy beside that of guessing, 1/classes, and which rows are no better though they were trained.
+
+    A network that nobody trained has a loss near ln(classes). One that was trained and guesses no better than chance
+    is probably not computed as it was trained: weights do not show max-pools, strides, activations or the scale of
+    the inputs.
+
+    Returns:
+        Sentences; none where no accuracy is known.
+    """
+    known = [each for each in measurements if _accuracy(each) is not None and (each.classes or 0) > 1]
+    if not known:
+        return []
+    last, classes = known[-1], known[-1].classes or 2
+    estimate = last.predictions.accuracy if last.predictions else None
+    text = _unbroken(number_text(estimate.value, estimate.standard_error)) if estimate else ""
+    where = "" if len(known) == 1 else f" at {_place(last)}"
+    said = [f"The accuracy is {text}{where}; guessing gives {1 / classes:.3g}."]
+    doubtful = [each for each in known if _is_doubtful(each)]
+    if doubtful:
+        places = ", ".join(_place(each) for each in doubtful[:3]) + (", …" if len(doubtful) > 3 else "")
+        said.append(
+            f"No better than guessing, with a loss that an untrained network does not have: {places}. A choice that "
+            "weights do not show may be wrong (the notes name those that were assumed; --model-arg changes them), "
+            "or --normalize, or the order of the classes."
+        )
+    return said
+
+
 def is_clear(larger: Estimate, smaller: Estimate) -> bool:
     """Whether one value exceeds another by more than their errors explain; never, if an error is unknown."""
     if larger.standard_error is None or smaller.standard_error is None:
@@ -53,6 +84,25 @@ def is_clear(larger: Estimate, smaller: Estimate) -> bool:
     # Where the estimator's own error is not known apart, the standard error contains it.
     added = (larger.estimator_error or 0.0, smaller.estimator_error or 0.0)
     return larger.value - smaller.value > _CLEAR * math.hypot(larger.standard_error, smaller.standard_error, *added)
+
+
+def _accuracy(measurement: Measurement) -> float | None:
+    estimate = measurement.predictions and measurement.predictions.accuracy
+    return finite(estimate.value) if estimate else None
+
+
+def _is_doubtful(measurement: Measurement) -> bool:
+    """Whether the accuracy is not above chance by three standard errors, and the loss far from ln(classes)."""
+    accuracy = _accuracy(measurement)
+    loss = finite(measurement.predictions.loss.value) if measurement.predictions else None
+    classes, examples = measurement.classes, measurement.examples
+    if accuracy is None or loss is None or not classes or not examples:
+        return False
+    chance = 1 / classes
+    # The error that guessing would have: the sample's own is zero where nothing at all is right.
+    is_above = accuracy > chance + _CLEAR * math.sqrt(chance * (1 - chance) / examples)
+    untrained = math.log(classes)
+    return not is_above and abs(loss - untrained) > _TRAINED * untrained
 
 
 def _empirical(measurement: Measurement, where: str) -> str:
