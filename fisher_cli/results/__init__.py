@@ -4,6 +4,7 @@ Everywhere: natural logarithms, mean over examples, sum over classes, evaluation
 """
 
 from fisher_cli.results.coverage import Check, Coverage, Ledger
+from fisher_cli.results.movement import Movement
 from fisher_cli.results.rows import Inspection, Measurement
 from fisher_cli.results.spectra import Density, Eigenvalues, SpectralAxis, Spectrum
 from fisher_cli.results.statuses import Status, WeightsKind
@@ -20,6 +21,7 @@ __all__ = [
     "LayerTrace",
     "Ledger",
     "Measurement",
+    "Movement",
     "Predictions",
     "SpectralAxis",
     "Spectrum",
