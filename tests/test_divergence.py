@@ -140,7 +140,9 @@ def test_kl_over_quadratic_tends_to_one_with_slope_one_and_two_when_symmetrised(
     torch.manual_seed(2)
     model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, outputs)).double()
     unsettle(model)
-    labels = torch.randn(9, outputs).double() if likelihood == "gaussian" else torch.randint(0, 2, (9, outputs)).double()
+    labels = (
+        torch.randn(9, outputs).double() if likelihood == "gaussian" else torch.randint(0, 2, (9, outputs)).double()
+    )
     labels = torch.randint(0, outputs, (9,)) if likelihood == "softmax" else labels
     problem = pose(model, TensorData(torch.randn(9, 4).double(), labels), likelihood=likelihood)
     single, both = [], []

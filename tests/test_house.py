@@ -18,17 +18,19 @@ PACKAGE = Path(fisher_cli.__file__).parent
 GROUND = {"settings", "results", "errors", "cells", "columns", "durable", "codec", "__init__"}
 FLOORS: list[set[str]] = [
     GROUND,
-    {"rows", "metadata", "tables", "outputs", "records", "integrity", "inputs", "curvature"},
-    {"measurement", "analysis", "run", "reports"},
+    {"rows", "metadata", "tables", "outputs", "records", "integrity", "inputs", "curvature", "trajectory"},
+    {"measurement", "analysis", "run", "checkpoint_comparison", "reports"},
     {"cli", "__main__"},
 ]
 # Which of the same floor may be used by whom.
 BESIDE = {
     "columns": {"cells"},
-    "tables": {"rows"},
+    "rows": {"trajectory"},
+    "tables": {"rows", "trajectory"},
     "outputs": {"tables"},
     "integrity": {"tables", "outputs", "records"},
     "run": {"measurement", "analysis"},
+    "checkpoint_comparison": {"measurement", "run"},
     "__main__": {"cli"},
 }
 

@@ -1,4 +1,4 @@
-"""How far predictions move from one network to another: KL between them, and ½ΔᵀFΔ of the step between their weights."""
+"""How far predictions move from one network to another: the KL between them, and ½ΔᵀFΔ of the step in the weights."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ from fisher_cli.results import Estimate, Movement, Trace
 class Footprint:
     """What of a measured network the next one is held against, all of it on the CPU.
 
-    outputs: (N, C); tensors: all parameters and buffers, of which the `analysed` parameters make up Δ; trace: by example.
+    outputs: (N, C); tensors: all parameters and buffers, of which the `analysed` parameters make up Δ.
     """
 
     outputs: Tensor
@@ -120,8 +120,8 @@ def movement(problem: Problem, outputs: Tensor, trace: Trace, before: Footprint)
     """KL(q_before ‖ q), ½ΔᵀF_beforeΔ and the paired change of tr F, from an earlier network to the one of the problem.
 
     Δ are the analysed parameters now less those before. Where anything else has moved as well, such as batch-norm
-    statistics, it moves the KL and not the quadratic: `kl_parameters` is the KL to this network's parameters among all else
-    as before. One product J Δ, and then one forward pass. `why_apart` must have nothing to say.
+    statistics, it moves the KL and not the quadratic: `kl_parameters` is the KL to this network's parameters with all
+    else as before. One product J Δ, and then one forward pass. `why_apart` must have nothing to say.
     """
     device = problem.device
     there = {name: tensor.to(device) for name, tensor in before.tensors.items()}
