@@ -67,7 +67,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("kl_step", _REAL, "nats", "mean KL divergence from the row before to this row's predictions"),
     Column("kl_step_quadratic", _REAL, "nats", "½ΔᵀFΔ of the step from the row before, with its true Fisher"),
     Column("path_length", _REAL, "√nats", "√(ΔᵀFΔ) summed over the steps so far"),
-    Column("phase", _TEXT, "", "phase of the run that the row belongs to"),
+    Column("phase", _TEXT, "", "low early, rising, high (fitting or memorising), falling, or low, converged"),
     Column("status", _TEXT, "", "ok, not-converged, rejected (the file) or failed (the computation)"),
     Column("error", _TEXT, "", "what went wrong, in one line"),
 )
@@ -89,6 +89,10 @@ LAYER_COLUMNS: tuple[Column, ...] = (
 # Appended after the eigenvalues, where files of earlier versions end.
 LATER_COLUMNS: tuple[Column, ...] = (
     Column("effective_rank_estimator_se", _REAL, "", "error of effective_rank from random probes; 0 if exact"),
+    Column("kl_step_se", _REAL, "nats", "standard error of kl_step over examples"),
+    Column("kl_step_quadratic_se", _REAL, "nats", "standard error of kl_step_quadratic over examples"),
+    Column("kl_step_parameters", _REAL, "nats", "kl_step if only the analysed parameters had moved"),
+    Column("kl_step_parameters_se", _REAL, "nats", "standard error of kl_step_parameters over examples"),
 )
 
 SPECTRUM_COLUMNS: tuple[Column, ...] = (

@@ -7,8 +7,13 @@ from fisher_cli.results import Eigenvalues, Estimate, Measurement, Spectrum, Sta
 Value = str | int | float | None
 
 
-def main_row(measurement: Measurement, order: int, eigenvalues: int) -> dict[str, Value]:
-    """One checkpoint's row of the main table, with at most `eigenvalues` eigenvalues of either Fisher."""
+def main_row(
+    measurement: Measurement, order: int, eigenvalues: int, path_length: float | None = None, phase: str | None = None
+) -> dict[str, Value]:
+    """One checkpoint's row of the main table, with at most `eigenvalues` eigenvalues of either Fisher.
+
+    The length of the path so far and the phase come from the other rows.
+    """
     row: dict[str, Value] = {
         "checkpoint": measurement.checkpoint,
         "order": order,
@@ -19,6 +24,8 @@ def main_row(measurement: Measurement, order: int, eigenvalues: int) -> dict[str
         "parameters": measurement.parameters,
         "examples": measurement.examples,
         "classes": measurement.classes,
+        "path_length": path_length,
+        "phase": phase,
         "status": measurement.status,
         "error": measurement.error,
     }
@@ -34,6 +41,10 @@ def main_row(measurement: Measurement, order: int, eigenvalues: int) -> dict[str
         row["trace_covariance"] = gradient.covariance
         row["gradient_norm_squared"] = gradient.norm_squared
         row |= _estimate("gradient_snr", gradient.signal_to_noise)
+    if movement := measurement.movement:
+        row |= _estimate("trace_true_change", movement.trace_change) | _estimate("kl_step", movement.kl)
+        row |= _estimate("kl_step_quadratic", movement.kl_quadratic)
+        row |= _estimate("kl_step_parameters", movement.kl_parameters or movement.kl)
     for spectrum in measurement.spectra:
         if spectrum.matrix == "true":
             row |= _shape(spectrum)

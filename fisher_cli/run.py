@@ -19,10 +19,11 @@ from fisher_cli.inputs.checkpoints import CheckpointFile, find_checkpoints, load
 from fisher_cli.inputs.datasets import Examples, load_examples
 from fisher_cli.inputs.factories import code_digest
 from fisher_cli.inputs.networks import Networks, outcome, refuse_nonfinite
-from fisher_cli.measurement import Observer, Silent, Trail, choose_device, measure
+from fisher_cli.measurement import Observer, Silent, choose_device, measure
 from fisher_cli.records import Journal, Record
 from fisher_cli.results import Ledger, Measurement, Status
 from fisher_cli.settings import Resources, Settings
+from fisher_cli.trail import Trail
 
 _LOG = logging.getLogger(__name__)
 
@@ -136,6 +137,7 @@ class Run:
         """The row, measured and kept; that before it too, if what joins both is not at hand."""
         if self._trail is not None and self._before is not None and not self._is_traced:
             self.measure(self._before)
+            self._is_traced = True  # also for the row after, should this one fail
         found = self.measure(file)
         if found.status in {Status.OK, Status.NOT_CONVERGED} and file.sha256 is not None:
             if self._journal is not None:
@@ -284,9 +286,10 @@ def _analyze_modules(
         settings = replace(settings, limit=None)
         source, classes, described = tensors, None, {"name": "tensors", "examples": len(tensors)}
     analysis = Analysis(settings, resources, str(device), described)
-    start, batch_size, trail = time.perf_counter(), resources.batch_size, Trail()
+    start, batch_size, trail = time.perf_counter(), resources.batch_size, Trail() if len(modules) > 1 else None
     for index, module in enumerate(modules):
-        trail.advance()
+        if trail is not None:
+            trail.advance()
         found = measure(module, source, settings, batch_size=batch_size, device=device, classes=classes, trail=trail)
         batch_size = batch_size if found.memory_ran_out_at is None else found.batch_size
         named = replace(found, checkpoint=f"module-{index}", architecture=type(module).__name__)

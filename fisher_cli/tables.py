@@ -34,6 +34,7 @@ from fisher_cli.columns import (
 from fisher_cli.errors import OutputError
 from fisher_cli.results import Measurement
 from fisher_cli.rows import Value, density_rows, layer_rows, main_row, spectrum_rows
+from fisher_cli.trajectory import PathLength, trajectory_of
 
 METADATA_KEY = b"fisher"
 
@@ -54,18 +55,25 @@ _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?")
 # --- Measurements → tables
 
 
-def main_table(measurements: Sequence[Measurement], eigenvalues: int, first_order: int = 0) -> pd.DataFrame:
+def main_table(
+    measurements: Sequence[Measurement], eigenvalues: int, first_order: int = 0, path: PathLength | None = None
+) -> pd.DataFrame:
     """One row per checkpoint, all columns of the glossary, in their order.
 
     Args:
         measurements: in order of training.
         eigenvalues: number of eigenvalues that were asked for; columns exist for all of them.
         first_order: `order` of the first row; above 0 when a later part of a sequence is written row by row.
+        path: the path up to the first row, which is then not the first of the run; it grows by these rows.
 
     Returns:
         The main table.
     """
-    rows = [main_row(each, first_order + i, eigenvalues) for i, each in enumerate(measurements)]
+    path, found = path or PathLength(), trajectory_of(measurements)
+    phases = found.phases if found else [None] * len(measurements)
+    rows = [
+        main_row(each, first_order + i, eigenvalues, path.add(each), phases[i]) for i, each in enumerate(measurements)
+    ]
     return make_table(rows, main_columns(eigenvalues))
 
 
@@ -130,9 +138,11 @@ def csv_header(eigenvalues: int, separator: str = ",") -> str:
     return _separated([[column.name for column in main_columns(eigenvalues)]], separator)
 
 
-def csv_row(measurement: Measurement, order: int, eigenvalues: int, separator: str = ",") -> str:
-    """One line of `to_csv` of a main table, for writing rows as they come."""
-    row = main_row(measurement, order, eigenvalues)
+def csv_row(
+    measurement: Measurement, order: int, eigenvalues: int, separator: str = ",", path_length: float | None = None
+) -> str:
+    """One line of `to_csv` of a main table, for writing rows as they come; its phase is not yet known."""
+    row = main_row(measurement, order, eigenvalues, path_length)
     cells = [_cell(row.get(column.name), column.kind) for column in main_columns(eigenvalues)]
     return _separated([cells], separator)
 

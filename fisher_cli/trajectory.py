@@ -300,7 +300,7 @@ def _point(measurement: Measurement) -> Point | None:
     return Point(true.value, error, measurement.trace.per_example_true, measurement.step)
 
 
-class Path:
+class PathLength:
     """√(ΔᵀFΔ) summed over the steps of a run, row by row.
 
     A row that was measured and has no step to it, such as the first, starts the path, and its length is empty; so it

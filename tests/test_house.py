@@ -19,7 +19,7 @@ GROUND = {"settings", "results", "errors", "cells", "columns", "durable", "codec
 FLOORS: list[set[str]] = [
     GROUND,
     {"rows", "metadata", "tables", "outputs", "records", "integrity", "inputs", "curvature", "trajectory"},
-    {"measurement", "analysis", "run", "checkpoint_comparison", "reports"},
+    {"trail", "measurement", "analysis", "run", "checkpoint_comparison", "reports"},
     {"cli", "__main__"},
 ]
 # Which of the same floor may be used by whom.
@@ -29,7 +29,8 @@ BESIDE = {
     "tables": {"rows", "trajectory"},
     "outputs": {"tables"},
     "integrity": {"tables", "outputs", "records"},
-    "run": {"measurement", "analysis"},
+    "measurement": {"trail"},
+    "run": {"measurement", "analysis", "trail"},
     "checkpoint_comparison": {"measurement", "run"},
     "__main__": {"cli"},
 }

@@ -1,15 +1,25 @@
 import math
 from itertools import pairwise
-from pathlib import Path as File
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fisher_cli import analyze
 from fisher_cli.results import Estimate, Measurement, Movement, Status, Trace
-from fisher_cli.trajectory import Path, Phase, Point, Shape, Trajectory, is_clear, trajectory, trajectory_of, unimodal
+from fisher_cli.trajectory import (
+    PathLength,
+    Phase,
+    Point,
+    Shape,
+    Trajectory,
+    is_clear,
+    trajectory,
+    trajectory_of,
+    unimodal,
+)
 
-SAMPLES = File(__file__).parent.parent / "sample_checkpoints"
+SAMPLES = Path(__file__).parent.parent / "sample_checkpoints"
 LOW, RISING, HIGH, FALLING, LATE = Phase
 
 
@@ -214,7 +224,7 @@ def measurement(trace: float | None, quadratic: float | None = None, terms: tupl
 
 
 def test_the_path_adds_up_the_lengths_of_the_steps() -> None:
-    path = Path()
+    path = PathLength()
     rows = [(1.0, None), (1.0, 2.0), (None, None), (1.0, 0.5), (1.0, None), (1.0, 8.0), (1.0, math.nan), (1.0, 2.0)]
     lengths = [path.add(measurement(*row)) for row in rows]
     assert lengths == [None, 2.0, None, 3.0, None, 4.0, None, 2.0]
