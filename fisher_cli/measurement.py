@@ -163,7 +163,7 @@ def measure(
         at_once = size or POSED_EXAMPLES
         try:
             with clock("pose"):
-                problem = replace(_posed(module, data, settings, size, device, classes), keep_graphs=keep_graphs)
+                problem = replace(posed(module, data, settings, size, device, classes), keep_graphs=keep_graphs)
             at_once = min(problem.batch_size, problem.examples)
             return _measured(problem, settings, verify, known, observer, clock, trail)
         except Exception as error:
@@ -196,7 +196,7 @@ def _remedy(device: torch.device) -> str:
     )
 
 
-def _posed(
+def posed(
     module: nn.Module,
     data: Data,
     settings: Settings,
@@ -204,6 +204,7 @@ def _posed(
     device: torch.device | None,
     classes: int | None,
 ) -> Problem:
+    """The problem that the settings pose of a network on examples, so many at once."""
     problem = pose(
         module,
         data,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from fisher_cli.results import Eigenvalues, Estimate, Measurement, Spectrum, Status
+from fisher_cli.results import CheckpointComparison, Eigenvalues, Estimate, LayerStep, Measurement, Spectrum, Status
 
 Value = str | int | float | None
 
@@ -155,3 +155,30 @@ def density_rows(measurement: Measurement, order: int) -> Iterator[dict[str, Val
                 "cumulative_least": least,
                 "cumulative_most": most,
             }
+
+
+def comparison_row(found: CheckpointComparison) -> dict[str, Value]:
+    """The row about two checkpoints."""
+    plain = ("checkpoint_a", "checkpoint_b", "step_a", "step_b", "architecture", "parameters", "examples", "classes")
+    row: dict[str, Value] = {name: getattr(found, name) for name in (*plain, "cross_terms_a", "cross_terms_b")}
+    for name in ("kl_ab", "kl_ba", "agreement", "loss_a", "loss_b", "accuracy_a", "accuracy_b"):
+        row |= _estimate(name, getattr(found, name))
+    return row | _estimate("kl_ab_parameters", found.kl_ab_parameters or found.kl_ab) | _step(found.whole)
+
+
+def layer_step_rows(found: CheckpointComparison) -> Iterator[dict[str, Value]]:
+    """The rows about the step between two checkpoints.
+
+    Yields:
+        One row per parameter tensor.
+    """
+    for layer in found.layers:
+        yield {"layer": layer.name, **_step(layer)}
+
+
+def _step(step: LayerStep) -> dict[str, Value]:
+    return {
+        **{name: getattr(step, name) for name in ("parameters", "distance", "relative_distance", "cosine")},
+        **_estimate("quadratic_a", step.quadratic_a),
+        **_estimate("quadratic_b", step.quadratic_b),
+    }

@@ -74,7 +74,7 @@ class Run:
         self.files = find_checkpoints(paths, state_key=settings.state_key)
         self.networks = Networks(settings.model, dict(settings.model_arguments))
         self.examples = _examples(settings, resources)
-        self._data = _resident(self.examples, self.device)
+        self.data = _resident(self.examples, self.device)
         self._batch_size = resources.batch_size
         self._known: tuple[nn.Module, Ledger] | None = None
         self._trail = Trail() if len(self.files) > 1 else None
@@ -189,7 +189,7 @@ class Run:
         """Measure a network; what is learned about memory and the ledger's work serves the next ones."""
         found = measure(
             module,
-            self._data,
+            self.data,
             self._settings,
             batch_size=self._batch_size,
             device=self.device,

@@ -20,10 +20,12 @@ import pyarrow.parquet as pq
 from fisher_cli.cells import encodable, escape, guard, json_text, unescape, unguard
 from fisher_cli.columns import (
     COLUMNS,
+    COMPARISON_COLUMNS,
     DENSITY_COLUMNS,
     INSPECTION_COLUMNS,
     LATER_COLUMNS,
     LAYER_COLUMNS,
+    LAYER_STEP_COLUMNS,
     LEDGER_COLUMNS,
     SPECTRUM_COLUMNS,
     Column,
@@ -44,8 +46,10 @@ _PANDAS_TYPES: dict[Kind, Any] = {
     Kind.REAL: "Float64",
 }
 _ARROW_TYPES = {Kind.TEXT: pa.string(), Kind.INTEGER: pa.int64(), Kind.REAL: pa.float64()}
+_COMPARED = LAYER_STEP_COLUMNS + COMPARISON_COLUMNS
 _KNOWN = {
-    column.name: column for column in LEDGER_COLUMNS + INSPECTION_COLUMNS + LAYER_COLUMNS + COLUMNS + LATER_COLUMNS
+    column.name: column
+    for column in _COMPARED + LEDGER_COLUMNS + INSPECTION_COLUMNS + LAYER_COLUMNS + COLUMNS + LATER_COLUMNS
 }
 _INTEGER = re.compile(r"-?[0-9]+")
 _EIGENVALUE = re.compile(r"eig_(?:true|empirical)_([1-9][0-9]{0,3})(?:_residual)?")

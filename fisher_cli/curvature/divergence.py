@@ -27,10 +27,14 @@ class Footprint:
     tensors: Mapping[str, Tensor]
     analysed: tuple[str, ...]
     likelihood: str
-    trace: Trace
+    trace: Trace | None = None
+
+    def on(self, device: torch.device) -> dict[str, Tensor]:
+        """The tensors on a device; those that are there already are not copied."""
+        return {name: tensor.to(device) for name, tensor in self.tensors.items()}
 
 
-def footprint(problem: Problem, outputs: Tensor, trace: Trace) -> Footprint:
+def footprint(problem: Problem, outputs: Tensor, trace: Trace | None = None) -> Footprint:
     """What the next network is held against: the outputs (N, C), and one copy of every tensor of the network."""
     copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in named_tensors(problem.model).items()}
     return Footprint(outputs.detach().cpu(), copies, tuple(problem.parameters), problem.likelihood.name, trace)
@@ -123,24 +127,36 @@ def movement(problem: Problem, outputs: Tensor, trace: Trace, before: Footprint)
     statistics, it moves the KL and not the quadratic: `kl_parameters` is the KL to this network's parameters with all
     else as before. One product J Δ, and then one forward pass. `why_apart` must have nothing to say.
     """
-    device = problem.device
-    there = {name: tensor.to(device) for name, tensor in before.tensors.items()}
-    step = {name: parameter.detach() - there[name] for name, parameter in problem.parameters.items()}
-    with exchanged(problem.model, there):
+    assert before.trace is not None
+    step = step_from(problem, before)
+    with exchanged(problem.model, before.on(problem.device)):
         quadratic = second_order(problem, step)
     del step
-    earlier, likelihood = before.outputs.to(device), problem.likelihood
-    rest = {name: tensor for name, tensor in there.items() if name not in problem.parameters}
-    by_parameters = None
-    if _has_moved(problem.model, rest):
-        with exchanged(problem.model, rest):
-            by_parameters = divergence(likelihood, earlier, all_outputs(problem))
     return Movement(
-        kl=divergence(likelihood, earlier, outputs),
+        kl=divergence(problem.likelihood, before.outputs.to(problem.device), outputs),
         kl_quadratic=quadratic,
-        kl_parameters=by_parameters,
+        kl_parameters=divergence_by_parameters(problem, before),
         trace_change=_paired_change(before.trace, trace),
     )
+
+
+def step_from(problem: Problem, before: Footprint) -> dict[str, Tensor]:
+    """Δ: the analysed parameters of the problem less those of before."""
+    here = problem.parameters.items()
+    return {name: parameter.detach() - before.tensors[name].to(parameter.device) for name, parameter in here}
+
+
+def divergence_by_parameters(problem: Problem, before: Footprint) -> Estimate | None:
+    """mean KL(q_before ‖ q) to the analysed parameters of the problem with all else as before; None if that is as it was.
+
+    One forward pass.
+    """
+    device = problem.device
+    rest = {name: tensor.to(device) for name, tensor in before.tensors.items() if name not in problem.parameters}
+    if not _has_moved(problem.model, rest):
+        return None
+    with exchanged(problem.model, rest):
+        return divergence(problem.likelihood, before.outputs.to(device), all_outputs(problem))
 
 
 def _has_moved(model: nn.Module, before: Mapping[str, Tensor]) -> bool:

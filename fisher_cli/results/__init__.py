@@ -4,7 +4,7 @@ Everywhere: natural logarithms, mean over examples, sum over classes, evaluation
 """
 
 from fisher_cli.results.coverage import Check, Coverage, Ledger
-from fisher_cli.results.movement import Movement
+from fisher_cli.results.movement import CheckpointComparison, LayerStep, Movement
 from fisher_cli.results.rows import Inspection, Measurement
 from fisher_cli.results.spectra import Density, Eigenvalues, SpectralAxis, Spectrum
 from fisher_cli.results.statuses import Status, WeightsKind
@@ -12,12 +12,14 @@ from fisher_cli.results.traces import Estimate, Gradient, LayerTrace, Prediction
 
 __all__ = [
     "Check",
+    "CheckpointComparison",
     "Coverage",
     "Density",
     "Eigenvalues",
     "Estimate",
     "Gradient",
     "Inspection",
+    "LayerStep",
     "LayerTrace",
     "Ledger",
     "Measurement",

@@ -1,4 +1,4 @@
-"""How far a network moved from the checkpoint before."""
+"""How far a network moved: from the checkpoint before, or from one of two to the other."""
 
 from dataclasses import dataclass
 
@@ -18,3 +18,56 @@ class Movement:
     kl_quadratic: Estimate
     kl_parameters: Estimate | None
     trace_change: Estimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerStep:
+    """The step Δ = θ_b − θ_a of one parameter tensor.
+
+    distance: ‖Δ‖; relative_distance: ‖Δ‖/‖θ_a‖, None where θ_a is zero; cosine: of the angle between θ_a and θ_b, None
+    where one is zero; quadratic_a, quadratic_b: ½ΔᵀFΔ of this tensor's diagonal block at either end.
+    """
+
+    name: str
+    parameters: int
+    distance: float
+    relative_distance: float | None
+    cosine: float | None
+    quadratic_a: Estimate
+    quadratic_b: Estimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointComparison:
+    """Two checkpoints a and b of one network on the same examples.
+
+    kl_ab: mean KL(q_a ‖ q_b), kl_ba the other way; kl_ab_parameters: KL(q_a ‖ q) with the analysed parameters of b and
+    all else of a, None where nothing else differs; whole: the step of all analysed parameters together, of whose
+    ½ΔᵀFΔ cross_terms_a and cross_terms_b are between different tensors; agreement: the share of examples for which
+    both predict the same.
+    """
+
+    checkpoint_a: str
+    checkpoint_b: str
+    sha256_a: str | None
+    sha256_b: str | None
+    step_a: int | None
+    step_b: int | None
+    architecture: str
+    parameters: int
+    examples: int
+    classes: int
+    kl_ab: Estimate
+    kl_ba: Estimate
+    kl_ab_parameters: Estimate | None
+    cross_terms_a: float
+    cross_terms_b: float
+    agreement: Estimate | None
+    loss_a: Estimate
+    loss_b: Estimate
+    accuracy_a: Estimate | None
+    accuracy_b: Estimate | None
+    whole: LayerStep
+    layers: tuple[LayerStep, ...]
+    batch_size: int
+    notes: tuple[str, ...] = ()
