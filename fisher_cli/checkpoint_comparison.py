@@ -153,9 +153,8 @@ class _Pair:
         checkpoint_b, problem, other_name = self._problem(self.files[1], size)
         why = why_apart(problem, one) if name == other_name else f"{name} and {other_name}"
         if why:
-            msg = (
-                f"{checkpoint_a.name} and {checkpoint_b.name} are of two different networks ({why}): compare two of one"
-            )
+            names = f"{checkpoint_a.name} and {checkpoint_b.name}"
+            msg = f"{names} are of two different networks ({why}): compare two checkpoints of one"
             raise ArchitectureError(msg)
         outputs_b = _finite(all_outputs(problem), checkpoint_b)
         found = _compared(problem, one, outputs_b, checkpoint_a, checkpoint_b)

@@ -55,7 +55,7 @@ class Trail:
         share = buffers_share(found)
         if share is not None and abs(share) > _SHARE:
             remarks.append(
-                "more than a tenth of kl_step is what batch-norm statistics, or else is not analysed, have moved: "
-                "kl_step_parameters is without it, as kl_step_quadratic is"
+                "more than a tenth of kl_step comes from what is not analysed, such as batch-norm statistics: "
+                "kl_step_parameters leaves it out, as kl_step_quadratic does"
             )
         return remarks

@@ -147,7 +147,7 @@ def step_from(problem: Problem, before: Footprint) -> dict[str, Tensor]:
 
 
 def divergence_by_parameters(problem: Problem, before: Footprint) -> Estimate | None:
-    """mean KL(q_before ‖ q) to the analysed parameters of the problem with all else as before; None if that is as it was.
+    """mean KL(q_before ‖ q) to the problem's analysed parameters with all else as before; None if that has not moved.
 
     One forward pass.
     """

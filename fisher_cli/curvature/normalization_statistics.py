@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from fisher_cli.curvature.problem import Problem, reproducible_kernels
 from fisher_cli.errors import ArchitectureError
+from fisher_cli.results import UNSETTLED_NOTE
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
 # A layer is named when its normalised inputs are further than this from mean 0 and variance 1, in nats per channel: the
 # divergence of a Gaussian with twice the variance is 0.15, that of one whose mean is off by half a deviation 0.125.
+# Where the initial values are still seen half of it is enough.
 UNSETTLED = 0.1
 # Mean and variance of N values alone make it 1/N on average; so much more is allowed.
 CHANCE = 3.0
@@ -145,7 +147,7 @@ def _discrepancy(name: str, module: BatchNorm, found: _ChannelMoments) -> Discre
 
 def remark(found: tuple[Discrepancy, ...], examples: int) -> str:
     """What to say about batch norms whose statistics are not those of the N examples, with the worst; "" if all are."""
-    off = [each for each in found if not each.nats <= UNSETTLED + CHANCE / examples]
+    off = [each for each in found if not each.nats <= (0.5 if _is_new(each) else 1) * UNSETTLED + CHANCE / examples]
     if not off:
         return ""
     worst = max(off, key=lambda each: each.nats)
@@ -153,16 +155,21 @@ def remark(found: tuple[Discrepancy, ...], examples: int) -> str:
         f"{len(off)} of {len(found)} layers, most in {worst.layer}, whose inputs have {worst.scale:.2g} times the "
         f"running standard deviation and a mean {worst.shift:.2g} of it away"
     )
-    if worst.initial_weight is not None and worst.initial_weight > INITIAL_WEIGHT:
+    if _is_new(worst):
         seen = "no batch" if not worst.batches else "1 batch" if worst.batches == 1 else f"{worst.batches} batches"
         return (
-            f"batch-norm statistics are not yet settled: {how}; after {seen} the initial values still weigh "
+            f"{UNSETTLED_NOTE} yet settled: {how}; after {seen} the initial values still weigh "
             f"{worst.initial_weight:.0%}; --recalibrate-bn recomputes them on the data"
         )
     return (
-        f"batch-norm statistics are not those of the data: {how}; they lag where weights move fast, as early in "
+        f"{UNSETTLED_NOTE} those of the data: {how}; they lag where weights move fast, as early in "
         "training, else check --normalize; --recalibrate-bn recomputes them on the data"
     )
+
+
+def _is_new(found: Discrepancy) -> bool:
+    """Whether the values that the layer was initialised with are still seen."""
+    return (found.initial_weight or 0.0) > INITIAL_WEIGHT
 
 
 @torch.inference_mode(mode=False)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fisher_cli.cells import one_line
 from fisher_cli.reports.layout import shorten
 from fisher_cli.reports.numbers import finite, number_text, number_texts
-from fisher_cli.results import Measurement
+from fisher_cli.results import UNSETTLED_NOTE, Measurement
 from fisher_cli.trajectory import Shape, Trajectory, trajectory_of
 
 # The layers whose shares are told, and how much of a name.
@@ -23,7 +23,8 @@ def verdict(measurements: Sequence[Measurement]) -> str:
     found = trajectory_of(measurements)
     if found is None:
         return "No checkpoint gave a trace."
-    return f"{_Words(measurements, found).shape()}{_empirical(measurements, found)}."
+    said = f"{_Words(measurements, found).shape()}{_empirical(measurements, found)}."
+    return f"{said}{_caution(measurements, found)}"
 
 
 class _Words:
@@ -86,8 +87,7 @@ class _Words:
         return f"The true trace shows no clear rise or fall: largest at {at} ({peak}), beside {others}"
 
     def _step(self, index: int) -> str:
-        measurement = self.measurements[index]
-        return one_line(measurement.checkpoint) if measurement.step is None else f"step {measurement.step}"
+        return _step(self.measurements, index)
 
     def _rivals(self) -> str:
         """The rows that cannot be told from the peak, "" if there is none but itself."""
@@ -112,6 +112,23 @@ class _Words:
                     f"a {how} from {self.value(one)} at {self._step(one)} to {self.value(other)} at {self._step(other)}"
                 )
         return f", but with {' and '.join(words)}" if words else ""
+
+
+def _caution(measurements: Sequence[Measurement], found: Trajectory) -> str:
+    """That batch norms were not settled where the sentence looks, "" if they were."""
+    places = list(dict.fromkeys((found.first, found.peak, found.last)))
+    names = [
+        _step(measurements, i) for i in places if any(note.startswith(UNSETTLED_NOTE) for note in measurements[i].notes)
+    ]
+    if not names:
+        return ""
+    return f" Do not build on {' and '.join(names)}: {UNSETTLED_NOTE} settled there."
+
+
+def _step(measurements: Sequence[Measurement], index: int) -> str:
+    """The step if known, else the name."""
+    measurement = measurements[index]
+    return one_line(measurement.checkpoint) if measurement.step is None else f"step {measurement.step}"
 
 
 def _last(measurements: Sequence[Measurement], found: Trajectory) -> str:

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from fisher_cli.results.traces import Estimate
 
+# How a note begins that says so of a row's batch norms.
+UNSETTLED_NOTE = "batch-norm statistics are not"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Movement:
