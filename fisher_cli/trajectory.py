@@ -218,7 +218,9 @@ def _weights(points: Sequence[Point]) -> list[float]:
 
 
 def unimodal(values: Sequence[float], weights: Sequence[float], modes: Iterable[int]) -> tuple[list[float], int]:
-    """The sequence f that minimises Σ w_i (y_i − f_i)² among those that rise up to one of `modes` and fall from there.
+    """The sequence f that minimises Σ w_i (y_i − f_i)² among those that rise to, and fall from, one of `modes`.
+
+    The cut between both parts lies before or after one of them, so that the largest value can be its neighbour.
 
     Returns:
         The fit, and where it is largest.

@@ -63,6 +63,13 @@ def test_the_fit_is_the_best_of_all_unimodal_ones() -> None:
             assert float(weights @ (values - fit) ** 2) == pytest.approx(min(costs), abs=1e-12)
 
 
+def test_the_mode_is_at_or_next_to_one_that_is_allowed() -> None:
+    assert unimodal([0.0, 4.0, 5.0, 6.0], [1.0] * 4, [2]) == ([0.0, 4.0, 5.0, 6.0], 3)
+    assert unimodal([0.0, 6.0, 5.0, 4.0], [1.0] * 4, [2]) == ([0.0, 6.0, 5.0, 4.0], 1)
+    assert unimodal([9.0, 4.0, 5.0, 1.0], [1.0] * 4, [2]) == ([6.5, 6.5, 5.0, 1.0], 0)
+    assert unimodal([9.0, 4.0, 5.0, 1.0], [1.0] * 4, [0]) == ([9.0, 4.5, 4.5, 1.0], 0)
+
+
 def test_values_with_small_errors_weigh_more() -> None:
     fit, _ = unimodal([2.0, 1.0, 5.0], [1.0, 3.0, 1.0], [2])
     assert fit == pytest.approx([1.25, 1.25, 5.0])
