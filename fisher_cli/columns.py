@@ -67,7 +67,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("kl_step", _REAL, "nats", "mean KL divergence from the row before to this row's predictions"),
     Column("kl_step_quadratic", _REAL, "nats", "½ΔᵀFΔ of the step from the row before, with its true Fisher"),
     Column("path_length", _REAL, "√nats", "√(ΔᵀFΔ) summed over the steps so far"),
-    Column("phase", _TEXT, "", "phase of the run that the row belongs to"),
+    Column("phase", _TEXT, "", "low early, rising, high (fitting or memorising), falling, or low, converged"),
     Column("status", _TEXT, "", "ok, not-converged, rejected (the file) or failed (the computation)"),
     Column("error", _TEXT, "", "what went wrong, in one line"),
 )
@@ -89,6 +89,10 @@ LAYER_COLUMNS: tuple[Column, ...] = (
 # Appended after the eigenvalues, where files of earlier versions end.
 LATER_COLUMNS: tuple[Column, ...] = (
     Column("effective_rank_estimator_se", _REAL, "", "error of effective_rank from random probes; 0 if exact"),
+    Column("kl_step_se", _REAL, "nats", "standard error of kl_step over examples"),
+    Column("kl_step_quadratic_se", _REAL, "nats", "standard error of kl_step_quadratic over examples"),
+    Column("kl_step_parameters", _REAL, "nats", "kl_step if only the analysed parameters had moved"),
+    Column("kl_step_parameters_se", _REAL, "nats", "standard error of kl_step_parameters over examples"),
 )
 
 SPECTRUM_COLUMNS: tuple[Column, ...] = (
@@ -142,6 +146,52 @@ INSPECTION_COLUMNS: tuple[Column, ...] = (
     Column("sha256", _TEXT, "", "hash of the content: of the file, or of the names and hashes of a folder's files"),
     *(_MAIN[name] for name in ("status", "error")),
     Column("step_source", _TEXT, "", "who tells step and epoch: entries of the file, its name, or only the order"),
+)
+
+_FISHER_STEP = "½ΔᵀFΔ of the step from a to b, with the true Fisher of"
+COMPARISON_COLUMNS: tuple[Column, ...] = (
+    Column("checkpoint_a", _TEXT, "", "path of checkpoint a relative to both checkpoints' common folder"),
+    Column("checkpoint_b", _TEXT, "", "path of checkpoint b relative to both checkpoints' common folder"),
+    Column("step_a", _INTEGER, "steps", "training step that checkpoint a or its name states"),
+    Column("step_b", _INTEGER, "steps", "training step that checkpoint b or its name states"),
+    *(_MAIN[name] for name in ("architecture", "parameters", "examples", "classes")),
+    Column("kl_ab", _REAL, "nats", "mean KL divergence from the predictions of a to those of b"),
+    Column("kl_ab_se", _REAL, "nats", "standard error of kl_ab over examples"),
+    Column("kl_ba", _REAL, "nats", "mean KL divergence from the predictions of b to those of a"),
+    Column("kl_ba_se", _REAL, "nats", "standard error of kl_ba over examples"),
+    Column("kl_ab_parameters", _REAL, "nats", "kl_ab if only the analysed parameters differed"),
+    Column("kl_ab_parameters_se", _REAL, "nats", "standard error of kl_ab_parameters over examples"),
+    Column("quadratic_a", _REAL, "nats", f"{_FISHER_STEP} a: the second-order view of kl_ab_parameters"),
+    Column("quadratic_a_se", _REAL, "nats", "standard error of quadratic_a over examples"),
+    Column("quadratic_b", _REAL, "nats", f"{_FISHER_STEP} b: the second-order view of kl_ba"),
+    Column("quadratic_b_se", _REAL, "nats", "standard error of quadratic_b over examples"),
+    Column("cross_terms_a", _REAL, "nats", "quadratic_a minus the sum of its parts by parameter tensor"),
+    Column("cross_terms_b", _REAL, "nats", "quadratic_b minus the sum of its parts by parameter tensor"),
+    Column("agreement", _REAL, "", "fraction of examples for which both predict the same"),
+    Column("agreement_se", _REAL, "", "standard error of agreement over examples"),
+    Column("loss_a", _REAL, "nats", "mean of −log p(label) of a"),
+    Column("loss_a_se", _REAL, "nats", "standard error of loss_a over examples"),
+    Column("loss_b", _REAL, "nats", "mean of −log p(label) of b"),
+    Column("loss_b_se", _REAL, "nats", "standard error of loss_b over examples"),
+    Column("accuracy_a", _REAL, "", "fraction of examples whose label a predicts"),
+    Column("accuracy_a_se", _REAL, "", "standard error of accuracy_a over examples"),
+    Column("accuracy_b", _REAL, "", "fraction of examples whose label b predicts"),
+    Column("accuracy_b_se", _REAL, "", "standard error of accuracy_b over examples"),
+    Column("distance", _REAL, "weight", "norm of the step Δ between the analysed parameters"),
+    Column("relative_distance", _REAL, "", "distance over the norm of the analysed parameters of a"),
+    Column("cosine", _REAL, "", "cosine of the angle between the analysed parameters of a and those of b"),
+)
+
+LAYER_STEP_COLUMNS: tuple[Column, ...] = (
+    Column("layer", _TEXT, "", "name of the parameter tensor"),
+    Column("parameters", _INTEGER, "", "number of weights in the tensor"),
+    Column("distance", _REAL, "weight", "norm of the tensor's step from a to b"),
+    Column("relative_distance", _REAL, "", "distance over the norm of the tensor in a"),
+    Column("cosine", _REAL, "", "cosine of the angle between the tensor in a and in b"),
+    Column("quadratic_a", _REAL, "nats", f"{_FISHER_STEP} a, of this tensor alone"),
+    Column("quadratic_a_se", _REAL, "nats", "standard error of quadratic_a over examples"),
+    Column("quadratic_b", _REAL, "nats", f"{_FISHER_STEP} b, of this tensor alone"),
+    Column("quadratic_b_se", _REAL, "nats", "standard error of quadratic_b over examples"),
 )
 
 LEDGER_COLUMNS: tuple[Column, ...] = (

@@ -14,12 +14,14 @@ from torch import nn
 from fisher_cli.curvature.eigensystems import Matrix, matrices
 from fisher_cli.curvature.gradients import gradient
 from fisher_cli.curvature.memory import is_out_of_memory, release_memory
+from fisher_cli.curvature.normalization_statistics import discrepancies, recalibrate, recalibration, remark
 from fisher_cli.curvature.problem import Data, Problem, pose
-from fisher_cli.curvature.spectrum import Leading, Question, spectrum
+from fisher_cli.curvature.spectrum import Question, spectrum
 from fisher_cli.curvature.traces import Sweep, sweep
 from fisher_cli.errors import DataError, OutOfMemoryError, UsageError
 from fisher_cli.results import Ledger, Measurement, Spectrum, Status
 from fisher_cli.settings import MatrixName, Settings, SpectrumMethod
+from fisher_cli.trail import Trail
 
 _LOG = logging.getLogger(__name__)
 
@@ -69,18 +71,6 @@ class _Clock:
             spent = time.perf_counter() - start
             self.seconds[stage] = self.seconds.get(stage, 0.0) + spent - self._inside
             self._inside = before + spent
-
-
-class Trail:
-    """The leading eigenvectors of the checkpoint before, by matrix, for the next one's overlap with them."""
-
-    def __init__(self) -> None:
-        self.before: dict[str, Leading] = {}
-        self.now: dict[str, Leading] = {}
-
-    def advance(self) -> None:
-        """What is known now is of the checkpoint before."""
-        self.before, self.now = self.now, {}
 
 
 def choose_device(name: str) -> torch.device:
@@ -160,7 +150,8 @@ def measure(
     `checkpoint` is left empty and `status` says whether every eigenvalue converged. Where memory runs out, all
     is begun anew with half as many examples at once: the result is that of the smaller batch throughout.
     `known` may be a ledger of the same network with other weights, which saves counting its work again; `trail` has
-    the eigenvectors of the checkpoint before, and is given this one's.
+    what the checkpoint before is remembered by, and is given this one's. With `recalibrate_bn` the network's batch
+    norms are changed as well.
 
     Raises:
         OutOfMemoryError: memory runs out with a single example at once.
@@ -172,7 +163,7 @@ def measure(
         at_once = size or POSED_EXAMPLES
         try:
             with clock("pose"):
-                problem = replace(_posed(module, data, settings, size, device, classes), keep_graphs=keep_graphs)
+                problem = replace(posed(module, data, settings, size, device, classes), keep_graphs=keep_graphs)
             at_once = min(problem.batch_size, problem.examples)
             return _measured(problem, settings, verify, known, observer, clock, trail)
         except Exception as error:
@@ -205,7 +196,7 @@ def _remedy(device: torch.device) -> str:
     )
 
 
-def _posed(
+def posed(
     module: nn.Module,
     data: Data,
     settings: Settings,
@@ -213,6 +204,7 @@ def _posed(
     device: torch.device | None,
     classes: int | None,
 ) -> Problem:
+    """The problem that the settings pose of a network on examples, so many at once."""
     problem = pose(
         module,
         data,
@@ -237,6 +229,10 @@ def _measured(
 ) -> Measurement:
     # Shares of the whole that the progress bar gives to the stages; products dominate where eigenvalues are asked.
     share = 0.4 if settings.eigenvalues else 0.95
+    notes = list[str]()
+    if settings.recalibrate_bn:
+        with clock("normalization"):
+            notes.append(recalibration(recalibrate(problem), problem.examples))
     with clock("traces"):
         swept = sweep(
             problem,
@@ -252,6 +248,16 @@ def _measured(
     with clock("gradient"):
         squares = torch.tensor(swept.trace.per_example_empirical, dtype=torch.float64, device=problem.device)
         signal = gradient(problem, swept.mean_gradient, squares)
+    if not signal.signal_to_noise and not settings.spectrum:
+        notes.append("gradient_snr is not above zero: left empty")
+    if not settings.recalibrate_bn:
+        with clock("normalization"):
+            notes += filter(None, [remark(discrepancies(problem), problem.examples)])
+    movement = None
+    if trail is not None and settings.spectrum is None:
+        with clock("movement"):
+            movement, remarks = trail.step(swept)
+        notes += remarks
     measurement = Measurement(
         checkpoint="",
         status=Status.OK,
@@ -262,13 +268,16 @@ def _measured(
         trace=swept.trace,
         gradient=signal,
         batch_size=problem.batch_size,
-        notes=() if signal.signal_to_noise or settings.spectrum else ("gradient_snr is not above zero: left empty",),
+        notes=tuple(notes),
         ledger=swept.ledger,
         check=swept.check,
+        movement=movement,
     )
-    if not settings.eigenvalues:
-        return measurement
-    return _with_eigenvalues(measurement, swept, settings, observer, clock, trail)
+    if settings.eigenvalues:
+        measurement = _with_eigenvalues(measurement, swept, settings, observer, clock, trail)
+    if trail is not None and settings.spectrum is None:
+        trail.leave(swept)
+    return measurement
 
 
 def _question(settings: Settings) -> Question:

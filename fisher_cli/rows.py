@@ -2,13 +2,18 @@
 
 from collections.abc import Iterator
 
-from fisher_cli.results import Eigenvalues, Estimate, Measurement, Spectrum, Status
+from fisher_cli.results import CheckpointComparison, Eigenvalues, Estimate, LayerStep, Measurement, Spectrum, Status
 
 Value = str | int | float | None
 
 
-def main_row(measurement: Measurement, order: int, eigenvalues: int) -> dict[str, Value]:
-    """One checkpoint's row of the main table, with at most `eigenvalues` eigenvalues of either Fisher."""
+def main_row(
+    measurement: Measurement, order: int, eigenvalues: int, path_length: float | None = None, phase: str | None = None
+) -> dict[str, Value]:
+    """One checkpoint's row of the main table, with at most `eigenvalues` eigenvalues of either Fisher.
+
+    The length of the path so far and the phase come from the other rows.
+    """
     row: dict[str, Value] = {
         "checkpoint": measurement.checkpoint,
         "order": order,
@@ -19,6 +24,8 @@ def main_row(measurement: Measurement, order: int, eigenvalues: int) -> dict[str
         "parameters": measurement.parameters,
         "examples": measurement.examples,
         "classes": measurement.classes,
+        "path_length": path_length,
+        "phase": phase,
         "status": measurement.status,
         "error": measurement.error,
     }
@@ -34,6 +41,10 @@ def main_row(measurement: Measurement, order: int, eigenvalues: int) -> dict[str
         row["trace_covariance"] = gradient.covariance
         row["gradient_norm_squared"] = gradient.norm_squared
         row |= _estimate("gradient_snr", gradient.signal_to_noise)
+    if movement := measurement.movement:
+        row |= _estimate("trace_true_change", movement.trace_change) | _estimate("kl_step", movement.kl)
+        row |= _estimate("kl_step_quadratic", movement.kl_quadratic)
+        row |= _estimate("kl_step_parameters", movement.kl_parameters or movement.kl)
     for spectrum in measurement.spectra:
         if spectrum.matrix == "true":
             row |= _shape(spectrum)
@@ -144,3 +155,30 @@ def density_rows(measurement: Measurement, order: int) -> Iterator[dict[str, Val
                 "cumulative_least": least,
                 "cumulative_most": most,
             }
+
+
+def comparison_row(found: CheckpointComparison) -> dict[str, Value]:
+    """The row about two checkpoints."""
+    plain = ("checkpoint_a", "checkpoint_b", "step_a", "step_b", "architecture", "parameters", "examples", "classes")
+    row: dict[str, Value] = {name: getattr(found, name) for name in (*plain, "cross_terms_a", "cross_terms_b")}
+    for name in ("kl_ab", "kl_ba", "agreement", "loss_a", "loss_b", "accuracy_a", "accuracy_b"):
+        row |= _estimate(name, getattr(found, name))
+    return row | _estimate("kl_ab_parameters", found.kl_ab_parameters or found.kl_ab) | _step(found.whole)
+
+
+def layer_step_rows(found: CheckpointComparison) -> Iterator[dict[str, Value]]:
+    """The rows about the step between two checkpoints.
+
+    Yields:
+        One row per parameter tensor.
+    """
+    for layer in found.layers:
+        yield {"layer": layer.name, **_step(layer)}
+
+
+def _step(step: LayerStep) -> dict[str, Value]:
+    return {
+        **{name: getattr(step, name) for name in ("parameters", "distance", "relative_distance", "cosine")},
+        **_estimate("quadratic_a", step.quadratic_a),
+        **_estimate("quadratic_b", step.quadratic_b),
+    }

@@ -19,10 +19,11 @@ from fisher_cli.inputs.checkpoints import CheckpointFile, Reading, find_checkpoi
 from fisher_cli.inputs.datasets import Examples, load_examples
 from fisher_cli.inputs.factories import code_digest
 from fisher_cli.inputs.networks import Networks, outcome, refuse_nonfinite
-from fisher_cli.measurement import Observer, Silent, Trail, choose_device, measure
+from fisher_cli.measurement import Observer, Silent, choose_device, measure
 from fisher_cli.records import Journal, Record
 from fisher_cli.results import Ledger, Measurement, Status
 from fisher_cli.settings import Resources, Settings
+from fisher_cli.trail import Trail
 
 _LOG = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class Run:
         self.files = find_checkpoints(paths, self.reading)
         self.networks = Networks(settings.model, dict(settings.model_arguments))
         self.examples = _examples(settings, resources)
-        self._data = _resident(self.examples, self.device)
+        self.data = _resident(self.examples, self.device)
         self._batch_size = resources.batch_size
         self._known: tuple[nn.Module, Ledger] | None = None
         self._trail = Trail() if len(self.files) > 1 else None
@@ -137,6 +138,7 @@ class Run:
         """The row, measured and kept; that before it too, if what joins both is not at hand."""
         if self._trail is not None and self._before is not None and not self._is_traced:
             self.measure(self._before)
+            self._is_traced = True  # also for the row after, should this one fail
         found = self.measure(file)
         if found.status in {Status.OK, Status.NOT_CONVERGED} and file.sha256 is not None:
             if self._journal is not None:
@@ -188,7 +190,7 @@ class Run:
         """Measure a network; what is learned about memory and the ledger's work serves the next ones."""
         found = measure(
             module,
-            self._data,
+            self.data,
             self._settings,
             batch_size=self._batch_size,
             device=self.device,
@@ -285,9 +287,10 @@ def _analyze_modules(
         settings = replace(settings, limit=None)
         source, classes, described = tensors, None, {"name": "tensors", "examples": len(tensors)}
     analysis = Analysis(settings, resources, str(device), described)
-    start, batch_size, trail = time.perf_counter(), resources.batch_size, Trail()
+    start, batch_size, trail = time.perf_counter(), resources.batch_size, Trail() if len(modules) > 1 else None
     for index, module in enumerate(modules):
-        trail.advance()
+        if trail is not None:
+            trail.advance()
         found = measure(module, source, settings, batch_size=batch_size, device=device, classes=classes, trail=trail)
         batch_size = batch_size if found.memory_ran_out_at is None else found.batch_size
         named = replace(found, checkpoint=f"module-{index}", architecture=type(module).__name__)

@@ -20,10 +20,12 @@ import pyarrow.parquet as pq
 from fisher_cli.cells import encodable, escape, guard, json_text, unescape, unguard
 from fisher_cli.columns import (
     COLUMNS,
+    COMPARISON_COLUMNS,
     DENSITY_COLUMNS,
     INSPECTION_COLUMNS,
     LATER_COLUMNS,
     LAYER_COLUMNS,
+    LAYER_STEP_COLUMNS,
     LEDGER_COLUMNS,
     SPECTRUM_COLUMNS,
     Column,
@@ -34,6 +36,7 @@ from fisher_cli.columns import (
 from fisher_cli.errors import OutputError
 from fisher_cli.results import Measurement
 from fisher_cli.rows import Value, density_rows, layer_rows, main_row, spectrum_rows
+from fisher_cli.trajectory import PathLength, trajectory_of
 
 METADATA_KEY = b"fisher"
 
@@ -43,8 +46,10 @@ _PANDAS_TYPES: dict[Kind, Any] = {
     Kind.REAL: "Float64",
 }
 _ARROW_TYPES = {Kind.TEXT: pa.string(), Kind.INTEGER: pa.int64(), Kind.REAL: pa.float64()}
+_COMPARED = LAYER_STEP_COLUMNS + COMPARISON_COLUMNS
 _KNOWN = {
-    column.name: column for column in LEDGER_COLUMNS + INSPECTION_COLUMNS + LAYER_COLUMNS + COLUMNS + LATER_COLUMNS
+    column.name: column
+    for column in _COMPARED + LEDGER_COLUMNS + INSPECTION_COLUMNS + LAYER_COLUMNS + COLUMNS + LATER_COLUMNS
 }
 _INTEGER = re.compile(r"-?[0-9]+")
 _EIGENVALUE = re.compile(r"eig_(?:true|empirical)_([1-9][0-9]{0,3})(?:_residual)?")
@@ -54,18 +59,25 @@ _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?")
 # --- Measurements → tables
 
 
-def main_table(measurements: Sequence[Measurement], eigenvalues: int, first_order: int = 0) -> pd.DataFrame:
+def main_table(
+    measurements: Sequence[Measurement], eigenvalues: int, first_order: int = 0, path: PathLength | None = None
+) -> pd.DataFrame:
     """One row per checkpoint, all columns of the glossary, in their order.
 
     Args:
         measurements: in order of training.
         eigenvalues: number of eigenvalues that were asked for; columns exist for all of them.
         first_order: `order` of the first row; above 0 when a later part of a sequence is written row by row.
+        path: the path up to the first row, which is then not the first of the run; it grows by these rows.
 
     Returns:
         The main table.
     """
-    rows = [main_row(each, first_order + i, eigenvalues) for i, each in enumerate(measurements)]
+    path, found = path or PathLength(), trajectory_of(measurements)
+    phases = found.phases if found else [None] * len(measurements)
+    rows = [
+        main_row(each, first_order + i, eigenvalues, path.add(each), phases[i]) for i, each in enumerate(measurements)
+    ]
     return make_table(rows, main_columns(eigenvalues))
 
 
@@ -130,9 +142,11 @@ def csv_header(eigenvalues: int, separator: str = ",") -> str:
     return _separated([[column.name for column in main_columns(eigenvalues)]], separator)
 
 
-def csv_row(measurement: Measurement, order: int, eigenvalues: int, separator: str = ",") -> str:
-    """One line of `to_csv` of a main table, for writing rows as they come."""
-    row = main_row(measurement, order, eigenvalues)
+def csv_row(
+    measurement: Measurement, order: int, eigenvalues: int, separator: str = ",", path_length: float | None = None
+) -> str:
+    """One line of `to_csv` of a main table, for writing rows as they come; its phase is not yet known."""
+    row = main_row(measurement, order, eigenvalues, path_length)
     cells = [_cell(row.get(column.name), column.kind) for column in main_columns(eigenvalues)]
     return _separated([cells], separator)
 

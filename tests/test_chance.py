@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from fisher_cli.reports.words import against_chance
+from fisher_cli.reports.chance import against_chance
 from fisher_cli.results import Estimate, Predictions, Status
 from fisher_cli.results import Measurement as Row
 from tests.test_console import checkpoint, rendered

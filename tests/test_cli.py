@@ -42,7 +42,10 @@ COLUMNS = re.findall(
 EIGENVALUE_COLUMNS = [
     f"eig_{kind}_{i}{end}" for i in (1, 2) for kind in ("true", "empirical") for end in ("", "_residual")
 ]
-LATER_COLUMNS = ["effective_rank_estimator_se"]
+LATER_COLUMNS = [
+    *("effective_rank_estimator_se", "kl_step_se", "kl_step_quadratic_se"),
+    *("kl_step_parameters", "kl_step_parameters_se"),
+]
 LAYER_COLUMNS = re.findall(
     r"\w+",
     """

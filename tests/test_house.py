@@ -18,17 +18,20 @@ PACKAGE = Path(fisher_cli.__file__).parent
 GROUND = {"settings", "results", "errors", "cells", "columns", "durable", "codec", "__init__"}
 FLOORS: list[set[str]] = [
     GROUND,
-    {"rows", "metadata", "tables", "outputs", "records", "integrity", "inputs", "curvature"},
-    {"measurement", "analysis", "run", "reports"},
+    {"rows", "metadata", "tables", "outputs", "records", "integrity", "inputs", "curvature", "trajectory"},
+    {"trail", "measurement", "analysis", "run", "checkpoint_comparison", "reports"},
     {"cli", "__main__"},
 ]
 # Which of the same floor may be used by whom.
 BESIDE = {
     "columns": {"cells"},
-    "tables": {"rows"},
+    "rows": {"trajectory"},
+    "tables": {"rows", "trajectory"},
     "outputs": {"tables"},
     "integrity": {"tables", "outputs", "records"},
-    "run": {"measurement", "analysis"},
+    "measurement": {"trail"},
+    "run": {"measurement", "analysis", "trail"},
+    "checkpoint_comparison": {"measurement", "run"},
     "__main__": {"cli"},
 }
 

@@ -7,6 +7,7 @@ import math
 import random
 import re
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from fisher_cli.cells import encodable, escape, guard, one_line, unescape, unguard
 from fisher_cli.columns import COLUMNS, LATER_COLUMNS, LAYER_COLUMNS, Column, Kind, eigenvalue_columns
 from fisher_cli.errors import OutputError
-from fisher_cli.results import Eigenvalues, Estimate, Gradient, LayerTrace, Measurement, Status, Trace
+from fisher_cli.results import Eigenvalues, Estimate, Gradient, LayerTrace, Measurement, Movement, Status, Trace
 from fisher_cli.tables import (
     csv_header,
     csv_row,
@@ -32,7 +33,11 @@ from fisher_cli.tables import (
     to_jsonl,
     to_parquet,
 )
+from fisher_cli.trajectory import PathLength
 
+MOVEMENT = Movement(
+    kl=Estimate(0.75, 0.125), kl_quadratic=Estimate(0.5, 0.0625), kl_parameters=None, trace_change=Estimate(-1.5, 0.25)
+)
 DESIGN = """checkpoint, order, step, epoch, architecture, weights, parameters, examples, classes, loss, loss_se,
 accuracy, accuracy_se, entropy, trace_true, trace_true_se, trace_true_estimator_se, trace_estimator,
 trace_empirical, trace_empirical_se, trace_ratio, trace_ratio_se, trace_true_change, trace_true_change_se,
@@ -183,11 +188,36 @@ def test_layer_table() -> None:
 
 
 def test_rows_one_by_one_are_the_bytes_of_the_whole() -> None:
-    rows = [sample(), broken("a\n=b"), sample(i=3)]
+    """But for the phase, which only the whole run tells."""
+    rows = [sample(), broken("a\n=b"), sample(i=3, movement=MOVEMENT), sample(i=4, movement=MOVEMENT)]
+    whole = main_table(rows, 2)
+    assert list(whole["phase"].dropna()) == ["low early", "rising", "high"]
     for separator in (",", "\t"):
-        parts = [csv_header(2, separator), *(csv_row(row, i, 2, separator) for i, row in enumerate(rows))]
-        assert "".join(parts) == to_csv(main_table(rows, 2), separator)
+        path = PathLength()
+        parts = [
+            csv_header(2, separator),
+            *(csv_row(row, i, 2, separator, path.add(row)) for i, row in enumerate(rows)),
+        ]
+        assert "".join(parts) == to_csv(whole.assign(phase=pd.NA), separator)
         assert all(part.count("\n") == 1 for part in parts)
+
+
+def test_movement_is_in_the_table_and_its_path_adds_up() -> None:
+    rows = [sample(), sample(i=2, movement=MOVEMENT), broken("x"), sample(i=3, movement=MOVEMENT)]
+    table = main_table(rows, 0)
+    assert table["kl_step"].isna().tolist() == [True, False, True, False]
+    row = table.iloc[1]
+    names = ("trace_true_change", "trace_true_change_se", "kl_step", "kl_step_se", "kl_step_quadratic")
+    assert [row[name] for name in names] == [-1.5, 0.25, 0.75, 0.125, 0.5]
+    assert [row[name] for name in ("kl_step_quadratic_se", "kl_step_parameters", "kl_step_parameters_se")] == [
+        *(0.0625, 0.75, 0.125)
+    ]
+    assert table["path_length"].dropna().tolist() == [1.0, 2.0]
+    path = PathLength()
+    parts = [main_table([each], 0, i, path)["path_length"] for i, each in enumerate(rows)]
+    assert pd.concat(parts).dropna().tolist() == [1.0, 2.0]
+    apart = replace(MOVEMENT, kl_parameters=Estimate(0.5, 0.1))
+    assert main_table([sample(movement=apart)], 0)["kl_step_parameters"][0] == 0.5
 
 
 def test_numbers_in_csv_are_plain() -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fisher_cli.analysis import Analysis
     from fisher_cli.reports.console import Console
     from fisher_cli.results import Measurement
+    from fisher_cli.trajectory import PathLength
 
 
 @asks(*DATA, *MODEL, *ESTIMATOR, *SAMPLING, *EIGENVALUES, *NETWORK, *SEED, *RUNNING)
@@ -35,8 +36,11 @@ def analyze(
 
     Example: fisher analyze ckpts/ --data cifar10 --model resnet18 -o trend.csv
     """  # noqa: DOC501 - this text is the command's help
+    from fisher_cli.trajectory import PathLength
+
+    path = PathLength()
     report = Report(
-        lambda measurement, order, form: _line(measurement, order, form, settings.eigenvalues),
+        lambda measurement, order, form: _line(measurement, order, form, settings.eigenvalues, path),
         lambda analysis: _tables(analysis, layers),
         _show,
     )
@@ -45,15 +49,15 @@ def analyze(
     raise typer.Exit(code)
 
 
-def _line(measurement: "Measurement", order: int, form: Format, eigenvalues: int) -> str:
+def _line(measurement: "Measurement", order: int, form: Format, eigenvalues: int, path: "PathLength") -> str:
     """One checkpoint's row as it is streamed, with the header before the first."""
     from fisher_cli.tables import csv_header, csv_row, main_table, to_jsonl
 
     if form is Format.JSONL:
-        return to_jsonl(main_table([measurement], eigenvalues, order))
+        return to_jsonl(main_table([measurement], eigenvalues, order, path))
     separator = "\t" if form is Format.TSV else ","
     header = csv_header(eigenvalues, separator) if order == 0 else ""
-    return header + csv_row(measurement, order, eigenvalues, separator)
+    return header + csv_row(measurement, order, eigenvalues, separator, path.add(measurement))
 
 
 def _tables(analysis: "Analysis", layers: bool) -> tuple["pd.DataFrame", "pd.DataFrame | None"]:

@@ -2,8 +2,11 @@
 
 import typer
 
+from fisher_cli.cli.compare_checkpoints import checkpoints
+
 compare = typer.Typer(
     name="compare",
     help="Hold two things against each other: the true and the empirical Fisher, or two checkpoints.",
     no_args_is_help=True,
 )
+compare.command("checkpoints")(checkpoints)

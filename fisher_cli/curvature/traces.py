@@ -30,8 +30,8 @@ class Sweep:
     """What one sweep over the examples gives: predictions, both traces, and the mean gradient ḡ (P,) in float64.
 
     `ledger` says how every parameter was covered, `check` how the engine compares with plain autograd. `columns`
-    are the terms of the true trace by example and score, (N, K), for the exact estimator. `engine` has learned what
-    the network does.
+    are the terms of the true trace by example and score, (N, K), for the exact estimator. `outputs` are the network's,
+    (N, C). `engine` has learned what the network does.
     """
 
     predictions: Predictions
@@ -40,6 +40,7 @@ class Sweep:
     ledger: Ledger
     check: Check | None
     columns: Tensor | None
+    outputs: Tensor
     engine: Engine
 
 
@@ -57,6 +58,7 @@ class _Totals:
     empirical_terms: list[Tensor] = field(default_factory=list)
     gradient: dict[str, Tensor] = field(default_factory=dict)
     columns: list[Tensor] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
     directions: int = 0
 
 
@@ -108,6 +110,7 @@ def sweep(
             last = batch.start + len(batch) - 1
             msg = f"the network's outputs are NaN or infinite among examples {batch.start} to {last}"
             raise NumericalError(msg)
+        totals.outputs.append(outputs)
         _add_predictions(totals, problem, outputs, batch)
         _add_traces(totals, evaluated, scoring(outputs, batch.labels, batch.start))
         if advance is not None:
@@ -118,7 +121,7 @@ def sweep(
         with timed("ledger"):
             ledger = with_work(ledger, engine, scoring, known)
     columns = torch.cat(totals.columns) if described == "exact" and problem.likelihood.name == "softmax" else None
-    return Sweep(predictions, trace, mean_gradient, ledger, check, columns, engine)
+    return Sweep(predictions, trace, mean_gradient, ledger, check, columns, torch.cat(totals.outputs), engine)
 
 
 def _add_predictions(totals: _Totals, problem: Problem, outputs: Tensor, batch: Batch) -> None:

@@ -19,12 +19,13 @@ from rich.text import Text
 
 from fisher_cli.cells import one_line
 from fisher_cli.errors import OutputError, UsageError
+from fisher_cli.reports.comparison import render_comparison
 from fisher_cli.reports.inspection import render_coverage, render_inspections
 from fisher_cli.reports.layout import STATUS_STYLES, shorten
 from fisher_cli.reports.numbers import finite, number_text
 from fisher_cli.reports.spectra import render_spectra
 from fisher_cli.reports.summary import render_summary
-from fisher_cli.results import Inspection, Measurement, Status
+from fisher_cli.results import CheckpointComparison, Inspection, Measurement, Status
 
 WIDTH_WITHOUT_TERMINAL = 100
 _SECONDS_BETWEEN_LINES = 10.0  # a log of ten thousand fast checkpoints stays short
@@ -111,6 +112,10 @@ class Console:
     def inspections(self, inspections: Sequence[Inspection]) -> None:
         """Print what checkpoint files are as a table on stdout."""
         self._show(render_inspections(inspections, self._out.width))
+
+    def comparison(self, found: CheckpointComparison, data: str | None = None) -> None:
+        """Print how far apart two checkpoints are as a table on stdout, with what it says in words."""
+        self._show(render_comparison(found, self._out.width, data))
 
     def coverage(self, measurement: Measurement, data: str) -> None:
         """Print how the parameters of a measured network were covered, on stdout."""

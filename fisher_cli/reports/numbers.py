@@ -109,3 +109,8 @@ def _aligned(texts: Sequence[str]) -> list[str]:
     tails = [text[len(head) :] for text, head in zip(texts, heads, strict=True)]
     before, after = max(map(len, heads), default=0), max(map(len, tails), default=0)
     return [f"{head:>{before}}{tail:<{after}}" if head else "" for head, tail in zip(heads, tails, strict=True)]
+
+
+def unbroken(text: str) -> str:
+    """`77.3 ± 1.1` without padding, and so that no wrapping divides it."""
+    return "\N{NO-BREAK SPACE}".join(text.split())

@@ -7,9 +7,10 @@ from rich.table import Table
 from rich.text import Text
 
 from fisher_cli.cells import one_line
+from fisher_cli.reports.chance import against_chance
 from fisher_cli.reports.layout import STATUS_STYLES, Column, empty_table, remarks, shorten, total_width, wrapped
+from fisher_cli.reports.movement import layer_shares, verdict
 from fisher_cli.reports.numbers import Number, bar, finite, number_text, number_texts, sparkline
-from fisher_cli.reports.words import against_chance, trend
 from fisher_cli.results import Eigenvalues, Estimate, Measurement, Status
 
 _SHORTEST_NAME, _ENOUGH_NAME, _LONGEST_NAME = 10, 24, 60
@@ -25,7 +26,7 @@ _MISSED = frozenset({"accuracy", "loss", "eig_true", "ratio_value", "step", "emp
 
 
 def render_summary(measurements: Sequence[Measurement], width: int, data: str | None = None) -> Group:
-    """The whole summary: title, table, problems and notes, then two lines in words.
+    """The whole summary: title, table, problems and notes, then in words what the run shows.
 
     Args:
         measurements: in order of training.
@@ -49,7 +50,10 @@ def render_summary(measurements: Sequence[Measurement], width: int, data: str | 
         parts += [*wrapped(remark, width, "dim"), Text("")]
     chance = " ".join(against_chance(measurements))
     parts += wrapped(chance, width) if chance else []
-    return Group(*parts, *wrapped(trend(measurements), width), *_curve(measurements, width))
+    parts += wrapped(verdict(measurements), width)
+    if shares := layer_shares(measurements):
+        parts += wrapped(shares, width)
+    return Group(*parts, *_curve(measurements, width))
 
 
 def _columns(measurements: Sequence[Measurement]) -> dict[str, Column]:

@@ -4,22 +4,27 @@ Everywhere: natural logarithms, mean over examples, sum over classes, evaluation
 """
 
 from fisher_cli.results.coverage import Check, Coverage, Ledger
+from fisher_cli.results.movement import UNSETTLED_NOTE, CheckpointComparison, LayerStep, Movement
 from fisher_cli.results.rows import Inspection, Measurement
 from fisher_cli.results.spectra import Density, Eigenvalues, SpectralAxis, Spectrum
 from fisher_cli.results.statuses import Status, WeightsKind
 from fisher_cli.results.traces import Estimate, Gradient, LayerTrace, Predictions, Trace
 
 __all__ = [
+    "UNSETTLED_NOTE",
     "Check",
+    "CheckpointComparison",
     "Coverage",
     "Density",
     "Eigenvalues",
     "Estimate",
     "Gradient",
     "Inspection",
+    "LayerStep",
     "LayerTrace",
     "Ledger",
     "Measurement",
+    "Movement",
     "Predictions",
     "SpectralAxis",
     "Spectrum",

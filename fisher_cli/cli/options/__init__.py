@@ -14,6 +14,7 @@ from fisher_cli.cli.options.data import (
 )
 from fisher_cli.cli.options.model import Checkpoints, Model, ModelArguments, StateKey, TrustPickle, UseEma, key_value
 from fisher_cli.cli.options.output import (
+    ComparisonOutput,
     Force,
     FormatOption,
     InspectionOutput,
@@ -46,6 +47,7 @@ __all__ = [
     "DEBUG_KEY",
     "BatchSize",
     "Checkpoints",
+    "ComparisonOutput",
     "Crop",
     "Damping",
     "Data",

@@ -44,6 +44,18 @@ SpectrumOutput = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+ComparisonOutput = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="FILE|-",
+        help="Report file (.csv .tsv .json .jsonl .parquet), written as NAME.compare with a table of layers and a "
+        "record beside it; or - for rows on stdout.",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+    ),
+]
 FormatOption = Annotated[
     Format | None,
     typer.Option(

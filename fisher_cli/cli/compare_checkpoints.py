@@ -1,0 +1,60 @@
+"""`fisher compare checkpoints`: how far apart two checkpoints of one network are, in predictions and in weights."""
+
+import contextlib
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fisher_cli.cli import options
+from fisher_cli.cli.request import DATA, MODEL, NETWORK, RUNNING, SEED, asks
+from fisher_cli.cli.streams import report_files, stdout_format
+from fisher_cli.outputs import Format, Metadata, render
+from fisher_cli.settings import Resources, Settings
+
+if TYPE_CHECKING:
+    from fisher_cli.checkpoint_comparison import Comparison
+
+
+@asks(*DATA, *MODEL, *NETWORK, *SEED, *RUNNING)
+def checkpoints(
+    settings: Settings,
+    resources: Resources,
+    first: Annotated[Path, typer.Argument(metavar="A", help="A checkpoint file.", show_default=False)],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another of the same network.", show_default=False)],
+    output: options.ComparisonOutput = None,
+    format: options.FormatOption = None,
+    layers: options.Layers = True,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Say how far apart two checkpoints are: KL both ways against the Fisher's second-order view, layer by layer.
+
+    Example: fisher compare checkpoints ckpts/step_01000.pt ckpts/step_02000.pt --data cifar10 --model resnet18
+    """
+    files, to_stdout = report_files(output, format, force), stdout_format(output, format)
+    if files is not None:
+        files = replace(files.named("compare", "compare.layers"), inputs=(first, second))
+        files.check_writable()
+
+    from fisher_cli.checkpoint_comparison import compare_checkpoints
+    from fisher_cli.reports.console import Console
+
+    console = Console(quiet=quiet)
+    with contextlib.redirect_stdout(sys.stderr):  # what a network's own code prints; results go by the console
+        found = compare_checkpoints(first, second, settings, resources)
+    if files is not None:
+        beside = found.layers if layers else None
+        files.write(found.table, beside, Metadata(found.stable_metadata(), found.run_metadata()))
+    if to_stdout is Format.TABLE:
+        console.comparison(found.found, found.run.analysis.data_title)
+    elif to_stdout is not None:
+        console.write(_rendered(found, to_stdout))
+    if files is not None:
+        console.message(f"report: {files.main}")
+
+
+def _rendered(found: "Comparison", form: Format) -> bytes:
+    return render(found.table, form, found.stable_metadata())
