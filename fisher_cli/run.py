@@ -20,6 +20,7 @@ from fisher_cli.inputs.datasets import Examples, load_examples
 from fisher_cli.inputs.factories import code_digest
 from fisher_cli.inputs.networks import Networks, outcome, refuse_nonfinite
 from fisher_cli.measurement import Observer, Silent, Trail, choose_device, measure
+from fisher_cli.normalizing import with_chosen_normalization
 from fisher_cli.records import Journal, Record
 from fisher_cli.results import Ledger, Measurement, Status
 from fisher_cli.settings import Resources, Settings
@@ -53,6 +54,9 @@ def _examples(settings: Settings, resources: Resources) -> Examples:
         limit=settings.limit,
         labels=settings.labels,
         normalize=settings.normalize,
+        resize=settings.resize,
+        crop=settings.crop,
+        arguments=dict(settings.data_arguments),
         download=resources.download,
         seed=settings.seed,
     )
@@ -72,7 +76,7 @@ class Run:
         self.device = choose_device(resources.device)
         self.files = find_checkpoints(paths, state_key=settings.state_key)
         self.networks = Networks(settings.model, dict(settings.model_arguments))
-        self.examples = _examples(settings, resources)
+        self.examples = self._normalized(_examples(settings, resources))
         self._data = _resident(self.examples, self.device)
         self._batch_size = resources.batch_size
         self._known: tuple[nn.Module, Ledger] | None = None
@@ -82,6 +86,26 @@ class Run:
         self._before: CheckpointFile | None = None
         self._is_traced = True
         self.analysis = Analysis(settings, resources, str(self.device), self.examples.describe())
+
+    def _normalized(self, examples: Examples) -> Examples:
+        """The examples, with the constants that `--normalize auto` chooses for the last checkpoint that can be used.
+
+        Raises:
+            FisherError: what is wrong with the last checkpoint, when none can be used.
+        """
+        last: Exception | None = None
+        for file in reversed(self.files) if examples.candidates else ():
+            try:
+                checkpoint = load_checkpoint(file, state_key=self._settings.state_key)
+                refuse_nonfinite(checkpoint)
+                module = self.networks.load(self.networks.architecture(checkpoint), checkpoint)
+            except FisherError as error:
+                last = last or error
+                continue
+            return with_chosen_normalization(examples, module, self._settings, self.device)
+        if last is not None:
+            raise last
+        return examples
 
     def __len__(self) -> int:
         return len(self.files)
@@ -276,6 +300,8 @@ def _analyze_modules(
     device = choose_device(resources.device)
     if tensors is None:
         examples = _examples(settings, resources)
+        if examples.candidates:
+            examples = with_chosen_normalization(examples, modules[-1], settings, device)
         source, classes, described = _resident(examples, device), examples.classes, examples.describe()
     elif len(tensors.inputs) != len(tensors.labels):
         msg = f"{len(tensors.inputs)} inputs and {len(tensors.labels)} labels: give one label per input"

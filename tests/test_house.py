@@ -18,7 +18,7 @@ GROUND = {"settings", "results", "errors", "cells", "columns", "durable", "codec
 FLOORS: list[set[str]] = [
     GROUND,
     {"rows", "metadata", "tables", "outputs", "records", "integrity", "inputs", "curvature"},
-    {"measurement", "analysis", "run", "reports"},
+    {"measurement", "normalizing", "analysis", "run", "reports"},
     {"cli", "__main__"},
 ]
 # Which of the same floor may be used by whom.
@@ -27,7 +27,7 @@ BESIDE = {
     "tables": {"rows"},
     "outputs": {"tables"},
     "integrity": {"tables", "outputs", "records"},
-    "run": {"measurement", "analysis"},
+    "run": {"measurement", "normalizing", "analysis"},
     "__main__": {"cli"},
 }
 

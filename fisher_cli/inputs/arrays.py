@@ -12,7 +12,7 @@ from fisher_cli.errors import DataError
 from fisher_cli.inputs.containers import one_line
 from fisher_cli.inputs.normalization import NONE
 from fisher_cli.inputs.sources import Array, Example, Source
-from fisher_cli.inputs.splits import choose_split
+from fisher_cli.inputs.splits import choose_split, in_order
 
 _INPUT_WORDS: Final = ("inputs", "input", "images", "image", "x", "data", "features")
 _LABEL_WORDS: Final = ("labels", "label", "y", "targets", "target")
@@ -48,7 +48,7 @@ def array_source(name: str, tables: Mapping[str, Table], split: str | None) -> S
         DataError: The arrays are not told apart, or they are no inputs and labels of one number of examples.
     """
     pairs = _pairs(name, list(tables))
-    chosen = choose_split(split, [each for each in pairs if each is not None], name)
+    chosen = choose_split(split, in_order(each for each in pairs if each is not None), name)
     inputs_name, labels_name = pairs[chosen]
     return pair_source(name, tables[inputs_name], tables[labels_name], chosen, (inputs_name, labels_name))
 
@@ -106,7 +106,7 @@ def _pairs(name: str, names: Sequence[str]) -> dict[str | None, tuple[str, str]]
             inputs.setdefault(part, []).append(each)
         elif word in _LABEL_WORDS:
             labels.setdefault(part, []).append(each)
-    shown = one_line(", ".join(names), 300) or "nothing"
+    shown = one_line(", ".join(sorted(names)), 300) or "nothing"
     doubled = [each for each in (*inputs.values(), *labels.values()) if len(each) > 1]
     if doubled:
         msg = f"{name}: {one_line(' and '.join(doubled[0]))} could both be meant; keep one of them in the file"

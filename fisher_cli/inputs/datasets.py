@@ -113,7 +113,7 @@ def load_examples(
     labels: str | None = None,
     normalize: str | None = None,
     resize: str | int | Sequence[int] | None = None,
-    crop: str | int | None = None,
+    crop: str | int | Sequence[int] | None = None,
     arguments: Mapping[str, str] = _NO_ARGUMENTS,
     download: bool = False,
     seed: int = 0,
@@ -133,7 +133,7 @@ def load_examples(
         normalize: a name, `weights:NAME`, numbers `m1,m2,m3/s1,s2,s3`, or `auto`, which leaves `candidates` to
             choose from; None: the dataset's own constants.
         resize: N for the shorter side or HxW, of every image.
-        crop: the side of the square cut from the centre.
+        crop: N or HxW, cut from the centre of every image.
         arguments: of the function that `data` names.
         download: fetch a named dataset that is missing.
         seed: of the selection.
@@ -188,7 +188,7 @@ def load_examples(
 
 
 def _prepared(
-    normalize: str | None, resize: str | int | Sequence[int] | None, crop: str | int | None
+    normalize: str | None, resize: str | int | Sequence[int] | None, crop: str | int | Sequence[int] | None
 ) -> tuple[Normalization | None, Resizing]:
     """Return the constants of `weights:NAME`, else None, and the sizes.
 

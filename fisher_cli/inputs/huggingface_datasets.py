@@ -19,10 +19,11 @@ from fisher_cli.inputs.containers import one_line
 from fisher_cli.inputs.parquet_images import parquet_source
 from fisher_cli.inputs.regular_files import open_regular, shown
 from fisher_cli.inputs.sources import Source
-from fisher_cli.inputs.splits import SPLIT_WORDS, choose_split
+from fisher_cli.inputs.splits import SPLIT_WORDS, choose_split, in_order
 
 PREFIX: Final = "hf:"
 _NAME: Final = re.compile(r"[\w.-]+(?:/[\w.-]+)?", re.ASCII)
+_CONFIG: Final = re.compile(r"[\w.+-]*", re.ASCII)
 _SHARD: Final = re.compile(r"(.+?)(?:-[0-9]{5}-of-[0-9]{5}(?:-[0-9a-f]+)?)?", re.ASCII)
 _LONGEST_DESCRIPTION: Final = 64 * 2**20
 _FIRST_SAFE: Final = 4  # versions below run a repository's loading script
@@ -42,7 +43,7 @@ def huggingface_source(data: str, split: str | None, *, download: bool) -> Sourc
     if place and path.is_file():
         return _split_of(data, {None: [path]}, split, path.parent)
     name, _, config = place.partition(":")
-    if not _NAME.fullmatch(name) or ".." in name:
+    if not _NAME.fullmatch(name) or ".." in name or not _CONFIG.fullmatch(config):
         msg = f"--data {one_line(data)}: names no dataset; type hf:NAME, hf:OWNER/NAME:CONFIG, or hf:DIR"
         raise DataError(msg)
     found = _cached(name, config)
@@ -63,7 +64,7 @@ def huggingface_source(data: str, split: str | None, *, download: bool) -> Sourc
 
 def _split_of(data: str, splits: Mapping[str | None, Sequence[Path]], split: str | None, beside: Path) -> Source:
     data = one_line(data, 500)
-    chosen = choose_split(split, [name for name in splits if name is not None], data)
+    chosen = choose_split(split, in_order(name for name in splits if name is not None), data)
     paths = sorted(splits[chosen])
     if paths[0].suffix == ".parquet":
         return parquet_source(data, paths, chosen)

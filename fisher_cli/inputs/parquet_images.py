@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,22 +38,23 @@ def parquet_source(name: str, paths: Sequence[Path], split: str | None) -> Sourc
     return table_source(name, split, columns or [], groups, _rows)
 
 
-def _open(path: Path) -> Any:
-    """Return pyarrow's view of the file: its footer is read, nothing else.
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    """Give pyarrow's view of the file: its footer is read, nothing else.
 
     Raises:
         DataError: It is no Parquet file, or damaged.
     """
     import pyarrow.parquet as pq
 
-    try:
-        # Without pre-buffering a column is read in pieces, not as a whole.
-        return pq.ParquetFile(open_regular(path), pre_buffer=False, buffer_size=2**20, page_checksum_verification=True)
-    except DataError:
-        raise
-    except Exception as error:  # ArrowInvalid, OSError, ArrowNotImplementedError
-        msg = f"{shown(path)}: no Parquet file, or a damaged one ({one_line(error, 100)}); {_AGAIN}"
-        raise DataError(msg) from error
+    with open_regular(path) as file:
+        try:
+            # Without pre-buffering a column is read in pieces, not as a whole.
+            opened = pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20, page_checksum_verification=True)
+        except Exception as error:  # ArrowInvalid, OSError, ArrowNotImplementedError
+            msg = f"{shown(path)}: no Parquet file, or a damaged one ({one_line(error, 100)}); {_AGAIN}"
+            raise DataError(msg) from error
+        yield opened
 
 
 def _rows(group: Group, columns: list[str], wanted: Sequence[int]) -> Iterator[dict[str, object]]:

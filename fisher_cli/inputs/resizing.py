@@ -23,14 +23,14 @@ class Resizing:
 
     Attributes:
         size: N: the shorter side becomes N and the longer one int(N · long/short); (H, W): exactly that; None: as is.
-        crop: the side of the square cut from the centre; None: nothing is cut.
+        crop: (H, W) of the part cut from the centre, N for a square; None: nothing is cut.
         interpolation: bilinear or another of Pillow's filters, all antialiased.
 
     Source: torchvision.transforms.Resize and CenterCrop on Pillow images.
     """
 
     size: Size | None = None
-    crop: int | None = None
+    crop: Size | None = None
     interpolation: str = "bilinear"
 
     def __bool__(self) -> bool:
@@ -54,8 +54,8 @@ class Resizing:
 
     def describe(self) -> dict[str, object]:
         """The sizes as JSON values for the record."""
-        size = list(self.size) if isinstance(self.size, tuple) else self.size
-        return {"resize": size, "crop": self.crop, "interpolation": self.interpolation if size is not None else None}
+        size, crop = (list(each) if isinstance(each, tuple) else each for each in (self.size, self.crop))
+        return {"resize": size, "crop": crop, "interpolation": self.interpolation if size is not None else None}
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         if not isinstance(self.size, int):
@@ -64,37 +64,43 @@ class Resizing:
         return (self.size, longer) if height <= width else (longer, self.size)
 
     @staticmethod
-    def _cropped(pixels: Pixels, side: int, where: str) -> Pixels:
+    def _cropped(pixels: Pixels, crop: Size, where: str) -> Pixels:
         height, width = pixels.shape[:2]
-        if min(height, width) < side:
-            msg = f"{where}: {width}×{height} pixels, smaller than --crop {side}; enlarge it first with --resize {side}"
+        high, wide = (crop, crop) if isinstance(crop, int) else crop
+        if height < high or width < wide:
+            msg = f"{where}: {width}×{height} pixels, smaller than --crop {high}x{wide}; enlarge it first with --resize"
             raise DataError(msg)
-        top, left = round((height - side) / 2), round((width - side) / 2)
-        return pixels[top : top + side, left : left + side]
+        top, left = round((height - high) / 2), round((width - wide) / 2)
+        return pixels[top : top + high, left : left + wide]
 
 
-def read_resizing(resize: str | int | Sequence[int] | None, crop: str | int | None) -> Resizing:
-    """Return what the words of `--resize N|HxW` and `--crop N` mean.
+def read_resizing(resize: str | int | Sequence[int] | None, crop: str | int | Sequence[int] | None) -> Resizing:
+    """Return what the words of `--resize N|HxW` and `--crop N|HxW` mean.
 
     Raises:
-        UsageError: They are no such numbers, or the crop is larger than the resized image.
+        UsageError: They are no such sizes, or the crop is larger than the resized image.
     """
-    size = None if resize is None else _sides(resize)
-    side = None if crop is None else _sides(crop)
-    if isinstance(side, tuple):
-        msg = f"--crop {one_line(crop)}: the part that is cut out is square; type one number, such as --crop 224"
-        raise UsageError(msg)
-    if side is not None and size is not None and side > (size if isinstance(size, int) else min(size)):
-        msg = f"--crop {side} is larger than --resize {one_line(resize)}; crop at most what is there"
-        raise UsageError(msg)
-    return Resizing(size, side)
+    size = None if resize is None else _sides(resize, "--resize")
+    part = None if crop is None else _sides(crop, "--crop")
+    if size is not None and part is not None:
+        there, wanted = ((each, each) if isinstance(each, int) else each for each in (size, part))
+        # Of an image whose shorter side is N the longer one is at least that, whichever it is.
+        if (wanted[0] > there[0] or wanted[1] > there[1]) and (isinstance(size, tuple) or min(wanted) > size):
+            msg = f"--crop {one_line(crop)} is larger than --resize {one_line(resize)}; crop at most what is there"
+            raise UsageError(msg)
+    return Resizing(size, part)
 
 
-def _sides(asked: str | int | Sequence[int]) -> Size:
+def _sides(asked: str | int | Sequence[int], option: str) -> Size:
+    """Return N or (H, W).
+
+    Raises:
+        UsageError: They are no such numbers.
+    """
     text = asked if isinstance(asked, str) else "x".join(map(str, [asked] if isinstance(asked, int) else asked))
     found = _SIZE.fullmatch(text.strip().lower())
     sides = [int(side) for side in found.groups() if side] if found else []
     if not sides or not all(1 <= side <= _LARGEST for side in sides):
-        msg = f"size {one_line(text)!r}: type N for the shorter side or HxW, from 1 to {_LARGEST}, such as --resize 256"
+        msg = f"{option} {one_line(text)!r}: type N or HxW, numbers from 1 to {_LARGEST}, such as {option} 224"
         raise UsageError(msg)
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])

@@ -1,6 +1,6 @@
 """Words for the parts of a dataset: `val`, `valid` and `validation` are one, as `train` and `training` are."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from fisher_cli.errors import UsageError
@@ -9,6 +9,12 @@ from fisher_cli.inputs.containers import one_line
 _SYNONYMS: Final = (("train", "training"), ("val", "valid", "validation", "dev", "eval"), ("test", "testing"))
 
 SPLIT_WORDS: Final = frozenset(word for words in _SYNONYMS for word in words)
+
+
+def in_order(splits: Iterable[str]) -> list[str]:
+    """Return the splits in the order train, val, test, others by name: files keep them in any."""
+    ranks = {word: rank for rank, words in enumerate(_SYNONYMS) for word in words}
+    return sorted(splits, key=lambda name: (ranks.get(name.lower(), len(_SYNONYMS)), name))
 
 
 def find_split(asked: str, there: Sequence[str]) -> str | None:
