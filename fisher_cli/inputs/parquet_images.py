@@ -14,7 +14,10 @@ from fisher_cli.inputs.sources import Source
 from fisher_cli.inputs.table_columns import schema_columns
 
 _AGAIN: Final = "copy or download it again"
-_AT_ONCE: Final = 64
+# Rows of one batch, and what they may take if each of them were as large as all that its row group stores: a value
+# that is stored once can be repeated in every row.
+_MOST_ROWS: Final = 1024
+_BATCH_BYTES: Final = 256 * 2**20
 
 
 def parquet_source(name: str, paths: Sequence[Path], split: str | None) -> Source:
@@ -69,7 +72,8 @@ def _rows(group: Group, columns: list[str], wanted: Sequence[int]) -> Iterator[d
         if not 0 <= claimed <= available_memory():
             msg = f"{where}: a row group claims {claimed} bytes; {_AGAIN}, or write it with smaller row groups"
             raise DataError(msg)
-        batches = file.iter_batches(_AT_ONCE, row_groups=[group.number], columns=columns, use_threads=False)
+        at_once = max(1, min(_MOST_ROWS, _BATCH_BYTES // max(1, claimed)))
+        batches = file.iter_batches(at_once, row_groups=[group.number], columns=columns, use_threads=False)
         while remaining:
             try:
                 batch = next(batches)
