@@ -130,7 +130,7 @@ class Run:
             "device": self.device.type,
             "batch_size": self._resources.batch_size,
             "settings": self._settings.without_folders(),
-            "data": self.examples.describe(),
+            "data": self.examples.describe(with_choice=False),
             "model_code": code_digest(model) if model is not None and ":" in model else None,
         }
 

@@ -14,6 +14,8 @@ from fisher_cli.cli.app import app
 from fisher_cli.errors import DataError, UsageError
 from fisher_cli.inputs.datasets import Examples, load_examples
 from fisher_cli.inputs.normalization import NAMED, Normalization, candidates, choose_normalization
+from fisher_cli.run import Run
+from fisher_cli.settings import Resources, Settings
 from tests.data_files import refusal, save_image
 
 pytestmark = pytest.mark.usefixtures("no_data_dir")
@@ -131,7 +133,7 @@ def test_the_dataset_s_own_constants_are_tried_first_and_each_only_once() -> Non
     ]  # fmt: skip
     assert all(len(each.mean) == len(each.std) == 3 for each in candidates(None, "data", 3))
     digits = candidates(Normalization("digits", (0.0,), (1.0,)), "digits", 1)
-    assert [each.name for each in digits] == ["digits", "mnist", "fashion-mnist", "kmnist", "half"]  # none is the same
+    assert [each.name for each in digits] == ["digits", "half"]  # none is the same
 
 
 class Picky(nn.Module):
@@ -177,7 +179,16 @@ def test_auto_looks_at_the_last_checkpoint_that_can_be_used(tmp_path: Path) -> N
     assert analysis.data["normalization"]["name"] == "digits"
     last = analysis.table[analysis.table["status"] == "ok"].iloc[-1]
     assert tried["digits"] == pytest.approx(last["loss"], rel=1e-6)  # all 300 are tried on
-    assert tried["mnist"] > tried["digits"]
+    assert tried["half"] > tried["digits"]
+
+
+def test_another_last_checkpoint_that_leads_to_the_same_choice_asks_the_same_question() -> None:
+    samples = sorted((Path(fisher_cli.__file__).parents[1] / "sample_checkpoints" / "digits-clean").glob("*.pt"))
+    runs = [Run([file], Settings(normalize="auto", limit=300), Resources()) for file in samples[-2:]]
+    assert runs[0].examples.choice != runs[1].examples.choice
+    assert runs[0].question == runs[1].question
+    other = Run(samples[-1:], Settings(normalize="half", limit=300), Resources())
+    assert other.question != runs[1].question
 
 
 def test_auto_that_was_never_chosen_is_not_used_by_accident() -> None:

@@ -85,9 +85,12 @@ class Examples:
         identity = _identity(self.indices, self.inputs, self.labels, normalization, self.pixel_maximum)
         return replace(self, normalization=normalization, identity=identity, candidates=(), choice=choice)
 
-    def describe(self) -> dict[str, Any]:
-        """Which examples these are and how they are prepared, as JSON values for the record."""
-        chosen = {} if self.choice is None else {"auto": self.choice.describe()}
+    def describe(self, *, with_choice: bool = True) -> dict[str, Any]:
+        """Which examples these are and how they are prepared, as JSON values for the record.
+
+        How `auto` came to its choice may be left out: other checkpoints may lead to the same one.
+        """
+        chosen = {} if self.choice is None or not with_choice else {"auto": self.choice.describe()}
         return {
             "name": last_part(self.name),
             "split": self.split,

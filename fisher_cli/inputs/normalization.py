@@ -74,6 +74,9 @@ _COMMON: Final = {
     3: ("cifar10", "cifar10-kuangliu", "cifar100", "imagenet", "half", "none"),
 }
 _NEITHER: Final = ("half", "none")
+# Statistics of one dataset are not another's; a network that is not sure enough yet has a lower loss on any inputs of
+# more contrast, so that each implausible candidate is a chance to be wrong.
+_OF_ONE_DATASET: Final = frozenset({"mnist", "fashion-mnist", "kmnist"})
 # At most so many examples are compared: on 256 sampling noise still hid ImageNet's constants behind CIFAR-10's.
 CHOICE_EXAMPLES: Final = 1024
 # Within so many standard errors of the difference two losses are not told apart.
@@ -119,7 +122,8 @@ class Choice:
 
 def candidates(own: Normalization | None, name: str, channels: int) -> tuple[Normalization, ...]:
     """Return what `auto` tries, one number per channel: the dataset's own first, the same numbers once."""
-    common = [NAMED[each] for each in _COMMON.get(channels, _NEITHER)]
+    names = _COMMON.get(channels, _NEITHER)
+    common = [NAMED[each] for each in names if own is None or each not in _OF_ONE_DATASET]
     found: dict[tuple[object, ...], Normalization] = {}
     for each in [own, *common] if own is not None else common:
         fitted = _fitted(each, channels, name)

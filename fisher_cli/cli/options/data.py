@@ -11,7 +11,7 @@ Data = Annotated[
     str,
     typer.Option(
         "--data",
-        metavar="NAME|folder:DIR|FILE|hf:NAME|FUNCTION",
+        metavar="NAME|folder:DIR|…",
         help="The examples: a name of `fisher datasets` (digits is built in), folder:DIR with one folder per class, "
         "a .npz, .pt, .safetensors or .parquet file, hf:NAME, or your function as in ./data.py:make.",
         rich_help_panel=DATA,
@@ -21,7 +21,7 @@ DataIfAny = Annotated[
     str | None,
     typer.Option(
         "--data",
-        metavar="NAME|folder:DIR|FILE|hf:NAME|FUNCTION",
+        metavar="NAME|folder:DIR|…",
         help="Show besides, on a few examples of this dataset, how each parameter's gradient norms are found.",
         show_default="none is needed",
         rich_help_panel=DATA,
@@ -66,9 +66,9 @@ Normalize = Annotated[
     str | None,
     typer.Option(
         "--normalize",
-        metavar="NAME|auto|M,…/S,…",
-        help="Of pixels scaled to 0…1: cifar10, imagenet, none, …, means/deviations of the channels, "
-        "weights:ResNet18_Weights.DEFAULT with its sizes, or auto: the lowest loss for the last checkpoint.",
+        metavar="NAME|M,…/S,…",
+        help="Of pixels scaled to 0…1: cifar10, imagenet, none, …, means/deviations of the channels, weights:NAME, or "
+        "auto: the lowest loss.",
         show_default="the dataset's own",
         rich_help_panel=DATA,
     ),
