@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fisher_cli.columns import COMPARISON_COLUMNS, LAYER_STEP_COLUMNS
 from fisher_cli.curvature.divergence import (
@@ -28,8 +28,7 @@ from fisher_cli.curvature.normalization_statistics import recalibrate, recalibra
 from fisher_cli.curvature.problem import Problem
 from fisher_cli.curvature.relative_entropy import agreement
 from fisher_cli.errors import ArchitectureError, NumericalError, OutOfMemoryError, UsageError
-from fisher_cli.inputs.checkpoints import Checkpoint, CheckpointFile, load_checkpoint
-from fisher_cli.inputs.networks import refuse_nonfinite
+from fisher_cli.inputs.checkpoints import Checkpoint, CheckpointFile
 from fisher_cli.measurement import posed
 from fisher_cli.results import CheckpointComparison, Estimate, LayerStep
 from fisher_cli.rows import comparison_row, layer_step_rows
@@ -153,10 +152,7 @@ class _Pair:
 
     def _problem(self, file: CheckpointFile, size: int | None) -> tuple[Checkpoint, Problem, str]:
         """A file's weights in their network, posed; a network of the same kind is the same module."""
-        checkpoint = load_checkpoint(file, self.run.reading)
-        refuse_nonfinite(checkpoint)
-        architecture = self.run.networks.architecture(checkpoint)
-        module: nn.Module = self.run.networks.load(architecture, checkpoint)
+        checkpoint, architecture, module = self.run.network(file)
         problem = posed(module, self.run.data, self.settings, size, self.run.device, self.run.examples.classes)
         self.at_once = min(problem.batch_size, problem.examples)
         self.notes += checkpoint.notes

@@ -15,11 +15,13 @@ from fisher_cli.analysis import Analysis
 from fisher_cli.curvature.memory import is_out_of_memory, release_memory
 from fisher_cli.curvature.problem import Data, TensorData
 from fisher_cli.errors import DataError, FisherError, OutOfMemoryError, UsageError
-from fisher_cli.inputs.checkpoints import CheckpointFile, Reading, find_checkpoints, load_checkpoint
+from fisher_cli.inputs.architectures import Architecture
+from fisher_cli.inputs.checkpoints import Checkpoint, CheckpointFile, Reading, find_checkpoints, load_checkpoint
 from fisher_cli.inputs.datasets import Examples, load_examples
 from fisher_cli.inputs.factories import code_digest
 from fisher_cli.inputs.networks import Networks, outcome, refuse_nonfinite
 from fisher_cli.measurement import Observer, Silent, choose_device, measure
+from fisher_cli.normalizing import with_chosen_normalization
 from fisher_cli.records import Journal, Record
 from fisher_cli.results import Ledger, Measurement, Status
 from fisher_cli.settings import Resources, Settings
@@ -54,6 +56,9 @@ def _examples(settings: Settings, resources: Resources) -> Examples:
         limit=settings.limit,
         labels=settings.labels,
         normalize=settings.normalize,
+        resize=settings.resize,
+        crop=settings.crop,
+        arguments=dict(settings.data_arguments),
         download=resources.download,
         seed=settings.seed,
     )
@@ -74,7 +79,7 @@ class Run:
         self.reading = Reading.of(settings, resources)
         self.files = find_checkpoints(paths, self.reading)
         self.networks = Networks(settings.model, dict(settings.model_arguments))
-        self.examples = _examples(settings, resources)
+        self.examples = self._normalized(_examples(settings, resources))
         self.data = _resident(self.examples, self.device)
         self._batch_size = resources.batch_size
         self._known: tuple[nn.Module, Ledger] | None = None
@@ -84,6 +89,31 @@ class Run:
         self._before: CheckpointFile | None = None
         self._is_traced = True
         self.analysis = Analysis(settings, resources, str(self.device), self.examples.describe())
+
+    def _normalized(self, examples: Examples) -> Examples:
+        """The examples, with the constants that `--normalize auto` chooses for the last checkpoint that can be used.
+
+        Raises:
+            FisherError: what is wrong with the last checkpoint, when none can be used.
+        """
+        last: Exception | None = None
+        for file in reversed(self.files) if examples.candidates else ():
+            try:
+                module = self.network(file)[2]
+            except FisherError as error:
+                last = last or error
+                continue
+            return with_chosen_normalization(examples, module, self._settings, self.device)
+        if last is not None:
+            raise last
+        return examples
+
+    def network(self, file: CheckpointFile) -> tuple[Checkpoint, Architecture, nn.Module]:
+        """A file's weights, and in their network; for the next file of its kind the network is the same module."""
+        checkpoint = load_checkpoint(file, self.reading)
+        refuse_nonfinite(checkpoint)
+        architecture = self.networks.architecture(checkpoint)
+        return checkpoint, architecture, self.networks.load(architecture, checkpoint)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -108,7 +138,7 @@ class Run:
             "device": self.device.type,
             "batch_size": self._resources.batch_size,
             "settings": self._settings.without_folders(),
-            "data": self.examples.describe(),
+            "data": self.examples.describe(with_choice=False),
             "model_code": code_digest(model) if model is not None and ":" in model else None,
         }
 
@@ -279,6 +309,8 @@ def _analyze_modules(
     device = choose_device(resources.device)
     if tensors is None:
         examples = _examples(settings, resources)
+        if examples.candidates:
+            examples = with_chosen_normalization(examples, modules[-1], settings, device)
         source, classes, described = _resident(examples, device), examples.classes, examples.describe()
     elif len(tensors.inputs) != len(tensors.labels):
         msg = f"{len(tensors.inputs)} inputs and {len(tensors.labels)} labels: give one label per input"

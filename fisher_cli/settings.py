@@ -83,8 +83,10 @@ def _pairs(value: Mapping[str, Any] | Iterable[tuple[str, str]]) -> tuple[tuple[
 
 
 def last_part(text: str) -> str:
-    """`folder:/a/b` as `folder:b`, `/a/net.py:make` as `net.py:make`, names as they are."""
-    prefix = "folder:" if text.startswith("folder:") else ""
+    """`folder:/a/b` as `folder:b`, `/a/net.py:make` as `net.py:make`, names as they are, also `hf:owner/name`."""
+    prefix = next((each for each in ("folder:", "hf:") if text.startswith(each)), "")
+    if prefix == "hf:" and text[3:4] not in {"/", ".", "~"}:
+        return text
     return prefix + text.removeprefix(prefix).rstrip("/").rsplit("/", 1)[-1]
 
 
@@ -99,7 +101,8 @@ class Settings:
     `limit` None means all examples. `model` None means: take the architecture that the checkpoint names.
     `normalize` None means the dataset's own constants. `include` and `exclude` are shell patterns on
     parameter names; a parameter is analysed when it matches one of `include` and none of `exclude`.
-    `resize` and `crop` are the texts of the options, `N` or `HxW`. `use_ema` takes a file's moving average of the
+    `resize` and `crop` are the texts of the options, `N` or `HxW`; `data_arguments` belong to a function that `data`
+    names. `use_ema` takes a file's moving average of the
     weights; `recalibrate_bn` recomputes the running statistics of batch norms on the analysed examples.
     `samples` labels per example belong to the sampled estimator; `target_error`, relative to the trace, to the
     deflated one, None for a tenth of the standard error over examples. `spectrum` None means: the leading
@@ -113,6 +116,7 @@ class Settings:
     normalize: str | None = None
     resize: str | None = None
     crop: str | None = None
+    data_arguments: tuple[tuple[str, str], ...] = ()
     model: str | None = None
     model_arguments: tuple[tuple[str, str], ...] = ()
     state_key: str | None = None
@@ -139,6 +143,7 @@ class Settings:
         forms: dict[str, Callable[[Any], Any]] = {
             "data": str,
             "labels": _text_or_none,
+            "data_arguments": _pairs,
             "model_arguments": _pairs,
             "estimator": lambda name: _one_of(Estimator, name),
             "likelihood": lambda name: _one_of(LikelihoodName, name),

@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 # Set before torch is imported: small problems are slower on several threads, and workers share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -9,6 +10,7 @@ import torch
 
 from fisher_cli.curvature.problem import Problem, TensorData, pose
 from tests.cases import CASES, Case
+from tests.data_files import save_image
 from tests.reference import Reference, reference
 
 _references: dict[tuple[str, torch.dtype], Reference] = {}
@@ -31,3 +33,24 @@ def reference_of(case: Case, dtype: torch.dtype = torch.float64) -> Reference:
     if key not in _references:
         _references[key] = reference(*case.make(dtype), case.likelihood)
     return _references[key]
+
+
+@pytest.fixture
+def no_data_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A working directory without data, and no variable that leads elsewhere."""
+    monkeypatch.delenv("FISHER_DATA_DIR", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    root = tmp_path / "images"
+    save_image(root / "cat" / "b.png", seed=1)
+    save_image(root / "cat" / "a.jpg", seed=2)
+    save_image(root / "cat" / "deeper" / "0.webp", seed=3)
+    save_image(root / "Dog" / "10.PNG", mode="L", seed=4)
+    save_image(root / "Dog" / "9.jpeg", mode="L", seed=5)
+    save_image(root / "Dog" / "x.png", mode="RGBA", seed=6)
+    (root / "Dog" / "notes.txt").write_text("no image")
+    (root / "readme.md").write_text("no class")
+    return root

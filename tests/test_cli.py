@@ -632,7 +632,11 @@ def test_the_help_fits_eighty_columns_and_shows_every_default() -> None:
 
 def test_names_are_listed() -> None:
     assert {"digits-mlp", "digits-cnn", "resnet18"} <= set(fisher("models").stdout.splitlines())
-    assert {"digits", "cifar10", "mnist"} <= set(fisher("datasets").stdout.splitlines())
+    lines = fisher("datasets").stdout.splitlines()
+    assert {"digits", "cifar10", "mnist", "imagenet"} <= {line.split(" ")[0] for line in lines}
+    assert next(line for line in lines if line.startswith("svhn")).split("  ")[-1].strip() == "scipy"
+    assert all(len(line) <= 120 for line in lines)
+    assert any(line.startswith("hf:NAME") for line in lines)
 
 
 def test_debug_shows_where(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ GROUND = {"settings", "results", "errors", "cells", "columns", "durable", "codec
 FLOORS: list[set[str]] = [
     GROUND,
     {"rows", "metadata", "tables", "outputs", "records", "integrity", "inputs", "curvature", "trajectory"},
-    {"trail", "measurement", "analysis", "run", "checkpoint_comparison", "reports"},
+    {"trail", "measurement", "normalizing", "analysis", "run", "checkpoint_comparison", "reports"},
     {"cli", "__main__"},
 ]
 # Which of the same floor may be used by whom.
@@ -30,7 +30,7 @@ BESIDE = {
     "outputs": {"tables"},
     "integrity": {"tables", "outputs", "records"},
     "measurement": {"trail"},
-    "run": {"measurement", "analysis", "trail"},
+    "run": {"measurement", "normalizing", "analysis", "trail"},
     "checkpoint_comparison": {"measurement", "run"},
     "__main__": {"cli"},
 }

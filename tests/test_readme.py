@@ -15,7 +15,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from fisher_cli.cli.app import app
-from tests.test_datasets import write_cifar10
+from tests.data_files import write_cifar
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -61,7 +61,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         torch.manual_seed(step)
         network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
         torch.save(network.state_dict(), tmp_path / "ckpts" / f"step_{step}.pt")
-    write_cifar10(tmp_path / "data", monkeypatch)
+    write_cifar(tmp_path / "data", monkeypatch)
     for label in range(10):
         folder = tmp_path / "images" / f"class{label}"
         folder.mkdir(parents=True)

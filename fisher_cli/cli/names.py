@@ -15,8 +15,8 @@ def models() -> None:
 
 
 def datasets() -> None:
-    """List the datasets that --data knows by name; folders of images go by folder:DIR."""
-    from fisher_cli.inputs.datasets import known_datasets
+    """List the datasets that --data knows: splits, classes, image size, packages needed; and its other forms."""
+    from fisher_cli.inputs.catalogue import catalogue_text
     from fisher_cli.reports.console import Console
 
-    Console().write("".join(f"{name}\n" for name in known_datasets()))
+    Console().write(catalogue_text())

@@ -43,6 +43,12 @@ DATA = (
     Asked("normalize", options.Normalize),
     Asked("resize", options.Resize),
     Asked("crop", options.Crop),
+    Asked(
+        "data_arguments",
+        options.DataArguments,
+        [],
+        lambda texts: tuple(options.key_value(text, "--data-arg") for text in texts),
+    ),
     Asked("download", options.Download, False, of=Resources),
 )
 MODEL = (

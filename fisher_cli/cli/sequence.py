@@ -90,6 +90,8 @@ def _say_what_is_analysed(console: "Console", run: "Run") -> None:
     part = "all" if len(examples) == examples.total else f"{len(examples)} of"
     split = f" {examples.split}" if examples.split else ""
     count = "1 checkpoint" if len(run) == 1 else f"{len(run)} checkpoints"
+    if examples.choice is not None:
+        console.message(examples.choice.sentence())
     name = examples.normalization.name
     normalised = "not normalised" if name == "none" else f"normalised by {name}"
     console.message(

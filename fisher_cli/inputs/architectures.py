@@ -5,12 +5,11 @@ a name of a closed list, and gets that only if its weights fit.
 """
 
 import difflib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from torch import nn
 
@@ -18,7 +17,7 @@ from fisher_cli.errors import ArchitectureError
 from fisher_cli.inputs.checkpoints import Checkpoint
 from fisher_cli.inputs.containers import one_line
 from fisher_cli.inputs.detection import Fit, detect, fit_notes, near_names
-from fisher_cli.inputs.factories import Factory, built, import_factory
+from fisher_cli.inputs.factories import Factory, built, import_factory, parsed_arguments
 from fisher_cli.inputs.families import BUILT_IN, Family
 from fisher_cli.inputs.fitting import dropped_notes, find_prefix
 from fisher_cli.inputs.huggingface_models import huggingface_model, is_huggingface
@@ -69,7 +68,7 @@ def find_factory(model: str | None, arguments: Mapping[str, str] = _NO_ARGUMENTS
     if model is None:
         return None
     if ":" in model and not model.startswith(PREFIX):
-        return _imported(model, {key: _parsed(value) for key, value in arguments.items()})
+        return _imported(model, parsed_arguments(arguments))
     _family(model)
     return None
 
@@ -90,7 +89,7 @@ def find_architecture(
         ArchitectureError: No name and nothing that fits, or too much; an unknown name; or a factory that cannot be
             imported or built from.
     """
-    parsed = {key: _parsed(value) for key, value in arguments.items()}
+    parsed = parsed_arguments(arguments)
     if model is not None and ":" in model and not model.startswith(PREFIX):
         return _imported(model, parsed)
     refused = _DOWNLOADS.intersection(parsed)
@@ -223,10 +222,3 @@ def _unknown_hint(name: str, where: str) -> str:
     near = difflib.get_close_matches(name.lower(), known_models(), n=3)
     guess = f"did you mean {' or '.join(near)}? " if near else ""
     return f"{where}: names an unknown network, {shown}; {guess}{_ASK} ({_LISTS})"
-
-
-def _parsed(value: str) -> object:
-    try:
-        return cast("object", json.loads(value))
-    except (ValueError, RecursionError):
-        return value

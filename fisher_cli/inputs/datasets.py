@@ -1,29 +1,26 @@
 """`--data` → the examples themselves: which dataset, which split, which of its examples, how normalised."""
 
-import difflib
 import hashlib
 import json
-import re
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from fisher_cli.errors import DataError, UsageError
-from fisher_cli.inputs import digits
-from fisher_cli.inputs.containers import one_line
-from fisher_cli.inputs.folders import folder
+from fisher_cli.inputs.catalogue import find_source, known_datasets
 from fisher_cli.inputs.labels import read_labels
-from fisher_cli.inputs.normalization import Normalization, find_normalization
+from fisher_cli.inputs.normalization import AUTO, NONE, Choice, Normalization, candidates, find_normalization
+from fisher_cli.inputs.resizing import Resizing, read_resizing
 from fisher_cli.inputs.sources import Source, read
-from fisher_cli.inputs.torchvision_datasets import DATASETS, torchvision_dataset
+from fisher_cli.inputs.weight_transforms import PREFIX, weight_transforms
 from fisher_cli.settings import last_part
 
 __all__ = ["Examples", "Normalization", "known_datasets", "load_examples"]
 
-_FOLDER: Final = "folder:"
+_NO_ARGUMENTS: Final[Mapping[str, str]] = {}
 
 
 @dataclass(frozen=True)
@@ -31,18 +28,22 @@ class Examples:
     """The selected examples of one split, as stored, with what is needed to feed them to a network.
 
     Attributes:
-        name: the dataset, as `fisher datasets` lists it, or `folder:DIR`.
+        name: the dataset, as `fisher datasets` lists it, or the words that named it.
         split: the part of it; None where it has no parts.
-        inputs: (N, C, H, W) uint8 images, or floating numbers.
+        inputs: (N, C, H, W) uint8 images, or (N, …) numbers that go to the network as they are.
         labels: (N,) int64.
         noisy: (N,) bool, from the column `noisy` of a labels file.
         class_names: the classes' names, () when unknown.
         classes: how many classes the dataset declares; None if the labels came from a file.
         indices: (N,) int64, each example's place within the split.
         total: the size of the split.
-        normalization: what `batch` applies.
+        normalization: what `batch` applies, to images and to what --normalize was typed for.
         identity: "sha256:…" over indices, raw inputs, labels and normalisation: same identity, same data.
         pixel_maximum: the stored number that stands for 1.
+        is_image: whether the inputs are pixels to be scaled to [0, 1].
+        resizing: what was done to the images before they were stored here.
+        candidates: what `--normalize auto` is still to choose from; () when there is nothing to choose.
+        choice: what it chose, and how the others compared.
     """
 
     name: str
@@ -57,17 +58,39 @@ class Examples:
     normalization: Normalization
     identity: str
     pixel_maximum: float = 255.0
+    is_image: bool = True
+    resizing: Resizing = field(default_factory=Resizing)
+    candidates: tuple[Normalization, ...] = ()
+    choice: Choice | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def batch(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Return normalised float32 inputs and the labels of examples `start` to `stop` − 1."""
-        inputs = self.normalization.apply(self.inputs[start:stop], self.pixel_maximum)
-        return inputs, self.labels[start:stop]
+        """Return the normalised inputs, of images in float32, and the labels of examples `start` to `stop` − 1.
 
-    def describe(self) -> dict[str, Any]:
-        """Which examples these are and how they are normalised, as JSON values for the record."""
+        Raises:
+            UsageError: Their normalisation was never chosen.
+        """
+        if self.candidates:
+            msg = "--normalize auto needs a network to choose by; type the name of the constants here"
+            raise UsageError(msg)
+        inputs, labels = self.inputs[start:stop], self.labels[start:stop]
+        if not self.is_image and self.normalization.name == NONE.name:
+            return inputs, labels
+        return self.normalization.apply(inputs, self.pixel_maximum), labels
+
+    def with_normalization(self, normalization: Normalization, choice: Choice | None = None) -> "Examples":
+        """Return the same examples with other constants, and so of another identity."""
+        identity = _identity(self.indices, self.inputs, self.labels, normalization, self.pixel_maximum)
+        return replace(self, normalization=normalization, identity=identity, candidates=(), choice=choice)
+
+    def describe(self, *, with_choice: bool = True) -> dict[str, Any]:
+        """Which examples these are and how they are prepared, as JSON values for the record.
+
+        How `auto` came to its choice may be left out: other checkpoints may lead to the same one.
+        """
+        chosen = {} if self.choice is None or not with_choice else {"auto": self.choice.describe()}
         return {
             "name": last_part(self.name),
             "split": self.split,
@@ -78,13 +101,10 @@ class Examples:
                 "name": self.normalization.name,
                 "mean": list(self.normalization.mean),
                 "std": list(self.normalization.std),
+                **chosen,
             },
+            **(self.resizing.describe() if self.resizing else {}),
         }
-
-
-def known_datasets() -> list[str]:
-    """Return the names that `--data` knows, sorted; `folder:DIR` is not one of them."""
-    return sorted(["digits", *DATASETS])
 
 
 def load_examples(
@@ -95,6 +115,9 @@ def load_examples(
     limit: int | None = 1000,
     labels: str | None = None,
     normalize: str | None = None,
+    resize: str | int | Sequence[int] | None = None,
+    crop: str | int | Sequence[int] | None = None,
+    arguments: Mapping[str, str] = _NO_ARGUMENTS,
     download: bool = False,
     seed: int = 0,
 ) -> Examples:
@@ -104,17 +127,22 @@ def load_examples(
     of torch.randperm(size, generator seeded by `seed`), sorted.
 
     Args:
-        data: a name of `known_datasets` (case, - and _ do not matter) or `folder:DIR`.
+        data: a name of `known_datasets` (case, - and _ do not matter), `folder:DIR`, `hf:NAME`, a file, or
+            `package.module:function`.
         data_dir: where named datasets lie; None: FISHER_DATA_DIR, else ./data.
         split: the part of it; None: `train` where there is one, for `folder:DIR` DIR itself.
         limit: how many examples, at least 1.
         labels: a CSV file `index,label[,noisy]` that replaces the labels.
-        normalize: a name or numbers `m1,m2,m3/s1,s2,s3`; None: the dataset's own constants.
+        normalize: a name, `weights:NAME`, numbers `m1,m2,m3/s1,s2,s3`, or `auto`, which leaves `candidates` to
+            choose from; None: the dataset's own constants.
+        resize: N for the shorter side or HxW, of every image.
+        crop: N or HxW, cut from the centre of every image.
+        arguments: of the function that `data` names.
         download: fetch a named dataset that is missing.
         seed: of the selection.
 
     Raises:
-        UsageError: The limit, the seed, the split or the normalisation cannot be.
+        UsageError: The limit, the seed, the split, a size or the normalisation cannot be.
         DataError: The dataset is unknown, missing, damaged, or its normalisation must be given.
     """
     if limit is not None and limit < 1:
@@ -123,13 +151,25 @@ def load_examples(
     if not 0 <= seed < 2**63:
         msg = f"--seed {seed}: type an integer from 0 to 2^63 − 1"
         raise UsageError(msg)
-    source = _source(data, split, data_dir, download=download)
+    own, resizing = _prepared(normalize, resize, crop)
+    source = find_source(data, split, data_dir, arguments, download=download)
+    if source.total < 1:
+        msg = f"{source.name}: holds no examples; check what it names"
+        raise DataError(msg)
     indices = _selected(source.total, limit, seed)
     if labels is not None:  # before the images: a wrong file is told at once
         new_labels, noisy = read_labels(labels, indices.tolist(), source.total)
     channels = _channels(source, int(indices[0]))
-    normalization = find_normalization(normalize, source.constants, source.name, channels)
-    inputs, own_labels = read(source, indices.tolist())
+    to_choose = normalize is not None and normalize.lower() == AUTO
+    _check_normalize(source, normalize, own)
+    tried = candidates(source.constants, source.name, channels) if to_choose else ()
+    normalization = (
+        tried[0]
+        if to_choose
+        else find_normalization(None if own else normalize, own or source.constants, source.name, channels)
+    )
+    inputs, own_labels = read(source, indices.tolist(), resizing)
+    _check_range(source, inputs, normalization)
     chosen = own_labels if labels is None else new_labels
     return Examples(
         name=source.name,
@@ -144,61 +184,57 @@ def load_examples(
         normalization=normalization,
         identity=_identity(indices, inputs, chosen, normalization, source.pixel_maximum),
         pixel_maximum=source.pixel_maximum,
+        is_image=source.is_image,
+        resizing=resizing,
+        candidates=tried,
     )
 
 
-def _source(data: str, split: str | None, data_dir: str | None, *, download: bool) -> Source:
-    """Return the split of the dataset that `data` names.
+def _prepared(
+    normalize: str | None, resize: str | int | Sequence[int] | None, crop: str | int | Sequence[int] | None
+) -> tuple[Normalization | None, Resizing]:
+    """Return the constants of `weights:NAME`, else None, and the sizes.
 
     Raises:
-        UsageError: `folder:` names no folder, or the dataset has no such split.
-        DataError: There is no such dataset.
+        UsageError: There are no such weights, or sizes are given beside theirs.
     """
-    if data.startswith(_FOLDER):
-        place = data.removeprefix(_FOLDER)
-        if not place:
-            msg = "--data folder: names no folder; type --data folder:DIR"
-            raise UsageError(msg)
-        return folder(place, split)
-    name = _canonical(data)
-    splits = digits.SPLITS if name == "digits" else DATASETS[name].splits
-    if split is None:
-        split = "train" if "train" in splits else next(iter(splits), None)
-    elif split not in splits:
-        there = f"there are {', '.join(splits)}" if splits else "it has only one part; leave --split out"
-        msg = f"--split {one_line(split)}: {name} has no such split; {there}"
+    resizing = read_resizing(resize, crop)
+    if normalize is None or not normalize.startswith(PREFIX):
+        return None, resizing
+    if resizing:
+        msg = f"--normalize {normalize} brings its own sizes; leave --resize and --crop out"
         raise UsageError(msg)
-    if name == "digits":
-        return digits.digits(split or "train")
-    return torchvision_dataset(name, split, data_dir, download=download)
+    return weight_transforms(normalize)
 
 
-def _canonical(data: str) -> str:
-    """Return the name as `known_datasets` spells it.
+def _check_normalize(source: Source, normalize: str | None, own: Normalization | None) -> None:
+    """Refuse constants of pixels for what are no pixels.
 
     Raises:
-        DataError: It names none of them.
+        UsageError: They were asked for.
     """
-    by_key = {_key(name): name for name in known_datasets()}
-    key = _key(data)
-    if key in by_key:
-        return by_key[key]
-    if data and Path(data).expanduser().is_dir():
-        shown = one_line(data)
-        msg = f"--data {shown}: a folder of images is named --data folder:{shown}"
-        raise DataError(msg)
-    if key == "imagenet":
-        msg = "--data imagenet: name the folder that holds its class folders: --data folder:DIR --normalize imagenet"
-        raise DataError(msg)
-    near = [name for k, name in by_key.items() if k.startswith(key)] if key else []
-    near += [by_key[k] for k in difflib.get_close_matches(key, by_key, n=3)]
-    guess = f"did you mean {', '.join(dict.fromkeys(near))}? " if near else ""
-    msg = f"--data {data!r}: unknown dataset; {guess}fisher datasets lists them, and folder:DIR reads class folders"
-    raise DataError(msg)
+    if source.is_image or normalize is None:
+        return
+    if normalize.lower() == AUTO or own is not None:
+        msg = f"--normalize {normalize}: {source.name} holds numbers that go to the network as they are; leave it out"
+        raise UsageError(msg)
 
 
-def _key(name: str) -> str:
-    return re.sub(r"[-_\s]", "", name.lower())
+def _check_range(source: Source, inputs: Tensor, normalization: Normalization) -> None:
+    """Refuse constants for pixels scaled to [0, 1] where stored numbers are not.
+
+    Raises:
+        DataError: The inputs are integers, or reach beyond 1.
+    """
+    if source.is_image or normalization.name == NONE.name:
+        return
+    if not inputs.is_floating_point() or bool(inputs.abs().max() > 1.5):
+        largest = inputs.abs().max().item()
+        msg = (
+            f"{source.name}: its inputs reach {largest:g}, and --normalize is for floating numbers from 0 to 1; "
+            "divide them where they are saved, or leave --normalize out"
+        )
+        raise DataError(msg)
 
 
 def _selected(total: int, limit: int | None, seed: int) -> Tensor:
@@ -209,8 +245,11 @@ def _selected(total: int, limit: int | None, seed: int) -> Tensor:
 
 
 def _channels(source: Source, index: int) -> int:
-    pixels, _ = source.example(index)
-    return pixels.shape[2] if pixels.ndim == 3 else 1
+    """Return how many numbers a normalisation has: the channels of images, else the first axis of an input."""
+    first, _ = next(iter(source.examples([index])))
+    if source.is_image:
+        return first.shape[2] if first.ndim == 3 else 1
+    return first.shape[0] if first.ndim else 1
 
 
 def _identity(

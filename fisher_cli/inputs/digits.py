@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from fisher_cli.inputs.normalization import Normalization
-from fisher_cli.inputs.sources import Pixels, Source
+from fisher_cli.inputs.sources import Pixels, Source, one_by_one
 
 SPLITS: Final = ("train", "test")
 TRAIN_EXAMPLES: Final = 1400
@@ -32,7 +32,7 @@ def digits(split: str) -> Source:
         total=len(labels),
         classes=10,
         class_names=tuple("0123456789"),
-        example=lambda index: (images[index], int(labels[index])),
+        examples=one_by_one(lambda index: (images[index], int(labels[index]))),
         constants=CONSTANTS,
         pixel_maximum=16.0,
     )

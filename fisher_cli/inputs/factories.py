@@ -1,9 +1,10 @@
-"""The user's own words → a function that builds a network: the only place that imports code by name."""
+"""The user's own words → a function that builds a network or a dataset: the only place that imports code by name."""
 
 import difflib
 import hashlib
 import importlib
 import importlib.util
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from types import ModuleType
 import torch
 from torch import nn
 
-from fisher_cli.errors import ArchitectureError
+from fisher_cli.errors import ArchitectureError, FisherError
 from fisher_cli.inputs.containers import one_line
 
 Factory = Callable[..., object]
@@ -22,12 +23,27 @@ Factory = Callable[..., object]
 def import_factory(model: str) -> tuple[str, Factory]:
     """Return the name for the report and the function of `package.module:function` or `./file.py:function`.
 
-    The working directory joins the import path, last. Never to be called with words found in a file.
-
     Raises:
         ArchitectureError: The module cannot be imported, or there is no such function in it.
     """
-    place, _, attribute = model.rpartition(":")
+    return import_function(model, "--model", ArchitectureError, "the network")
+
+
+def import_function(words: str, option: str, kind: type[FisherError], gives: str) -> tuple[str, Factory]:
+    """Return the name for the report and the function of `package.module:function` or `./file.py:function`.
+
+    The working directory joins the import path, last. Never to be called with words found in a file.
+
+    Args:
+        words: What the user typed.
+        option: Where, for messages.
+        kind: The error to raise.
+        gives: What the function is to return, for messages.
+
+    Raises:
+        FisherError: The module cannot be imported, or there is no such function in it; of the given kind.
+    """
+    place, _, attribute = words.rpartition(":")
     is_file = place.endswith(".py")
     here = os.getcwd()
     if here not in sys.path:
@@ -36,15 +52,15 @@ def import_factory(model: str) -> tuple[str, Factory]:
         module = _file_module(Path(place)) if is_file else importlib.import_module(place)
     except (Exception, SystemExit) as error:
         check = "a file is named with its suffix .py" if "/" in place and not is_file else "check it"
-        msg = f"--model {one_line(model)}: importing it failed ({_reason(error)}); {check}"
-        raise ArchitectureError(msg) from error
+        msg = f"{option} {one_line(words)}: importing it failed ({call_reason(error)}); {check}"
+        raise kind(msg) from error
     factory = getattr(module, attribute, None)
     if not callable(factory) or isinstance(factory, nn.Module):
         what = "is no function" if hasattr(module, attribute) else "is not in it"
         near = difflib.get_close_matches(attribute, [name for name in vars(module) if name[:1] != "_"], n=1)
-        guess = f"did you mean {near[0]}?" if near else "name a function that returns the network"
-        msg = f"--model {one_line(model)}: {one_line(attribute) or 'the function'} {what}; {guess}"
-        raise ArchitectureError(msg)
+        guess = f"did you mean {near[0]}?" if near else f"name a function that returns {gives}"
+        msg = f"{option} {one_line(words)}: {one_line(attribute) or 'the function'} {what}; {guess}"
+        raise kind(msg)
     return f"{Path(place).name if is_file else place}:{attribute}", factory
 
 
@@ -63,6 +79,18 @@ def code_digest(model: str) -> str | None:
         return None
 
 
+def parsed_arguments(arguments: Mapping[str, str]) -> dict[str, object]:
+    """Return the arguments with values read as JSON where they can be, else as text."""
+    return {key: _parsed(value) for key, value in arguments.items()}
+
+
+def _parsed(value: str) -> object:
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
 def built(factory: Factory, arguments: Mapping[str, object], name: str) -> nn.Module:
     """Return the network that the factory builds; the random state is left as it was.
 
@@ -73,7 +101,7 @@ def built(factory: Factory, arguments: Mapping[str, object], name: str) -> nn.Mo
         with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: their draw leaves no trace
             network = factory(**arguments)
     except (Exception, SystemExit) as error:
-        msg = f"{name}: building the network failed ({_reason(error)}); check the factory and --model-arg"
+        msg = f"{name}: building the network failed ({call_reason(error)}); check the factory and --model-arg"
         raise ArchitectureError(msg) from error
     if not isinstance(network, nn.Module):
         msg = f"{name}: returned {type(network).__name__}, no torch.nn.Module; name a function that returns one"
@@ -109,6 +137,7 @@ def _file_module(path: Path) -> ModuleType:
     return module
 
 
-def _reason(error: BaseException) -> str:
+def call_reason(error: BaseException) -> str:
+    """Return what a function of the user's raised, in one line."""
     text = one_line(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,23 +1,20 @@
 """Images in class folders, in torchvision's ImageFolder order; only the selected ones are opened."""
 
 import os
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
-
 from fisher_cli.errors import DataError, UsageError
 from fisher_cli.inputs.containers import one_line
-from fisher_cli.inputs.sources import Pixels, Source
+from fisher_cli.inputs.images import read_image
+from fisher_cli.inputs.regular_files import shown
+from fisher_cli.inputs.sources import Source, one_by_one
+from fisher_cli.inputs.splits import SPLIT_WORDS, find_split
 
 _READ: Final = (".jpg", ".jpeg", ".png", ".webp")
 # ImageFolder would count these too; leaving them out silently would shift every index.
 _NOT_READ: Final = (".ppm", ".bmp", ".pgm", ".tif", ".tiff")
-_FORMATS: Final = ("JPEG", "PNG", "WEBP")
-_SPLIT_NAMES: Final = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
 def folder(place: str, split: str | None) -> Source:
@@ -27,35 +24,36 @@ def folder(place: str, split: str | None) -> Source:
         UsageError: There is no such split, or there are splits and none was named.
         DataError: The folder is missing, or it holds no images in class folders.
     """
-    root, place = Path(place).expanduser(), _shown(place)
+    root, place = Path(place).expanduser(), shown(place)
     if not root.is_dir():
         what = "is no folder" if root.exists() else "there is no such folder"
         msg = f"folder:{place}: {what}; type --data folder:DIR with a DIR that holds one folder per class"
         raise DataError(msg)
     names = _folders_in(root)
-    if split is not None and split not in names:
+    chosen = None if split is None else find_split(split, names)
+    if split is not None and chosen is None:
         there = f"there are {one_line(', '.join(names))}" if names else "it holds no folders"
-        msg = f"--split {one_line(split)}: no such folder in {_shown(root)}; {there}"
+        msg = f"--split {one_line(split)}: no such folder in {shown(root)}; {there}"
         raise UsageError(msg)
-    if split is None and names and _SPLIT_NAMES.issuperset(name.lower() for name in names):
+    if split is None and names and SPLIT_WORDS.issuperset(name.lower() for name in names):
         msg = f"folder:{place}: its folders are splits, not classes; choose with --split {names[0]}"
         raise UsageError(msg)
-    root = root if split is None else root / split
+    root = root if chosen is None else root / chosen
 
     # Every folder is a class, also a hidden or an empty one: so ImageFolder numbered them in training.
     classes = _folders_in(root)
     samples = [(path, label) for label, name in enumerate(classes) for path in _images_below(root / name)]
     if not samples:
-        msg = f"{_shown(root)}: no JPEG, PNG or WEBP files in class folders; expected DIR/CLASS/IMAGE.jpg"
+        msg = f"{shown(root)}: no JPEG, PNG or WEBP files in class folders; expected DIR/CLASS/IMAGE.jpg"
         raise DataError(msg)
     return Source(
         name=f"folder:{place}",
-        split=split,
+        split=chosen,
         total=len(samples),
         classes=len(classes),
         class_names=tuple(classes),
-        example=lambda index: (_rgb(samples[index][0]), samples[index][1]),
-        place=lambda index: _shown(samples[index][0]),
+        examples=one_by_one(lambda index: (read_image(samples[index][0]), samples[index][1])),
+        place=lambda index: shown(samples[index][0]),
         constants=None,
     )
 
@@ -70,7 +68,7 @@ def _folders_in(root: Path) -> list[str]:
         with os.scandir(root) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir())
     except OSError as error:
-        msg = f"{_shown(root)}: cannot be listed ({error.strerror}); check its permissions with: ls -ld"
+        msg = f"{shown(root)}: cannot be listed ({error.strerror}); check its permissions with: ls -ld"
         raise DataError(msg) from error
 
 
@@ -86,7 +84,7 @@ def _images_below(root: Path) -> Iterator[Path]:
             suffix = os.path.splitext(name)[1].lower()
             path = Path(place, name)
             if suffix in _NOT_READ:
-                msg = f"{_shown(path)}: only JPEG, PNG and WEBP are read; convert it to PNG, or move it elsewhere"
+                msg = f"{shown(path)}: only JPEG, PNG and WEBP are read; convert it to PNG, or move it elsewhere"
                 raise DataError(msg)
             if suffix in _READ:
                 yield path
@@ -101,38 +99,7 @@ def _walk(root: Path, walked: set[str]) -> Iterator[tuple[str, list[str], list[s
     for place, folders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(place)
         if real in walked:
-            msg = f"{_shown(place)}: a link to {_shown(real)}, which is in this class already; remove the link"
+            msg = f"{shown(place)}: a link to {shown(real)}, which is in this class already; remove the link"
             raise DataError(msg)
         walked.add(real)
         yield place, folders, files
-
-
-def _shown(path: Path | str) -> str:
-    return one_line(path, 500)  # a file name can hold line breaks
-
-
-def _rgb(path: Path) -> Pixels:
-    """Return the image as (H, W, 3), converted to RGB as ImageFolder's loader does it.
-
-    Raises:
-        DataError: The file cannot be read as an 8-bit JPEG, PNG or WEBP image.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # remarks on transparency and metadata, which are not looked at
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=_FORMATS) as image:
-                mode = image.mode
-                pixels = np.asarray(image.convert("RGB"))
-    except UnidentifiedImageError as error:
-        msg = f"{_shown(path)}: its content is no JPEG, PNG or WEBP image; replace it, or move it out of the folder"
-        raise DataError(msg) from error
-    # A damaged file makes Pillow raise nearly anything: OSError, SyntaxError, ValueError, struct.error, …
-    except Exception as error:
-        reason = one_line(error) or type(error).__name__
-        msg = f"{_shown(path)}: cannot be read as an image ({reason}); replace it, or move it out of the folder"
-        raise DataError(msg) from error
-    if mode[0] in "IF":
-        msg = f"{_shown(path)}: its pixels have more than 8 bits, which RGB would cut off; save it with 8 bits"
-        raise DataError(msg)
-    return pixels

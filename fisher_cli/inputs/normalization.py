@@ -2,9 +2,9 @@
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -62,10 +62,103 @@ NAMED: Final = {
         Normalization("stl10", (0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713)),
         # torchvision's transforms.Normalize presets for every ImageNet network.
         Normalization("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        # OpenAI's CLIP and what is fine-tuned from it.
+        Normalization("clip", (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
     )
 }
 
-_FORMS: Final = f"{', '.join(sorted(NAMED))}, or numbers MEAN,…/STD,… such as 0.5,0.5,0.5/0.25,0.25,0.25"
+AUTO: Final = "auto"
+# What `auto` tries beside the dataset's own constants, by the number of channels.
+_COMMON: Final = {
+    1: ("mnist", "fashion-mnist", "kmnist", "half", "none"),
+    3: ("cifar10", "cifar10-kuangliu", "cifar100", "imagenet", "half", "none"),
+}
+_NEITHER: Final = ("half", "none")
+# Statistics of one dataset are not another's; a network that is not sure enough yet has a lower loss on any inputs of
+# more contrast, so that each implausible candidate is a chance to be wrong.
+_OF_ONE_DATASET: Final = frozenset({"mnist", "fashion-mnist", "kmnist"})
+# At most so many examples are compared: on 256 sampling noise still hid ImageNet's constants behind CIFAR-10's.
+CHOICE_EXAMPLES: Final = 1024
+# Within so many standard errors of the difference two losses are not told apart.
+_NOISE: Final = 2.0
+
+_FORMS: Final = (
+    f"{', '.join(sorted(NAMED))}, auto, weights:NAME, or numbers MEAN,…/STD,… such as 0.5,0.5,0.5/0.25,0.25,0.25"
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which constants `auto` took, and how the others compared.
+
+    Attributes:
+        normalization: those with the lowest loss.
+        losses: (name, mean loss in nats) of all that were tried, lowest first; NaN where the outputs were not finite.
+        examples: on how many examples.
+        close: names of those within the noise of the lowest: two standard errors of the paired difference.
+    """
+
+    normalization: Normalization
+    losses: tuple[tuple[str, float], ...]
+    examples: int
+    close: tuple[str, ...]
+
+    def sentence(self) -> str:
+        """Return what was chosen, beside the losses of all that were tried, in one line."""
+        (name, best), *others = self.losses
+        listed = ", ".join(f"{other} {loss:.4g}" for other, loss in others)
+        noise = (
+            f"; within the noise of it: {', '.join(self.close)}: name one of them with --normalize"
+            if self.close
+            else ""
+        )
+        return f"--normalize auto: {name} (loss {best:.4g} on {self.examples} examples; {listed}){noise}"
+
+    def describe(self) -> dict[str, Any]:
+        """Return the choice as JSON values for the record."""
+        losses = [{"name": name, "loss": loss if math.isfinite(loss) else None} for name, loss in self.losses]
+        return {"tried": losses, "examples": self.examples, "within_noise": list(self.close)}
+
+
+def candidates(own: Normalization | None, name: str, channels: int) -> tuple[Normalization, ...]:
+    """Return what `auto` tries, one number per channel: the dataset's own first, the same numbers once."""
+    names = _COMMON.get(channels, _NEITHER)
+    common = [NAMED[each] for each in names if own is None or each not in _OF_ONE_DATASET]
+    found: dict[tuple[object, ...], Normalization] = {}
+    for each in [own, *common] if own is not None else common:
+        fitted = _fitted(each, channels, name)
+        found.setdefault((fitted.mean, fitted.std), fitted)
+    return tuple(found.values())
+
+
+def choose_normalization(candidates: Sequence[Normalization], losses_of: Callable[[Normalization], Tensor]) -> Choice:
+    """Return the constants argmin over candidates of mean_n loss_n, in nats, on one batch.
+
+    Args:
+        candidates: at least one; the first of equals is taken.
+        losses_of: the losses (N,) of the same N examples, normalised so.
+
+    Raises:
+        DataError: No candidate gives finite losses.
+    """
+    losses = {each.name: losses_of(each).double() for each in candidates}
+    means = {name: float(each.mean()) for name, each in losses.items()}
+    finite = [each for each in candidates if math.isfinite(means[each.name])]
+    if not finite:
+        msg = "--normalize auto: the network's loss is NaN or infinite however its inputs are normalised"
+        raise DataError(msg)
+    best = min(finite, key=lambda each: means[each.name])
+    ordered = sorted(means.items(), key=lambda item: (not math.isfinite(item[1]), item[1]))
+    close = [each.name for each in finite if each is not best and _alike(losses[each.name] - losses[best.name])]
+    first = [(best.name, means[best.name]), *((name, mean) for name, mean in ordered if name != best.name)]
+    return Choice(best, tuple(first), len(losses[best.name]), tuple(close))
+
+
+def _alike(differences: Tensor) -> bool:
+    """Whether the mean difference lies within the noise of its examples."""
+    if len(differences) < 2:
+        return True
+    return float(differences.mean()) <= _NOISE * float(differences.std()) / math.sqrt(len(differences))
 
 
 def find_normalization(asked: str | None, own: Normalization | None, name: str, channels: int) -> Normalization:
@@ -95,6 +188,15 @@ def find_normalization(asked: str | None, own: Normalization | None, name: str, 
         constants = _from_numbers(asked)
     else:
         constants = _from_name(asked)
+    return _fitted(constants, channels, name)
+
+
+def _fitted(constants: Normalization, channels: int, name: str) -> Normalization:
+    """Return the constants with one number per channel.
+
+    Raises:
+        DataError: There are several numbers, and not as many as channels.
+    """
     return Normalization(
         constants.name,
         _per_channel(constants.mean, channels, name, constants.name),

@@ -3,6 +3,7 @@
 from fisher_cli.cli.options.data import (
     Crop,
     Data,
+    DataArguments,
     DataDir,
     DataIfAny,
     Download,
@@ -51,6 +52,7 @@ __all__ = [
     "Crop",
     "Damping",
     "Data",
+    "DataArguments",
     "DataDir",
     "DataIfAny",
     "Debug",

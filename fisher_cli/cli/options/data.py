@@ -11,8 +11,9 @@ Data = Annotated[
     str,
     typer.Option(
         "--data",
-        metavar="NAME|folder:DIR",
-        help="The dataset: digits (built in), cifar10, mnist, …, or folder:DIR with one folder per class.",
+        metavar="NAME|folder:DIR|…",
+        help="The examples: a name of `fisher datasets` (digits is built in), folder:DIR with one folder per class, "
+        "a .npz, .pt, .safetensors or .parquet file, hf:NAME, or your function as in ./data.py:make.",
         rich_help_panel=DATA,
     ),
 ]
@@ -20,7 +21,7 @@ DataIfAny = Annotated[
     str | None,
     typer.Option(
         "--data",
-        metavar="NAME|folder:DIR",
+        metavar="NAME|folder:DIR|…",
         help="Show besides, on a few examples of this dataset, how each parameter's gradient norms are found.",
         show_default="none is needed",
         rich_help_panel=DATA,
@@ -66,7 +67,8 @@ Normalize = Annotated[
     typer.Option(
         "--normalize",
         metavar="NAME|M,…/S,…",
-        help="Of pixels scaled to 0…1: cifar10, imagenet, none, …, or means/deviations of the channels.",
+        help="Of pixels scaled to 0…1: cifar10, imagenet, none, …, means/deviations of the channels, weights:NAME, or "
+        "auto: the lowest loss.",
         show_default="the dataset's own",
         rich_help_panel=DATA,
     ),
@@ -87,6 +89,16 @@ Crop = Annotated[
         "--crop",
         metavar="N|HxW",
         help="Then take the centre of images.",
+        show_default=False,
+        rich_help_panel=DATA,
+    ),
+]
+DataArguments = Annotated[
+    list[str],
+    typer.Option(
+        "--data-arg",
+        metavar="KEY=VALUE",
+        help="Argument of the data's function, such as split=test; may be repeated.",
         show_default=False,
         rich_help_panel=DATA,
     ),

@@ -67,14 +67,14 @@ TrustPickle = Annotated[
 ]
 
 
-def key_value(text: str) -> tuple[str, str]:
-    """The two parts of a --model-arg.
+def key_value(text: str, option: str = "--model-arg") -> tuple[str, str]:
+    """The two parts of a --model-arg, or of another option of that form.
 
     Raises:
         UsageError: it is not of the form KEY=VALUE.
     """
     key, separator, value = text.partition("=")
     if not separator or not key:
-        msg = f"--model-arg {text}: type KEY=VALUE, such as num_classes=10"
+        msg = f"{option} {text}: type KEY=VALUE, such as num_classes=10"
         raise UsageError(msg)
     return key, value

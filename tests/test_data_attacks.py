@@ -1,0 +1,153 @@
+"""The attack corpus of data: each file is refused in one line, or read as training read it; in little memory."""
+
+import json
+import os
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision.datasets import ImageFolder
+
+from fisher_cli.errors import DataError
+from fisher_cli.inputs.datasets import load_examples
+from tests.data_attacks import HANDLED, REFUSED, Canary
+
+SECONDS = 10  # generous: a loaded machine; a pipe that is waited for never ends
+MEGABYTES = 512
+
+
+def in_child(data: str) -> dict[str, object]:
+    """What loading these data ends in, with the growth of memory, from a process that may die of it."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+        before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        found: dict[str, object] = {}
+        try:
+            load_examples(data, normalize="none" if data.startswith("folder:") else None)
+        except BaseException as error:
+            found = {"kind": type(error).__name__, "message": str(error)}
+        found["grown"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 2**20
+        os.write(writing, json.dumps(found).encode())
+        os._exit(0)
+    os.close(writing)
+    deadline = time.monotonic() + 3 * SECONDS
+    with open(reading, "rb") as pipe:
+        os.set_blocking(reading, False)
+        text = b""
+        while time.monotonic() < deadline and os.waitpid(child, os.WNOHANG) == (0, 0):
+            time.sleep(0.01)
+        text = pipe.read() or b""
+    if not text:
+        try:
+            os.kill(child, 9)
+            os.waitpid(child, 0)
+        except (ProcessLookupError, ChildProcessError):
+            pass
+        return {"kind": "died or hung"}
+    return json.loads(text)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_hostile_file_is_refused_in_one_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make, says = REFUSED[name]
+    found = in_child(make(tmp_path))
+    assert found["kind"] == "DataError", found
+    assert says in str(found["message"])
+    assert "\n" not in str(found["message"])
+    assert len(str(found["message"])) < 700
+    assert float(str(found["grown"])) < MEGABYTES
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("name", HANDLED)
+def test_an_odd_image_is_read_as_in_training(name: str, tmp_path: Path) -> None:
+    data = HANDLED[name](tmp_path)
+    expected = np.array(ImageFolder(data.removeprefix("folder:"))[0][0])
+    assert torch.equal(load_examples(data, normalize="none").inputs[0], torch.from_numpy(expected).permute(2, 0, 1))
+
+
+def test_the_corpus_is_what_it_claims(tmp_path: Path) -> None:
+    assert len(REFUSED) >= 45
+    torch.serialization.pickle.loads(torch.serialization.pickle.dumps(Canary(tmp_path)))
+    assert (tmp_path / "canary").is_dir()  # the canary sings where it is opened
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.parquet", "a.safetensors", "a.pt"])
+@pytest.mark.parametrize(
+    "content", [b"\0", b"PK\x03\x04" + bytes(50), b"PAR1" + bytes(90) + b"PAR1", b"<html>", b"x" * 999]
+)
+def test_rubbish_is_refused(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        load_examples(str(tmp_path / name))
+    assert str(tmp_path / name) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.parquet", "a.safetensors", "a.png", "a.jpg"])
+def test_no_prefix_and_no_flipped_bit_raises_another_error(name: str, tmp_path: Path) -> None:
+    """Arrays with checksums give the same numbers or none; every other damage is at least told by one class."""
+    good = {
+        "a.npz": lambda: Path(_good_npz(tmp_path)),
+        "a.parquet": lambda: Path(_good_parquet(tmp_path)),
+        "a.safetensors": lambda: _good_safetensors(tmp_path),
+        "a.png": lambda: _good_image(tmp_path, "PNG"),
+        "a.jpg": lambda: _good_image(tmp_path, "JPEG"),
+    }[name]()
+    content = good.read_bytes()
+    is_image = name in {"a.png", "a.jpg"}
+    data = f"folder:{good.parent.parent}" if is_image else str(good)
+    reference = load_examples(data, normalize="none").identity
+    random = np.random.default_rng(0)
+    cases = [content[:length] for length in range(0, len(content), max(1, len(content) // 40))]
+    for place in random.integers(0, len(content), 150):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << int(random.integers(8))
+        cases.append(bytes(flipped))
+    for case in cases:
+        good.write_bytes(case)
+        try:
+            found = load_examples(data, normalize="none").identity
+        except DataError:
+            continue
+        if name in {"a.npz", "a.png"}:  # their checksums cover every number
+            assert found == reference
+
+
+def _good_npz(folder: Path) -> str:
+    np.savez(folder / "a.npz", images=np.arange(4 * 36, dtype=np.uint8).reshape(4, 6, 6), labels=np.arange(4))
+    return str(folder / "a.npz")
+
+
+def _good_parquet(folder: Path) -> str:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    image = _good_image(folder, "PNG").read_bytes()
+    table = pa.table({"image": [image] * 3, "label": [0, 1, 2]})
+    pq.write_table(table, folder / "a.parquet", write_page_checksum=True)
+    return str(folder / "a.parquet")
+
+
+def _good_safetensors(folder: Path) -> Path:
+    import safetensors.torch
+
+    safetensors.torch.save_file({"x": torch.rand(4, 5), "y": torch.arange(4)}, folder / "a.safetensors")
+    return folder / "a.safetensors"
+
+
+def _good_image(folder: Path, format: str) -> Path:
+    from PIL import Image
+
+    from tests.data_files import random_images
+
+    path = folder / "images" / "class" / f"a.{format.lower()}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(random_images(1, 9, 9, 3)[0]).save(path, format=format)
+    return path
