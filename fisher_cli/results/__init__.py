@@ -3,6 +3,7 @@
 Everywhere: natural logarithms, mean over examples, sum over classes, evaluation mode.
 """
 
+from fisher_cli.results.comparisons import AgainstNull, Comparison, Finding, Interval, LayerComparison, Verdict
 from fisher_cli.results.coverage import Check, Coverage, Ledger
 from fisher_cli.results.rows import Inspection, Measurement
 from fisher_cli.results.spectra import Density, Eigenvalues, SpectralAxis, Spectrum
@@ -10,13 +11,18 @@ from fisher_cli.results.statuses import Status, WeightsKind
 from fisher_cli.results.traces import Estimate, Gradient, LayerTrace, Predictions, Trace
 
 __all__ = [
+    "AgainstNull",
     "Check",
+    "Comparison",
     "Coverage",
     "Density",
     "Eigenvalues",
     "Estimate",
+    "Finding",
     "Gradient",
     "Inspection",
+    "Interval",
+    "LayerComparison",
     "LayerTrace",
     "Ledger",
     "Measurement",
@@ -25,5 +31,6 @@ __all__ = [
     "Spectrum",
     "Status",
     "Trace",
+    "Verdict",
     "WeightsKind",
 ]
