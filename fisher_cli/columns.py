@@ -136,6 +136,72 @@ INSPECTION_COLUMNS: tuple[Column, ...] = (
     *(_MAIN[name] for name in ("status", "error")),
 )
 
+_NULL = "if the labels came from the model"
+
+COMPARISON_COLUMNS: tuple[Column, ...] = (
+    *(_MAIN[name] for name in ("checkpoint", "order", "step", "epoch", "architecture", "parameters", "examples")),
+    *(_MAIN[name] for name in ("classes", "loss", "accuracy", "trace_true", "trace_true_se")),
+    *(_MAIN[name] for name in ("trace_true_estimator_se", "trace_estimator", "trace_empirical", "trace_empirical_se")),
+    Column("trace_difference", _REAL, _CURVATURE, "trace_empirical minus trace_true, paired"),
+    Column("trace_difference_se", _REAL, _CURVATURE, "standard error of trace_difference over examples"),
+    Column("trace_difference_low", _REAL, _CURVATURE, "lower end of its interval by the studentised bootstrap"),
+    Column("trace_difference_high", _REAL, _CURVATURE, "upper end of its interval"),
+    _MAIN["trace_ratio"],
+    Column("trace_ratio_se", _REAL, "", "standard error of trace_ratio over examples, by the delta method"),
+    Column("trace_ratio_low", _REAL, "", "lower end of its interval by the studentised bootstrap"),
+    Column("trace_ratio_high", _REAL, "", "upper end of its interval"),
+    Column("intervals", _TEXT, "", "95 %, or nominal: too few examples carry the values for that coverage"),
+    Column("trace_ratio_null_sd", _REAL, "", f"standard deviation of trace_ratio {_NULL}; its mean is one"),
+    Column("null_method", _TEXT, "", "how that was computed: exact over all labels, or sampled labels"),
+    Column("null_carriers", _REAL, "", "number of equal examples that would give trace_empirical that deviation"),
+    Column("trace_z", _REAL, "", "trace_difference over its standard deviation under that null"),
+    Column("matrix_method", _TEXT, "", "how the matrices were compared: gram (exact) or products (random probes)"),
+    Column("norm_true", _REAL, _CURVATURE, "Frobenius norm ‖F‖ of the true Fisher"),
+    Column("norm_true_estimator_se", _REAL, _CURVATURE, "its error from random probes; 0 if exact"),
+    Column("norm_empirical", _REAL, _CURVATURE, "Frobenius norm ‖F̂‖ of the empirical Fisher"),
+    Column("norm_empirical_estimator_se", _REAL, _CURVATURE, "its error from random probes; 0 if exact"),
+    Column("norm_empirical_null", _REAL, _CURVATURE, f"root of the mean of ‖F̂‖² {_NULL}"),
+    Column("inner_product", _REAL, "1/weight⁴", f"⟨F, F̂⟩ = tr F F̂; {_NULL} its mean is norm_true²"),
+    Column("inner_product_estimator_se", _REAL, "1/weight⁴", "its error from random probes; 0 if exact"),
+    Column("matrix_difference", _REAL, "", "‖F̂ − F‖/‖F‖ in the Frobenius norm"),
+    Column("matrix_difference_estimator_se", _REAL, "", "its error from random probes; 0 if exact"),
+    Column("matrix_difference_null", _REAL, "", f"root of the mean of its square {_NULL}"),
+    Column("matrix_difference_null_sd", _REAL, "", "its standard deviation over sets of labels drawn"),
+    Column("matrix_cosine", _REAL, "", "⟨F, F̂⟩/(‖F‖ ‖F̂‖)"),
+    Column("matrix_cosine_estimator_se", _REAL, "", "its error from random probes; 0 if exact"),
+    Column("matrix_cosine_null", _REAL, "", f"the cosine of the mean norms and product {_NULL}"),
+    Column("matrix_cosine_null_sd", _REAL, "", "its standard deviation over sets of labels drawn"),
+    Column("damping", _REAL, _CURVATURE, "α of the natural gradients (F + αI)⁻¹ḡ and (F̂ + αI)⁻¹ḡ"),
+    Column("natural_gradient_cosine", _REAL, "", "cosine of the angle between the two natural gradients"),
+    Column("natural_gradient_cosine_null", _REAL, "", f"its mean {_NULL}, the gradient ḡ staying as it is"),
+    Column("natural_gradient_cosine_null_sd", _REAL, "", "its standard deviation over sets of labels drawn"),
+    Column("natural_gradient_residual", _REAL, "", "larger relative residual of the two linear systems, recomputed"),
+    Column("gradient_cosine_true", _REAL, "", "cosine of (F + αI)⁻¹ḡ and ḡ"),
+    Column("gradient_cosine_empirical", _REAL, "", "cosine of (F̂ + αI)⁻¹ḡ and ḡ"),
+    Column("inverse_product", _REAL, "", "tr (F + αI)⁻¹F̂, where all eigenvalues of F are known"),
+    Column("inverse_product_null", _REAL, "", f"tr (F + αI)⁻¹F: its mean {_NULL}"),
+    Column("eigenspace_overlap", _REAL, "", "overlap of the leading eigenspaces of F and F̂"),
+    Column("eigenspace_overlap_null", _REAL, "", f"its mean {_NULL}"),
+    Column("eigenspace_overlap_null_sd", _REAL, "", "its standard deviation over sets of labels drawn"),
+    Column("null_draws", _INTEGER, "", "sets of labels drawn from the model for the nulls without a closed form"),
+    Column("finding", _TEXT, "", "fitted, surprised, shifted, indistinguishable, undecided or zero"),
+    Column("verdict", _TEXT, "", "the finding in words, with the figure behind it"),
+    *(_MAIN[name] for name in ("status", "error")),
+)
+
+COMPARISON_LAYER_COLUMNS: tuple[Column, ...] = (
+    *(_MAIN[name] for name in ("checkpoint", "order", "step")),
+    Column("layer", _TEXT, "", "name of the parameter tensor"),
+    Column("parameters", _INTEGER, "", "number of weights in the tensor"),
+    Column("trace_true", _REAL, _CURVATURE, "the tensor's part of the trace of the true Fisher"),
+    Column("trace_true_se", _REAL, _CURVATURE, "standard error of trace_true over examples"),
+    Column("trace_empirical", _REAL, _CURVATURE, "the tensor's part of the trace of the empirical Fisher"),
+    Column("trace_empirical_se", _REAL, _CURVATURE, "standard error of trace_empirical over examples"),
+    Column("trace_ratio", _REAL, "", "trace_empirical / trace_true"),
+    Column("trace_ratio_null_sd", _REAL, "", f"standard deviation of trace_ratio {_NULL}; its mean is one"),
+    Column("trace_z", _REAL, "", "trace_empirical − trace_true over its standard deviation under that null"),
+)
+
 LEDGER_COLUMNS: tuple[Column, ...] = (
     Column("checkpoint", _TEXT, "", "checkpoint whose measurement is described"),
     Column("layer", _TEXT, "", "name of the parameter tensor"),
@@ -161,3 +227,8 @@ def eigenvalue_columns(count: int) -> tuple[Column, ...]:
 def main_columns(eigenvalues: int) -> tuple[Column, ...]:
     """All columns of the main table when `eigenvalues` of them were asked for."""
     return COLUMNS + eigenvalue_columns(eigenvalues) + LATER_COLUMNS
+
+
+def comparison_columns(eigenvalues: int) -> tuple[Column, ...]:
+    """All columns of the comparison when `eigenvalues` of both matrices were asked for."""
+    return COMPARISON_COLUMNS + eigenvalue_columns(eigenvalues)

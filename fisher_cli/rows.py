@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from fisher_cli.results import Eigenvalues, Estimate, Measurement, Spectrum, Status
+from fisher_cli.results import Eigenvalues, Estimate, Interval, Measurement, Spectrum, Status
 
 Value = str | int | float | None
 
@@ -144,3 +144,72 @@ def density_rows(measurement: Measurement, order: int) -> Iterator[dict[str, Val
                 "cumulative_least": least,
                 "cumulative_most": most,
             }
+
+
+def comparison_row(measurement: Measurement, order: int, eigenvalues: int) -> dict[str, Value]:
+    """One checkpoint's row of the comparison of the two Fishers."""
+    row = main_row(measurement, order, eigenvalues)
+    found = measurement.comparison
+    if found is None:
+        return row
+    row |= _estimate("trace_difference", found.difference) | _interval("trace_difference", found.difference_interval)
+    row |= _interval("trace_ratio", found.ratio_interval)
+    intervals = [each for each in (found.difference_interval, found.ratio_interval) if each]
+    if intervals:
+        row["intervals"] = "95 %" if all(each.is_trusted for each in intervals) else "nominal"
+    row |= _probed("norm_true", found.norm_true)
+    for name, against in (
+        ("norm_empirical", found.norm_empirical),
+        ("inner_product", found.inner_product),
+        ("matrix_difference", found.difference_norm),
+        ("matrix_cosine", found.cosine),
+        ("natural_gradient_cosine", found.natural_gradient),
+        ("inverse_product", found.inverse_product),
+        ("eigenspace_overlap", found.overlap),
+    ):
+        if against is not None:
+            row |= _probed(name, against.value)
+            row |= {f"{name}_null": against.null, f"{name}_null_sd": against.null_deviation}
+    return row | {
+        "trace_ratio_null_sd": found.null_deviation,
+        "null_method": found.null_method,
+        "null_carriers": found.carriers,
+        "trace_z": found.z,
+        "matrix_method": found.method,
+        "damping": found.damping,
+        "natural_gradient_residual": found.residual,
+        "gradient_cosine_true": found.gradient_true,
+        "gradient_cosine_empirical": found.gradient_empirical,
+        "null_draws": found.draws,
+        "finding": found.verdict.finding,
+        "verdict": found.verdict.text,
+    }
+
+
+def _interval(name: str, interval: Interval | None) -> dict[str, Value]:
+    return {} if interval is None else {f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def _probed(name: str, estimate: Estimate) -> dict[str, Value]:
+    """A value and the error that random probes leave."""
+    return {name: estimate.value, f"{name}_estimator_se": estimate.estimator_error}
+
+
+def comparison_layer_rows(measurement: Measurement, order: int) -> Iterator[dict[str, Value]]:
+    """One checkpoint's rows of the comparison by parameter tensor.
+
+    Yields:
+        One row per parameter tensor.
+    """
+    for layer in measurement.comparison.layers if measurement.comparison else ():
+        row: dict[str, Value] = {
+            "checkpoint": measurement.checkpoint,
+            "order": order,
+            "step": measurement.step,
+            "layer": layer.name,
+            "parameters": layer.parameters,
+            "trace_ratio": layer.ratio,
+            "trace_ratio_null_sd": layer.null_deviation,
+            "trace_z": layer.z,
+        }
+        yield row | _estimate("trace_true", layer.true) | _estimate("trace_empirical", layer.empirical)

@@ -20,6 +20,8 @@ import pyarrow.parquet as pq
 from fisher_cli.cells import encodable, escape, guard, json_text, unescape, unguard
 from fisher_cli.columns import (
     COLUMNS,
+    COMPARISON_COLUMNS,
+    COMPARISON_LAYER_COLUMNS,
     DENSITY_COLUMNS,
     INSPECTION_COLUMNS,
     LATER_COLUMNS,
@@ -28,12 +30,21 @@ from fisher_cli.columns import (
     SPECTRUM_COLUMNS,
     Column,
     Kind,
+    comparison_columns,
     eigenvalue_columns,
     main_columns,
 )
 from fisher_cli.errors import OutputError
 from fisher_cli.results import Measurement
-from fisher_cli.rows import Value, density_rows, layer_rows, main_row, spectrum_rows
+from fisher_cli.rows import (
+    Value,
+    comparison_layer_rows,
+    comparison_row,
+    density_rows,
+    layer_rows,
+    main_row,
+    spectrum_rows,
+)
 
 METADATA_KEY = b"fisher"
 
@@ -44,7 +55,12 @@ _PANDAS_TYPES: dict[Kind, Any] = {
 }
 _ARROW_TYPES = {Kind.TEXT: pa.string(), Kind.INTEGER: pa.int64(), Kind.REAL: pa.float64()}
 _KNOWN = {
-    column.name: column for column in LEDGER_COLUMNS + INSPECTION_COLUMNS + LAYER_COLUMNS + COLUMNS + LATER_COLUMNS
+    column.name: column
+    for columns in (
+        *(COMPARISON_LAYER_COLUMNS, COMPARISON_COLUMNS),
+        *(LEDGER_COLUMNS, INSPECTION_COLUMNS, LAYER_COLUMNS, COLUMNS, LATER_COLUMNS),
+    )
+    for column in columns
 }
 _INTEGER = re.compile(r"-?[0-9]+")
 _EIGENVALUE = re.compile(r"eig_(?:true|empirical)_([1-9][0-9]{0,3})(?:_residual)?")
@@ -85,6 +101,18 @@ def density_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
     """One row per checkpoint, matrix and grid value of a density of eigenvalues."""
     rows = [row for i, each in enumerate(measurements) for row in density_rows(each, i)]
     return make_table(rows, DENSITY_COLUMNS)
+
+
+def comparison_table(measurements: Sequence[Measurement], eigenvalues: int, first_order: int = 0) -> pd.DataFrame:
+    """One row per checkpoint: the empirical against the true Fisher."""
+    rows = [comparison_row(each, first_order + i, eigenvalues) for i, each in enumerate(measurements)]
+    return make_table(rows, comparison_columns(eigenvalues))
+
+
+def comparison_layer_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
+    """One row per checkpoint and parameter tensor: the empirical against the true Fisher."""
+    rows = [row for i, each in enumerate(measurements) for row in comparison_layer_rows(each, i)]
+    return make_table(rows, COMPARISON_LAYER_COLUMNS)
 
 
 def make_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[Column]) -> pd.DataFrame:

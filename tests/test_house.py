@@ -19,7 +19,7 @@ GROUND = {"settings", "results", "errors", "cells", "columns", "durable", "codec
 FLOORS: list[set[str]] = [
     GROUND,
     {"rows", "metadata", "tables", "outputs", "records", "integrity", "inputs", "curvature"},
-    {"measurement", "analysis", "run", "reports"},
+    {"comparing", "measurement", "analysis", "run", "reports"},
     {"cli", "__main__"},
 ]
 # Which of the same floor may be used by whom.
@@ -28,6 +28,7 @@ BESIDE = {
     "tables": {"rows"},
     "outputs": {"tables"},
     "integrity": {"tables", "outputs", "records"},
+    "measurement": {"comparing"},
     "run": {"measurement", "analysis"},
     "__main__": {"cli"},
 }

@@ -2,8 +2,11 @@
 
 import typer
 
+from fisher_cli.cli import compare_matrices
+
 compare = typer.Typer(
     name="compare",
     help="Hold two things against each other: the true and the empirical Fisher, or two checkpoints.",
     no_args_is_help=True,
 )
+compare.command("true-vs-empirical")(compare_matrices.true_vs_empirical)

@@ -14,6 +14,9 @@ from fisher_cli.cli.options.data import (
 )
 from fisher_cli.cli.options.model import Checkpoints, Model, ModelArguments, StateKey, TrustPickle, UseEma, key_value
 from fisher_cli.cli.options.output import (
+    ComparisonLayers,
+    ComparisonOutput,
+    FailRatioBelow,
     Force,
     FormatOption,
     InspectionOutput,
@@ -23,6 +26,7 @@ from fisher_cli.cli.options.output import (
     SpectrumOutput,
 )
 from fisher_cli.cli.options.quantities import (
+    ComparedCount,
     Damping,
     EigenvalueCount,
     EstimatorOption,
@@ -31,6 +35,8 @@ from fisher_cli.cli.options.quantities import (
     LeadingCount,
     LikelihoodOption,
     Matrix,
+    NaturalGradientDamping,
+    NullDraws,
     PrecisionOption,
     Probes,
     RecalibrateBatchNorm,
@@ -46,6 +52,9 @@ __all__ = [
     "DEBUG_KEY",
     "BatchSize",
     "Checkpoints",
+    "ComparedCount",
+    "ComparisonLayers",
+    "ComparisonOutput",
     "Crop",
     "Damping",
     "Data",
@@ -57,6 +66,7 @@ __all__ = [
     "EigenvalueCount",
     "EstimatorOption",
     "Exclude",
+    "FailRatioBelow",
     "Force",
     "FormatOption",
     "Include",
@@ -69,7 +79,9 @@ __all__ = [
     "Matrix",
     "Model",
     "ModelArguments",
+    "NaturalGradientDamping",
     "Normalize",
+    "NullDraws",
     "Output",
     "PrecisionOption",
     "Probes",
