@@ -109,6 +109,7 @@ def compare(
     carriers = None if math.isnan(expected.carriers) else expected.carriers
     model_carriers = 0.0 if carriers is None else carriers
     difference_norm, cosine = _beside_null(found, expected)
+    natural_gradient = _drawn_null(found.directions.between, [each.natural_gradient for each in found.drawn])
     comparison = Comparison(
         difference=mean_of(empirical_terms - true_terms),
         difference_interval=intervals.mean_interval(
@@ -128,7 +129,7 @@ def compare(
         difference_norm=difference_norm,
         cosine=cosine,
         damping=found.damping,
-        natural_gradient=_drawn_null(found.directions.between, [each.natural_gradient for each in found.drawn]),
+        natural_gradient=natural_gradient,
         gradient_true=found.directions.true,
         gradient_empirical=found.directions.empirical,
         residual=found.directions.residual,
@@ -136,7 +137,7 @@ def compare(
         overlap=_drawn_null(found.overlap, [each.overlap for each in found.drawn]),
         draws=len(found.drawn),
         layers=tuple(_layer(each, expected.layers[each.name]) for each in trace.layers),
-        verdict=verdict(ratio, ratio_deviation, z, difference_norm, carriers),
+        verdict=verdict(ratio, ratio_deviation, z, difference_norm, carriers, natural_gradient),
     )
     return comparison, found.eigenvalues
 

@@ -24,6 +24,7 @@ def verdict(
     z: float | None,
     difference_norm: AgainstNull | None,
     carriers: float | None = None,
+    natural_gradient: AgainstNull | None = None,
 ) -> Verdict:
     """The first of these rules that holds, for r = tr F̂/tr F and σ its deviation under the model's own labels.
 
@@ -32,8 +33,9 @@ def verdict(
     3. `fitted`: z ≤ −3 and r < 0.9: the labels surprise the network less than its own probabilities allow.
     4. `surprised`: z ≥ 3 and r > 1.1: they surprise it more.
     5. `shifted`: |z| ≥ 3 and |r − 1| ≤ 0.1: a real difference of the traces, and a small one.
-    6. `indistinguishable`: all else. Then, as in 5, it is said whether the matrices differ by more than label noise:
-       ‖F̂ − F‖/‖F‖ more than three of its deviations above its null, or 1.5 times it where no labels were drawn.
+    6. `indistinguishable`: all else. Then, as in 5, it is said whether the matrices differ by more than label noise,
+       ‖F̂ − F‖/‖F‖ more than three of its deviations above its null, or 1.5 times it where no labels were drawn, and
+       whether the natural gradients do, their cosine more than three of its deviations below its null.
 
     z is (tr F̂ − tr F)/deviation. It comes from the exact variance of the null and not from the scatter over examples,
     which late in training a sample does not know.
@@ -62,9 +64,13 @@ def verdict(
     if abs(z) >= DECISIVE:
         more = "larger" if z > 0 else "smaller"
         start = f"the trace is {abs(ratio - 1):.1%} {more} than the true one's ({z_text}), a small difference"
-        return Verdict(Finding.SHIFTED, f"{start}; {_as_a_matrix(difference_norm)}{rough}")
+        return Verdict(
+            Finding.SHIFTED, f"{start}; {_as_a_matrix(difference_norm)}{_elsewhere(natural_gradient)}{rough}"
+        )
     start = f"cannot be told from the true one by its trace ({figure}, {null})"
-    return Verdict(Finding.INDISTINGUISHABLE, f"{start}; {_as_a_matrix(difference_norm)}{rough}")
+    return Verdict(
+        Finding.INDISTINGUISHABLE, f"{start}; {_as_a_matrix(difference_norm)}{_elsewhere(natural_gradient)}{rough}"
+    )
 
 
 def _as_a_matrix(difference: AgainstNull | None) -> str:
@@ -76,6 +82,17 @@ def _as_a_matrix(difference: AgainstNull | None) -> str:
     figures = f"as a matrix it is {value:.0%} off, label noise alone {noise:.0%}"
     error = DECISIVE * (difference.value.estimator_error or 0.0)
     return f"{figures}: not a stand-in for the matrix" if value - error > limit else figures
+
+
+def _elsewhere(cosine: AgainstNull | None) -> str:
+    """Whether F̂ bends the gradient away from where F bends it, more than label noise would."""
+    if cosine is None or cosine.null is None or cosine.null_deviation is None:
+        return ""
+    value = cosine.value.value
+    if not value < cosine.null - DECISIVE * cosine.null_deviation:
+        return ""
+    figures = f"cosine {_short(value)}, label noise alone {_short(cosine.null)}"
+    return f"; its natural gradient points elsewhere ({figures})"
 
 
 def _short(value: float) -> str:

@@ -138,7 +138,12 @@ def _interval(interval: Interval | None) -> str:
 
 def _plus_minus(deviation: Number) -> str:
     """`± 0.06`, the mean being one."""
-    return "" if deviation is None or finite(deviation) is None else f"± {number_text(deviation)}"
+    return "" if deviation is None or finite(deviation) is None else f"± {_two_digits(deviation)}"
+
+
+def _two_digits(value: float) -> str:
+    """Two digits that count: an error has no more."""
+    return f"{value:.2g}" if 1e-4 <= value < 100 else number_text(value)
 
 
 def _against(values: Sequence[AgainstNull | None]) -> list[str]:
