@@ -128,6 +128,10 @@ def test_the_nulls_of_the_command_are_means_and_spreads_of_the_draws() -> None:
         float(torch.tensor(differences).double().std()), rel=1e-6
     )
     assert found.draws == 5
+    ratio = null(Engine(problem)).scatter / float(dense.norm()) ** 2
+    assert found.difference_norm.null == pytest.approx(math.sqrt(ratio))
+    assert found.cosine is not None
+    assert found.cosine.null == pytest.approx(1 / math.sqrt(1 + ratio))
 
 
 def _labels_of(gram: score_gram.ScoreGram, chosen: Tensor, outputs: Tensor, observed: Tensor) -> Tensor:
@@ -177,6 +181,9 @@ def test_probes_beside_the_leading_eigenvectors_have_the_error_that_they_state()
     assert abs(float(values.mean()) - truth) < 4 * float(values.std()) / 200**0.5 + 0.01 * truth
     assert float(errors.square().mean().sqrt() / values.std()) == pytest.approx(1, abs=0.2)
     assert frobenius.basis(basis, basis).shape == basis.shape
+    whole = frobenius.basis(torch.eye(12, dtype=F64))
+    exact = frobenius.probed(lambda v: a @ v, lambda v: b @ v, whole, probes=2)  # nothing is left to the probes
+    assert exact.values.tolist() == pytest.approx([float(a.norm()) ** 2, float(b.norm()) ** 2, float((a * b).sum())])
 
 
 def test_conjugate_gradients_say_how_far_they_came() -> None:

@@ -131,6 +131,15 @@ def test_an_interval_is_that_of_the_students_t_for_normal_values() -> None:
     assert (again.low, again.high) == pytest.approx((1000 * found.low, 1000 * found.high), rel=1e-9)
 
 
+def test_an_interval_reaches_further_towards_the_long_tail() -> None:
+    """Exponential values: the mean of a sample is more often too small than too large, and by less."""
+    torch.manual_seed(0)
+    values = -torch.rand(60, dtype=F64).log()
+    found = mean_interval(values)
+    assert found is not None
+    assert found.high - float(values.mean()) > 1.1 * (float(values.mean()) - found.low)
+
+
 def test_there_is_no_interval_where_nothing_varies_or_nothing_is_divided_by() -> None:
     ones = torch.ones(5)
     assert ratio_interval(2 * ones, ones) is None

@@ -63,7 +63,8 @@ def ratio_interval(
     pivots = (values[usable] - ratio) / errors[usable]
     if not len(pivots):
         return None
-    tail = (1 - COVERAGE) / 2
+    # The order statistic number (B + 1) q of B pivots; the plain quantile is too near the middle.
+    tail = max(0.0, ((len(pivots) + 1) * (1 - COVERAGE) / 2 - 1) / max(1, len(pivots) - 1))
     low, high = torch.quantile(pivots, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     trusted = found >= SAMPLE_CARRIERS and model_carriers >= MODEL_CARRIERS
     return Interval(ratio - high * error, ratio - low * error, trusted)
