@@ -1,6 +1,6 @@
 """Fisher information of saved classifier checkpoints.
 
-    from fisher_cli import analyze
+    from fisher_cli import analyze, compare
     analysis = analyze("ckpts/", data="cifar10", model="resnet18")
     analysis.table, analysis.layers     # pandas DataFrames
 
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["Analysis", "FisherError", "Settings", "analyze"]
+__all__ = ["Analysis", "FisherError", "Settings", "analyze", "compare"]
 
 if TYPE_CHECKING:
     from fisher_cli.analysis import Analysis
     from fisher_cli.errors import FisherError
-    from fisher_cli.run import analyze
+    from fisher_cli.run import analyze, compare
     from fisher_cli.settings import Settings
 
 _HOMES = {
@@ -24,6 +24,7 @@ _HOMES = {
     "FisherError": "fisher_cli.errors",
     "Settings": "fisher_cli.settings",
     "analyze": "fisher_cli.run",
+    "compare": "fisher_cli.run",
 }
 
 

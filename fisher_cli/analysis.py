@@ -44,6 +44,20 @@ class Analysis:
 
         return layer_table(self.measurements)
 
+    @cached_property
+    def comparison(self) -> "pd.DataFrame":
+        """One row per checkpoint: the empirical against the true Fisher, where that was asked for."""
+        from fisher_cli.tables import comparison_table
+
+        return comparison_table(self.measurements, self.settings.eigenvalues)
+
+    @cached_property
+    def comparison_layers(self) -> "pd.DataFrame":
+        """One row per checkpoint and parameter tensor of the same."""
+        from fisher_cli.tables import comparison_layer_table
+
+        return comparison_layer_table(self.measurements)
+
     @property
     def data_title(self) -> str:
         """The dataset and its split in two words."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fisher_cli.columns import COMPARISON_COLUMNS, LAYER_STEP_COLUMNS
+from fisher_cli.comparison_columns import CHECKPOINT_COMPARISON_COLUMNS, LAYER_STEP_COLUMNS
+from fisher_cli.comparison_rows import checkpoint_comparison_row, layer_step_rows
 from fisher_cli.curvature.divergence import (
     Footprint,
     all_outputs,
@@ -31,7 +32,6 @@ from fisher_cli.errors import ArchitectureError, NumericalError, OutOfMemoryErro
 from fisher_cli.inputs.checkpoints import Checkpoint, CheckpointFile
 from fisher_cli.measurement import posed
 from fisher_cli.results import CheckpointComparison, Estimate, LayerStep
-from fisher_cli.rows import comparison_row, layer_step_rows
 from fisher_cli.run import Run
 from fisher_cli.settings import Resources, Settings
 
@@ -52,7 +52,7 @@ class Comparison:
         """One row about both checkpoints; the columns are explained in `fisher_cli.columns`."""
         from fisher_cli.tables import make_table
 
-        return make_table([comparison_row(self.found)], COMPARISON_COLUMNS)
+        return make_table([checkpoint_comparison_row(self.found)], CHECKPOINT_COMPARISON_COLUMNS)
 
     @cached_property
     def layers(self) -> "pd.DataFrame":

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import nn
 
+from fisher_cli.comparing import with_comparison
 from fisher_cli.curvature.eigensystems import Matrix, matrices
 from fisher_cli.curvature.gradients import gradient
 from fisher_cli.curvature.memory import is_out_of_memory, release_memory
@@ -273,11 +275,18 @@ def _measured(
         check=swept.check,
         movement=movement,
     )
+    if settings.comparison is not None:
+        return with_comparison(measurement, swept, settings, partial(_compare_stage, observer), clock)
     if settings.eigenvalues:
         measurement = _with_eigenvalues(measurement, swept, settings, observer, clock, trail)
     if trail is not None and settings.spectrum is None:
         trail.leave(swept)
     return measurement
+
+
+def _compare_stage(observer: Observer, text: str, fraction: float) -> None:
+    """What follows the traces, as a part of the whole."""
+    observer.stage(text, 0.4 + 0.6 * fraction)
 
 
 def _question(settings: Settings) -> Question:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from fisher_cli.results import CheckpointComparison, Eigenvalues, Estimate, LayerStep, Measurement, Spectrum, Status
+from fisher_cli.results import Eigenvalues, Estimate, Measurement, Spectrum, Status
 
 Value = str | int | float | None
 
@@ -30,21 +30,21 @@ def main_row(
         "error": measurement.error,
     }
     if predictions := measurement.predictions:
-        row |= _estimate("loss", predictions.loss) | _estimate("accuracy", predictions.accuracy)
+        row |= estimate_cells("loss", predictions.loss) | estimate_cells("accuracy", predictions.accuracy)
         row["entropy"] = predictions.entropy.value
     if trace := measurement.trace:
-        row |= _estimate("trace_true", trace.true) | _estimate("trace_empirical", trace.empirical)
-        row |= _estimate("trace_ratio", trace.ratio)
+        row |= estimate_cells("trace_true", trace.true) | estimate_cells("trace_empirical", trace.empirical)
+        row |= estimate_cells("trace_ratio", trace.ratio)
         row["trace_true_estimator_se"] = trace.true.estimator_error
         row["trace_estimator"] = trace.estimator
     if gradient := measurement.gradient:
         row["trace_covariance"] = gradient.covariance
         row["gradient_norm_squared"] = gradient.norm_squared
-        row |= _estimate("gradient_snr", gradient.signal_to_noise)
+        row |= estimate_cells("gradient_snr", gradient.signal_to_noise)
     if movement := measurement.movement:
-        row |= _estimate("trace_true_change", movement.trace_change) | _estimate("kl_step", movement.kl)
-        row |= _estimate("kl_step_quadratic", movement.kl_quadratic)
-        row |= _estimate("kl_step_parameters", movement.kl_parameters or movement.kl)
+        row |= estimate_cells("trace_true_change", movement.trace_change) | estimate_cells("kl_step", movement.kl)
+        row |= estimate_cells("kl_step_quadratic", movement.kl_quadratic)
+        row |= estimate_cells("kl_step_parameters", movement.kl_parameters or movement.kl)
     for spectrum in measurement.spectra:
         if spectrum.matrix == "true":
             row |= _shape(spectrum)
@@ -52,7 +52,7 @@ def main_row(
     return row | _eigenvalues("eig_empirical", measurement.eigenvalues_empirical, eigenvalues)
 
 
-def _estimate(name: str, estimate: Estimate | None) -> dict[str, Value]:
+def estimate_cells(name: str, estimate: Estimate | None) -> dict[str, Value]:
     """An estimate's two cells."""
     if estimate is None:
         return {}
@@ -100,7 +100,7 @@ def layer_rows(measurement: Measurement, order: int) -> Iterator[dict[str, Value
             "method": layer.method,
             "share": layer.true.value / total if total else None,
         }
-        yield row | _estimate("trace_true", layer.true) | _estimate("trace_empirical", layer.empirical)
+        yield row | estimate_cells("trace_true", layer.true) | estimate_cells("trace_empirical", layer.empirical)
 
 
 def spectrum_rows(measurement: Measurement, order: int) -> Iterator[dict[str, Value]]:
@@ -155,30 +155,3 @@ def density_rows(measurement: Measurement, order: int) -> Iterator[dict[str, Val
                 "cumulative_least": least,
                 "cumulative_most": most,
             }
-
-
-def comparison_row(found: CheckpointComparison) -> dict[str, Value]:
-    """The row about two checkpoints."""
-    plain = ("checkpoint_a", "checkpoint_b", "step_a", "step_b", "architecture", "parameters", "examples", "classes")
-    row: dict[str, Value] = {name: getattr(found, name) for name in (*plain, "cross_terms_a", "cross_terms_b")}
-    for name in ("kl_ab", "kl_ba", "agreement", "loss_a", "loss_b", "accuracy_a", "accuracy_b"):
-        row |= _estimate(name, getattr(found, name))
-    return row | _estimate("kl_ab_parameters", found.kl_ab_parameters or found.kl_ab) | _step(found.whole)
-
-
-def layer_step_rows(found: CheckpointComparison) -> Iterator[dict[str, Value]]:
-    """The rows about the step between two checkpoints.
-
-    Yields:
-        One row per parameter tensor.
-    """
-    for layer in found.layers:
-        yield {"layer": layer.name, **_step(layer)}
-
-
-def _step(step: LayerStep) -> dict[str, Value]:
-    return {
-        **{name: getattr(step, name) for name in ("parameters", "distance", "relative_distance", "cosine")},
-        **_estimate("quadratic_a", step.quadratic_a),
-        **_estimate("quadratic_b", step.quadratic_b),
-    }

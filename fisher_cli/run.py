@@ -24,7 +24,7 @@ from fisher_cli.measurement import Observer, Silent, choose_device, measure
 from fisher_cli.normalizing import with_chosen_normalization
 from fisher_cli.records import Journal, Record
 from fisher_cli.results import Ledger, Measurement, Status
-from fisher_cli.settings import Resources, Settings
+from fisher_cli.settings import ComparisonSettings, Resources, Settings
 from fisher_cli.trail import Trail
 
 _LOG = logging.getLogger(__name__)
@@ -292,6 +292,36 @@ def analyze(
     for _ in run:
         pass
     return run.analysis
+
+
+def compare(
+    checkpoints: str | Path | nn.Module | Iterable[str | Path] | Iterable[nn.Module],
+    data: str | tuple[Tensor, Tensor] = "digits",
+    *,
+    damping: float | None = None,
+    draws: int = 10,
+    **words: Any,
+) -> Analysis:
+    """tr F̂/tr F, ‖F̂ − F‖/‖F‖, cosines and overlaps beside their nulls: `.comparison`, `.comparison_layers`.
+
+    Args:
+        checkpoints: as for `analyze`.
+        data: as for `analyze`.
+        damping: α of the natural gradients (F + αI)⁻¹ḡ; None for a thousandth of the largest eigenvalue of F.
+        draws: how many sets of labels are drawn from the model for the nulls without a closed form.
+        **words: all else that `analyze` takes.
+
+    Returns:
+        Analysis whose measurements have a `comparison` with its verdict.
+
+    Raises:
+        UsageError: as for `analyze`, or a number is out of its range.
+    """
+    try:
+        asked = ComparisonSettings(damping=damping, draws=draws)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return analyze(checkpoints, data, comparison=asked, **words)
 
 
 def _kinds(items: Sequence[object]) -> str:

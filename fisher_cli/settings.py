@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
@@ -64,6 +65,31 @@ class SpectrumSettings:
     steps: int = 40
 
 
+@dataclass(frozen=True, kw_only=True)
+class ComparisonSettings:
+    """What `fisher compare true-vs-empirical` asks for beyond the traces.
+
+    `damping` is the α of the natural gradients, None for a thousandth of the true Fisher's largest eigenvalue; `draws`
+    how many sets of labels are drawn from the model for the nulls that have no closed form.
+    """
+
+    damping: float | None = None
+    draws: int = 10
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be.
+
+        Raises:
+            ValueError: a number is out of its range.
+        """
+        if self.damping is not None and not 0 < self.damping < math.inf:
+            msg = f"damping {self.damping}: give a positive number, such as 0.001"
+            raise ValueError(msg)
+        if not self.draws >= 0:
+            msg = f"draws {self.draws}: give a positive whole number, or 0 for none"
+            raise ValueError(msg)
+
+
 def _one_of(names: type[StrEnum], value: str) -> StrEnum:
     if value not in list(names):
         msg = f"{value!r} is none of {', '.join(names)}"
@@ -106,7 +132,7 @@ class Settings:
     weights; `recalibrate_bn` recomputes the running statistics of batch norms on the analysed examples.
     `samples` labels per example belong to the sampled estimator; `target_error`, relative to the trace, to the
     deflated one, None for a tenth of the standard error over examples. `spectrum` None means: the leading
-    eigenvalues only.
+    eigenvalues only; with `comparison` the two Fishers are compared, which finds their leading eigenvalues as well.
     """
 
     data: str = "digits"
@@ -133,6 +159,7 @@ class Settings:
     precision: Precision = Precision.FLOAT32
     seed: int = 0
     spectrum: SpectrumSettings | None = None
+    comparison: ComparisonSettings | None = None
 
     def __post_init__(self) -> None:
         """Bring what a caller may write more simply into its one form: names, paths, single patterns, dicts.

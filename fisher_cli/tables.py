@@ -20,12 +20,10 @@ import pyarrow.parquet as pq
 from fisher_cli.cells import encodable, escape, guard, json_text, unescape, unguard
 from fisher_cli.columns import (
     COLUMNS,
-    COMPARISON_COLUMNS,
     DENSITY_COLUMNS,
     INSPECTION_COLUMNS,
     LATER_COLUMNS,
     LAYER_COLUMNS,
-    LAYER_STEP_COLUMNS,
     LEDGER_COLUMNS,
     SPECTRUM_COLUMNS,
     Column,
@@ -33,6 +31,14 @@ from fisher_cli.columns import (
     eigenvalue_columns,
     main_columns,
 )
+from fisher_cli.comparison_columns import (
+    CHECKPOINT_COMPARISON_COLUMNS,
+    COMPARISON_COLUMNS,
+    COMPARISON_LAYER_COLUMNS,
+    LAYER_STEP_COLUMNS,
+    comparison_columns,
+)
+from fisher_cli.comparison_rows import comparison_layer_rows, comparison_row
 from fisher_cli.errors import OutputError
 from fisher_cli.results import Measurement
 from fisher_cli.rows import Value, density_rows, layer_rows, main_row, spectrum_rows
@@ -46,10 +52,13 @@ _PANDAS_TYPES: dict[Kind, Any] = {
     Kind.REAL: "Float64",
 }
 _ARROW_TYPES = {Kind.TEXT: pa.string(), Kind.INTEGER: pa.int64(), Kind.REAL: pa.float64()}
-_COMPARED = LAYER_STEP_COLUMNS + COMPARISON_COLUMNS
 _KNOWN = {
     column.name: column
-    for column in _COMPARED + LEDGER_COLUMNS + INSPECTION_COLUMNS + LAYER_COLUMNS + COLUMNS + LATER_COLUMNS
+    for columns in (
+        *(LAYER_STEP_COLUMNS, CHECKPOINT_COMPARISON_COLUMNS, COMPARISON_LAYER_COLUMNS, COMPARISON_COLUMNS),
+        *(LEDGER_COLUMNS, INSPECTION_COLUMNS, LAYER_COLUMNS, COLUMNS, LATER_COLUMNS),
+    )
+    for column in columns
 }
 _INTEGER = re.compile(r"-?[0-9]+")
 _EIGENVALUE = re.compile(r"eig_(?:true|empirical)_([1-9][0-9]{0,3})(?:_residual)?")
@@ -97,6 +106,18 @@ def density_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
     """One row per checkpoint, matrix and grid value of a density of eigenvalues."""
     rows = [row for i, each in enumerate(measurements) for row in density_rows(each, i)]
     return make_table(rows, DENSITY_COLUMNS)
+
+
+def comparison_table(measurements: Sequence[Measurement], eigenvalues: int, first_order: int = 0) -> pd.DataFrame:
+    """One row per checkpoint: the empirical against the true Fisher."""
+    rows = [comparison_row(each, first_order + i, eigenvalues) for i, each in enumerate(measurements)]
+    return make_table(rows, comparison_columns(eigenvalues))
+
+
+def comparison_layer_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
+    """One row per checkpoint and parameter tensor: the empirical against the true Fisher."""
+    rows = [row for i, each in enumerate(measurements) for row in comparison_layer_rows(each, i)]
+    return make_table(rows, COMPARISON_LAYER_COLUMNS)
 
 
 def make_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[Column]) -> pd.DataFrame:

@@ -16,10 +16,10 @@ from typer.testing import CliRunner, Result
 from fisher_cli import checkpoint_comparison as comparing
 from fisher_cli.checkpoint_comparison import compare_checkpoints
 from fisher_cli.cli.app import app
-from fisher_cli.columns import COMPARISON_COLUMNS, LAYER_STEP_COLUMNS
+from fisher_cli.comparison_columns import CHECKPOINT_COMPARISON_COLUMNS, LAYER_STEP_COLUMNS
 from fisher_cli.inputs.datasets import load_examples
 from fisher_cli.inputs.digits_networks import digits_cnn, digits_mlp
-from fisher_cli.reports.comparison import render_comparison, sentences
+from fisher_cli.reports.checkpoint_comparison import render_checkpoint_comparison, sentences
 from fisher_cli.results import CheckpointComparison, Estimate
 from fisher_cli.settings import Precision, Resources, Settings
 from tests.reference import reference
@@ -176,7 +176,7 @@ def test_a_report_with_a_table_of_layers_and_a_record(tmp_path: Path) -> None:
         *("trend.compare.csv", "trend.compare.layers.csv", "trend.compare.meta.json")
     ]
     main, layers = (pd.read_csv(tmp_path / f"trend.compare{end}.csv") for end in ("", ".layers"))
-    assert list(main.columns) == [column.name for column in COMPARISON_COLUMNS]
+    assert list(main.columns) == [column.name for column in CHECKPOINT_COMPARISON_COLUMNS]
     assert list(layers.columns) == [column.name for column in LAYER_STEP_COLUMNS]
     assert layers["layer"].tolist() == [name for name, _ in digits_mlp().named_parameters()]
     row = main.iloc[0]
@@ -225,7 +225,7 @@ def test_no_line_is_longer_than_the_width(width: int) -> None:
 
     stream = io.StringIO()
     rich.console.Console(file=stream, width=width, color_system=None).print(
-        render_comparison(found_of(), width, "digits"), crop=False
+        render_checkpoint_comparison(found_of(), width, "digits"), crop=False
     )
     assert max(map(len, stream.getvalue().splitlines())) <= width
 

@@ -104,6 +104,14 @@ TOYS = {
 }
 
 
+def toy(name: str) -> tuple[Tensor, Tensor]:
+    """Two Gaussians of 500 points each, and which one a point belongs to."""
+    mean, *spreads = TOYS[name]
+    generator = np.random.RandomState(0)
+    halves = [generator.randn(500, 2) @ spread + sign * mean for sign, spread in zip((1, -1), spreads, strict=True)]
+    return torch.tensor(np.concatenate(halves)), torch.arange(1000) // 500
+
+
 def single_logit(x: Tensor, y: Tensor, weights: Tensor) -> Problem:
     """Logistic regression without a bias: one logit, −log σ(±θᵀx)."""
     model = nn.Linear(x.shape[1], 1, bias=False).double()
@@ -146,10 +154,7 @@ def test_g3_toys_of_kunstner(
     trace_at_zero: float,
 ) -> None:
     """Two Gaussians of 500 points each and logistic regression without a bias, Kunstner et al. 2019, figure 2."""
-    mean, *spreads = TOYS[name]
-    generator = np.random.RandomState(0)
-    halves = [generator.randn(500, 2) @ spread + sign * mean for sign, spread in zip((1, -1), spreads, strict=True)]
-    x, y = torch.tensor(np.concatenate(halves)), torch.arange(1000) // 500
+    x, y = toy(name)
     weights = torch.zeros(2).double()
     found = sweep(single_logit(x, y, weights)).trace
     assert found.true.value == pytest.approx(trace_at_zero, rel=1e-9)

@@ -15,21 +15,24 @@ import fisher_cli
 PACKAGE = Path(fisher_cli.__file__).parent
 
 # Floors from the ground up; a module imports only from floors below its own, or from its own folder.
-GROUND = {"settings", "results", "errors", "cells", "columns", "durable", "codec", "__init__"}
+GROUND = {"settings", "results", "errors", "cells", "columns", "comparison_columns", "durable", "codec", "__init__"}
 FLOORS: list[set[str]] = [
     GROUND,
-    {"rows", "metadata", "tables", "outputs", "records", "integrity", "inputs", "curvature", "trajectory"},
-    {"trail", "measurement", "normalizing", "analysis", "run", "checkpoint_comparison", "reports"},
+    {"rows", "metadata", "tables", "outputs", "records", "integrity", "inputs", "curvature", "trajectory"}
+    | {"comparison_rows"},
+    {"trail", "measurement", "comparing", "normalizing", "analysis", "run", "checkpoint_comparison", "reports"},
     {"cli", "__main__"},
 ]
 # Which of the same floor may be used by whom.
 BESIDE = {
     "columns": {"cells"},
+    "comparison_columns": {"columns"},
     "rows": {"trajectory"},
-    "tables": {"rows", "trajectory"},
+    "comparison_rows": {"rows"},
+    "tables": {"rows", "comparison_rows", "trajectory"},
     "outputs": {"tables"},
     "integrity": {"tables", "outputs", "records"},
-    "measurement": {"trail"},
+    "measurement": {"trail", "comparing"},
     "run": {"measurement", "normalizing", "analysis", "trail"},
     "checkpoint_comparison": {"measurement", "run"},
     "__main__": {"cli"},

@@ -2,6 +2,7 @@
 
 import typer
 
+from fisher_cli.cli import compare_matrices
 from fisher_cli.cli.compare_checkpoints import checkpoints
 
 compare = typer.Typer(
@@ -9,4 +10,5 @@ compare = typer.Typer(
     help="Hold two things against each other: the true and the empirical Fisher, or two checkpoints.",
     no_args_is_help=True,
 )
+compare.command("true-vs-empirical")(compare_matrices.true_vs_empirical)
 compare.command("checkpoints")(checkpoints)

@@ -49,7 +49,7 @@ def checkpoints(
         beside = found.layers if layers else None
         files.write(found.table, beside, Metadata(found.stable_metadata(), found.run_metadata()))
     if to_stdout is Format.TABLE:
-        console.comparison(found.found, found.run.analysis.data_title)
+        console.checkpoint_comparison(found.found, found.run.analysis.data_title)
     elif to_stdout is not None:
         console.write(_rendered(found, to_stdout))
     if files is not None:

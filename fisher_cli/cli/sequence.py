@@ -26,12 +26,14 @@ class Report:
     """What a command makes of a run.
 
     `lines` are one checkpoint's as they are streamed, the header before the first; `tables` the main table and the
-    one beside it, if there is one; `show` prints for people.
+    one beside it, if there is one; `show` prints for people. `gate` says line by line what of the results must not be:
+    exit code 4.
     """
 
     lines: Callable[["Measurement", int, Format], str]
     tables: Callable[["Analysis"], tuple["pd.DataFrame", "pd.DataFrame | None"]]
     show: Callable[["Console", "Analysis"], None]
+    gate: Callable[["Analysis"], Sequence[str]] = lambda _analysis: ()
 
 
 def go_through(
@@ -50,7 +52,7 @@ def go_through(
     Beside a report file its journal keeps every finished row: with `resume` those are not measured again.
 
     Returns:
-        The exit code: 0 all rows ok, 3 some not, 1 none.
+        The exit code: 0 all rows ok, 3 some not, 1 none, 4 if the report's gate is shut.
     """
     if files is not None:
         files.check_writable()
@@ -140,7 +142,7 @@ def _write(analysis: "Analysis", report: Report, files: ReportFiles) -> None:
 def _finish(
     console: "Console", analysis: "Analysis", report: Report, files: ReportFiles | None, to_stdout: Format | None
 ) -> int:
-    """Write and print what is left; the exit code: 0 all rows ok, 3 some not, 1 none.
+    """Write and print what is left; the exit code: 0 all rows ok, 3 some not, 1 none, 4 by the gate.
 
     A run without a single result writes no file: it would only replace an earlier report.
     """
@@ -155,4 +157,7 @@ def _finish(
         console.error(why_nothing(analysis.measurements))
     elif files is not None:
         console.message(f"report: {files.main}")
-    return exit_code(analysis.measurements, analysis.succeeded)
+    failed = report.gate(analysis)
+    for line in failed:
+        console.error(line)
+    return 4 if failed else exit_code(analysis.measurements, analysis.succeeded)

@@ -1,148 +1,233 @@
-"""Two checkpoints for people: a row per parameter tensor, then in words how far apart they are."""
+"""The true and the empirical Fisher side by side, each figure with its null, and a verdict per checkpoint."""
 
-import math
+from collections.abc import Sequence
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from fisher_cli.cells import one_line
-from fisher_cli.reports.layout import Column, empty_table, shorten, total_width, wrapped
-from fisher_cli.reports.numbers import bar, finite, number_text, number_texts
-from fisher_cli.results import CheckpointComparison, Estimate, LayerStep
+from fisher_cli.reports.layout import Column, empty_table, remarks, shorten, total_width, wrapped
+from fisher_cli.reports.numbers import Number, finite, number_text, number_texts
+from fisher_cli.results import AgainstNull, Comparison, Estimate, Finding, Interval, LayerComparison, Measurement
 
-_SHORTEST_NAME, _LONGEST_NAME, _BAR = 10, 40, 10
-# When the table is too wide these columns go, one after the other.
-_REDUCTIONS = ("bar", "parameters", "cosine", "quadratic_b", "distance")
-# The second-order view is said to hold if it is within so much of the divergence.
-_HOLDS = 0.1
+_SHORTEST_NAME, _LONGEST_NAME = 12, 40
+# When the table is too wide these columns go, one after the other; one has a shorter form that stays.
+_REDUCTIONS = (
+    *("eig_empirical", "eig_true", "accuracy", "step", "interval", "cosine", "empirical", "true", "overlap"),
+    *("ratio", "natural_gradient"),
+)
+_SHORTER = {"ratio": "ratio_value"}
+_STYLES = {
+    Finding.FITTED: "yellow",
+    Finding.SURPRISED: "yellow",
+    Finding.UNDECIDED: "dim",
+    Finding.ZERO: "dim",
+}
+# So many parameter tensors are listed, the largest traces first.
+_MOST_LAYERS = 40
+
+Pair = tuple[Measurement, Comparison]
 
 
-def render_comparison(found: CheckpointComparison, width: int, data: str | None = None) -> Group:
-    """The whole comparison: title, the step by parameter tensor, notes, then what it says in words.
+def render_comparison(
+    measurements: Sequence[Measurement], width: int, data: str | None = None, *, layers: bool = False
+) -> Group:
+    """A table with a row per checkpoint, a verdict for each, and where wanted a table of the last one's parameters.
 
     Args:
-        found: the comparison.
-        width: columns of the terminal; no line is longer, unless the width is below some 40.
+        measurements: in order of training.
+        width: columns of the terminal; no line is longer, unless the width is below some 60.
         data: the dataset's name for the title.
+        layers: whether to show parameter tensors.
 
     Returns:
         Something that rich can print.
     """
-    names = [one_line(name) for name in (found.checkpoint_a, found.checkpoint_b)]
-    title = [f"{names[0]} → {names[1]}", data and one_line(data), one_line(found.architecture)]
-    title += [f"{found.examples:,} example{'s' if found.examples != 1 else ''}"]
-    parts: list[Text | Table] = [*wrapped(" · ".join(part for part in title if part), width, "bold")]
-    parts += [Text(""), _table(found, width), Text("")]
-    for note in found.notes:
-        parts += wrapped(f"note: {one_line(note)}", width, "dim", indent=2)
-    parts += [Text("")] if found.notes else []
-    return Group(*parts, *(line for sentence in sentences(found) for line in wrapped(sentence, width)))
+    pairs = [(each, each.comparison) for each in measurements if each.comparison is not None]
+    parts: list[Text | Table] = [*wrapped(_title(measurements, data), width, "bold"), Text("")]
+    if pairs:
+        columns = _columns(pairs)
+        keys = _fitting(columns, width)
+        parts += [_table({key: columns[key] for key in keys}, width), Text("")]
+        parts += [*wrapped(_legend(pairs, keys), width, "dim"), Text("")]
+        for measurement, found in pairs:
+            text = f"{_name(measurement)}: {found.verdict.text}"
+            parts += wrapped(text, width, _STYLES.get(found.verdict.finding, ""), indent=2)
+        parts.append(Text(""))
+        if layers:
+            parts += [*_layers(*pairs[-1], width), Text("")]
+    return Group(*parts, *remarks(measurements, width))
 
 
-def _table(found: CheckpointComparison, width: int) -> Table:
-    """A row per parameter tensor and one for all of them; the bar is the share of ½ΔᵀFΔ at a."""
-    steps = [*found.layers, found.whole]
+def _title(measurements: Sequence[Measurement], data: str | None) -> str:
+    """What all rows have in common."""
+    examples = {each.examples for each in measurements if each.examples is not None}
+    networks = {each.architecture for each in measurements if each.architecture}
+    estimators = {each.trace.estimator for each in measurements if each.trace}
+    parts = ["True against empirical Fisher", data and one_line(data)]
+    parts += [one_line(each) for each in networks if len(networks) == 1]
+    parts += [f"{each:,} example{'s' if each != 1 else ''}" for each in examples if len(examples) == 1]
+    parts += [f"{one_line(each)} true trace" for each in estimators if len(estimators) == 1]
+    return " · ".join(part for part in parts if part)
+
+
+def _name(measurement: Measurement) -> str:
+    """The step if known, else the name."""
+    return one_line(measurement.checkpoint) if measurement.step is None else f"step {measurement.step}"
+
+
+def _columns(pairs: Sequence[Pair]) -> dict[str, Column]:
+    """All columns that have something to show, with their shorter forms, in order."""
+    traces = [each.trace for each, _ in pairs]
+    ratios = [each.ratio if each else None for each in traces]
+    found = [comparison for _, comparison in pairs]
+    leading = max((len(each.eigenvalues_true.values) if each.eigenvalues_true else 0) for each, _ in pairs)
     texts = {
-        "layer": ("layer", [*(one_line(layer.name) for layer in found.layers), "all together"]),
-        "parameters": ("weights", [f"{step.parameters:,}" for step in steps]),
-        "distance": ("‖Δ‖", number_texts([step.distance for step in steps])),
-        "relative": ("‖Δ‖/‖θ‖", number_texts([step.relative_distance for step in steps])),
-        "cosine": ("cos", number_texts([step.cosine for step in steps])),
-        "quadratic_a": ("½ΔᵀFΔ at a", _with_errors([step.quadratic_a for step in steps])),
-        "quadratic_b": ("½ΔᵀFΔ at b", _with_errors([step.quadratic_b for step in steps])),
-        "bar": ("", [" " * _BAR] * len(steps)),
+        "checkpoint": ("checkpoint", [one_line(each.checkpoint) for each, _ in pairs]),
+        "step": ("step", ["" if each.step is None else str(each.step) for each, _ in pairs]),
+        "accuracy": ("acc", [_accuracy(each) for each, _ in pairs]),
+        "true": ("tr F", number_texts([each.true.value if each else None for each in traces])),
+        "empirical": ("tr F̂", number_texts([each.empirical.value if each else None for each in traces])),
+        "ratio": ("F̂/F", _with_errors(ratios)),
+        "ratio_value": ("F̂/F", number_texts([each.value if each else None for each in ratios])),
+        "interval": ("95 % interval", [_interval(each.ratio_interval) for each in found]),
+        "null": ("null", [_plus_minus(each.null_deviation) for each in found]),
+        "z": ("z", ["" if each.z is None else f"{each.z:+.1f}" for each in found]),
+        "difference": ("‖F̂−F‖/‖F‖", _against([each.difference_norm for each in found])),
+        "cosine": ("cos(F, F̂)", _against([each.cosine for each in found])),
+        "natural_gradient": ("cos nat.grad.", _against([each.natural_gradient for each in found])),
+        "overlap": (f"top-{leading} space", _against([each.overlap for each in found])),
+        "eig_true": (
+            "λ₁",
+            _first([each.eigenvalues_true.values if each.eigenvalues_true else () for each, _ in pairs]),
+        ),
+        "eig_empirical": (
+            "λ̂₁",
+            _first([each.eigenvalues_empirical.values if each.eigenvalues_empirical else () for each, _ in pairs]),
+        ),
     }
-    left = {"layer", "bar"}
     columns = {
-        key: Column(heading, tuple(cells), "left" if key in left else "right")
+        key: Column(heading, tuple(cells), "left" if key == "checkpoint" else "right")
         for key, (heading, cells) in texts.items()
     }
+    return {key: column for key, column in columns.items() if any(cell.strip() for cell in column.cells)}
+
+
+def _accuracy(measurement: Measurement) -> str:
+    found = measurement.predictions.accuracy if measurement.predictions else None
+    return "" if found is None else f"{found.value:.3f}"
+
+
+def _with_errors(estimates: Sequence[Estimate | None]) -> list[str]:
+    values = [each.value if each else None for each in estimates]
+    return number_texts(values, [each.standard_error if each else None for each in estimates])
+
+
+def _first(values: Sequence[Sequence[float]]) -> list[str]:
+    return number_texts([each[0] if each else None for each in values])
+
+
+def _interval(interval: Interval | None) -> str:
+    """`0.140–0.262`, with a question mark where it is no 95 % interval."""
+    if interval is None:
+        return ""
+    low, high = (text.strip() for text in number_texts([interval.low, interval.high]))
+    return f"{low}–{high}{' ' if interval.is_trusted else '?'}"
+
+
+def _plus_minus(deviation: Number) -> str:
+    """`± 0.06`, the mean being one."""
+    return "" if deviation is None or finite(deviation) is None else f"± {_two_digits(deviation)}"
+
+
+def _two_digits(value: float) -> str:
+    """Two digits that count: an error has no more."""
+    return f"{value:.2g}" if 1e-4 <= value < 100 else number_text(value)
+
+
+def _against(values: Sequence[AgainstNull | None]) -> list[str]:
+    """`0.83 (0.21)`: the value, and in brackets its mean under labels from the model where that is known."""
+    texts = []
+    for each in values:
+        null = "" if each is None or each.null is None else f" ({_two_decimals(each.null)})"
+        texts.append("" if each is None else f"{_two_decimals(each.value.value)}{null}")
+    return texts
+
+
+def _two_decimals(value: float) -> str:
+    return f"{value:.2f}" if abs(value) < 100 else number_text(value)
+
+
+def _fitting(columns: dict[str, Column], width: int) -> list[str]:
+    """The keys of the columns that fit the width, the name at its shortest."""
+    kept = [key for key in columns if key not in _SHORTER.values()]
     for key in _REDUCTIONS:
-        if _needed(columns) > width:
-            del columns[key]
-    name = max(_SHORTEST_NAME, min(_LONGEST_NAME, columns["layer"].width, width - _needed(columns) + _SHORTEST_NAME))
-    widths = {key: column.width for key, column in columns.items()} | {"layer": name}
+        if _needed(columns, kept) <= width:
+            break
+        if key in kept:
+            i = kept.index(key)
+            kept[i : i + 1] = [_SHORTER[key]] if key in _SHORTER else []
+    return kept
+
+
+def _needed(columns: dict[str, Column], keys: Sequence[str]) -> int:
+    name = min(columns["checkpoint"].width, _SHORTEST_NAME)
+    return total_width([name if key == "checkpoint" else columns[key].width for key in keys])
+
+
+def _table(columns: dict[str, Column], width: int, name: str = "checkpoint") -> Table:
+    """The columns as a rich table; the name takes up the room that is left."""
+    others = total_width([0, *(column.width for key, column in columns.items() if key != name)])
+    shown = max(min(columns[name].width, _SHORTEST_NAME), min(columns[name].width, _LONGEST_NAME, width - others))
+    widths = {key: column.width for key, column in columns.items()} | {name: shown}
     table = empty_table(columns, widths)
-    top = max((step.quadratic_a.value for step in found.layers), default=0.0)
-    for i, step in enumerate(steps):
-        is_all = step is found.whole
-        fraction = step.quadratic_a.value / top if top > 0 and not is_all else 0.0
-        special = {"layer": Text(shorten(columns["layer"].cells[i], name)), "bar": Text(bar(fraction, _BAR), "cyan")}
-        row = [special.get(key) or Text(column.cells[i]) for key, column in columns.items()]
-        table.add_row(*row, style="bold" if is_all else "")
+    for cells in zip(*(column.cells for column in columns.values()), strict=True):
+        row = dict(zip(columns, cells, strict=True))
+        table.add_row(*(Text(shorten(cell, shown) if key == name else cell) for key, cell in row.items()))
     return table
 
 
-def _needed(columns: dict[str, Column]) -> int:
-    return total_width([_SHORTEST_NAME if key == "layer" else column.width for key, column in columns.items()])
-
-
-def _with_errors(estimates: list[Estimate]) -> list[str]:
-    return number_texts([each.value for each in estimates], [each.standard_error for each in estimates])
-
-
-def sentences(found: CheckpointComparison) -> list[str]:
-    """What the comparison says: how far predictions moved, whether the second-order view holds, who agrees, where."""
-    said = [_divergence(found)]
-    if found.agreement is not None:
-        said.append(
-            f"Both predict the same for {_number(found.agreement)} of the examples"
-            + ("." if found.accuracy_a is None or found.accuracy_b is None else _accuracies(found))
-        )
-    said += _largest(found)
-    return said
-
-
-def _divergence(found: CheckpointComparison) -> str:
-    if found.kl_ab.value == found.kl_ba.value == 0:
-        return "The predictions are the same for every example."
-    text = f"KL(a‖b) is {_number(found.kl_ab)} nats, KL(b‖a) {_number(found.kl_ba)}; "
-    moved = found.kl_ab_parameters or found.kl_ab
-    if found.kl_ab_parameters is not None:
-        text += f"by the analysed parameters alone KL(a‖b) is {_number(moved)}; "
-    quadratic = found.whole.quadratic_a
-    text += f"½ΔᵀFΔ at a is {_number(quadratic)}, at b {_number(found.whole.quadratic_b)}"
-    ratio = moved.value / quadratic.value if quadratic.value > 0 else math.nan
-    if finite(ratio) is None:
-        return f"{text}."
-    if abs(ratio - 1) <= _HOLDS:
-        return f"{text}: the second-order view of the step holds, with a ratio of {_unbroken(number_text(ratio))}."
-    how = "farther" if ratio > 1 else "less far"
-    return (
-        f"{text}: the predictions moved {how} than the second-order view says, by a factor of "
-        f"{_unbroken(number_text(ratio))}, so that the step is too long for it."
-    )
-
-
-def _accuracies(found: CheckpointComparison) -> str:
-    assert found.accuracy_a is not None
-    assert found.accuracy_b is not None
-    return f"; a is right for {_number(found.accuracy_a)}, b for {_number(found.accuracy_b)}."
-
-
-def _largest(found: CheckpointComparison) -> list[str]:
-    """Which tensor moved most for its size, and which counts most for the predictions."""
-    moved = [layer for layer in found.layers if layer.relative_distance]
-    if not moved or len(found.layers) < 2:
-        return []
-    far = max(moved, key=lambda layer: layer.relative_distance or 0.0)
-    counts = max(found.layers, key=lambda layer: layer.quadratic_a.value)
-    norm = _unbroken(number_text(far.relative_distance or 0.0))
-    nats = _unbroken(number_text(counts.quadratic_a.value))
-    return [
-        f"For its size {_name(far)} moved most ({norm} of its norm); for the predictions {_name(counts)} counts most "
-        f"({nats} nats at a)."
+def _legend(pairs: Sequence[Pair], keys: Sequence[str]) -> str:
+    """What the columns mean that say it too shortly."""
+    found = [comparison for _, comparison in pairs]
+    meanings = [
+        "F: true, F̂: empirical Fisher",
+        "null, and in brackets: what labels drawn from the model would give; F̂/F would be 1 ± null, z is in these",
     ]
+    if "interval" in keys and any(each.ratio_interval and not each.ratio_interval.is_trusted for each in found):
+        meanings.append("?: no 95 % interval, too few examples carry it")
+    if "natural_gradient" in keys:
+        alphas = {each.damping for each in found}
+        alpha = number_text(alphas.pop()) if len(alphas) == 1 else "a thousandth of λ₁"
+        meanings.append(f"nat.grad.: (F + αI)⁻¹ḡ and (F̂ + αI)⁻¹ḡ, α = {alpha}")
+    text = "; ".join(meanings)
+    for words in (" + ", " = ", " ± "):
+        text = text.replace(words, words.replace(" ", "\N{NO-BREAK SPACE}"))
+    return text
 
 
-def _name(layer: LayerStep) -> str:
-    return shorten(one_line(layer.name), _LONGEST_NAME)
+def _layers(measurement: Measurement, found: Comparison, width: int) -> list[Text | Table]:
+    """The parameter tensors of one checkpoint, in the network's order, at most forty of them."""
+    largest = sorted(found.layers, key=lambda each: each.true.value, reverse=True)[:_MOST_LAYERS]
+    shown = [each for each in found.layers if each in largest]
+    total = sum(each.true.value for each in found.layers)
+    columns = {
+        "layer": Column("layer", tuple(one_line(each.name) for each in shown), "left"),
+        "true": Column("tr F", tuple(number_texts([each.true.value for each in shown]))),
+        "share": Column("share", tuple(f"{each.true.value / total:.1%}" if total else "" for each in shown)),
+        "empirical": Column("tr F̂", tuple(number_texts([each.empirical.value for each in shown]))),
+        "ratio": Column("F̂/F", tuple(number_texts([each.ratio for each in shown]))),
+        "null": Column("null", tuple(_plus_minus(each.null_deviation) for each in shown)),
+        "z": Column("z", tuple(_z(each) for each in shown)),
+    }
+    parts: list[Text | Table] = [Text(f"{_name(measurement)} by parameter", "bold"), _table(columns, width, "layer")]
+    left = len(found.layers) - len(shown)
+    if left:
+        text = f"The {left} with the smallest true traces are left out: -o FILE writes all."
+        parts += wrapped(text, width, "dim")
+    return parts
 
 
-def _number(estimate: Estimate) -> str:
-    return _unbroken(number_text(estimate.value, estimate.standard_error))
-
-
-def _unbroken(text: str) -> str:
-    return "\N{NO-BREAK SPACE}".join(text.split())
+def _z(layer: LayerComparison) -> str:
+    return "" if layer.z is None else f"{layer.z:+.1f}"

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from fisher_cli.cells import one_line
 from fisher_cli.errors import OutputError, UsageError
+from fisher_cli.reports.checkpoint_comparison import render_checkpoint_comparison
 from fisher_cli.reports.comparison import render_comparison
 from fisher_cli.reports.inspection import render_coverage, render_inspections
 from fisher_cli.reports.layout import STATUS_STYLES, shorten
@@ -109,13 +110,17 @@ class Console:
         """Print the eigenvalues of the run on stdout: what they say as a table, and how they are distributed."""
         self._show(render_spectra(measurements, self._out.width, data))
 
+    def comparison(self, measurements: Sequence[Measurement], data: str | None = None, *, layers: bool = False) -> None:
+        """Print the two Fishers side by side on stdout, each figure with its null, and a verdict per checkpoint."""
+        self._show(render_comparison(measurements, self._out.width, data, layers=layers))
+
     def inspections(self, inspections: Sequence[Inspection]) -> None:
         """Print what checkpoint files are as a table on stdout."""
         self._show(render_inspections(inspections, self._out.width))
 
-    def comparison(self, found: CheckpointComparison, data: str | None = None) -> None:
+    def checkpoint_comparison(self, found: CheckpointComparison, data: str | None = None) -> None:
         """Print how far apart two checkpoints are as a table on stdout, with what it says in words."""
-        self._show(render_comparison(found, self._out.width, data))
+        self._show(render_checkpoint_comparison(found, self._out.width, data))
 
     def coverage(self, measurement: Measurement, data: str) -> None:
         """Print how the parameters of a measured network were covered, on stdout."""

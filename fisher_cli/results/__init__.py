@@ -3,6 +3,7 @@
 Everywhere: natural logarithms, mean over examples, sum over classes, evaluation mode.
 """
 
+from fisher_cli.results.comparisons import AgainstNull, Comparison, Finding, Interval, LayerComparison, Verdict
 from fisher_cli.results.coverage import Check, Coverage, Ledger
 from fisher_cli.results.movement import UNSETTLED_NOTE, CheckpointComparison, LayerStep, Movement
 from fisher_cli.results.rows import Inspection, Measurement
@@ -12,14 +13,19 @@ from fisher_cli.results.traces import Estimate, Gradient, LayerTrace, Prediction
 
 __all__ = [
     "UNSETTLED_NOTE",
+    "AgainstNull",
     "Check",
     "CheckpointComparison",
+    "Comparison",
     "Coverage",
     "Density",
     "Eigenvalues",
     "Estimate",
+    "Finding",
     "Gradient",
     "Inspection",
+    "Interval",
+    "LayerComparison",
     "LayerStep",
     "LayerTrace",
     "Ledger",
@@ -30,5 +36,6 @@ __all__ = [
     "Spectrum",
     "Status",
     "Trace",
+    "Verdict",
     "WeightsKind",
 ]

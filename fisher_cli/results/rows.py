@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from fisher_cli.results.comparisons import Comparison
 from fisher_cli.results.coverage import Check, Ledger
 from fisher_cli.results.movement import Movement
 from fisher_cli.results.spectra import Eigenvalues, Spectrum
@@ -70,3 +71,4 @@ class Measurement:
     memory_ran_out_at: int | None = None
     spectra: tuple[Spectrum, ...] = ()
     movement: Movement | None = None
+    comparison: Comparison | None = None

@@ -15,7 +15,9 @@ from fisher_cli.cli.options.data import (
 )
 from fisher_cli.cli.options.model import Checkpoints, Model, ModelArguments, StateKey, TrustPickle, UseEma, key_value
 from fisher_cli.cli.options.output import (
+    ComparisonLayers,
     ComparisonOutput,
+    FailRatioBelow,
     Force,
     FormatOption,
     InspectionOutput,
@@ -25,6 +27,7 @@ from fisher_cli.cli.options.output import (
     SpectrumOutput,
 )
 from fisher_cli.cli.options.quantities import (
+    ComparedCount,
     Damping,
     EigenvalueCount,
     EstimatorOption,
@@ -33,6 +36,8 @@ from fisher_cli.cli.options.quantities import (
     LeadingCount,
     LikelihoodOption,
     Matrix,
+    NaturalGradientDamping,
+    NullDraws,
     PrecisionOption,
     Probes,
     RecalibrateBatchNorm,
@@ -48,6 +53,8 @@ __all__ = [
     "DEBUG_KEY",
     "BatchSize",
     "Checkpoints",
+    "ComparedCount",
+    "ComparisonLayers",
     "ComparisonOutput",
     "Crop",
     "Damping",
@@ -61,6 +68,7 @@ __all__ = [
     "EigenvalueCount",
     "EstimatorOption",
     "Exclude",
+    "FailRatioBelow",
     "Force",
     "FormatOption",
     "Include",
@@ -73,7 +81,9 @@ __all__ = [
     "Matrix",
     "Model",
     "ModelArguments",
+    "NaturalGradientDamping",
     "Normalize",
+    "NullDraws",
     "Output",
     "PrecisionOption",
     "Probes",

@@ -50,8 +50,28 @@ ComparisonOutput = Annotated[
         "-o",
         "--output",
         metavar="FILE|-",
-        help="Report file (.csv .tsv .json .jsonl .parquet), written as NAME.compare with a table of layers and a "
+        help="Report file (.csv .tsv .json .jsonl .parquet), written as NAME.compare with NAME.compare.layers and a "
         "record beside it; or - for rows on stdout.",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+    ),
+]
+ComparisonLayers = Annotated[
+    bool | None,
+    typer.Option(
+        "--layers/--no-layers",
+        metavar="",
+        help="Per parameter tensor as well: a table of the last checkpoint, and one of all beside a report file.",
+        show_default="beside a file only",
+        rich_help_panel=OUTPUT,
+    ),
+]
+FailRatioBelow = Annotated[
+    str | None,
+    typer.Option(
+        "--fail-ratio-below",
+        metavar="X",
+        help="End with exit code 4 if tr F̂/tr F of a checkpoint is below.",
         show_default=False,
         rich_help_panel=OUTPUT,
     ),

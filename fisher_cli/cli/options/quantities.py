@@ -77,6 +77,35 @@ Damping = Annotated[
         rich_help_panel=QUANTITIES,
     ),
 ]
+NaturalGradientDamping = Annotated[
+    str | None,
+    typer.Option(
+        "--damping",
+        metavar="X",
+        help="The α of the natural gradients (F + αI)⁻¹ḡ.",
+        show_default="a thousandth of the true Fisher's largest eigenvalue",
+        rich_help_panel=QUANTITIES,
+    ),
+]
+NullDraws = Annotated[
+    int,
+    typer.Option(
+        "--draws",
+        metavar="N",
+        help="Sets of labels drawn from the model, for what these would show where no formula says it; 0 for none.",
+        rich_help_panel=QUANTITIES,
+    ),
+]
+ComparedCount = Annotated[
+    int,
+    typer.Option(
+        "--eigenvalues",
+        metavar="K",
+        min=1,
+        help="How many leading eigenvalues and eigenvectors of both matrices.",
+        rich_help_panel=QUANTITIES,
+    ),
+]
 Probes = Annotated[
     int,
     typer.Option("--probes", metavar="N", min=1, help="Random vectors of a density.", rich_help_panel=QUANTITIES),

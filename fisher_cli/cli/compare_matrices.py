@@ -1,0 +1,87 @@
+"""`fisher compare true-vs-empirical`: how wrong the empirical Fisher is here, each figure beside its null."""
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import typer
+
+from fisher_cli.cli import options
+from fisher_cli.cli.numbers import count, positive_number
+from fisher_cli.cli.request import DATA, ESTIMATOR, MODEL, NETWORK, RUNNING, SAMPLING, SEED, asks
+from fisher_cli.cli.sequence import Report, go_through
+from fisher_cli.cli.streams import report_files, stdout_format
+from fisher_cli.outputs import Format
+from fisher_cli.settings import ComparisonSettings, Resources, Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fisher_cli.analysis import Analysis
+    from fisher_cli.reports.console import Console
+    from fisher_cli.results import Measurement
+
+
+@asks(*DATA, *MODEL, *ESTIMATOR, *SAMPLING, *NETWORK, *SEED, *RUNNING)
+def true_vs_empirical(
+    settings: Settings,
+    resources: Resources,
+    checkpoints: options.Checkpoints,
+    eigenvalues: options.ComparedCount = 5,
+    damping: options.NaturalGradientDamping = None,
+    draws: options.NullDraws = 10,
+    output: options.ComparisonOutput = None,
+    format: options.FormatOption = None,
+    layers: options.ComparisonLayers = None,
+    fail_ratio_below: options.FailRatioBelow = None,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Compare the empirical Fisher with the true one: traces, norms, directions, eigenspaces, and a verdict.
+
+    Beside each figure stands what labels drawn from the model itself would give, so that their noise is not read as a
+    difference.
+
+    Example: fisher compare true-vs-empirical ckpts/ --data cifar10 --model resnet18 -o trend.csv
+    """  # noqa: DOC501 - this text is the command's help
+    asked = ComparisonSettings(damping=positive_number(damping, "--damping", "0.001"), draws=count(draws, "--draws"))
+    least = positive_number(fail_ratio_below, "--fail-ratio-below", "0.5")
+    settings = replace(settings, eigenvalues=eigenvalues, comparison=asked)
+    files, to_stdout = report_files(output, format, force), stdout_format(output, format)
+    if files is not None:
+        files = files.named("compare", "compare.layers")
+    report = Report(
+        partial(_lines, eigenvalues),
+        partial(_tables, layers is not False),
+        partial(_show, bool(layers)),
+        partial(_too_small, least),
+    )
+    raise typer.Exit(go_through(checkpoints, settings, resources, report, files, to_stdout, quiet=quiet))
+
+
+def _lines(eigenvalues: int, measurement: "Measurement", order: int, form: Format) -> str:
+    """One checkpoint's row as it is streamed, with the header before the first."""
+    from fisher_cli.tables import comparison_table, to_csv, to_jsonl
+
+    table = comparison_table([measurement], eigenvalues, order)
+    return to_jsonl(table) if form is Format.JSONL else to_csv(table, "\t" if form is Format.TSV else ",", order == 0)
+
+
+def _tables(layers: bool, analysis: "Analysis") -> tuple["pd.DataFrame", "pd.DataFrame | None"]:
+    """The comparison and, where wanted, that of each parameter tensor."""
+    return analysis.comparison, analysis.comparison_layers if layers else None
+
+
+def _show(layers: bool, console: "Console", analysis: "Analysis") -> None:
+    console.comparison(analysis.measurements, analysis.data_title, layers=layers)
+
+
+def _too_small(least: float | None, analysis: "Analysis") -> list[str]:
+    """A line for every checkpoint whose ratio is below the least that was allowed."""
+    if least is None:
+        return []
+    return [
+        f"{each.checkpoint}: tr F̂/tr F = {each.trace.ratio.value:.4g} is below --fail-ratio-below {least:g}"
+        for each in analysis.measurements
+        if each.trace and each.trace.ratio and each.trace.ratio.value < least
+    ]
