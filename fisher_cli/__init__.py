@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["Analysis", "FisherError", "Settings", "analyze"]
+__all__ = ["Analysis", "FisherError", "Settings", "analyze", "verify"]
 
 if TYPE_CHECKING:
     from fisher_cli.analysis import Analysis
     from fisher_cli.errors import FisherError
-    from fisher_cli.run import analyze
+    from fisher_cli.run import analyze, verify
     from fisher_cli.settings import Settings
 
 _HOMES = {
@@ -24,6 +24,7 @@ _HOMES = {
     "FisherError": "fisher_cli.errors",
     "Settings": "fisher_cli.settings",
     "analyze": "fisher_cli.run",
+    "verify": "fisher_cli.run",
 }
 
 

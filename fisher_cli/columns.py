@@ -119,6 +119,37 @@ DENSITY_COLUMNS: tuple[Column, ...] = (
     Column("cumulative_most", _REAL, "", "what cumulative is at most, given these probes"),
 )
 
+IDENTITY_COLUMNS: tuple[Column, ...] = (
+    Column("checkpoint", _TEXT, "", "path relative to the checkpoints' common folder"),
+    Column("order", _INTEGER, "", "position of the checkpoint in the sequence, from 0"),
+    Column("step", _INTEGER, "steps", "training step that the checkpoint or its name states"),
+    Column("identity", _TEXT, "", "name of the identity"),
+    Column("formula", _TEXT, "", "what must hold"),
+    Column("source", _TEXT, "", "where the identity comes from"),
+    Column("verdict", _TEXT, "", "pass, fail or not applicable"),
+    Column("ours", _REAL, "", "the side that fisher computes; of many numbers the worst"),
+    Column("independent", _REAL, "", "the other side, by a way that shares as little code as possible"),
+    Column("identity_error", _REAL, "", "difference of the sides relative to the scale"),
+    Column("tolerance", _REAL, "", "largest identity_error that passes"),
+    Column("scale", _TEXT, "", "what identity_error is relative to"),
+    Column("sides", _TEXT, "", "how ours and the independent side are computed, in this order"),
+    Column("why", _TEXT, "", "why the tolerance is what it is, and what was looked at"),
+    Column("reason", _TEXT, "", "why the identity fails, or why it does not apply"),
+    Column("status", _TEXT, "", "ok, rejected (the file) or failed (the computation)"),
+    Column("error", _TEXT, "", "what went wrong with the checkpoint, in one line"),
+)
+
+EXPANSION_COLUMNS: tuple[Column, ...] = (
+    Column("checkpoint", _TEXT, "", "path relative to the checkpoints' common folder"),
+    Column("order", _INTEGER, "", "position of the checkpoint in the sequence, from 0"),
+    Column("step", _INTEGER, "steps", "training step that the checkpoint or its name states"),
+    Column("epsilon", _REAL, "", "length of the step ε relative to that of the parameters"),
+    Column("deviation_single", _REAL, "", "KL(q_θ ‖ q_θ+ε) over ½ εᵀFε, less one"),
+    Column("slope_single", _REAL, "", "d log |deviation_single| / d log ‖ε‖, expected 1"),
+    Column("deviation_averaged", _REAL, "", "the same averaged over +ε and −ε"),
+    Column("slope_averaged", _REAL, "", "d log |deviation_averaged| / d log ‖ε‖, expected 2; empty where units switch"),
+)
+
 _MAIN = {column.name: column for column in COLUMNS}
 
 INSPECTION_COLUMNS: tuple[Column, ...] = (

@@ -103,7 +103,7 @@ class Settings:
     weights; `recalibrate_bn` recomputes the running statistics of batch norms on the analysed examples.
     `samples` labels per example belong to the sampled estimator; `target_error`, relative to the trace, to the
     deflated one, None for a tenth of the standard error over examples. `spectrum` None means: the leading
-    eigenvalues only.
+    eigenvalues only. `verify` asks for the identities of `fisher verify` in place of everything else.
     """
 
     data: str = "digits"
@@ -129,6 +129,7 @@ class Settings:
     precision: Precision = Precision.FLOAT32
     seed: int = 0
     spectrum: SpectrumSettings | None = None
+    verify: bool = False
 
     def __post_init__(self) -> None:
         """Bring what a caller may write more simply into its one form: names, paths, single patterns, dicts.

@@ -21,6 +21,8 @@ from fisher_cli.cells import encodable, escape, guard, json_text, unescape, ungu
 from fisher_cli.columns import (
     COLUMNS,
     DENSITY_COLUMNS,
+    EXPANSION_COLUMNS,
+    IDENTITY_COLUMNS,
     INSPECTION_COLUMNS,
     LATER_COLUMNS,
     LAYER_COLUMNS,
@@ -44,7 +46,9 @@ _PANDAS_TYPES: dict[Kind, Any] = {
 }
 _ARROW_TYPES = {Kind.TEXT: pa.string(), Kind.INTEGER: pa.int64(), Kind.REAL: pa.float64()}
 _KNOWN = {
-    column.name: column for column in LEDGER_COLUMNS + INSPECTION_COLUMNS + LAYER_COLUMNS + COLUMNS + LATER_COLUMNS
+    column.name: column
+    for columns in (EXPANSION_COLUMNS, IDENTITY_COLUMNS, LEDGER_COLUMNS, INSPECTION_COLUMNS, LAYER_COLUMNS)
+    for column in columns + COLUMNS + LATER_COLUMNS
 }
 _INTEGER = re.compile(r"-?[0-9]+")
 _EIGENVALUE = re.compile(r"eig_(?:true|empirical)_([1-9][0-9]{0,3})(?:_residual)?")

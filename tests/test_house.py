@@ -18,14 +18,16 @@ PACKAGE = Path(fisher_cli.__file__).parent
 GROUND = {"settings", "results", "errors", "cells", "columns", "durable", "codec", "__init__"}
 FLOORS: list[set[str]] = [
     GROUND,
-    {"rows", "metadata", "tables", "outputs", "records", "integrity", "inputs", "curvature"},
-    {"measurement", "analysis", "run", "reports"},
+    {"rows", "metadata", "tables", "identity_tables", "outputs", "records", "integrity", "inputs", "curvature"},
+    {"verification", "measurement", "analysis", "run", "reports"},
     {"cli", "__main__"},
 ]
 # Which of the same floor may be used by whom.
 BESIDE = {
     "columns": {"cells"},
     "tables": {"rows"},
+    "identity_tables": {"rows", "tables"},
+    "measurement": {"verification"},
     "outputs": {"tables"},
     "integrity": {"tables", "outputs", "records"},
     "run": {"measurement", "analysis"},

@@ -21,17 +21,22 @@ if TYPE_CHECKING:
     from fisher_cli.run import Run
 
 
+# Exit code of a run that finished, and in which something that was checked fails.
+CHECK_FAILED = 4
+
+
 @dataclass(frozen=True)
 class Report:
     """What a command makes of a run.
 
-    `lines` are one checkpoint's as they are streamed, the header before the first; `tables` the main table and the
+    `passes` says of a finished run whether nothing that it checks fails; `lines` are one checkpoint's as they are streamed, the header before the first; `tables` the main table and the
     one beside it, if there is one; `show` prints for people.
     """
 
     lines: Callable[["Measurement", int, Format], str]
     tables: Callable[["Analysis"], tuple["pd.DataFrame", "pd.DataFrame | None"]]
     show: Callable[["Console", "Analysis"], None]
+    passes: Callable[["Analysis"], bool] = lambda _: True
 
 
 def go_through(
@@ -50,7 +55,7 @@ def go_through(
     Beside a report file its journal keeps every finished row: with `resume` those are not measured again.
 
     Returns:
-        The exit code: 0 all rows ok, 3 some not, 1 none.
+        The exit code: 0 all rows ok, 3 some not, 4 a check failed, 1 no row ok.
     """
     if files is not None:
         files.check_writable()
@@ -153,4 +158,5 @@ def _finish(
         console.error(why_nothing(analysis.measurements))
     elif files is not None:
         console.message(f"report: {files.main}")
-    return exit_code(analysis.measurements, analysis.succeeded)
+    code = exit_code(analysis.measurements, analysis.succeeded)
+    return CHECK_FAILED if code != 1 and not report.passes(analysis) else code

@@ -4,6 +4,7 @@ Everywhere: natural logarithms, mean over examples, sum over classes, evaluation
 """
 
 from fisher_cli.results.coverage import Check, Coverage, Ledger
+from fisher_cli.results.identities import ExpansionStep, Identity, Verdict, Verification
 from fisher_cli.results.rows import Inspection, Measurement
 from fisher_cli.results.spectra import Density, Eigenvalues, SpectralAxis, Spectrum
 from fisher_cli.results.statuses import Status, WeightsKind
@@ -15,7 +16,9 @@ __all__ = [
     "Density",
     "Eigenvalues",
     "Estimate",
+    "ExpansionStep",
     "Gradient",
+    "Identity",
     "Inspection",
     "LayerTrace",
     "Ledger",
@@ -25,5 +28,7 @@ __all__ = [
     "Spectrum",
     "Status",
     "Trace",
+    "Verdict",
+    "Verification",
     "WeightsKind",
 ]

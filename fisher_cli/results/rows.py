@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from fisher_cli.results.coverage import Check, Ledger
+from fisher_cli.results.identities import Verification
 from fisher_cli.results.spectra import Eigenvalues, Spectrum
 from fisher_cli.results.statuses import Status, WeightsKind
 from fisher_cli.results.traces import Gradient, Predictions, Trace
@@ -66,3 +67,4 @@ class Measurement:
     check: Check | None = None
     memory_ran_out_at: int | None = None
     spectra: tuple[Spectrum, ...] = ()
+    verification: Verification | None = None

@@ -21,6 +21,7 @@ from fisher_cli.cli.options.output import (
     Output,
     Resume,
     SpectrumOutput,
+    VerifyOutput,
 )
 from fisher_cli.cli.options.quantities import (
     Damping,
@@ -87,5 +88,6 @@ __all__ = [
     "TargetError",
     "TrustPickle",
     "UseEma",
+    "VerifyOutput",
     "key_value",
 ]
