@@ -29,8 +29,8 @@ CHECK_FAILED = 4
 class Report:
     """What a command makes of a run.
 
-    `passes` says of a finished run whether nothing that it checks fails; `lines` are one checkpoint's as they are streamed, the header before the first; `tables` the main table and the
-    one beside it, if there is one; `show` prints for people.
+    `lines` are one checkpoint's as they are streamed, the header before the first; `tables` the main table and the
+    one beside it, if there is one; `show` prints for people; `passes` is whether nothing that was checked fails.
     """
 
     lines: Callable[["Measurement", int, Format], str]

@@ -21,6 +21,9 @@ LONGEST = 0.02
 # A slope is trusted where both deviations exceed rounding so many times.
 ABOVE_ROUNDING = 20
 LEAST_SLOPES = (0.8, 1.8)
+# What is left of a kink at the shortest step, relative to J v, where there is one at θ itself.
+KINK = 1e-4
+NO_MOVE = "the predictions do not move along a random direction"
 
 STATEMENT = Statement(
     "KL expansion",
@@ -33,7 +36,10 @@ STATEMENT = Statement(
 
 @dataclass(frozen=True)
 class _Step:
-    """One length t of ε = t v: deviations of the ratio from one, what rounding may be of them, and kinks."""
+    """One length t of ε = t v: deviations of the ratio from one, and what rounding may be of them.
+
+    `bend` is ‖(z(+) − z(−))/2t − J v‖, `kink` what of ‖z(+) + z(−) − 2z‖/2t or of it exceeds rounding.
+    """
 
     length: float
     single: float
@@ -41,26 +47,46 @@ class _Step:
     rounding: float
     bend: float
     bend_rounding: float
+    kink: float
+
+
+@dataclass(frozen=True)
+class _Path:
+    """Steps along a direction of so many tensors, their table, and whether the outputs have a kink at θ itself."""
+
+    steps: tuple[_Step, ...]
+    rows: tuple[ExpansionStep, ...]
+    tensors: int
+    starts_at_kink: bool
+
+    def slope(self, which: str) -> float | None:
+        """That between the shortest steps where it can be told."""
+        slopes = [getattr(row, f"slope_{which}") for row in reversed(self.rows)]
+        return next((slope for slope in slopes if slope is not None), None)
 
 
 def expansion(subject: Subject) -> tuple[Identity, tuple[ExpansionStep, ...]]:
-    """The verdict, and the table that it is drawn from."""
+    """The verdict, and the table that it is drawn from: along all tensors, or the last ones where no kink disturbs.
+
+    Kinks are found by the network's outputs alone, never by the divergence: what is judged does not choose its judge.
+    """
     some = subject.first(EXAMPLES)
     everywhere = _differentiated(some)
-    support, found, shown = list(everywhere), None, None
+    support, found = list(everywhere), list[_Path]()
     while True:
-        direction = {name: everywhere[name] for name in support}
-        steps = _steps(some, direction)
-        if steps is None:
-            return STATEMENT.not_applicable("vᵀFv is zero to rounding: the predictions do not move"), ()
-        rows = _with_slopes(steps, some, direction)
-        shown = shown or rows
-        found = found or (steps, rows)
-        if any(row.slope_averaged is not None for row in rows) or len(support) <= 2:
+        path = _path(some, {name: everywhere[name] for name in support})
+        if path is None:
             break
-        # Units switch at every step that rounding leaves to see: fewer of them do behind the later tensors.
+        found.append(path)
+        if (not path.starts_at_kink and path.slope("averaged") is not None) or len(support) <= 2:
+            break
+        # Units switch at every step that rounding leaves to see, or at none: fewer of them do behind later tensors.
         support = support[len(support) // 2 :]
-    return _judged(some, found[0], found[1], rows, support), shown
+    first = next((path for path in found if not path.starts_at_kink), None)
+    if first is None:
+        absent = "units of the network are exactly at a kink (zero), where KL has no expansion" if found else NO_MOVE
+        return STATEMENT.not_applicable(absent), found[0].rows if found else ()
+    return _judged(some, first, found[-1] if not found[-1].starts_at_kink else first), first.rows
 
 
 def _differentiated(subject: Subject) -> dict[str, Tensor]:
@@ -73,7 +99,8 @@ def _differentiated(subject: Subject) -> dict[str, Tensor]:
     return {name: part * (gradients[name] != 0) for name, part in subject.probes[0].items()}
 
 
-def _steps(subject: Subject, direction: Change) -> list[_Step] | None:
+def _path(subject: Subject, direction: Change) -> _Path | None:
+    """The steps along ± a direction; None where the predictions do not move along it."""
     twin = subject.plain
     quadratic = 0.5 * inner(subject.multiplied(direction), {**subject.zeros(), **direction}) * len(twin)
     z = twin.outputs()
@@ -84,7 +111,8 @@ def _steps(subject: Subject, direction: Change) -> list[_Step] | None:
     if not theirs > 0 or spread == 0:
         return None
     longest = min(math.sqrt(LONGEST * len(twin) / theirs), 0.3)
-    return [_step(twin, direction, longest / RATE**k, z, pushed, quadratic, subject.noise) for k in range(STEPS)]
+    steps = [_step(twin, direction, longest / RATE**k, z, pushed, quadratic, subject.noise) for k in range(STEPS)]
+    return _Path(tuple(steps), _with_slopes(steps, subject, direction), len(direction), steps[-1].kink > KINK * spread)
 
 
 def _times_covariance(twin: Plain, z: Tensor, vectors: Tensor) -> Tensor:
@@ -102,14 +130,16 @@ def _step(
     rounding = 2 * noise * math.sqrt(len(twin)) / max(weighted * length, 1e-300)
     bend = float(((ahead - behind) / (2 * length) - pushed).norm())
     bend_rounding = noise * math.sqrt(z.numel()) / length
-    return _Step(length, one - 1, (one + other) / 2 - 1, rounding, bend, bend_rounding)
+    second = float((ahead + behind - 2 * z).norm()) / (2 * length)
+    kink = max(second, bend) - 10 * bend_rounding
+    return _Step(length, one - 1, (one + other) / 2 - 1, rounding, bend, bend_rounding, kink)
 
 
 def _is_smooth(step: _Step, shorter: _Step) -> bool:
-    """Whether (z(+) − z(−))/2t leaves J v by ∝ t², as on a path without kinks; where a unit switches it is ∝ t."""
+    """Whether (z(+) − z(−))/2t leaves J v by ∝ t², as on a path without kinks; where units switch it is ∝ t or less."""
     if step.bend <= 3 * step.bend_rounding:
         return True
-    return step.bend >= 5.5 * shorter.bend or shorter.bend <= 3 * shorter.bend_rounding
+    return shorter.bend > 3 * shorter.bend_rounding and 8 <= step.bend / shorter.bend <= 12.5
 
 
 def _with_slopes(steps: list[_Step], subject: Subject, direction: Change) -> tuple[ExpansionStep, ...]:
@@ -136,25 +166,12 @@ def _slope(longer: float, shorter: float, rounding: float) -> float | None:
     return math.log(abs(longer / shorter)) / math.log(RATE)
 
 
-def _judged(
-    subject: Subject,
-    steps: list[_Step],
-    rows: tuple[ExpansionStep, ...],
-    seen: tuple[ExpansionStep, ...],
-    support: list[str],
-) -> Identity:
+def _judged(subject: Subject, path: _Path, seen: _Path) -> Identity:
     """The ratio at the step where deviation and rounding together are smallest; the slopes at the shortest steps."""
-    best = min(range(len(steps)), key=lambda k: abs(steps[k].averaged) + steps[k].rounding)
-    step = steps[best]
-    single = next((row.slope_single for row in reversed(rows) if row.slope_single is not None), None)
-    averaged = next((row.slope_averaged for row in reversed(seen) if row.slope_averaged is not None), None)
-    error = abs(step.averaged)
-    tolerance = 1e-4 if subject.is_double else 5e-2
-    cause = ""
-    if not error <= tolerance:
-        ratio = torch.tensor([1 / (1 + step.averaged) if step.averaged != -1 else math.inf], dtype=torch.float64)
-        cause = causes.training_mode(subject) or causes.of_factor(ratio, torch.ones(1).double(), len(subject.plain))
-        cause = cause or f"KL is {1 + step.averaged:.4g} times ½ εᵀFε at the shortest steps"
+    step = min(path.steps, key=lambda each: abs(each.averaged) + each.rounding)
+    single, averaged = path.slope("single"), seen.slope("averaged")
+    error, tolerance = abs(step.averaged), 1e-4 if subject.is_double else 5e-2
+    cause = "" if error <= tolerance else _cause(subject, step.averaged)
     wrong = [
         f"{slope:.2f} {which}"
         for slope, least, which in zip(
@@ -163,16 +180,21 @@ def _judged(
         if slope is not None and slope < least
     ]
     if wrong and not cause and subject.is_double:
-        error, cause = (
-            math.inf,
-            f"the ratio goes to one too slowly, with slope {' and '.join(wrong)} in place of 1 and 2",
-        )
+        error = math.inf
+        cause = f"the ratio goes to one too slowly, with slope {' and '.join(wrong)} in place of 1 and 2"
     why = f"slopes {_said(single)} (expected 1) and {_said(averaged)} (expected 2)"
-    if len(support) < len(subject.plain.parameters) and averaged is not None:
-        why += (
-            f", the latter along the last {len(support)} tensors alone: along all, units switch at every visible step"
-        )
+    if seen is not path and averaged is not None:
+        why += f", the latter along the last {seen.tensors} tensors: along all, units switch at every visible step"
+    if path.tensors < len(subject.plain.parameters):
+        why += f"; along the last {path.tensors} tensors, as units before them are exactly at a kink (zero)"
     return STATEMENT.judged(1 + step.averaged, 1.0, error, tolerance, why, cause)
+
+
+def _cause(subject: Subject, deviation: float) -> str:
+    """Why the ratio does not go to one."""
+    ratio = torch.tensor([1 / (1 + deviation) if deviation != -1 else math.inf], dtype=torch.float64)
+    found = causes.training_mode(subject) or causes.of_factor(ratio, torch.ones(1).double(), len(subject.plain))
+    return found or f"KL is {1 + deviation:.4g} times ½ εᵀFε at the shortest steps"
 
 
 def _said(slope: float | None) -> str:

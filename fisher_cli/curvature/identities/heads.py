@@ -132,8 +132,8 @@ def last_layer(subject: Subject, head: Head | None) -> list[Identity]:
     for statement, matrix in ((TRUE, "true"), (EMPIRICAL, "empirical")):
         try:
             ours = _trace(subject.problem, head, matrix)
-        except (VerificationError, CoupledExamplesError) as error:
-            found.append(statement.judged(float("nan"), closed[matrix], float("nan"), 0.0, "", str(error)))
+        except (VerificationError, CoupledExamplesError) as refusal:
+            found.append(statement.judged(float("nan"), closed[matrix], float("nan"), 0.0, "", str(refusal)))
         else:
             found.append(_judged(subject, statement, ours, closed[matrix]))
     return found
@@ -153,8 +153,8 @@ def zero_head(subject: Subject, head: Head | None) -> Identity:
         return ZERO.not_applicable("the last layer is not zero")
     try:
         trace = subject.swept.trace
-    except (VerificationError, CoupledExamplesError) as error:
-        return ZERO.judged(float("nan"), 0.0, float("nan"), 0.0, "", str(error))
+    except (VerificationError, CoupledExamplesError) as refusal:
+        return ZERO.judged(float("nan"), 0.0, float("nan"), 0.0, "", str(refusal))
     others = sum(layer.true.value + layer.empirical.value for layer in trace.layers if layer.name not in head.names)
     error = max(others, abs(trace.true.value - trace.empirical.value)) / max(trace.true.value, 1e-300)
     cause = "layers below a zero head have gradients, or the two traces differ where all classes are equal"
@@ -184,6 +184,6 @@ def tempered(subject: Subject, head: Head | None) -> Identity:
     problem = replace(subject.problem, model=_Tempered(subject.problem.model, TEMPERATURE))
     try:
         ours = _trace(problem, head, "true")
-    except (VerificationError, CoupledExamplesError) as error:
-        return TEMPERED.judged(float("nan"), theirs, float("nan"), 0.0, "", str(error))
+    except (VerificationError, CoupledExamplesError) as refusal:
+        return TEMPERED.judged(float("nan"), theirs, float("nan"), 0.0, "", str(refusal))
     return _judged(subject, TEMPERED, ours, theirs)

@@ -115,15 +115,15 @@ def expected_loss(kind: str, fixed: Tensor, outputs: Tensor) -> Tensor:
 def distribution(kind: str, outputs: Tensor) -> Distribution:
     """The predictive distribution as torch has it."""
     if kind == "softmax":
-        return Categorical(logits=outputs, validate_args=False)  # type: ignore[no-untyped-call]
+        return Categorical(logits=outputs, validate_args=False)
     if kind == "sigmoid":
-        return Bernoulli(logits=outputs, validate_args=False)  # type: ignore[no-untyped-call]
-    return Normal(outputs, torch.ones_like(outputs), validate_args=False)  # type: ignore[no-untyped-call]
+        return Bernoulli(logits=outputs, validate_args=False)
+    return Normal(outputs, torch.ones_like(outputs), validate_args=False)
 
 
 def divergence(kind: str, outputs: Tensor, moved: Tensor) -> Tensor:
     """Σ_n KL(q_n ‖ q'_n), to be differentiated with respect to either."""
-    found: Tensor = kl_divergence(distribution(kind, outputs), distribution(kind, moved)).sum()  # type: ignore[no-untyped-call]
+    found: Tensor = kl_divergence(distribution(kind, outputs), distribution(kind, moved)).sum()
     return found
 
 

@@ -119,7 +119,8 @@ def plain_gram_eigenvalues(subject: Subject) -> Tensor:
             gradient = twin.gradients(z, score)
             rows.append(torch.cat([part.reshape(-1) for part in gradient.values()]) * float(weight) ** 0.5)
     factor = torch.stack(rows)
-    return torch.linalg.eigvalsh(factor @ factor.T / len(twin)).flip(0).clamp_min(0).cpu()
+    found: Tensor = torch.linalg.eigvalsh(factor @ factor.T / len(twin))
+    return found.flip(0).clamp_min(0).cpu()
 
 
 def _lanczos(subject: Subject, whole: Tensor) -> Identity:
@@ -144,8 +145,8 @@ def _lanczos(subject: Subject, whole: Tensor) -> Identity:
 def _gram_trace(subject: Subject, summed: float) -> Identity:
     try:
         trace = subject.swept.trace.true.value
-    except (VerificationError, CoupledExamplesError) as error:
-        return GRAM_TRACE.judged(summed, math.nan, math.nan, 0.0, "", str(error))
+    except (VerificationError, CoupledExamplesError) as refusal:
+        return GRAM_TRACE.judged(summed, math.nan, math.nan, 0.0, "", str(refusal))
     error = abs(summed - trace) / max(trace, 1e-300)
     tolerance, cause = subject.tolerance(1e-10), ""
     if not error <= tolerance:
@@ -226,8 +227,8 @@ def by_classes(subject: Subject) -> Identity:
     ours = math.fsum(class_traces(gram, p, some.plain.labels))
     try:
         theirs = some.swept.trace.true.value
-    except (VerificationError, CoupledExamplesError) as error:
-        return CLASSES.judged(ours, math.nan, math.nan, 0.0, "", str(error))
+    except (VerificationError, CoupledExamplesError) as refusal:
+        return CLASSES.judged(ours, math.nan, math.nan, 0.0, "", str(refusal))
     error, tolerance, cause = abs(ours - theirs) / max(theirs, 1e-300), some.tolerance(1e-10), ""
     if not error <= tolerance:
         one, other = torch.tensor([ours]).double(), torch.tensor([theirs]).double()

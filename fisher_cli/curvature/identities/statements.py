@@ -107,7 +107,7 @@ class Subject:
 
     @cached_property
     def saturation(self) -> float:
-        """What autograd's own softmax loses where predictions are certain: 1 − p is then a difference of rounded ones."""
+        """What autograd's own softmax loses where predictions are certain: 1 − p is then a difference of ones."""
         outputs = self.plain.outputs().detach()
         if self.plain.kind == "gaussian":
             return 0.0
@@ -132,9 +132,10 @@ class Subject:
         ]
 
     def _random(self, parameter: Tensor, generator: torch.Generator) -> Tensor:
-        drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter.device)
+        drawn: Tensor = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter.device)
         length = max(float(parameter.detach().norm()), parameter.numel() ** 0.5 / 100)
-        return drawn * (length / max(float(drawn.norm()), EPSILON))
+        drawn *= length / max(float(drawn.norm()), EPSILON)
+        return drawn
 
     @cached_property
     def few(self) -> "Subject":

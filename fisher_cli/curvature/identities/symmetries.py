@@ -1,7 +1,8 @@
 """Identities of what does not move the predictions, and of what moves them as a whole: null vectors and homogeneity."""
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -75,7 +76,7 @@ def hidden_symmetries(subject: Subject) -> list[Identity]:
     kinds = ((RESCALING, _rescalings), (CHANNEL, _channels), (BIAS, _biases))
     found = []
     for symmetry, candidates in kinds:
-        accepted = next((each for each in _first(candidates(subject, calls)) if _holds(subject, *each[1:])), None)
+        accepted = next((each for each in _first(candidates(subject, calls)) if _holds(subject, each[2])), None)
         if accepted is None:
             found.append(symmetry.statement.not_applicable(symmetry.absent))
         else:
@@ -83,7 +84,8 @@ def hidden_symmetries(subject: Subject) -> list[Identity]:
     return found
 
 
-_Candidate = tuple[str, Change, Change]
+_Vector = dict[str, Tensor]
+_Candidate = tuple[str, _Vector, _Vector]
 """Where, the null vector v, and a finite change of the parameters along the same symmetry."""
 
 
@@ -128,10 +130,6 @@ def _names(subject: Subject) -> dict[int, str]:
     return {id(parameter): name for name, parameter in subject.plain.parameters.items()}
 
 
-def _is_norm(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.batchnorm._BatchNorm)
-
-
 def _rescalings(subject: Subject, calls: list[_Call]) -> Iterator[_Candidate]:
     """A unit's incoming weights grown and its outgoing ones shrunk, for layers that follow each other.
 
@@ -139,60 +137,78 @@ def _rescalings(subject: Subject, calls: list[_Call]) -> Iterator[_Candidate]:
         Candidates.
     """
     names = _names(subject)
-    for before, after in zip(calls, calls[1:], strict=False):
-        producer, consumer = before.module, after.module
-        if _is_norm(consumer) or id(consumer.weight) not in names or id(producer.weight) not in names:
+    for before, after in itertools.pairwise(calls):
+        producer, consumer = _learned(before.module, names), _learned(after.module, names)
+        transposed = (nn.modules.conv._ConvTransposeNd, nn.modules.batchnorm._BatchNorm)
+        if not producer or not consumer or isinstance(after.module, transposed):
             continue
-        channels = len(producer.weight) if not isinstance(producer, nn.modules.conv._ConvTransposeNd) else 0
-        inputs = consumer.weight.shape[1]
-        if isinstance(consumer, nn.modules.conv._ConvTransposeNd) or not channels or inputs % channels:
+        if isinstance(before.module, nn.modules.conv._ConvTransposeNd) or getattr(after.module, "groups", 1) != 1:
             continue
-        if getattr(consumer, "groups", 1) != 1:
+        channels, inputs = len(producer[0]), consumer[0].shape[1]
+        if inputs % channels:
             continue
-        unit = int(_size_of(producer, channels).argmax())
-        vector, finite = {}, {}
-        for parameter in (producer.weight, producer.bias):
-            if isinstance(parameter, nn.Parameter) and id(parameter) in names:
-                part = torch.zeros_like(parameter)
-                part[unit] = parameter.detach()[unit]
-                vector[names[id(parameter)]], finite[names[id(parameter)]] = part, (SCALE - 1) * part
-            elif isinstance(parameter, nn.Parameter):
-                break
-        else:
-            each = inputs // channels
-            part = torch.zeros_like(consumer.weight)
-            some = slice(unit * each, (unit + 1) * each)
-            part[:, some] = -consumer.weight.detach()[:, some]
-            name = names[id(consumer.weight)]
-            vector[name], finite[name] = part, (1 - 1 / SCALE) * part
-            yield f"{names[id(producer.weight)]}, unit {unit}", vector, finite
+        unit, each = int(_lengths(producer[0]).argmax()), inputs // channels
+        vector, finite = _grown(producer, unit, names)
+        part = torch.zeros_like(consumer[0])
+        some = slice(unit * each, (unit + 1) * each)
+        part[:, some] = -consumer[0].detach()[:, some]
+        name = names[id(consumer[0])]
+        vector[name], finite[name] = part, (1 - 1 / SCALE) * part
+        yield f"{names[id(producer[0])]}, unit {unit}", vector, finite
 
 
-def _size_of(module: nn.Module, channels: int) -> Tensor:
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    found: Tensor = weight.detach().reshape(channels, -1).norm(dim=1)
+def _learned(module: nn.Module, names: Mapping[int, str]) -> list[nn.Parameter]:
+    """Weight and bias, where it has one; nothing where one of them is not analysed."""
+    found = [each for each in (module.weight, module.bias) if isinstance(each, nn.Parameter)]
+    return found if found and all(id(each) in names for each in found) else []
+
+
+def _grown(parameters: Sequence[nn.Parameter], unit: int, names: Mapping[int, str]) -> tuple[_Vector, _Vector]:
+    """One unit's entries of some parameters, and what they grow by."""
+    vector, finite = _Vector(), _Vector()
+    for parameter in parameters:
+        part = torch.zeros_like(parameter)
+        part[unit] = parameter.detach()[unit]
+        vector[names[id(parameter)]], finite[names[id(parameter)]] = part, (SCALE - 1) * part
+    return vector, finite
+
+
+def _lengths(weight: Tensor) -> Tensor:
+    """‖w‖ of every unit."""
+    found: Tensor = weight.detach().reshape(len(weight), -1).norm(dim=1)
     return found
 
 
-def _normalised(subject: Subject, calls: list[_Call]) -> Iterator[tuple[nn.Module, nn.Module, Tensor, int]]:
-    """Layers whose output goes into a batch norm as it is, with the norm, γ/σ and the channel with the largest of it.
+@dataclass(frozen=True)
+class _Normalised:
+    """A layer whose output goes into a batch norm as it is: γ/σ and μ by channel, the channel of the largest γ/σ."""
+
+    layer: list[nn.Parameter]
+    gamma: nn.Parameter
+    beta: nn.Parameter
+    slope: Tensor
+    mean: Tensor
+    channel: int
+
+
+def _normalised(subject: Subject, calls: list[_Call]) -> Iterator[_Normalised]:
+    """All such layers.
 
     Yields:
-        layer, norm, γ/σ, channel.
+        One after the other.
     """
     names = _names(subject)
-    for before, after in zip(calls, calls[1:], strict=False):
-        layer, norm_layer = before.module, after.module
-        if not _is_norm(norm_layer) or _is_norm(layer) or after.inputs is not before.output:
+    for before, after in itertools.pairwise(calls):
+        module = after.module
+        if not isinstance(module, nn.modules.batchnorm._BatchNorm) or after.inputs is not before.output:
             continue
-        if isinstance(layer, nn.modules.conv._ConvTransposeNd) or norm_layer.running_var is None:
+        if isinstance(before.module, (nn.modules.conv._ConvTransposeNd, nn.modules.batchnorm._BatchNorm)):
             continue
-        needed = (layer.weight, norm_layer.weight, norm_layer.bias)
-        if not all(isinstance(each, nn.Parameter) and id(each) in names for each in needed):
+        layer, own = _learned(before.module, names), _learned(module, names)
+        if not layer or len(own) < 2 or module.running_var is None or module.running_mean is None:
             continue
-        slope = norm_layer.weight.detach() / (norm_layer.running_var.double() + norm_layer.eps).sqrt()  # type: ignore[operator]
-        yield layer, norm_layer, slope, int(slope.abs().argmax())
+        slope = own[0].detach() / (module.running_var.double() + module.eps).sqrt()
+        yield _Normalised(layer, own[0], own[1], slope, module.running_mean.double(), int(slope.abs().argmax()))
 
 
 def _channels(subject: Subject, calls: list[_Call]) -> Iterator[_Candidate]:
@@ -202,19 +218,14 @@ def _channels(subject: Subject, calls: list[_Call]) -> Iterator[_Candidate]:
         Candidates.
     """
     names = _names(subject)
-    for layer, after, slope, c in _normalised(subject, calls):
-        vector, finite = {}, {}
-        for parameter in (layer.weight, layer.bias):
-            if isinstance(parameter, nn.Parameter) and id(parameter) in names:
-                part = torch.zeros_like(parameter)
-                part[c] = parameter.detach()[c]
-                vector[names[id(parameter)]], finite[names[id(parameter)]] = part, (SCALE - 1) * part
-        shifted = slope * after.running_mean  # type: ignore[operator]
-        for parameter, values in ((after.weight, after.weight.detach()), (after.bias, shifted)):  # type: ignore[operator]
-            part = torch.zeros_like(parameter)  # type: ignore[arg-type]
+    for each in _normalised(subject, calls):
+        c = each.channel
+        vector, finite = _grown(each.layer, c, names)
+        for parameter, values in ((each.gamma, each.gamma.detach()), (each.beta, each.slope * each.mean)):
+            part = torch.zeros_like(parameter)
             part[c] = -values[c]
             vector[names[id(parameter)]], finite[names[id(parameter)]] = part, (1 - 1 / SCALE) * part
-        yield f"{names[id(layer.weight)]}, channel {c}", vector, finite
+        yield f"{names[id(each.layer[0])]}, channel {c}", vector, finite
 
 
 def _biases(subject: Subject, calls: list[_Call]) -> Iterator[_Candidate]:
@@ -224,22 +235,22 @@ def _biases(subject: Subject, calls: list[_Call]) -> Iterator[_Candidate]:
         Candidates.
     """
     names = _names(subject)
-    for layer, after, slope, c in _normalised(subject, calls):
-        if not isinstance(layer.bias, nn.Parameter) or id(layer.bias) not in names:
+    for each in _normalised(subject, calls):
+        if len(each.layer) < 2:
             continue
-        vector = {names[id(p)]: torch.zeros_like(p) for p in (layer.bias, after.bias)}  # type: ignore[arg-type]
-        vector[names[id(layer.bias)]][c] = 1
-        vector[names[id(after.bias)]][c] = -slope[c]
-        yield f"{names[id(layer.bias)]}, channel {c}", vector, {name: 0.1 * part for name, part in vector.items()}
+        bias, c = each.layer[1], each.channel
+        vector = {names[id(parameter)]: torch.zeros_like(parameter) for parameter in (bias, each.beta)}
+        vector[names[id(bias)]][c] = 1
+        vector[names[id(each.beta)]][c] = -each.slope[c]
+        yield f"{names[id(bias)]}, channel {c}", vector, {name: 0.1 * part for name, part in vector.items()}
 
 
-def _holds(subject: Subject, vector: Change, finite: Change) -> bool:
+def _holds(subject: Subject, finite: Change) -> bool:
     """Whether the finite change leaves all outputs as they are, while the same amount elsewhere does not."""
     before = subject.plain.outputs().detach()
     moved = float((subject.plain.outputs_at(finite) - before).abs().max())
     broken = float((subject.plain.outputs_at(_broken(finite)) - before).abs().max())
     limit = UNCHANGED * subject.noise
-    del vector
     return moved <= limit < broken
 
 

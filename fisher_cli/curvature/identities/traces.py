@@ -83,8 +83,8 @@ def true_trace(subject: Subject) -> Identity:
     few = subject.few
     try:
         trace = few.swept.trace
-    except (VerificationError, CoupledExamplesError) as error:
-        return _unswept(TRUE, error, few)
+    except (VerificationError, CoupledExamplesError) as refusal:
+        return _unswept(TRUE, refusal, few)
     ours, theirs = _layers(trace), few.sums.true.mean(0)
     worst = worst_of_numbers([layer.name for layer in trace.layers], ours, theirs)
     cause = causes.of_traces(few, ours, theirs) if not worst.error <= few.tolerance(1e-10) else ""
@@ -97,8 +97,8 @@ def empirical_trace(subject: Subject) -> Identity:
     few = subject.few
     try:
         trace = few.swept.trace
-    except (VerificationError, CoupledExamplesError) as error:
-        return _unswept(EMPIRICAL, error, few)
+    except (VerificationError, CoupledExamplesError) as refusal:
+        return _unswept(EMPIRICAL, refusal, few)
     names = [layer.name for layer in trace.layers]
     ours, theirs = _layers(trace, "empirical"), few.sums.empirical.mean(0)
     worst = worst_of_numbers(names, ours, theirs)
@@ -115,8 +115,8 @@ def mean_gradient(subject: Subject) -> Identity:
     few = subject.few
     try:
         ours = few.shaped(few.swept.mean_gradient)
-    except (VerificationError, CoupledExamplesError) as error:
-        return _unswept(GRADIENT, error, few)
+    except (VerificationError, CoupledExamplesError) as refusal:
+        return _unswept(GRADIENT, refusal, few)
     theirs = {name: part / len(few.sums) for name, part in few.sums.gradient.items()}
     worst = worst_of_vectors([ours], [theirs])
     cause = causes.training_mode(few) if not worst.error <= few.tolerance(1e-9) else ""
@@ -135,8 +135,8 @@ def other_labels(subject: Subject) -> Identity:
     try:
         trace = few.swept.trace
         other = sweep(replace(few.problem, data=TensorData(inputs, moved)), estimator="exact", verify=False).trace
-    except (VerificationError, CoupledExamplesError) as error:
-        return _unswept(LABELS, error, few)
+    except (VerificationError, CoupledExamplesError) as refusal:
+        return _unswept(LABELS, refusal, few)
     worst = worst_of_numbers([layer.name for layer in trace.layers], _layers(other), _layers(trace))
     cause = "the true Fisher changes with the dataset's labels: they were used in place of the model's own"
     tolerance, why = few.tolerance(1e-10), subject.rounding("gradients")
@@ -151,8 +151,8 @@ def batches_and_order(subject: Subject) -> Identity:
         trace = few.swept.trace
         reverse = replace(few.problem, data=TensorData(inputs.flip(0), labels.flip(0)), batch_size=1)
         other = sweep(reverse, estimator="exact", verify=False).trace
-    except (VerificationError, CoupledExamplesError) as error:
-        return _unswept(ORDER, error, few)
+    except (VerificationError, CoupledExamplesError) as refusal:
+        return _unswept(ORDER, refusal, few)
     theirs = torch.tensor(trace.per_example_true, dtype=torch.float64)
     ours = torch.tensor(other.per_example_true, dtype=torch.float64).flip(0)
     worst = worst_of_numbers([str(n) for n in range(len(ours))], ours, theirs)
@@ -167,8 +167,8 @@ def sums(subject: Subject) -> Identity:
     """Layers, examples and totals are added up apart from each other."""
     try:
         trace = subject.swept.trace
-    except (VerificationError, CoupledExamplesError) as error:
-        return _unswept(SUMS, error, subject)
+    except (VerificationError, CoupledExamplesError) as refusal:
+        return _unswept(SUMS, refusal, subject)
     found = []
     for matrix, terms in (("true", trace.per_example_true), ("empirical", trace.per_example_empirical)):
         whole = getattr(trace, matrix).value
@@ -186,8 +186,8 @@ def coverage(subject: Subject) -> Identity:
     trainable = {name: p.numel() for name, p in subject.problem.model.named_parameters() if p.requires_grad}
     try:
         listed = {layer.name: layer.parameters for layer in subject.few.swept.trace.layers}
-    except (VerificationError, CoupledExamplesError) as error:
-        return _unswept(COVERAGE, error, subject.few)
+    except (VerificationError, CoupledExamplesError) as refusal:
+        return _unswept(COVERAGE, refusal, subject.few)
     ours, theirs = sum(listed.values()), sum(trainable.values())
     missing = [name for name in trainable if name not in listed]
     cause = f"a layer is missing: {causes.listed(missing)}" if missing else "a parameter is counted with another size"
