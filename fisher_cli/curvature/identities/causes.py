@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fisher_cli.curvature.identities.plain import Change
 from fisher_cli.curvature.identities.statements import Subject
+from fisher_cli.curvature.problem import reproducible_kernels
 
 # Two sides are proportional, or a side is explained, to this relative accuracy.
 EXPLAINED = 1e-4
@@ -23,15 +24,18 @@ FLOAT32 = "the sides agree to seven digits and no more: something is summed or e
 
 def training_mode(subject: Subject) -> str:
     """Whether our outputs are those of the network in evaluation mode, example by example; "" where they are."""
-    problem, plain = subject.problem, subject.plain
-    batch = problem.slice(0, problem.examples)
-    ours = _detached(problem.forward(batch.inputs))
+    plain = subject.plain
+    ours = together(subject)
     theirs = torch.cat([plain.outputs(n, n + 1).detach() for n in range(len(plain))])
     scale = max(float(theirs.abs().max()), 1e-300)
     return TRAINING if float((ours - theirs).abs().max()) > subject.tolerance(1e-9) * scale else ""
 
 
-def _detached(outputs: Tensor) -> Tensor:
+def together(subject: Subject) -> Tensor:
+    """z of all examples at once, as the engine evaluates the network."""
+    problem = subject.problem
+    with reproducible_kernels():
+        outputs = problem.forward(problem.slice(0, problem.examples).inputs)
     return outputs.detach().double()
 
 
@@ -62,7 +66,7 @@ def of_missing(names: Sequence[str], ours: Tensor, theirs: Tensor) -> str:
     absent = [name for name, a, b in zip(names, ours, theirs, strict=True) if float(a) == 0 and float(b) > limit]
     if not absent:
         return ""
-    return f"a layer is missing: {listed(absent)} contribute nothing where plain autograd finds gradients"
+    return f"a layer is missing: {listed(absent)}, where plain autograd finds gradients"
 
 
 def of_traces(subject: Subject, ours: Tensor, theirs: Tensor) -> str:

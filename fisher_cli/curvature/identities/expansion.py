@@ -20,6 +20,8 @@ RATE = math.sqrt(10)
 LONGEST = 0.02
 # A slope is trusted where both deviations exceed rounding so many times.
 ABOVE_ROUNDING = 20
+# Of the ratio, where it is judged.
+ROUNDING = 1e-6
 LEAST_SLOPES = (0.8, 1.8)
 # What is left of a kink at the shortest step, relative to J v, where there is one at θ itself.
 KINK = 1e-4
@@ -70,7 +72,7 @@ def expansion(subject: Subject) -> tuple[Identity, tuple[ExpansionStep, ...]]:
 
     Kinks are found by the network's outputs alone, never by the divergence: what is judged does not choose its judge.
     """
-    some = subject.first(EXAMPLES)
+    some = subject.some(EXAMPLES)
     everywhere = _differentiated(some)
     support, found = list(everywhere), list[_Path]()
     while True:
@@ -167,8 +169,9 @@ def _slope(longer: float, shorter: float, rounding: float) -> float | None:
 
 
 def _judged(subject: Subject, path: _Path, seen: _Path) -> Identity:
-    """The ratio at the step where deviation and rounding together are smallest; the slopes at the shortest steps."""
-    step = min(path.steps, key=lambda each: abs(each.averaged) + each.rounding)
+    """The ratio at the shortest step that rounding leaves exact enough; the slopes at the shortest steps."""
+    exact = [step for step in path.steps if step.rounding <= ROUNDING]
+    step = exact[-1] if exact else path.steps[0]
     single, averaged = path.slope("single"), seen.slope("averaged")
     error, tolerance = abs(step.averaged), 1e-4 if subject.is_double else 5e-2
     cause = "" if error <= tolerance else _cause(subject, step.averaged)

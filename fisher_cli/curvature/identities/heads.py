@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fisher_cli.curvature.identities import causes
 from fisher_cli.curvature.identities.plain import covariance, differentiable_kernels, observed_score
 from fisher_cli.curvature.identities.statements import Statement, Subject
+from fisher_cli.curvature.identities.traces import unswept
 from fisher_cli.curvature.problem import Problem
 from fisher_cli.curvature.traces import sweep
 from fisher_cli.errors import CoupledExamplesError, VerificationError
@@ -133,7 +134,7 @@ def last_layer(subject: Subject, head: Head | None) -> list[Identity]:
         try:
             ours = _trace(subject.problem, head, matrix)
         except (VerificationError, CoupledExamplesError) as refusal:
-            found.append(statement.judged(float("nan"), closed[matrix], float("nan"), 0.0, "", str(refusal)))
+            found.append(unswept(statement, refusal, subject))
         else:
             found.append(_judged(subject, statement, ours, closed[matrix]))
     return found
@@ -154,7 +155,7 @@ def zero_head(subject: Subject, head: Head | None) -> Identity:
     try:
         trace = subject.swept.trace
     except (VerificationError, CoupledExamplesError) as refusal:
-        return ZERO.judged(float("nan"), 0.0, float("nan"), 0.0, "", str(refusal))
+        return unswept(ZERO, refusal, subject)
     others = sum(layer.true.value + layer.empirical.value for layer in trace.layers if layer.name not in head.names)
     error = max(others, abs(trace.true.value - trace.empirical.value)) / max(trace.true.value, 1e-300)
     cause = "layers below a zero head have gradients, or the two traces differ where all classes are equal"
@@ -185,5 +186,5 @@ def tempered(subject: Subject, head: Head | None) -> Identity:
     try:
         ours = _trace(problem, head, "true")
     except (VerificationError, CoupledExamplesError) as refusal:
-        return TEMPERED.judged(float("nan"), theirs, float("nan"), 0.0, "", str(refusal))
+        return unswept(TEMPERED, refusal, subject)
     return _judged(subject, TEMPERED, ours, theirs)

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature.identities import causes, plain
-from fisher_cli.curvature.identities.plain import inner
 from fisher_cli.curvature.identities.statements import Statement, Subject, Worst, worst_of_vectors
 from fisher_cli.curvature.memory import raise_if_out_of_memory
 from fisher_cli.results import Identity
@@ -120,7 +119,7 @@ def blocks(subject: Subject) -> Identity:
     Whether they are is decided by the second derivative of the outputs along the probe, the second difference in the
     limit of no step, which no kink of a ReLU can disturb. Both sides see the same probe: there is no sampling error.
     """
-    some = subject.first(BLOCK_EXAMPLES)
+    some = subject.some(BLOCK_EXAMPLES)
     try:
         found = _block_forms(some)
     except _TWICE as error:
@@ -169,8 +168,7 @@ def _block_forms(subject: Subject) -> dict[str, tuple[float, float, float]]:
         if hessian is None:
             continue
         curvature = abs(_second_derivative(twin, output_gradients[name], name, v) or 0.0) / max(typical, 1e-300)
-        ours = inner(subject.multiplied({name: v}), {**subject.zeros(), name: v})
-        found[name] = (ours, hessian, curvature)
+        found[name] = (subject.quadratic({name: v}), hessian, curvature)
     return found
 
 

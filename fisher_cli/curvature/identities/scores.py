@@ -11,6 +11,9 @@ from fisher_cli.curvature.identities.statements import Statement, Subject
 from fisher_cli.curvature.problem import reproducible_kernels
 from fisher_cli.results import Identity
 
+# Examples of which the score at every class is taken.
+EXAMPLES = 8
+
 MODE = Statement(
     "evaluation mode",
     "z(xₙ) among others = z(xₙ) alone",
@@ -36,9 +39,8 @@ ROOT = Statement(
 
 def evaluation_mode(subject: Subject) -> Identity:
     """An example's outputs are its own, and no evaluation leaves a trace in the network's buffers."""
-    problem, plain = subject.problem, subject.plain
-    before = _digest(subject)
-    ours = problem.forward(problem.slice(0, problem.examples).inputs).detach().double()
+    plain, before = subject.plain, _digest(subject)
+    ours = causes.together(subject)
     theirs = torch.cat([plain.outputs(n, n + 1).detach() for n in range(len(plain))])
     scale = max(float(theirs.abs().max()), 1e-300)
     difference = (ours - theirs).abs()
@@ -60,7 +62,8 @@ def _digest(subject: Subject) -> bytes:
 
 def mean_score(subject: Subject) -> Identity:
     """Our scores at every label, weighted by the plain probabilities, have no mean; in the space of the parameters."""
-    problem, few = subject.problem, subject.few
+    few = subject.few.some(EXAMPLES)
+    problem = few.problem
     mean = worst = 0.0
     for n in range(len(few.plain)):
         with reproducible_kernels():

@@ -12,6 +12,7 @@ from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.identities import causes, plain
 from fisher_cli.curvature.identities.plain import Change, inner
 from fisher_cli.curvature.identities.statements import Statement, Subject
+from fisher_cli.curvature.identities.traces import unswept
 from fisher_cli.curvature.krylov import tridiagonalise
 from fisher_cli.curvature.likelihoods import Likelihood
 from fisher_cli.curvature.memory import raise_if_out_of_memory
@@ -20,8 +21,8 @@ from fisher_cli.curvature.routes import Route
 from fisher_cli.errors import CoupledExamplesError, VerificationError
 from fisher_cli.results import Identity
 
-# Score gradients that are held at once, in numbers: half a gigabyte in float64.
-HELD = 2**26
+# Score gradients that are held at once, in numbers: a gigabyte in float64.
+HELD = 2**27
 # Examples × classes up to which plain score gradients are made one by one, and all eigenvalues taken.
 ROWS = 400
 EIGENVALUES = 3
@@ -146,7 +147,7 @@ def _gram_trace(subject: Subject, summed: float) -> Identity:
     try:
         trace = subject.swept.trace.true.value
     except (VerificationError, CoupledExamplesError) as refusal:
-        return GRAM_TRACE.judged(summed, math.nan, math.nan, 0.0, "", str(refusal))
+        return unswept(GRAM_TRACE, refusal, subject)
     error = abs(summed - trace) / max(trace, 1e-300)
     tolerance, cause = subject.tolerance(1e-10), ""
     if not error <= tolerance:
@@ -228,7 +229,7 @@ def by_classes(subject: Subject) -> Identity:
     try:
         theirs = some.swept.trace.true.value
     except (VerificationError, CoupledExamplesError) as refusal:
-        return CLASSES.judged(ours, math.nan, math.nan, 0.0, "", str(refusal))
+        return unswept(CLASSES, refusal, some)
     error, tolerance, cause = abs(ours - theirs) / max(theirs, 1e-300), some.tolerance(1e-10), ""
     if not error <= tolerance:
         one, other = torch.tensor([ours]).double(), torch.tensor([theirs]).double()

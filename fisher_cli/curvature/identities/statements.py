@@ -19,6 +19,8 @@ EPSILON = torch.finfo(torch.float64).eps
 PROBES = 2
 # Backward passes that plain traces may take, one example and class at a time.
 PLAIN_PASSES = 400
+# What is tested tensor by tensor or step by step takes a quarter of the examples for more parameters than this.
+LARGE = 10**6
 # A tensor's own norm counts as its scale only above this share of all tensors' together.
 SMALL_SHARE = 1e-3
 
@@ -91,6 +93,10 @@ class Subject:
         inputs, labels = self.problem.data.batch(0, count)
         problem = replace(self.problem, data=TensorData(inputs, labels), batch_size=min(self.problem.batch_size, count))
         return Subject(problem, self.plain.first(count), self.everything, self.seed)
+
+    def some(self, most: int) -> "Subject":
+        """On so many of the first examples, or a quarter of these for a large network."""
+        return self.first(most if self.problem.size <= LARGE else max(1, most // 4))
 
     @property
     def is_double(self) -> bool:
@@ -167,6 +173,14 @@ class Subject:
         make = empirical_product if empirical else fisher_product
         found = make(self.problem, self.jacobian)(self.flat(vector))
         return {name: part.double() for name, part in self.shaped(found).items()}
+
+    def quadratic(self, vector: Change) -> float:
+        """vᵀF v = mean (J v)ᵀΛ(J v), ours."""
+        tangents, found = self.shaped(self.flat(vector)), []
+        for piece in self.jacobian.pieces():
+            pushed = self.jacobian.push(piece, tangents)
+            found.append(float((self.problem.likelihood.covariance_product(piece.outputs, pushed) * pushed).sum()))
+        return math.fsum(found) / self.problem.examples
 
     def flat(self, change: Change) -> Tensor:
         """A vector by tensor as a flat one, zeros where it says nothing."""

@@ -69,13 +69,15 @@ def _layers(trace: Trace, matrix: str = "true") -> Tensor:
     return torch.tensor([getattr(layer, matrix).value for layer in trace.layers], dtype=torch.float64)
 
 
-def _unswept(statement: Statement, error: Exception, subject: Subject) -> Identity:
+def unswept(statement: Statement, error: Exception, subject: Subject) -> Identity:
     """The identity's verdict where the traces were refused by the checks that every run has."""
     cause = causes.training_mode(subject) or str(error)
-    if isinstance(error, VerificationError) and "add up" in cause:
-        cause = f"{cause}; {causes.FLOAT32}"
-    nan = math.nan
-    return statement.judged(nan, nan, nan, 0.0, "", cause)
+    sides = error.sides if isinstance(error, VerificationError) else None
+    ours, theirs = sides or (math.nan, math.nan)
+    apart = abs(ours / theirs - 1) if theirs else math.nan
+    if apart < causes.SINGLE:
+        cause = f"{causes.FLOAT32} (sums: {ours:.12g} and {theirs:.12g})"
+    return statement.judged(ours, theirs, apart, 0.0, "refused by the checks that every run makes", cause)
 
 
 def true_trace(subject: Subject) -> Identity:
@@ -84,7 +86,7 @@ def true_trace(subject: Subject) -> Identity:
     try:
         trace = few.swept.trace
     except (VerificationError, CoupledExamplesError) as refusal:
-        return _unswept(TRUE, refusal, few)
+        return unswept(TRUE, refusal, few)
     ours, theirs = _layers(trace), few.sums.true.mean(0)
     worst = worst_of_numbers([layer.name for layer in trace.layers], ours, theirs)
     cause = causes.of_traces(few, ours, theirs) if not worst.error <= few.tolerance(1e-10) else ""
@@ -98,7 +100,7 @@ def empirical_trace(subject: Subject) -> Identity:
     try:
         trace = few.swept.trace
     except (VerificationError, CoupledExamplesError) as refusal:
-        return _unswept(EMPIRICAL, refusal, few)
+        return unswept(EMPIRICAL, refusal, few)
     names = [layer.name for layer in trace.layers]
     ours, theirs = _layers(trace, "empirical"), few.sums.empirical.mean(0)
     worst = worst_of_numbers(names, ours, theirs)
@@ -116,13 +118,15 @@ def mean_gradient(subject: Subject) -> Identity:
     try:
         ours = few.shaped(few.swept.mean_gradient)
     except (VerificationError, CoupledExamplesError) as refusal:
-        return _unswept(GRADIENT, refusal, few)
+        return unswept(GRADIENT, refusal, few)
     theirs = {name: part / len(few.sums) for name, part in few.sums.gradient.items()}
     worst = worst_of_vectors([ours], [theirs])
-    cause = causes.training_mode(few) if not worst.error <= few.tolerance(1e-9) else ""
-    if not cause:
+    cause = ""
+    if not worst.error <= few.tolerance(1e-9):
         one, other = (torch.cat([side[name].double().reshape(-1) for name in theirs]) for side in (ours, theirs))
-        cause = causes.of_factor(one, other, len(few.sums))
+        norms = [torch.stack([side[name].double().norm() for name in theirs]) for side in (ours, theirs)]
+        cause = causes.training_mode(few) or causes.of_missing(list(theirs), norms[0], norms[1])
+        cause = cause or causes.of_factor(one, other, len(few.sums))
     why = subject.rounding("gradients, which partly cancel over the examples")
     return GRADIENT.judged(worst.ours, worst.theirs, worst.error, few.tolerance(1e-9), why, cause)
 
@@ -136,7 +140,7 @@ def other_labels(subject: Subject) -> Identity:
         trace = few.swept.trace
         other = sweep(replace(few.problem, data=TensorData(inputs, moved)), estimator="exact", verify=False).trace
     except (VerificationError, CoupledExamplesError) as refusal:
-        return _unswept(LABELS, refusal, few)
+        return unswept(LABELS, refusal, few)
     worst = worst_of_numbers([layer.name for layer in trace.layers], _layers(other), _layers(trace))
     cause = "the true Fisher changes with the dataset's labels: they were used in place of the model's own"
     tolerance, why = few.tolerance(1e-10), subject.rounding("gradients")
@@ -152,7 +156,7 @@ def batches_and_order(subject: Subject) -> Identity:
         reverse = replace(few.problem, data=TensorData(inputs.flip(0), labels.flip(0)), batch_size=1)
         other = sweep(reverse, estimator="exact", verify=False).trace
     except (VerificationError, CoupledExamplesError) as refusal:
-        return _unswept(ORDER, refusal, few)
+        return unswept(ORDER, refusal, few)
     theirs = torch.tensor(trace.per_example_true, dtype=torch.float64)
     ours = torch.tensor(other.per_example_true, dtype=torch.float64).flip(0)
     worst = worst_of_numbers([str(n) for n in range(len(ours))], ours, theirs)
@@ -168,7 +172,7 @@ def sums(subject: Subject) -> Identity:
     try:
         trace = subject.swept.trace
     except (VerificationError, CoupledExamplesError) as refusal:
-        return _unswept(SUMS, refusal, subject)
+        return unswept(SUMS, refusal, subject)
     found = []
     for matrix, terms in (("true", trace.per_example_true), ("empirical", trace.per_example_empirical)):
         whole = getattr(trace, matrix).value
@@ -187,7 +191,7 @@ def coverage(subject: Subject) -> Identity:
     try:
         listed = {layer.name: layer.parameters for layer in subject.few.swept.trace.layers}
     except (VerificationError, CoupledExamplesError) as refusal:
-        return _unswept(COVERAGE, refusal, subject.few)
+        return unswept(COVERAGE, refusal, subject.few)
     ours, theirs = sum(listed.values()), sum(trainable.values())
     missing = [name for name in trainable if name not in listed]
     cause = f"a layer is missing: {causes.listed(missing)}" if missing else "a parameter is counted with another size"
