@@ -1,5 +1,7 @@
-"""The identities pass on every kind of network, fail on planted faults with the cause named, and their sides are right."""
+"""The identities hold on every kind of network, fail on planted faults with the cause named; their sides are right."""
 
+import copy
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -9,12 +11,14 @@ from torch import Tensor, nn
 
 from fisher_cli.curvature import moments, problem, products, scores, traces
 from fisher_cli.curvature.gradient_norms import engine
-from fisher_cli.curvature.identities import suite
+from fisher_cli.curvature.identities import expansion, heads, hessians, plain, spectra, suite
+from fisher_cli.curvature.identities import traces as trace_identities
+from fisher_cli.curvature.identities.statements import Subject
 from fisher_cli.curvature.likelihoods import Softmax
 from fisher_cli.curvature.problem import Problem, TensorData, pose
 from fisher_cli.results import Identity, Verdict, Verification
 from tests.cases import CASES, Case, unsettle
-from tests.conftest import problem_of
+from tests.conftest import problem_of, reference_of
 
 
 def named(found: Verification, name: str) -> Identity:
@@ -102,7 +106,8 @@ def forgotten_half(patch: pytest.MonkeyPatch) -> None:
 def training_mode(patch: pytest.MonkeyPatch) -> None:
     """Batch norm takes the statistics of the batch."""
 
-    def of_the_batch(input: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, *_: object) -> Tensor:
+    def of_the_batch(*given: Tensor) -> Tensor:
+        input, _, _, weight, bias, *_ = given
         return torch.batch_norm(input, weight, bias, None, None, True, 0.1, 1e-5, False)
 
     patch.setattr(problem, "_batch_norm", of_the_batch)
@@ -201,3 +206,119 @@ def test_a_planted_fault_fails_and_is_named(
     assert expected <= set(found), found
     assert words in " ".join(found.values()), found
     assert words in found[next(iter(sorted(expected, key=lambda name: words not in found[name])))]
+
+
+# --- the independent side against the oracle, and what it decides
+
+
+def test_the_plain_sums_are_those_of_the_oracle(case: Case) -> None:
+    """Neither shares code with the engine, nor with the other."""
+    expected = reference_of(case)
+    subject = Subject.of(problem_of(case))
+    found = subject.sums
+    assert torch.allclose(found.true, expected.true_terms, rtol=1e-10, atol=1e-14)
+    assert torch.allclose(found.empirical, expected.empirical_terms, rtol=1e-10, atol=1e-14)
+    gradient = subject.flat(found.gradient) / len(found)
+    assert torch.allclose(gradient, expected.mean_gradient, rtol=1e-10, atol=1e-14)
+    for probe, product in zip(subject.probes, found.empirical_products, strict=True):
+        truth = expected.empirical @ subject.flat(probe)
+        assert torch.allclose(subject.flat(product) / len(found), truth, rtol=1e-9, atol=1e-13)
+
+
+def test_the_plain_product_and_spectrum_are_those_of_the_oracle(case: Case) -> None:
+    expected, subject = reference_of(case), Subject.of(problem_of(case))
+    probe = subject.probes[0]
+    product = subject.flat(spectra.plain_product(subject, probe))
+    assert torch.allclose(product, expected.fisher @ subject.flat(probe), rtol=1e-9, atol=1e-13)
+    values = spectra.plain_gram_eigenvalues(subject)
+    dense = torch.linalg.eigvalsh(expected.fisher).flip(0)
+    count = min(len(values), len(dense))
+    assert float((values[:count] - dense[:count]).abs().max()) <= 1e-13 * float(dense[0])
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid", "gaussian"])
+@pytest.mark.parametrize("step", [1.0, 1e-2, 1e-4, 1e-6])
+def test_small_divergences_keep_their_digits(kind: str, step: float) -> None:
+    """Against torch.distributions where that has digits left, and ½ dᵀΛd where it has none."""
+    torch.manual_seed(0)
+    z = 3 * torch.randn(5, 4).double()
+    d = step * torch.randn(5, 4).double()
+    found = plain.small_divergence(kind, z, z + d)
+    exact = float(plain.divergence(kind, z, z + d))
+    assert found == pytest.approx(exact, rel=1e-9, abs=1e-14)
+    form = 0.5 * float((d * (plain.covariance(kind, z) @ d.unsqueeze(2)).squeeze(2)).sum())
+    assert found == pytest.approx(form, rel=3 * step)
+
+
+class Curved(nn.Module):
+    """The last layer and the one behind the last curve are affine, the first is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.second(torch.tanh(self.first(x)))))
+
+
+def test_affine_tensors_are_found_by_numbers_and_not_by_names() -> None:
+    torch.manual_seed(4)
+    data = TensorData(torch.randn(6, 4).double(), torch.randint(0, 3, (6,)))
+    found = hessians.blocks(Subject.of(pose(Curved().double(), data)))
+    assert found.verdict is Verdict.PASSED
+    assert "4 of 6 tensors" in found.why
+    assert found.reason == "the outputs are not affine in first.weight, first.bias: there H and F differ by design"
+
+
+def test_a_network_that_is_curved_in_every_tensor_has_no_such_block() -> None:
+    torch.manual_seed(4)
+    model = nn.Sequential(nn.Linear(4, 3), nn.Tanh()).double()
+    found = hessians.blocks(Subject.of(pose(model, TensorData(torch.randn(6, 4).double(), torch.randint(0, 3, (6,))))))
+    assert found.verdict is Verdict.NOT_APPLICABLE
+    assert "not affine in 0.weight, 0.bias" in found.reason
+
+
+def test_units_exactly_at_a_kink_are_named_and_left_out() -> None:
+    """Blank inputs and no biases: at θ itself KL has one slope to each side in the first layer."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(4, 30), nn.ReLU(), nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 3)).double()
+    nn.init.zeros_(model[0].bias)
+    x = torch.randn(4, 4).double()
+    x[::2] = 0
+    identity, rows = expansion.expansion(Subject.of(pose(model, TensorData(x, torch.tensor([0, 1, 2, 0])))))
+    assert identity.verdict is Verdict.PASSED
+    assert "exactly at a kink" in identity.why
+    assert rows[-3].single == pytest.approx(0, abs=1e-3)
+
+
+def test_a_head_that_is_used_elsewhere_or_is_none_is_not_taken() -> None:
+    tied = next(case for case in CASES if case.name == "sequence")
+    assert heads.find_head(Subject.of(problem_of(tied))) is None
+    found = heads.find_head(Subject.of(posed()))
+    assert found is not None
+    assert found.names == ["head.weight", "head.bias"]
+
+
+def test_networks_and_buffers_are_left_as_they_were() -> None:
+    case = posed()
+    before = copy.deepcopy(case.model.state_dict())
+    suite.verify(case)
+    assert all(torch.equal(value, before[name]) for name, value in case.model.state_dict().items())
+    assert all(parameter.grad is None for parameter in case.model.parameters())
+
+
+def test_a_parameter_that_was_not_selected_is_missing_unless_it_was_left_out_on_purpose() -> None:
+    whole = posed()
+    part = {name: parameter for name, parameter in whole.parameters.items() if not name.startswith("hidden")}
+    some = replace(whole, parameters=part)
+    found = trace_identities.coverage(Subject.of(some))
+    assert found.verdict is Verdict.FAILED
+    assert found.reason == "a layer is missing: hidden.weight, hidden.bias"
+    assert trace_identities.coverage(Subject.of(some, everything=False)).verdict is Verdict.NOT_APPLICABLE
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_other_random_vectors_give_the_same_verdicts(seed: int) -> None:
+    found = suite.verify(posed(), seed=seed)
+    assert failed(found) == {}
+    assert math.isfinite(sum(each.seconds for each in found.identities))

@@ -173,7 +173,9 @@ def _expansion(measurement: Measurement, found: Verification, width: int, *, sev
         table.add_row(*(Text(column.cells[index]) for column in columns.values()))
     parts: list[Text | Table] = [*wrapped(title, width), table]
     if any(row.slope_averaged is None for row in found.expansion):
-        parts += wrapped("no slope: rounding, or a unit of the network switches between the steps", width, "dim")
+        parts += wrapped(
+            "no slope: rounding, or units of the network (ReLU, max pooling) switch between the steps", width, "dim"
+        )
     return [*parts, Text("")]
 
 

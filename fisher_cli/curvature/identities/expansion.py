@@ -153,11 +153,12 @@ def _with_slopes(steps: list[_Step], subject: Subject, direction: Change) -> tup
         if index + 1 < len(steps):
             shorter = steps[index + 1]
             smooth = all(_is_smooth(steps[k], steps[k + 1]) for k in (index, min(index + 1, len(steps) - 2)))
-            row = replace(
-                row,
-                slope_single=_slope(step.single, shorter.single, shorter.rounding),
-                slope_averaged=_slope(step.averaged, shorter.averaged, shorter.rounding) if smooth else None,
-            )
+            if smooth:
+                row = replace(
+                    row,
+                    slope_single=_slope(step.single, shorter.single, shorter.rounding),
+                    slope_averaged=_slope(step.averaged, shorter.averaged, shorter.rounding),
+                )
         rows.append(row)
     return tuple(rows)
 
@@ -172,7 +173,7 @@ def _judged(subject: Subject, path: _Path, seen: _Path) -> Identity:
     """The ratio at the shortest step that rounding leaves exact enough; the slopes at the shortest steps."""
     exact = [step for step in path.steps if step.rounding <= ROUNDING]
     step = exact[-1] if exact else path.steps[0]
-    single, averaged = path.slope("single"), seen.slope("averaged")
+    single, averaged = path.slope("single") or seen.slope("single"), seen.slope("averaged")
     error, tolerance = abs(step.averaged), 1e-4 if subject.is_double else 5e-2
     cause = "" if error <= tolerance else _cause(subject, step.averaged)
     wrong = [

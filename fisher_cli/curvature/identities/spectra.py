@@ -96,7 +96,6 @@ def _gram(subject: Subject, whole: Tensor) -> Identity:
     length = max(len(whole), len(theirs))
     ours, other = (torch.nn.functional.pad(each, (0, length - len(each))) for each in (whole, theirs))
     largest = max(float(other[0]), 1e-300)
-    at = int((ours - other).abs().argmax())
     error = float((ours - other).abs().max()) / largest
     problem = subject.problem
     limit = min(problem.size, problem.examples * (problem.outputs - (subject.plain.kind == "softmax")))
@@ -108,7 +107,7 @@ def _gram(subject: Subject, whole: Tensor) -> Identity:
     elif rank > limit:
         error, cause = math.inf, f"the rank is {rank}, and {limit} is the most it can be"
     tolerance, why = subject.tolerance(1e-10), subject.rounding("eigenvalues")
-    return GRAM.judged(float(ours[at]), float(other[at]), error, tolerance, why, cause)
+    return GRAM.judged(float(ours[0]), float(other[0]), error, tolerance, why, cause)
 
 
 def plain_gram_eigenvalues(subject: Subject) -> Tensor:

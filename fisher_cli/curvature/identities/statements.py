@@ -12,6 +12,7 @@ from fisher_cli.curvature.identities.plain import Change, Plain, Sums, norm
 from fisher_cli.curvature.problem import Problem, TensorData
 from fisher_cli.curvature.products import Jacobian, empirical_product, fisher_product, split
 from fisher_cli.curvature.traces import Sweep, sweep
+from fisher_cli.errors import CoupledExamplesError
 from fisher_cli.results import Identity, Verdict
 
 EPSILON = torch.finfo(torch.float64).eps
@@ -80,10 +81,20 @@ class Subject:
 
     @classmethod
     def of(cls, problem: Problem, *, everything: bool = True, seed: int = 0) -> "Subject":
-        """The problem with its examples held in memory, so that both sides see the same."""
+        """The problem with its examples held in memory, so that both sides see the same.
+
+        Raises:
+            CoupledExamplesError: the network takes several examples only.
+        """
         data = TensorData(*problem.data.batch(0, problem.examples))
         problem = replace(problem, data=data, batch_size=min(problem.batch_size, problem.examples))
-        return cls(problem, Plain.of(problem), everything, seed)
+        plain = Plain.of(problem)
+        try:
+            plain.outputs(0, 1)
+        except ValueError as error:  # batch norm on a single value per channel
+            msg = f"the network behaves as in training mode: it cannot evaluate an example alone ({error})"
+            raise CoupledExamplesError(msg) from error
+        return cls(problem, plain, everything, seed)
 
     def first(self, count: int) -> "Subject":
         """The same on the first examples only."""

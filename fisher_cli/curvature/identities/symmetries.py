@@ -17,8 +17,10 @@ from fisher_cli.results import Identity
 SCALE = 1.25
 # Outputs that agree to so many units of their measured rounding are unchanged.
 UNCHANGED = 100
-# Pairs of layers that are tried for each kind of symmetry.
-TRIED = 12
+# Candidates that are tried for each kind of symmetry, and units of a layer: some are off for all examples.
+TRIED, UNITS = 24, 4
+# A change so small that no unit which is off is switched on by it.
+SMALL = 1e-4
 RADIAL = Statement(
     "radial direction",
     "θᵀFθ = K² mean fᵀΛf for outputs homogeneous of degree K",
@@ -147,14 +149,14 @@ def _rescalings(subject: Subject, calls: list[_Call]) -> Iterator[_Candidate]:
         channels, inputs = len(producer[0]), consumer[0].shape[1]
         if inputs % channels:
             continue
-        unit, each = int(_lengths(producer[0]).argmax()), inputs // channels
-        vector, finite = _grown(producer, unit, names)
-        part = torch.zeros_like(consumer[0])
-        some = slice(unit * each, (unit + 1) * each)
-        part[:, some] = -consumer[0].detach()[:, some]
-        name = names[id(consumer[0])]
-        vector[name], finite[name] = part, (1 - 1 / SCALE) * part
-        yield f"{names[id(producer[0])]}, unit {unit}", vector, finite
+        each, name = inputs // channels, names[id(consumer[0])]
+        for unit in _lengths(producer[0]).argsort(descending=True, stable=True)[:UNITS].tolist():
+            vector, finite = _grown(producer, unit, names)
+            part = torch.zeros_like(consumer[0])
+            some = slice(unit * each, (unit + 1) * each)
+            part[:, some] = -consumer[0].detach()[:, some]
+            vector[name], finite[name] = part, (1 - 1 / SCALE) * part
+            yield f"{names[id(producer[0])]}, unit {unit}", vector, finite
 
 
 def _learned(module: nn.Module, names: Mapping[int, str]) -> list[nn.Parameter]:
@@ -249,7 +251,7 @@ def _holds(subject: Subject, finite: Change) -> bool:
     """Whether the finite change leaves all outputs as they are, while the same amount elsewhere does not."""
     before = subject.plain.outputs().detach()
     moved = float((subject.plain.outputs_at(finite) - before).abs().max())
-    broken = float((subject.plain.outputs_at(_broken(finite)) - before).abs().max())
+    broken = float((subject.plain.outputs_at(_broken(finite), SMALL) - before).abs().max())
     limit = UNCHANGED * subject.noise
     return moved <= limit < broken
 
