@@ -13,6 +13,8 @@ from fisher_cli.cells import one_line
 from fisher_cli.reports.layout import Column, empty_table, remarks, total_width, wrapped
 from fisher_cli.results import ExpansionStep, Identity, Measurement, Verdict, Verification
 
+# The identity that the table of steps belongs to.
+EXPANSION = "KL expansion"
 _MARKS = {Verdict.PASSED: "✓", Verdict.FAILED: "✗", Verdict.NOT_APPLICABLE: "–"}
 _STYLES = {Verdict.PASSED: "", Verdict.FAILED: "bold red", Verdict.NOT_APPLICABLE: "dim"}
 # When the table is too wide these columns go, one after the other; formulas are wrapped before.
@@ -172,6 +174,10 @@ def _expansion(measurement: Measurement, found: Verification, width: int, *, sev
     for index in range(len(found.expansion)):
         table.add_row(*(Text(column.cells[index]) for column in columns.values()))
     parts: list[Text | Table] = [*wrapped(title, width), table]
+    # The slopes that were judged may be those along other tensors than the table's.
+    judged = next((each for each in found.identities if each.name == EXPANSION), None)
+    if judged is not None and judged.why:
+        parts += wrapped(judged.why, width, "dim")
     if any(row.slope_averaged is None for row in found.expansion):
         parts += wrapped(
             "no slope: rounding, or units of the network (ReLU, max pooling) switch between the steps", width, "dim"
