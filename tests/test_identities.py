@@ -322,3 +322,30 @@ def test_other_random_vectors_give_the_same_verdicts(seed: int) -> None:
     found = suite.verify(posed(), seed=seed)
     assert failed(found) == {}
     assert math.isfinite(sum(each.seconds for each in found.identities))
+
+
+class Tied(nn.Module):
+    """A linear head whose weight is an embedding's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(5, 4), nn.Linear(4, 5, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.embed(ids).mean(1)))
+
+
+def test_a_tied_head_has_no_closed_form() -> None:
+    torch.manual_seed(2)
+    data = TensorData(torch.randint(0, 5, (6, 3)), torch.randint(0, 5, (6,)))
+    subject = Subject.of(pose(Tied().double(), data))
+    assert heads.find_head(subject) is None
+    assert failed(suite.verify(subject.problem)) == {}
+
+
+@pytest.mark.parametrize("name", ["two classes", "many labels"])
+def test_no_slope_is_told_between_steps_where_a_unit_switches(name: str) -> None:
+    _, rows = expansion.expansion(Subject.of(problem_of(next(case for case in CASES if case.name == name))))
+    assert (rows[0].slope_averaged, rows[0].slope_single) == (None, None)
+    assert any(row.slope_averaged is not None for row in rows)

@@ -25,7 +25,7 @@ from fisher_cli.reports.layout import STATUS_STYLES, shorten
 from fisher_cli.reports.numbers import finite, number_text
 from fisher_cli.reports.spectra import render_spectra
 from fisher_cli.reports.summary import render_summary
-from fisher_cli.results import Inspection, Measurement, Status
+from fisher_cli.results import Inspection, Measurement, Status, Verdict
 
 WIDTH_WITHOUT_TERMINAL = 100
 _SECONDS_BETWEEN_LINES = 10.0  # a log of ten thousand fast checkpoints stays short
@@ -267,6 +267,9 @@ def _outcome(measurement: Measurement) -> str:
     """What a checkpoint's line says."""
     if measurement.status is not Status.OK:
         return f"{measurement.checkpoint}: {measurement.status}: {measurement.error}"
+    if found := measurement.verification:
+        applied = len(found.identities) - found.count(Verdict.NOT_APPLICABLE)
+        return f"{measurement.checkpoint}: {found.count(Verdict.PASSED)} of {applied} identities hold"
     if measurement.trace is None or finite(measurement.trace.true.value) is None:
         return measurement.checkpoint
     true = measurement.trace.true

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature.identities.plain import Change
-from fisher_cli.curvature.identities.statements import Subject
+from fisher_cli.curvature.identities.statements import ALONE, Subject
 from fisher_cli.curvature.problem import reproducible_kernels
 
 # Two sides are proportional, or a side is explained, to this relative accuracy.
@@ -24,6 +24,7 @@ FLOAT32 = "the sides agree to seven digits and no more: something is summed or e
 
 def training_mode(subject: Subject) -> str:
     """Whether our outputs are those of the network in evaluation mode, example by example; "" where they are."""
+    subject = subject.first(ALONE)
     plain = subject.plain
     ours = together(subject)
     theirs = torch.cat([plain.outputs(n, n + 1).detach() for n in range(len(plain))])

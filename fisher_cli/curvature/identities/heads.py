@@ -153,7 +153,7 @@ def zero_head(subject: Subject, head: Head | None) -> Identity:
     if any(bool(subject.plain.parameters[name].any()) for name in head.names):
         return ZERO.not_applicable("the last layer is not zero")
     try:
-        trace = subject.swept.trace
+        trace = subject.summed.trace
     except (VerificationError, CoupledExamplesError) as refusal:
         return unswept(ZERO, refusal, subject)
     others = sum(layer.true.value + layer.empirical.value for layer in trace.layers if layer.name not in head.names)

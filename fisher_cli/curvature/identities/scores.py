@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fisher_cli.curvature.identities import causes
 from fisher_cli.curvature.identities.plain import covariance, probabilities, targets
-from fisher_cli.curvature.identities.statements import Statement, Subject
+from fisher_cli.curvature.identities.statements import ALONE, Statement, Subject
 from fisher_cli.curvature.problem import reproducible_kernels
 from fisher_cli.results import Identity
 
@@ -39,6 +39,7 @@ ROOT = Statement(
 
 def evaluation_mode(subject: Subject) -> Identity:
     """An example's outputs are its own, and no evaluation leaves a trace in the network's buffers."""
+    subject = subject.first(ALONE)
     plain, before = subject.plain, _digest(subject)
     ours = causes.together(subject)
     theirs = torch.cat([plain.outputs(n, n + 1).detach() for n in range(len(plain))])

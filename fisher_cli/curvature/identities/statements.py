@@ -11,7 +11,7 @@ from torch import Tensor
 from fisher_cli.curvature.identities.plain import Change, Plain, Sums, norm
 from fisher_cli.curvature.problem import Problem, TensorData
 from fisher_cli.curvature.products import Jacobian, empirical_product, fisher_product, split
-from fisher_cli.curvature.traces import Sweep, sweep
+from fisher_cli.curvature.traces import EXACT_OUTPUTS, Sweep, sweep
 from fisher_cli.errors import CoupledExamplesError
 from fisher_cli.results import Identity, Verdict
 
@@ -20,6 +20,8 @@ EPSILON = torch.finfo(torch.float64).eps
 PROBES = 2
 # Backward passes that plain traces may take, one example and class at a time.
 PLAIN_PASSES = 400
+# Examples that are evaluated alone and together.
+ALONE = 64
 # What is tested tensor by tensor or step by step takes a quarter of the examples for more parameters than this.
 LARGE = 10**6
 # A tensor's own norm counts as its scale only above this share of all tensors' together.
@@ -163,6 +165,13 @@ class Subject:
     def swept(self) -> Sweep:
         """Our traces, exact."""
         return sweep(self.problem, estimator="exact", verify=False)
+
+    @cached_property
+    def summed(self) -> Sweep:
+        """Our traces of all examples by the estimator that suits the number of classes."""
+        return (
+            self.swept if self.problem.outputs <= EXACT_OUTPUTS else sweep(self.problem, estimator="auto", verify=False)
+        )
 
     @cached_property
     def sums(self) -> Sums:

@@ -170,7 +170,7 @@ def batches_and_order(subject: Subject) -> Identity:
 def sums(subject: Subject) -> Identity:
     """Layers, examples and totals are added up apart from each other."""
     try:
-        trace = subject.swept.trace
+        trace = subject.summed.trace
     except (VerificationError, CoupledExamplesError) as refusal:
         return unswept(SUMS, refusal, subject)
     found = []
