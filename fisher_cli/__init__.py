@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["Analysis", "FisherError", "Settings", "analyze", "compare"]
+__all__ = ["Analysis", "FisherError", "Settings", "analyze", "compare", "verify"]
 
 if TYPE_CHECKING:
     from fisher_cli.analysis import Analysis
     from fisher_cli.errors import FisherError
-    from fisher_cli.run import analyze, compare
+    from fisher_cli.run import analyze, compare, verify
     from fisher_cli.settings import Settings
 
 _HOMES = {
@@ -25,6 +25,7 @@ _HOMES = {
     "Settings": "fisher_cli.settings",
     "analyze": "fisher_cli.run",
     "compare": "fisher_cli.run",
+    "verify": "fisher_cli.run",
 }
 
 

@@ -58,6 +58,19 @@ class Analysis:
 
         return comparison_layer_table(self.measurements)
 
+    @cached_property
+    def identities(self) -> "pd.DataFrame":
+        """One row per checkpoint and identity, where `verify` was asked for."""
+        from fisher_cli.identity_tables import identity_table
+
+        return identity_table(self.measurements)
+
+    @property
+    def verified(self) -> bool:
+        """Whether there are identities, and none of them fails."""
+        found = [m.verification for m in self.measurements if m.verification is not None]
+        return bool(found) and not any(each.failed for each in found)
+
     @property
     def data_title(self) -> str:
         """The dataset and its split in two words."""
@@ -114,6 +127,11 @@ class Analysis:
                 {"checkpoint": m.checkpoint, **asdict(m.check), **_cost(m, "check")}
                 for m in self.measurements
                 if m.check is not None
+            ],
+            "identities": [
+                {"checkpoint": m.checkpoint, "seconds": {each.name: each.seconds for each in m.verification.identities}}
+                for m in self.measurements
+                if m.verification is not None
             ],
             "peak_memory_bytes": peak,
             "peak_device_memory_bytes": torch.cuda.max_memory_allocated() if self.device.startswith("cuda") else None,

@@ -121,6 +121,37 @@ DENSITY_COLUMNS: tuple[Column, ...] = (
     Column("cumulative_most", REAL, "", "what cumulative is at most, given these probes"),
 )
 
+IDENTITY_COLUMNS: tuple[Column, ...] = (
+    Column("checkpoint", TEXT, "", "path relative to the checkpoints' common folder"),
+    Column("order", INTEGER, "", "position of the checkpoint in the sequence, from 0"),
+    Column("step", INTEGER, "steps", "training step that the checkpoint or its name states"),
+    Column("identity", TEXT, "", "name of the identity"),
+    Column("formula", TEXT, "", "what must hold"),
+    Column("source", TEXT, "", "where the identity comes from"),
+    Column("verdict", TEXT, "", "pass, fail or not applicable"),
+    Column("ours", REAL, "", "the side that fisher computes; of many numbers the worst"),
+    Column("independent", REAL, "", "the other side, by a way that shares as little code as possible"),
+    Column("identity_error", REAL, "", "difference of the sides relative to the scale"),
+    Column("tolerance", REAL, "", "largest identity_error that passes"),
+    Column("scale", TEXT, "", "what identity_error is relative to"),
+    Column("sides", TEXT, "", "how ours and the independent side are computed, in this order"),
+    Column("why", TEXT, "", "why the tolerance is what it is, and what was looked at"),
+    Column("reason", TEXT, "", "why the identity fails, or why it does not apply"),
+    Column("status", TEXT, "", "ok, rejected (the file) or failed (the computation)"),
+    Column("error", TEXT, "", "what went wrong with the checkpoint, in one line"),
+)
+
+EXPANSION_COLUMNS: tuple[Column, ...] = (
+    Column("checkpoint", TEXT, "", "path relative to the checkpoints' common folder"),
+    Column("order", INTEGER, "", "position of the checkpoint in the sequence, from 0"),
+    Column("step", INTEGER, "steps", "training step that the checkpoint or its name states"),
+    Column("epsilon", REAL, "", "length of the step ε relative to that of the parameters"),
+    Column("deviation_single", REAL, "", "KL(q_θ ‖ q_θ+ε) over ½ εᵀFε, less one"),
+    Column("slope_single", REAL, "", "d log |deviation_single| / d log ‖ε‖, expected 1"),
+    Column("deviation_averaged", REAL, "", "the same averaged over +ε and −ε"),
+    Column("slope_averaged", REAL, "", "d log |deviation_averaged| / d log ‖ε‖, expected 2; empty where units switch"),
+)
+
 MAIN = {column.name: column for column in COLUMNS}
 
 INSPECTION_COLUMNS: tuple[Column, ...] = (

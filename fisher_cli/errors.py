@@ -54,7 +54,11 @@ class NumericalError(FisherError):
 
 
 class VerificationError(FisherError):
-    """The engine's numbers disagree with plain autograd, or their sums do not hold."""
+    """The engine's numbers disagree with plain autograd, or their sums do not hold; `sides` are those of the sum."""
+
+    def __init__(self, message: str, sides: tuple[float, float] | None = None) -> None:
+        super().__init__(message)
+        self.sides = sides
 
 
 class OutOfMemoryError(FisherError):

@@ -24,6 +24,7 @@ from fisher_cli.errors import DataError, OutOfMemoryError, UsageError
 from fisher_cli.results import Ledger, Measurement, Spectrum, Status
 from fisher_cli.settings import MatrixName, Settings, SpectrumMethod
 from fisher_cli.trail import Trail
+from fisher_cli.verification import verified
 
 _LOG = logging.getLogger(__name__)
 
@@ -167,6 +168,8 @@ def measure(
             with clock("pose"):
                 problem = replace(posed(module, data, settings, size, device, classes), keep_graphs=keep_graphs)
             at_once = min(problem.batch_size, problem.examples)
+            if settings.verify:
+                return verified(problem, settings, observer.stage, clock)
             return _measured(problem, settings, verify, known, observer, clock, trail)
         except Exception as error:
             if not is_out_of_memory(error):

@@ -324,6 +324,29 @@ def compare(
     return analyze(checkpoints, data, comparison=asked, **words)
 
 
+def verify(
+    checkpoints: str | Path | nn.Module | Iterable[str | Path] | Iterable[nn.Module],
+    data: str | tuple[Tensor, Tensor] = "digits",
+    *,
+    limit: int | None = 32,
+    precision: str = "float64",
+    **others: Any,
+) -> Analysis:
+    """Identities that Fisher's different forms must fulfil, on these networks and data: `.identities`, `.verified`.
+
+    Args:
+        checkpoints: as for `analyze`.
+        data: as for `analyze`.
+        limit: number of examples; some tens are enough, and the independent side is slow.
+        precision: of our side; the independent one is in float64 always.
+        **others: as for `analyze`.
+
+    Returns:
+        Analysis; `.identities` has one row per checkpoint and identity, `.verified` says that none fails.
+    """
+    return analyze(checkpoints, data, limit=limit, precision=precision, verify=True, **others)
+
+
 def _kinds(items: Sequence[object]) -> str:
     return " and ".join(dict.fromkeys(type(item).__name__ for item in items))
 

@@ -133,6 +133,7 @@ class Settings:
     `samples` labels per example belong to the sampled estimator; `target_error`, relative to the trace, to the
     deflated one, None for a tenth of the standard error over examples. `spectrum` None means: the leading
     eigenvalues only; with `comparison` the two Fishers are compared, which finds their leading eigenvalues as well.
+    `verify` asks for the identities of `fisher verify` in place of everything else.
     """
 
     data: str = "digits"
@@ -160,6 +161,7 @@ class Settings:
     seed: int = 0
     spectrum: SpectrumSettings | None = None
     comparison: ComparisonSettings | None = None
+    verify: bool = False
 
     def __post_init__(self) -> None:
         """Bring what a caller may write more simply into its one form: names, paths, single patterns, dicts.

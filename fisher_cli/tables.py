@@ -21,6 +21,8 @@ from fisher_cli.cells import encodable, escape, guard, json_text, unescape, ungu
 from fisher_cli.columns import (
     COLUMNS,
     DENSITY_COLUMNS,
+    EXPANSION_COLUMNS,
+    IDENTITY_COLUMNS,
     INSPECTION_COLUMNS,
     LATER_COLUMNS,
     LAYER_COLUMNS,
@@ -55,6 +57,7 @@ _ARROW_TYPES = {Kind.TEXT: pa.string(), Kind.INTEGER: pa.int64(), Kind.REAL: pa.
 _KNOWN = {
     column.name: column
     for columns in (
+        *(EXPANSION_COLUMNS, IDENTITY_COLUMNS),
         *(LAYER_STEP_COLUMNS, CHECKPOINT_COMPARISON_COLUMNS, COMPARISON_LAYER_COLUMNS, COMPARISON_COLUMNS),
         *(LEDGER_COLUMNS, INSPECTION_COLUMNS, LAYER_COLUMNS, COLUMNS, LATER_COLUMNS),
     )

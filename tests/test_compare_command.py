@@ -81,6 +81,7 @@ def test_files_are_named_after_the_stem_and_read_back(tmp_path: Path, suffix: st
     code, _, stderr = run(MIDDLE, "--limit", 20, "--draws", 0, "-o", tmp_path / f"trend.{suffix}")
     assert code == 0, stderr
     names = {f"trend.compare.{suffix}", f"trend.compare.layers.{suffix}", "trend.compare.meta.json"}
+    names.add("trend.compare.journal")
     assert {path.name for path in tmp_path.iterdir()} == names
     table = read_table(tmp_path / f"trend.compare.{suffix}")
     assert list(table) == [column.name for column in comparison_columns(5)]

@@ -19,8 +19,9 @@ GROUND = {"settings", "results", "errors", "cells", "columns", "comparison_colum
 FLOORS: list[set[str]] = [
     GROUND,
     {"rows", "metadata", "tables", "outputs", "records", "integrity", "inputs", "curvature", "trajectory"}
-    | {"comparison_rows"},
-    {"trail", "measurement", "comparing", "normalizing", "analysis", "run", "checkpoint_comparison", "reports"},
+    | {"comparison_rows", "identity_tables"},
+    {"trail", "measurement", "comparing", "verification", "normalizing", "analysis", "run", "checkpoint_comparison"}
+    | {"reports"},
     {"cli", "__main__"},
 ]
 # Which of the same floor may be used by whom.
@@ -29,10 +30,11 @@ BESIDE = {
     "comparison_columns": {"columns"},
     "rows": {"trajectory"},
     "comparison_rows": {"rows"},
+    "identity_tables": {"rows", "tables"},
     "tables": {"rows", "comparison_rows", "trajectory"},
     "outputs": {"tables"},
     "integrity": {"tables", "outputs", "records"},
-    "measurement": {"trail", "comparing"},
+    "measurement": {"trail", "comparing", "verification"},
     "run": {"measurement", "normalizing", "analysis", "trail"},
     "checkpoint_comparison": {"measurement", "run"},
     "__main__": {"cli"},

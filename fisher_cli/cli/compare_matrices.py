@@ -34,6 +34,7 @@ def true_vs_empirical(
     format: options.FormatOption = None,
     layers: options.ComparisonLayers = None,
     fail_ratio_below: options.FailRatioBelow = None,
+    resume: options.Resume = True,
     force: options.Force = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -56,7 +57,8 @@ def true_vs_empirical(
         partial(_show, bool(layers)),
         partial(_too_small, least),
     )
-    raise typer.Exit(go_through(checkpoints, settings, resources, report, files, to_stdout, quiet=quiet))
+    code = go_through(checkpoints, settings, resources, report, files, to_stdout, quiet=quiet, resume=resume)
+    raise typer.Exit(code)
 
 
 def _lines(eigenvalues: int, measurement: "Measurement", order: int, form: Format) -> str:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from fisher_cli.run import Run
 
 
+# Exit code of a run that finished, and in which something that was checked fails.
+CHECK_FAILED = 4
+
+
 @dataclass(frozen=True)
 class Report:
     """What a command makes of a run.
@@ -157,7 +161,8 @@ def _finish(
         console.error(why_nothing(analysis.measurements))
     elif files is not None:
         console.message(f"report: {files.main}")
-    failed = report.gate(analysis)
+    code = exit_code(analysis.measurements, analysis.succeeded)
+    failed = report.gate(analysis) if analysis.succeeded else ()
     for line in failed:
         console.error(line)
-    return 4 if failed else exit_code(analysis.measurements, analysis.succeeded)
+    return CHECK_FAILED if failed else code

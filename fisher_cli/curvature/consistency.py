@@ -35,14 +35,14 @@ def check(trace: Trace, sizes: Mapping[str, int], examples: int) -> None:
         layers = math.fsum(getattr(layer, matrix).value for layer in trace.layers)
         if not _agree(layers, total):
             msg = f"the layers' {matrix} traces add up to {layers:.12g} and their total is {total:.12g}; {REPORT}"
-            raise VerificationError(msg)
+            raise VerificationError(msg, (layers, total))
         if len(terms[matrix]) != examples:
             msg = f"the {matrix} trace has terms of {len(terms[matrix])} examples where there are {examples}; {REPORT}"
             raise VerificationError(msg)
         mean = math.fsum(terms[matrix]) / examples
         if not _agree(mean, total):
             msg = f"the {matrix} trace is {total:.12g} and the mean over its {examples} examples {mean:.12g}; {REPORT}"
-            raise VerificationError(msg)
+            raise VerificationError(msg, (mean, total))
 
 
 def _agree(one: float, other: float) -> bool:

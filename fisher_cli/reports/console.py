@@ -21,12 +21,13 @@ from fisher_cli.cells import one_line
 from fisher_cli.errors import OutputError, UsageError
 from fisher_cli.reports.checkpoint_comparison import render_checkpoint_comparison
 from fisher_cli.reports.comparison import render_comparison
+from fisher_cli.reports.identities import render_identities
 from fisher_cli.reports.inspection import render_coverage, render_inspections
 from fisher_cli.reports.layout import STATUS_STYLES, shorten
 from fisher_cli.reports.numbers import finite, number_text
 from fisher_cli.reports.spectra import render_spectra
 from fisher_cli.reports.summary import render_summary
-from fisher_cli.results import CheckpointComparison, Inspection, Measurement, Status
+from fisher_cli.results import CheckpointComparison, Inspection, Measurement, Outcome, Status
 
 WIDTH_WITHOUT_TERMINAL = 100
 _SECONDS_BETWEEN_LINES = 10.0  # a log of ten thousand fast checkpoints stays short
@@ -113,6 +114,10 @@ class Console:
     def comparison(self, measurements: Sequence[Measurement], data: str | None = None, *, layers: bool = False) -> None:
         """Print the two Fishers side by side on stdout, each figure with its null, and a verdict per checkpoint."""
         self._show(render_comparison(measurements, self._out.width, data, layers=layers))
+
+    def identities(self, measurements: Sequence[Measurement], data: str | None = None) -> None:
+        """Print what was verified on stdout: identities as a table, what fails and why, the expansion of KL."""
+        self._show(render_identities(measurements, self._out.width, data))
 
     def inspections(self, inspections: Sequence[Inspection]) -> None:
         """Print what checkpoint files are as a table on stdout."""
@@ -272,6 +277,9 @@ def _outcome(measurement: Measurement) -> str:
     """What a checkpoint's line says."""
     if measurement.status is not Status.OK:
         return f"{measurement.checkpoint}: {measurement.status}: {measurement.error}"
+    if found := measurement.verification:
+        applied = len(found.identities) - found.count(Outcome.NOT_APPLICABLE)
+        return f"{measurement.checkpoint}: {found.count(Outcome.PASSED)} of {applied} identities hold"
     if measurement.trace is None or finite(measurement.trace.true.value) is None:
         return measurement.checkpoint
     true = measurement.trace.true

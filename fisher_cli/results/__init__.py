@@ -5,6 +5,7 @@ Everywhere: natural logarithms, mean over examples, sum over classes, evaluation
 
 from fisher_cli.results.comparisons import AgainstNull, Comparison, Finding, Interval, LayerComparison, Verdict
 from fisher_cli.results.coverage import Check, Coverage, Ledger
+from fisher_cli.results.identities import ExpansionStep, Identity, Outcome, Verification
 from fisher_cli.results.movement import UNSETTLED_NOTE, CheckpointComparison, LayerStep, Movement
 from fisher_cli.results.rows import Inspection, Measurement
 from fisher_cli.results.spectra import Density, Eigenvalues, SpectralAxis, Spectrum
@@ -21,8 +22,10 @@ __all__ = [
     "Density",
     "Eigenvalues",
     "Estimate",
+    "ExpansionStep",
     "Finding",
     "Gradient",
+    "Identity",
     "Inspection",
     "Interval",
     "LayerComparison",
@@ -31,11 +34,13 @@ __all__ = [
     "Ledger",
     "Measurement",
     "Movement",
+    "Outcome",
     "Predictions",
     "SpectralAxis",
     "Spectrum",
     "Status",
     "Trace",
     "Verdict",
+    "Verification",
     "WeightsKind",
 ]

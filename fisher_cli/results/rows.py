@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from fisher_cli.results.comparisons import Comparison
 from fisher_cli.results.coverage import Check, Ledger
+from fisher_cli.results.identities import Verification
 from fisher_cli.results.movement import Movement
 from fisher_cli.results.spectra import Eigenvalues, Spectrum
 from fisher_cli.results.statuses import Status, WeightsKind
@@ -72,3 +73,4 @@ class Measurement:
     spectra: tuple[Spectrum, ...] = ()
     movement: Movement | None = None
     comparison: Comparison | None = None
+    verification: Verification | None = None

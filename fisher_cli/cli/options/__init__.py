@@ -25,6 +25,7 @@ from fisher_cli.cli.options.output import (
     Output,
     Resume,
     SpectrumOutput,
+    VerifyOutput,
 )
 from fisher_cli.cli.options.quantities import (
     ComparedCount,
@@ -101,5 +102,6 @@ __all__ = [
     "TargetError",
     "TrustPickle",
     "UseEma",
+    "VerifyOutput",
     "key_value",
 ]

@@ -1,0 +1,78 @@
+"""`fisher verify`: the identities that the Fisher's different forms must fulfil, on the user's own network and data."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import typer
+
+from fisher_cli.cli import options
+from fisher_cli.cli.numbers import positive
+from fisher_cli.cli.request import DATA, MODEL, NETWORK, RUNNING, SEED, asks, without
+from fisher_cli.cli.sequence import Report, go_through
+from fisher_cli.cli.streams import report_files, stdout_format
+from fisher_cli.outputs import Format
+from fisher_cli.results import Outcome
+from fisher_cli.settings import Precision, Resources, Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fisher_cli.analysis import Analysis
+    from fisher_cli.reports.console import Console
+    from fisher_cli.results import Measurement
+
+
+@asks(*without(DATA, "limit"), *MODEL, *without(NETWORK, "precision"), *SEED, *RUNNING)
+def verify(
+    settings: Settings,
+    resources: Resources,
+    checkpoints: options.Checkpoints,
+    limit: options.Limit = "32",
+    precision: options.PrecisionOption = Precision.FLOAT64,
+    output: options.VerifyOutput = None,
+    format: options.FormatOption = None,
+    resume: options.Resume = True,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Check on your own network that the numbers are right: identities, each with both sides, error and tolerance.
+
+    Exit code 4 if one fails. Example: fisher verify ckpts/last.pt --data cifar10 --model resnet18
+    """  # noqa: DOC501 - this text is the command's help
+    settings = replace(settings, limit=positive(limit, "--limit", "all"), precision=precision, verify=True)
+    files, to_stdout = report_files(output, format, force), stdout_format(output, format)
+    if files is not None:
+        files = files.named("verify", "expansion")
+    report = Report(_lines, _tables, _show, _failures)
+    code = go_through(checkpoints, settings, resources, report, files, to_stdout, quiet=quiet, resume=resume)
+    raise typer.Exit(code)
+
+
+def _lines(measurement: "Measurement", order: int, form: Format) -> str:
+    """One checkpoint's rows as they are streamed, with the header before the first."""
+    from fisher_cli.identity_tables import identity_table
+    from fisher_cli.tables import to_csv, to_jsonl
+
+    table = identity_table([measurement], order)
+    return to_jsonl(table) if form is Format.JSONL else to_csv(table, "\t" if form is Format.TSV else ",", order == 0)
+
+
+def _tables(analysis: "Analysis") -> tuple["pd.DataFrame", "pd.DataFrame | None"]:
+    """The table of identities, and that of KL over its expansion."""
+    from fisher_cli.identity_tables import expansion_table
+
+    return analysis.identities, expansion_table(analysis.measurements)
+
+
+def _show(console: "Console", analysis: "Analysis") -> None:
+    console.identities(analysis.measurements, analysis.data_title)
+
+
+def _failures(analysis: "Analysis") -> list[str]:
+    """A line per checkpoint of which an identity fails."""
+    lines = []
+    for measurement in analysis.measurements:
+        found = measurement.verification.identities if measurement.verification else ()
+        if failing := [each.name for each in found if each.verdict is Outcome.FAILED]:
+            lines.append(f"{measurement.checkpoint}: does not hold: {', '.join(failing)}")
+    return lines

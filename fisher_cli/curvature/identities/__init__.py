@@ -1,0 +1,1 @@
+"""Identities between Fisher's different forms, held against the user's own network: what `fisher verify` checks."""
