@@ -212,6 +212,7 @@ def test_a_place_that_cannot_be_is_refused(tmp_path: Path, changes: dict[str, ob
         [((0, 0), (2, 4))],
         [((0, 0), (3, 2))],
         [((1, 0), (2, 3))],
+        [((0, 0), (1, 1)), ((1, 1), (1, 2))],  # a diagonal of blocks: the other two are missing
         [((0,), (6,))],
     ],
 )
