@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fisher_cli import __version__
-from fisher_cli.metadata import ledger_record, spectrum_record
+from fisher_cli.metadata import examples_record, ledger_record, parameterisation, spectrum_record
 from fisher_cli.results import Ledger, Measurement, Status
 from fisher_cli.settings import Resources, Settings
 
@@ -76,6 +76,8 @@ class Analysis:
                     "ledger": None if m.ledger is None else ledgers[m.ledger],
                     "spectra": [spectrum_record(each) for each in m.spectra],
                     "notes": list(m.notes),
+                    "likelihood": parameterisation(m.likelihood, m.classes),
+                    "examples": examples_record(m.example_summary),
                 }
                 for m in self.measurements
             ],

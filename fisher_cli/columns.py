@@ -119,6 +119,56 @@ DENSITY_COLUMNS: tuple[Column, ...] = (
     Column("cumulative_most", _REAL, "", "what cumulative is at most, given these probes"),
 )
 
+EXAMPLE_COLUMNS: tuple[Column, ...] = (
+    Column("checkpoint", _TEXT, "", "path relative to the checkpoints' common folder"),
+    Column("order", _INTEGER, "", "position of the checkpoint in the sequence, from 0"),
+    Column("step", _INTEGER, "steps", "training step that the checkpoint or its name states"),
+    Column("index", _INTEGER, "", "the example's place within the split, from 0"),
+    Column("label", _INTEGER, "", "the example's class, of the dataset or of the file of labels"),
+    Column("label_name", _TEXT, "", "the name of that class"),
+    Column("predicted", _INTEGER, "", "the most probable class"),
+    Column("predicted_name", _TEXT, "", "the name of that class"),
+    Column("correct", _REAL, "", "1 if predicted is label, else 0; of yes-or-no labels the fraction that is right"),
+    Column("noisy", _INTEGER, "", "1 if the file of labels marks the example as noisy, else 0"),
+    Column("loss", _REAL, "nats", "−log p(label)"),
+    Column("probability", _REAL, "", "p(label)"),
+    Column("entropy", _REAL, "nats", "entropy of the predicted distribution"),
+    Column("trace_true", _REAL, _CURVATURE, "Σ_c p_c ‖∇ log p_c‖²: the example's term of the true trace"),
+    Column("trace_empirical", _REAL, _CURVATURE, "‖∇ log p(label)‖²: its term of the empirical trace"),
+    Column("share", _REAL, "", "its trace_true over the sum of all examples"),
+    Column("rank", _INTEGER, "", "its place by trace_true, the largest first, from 1"),
+    Column("trace_estimator", _TEXT, "", "how trace_true was computed: exact, deflated or sampled"),
+    Column("status", _TEXT, "", "ok, not-converged, rejected (the file) or failed (the computation)"),
+    Column("error", _TEXT, "", "what went wrong, in one line"),
+)
+
+GROUP_COLUMNS: tuple[Column, ...] = (
+    Column("checkpoint", _TEXT, "", "path relative to the checkpoints' common folder"),
+    Column("order", _INTEGER, "", "position of the checkpoint in the sequence, from 0"),
+    Column("step", _INTEGER, "steps", "training step that the checkpoint or its name states"),
+    Column("grouping", _TEXT, "", "what the examples are grouped by: label, or noise as the file of labels marks it"),
+    Column("group", _TEXT, "", "the group's name"),
+    Column("examples", _INTEGER, "", "number of its examples"),
+    Column("trace_true", _REAL, _CURVATURE, "mean of trace_true over the group"),
+    Column("trace_true_se", _REAL, _CURVATURE, "standard error of trace_true over the group's examples"),
+    Column("trace_empirical", _REAL, _CURVATURE, "mean of trace_empirical over the group"),
+    Column("trace_empirical_se", _REAL, _CURVATURE, "standard error of trace_empirical over the group's examples"),
+    Column("loss", _REAL, "nats", "mean of −log p(label) over the group"),
+    Column("loss_se", _REAL, "nats", "standard error of loss over the group's examples"),
+    Column("accuracy", _REAL, "", "fraction of the group whose most probable class is the label"),
+    Column("accuracy_se", _REAL, "", "standard error of accuracy over the group's examples"),
+    Column("share", _REAL, "", "the group's part of the sum of trace_true over all examples"),
+)
+
+TASK2VEC_COLUMNS: tuple[Column, ...] = (
+    Column("checkpoint", _TEXT, "", "path relative to the checkpoints' common folder"),
+    Column("order", _INTEGER, "", "position of the checkpoint in the sequence, from 0"),
+    Column("step", _INTEGER, "steps", "training step that the checkpoint or its name states"),
+    Column("layer", _TEXT, "", "name of the weight tensor"),
+    Column("filter", _INTEGER, "", "the filter's place in the tensor, from 0"),
+    Column("task2vec", _REAL, _CURVATURE, "mean of the diagonal of the true Fisher over the filter's weights"),
+)
+
 _MAIN = {column.name: column for column in COLUMNS}
 
 INSPECTION_COLUMNS: tuple[Column, ...] = (

@@ -265,6 +265,8 @@ def _measured(
         notes=() if signal.signal_to_noise or settings.spectrum else ("gradient_snr is not above zero: left empty",),
         ledger=swept.ledger,
         check=swept.check,
+        likelihood=problem.likelihood.name,
+        per_example=swept.per_example,
     )
     if not settings.eigenvalues:
         return measurement

@@ -28,6 +28,8 @@ _LOG = logging.getLogger(__name__)
 
 # Normalised inputs up to this size are made once and kept on the device for the whole run.
 RESIDENT_BYTES = 2**30
+# A record of the journal with more examples than this is not kept in memory once it was used.
+MOST_EXAMPLES_HELD = 20_000
 
 
 def _resident(examples: Examples, device: torch.device) -> Data:
@@ -90,7 +92,7 @@ class Run:
         start = time.perf_counter()
         for file in self.files:
             self.observer.start(file.name)
-            measurement = self._recalled(file) or self._measured_anew(file)
+            measurement = self._identified(self._recalled(file) or self._measured_anew(file))
             self.analysis.measurements.append(measurement)
             self.analysis.seconds = time.perf_counter() - start
             self.observer.finish(measurement)
@@ -128,6 +130,7 @@ class Run:
         if record is None:
             return None
         self._before, self._is_traced = file, False
+        self._let_go(record)
         if record.measurement.memory_ran_out_at is not None:
             self._batch_size = record.measurement.batch_size
         return replace(record.measurement, checkpoint=file.name, step=file.step, epoch=file.epoch)
@@ -139,9 +142,16 @@ class Run:
         found = self.measure(file)
         if found.status in {Status.OK, Status.NOT_CONVERGED} and file.sha256 is not None:
             if self._journal is not None:
-                self._journal.append(Record(file.sha256, self._before.sha256 if self._before else None, found))
+                record = Record(file.sha256, self._before.sha256 if self._before else None, found)
+                self._journal.append(record)
+                self._let_go(record)
             self._before, self._is_traced = file, True
         return found
+
+    def _let_go(self, record: Record) -> None:
+        """Forget a record whose examples are many: it is on the disk, and a run holds those of one checkpoint."""
+        if self._journal is not None and (record.measurement.examples or 0) > MOST_EXAMPLES_HELD:
+            self._journal.records.pop(record.key, None)
 
     def measure(self, file: CheckpointFile) -> Measurement:
         """One checkpoint's row; a failure is a row that says why.
@@ -182,6 +192,16 @@ class Run:
             notes=checkpoint.notes + found.notes,
             timings=(("load", loading), *found.timings),
         )
+
+    def _identified(self, measurement: Measurement) -> Measurement:
+        """With what is known of each example besides the network's view of it."""
+        examples, found = self.examples, measurement.per_example
+        if found is None:
+            return measurement
+        noisy = None if examples.noisy is None else tuple(examples.noisy.tolist())
+        names = examples.class_names
+        identified = replace(found, indices=tuple(examples.indices.tolist()), noisy=noisy, class_names=names)
+        return replace(measurement, per_example=identified)
 
     def _measured(self, module: nn.Module) -> Measurement:
         """Measure a network; what is learned about memory and the ledger's work serves the next ones."""

@@ -165,28 +165,37 @@ def to_parquet(table: pd.DataFrame, metadata: Mapping[str, Any]) -> bytes:
     Returns:
         The file's content.
     """
-    columns = [_column(name, table[name].dropna()) for name in table.columns]
-    fields = [
-        pa.field(
-            column.name,
-            _ARROW_TYPES[column.kind],
-            metadata={"description": column.description, "unit": column.unit},
-        )
-        for column in columns
-    ]
-    arrays = [
-        pa.array(values, type=field.type) for values, field in zip(_values(table, encodable), fields, strict=True)
-    ]
-    schema = pa.schema(fields, metadata={METADATA_KEY: json_text(metadata).encode()})
+    schema = arrow_schema([_column(name, table[name].dropna()) for name in table.columns])
+    schema = schema.with_metadata({METADATA_KEY: json_text(metadata).encode()})
     buffer = io.BytesIO()
     pq.write_table(
-        pa.Table.from_arrays(arrays, schema=schema),
+        arrow_table(table, schema),
         buffer,
         row_group_size=max(1, len(table)),
         compression="zstd",
         write_page_checksum=True,
     )
     return buffer.getvalue()
+
+
+def arrow_schema(columns: Iterable[Column]) -> pa.Schema:
+    """The fields of a Parquet file, each with its description and its unit."""
+    return pa.schema(
+        pa.field(
+            column.name,
+            _ARROW_TYPES[column.kind],
+            metadata={"description": column.description, "unit": column.unit},
+        )
+        for column in columns
+    )
+
+
+def arrow_table(table: pd.DataFrame, schema: pa.Schema) -> pa.Table:
+    """The table as Arrow's, half surrogates escaped."""
+    arrays = [
+        pa.array(values, type=field.type) for values, field in zip(_values(table, encodable), schema, strict=True)
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def _values(table: pd.DataFrame, safe: Callable[[str], str]) -> list[list[Value]]:

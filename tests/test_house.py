@@ -15,19 +15,22 @@ import fisher_cli
 PACKAGE = Path(fisher_cli.__file__).parent
 
 # Floors from the ground up; a module imports only from floors below its own, or from its own folder.
-GROUND = {"settings", "results", "errors", "cells", "columns", "durable", "codec", "__init__"}
+GROUND = {"settings", "presets", "results", "errors", "cells", "columns", "durable", "codec", "__init__"}
 FLOORS: list[set[str]] = [
     GROUND,
-    {"rows", "metadata", "tables", "outputs", "records", "integrity", "inputs", "curvature"},
-    {"measurement", "analysis", "run", "reports"},
+    {"rows", "example_rows", "metadata", "tables", "row_files", "outputs", "records", "integrity", "inputs", "curvature"},
+    {"measurement", "examples", "analysis", "run", "reports"},
     {"cli", "__main__"},
 ]
 # Which of the same floor may be used by whom.
 BESIDE = {
     "columns": {"cells"},
     "tables": {"rows"},
-    "outputs": {"tables"},
+    "outputs": {"tables", "row_files"},
     "integrity": {"tables", "outputs", "records"},
+    "example_rows": {"rows"},
+    "row_files": {"tables", "durable"},
+    "presets": {"settings"},
     "run": {"measurement", "analysis"},
     "__main__": {"cli"},
 }

@@ -1,13 +1,15 @@
 """`fisher analyze`: checkpoints and a dataset in, the table of Fisher traces and eigenvalues out."""
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
 
-from fisher_cli.cli import options
+from fisher_cli.cli import examples, options
 from fisher_cli.cli.request import DATA, EIGENVALUES, ESTIMATOR, MODEL, NETWORK, RUNNING, SAMPLING, SEED, asks
 from fisher_cli.cli.sequence import Report, go_through
 from fisher_cli.cli.streams import report_files, stdout_format
+from fisher_cli.errors import UsageError
 from fisher_cli.outputs import Format
 from fisher_cli.settings import Resources, Settings
 
@@ -27,6 +29,7 @@ def analyze(
     output: options.Output = None,
     format: options.FormatOption = None,
     layers: options.Layers = True,
+    per_example: options.PerExample = False,
     resume: options.Resume = True,
     force: options.Force = False,
     quiet: options.Quiet = False,
@@ -39,10 +42,21 @@ def analyze(
         lambda measurement, order, form: _line(measurement, order, form, settings.eigenvalues),
         lambda analysis: _tables(analysis, layers),
         _show,
+        long=examples.per_example() if per_example else None,
+        finished=partial(examples.finished, top=None) if per_example else _as_it_is,
     )
     files, to_stdout = report_files(output, format, force), stdout_format(output, format)
+    if per_example and files is None:
+        msg = "--per-example writes a table beside a report file: name it with -o FILE, or type fisher examples"
+        raise UsageError(msg)
+    if files is not None and report.long is not None:
+        files = files.and_(report.long.word)
     code = go_through(checkpoints, settings, resources, report, files, to_stdout, quiet=quiet, resume=resume)
     raise typer.Exit(code)
+
+
+def _as_it_is(measurement: "Measurement") -> "Measurement":
+    return measurement
 
 
 def _line(measurement: "Measurement", order: int, form: Format, eigenvalues: int) -> str:

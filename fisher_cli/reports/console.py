@@ -19,6 +19,7 @@ from rich.text import Text
 
 from fisher_cli.cells import one_line
 from fisher_cli.errors import OutputError, UsageError
+from fisher_cli.reports.examples import render_examples
 from fisher_cli.reports.inspection import render_coverage, render_inspections
 from fisher_cli.reports.layout import STATUS_STYLES, shorten
 from fisher_cli.reports.numbers import finite, number_text
@@ -107,6 +108,10 @@ class Console:
     def spectra(self, measurements: Sequence[Measurement], data: str | None = None) -> None:
         """Print the eigenvalues of the run on stdout: what they say as a table, and how they are distributed."""
         self._show(render_spectra(measurements, self._out.width, data))
+
+    def examples(self, measurements: Sequence[Measurement], data: str | None = None) -> None:
+        """Print on stdout which examples carry the trace."""
+        self._show(render_examples(measurements, self._out.width, data))
 
     def inspections(self, inspections: Sequence[Inspection]) -> None:
         """Print what checkpoint files are as a table on stdout."""

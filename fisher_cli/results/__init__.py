@@ -4,6 +4,15 @@ Everywhere: natural logarithms, mean over examples, sum over classes, evaluation
 """
 
 from fisher_cli.results.coverage import Check, Coverage, Ledger
+from fisher_cli.results.examples import (
+    Concentration,
+    ExampleGroup,
+    ExampleRow,
+    ExampleSummary,
+    NoisyAndClean,
+    PerExample,
+    Ratio,
+)
 from fisher_cli.results.rows import Inspection, Measurement
 from fisher_cli.results.spectra import Density, Eigenvalues, SpectralAxis, Spectrum
 from fisher_cli.results.statuses import Status, WeightsKind
@@ -11,16 +20,23 @@ from fisher_cli.results.traces import Estimate, Gradient, LayerTrace, Prediction
 
 __all__ = [
     "Check",
+    "Concentration",
     "Coverage",
     "Density",
     "Eigenvalues",
     "Estimate",
+    "ExampleGroup",
+    "ExampleRow",
+    "ExampleSummary",
     "Gradient",
     "Inspection",
     "LayerTrace",
     "Ledger",
     "Measurement",
+    "NoisyAndClean",
+    "PerExample",
     "Predictions",
+    "Ratio",
     "SpectralAxis",
     "Spectrum",
     "Status",

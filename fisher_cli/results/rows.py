@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from fisher_cli.results.coverage import Check, Ledger
+from fisher_cli.results.examples import ExampleSummary, PerExample
 from fisher_cli.results.spectra import Eigenvalues, Spectrum
 from fisher_cli.results.statuses import Status, WeightsKind
 from fisher_cli.results.traces import Gradient, Predictions, Trace
@@ -40,7 +41,8 @@ class Measurement:
 
     `error` is one line, "" when all is well. `notes` are remarks that do not make the row fail.
     `timings` are seconds by stage; they go to the run's record, never into a table. `memory_ran_out_at` is the
-    number of examples at once for which memory did not suffice, before `batch_size` was taken instead.
+    number of examples at once for which memory did not suffice, before `batch_size` was taken instead. `likelihood` is
+    the name of the outputs' distribution.
     """
 
     checkpoint: str
@@ -66,3 +68,6 @@ class Measurement:
     check: Check | None = None
     memory_ran_out_at: int | None = None
     spectra: tuple[Spectrum, ...] = ()
+    likelihood: str | None = None
+    per_example: PerExample | None = None
+    example_summary: ExampleSummary | None = None

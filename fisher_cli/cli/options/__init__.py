@@ -14,13 +14,16 @@ from fisher_cli.cli.options.data import (
 )
 from fisher_cli.cli.options.model import Checkpoints, Model, ModelArguments, StateKey, TrustPickle, UseEma, key_value
 from fisher_cli.cli.options.output import (
+    ExamplesOutput,
     Force,
     FormatOption,
     InspectionOutput,
     Layers,
     Output,
+    PerExample,
     Resume,
     SpectrumOutput,
+    Top,
 )
 from fisher_cli.cli.options.quantities import (
     Damping,
@@ -56,6 +59,7 @@ __all__ = [
     "Download",
     "EigenvalueCount",
     "EstimatorOption",
+    "ExamplesOutput",
     "Exclude",
     "Force",
     "FormatOption",
@@ -71,6 +75,7 @@ __all__ = [
     "ModelArguments",
     "Normalize",
     "Output",
+    "PerExample",
     "PrecisionOption",
     "Probes",
     "Quiet",
@@ -85,6 +90,7 @@ __all__ = [
     "StateKey",
     "Steps",
     "TargetError",
+    "Top",
     "TrustPickle",
     "UseEma",
     "key_value",
