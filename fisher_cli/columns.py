@@ -89,6 +89,8 @@ LAYER_COLUMNS: tuple[Column, ...] = (
 # Appended after the eigenvalues, where files of earlier versions end.
 LATER_COLUMNS: tuple[Column, ...] = (
     Column("effective_rank_estimator_se", _REAL, "", "error of effective_rank from random probes; 0 if exact"),
+    Column("noise_scale", _REAL, "examples", "gradient noise scale B_simple, tr Σ/|G|²; empty unless |G|² is above 0"),
+    Column("noise_scale_se", _REAL, "examples", "standard error of noise_scale"),
 )
 
 SPECTRUM_COLUMNS: tuple[Column, ...] = (

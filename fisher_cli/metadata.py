@@ -38,6 +38,8 @@ def spectrum_record(spectrum: Spectrum) -> dict[str, Any]:
         "effective_rank_probes": spectrum.norm_probes,
         "damping": spectrum.damping,
         "effective_dimension": _estimate(spectrum.effective_dimension),
+        "normalised_effective_dimension": spectrum.normalised_dimension,
+        "normalised_effective_dimension_of": {"n": spectrum.examples, "gamma": 1.0, "thetas": 1},
         "gradient_share": spectrum.gradient_share,
         "subspace_overlap": spectrum.overlap,
         "density": _density(spectrum.density),

@@ -34,6 +34,7 @@ def main_row(measurement: Measurement, order: int, eigenvalues: int) -> dict[str
         row["trace_covariance"] = gradient.covariance
         row["gradient_norm_squared"] = gradient.norm_squared
         row |= _estimate("gradient_snr", gradient.signal_to_noise)
+        row |= _estimate("noise_scale", gradient.noise_scale)
     for spectrum in measurement.spectra:
         if spectrum.matrix == "true":
             row |= _shape(spectrum)

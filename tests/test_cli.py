@@ -42,7 +42,7 @@ COLUMNS = re.findall(
 EIGENVALUE_COLUMNS = [
     f"eig_{kind}_{i}{end}" for i in (1, 2) for kind in ("true", "empirical") for end in ("", "_residual")
 ]
-LATER_COLUMNS = ["effective_rank_estimator_se"]
+LATER_COLUMNS = ["effective_rank_estimator_se", "noise_scale", "noise_scale_se"]
 LAYER_COLUMNS = re.findall(
     r"\w+",
     """
