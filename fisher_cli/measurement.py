@@ -18,6 +18,7 @@ from fisher_cli.curvature.problem import Data, Problem, pose
 from fisher_cli.curvature.spectrum import Leading, Question, spectrum
 from fisher_cli.curvature.traces import Sweep, sweep
 from fisher_cli.errors import DataError, OutOfMemoryError, UsageError
+from fisher_cli.inputs.pruning import plain_name
 from fisher_cli.results import Ledger, Measurement, Spectrum, Status
 from fisher_cli.settings import MatrixName, Settings, SpectrumMethod
 
@@ -111,7 +112,7 @@ def select_parameters(module: nn.Module, settings: Settings) -> dict[str, nn.Par
     Raises:
         UsageError: no parameter is left.
     """
-    names = dict(module.named_parameters())
+    names = {plain_name(name): parameter for name, parameter in module.named_parameters()}
     chosen = {
         name: parameter
         for name, parameter in names.items()

@@ -18,7 +18,18 @@ PACKAGE = Path(fisher_cli.__file__).parent
 GROUND = {"settings", "presets", "results", "errors", "cells", "columns", "durable", "codec", "__init__"}
 FLOORS: list[set[str]] = [
     GROUND,
-    {"rows", "example_rows", "metadata", "tables", "row_files", "outputs", "records", "integrity", "inputs", "curvature"},
+    {
+        "rows",
+        "example_rows",
+        "metadata",
+        "tables",
+        "row_files",
+        "outputs",
+        "records",
+        "integrity",
+        "inputs",
+        "curvature",
+    },
     {"measurement", "examples", "analysis", "run", "reports"},
     {"cli", "__main__"},
 ]

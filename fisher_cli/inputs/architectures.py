@@ -22,6 +22,7 @@ from fisher_cli.inputs.checkpoints import Checkpoint
 from fisher_cli.inputs.containers import one_line
 from fisher_cli.inputs.digits_networks import digits_cnn, digits_mlp
 from fisher_cli.inputs.factories import Factory, built, import_factory
+from fisher_cli.inputs.pruning import as_expected
 from fisher_cli.inputs.weights import clean_names, listed
 
 _BUILT_IN: Final[Mapping[str, Factory]] = {"digits-mlp": digits_mlp, "digits-cnn": digits_cnn}
@@ -112,20 +113,28 @@ def load_weights(module: nn.Module, checkpoint: Checkpoint) -> None:
     if unready:
         msg = f"the network's {listed(unready)} have no storage; let the factory build them whole, on the CPU"
         raise ArchitectureError(msg)
-    names = _matching_names(expected, checkpoint.weights)
-    problems = _disagreements({name: expected[own] for name, own in names.items()}, checkpoint.weights)
+    given = as_expected(checkpoint.weights, checkpoint.masks, expected)
+    names = _matching_names(expected, given)
+    problems = _disagreements({name: expected[own] for name, own in names.items()}, given)
     if problems:
-        missing = [name for name in names if name not in checkpoint.weights]
+        missing = [name for name in names if name not in given]
         remedy = _remedy(list(names), missing, checkpoint)
         msg = f"{where}: weights do not fit the network: {'; '.join(problems)}; {remedy}"
         raise ArchitectureError(msg)
-    weights = {own: checkpoint.weights[name] for name, own in names.items() if name in checkpoint.weights}
+    weights = {own: given[name] for name, own in names.items() if name in given}
     try:
         # Not strict: what is missing has been decided above. Copies in place, so requires_grad stays.
         module.load_state_dict(weights, strict=False)
     except Exception as error:
         msg = f"{where}: the network refuses the weights ({one_line(error)}); check --model"
         raise ArchitectureError(msg) from error
+
+
+def own_masks(module: nn.Module, checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The masks of a pruned checkpoint under the network's own names; none for a network that prunes by itself."""
+    names = [name for name, value in module.state_dict().items() if isinstance(value, Tensor)]
+    own = dict(zip(clean_names(names), names, strict=True)) | {name: name for name in names}
+    return {own[name]: mask for name, mask in checkpoint.masks.items() if name in own}
 
 
 def _known(model: str, source: str, arguments: Mapping[str, object], checkpoint: Checkpoint) -> Architecture:
@@ -214,7 +223,7 @@ def _disagreements(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]
 def _remedy(names: list[str], missing: list[str], checkpoint: Checkpoint) -> str:
     there = checkpoint.weights
     if any(name.endswith("_orig") and f"{name.removesuffix('_orig')}_mask" in there for name in there):
-        return "it is pruned: call torch.nn.utils.prune.remove on each pruned tensor and save again"
+        return "its masks do not fit: call torch.nn.utils.prune.remove on each pruned tensor and save again"
     if missing:
         ends = [name.removesuffix(missing[0]) for name in there if name.endswith(f".{missing[0]}")]
         needed = [name for name in names if name.rpartition(".")[2] != _COUNTER]

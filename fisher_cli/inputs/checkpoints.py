@@ -4,7 +4,7 @@ import difflib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs import timeline
 from fisher_cli.inputs.containers import Payload, decode, digest, one_line, read_bytes
+from fisher_cli.inputs.pruning import mask_note, without_masks, zeros_note
 from fisher_cli.inputs.weights import clean_weights, find_weights, is_averaging_counter, nonfinite_names
 from fisher_cli.results import WeightsKind
 
@@ -46,7 +47,8 @@ class Checkpoint:
     """One file's weights under clean names, and what the file says about them.
 
     `state_key` tells where the weights were ("" is the root); `architecture` and its arguments are hints
-    found in the file, plain text and numbers, never to be imported. `ignored` are the file's other entries.
+    found in the file, plain text and numbers, never to be imported. `ignored` are the file's other entries. `masks`
+    are those of pruned weights, by name; where they are zero, so are the weights.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Checkpoint:
     architecture_arguments: dict[str, object]
     notes: tuple[str, ...]
     ignored: tuple[str, ...] = ()
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def find_checkpoints(paths: Sequence[Path], *, state_key: str | None = None) -> list[CheckpointFile]:
@@ -119,6 +122,8 @@ def _checkpoint(data: bytes, path: Path, name: str, sha256: str, state_key: str 
     payload = decode(data, path)
     key, prefix, found = find_weights(payload.content, state_key, where)
     weights, notes = clean_weights(found, prefix, where)
+    weights, masks = without_masks(weights)
+    notes += [note for note in (mask_note(masks) or zeros_note(weights),) if note]
     about = _about(payload)
     step, epoch = timeline.step_and_epoch(about, name)
     is_averaged = any(is_averaging_counter(*entry) for entry in found.items())
@@ -138,6 +143,7 @@ def _checkpoint(data: bytes, path: Path, name: str, sha256: str, state_key: str 
         architecture_arguments=_plain_arguments(about.get("arch_args")),
         notes=tuple(notes),
         ignored=_ignored(payload, key),
+        masks=masks,
     )
 
 

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from torch import nn
 
 from fisher_cli.errors import ArchitectureError, CheckpointError, FisherError, NumericalError
-from fisher_cli.inputs.architectures import Architecture, find_architecture, find_factory, load_weights
+from fisher_cli.inputs.architectures import Architecture, find_architecture, find_factory, load_weights, own_masks
 from fisher_cli.inputs.checkpoints import Checkpoint, CheckpointFile, nonfinite_names
 from fisher_cli.inputs.containers import one_line
+from fisher_cli.inputs.pruning import apply_masks, remove_masks
 from fisher_cli.results import Status
 
 
@@ -34,12 +35,14 @@ class Networks:
 
     def load(self, architecture: Architecture, checkpoint: Checkpoint) -> nn.Module:
         """The network with the checkpoint's weights; the same module for the next checkpoint of its kind."""
-        shapes = tuple((name, tuple(weight.shape)) for name, weight in checkpoint.weights.items())
+        shapes = tuple(sorted((name, tuple(weight.shape)) for name, weight in checkpoint.weights.items()))
         key = architecture.name if self._factory else (architecture.name, shapes)
         if key not in self._built:
             self._built = {key: architecture.build()}
         module = self._built[key]
+        remove_masks(module)  # those of the checkpoint before
         load_weights(module, checkpoint)
+        apply_masks(module, own_masks(module, checkpoint))
         return module
 
 

@@ -66,8 +66,9 @@ class Spectrum:
     gaps: λ_i/λ_{i+1} of the leading. errors: their standard errors over examples, by bootstrap.
     effective_rank: (Σ λ)²/Σ λ², from `norm_probes` random vectors where Σ λ² is not known exactly;
     effective_dimension: Σ λ/(λ + `damping`). normalised_dimension: Σ ln(1 + κ d λ/tr F)/ln κ of this one θ,
-    κ = n/(2π ln n) for n = `examples`, where all eigenvalues are known. gradient_share: ‖V_kᵀ ḡ‖²/‖ḡ‖² of the leading eigenvectors;
-    overlap: ‖V_kᵀ W_l‖_F²/min(k, l) with those of the checkpoint before. products: those beyond `leading.products`.
+    κ = n/(2π ln n) for n = `examples`, where all eigenvalues are known.
+    gradient_share: ‖V_kᵀ ḡ‖²/‖ḡ‖² of the leading eigenvectors; overlap: ‖V_kᵀ W_l‖_F²/min(k, l) with those
+    of the checkpoint before. products: those beyond `leading.products`.
     """
 
     matrix: str
