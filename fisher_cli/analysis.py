@@ -44,6 +44,16 @@ class Analysis:
 
         return layer_table(self.measurements)
 
+    @cached_property
+    def task2vec(self) -> "pd.DataFrame":
+        """One row per checkpoint, weight tensor and filter, where it was asked for."""
+        from fisher_cli.columns import TASK2VEC_COLUMNS
+        from fisher_cli.example_rows import task2vec_rows
+        from fisher_cli.tables import make_table
+
+        rows = [row for i, each in enumerate(self.measurements) for row in task2vec_rows(each, i)]
+        return make_table(rows, TASK2VEC_COLUMNS)
+
     @property
     def data_title(self) -> str:
         """The dataset and its split in two words."""

@@ -1,4 +1,4 @@
-"""Examples and groups of them as rows of tables: column name → value."""
+"""Examples, groups of them, and task vectors as rows of tables: column name → value."""
 
 from collections.abc import Iterator
 from dataclasses import fields
@@ -54,3 +54,14 @@ def _group(group: ExampleGroup) -> dict[str, Value]:
         if estimate is not None:
             row |= {name: estimate.value, f"{name}_se": estimate.standard_error}
     return row
+
+
+def task2vec_rows(measurement: Measurement, order: int) -> Iterator[dict[str, Value]]:
+    """One checkpoint's rows of the table of its task vector.
+
+    Yields:
+        One row per weight tensor and filter.
+    """
+    for layer in measurement.task2vec:
+        for i, mean in enumerate(layer.means):
+            yield place_of(measurement, order) | {"layer": layer.name, "filter": i, "task2vec": mean}

@@ -20,6 +20,7 @@ from fisher_cli.inputs.datasets import Examples, load_examples
 from fisher_cli.inputs.factories import code_digest
 from fisher_cli.inputs.networks import Networks, outcome, refuse_nonfinite
 from fisher_cli.measurement import Observer, Silent, Trail, choose_device, measure
+from fisher_cli.presets import settings_of
 from fisher_cli.records import Journal, Record
 from fisher_cli.results import Ledger, Measurement, Status
 from fisher_cli.settings import Resources, Settings
@@ -231,6 +232,7 @@ def analyze(
     device: str = "auto",
     data_dir: str | None = None,
     download: bool = False,
+    preset: str | None = None,
     **settings: Any,
 ) -> Analysis:
     """Fisher traces and eigenvalues of a sequence of checkpoints or modules: `.table` and `.layers` are DataFrames.
@@ -242,6 +244,7 @@ def analyze(
         device: auto, cpu, cuda or cuda:N.
         data_dir: where named datasets lie.
         download: whether a missing dataset may be downloaded.
+        preset: settings of a published paper, by a name of `fisher_cli.presets.PRESETS`; those given here win.
         **settings: the fields of `Settings`, such as `limit=None`, `eigenvalues=10`, `model="resnet18"`.
 
     Returns:
@@ -267,7 +270,7 @@ def analyze(
         msg = f"batch_size {batch_size}: give a positive whole number, or None for the automatic rule"
         raise UsageError(msg)
     try:
-        asked = Settings.of(data=data if isinstance(data, str) else "tensors", **settings)
+        asked = settings_of(preset, {"data": data if isinstance(data, str) else "tensors", **settings})
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
     resources = Resources(

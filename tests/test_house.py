@@ -30,7 +30,7 @@ FLOORS: list[set[str]] = [
         "inputs",
         "curvature",
     },
-    {"measurement", "examples", "analysis", "run", "reports"},
+    {"measurement", "selection", "examples", "analysis", "run", "reports"},
     {"cli", "__main__"},
 ]
 # Which of the same floor may be used by whom.
@@ -42,6 +42,7 @@ BESIDE = {
     "example_rows": {"rows"},
     "row_files": {"tables", "durable"},
     "presets": {"settings"},
+    "measurement": {"selection"},
     "run": {"measurement", "analysis"},
     "__main__": {"cli"},
 }

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from fisher_cli.cli import examples, options
-from fisher_cli.cli.request import DATA, EIGENVALUES, ESTIMATOR, MODEL, NETWORK, RUNNING, SAMPLING, SEED, asks
+from fisher_cli.cli.request import DATA, EIGENVALUES, ESTIMATOR, MODEL, NETWORK, PRESET, RUNNING, SAMPLING, SEED, asks
 from fisher_cli.cli.sequence import Report, go_through
 from fisher_cli.cli.streams import report_files, stdout_format
 from fisher_cli.errors import UsageError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fisher_cli.results import Measurement
 
 
-@asks(*DATA, *MODEL, *ESTIMATOR, *SAMPLING, *EIGENVALUES, *NETWORK, *SEED, *RUNNING)
+@asks(*DATA, *MODEL, *ESTIMATOR, *SAMPLING, *EIGENVALUES, *NETWORK, *PRESET, *SEED, *RUNNING)
 def analyze(
     settings: Settings,
     resources: Resources,
@@ -43,14 +43,19 @@ def analyze(
         lambda analysis: _tables(analysis, layers),
         _show,
         long=examples.per_example() if per_example else None,
+        further=lambda analysis: {"task2vec": analysis.task2vec} if settings.task2vec else {},
         finished=partial(examples.finished, top=None) if per_example else _as_it_is,
     )
     files, to_stdout = report_files(output, format, force), stdout_format(output, format)
     if per_example and files is None:
         msg = "--per-example writes a table beside a report file: name it with -o FILE, or type fisher examples"
         raise UsageError(msg)
-    if files is not None and report.long is not None:
-        files = files.and_(report.long.word)
+    if settings.task2vec and files is None:
+        msg = "--preset task2vec writes its vector beside a report file: name it with -o FILE"
+        raise UsageError(msg)
+    if files is not None:
+        words = {"examples": per_example, "task2vec": settings.task2vec}
+        files = files.and_(*(word for word, is_asked in words.items() if is_asked))
     code = go_through(checkpoints, settings, resources, report, files, to_stdout, quiet=quiet, resume=resume)
     raise typer.Exit(code)
 

@@ -8,7 +8,7 @@ import typer
 
 from fisher_cli.cli import options
 from fisher_cli.cli.long_tables import LongTable
-from fisher_cli.cli.request import DATA, ESTIMATOR, MODEL, NETWORK, RUNNING, SAMPLING, SEED, asks
+from fisher_cli.cli.request import DATA, ESTIMATOR, MODEL, NETWORK, PRESET, RUNNING, SAMPLING, SEED, asks
 from fisher_cli.cli.sequence import Report, go_through
 from fisher_cli.cli.streams import report_files, stdout_format
 from fisher_cli.columns import EXAMPLE_COLUMNS
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fisher_cli.results import Measurement
 
 
-@asks(*DATA, *MODEL, *ESTIMATOR, *SAMPLING, *NETWORK, *SEED, *RUNNING)
+@asks(*DATA, *MODEL, *ESTIMATOR, *SAMPLING, *NETWORK, *PRESET, *SEED, *RUNNING)
 def examples(
     settings: Settings,
     resources: Resources,

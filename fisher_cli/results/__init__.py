@@ -16,7 +16,7 @@ from fisher_cli.results.examples import (
 from fisher_cli.results.rows import Inspection, Measurement
 from fisher_cli.results.spectra import Density, Eigenvalues, SpectralAxis, Spectrum
 from fisher_cli.results.statuses import Status, WeightsKind
-from fisher_cli.results.traces import Estimate, Gradient, LayerTrace, Predictions, Trace
+from fisher_cli.results.traces import Estimate, FilterMeans, Gradient, LayerTrace, Predictions, Trace
 
 __all__ = [
     "Check",
@@ -28,6 +28,7 @@ __all__ = [
     "ExampleGroup",
     "ExampleRow",
     "ExampleSummary",
+    "FilterMeans",
     "Gradient",
     "Inspection",
     "LayerTrace",

@@ -6,7 +6,7 @@ from fisher_cli.results.coverage import Check, Ledger
 from fisher_cli.results.examples import ExampleSummary, PerExample
 from fisher_cli.results.spectra import Eigenvalues, Spectrum
 from fisher_cli.results.statuses import Status, WeightsKind
-from fisher_cli.results.traces import Gradient, Predictions, Trace
+from fisher_cli.results.traces import FilterMeans, Gradient, Predictions, Trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,3 +71,4 @@ class Measurement:
     likelihood: str | None = None
     per_example: PerExample | None = None
     example_summary: ExampleSummary | None = None
+    task2vec: tuple[FilterMeans, ...] = ()

@@ -81,3 +81,11 @@ class Predictions:
     loss: Estimate
     accuracy: Estimate | None
     entropy: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class FilterMeans:
+    """The mean of the true Fisher's diagonal over each filter, output unit or row of one weight tensor, in order."""
+
+    name: str
+    means: tuple[float, ...]

@@ -35,6 +35,7 @@ from fisher_cli.cli.options.quantities import (
     LikelihoodOption,
     Matrix,
     PrecisionOption,
+    Preset,
     Probes,
     RecalibrateBatchNorm,
     Samples,
@@ -42,6 +43,8 @@ from fisher_cli.cli.options.quantities import (
     SpectrumMethodOption,
     Steps,
     TargetError,
+    WeightsOnly,
+    WithoutHead,
 )
 from fisher_cli.cli.options.running import DEBUG_KEY, BatchSize, Debug, Device, Quiet
 
@@ -77,6 +80,7 @@ __all__ = [
     "Output",
     "PerExample",
     "PrecisionOption",
+    "Preset",
     "Probes",
     "Quiet",
     "RecalibrateBatchNorm",
@@ -93,5 +97,7 @@ __all__ = [
     "Top",
     "TrustPickle",
     "UseEma",
+    "WeightsOnly",
+    "WithoutHead",
     "key_value",
 ]
