@@ -45,6 +45,23 @@ class Analysis:
         return layer_table(self.measurements)
 
     @cached_property
+    def examples(self) -> "pd.DataFrame":
+        """One row per checkpoint and example: the terms of both traces, label, prediction, loss, rank."""
+        import pandas as pd
+
+        from fisher_cli.examples import example_tables
+
+        parts = [part for i, each in enumerate(self.measurements) for part in example_tables(each, i)]
+        return pd.concat(parts, ignore_index=True)
+
+    @cached_property
+    def groups(self) -> "pd.DataFrame":
+        """One row per checkpoint and group of examples: the classes, the clean and the noisy ones."""
+        from fisher_cli.examples import group_table, with_summary
+
+        return group_table([with_summary(each) for each in self.measurements])
+
+    @cached_property
     def task2vec(self) -> "pd.DataFrame":
         """One row per checkpoint, weight tensor and filter, where it was asked for."""
         from fisher_cli.columns import TASK2VEC_COLUMNS

@@ -303,6 +303,16 @@ def test_analyze_writes_the_same_rows_beside_its_report() -> None:
     assert "name it with -o FILE" in fisher("analyze", LAST, "--limit", 5, "--per-example", code=2).stderr
 
 
+def test_the_library_gives_the_same_tables() -> None:
+    words = ("examples", EARLY, LAST, "--labels", LABELS, "--limit", 30, "-q", "-o", "run.csv")
+    fisher(*words)
+    found = analyze([EARLY, LAST], labels=LABELS, limit=30, eigenvalues=0)
+    pd.testing.assert_frame_equal(found.examples, read_table(Path("run.examples.csv")))
+    pd.testing.assert_frame_equal(found.groups, read_table(Path("run.groups.csv")))
+    loose = analyze(digits_mlp(), data=load_examples("digits", limit=5).batch(0, 5), eigenvalues=0)
+    assert list(loose.examples["index"]) == [0, 1, 2, 3, 4]
+
+
 def test_only_one_checkpoint_is_held_at_a_time() -> None:
     found = without_examples(with_summary(measured(limit=20)))
     assert found.trace is not None

@@ -43,6 +43,7 @@ BESIDE = {
     "row_files": {"tables", "durable"},
     "presets": {"settings"},
     "measurement": {"selection"},
+    "analysis": {"examples"},
     "run": {"measurement", "analysis"},
     "__main__": {"cli"},
 }
