@@ -41,7 +41,7 @@ BESIDE = {
     "integrity": {"tables", "outputs", "records"},
     "example_rows": {"rows"},
     "row_files": {"tables", "durable"},
-    "presets": {"settings"},
+    "presets": {"settings", "errors"},
     "measurement": {"selection"},
     "analysis": {"examples"},
     "run": {"measurement", "analysis"},
