@@ -16,16 +16,16 @@ __all__ = ["Analysis", "FisherError", "Settings", "analyze", "compare", "verify"
 if TYPE_CHECKING:
     from fisher_cli.analysis import Analysis
     from fisher_cli.errors import FisherError
-    from fisher_cli.run import analyze, compare, verify
+    from fisher_cli.library import analyze, compare, verify
     from fisher_cli.settings import Settings
 
 _HOMES = {
     "Analysis": "fisher_cli.analysis",
     "FisherError": "fisher_cli.errors",
     "Settings": "fisher_cli.settings",
-    "analyze": "fisher_cli.run",
-    "compare": "fisher_cli.run",
-    "verify": "fisher_cli.run",
+    "analyze": "fisher_cli.library",
+    "compare": "fisher_cli.library",
+    "verify": "fisher_cli.library",
 }
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fisher_cli import __version__
-from fisher_cli.metadata import ledger_record, spectrum_record
+from fisher_cli.metadata import examples_record, ledger_record, parameterisation, spectrum_record
 from fisher_cli.results import Ledger, Measurement, Status
 from fisher_cli.settings import Resources, Settings
 
@@ -71,6 +71,33 @@ class Analysis:
         found = [m.verification for m in self.measurements if m.verification is not None]
         return bool(found) and not any(each.failed for each in found)
 
+    @cached_property
+    def examples(self) -> "pd.DataFrame":
+        """One row per checkpoint and example: the terms of both traces, label, prediction, loss, rank."""
+        import pandas as pd
+
+        from fisher_cli.examples import example_tables
+
+        parts = [part for i, each in enumerate(self.measurements) for part in example_tables(each, i)]
+        return pd.concat(parts, ignore_index=True)
+
+    @cached_property
+    def groups(self) -> "pd.DataFrame":
+        """One row per checkpoint and group of examples: the classes, the clean and the noisy ones."""
+        from fisher_cli.examples import group_table, with_summary
+
+        return group_table([with_summary(each) for each in self.measurements])
+
+    @cached_property
+    def task2vec(self) -> "pd.DataFrame":
+        """One row per checkpoint, weight tensor and filter, where it was asked for."""
+        from fisher_cli.columns import TASK2VEC_COLUMNS
+        from fisher_cli.example_rows import task2vec_rows
+        from fisher_cli.tables import make_table
+
+        rows = [row for i, each in enumerate(self.measurements) for row in task2vec_rows(each, i)]
+        return make_table(rows, TASK2VEC_COLUMNS)
+
     @property
     def data_title(self) -> str:
         """The dataset and its split in two words."""
@@ -103,6 +130,8 @@ class Analysis:
                     "ledger": None if m.ledger is None else ledgers[m.ledger],
                     "spectra": [spectrum_record(each) for each in m.spectra],
                     "notes": list(m.notes),
+                    "likelihood": parameterisation(m.likelihood, m.classes),
+                    "examples": examples_record(m.example_summary),
                 }
                 for m in self.measurements
             ],

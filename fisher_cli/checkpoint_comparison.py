@@ -181,7 +181,7 @@ def _compared(
     labels = torch.cat([batch.labels for batch in problem.batches()])
     step = step_from(problem, one)
     total_b, parts_b = second_order_by_tensor(problem, step)
-    with exchanged(problem.model, one.on(problem.device)):
+    with exchanged(problem, one.on(problem.device)):
         total_a, parts_a = second_order_by_tensor(problem, step)
     layers = tuple(
         _layer(name, {name: step[name]}, {name: parameter}, parts_a[name], parts_b[name])

@@ -91,6 +91,8 @@ LATER_COLUMNS: tuple[Column, ...] = (
     Column("kl_step_quadratic_se", REAL, "nats", "standard error of kl_step_quadratic over examples"),
     Column("kl_step_parameters", REAL, "nats", "kl_step if only the analysed parameters had moved"),
     Column("kl_step_parameters_se", REAL, "nats", "standard error of kl_step_parameters over examples"),
+    Column("noise_scale", REAL, "examples", "gradient noise scale B_simple, tr Σ/|G|²; empty unless |G|² is above 0"),
+    Column("noise_scale_se", REAL, "examples", "standard error of noise_scale"),
 )
 
 SPECTRUM_COLUMNS: tuple[Column, ...] = (
@@ -150,6 +152,56 @@ EXPANSION_COLUMNS: tuple[Column, ...] = (
     Column("slope_single", REAL, "", "d log |deviation_single| / d log ‖ε‖, expected 1"),
     Column("deviation_averaged", REAL, "", "the same averaged over +ε and −ε"),
     Column("slope_averaged", REAL, "", "d log |deviation_averaged| / d log ‖ε‖, expected 2; empty where units switch"),
+)
+
+EXAMPLE_COLUMNS: tuple[Column, ...] = (
+    Column("checkpoint", TEXT, "", "path relative to the checkpoints' common folder"),
+    Column("order", INTEGER, "", "position of the checkpoint in the sequence, from 0"),
+    Column("step", INTEGER, "steps", "training step that the checkpoint or its name states"),
+    Column("index", INTEGER, "", "the example's place within the split, from 0"),
+    Column("label", INTEGER, "", "the example's class, of the dataset or of the file of labels"),
+    Column("label_name", TEXT, "", "the name of that class"),
+    Column("predicted", INTEGER, "", "the most probable class"),
+    Column("predicted_name", TEXT, "", "the name of that class"),
+    Column("correct", REAL, "", "1 if predicted is label, else 0; of yes-or-no labels the fraction that is right"),
+    Column("noisy", INTEGER, "", "1 if the file of labels marks the example as noisy, else 0"),
+    Column("loss", REAL, "nats", "−log p(label)"),
+    Column("probability", REAL, "", "p(label)"),
+    Column("entropy", REAL, "nats", "entropy of the predicted distribution"),
+    Column("trace_true", REAL, CURVATURE, "Σ_c p_c ‖∇ log p_c‖²: the example's term of the true trace"),
+    Column("trace_empirical", REAL, CURVATURE, "‖∇ log p(label)‖²: its term of the empirical trace"),
+    Column("share", REAL, "", "its trace_true over the sum of all examples"),
+    Column("rank", INTEGER, "", "its place by trace_true, the largest first, from 1"),
+    Column("trace_estimator", TEXT, "", "how trace_true was computed: exact, deflated or sampled"),
+    Column("status", TEXT, "", "ok, not-converged, rejected (the file) or failed (the computation)"),
+    Column("error", TEXT, "", "what went wrong, in one line"),
+)
+
+GROUP_COLUMNS: tuple[Column, ...] = (
+    Column("checkpoint", TEXT, "", "path relative to the checkpoints' common folder"),
+    Column("order", INTEGER, "", "position of the checkpoint in the sequence, from 0"),
+    Column("step", INTEGER, "steps", "training step that the checkpoint or its name states"),
+    Column("grouping", TEXT, "", "what the examples are grouped by: label, or noise as the file of labels marks it"),
+    Column("group", TEXT, "", "the group's name"),
+    Column("examples", INTEGER, "", "number of its examples"),
+    Column("trace_true", REAL, CURVATURE, "mean of trace_true over the group"),
+    Column("trace_true_se", REAL, CURVATURE, "standard error of trace_true over the group's examples"),
+    Column("trace_empirical", REAL, CURVATURE, "mean of trace_empirical over the group"),
+    Column("trace_empirical_se", REAL, CURVATURE, "standard error of trace_empirical over the group's examples"),
+    Column("loss", REAL, "nats", "mean of −log p(label) over the group"),
+    Column("loss_se", REAL, "nats", "standard error of loss over the group's examples"),
+    Column("accuracy", REAL, "", "fraction of the group whose most probable class is the label"),
+    Column("accuracy_se", REAL, "", "standard error of accuracy over the group's examples"),
+    Column("share", REAL, "", "the group's part of the sum of trace_true over all examples"),
+)
+
+TASK2VEC_COLUMNS: tuple[Column, ...] = (
+    Column("checkpoint", TEXT, "", "path relative to the checkpoints' common folder"),
+    Column("order", INTEGER, "", "position of the checkpoint in the sequence, from 0"),
+    Column("step", INTEGER, "steps", "training step that the checkpoint or its name states"),
+    Column("layer", TEXT, "", "name of the weight tensor"),
+    Column("filter", INTEGER, "", "the filter's place in the tensor, from 0"),
+    Column("task2vec", REAL, CURVATURE, "mean of the diagonal of the true Fisher over the filter's weights"),
 )
 
 MAIN = {column.name: column for column in COLUMNS}

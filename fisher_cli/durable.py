@@ -10,6 +10,7 @@ import os
 import secrets
 import signal
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -18,7 +19,16 @@ STOPPING_SIGNALS = [
 ]
 
 
-def replace_all(contents: Mapping[Path, bytes], stale: Iterable[Path] = ()) -> None:
+@dataclass(frozen=True)
+class Prepared:
+    """A file's content, whole and on the disk already, under a temporary name in the folder of its own."""
+
+    temporary: Path
+    sha256: str
+    size: int
+
+
+def replace_all(contents: Mapping[Path, bytes | Prepared], stale: Iterable[Path] = ()) -> None:
     """Give all files their new contents, in order; remove the `stale` ones before the first gets its name.
 
     Each file is at any moment absent, the old one or the new one.
@@ -27,7 +37,10 @@ def replace_all(contents: Mapping[Path, bytes], stale: Iterable[Path] = ()) -> N
     with undisturbed():
         try:
             for path, data in contents.items():
-                _remove_leftovers(path)
+                if isinstance(data, Prepared):
+                    temporary[path] = data.temporary
+                    continue
+                remove_leftovers(path)
                 temporary[path] = temporary_name(path)
                 write_new(temporary[path], data)
             for path in stale:
@@ -174,7 +187,7 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
-def _remove_leftovers(path: Path) -> None:
+def remove_leftovers(path: Path) -> None:
     """Remove temporary files of a process that was killed while it wrote this file."""
     start, end = f".{path.name}.", ".tmp"
     for name in os.listdir(path.parent):

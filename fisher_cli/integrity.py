@@ -11,7 +11,7 @@ from fisher_cli.errors import OutputError, RecordError
 from fisher_cli.outputs import SCHEMA_VERSION, TOOL
 from fisher_cli.records import journal_folder, read_records
 from fisher_cli.results import Status
-from fisher_cli.tables import read_table
+from fisher_cli.table_reading import read_table
 
 
 @dataclass(frozen=True)

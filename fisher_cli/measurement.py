@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import Protocol
 
@@ -19,9 +18,11 @@ from fisher_cli.curvature.memory import is_out_of_memory, release_memory
 from fisher_cli.curvature.normalization_statistics import discrepancies, recalibrate, recalibration, remark
 from fisher_cli.curvature.problem import Data, Problem, pose
 from fisher_cli.curvature.spectrum import Question, spectrum
+from fisher_cli.curvature.task2vec import task2vec
 from fisher_cli.curvature.traces import Sweep, sweep
 from fisher_cli.errors import DataError, OutOfMemoryError, UsageError
 from fisher_cli.results import Ledger, Measurement, Spectrum, Status
+from fisher_cli.selection import select_parameters, without_head
 from fisher_cli.settings import MatrixName, Settings, SpectrumMethod
 from fisher_cli.trail import Trail
 from fisher_cli.verification import verified
@@ -96,27 +97,6 @@ def choose_device(name: str) -> torch.device:
         msg = f"device {name!r} is not here ({torch.cuda.device_count()} CUDA devices found): use --device auto or cpu"
         raise UsageError(msg)
     return device
-
-
-def select_parameters(module: nn.Module, settings: Settings) -> dict[str, nn.Parameter]:
-    """The trainable parameters whose names match one of `include` and none of `exclude`, tied ones once.
-
-    Raises:
-        UsageError: no parameter is left.
-    """
-    names = dict(module.named_parameters())
-    chosen = {
-        name: parameter
-        for name, parameter in names.items()
-        if parameter.requires_grad
-        and any(fnmatchcase(name, pattern) for pattern in settings.include)
-        and not any(fnmatchcase(name, pattern) for pattern in settings.exclude)
-    }
-    if not chosen:
-        some = ", ".join(list(names)[:4])
-        msg = f"--include and --exclude leave none of the {len(names)} parameters (such as {some}): loosen the patterns"
-        raise UsageError(msg)
-    return chosen
 
 
 def _check_classes(problem: Problem, classes: int | None) -> None:
@@ -220,7 +200,7 @@ def posed(
         dtype=getattr(torch, settings.precision.value),
     )
     _check_classes(problem, classes)
-    return problem
+    return without_head(problem) if settings.without_head else problem
 
 
 def _measured(
@@ -277,7 +257,12 @@ def _measured(
         ledger=swept.ledger,
         check=swept.check,
         movement=movement,
+        likelihood=problem.likelihood.name,
+        per_example=swept.per_example,
     )
+    if settings.task2vec:
+        with clock("task2vec"):
+            measurement = replace(measurement, task2vec=task2vec(swept.engine))
     if settings.comparison is not None:
         return with_comparison(measurement, swept, settings, partial(_compare_stage, observer), clock)
     if settings.eigenvalues:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from fisher_cli.results import Density, Estimate, Ledger, Spectrum
+from fisher_cli.results import Density, Estimate, ExampleSummary, Ledger, Spectrum
 
 
 def ledger_record(ledger: Ledger) -> dict[str, Any]:
@@ -38,10 +38,44 @@ def spectrum_record(spectrum: Spectrum) -> dict[str, Any]:
         "effective_rank_probes": spectrum.norm_probes,
         "damping": spectrum.damping,
         "effective_dimension": _estimate(spectrum.effective_dimension),
+        "normalised_effective_dimension": spectrum.normalised_dimension,
+        "normalised_effective_dimension_of": {"n": spectrum.examples, "gamma": 1.0, "thetas": 1},
         "gradient_share": spectrum.gradient_share,
         "subspace_overlap": spectrum.overlap,
         "density": _density(spectrum.density),
     }
+
+
+def examples_record(summary: ExampleSummary | None) -> dict[str, Any] | None:
+    """What the examples of one checkpoint say together; the table of groups holds the means."""
+    if summary is None:
+        return None
+    found = {"largest": [asdict(each) for each in summary.concentration]}
+    if summary.noise is None:
+        return found
+    noise = summary.noise
+    detectors = {"trace_true": noise.auroc_true, "trace_empirical": noise.auroc_empirical, "loss": noise.auroc_loss}
+    return found | {
+        "noisy_to_clean": None if noise.ratio is None else asdict(noise.ratio),
+        "auroc": {
+            name: None if each is None else {"value": each.value, "se": each.standard_error}
+            for name, each in detectors.items()
+        },
+    }
+
+
+def parameterisation(likelihood: str | None, outputs: int | None) -> str | None:
+    """In words, what distribution the outputs parameterise: the Fisher belongs to it as much as to the predictions."""
+    if likelihood is None or outputs is None:
+        return None
+    if likelihood == "gaussian":
+        return f"gaussian: {outputs} means, unit variance"
+    if likelihood == "softmax":
+        text = f"softmax over {outputs} logits"
+        return f"{text}; the same classifier with one logit would have half this Fisher" if outputs == 2 else text
+    text = f"sigmoid: {outputs} independent yes-or-no labels, a logit each"
+    binary = "sigmoid: one logit; the same classifier with two softmax logits would have twice this Fisher"
+    return binary if outputs == 1 else text
 
 
 def _estimate(estimate: Estimate | None) -> dict[str, float | None] | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fisher_cli.cells import json_text
-from fisher_cli.durable import replace_all, temporary_name, write_new
+from fisher_cli.durable import Prepared, replace_all, temporary_name, write_new
 from fisher_cli.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -107,12 +107,16 @@ def render(table: "pd.DataFrame", form: Format, stable: Mapping[str, Any] | None
         case Format.JSONL:
             text = tables.to_jsonl(table)
         case Format.PARQUET:
-            inside = {**(stable or {}), "tool": TOOL, "schema_version": SCHEMA_VERSION}
-            return tables.to_parquet(table, inside)
+            return tables.to_parquet(table, inside_parquet(stable or {}))
         case Format.TABLE:
             msg = "--format table is for the terminal: choose csv, tsv, json, jsonl or parquet"
             raise UsageError(msg)
     return text.encode()
+
+
+def inside_parquet(stable: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata that a Parquet file carries."""
+    return {**stable, "tool": TOOL, "schema_version": SCHEMA_VERSION}
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ class ReportFiles:
     """The files of one report: `main`, the table beside it and the record, all in one folder.
 
     `inputs` are the checkpoints of the run, which a report must never replace; `force` permits to replace
-    other files that are not ours.
+    other files that are not ours. `further` are tables besides these.
     """
 
     main: Path
@@ -128,6 +132,12 @@ class ReportFiles:
     force: bool = False
     inputs: tuple[Path, ...] = ()
     beside: Path | None = None
+    further: tuple[Path, ...] = ()
+
+    def and_(self, *words: str) -> "ReportFiles":
+        """With further tables of the same stem, `name.word.csv`."""
+        paths = tuple(self.main.with_name(f"{self.main.stem}.{word}{self.main.suffix}") for word in words)
+        return replace(self, further=self.further + paths)
 
     def named(self, main: str, beside: str) -> "ReportFiles":
         """Those of another table of the same stem: `name.main.csv`, and beside it `name.beside.csv`."""
@@ -151,12 +161,18 @@ class ReportFiles:
         Raises:
             OutputError: there is no such folder, it takes no files, or a file that must stay is in the way.
         """
-        paths = (self.main, self.layers, self.record)
+        paths = (self.main, self.layers, self.record, *self.further)
         _check_folder(self.main, max((path.name for path in paths), key=lambda name: len(os.fsencode(name))))
         for path in paths:
             self._check_replaceable(path)
 
-    def write(self, main: "pd.DataFrame", layers: "pd.DataFrame | None", metadata: Metadata) -> None:
+    def write(
+        self,
+        main: "pd.DataFrame | Prepared",
+        layers: "pd.DataFrame | None",
+        metadata: Metadata,
+        further: "Mapping[Path, pd.DataFrame | Prepared] | None" = None,
+    ) -> None:
         """Write the tables and the record; each file is at any moment absent, the old one or the new one.
 
         All contents are on the disk under temporary names before the first name changes. The record takes its
@@ -166,21 +182,23 @@ class ReportFiles:
         Raises:
             OutputError: the disk is full, or the operating system refused for another reason.
         """
-        contents = {self.main: render(main, self.format, metadata.stable)}
-        if layers is not None:
-            contents[self.layers] = render(layers, self.format, metadata.stable)
+        tables = {self.main: main, **({} if layers is None else {self.layers: layers}), **(further or {})}
+        contents = {
+            path: table if isinstance(table, Prepared) else render(table, self.format, metadata.stable)
+            for path, table in tables.items()
+        }
         record = self._record_text(contents, metadata).encode()
-        stale = [self.layers] if layers is None and self._is_ours(self.layers) else []
+        stale = [path for path in self._earlier() if path not in contents]
         try:
             replace_all({self.record: record, **contents}, stale)
         except OSError as error:
-            size = sum(map(len, (record, *contents.values())))
+            size = len(record) + sum(_size(content) for content in contents.values())
             msg = f"cannot write {self.main} and its companions ({size:,} bytes): {error.strerror or error}"
             raise OutputError(msg) from error
 
-    def _record_text(self, contents: Mapping[Path, bytes], metadata: Metadata) -> str:
+    def _record_text(self, contents: "Mapping[Path, bytes | Prepared]", metadata: Metadata) -> str:
         """The record: what it is about, the tables' hashes, and under `run` what differs between runs."""
-        hashes = {path.name: f"sha256:{hashlib.sha256(data).hexdigest()}" for path, data in contents.items()}
+        hashes = {path.name: _digest(content) for path, content in contents.items()}
         ours = {"tool": TOOL, "schema_version": SCHEMA_VERSION, "tables": hashes, "run": metadata.run}
         return json_text({**metadata.stable, **ours}, indent=2) + "\n"
 
@@ -194,10 +212,19 @@ class ReportFiles:
             return set()
         return {*record["tables"], self.record.name}
 
+    def _earlier(self) -> list[Path]:
+        """The tables of an earlier report of this name, by its record."""
+        names = {path.name for path in (self.layers, *self.further)}
+        names |= {name for name in self._listed() if name.startswith(f"{self.main.stem}.") and "/" not in name}
+        return [self.main.with_name(name) for name in sorted(names - {self.record.name}) if self._is_ours_named(name)]
+
     def _is_ours(self, path: Path) -> bool:
         """Whether the record lists the file; a record is ours only if this report's main table is in it."""
+        return self._is_ours_named(path.name)
+
+    def _is_ours_named(self, name: str) -> bool:
         listed = self._listed()
-        return path.name in listed and self.main.name in listed
+        return name in listed and self.main.name in listed
 
     def _check_replaceable(self, path: Path) -> None:
         """Refuse if something is there that a report must not replace.
@@ -262,3 +289,11 @@ def _is_same_file(one: Path, other: Path) -> bool:
         return one.samefile(other)
     except OSError:
         return False
+
+
+def _digest(content: bytes | Prepared) -> str:
+    return content.sha256 if isinstance(content, Prepared) else f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def _size(content: bytes | Prepared) -> int:
+    return content.size if isinstance(content, Prepared) else len(content)

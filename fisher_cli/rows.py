@@ -41,6 +41,7 @@ def main_row(
         row["trace_covariance"] = gradient.covariance
         row["gradient_norm_squared"] = gradient.norm_squared
         row |= estimate_cells("gradient_snr", gradient.signal_to_noise)
+        row |= estimate_cells("noise_scale", gradient.noise_scale)
     if movement := measurement.movement:
         row |= estimate_cells("trace_true_change", movement.trace_change) | estimate_cells("kl_step", movement.kl)
         row |= estimate_cells("kl_step_quadratic", movement.kl_quadratic)

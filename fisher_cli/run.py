@@ -2,19 +2,19 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fisher_cli import __version__
 from fisher_cli.analysis import Analysis
 from fisher_cli.curvature.memory import is_out_of_memory, release_memory
 from fisher_cli.curvature.problem import Data, TensorData
-from fisher_cli.errors import DataError, FisherError, OutOfMemoryError, UsageError
+from fisher_cli.errors import FisherError, OutOfMemoryError, UsageError
 from fisher_cli.inputs.architectures import Architecture
 from fisher_cli.inputs.checkpoints import Checkpoint, CheckpointFile, Reading, find_checkpoints, load_checkpoint
 from fisher_cli.inputs.datasets import Examples, load_examples
@@ -24,16 +24,18 @@ from fisher_cli.measurement import Observer, Silent, choose_device, measure
 from fisher_cli.normalizing import with_chosen_normalization
 from fisher_cli.records import Journal, Record
 from fisher_cli.results import Ledger, Measurement, Status
-from fisher_cli.settings import ComparisonSettings, Resources, Settings
+from fisher_cli.settings import Resources, Settings
 from fisher_cli.trail import Trail
 
 _LOG = logging.getLogger(__name__)
 
 # Normalised inputs up to this size are made once and kept on the device for the whole run.
 RESIDENT_BYTES = 2**30
+# A record of the journal with more examples than this is not kept in memory once it was used.
+MOST_EXAMPLES_HELD = 20_000
 
 
-def _resident(examples: Examples, device: torch.device) -> Data:
+def resident(examples: Examples, device: torch.device) -> Data:
     """The examples normalised once and kept on the device when they fit, else as they are."""
     inputs, _ = examples.batch(0, min(1, len(examples)))
     if inputs.numel() * inputs.element_size() * len(examples) > RESIDENT_BYTES:
@@ -48,7 +50,8 @@ def _resident(examples: Examples, device: torch.device) -> Data:
     return examples
 
 
-def _examples(settings: Settings, resources: Resources) -> Examples:
+def load_data(settings: Settings, resources: Resources) -> Examples:
+    """The examples that the settings select."""
     return load_examples(
         settings.data,
         data_dir=resources.data_dir,
@@ -79,8 +82,8 @@ class Run:
         self.reading = Reading.of(settings, resources)
         self.files = find_checkpoints(paths, self.reading)
         self.networks = Networks(settings.model, dict(settings.model_arguments))
-        self.examples = self._normalized(_examples(settings, resources))
-        self.data = _resident(self.examples, self.device)
+        self.examples = self._normalized(load_data(settings, resources))
+        self.data = resident(self.examples, self.device)
         self._batch_size = resources.batch_size
         self._known: tuple[nn.Module, Ledger] | None = None
         self._trail = Trail() if len(self.files) > 1 else None
@@ -122,7 +125,7 @@ class Run:
         start = time.perf_counter()
         for file in self.files:
             self.observer.start(file.name)
-            measurement = self._recalled(file) or self._measured_anew(file)
+            measurement = self._identified(self._recalled(file) or self._measured_anew(file))
             self.analysis.measurements.append(measurement)
             self.analysis.seconds = time.perf_counter() - start
             self.observer.finish(measurement)
@@ -160,6 +163,7 @@ class Run:
         if record is None:
             return None
         self._before, self._is_traced = file, False
+        self._let_go(record)
         if record.measurement.memory_ran_out_at is not None:
             self._batch_size = record.measurement.batch_size
         return replace(record.measurement, checkpoint=file.name, step=file.step, epoch=file.epoch)
@@ -172,9 +176,16 @@ class Run:
         found = self.measure(file)
         if found.status in {Status.OK, Status.NOT_CONVERGED} and file.sha256 is not None:
             if self._journal is not None:
-                self._journal.append(Record(file.sha256, self._before.sha256 if self._before else None, found))
+                record = Record(file.sha256, self._before.sha256 if self._before else None, found)
+                self._journal.append(record)
+                self._let_go(record)
             self._before, self._is_traced = file, True
         return found
+
+    def _let_go(self, record: Record) -> None:
+        """Forget a record whose examples are many: it is on the disk, and a run holds those of one checkpoint."""
+        if self._journal is not None and (record.measurement.examples or 0) > MOST_EXAMPLES_HELD:
+            self._journal.records.pop(record.key, None)
 
     def measure(self, file: CheckpointFile) -> Measurement:
         """One checkpoint's row; a failure is a row that says why.
@@ -216,6 +227,16 @@ class Run:
             timings=(("load", loading), *found.timings),
         )
 
+    def _identified(self, measurement: Measurement) -> Measurement:
+        """With what is known of each example besides the network's view of it."""
+        examples, found = self.examples, measurement.per_example
+        if found is None:
+            return measurement
+        noisy = None if examples.noisy is None else tuple(examples.noisy.tolist())
+        names = examples.class_names
+        identified = replace(found, indices=tuple(examples.indices.tolist()), noisy=noisy, class_names=names)
+        return replace(measurement, per_example=identified)
+
     def _measured(self, module: nn.Module) -> Measurement:
         """Measure a network; what is learned about memory and the ledger's work serves the next ones."""
         found = measure(
@@ -234,151 +255,3 @@ class Run:
         if found.ledger is not None:
             self._known = (module, found.ledger)
         return found
-
-
-def analyze(
-    checkpoints: str | Path | nn.Module | Iterable[str | Path] | Iterable[nn.Module],
-    data: str | tuple[Tensor, Tensor] = "digits",
-    *,
-    batch_size: int | None = None,
-    device: str = "auto",
-    data_dir: str | None = None,
-    download: bool = False,
-    **settings: Any,
-) -> Analysis:
-    """Fisher traces and eigenvalues of a sequence of checkpoints or modules: `.table` and `.layers` are DataFrames.
-
-    Args:
-        checkpoints: files, folders, or modules (given order is kept; they are changed to evaluation mode).
-        data: a dataset's name as for `--data`; with modules also a pair (inputs (N, …), labels (N,)).
-        batch_size: examples at once; None for the automatic rule.
-        device: auto, cpu, cuda or cuda:N.
-        data_dir: where named datasets lie.
-        download: whether a missing dataset may be downloaded.
-        **settings: the fields of `Settings`, such as `limit=None`, `eigenvalues=10`, `model="resnet18"`.
-
-    Returns:
-        Analysis with one row per checkpoint; a file that cannot be analysed is a row that says why.
-
-    Raises:
-        UsageError: modules and paths are mixed, tensors are given as the data of files, or a setting cannot be.
-    """
-    if not isinstance(checkpoints, Iterable) or isinstance(checkpoints, (str, nn.Module)):
-        given: list[Any] = [checkpoints]
-    else:
-        given = [] if isinstance(checkpoints, Mapping) else list(checkpoints)
-    is_modules = bool(given) and all(isinstance(item, nn.Module) for item in given)
-    is_paths = not isinstance(checkpoints, Mapping) and all(isinstance(item, (str, Path)) for item in given)
-    is_tensors = isinstance(data, Sequence) and len(data) == 2 and all(isinstance(item, Tensor) for item in data)
-    if not (is_modules or is_paths) or not (isinstance(data, str) or (is_modules and is_tensors)):
-        msg = (
-            "analyze takes either paths with a dataset's name, or torch modules with a dataset's name or a pair "
-            f"(inputs, labels) of tensors, not {_kinds(given or [checkpoints])} with data {_kinds([data])}"
-        )
-        raise UsageError(msg)
-    if batch_size is not None and batch_size < 1:
-        msg = f"batch_size {batch_size}: give a positive whole number, or None for the automatic rule"
-        raise UsageError(msg)
-    try:
-        asked = Settings.of(data=data if isinstance(data, str) else "tensors", **settings)
-    except (TypeError, ValueError) as error:
-        raise UsageError(str(error)) from error
-    resources = Resources(
-        batch_size=batch_size, device=device, data_dir=None if data_dir is None else str(data_dir), download=download
-    )
-    if is_modules:
-        return _analyze_modules(given, None if isinstance(data, str) else TensorData(*data), asked, resources)
-    run = Run([Path(item) for item in given], asked, resources)
-    for _ in run:
-        pass
-    return run.analysis
-
-
-def compare(
-    checkpoints: str | Path | nn.Module | Iterable[str | Path] | Iterable[nn.Module],
-    data: str | tuple[Tensor, Tensor] = "digits",
-    *,
-    damping: float | None = None,
-    draws: int = 10,
-    **words: Any,
-) -> Analysis:
-    """tr F̂/tr F, ‖F̂ − F‖/‖F‖, cosines and overlaps beside their nulls: `.comparison`, `.comparison_layers`.
-
-    Args:
-        checkpoints: as for `analyze`.
-        data: as for `analyze`.
-        damping: α of the natural gradients (F + αI)⁻¹ḡ; None for a thousandth of the largest eigenvalue of F.
-        draws: how many sets of labels are drawn from the model for the nulls without a closed form.
-        **words: all else that `analyze` takes.
-
-    Returns:
-        Analysis whose measurements have a `comparison` with its verdict.
-
-    Raises:
-        UsageError: as for `analyze`, or a number is out of its range.
-    """
-    try:
-        asked = ComparisonSettings(damping=damping, draws=draws)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    return analyze(checkpoints, data, comparison=asked, **words)
-
-
-def verify(
-    checkpoints: str | Path | nn.Module | Iterable[str | Path] | Iterable[nn.Module],
-    data: str | tuple[Tensor, Tensor] = "digits",
-    *,
-    limit: int | None = 32,
-    precision: str = "float64",
-    **others: Any,
-) -> Analysis:
-    """Identities that Fisher's different forms must fulfil, on these networks and data: `.identities`, `.verified`.
-
-    Args:
-        checkpoints: as for `analyze`.
-        data: as for `analyze`.
-        limit: number of examples; some tens are enough, and the independent side is slow.
-        precision: of our side; the independent one is in float64 always.
-        **others: as for `analyze`.
-
-    Returns:
-        Analysis; `.identities` has one row per checkpoint and identity, `.verified` says that none fails.
-    """
-    return analyze(checkpoints, data, limit=limit, precision=precision, verify=True, **others)
-
-
-def _kinds(items: Sequence[object]) -> str:
-    return " and ".join(dict.fromkeys(type(item).__name__ for item in items))
-
-
-def _analyze_modules(
-    modules: Sequence[nn.Module], tensors: TensorData | None, settings: Settings, resources: Resources
-) -> Analysis:
-    """Measure modules one after the other; here an error is raised, since who made them can mend them.
-
-    Raises:
-        DataError: there are not as many labels as inputs.
-    """
-    device = choose_device(resources.device)
-    if tensors is None:
-        examples = _examples(settings, resources)
-        if examples.candidates:
-            examples = with_chosen_normalization(examples, modules[-1], settings, device)
-        source, classes, described = _resident(examples, device), examples.classes, examples.describe()
-    elif len(tensors.inputs) != len(tensors.labels):
-        msg = f"{len(tensors.inputs)} inputs and {len(tensors.labels)} labels: give one label per input"
-        raise DataError(msg)
-    else:
-        settings = replace(settings, limit=None)
-        source, classes, described = tensors, None, {"name": "tensors", "examples": len(tensors)}
-    analysis = Analysis(settings, resources, str(device), described)
-    start, batch_size, trail = time.perf_counter(), resources.batch_size, Trail() if len(modules) > 1 else None
-    for index, module in enumerate(modules):
-        if trail is not None:
-            trail.advance()
-        found = measure(module, source, settings, batch_size=batch_size, device=device, classes=classes, trail=trail)
-        batch_size = batch_size if found.memory_ran_out_at is None else found.batch_size
-        named = replace(found, checkpoint=f"module-{index}", architecture=type(module).__name__)
-        analysis.measurements.append(named)
-    analysis.seconds = time.perf_counter() - start
-    return analysis

@@ -133,7 +133,9 @@ class Settings:
     `samples` labels per example belong to the sampled estimator; `target_error`, relative to the trace, to the
     deflated one, None for a tenth of the standard error over examples. `spectrum` None means: the leading
     eigenvalues only; with `comparison` the two Fishers are compared, which finds their leading eigenvalues as well.
-    `verify` asks for the identities of `fisher verify` in place of everything else.
+    `verify` asks for the identities of `fisher verify` in place of everything else. `weights_only` analyses the weights
+    of linear and convolutional layers alone, `without_head` leaves out the last of them; `task2vec` asks for that
+    vector. `preset` is the name that some of the values came from; by itself it changes none.
     """
 
     data: str = "digits"
@@ -162,6 +164,10 @@ class Settings:
     spectrum: SpectrumSettings | None = None
     comparison: ComparisonSettings | None = None
     verify: bool = False
+    weights_only: bool = False
+    without_head: bool = False
+    task2vec: bool = False
+    preset: str | None = None
 
     def __post_init__(self) -> None:
         """Bring what a caller may write more simply into its one form: names, paths, single patterns, dicts.
@@ -220,7 +226,8 @@ class Settings:
 
     def digest(self) -> str:
         """SHA-256 of the settings: two runs with equal digests were asked the same question."""
-        text = json.dumps(self.as_dict(), sort_keys=True)
+        answered = {name: value for name, value in self.as_dict().items() if name != "preset"}
+        text = json.dumps(answered, sort_keys=True)
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 

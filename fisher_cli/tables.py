@@ -1,4 +1,4 @@
-"""Measurements → tables → text or bytes, and back.
+"""Measurements → tables → text or bytes; `table_reading` is the way back.
 
 A table is a pandas DataFrame with nullable dtypes (Int64, Float64, string); what was not computed, is not a
 number or is infinite, is NA. Equal tables give equal bytes. Numbers keep their full precision everywhere.
@@ -6,42 +6,29 @@ number or is infinite, is NA. Equal tables give equal bytes. Numbers keep their 
 
 import csv
 import io
-import json
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fisher_cli.cells import encodable, escape, guard, json_text, unescape, unguard
+from fisher_cli.cells import encodable, escape, guard, json_text
 from fisher_cli.columns import (
-    COLUMNS,
     DENSITY_COLUMNS,
-    EXPANSION_COLUMNS,
-    IDENTITY_COLUMNS,
-    INSPECTION_COLUMNS,
-    LATER_COLUMNS,
     LAYER_COLUMNS,
-    LEDGER_COLUMNS,
     SPECTRUM_COLUMNS,
     Column,
     Kind,
-    eigenvalue_columns,
     main_columns,
 )
 from fisher_cli.comparison_columns import (
-    CHECKPOINT_COMPARISON_COLUMNS,
-    COMPARISON_COLUMNS,
     COMPARISON_LAYER_COLUMNS,
-    LAYER_STEP_COLUMNS,
     comparison_columns,
 )
 from fisher_cli.comparison_rows import comparison_layer_rows, comparison_row
-from fisher_cli.errors import OutputError
+from fisher_cli.glossary import column_named
 from fisher_cli.results import Measurement
 from fisher_cli.rows import Value, density_rows, layer_rows, main_row, spectrum_rows
 from fisher_cli.trajectory import PathLength, trajectory_of
@@ -54,18 +41,6 @@ _PANDAS_TYPES: dict[Kind, Any] = {
     Kind.REAL: "Float64",
 }
 _ARROW_TYPES = {Kind.TEXT: pa.string(), Kind.INTEGER: pa.int64(), Kind.REAL: pa.float64()}
-_KNOWN = {
-    column.name: column
-    for columns in (
-        *(EXPANSION_COLUMNS, IDENTITY_COLUMNS),
-        *(LAYER_STEP_COLUMNS, CHECKPOINT_COMPARISON_COLUMNS, COMPARISON_LAYER_COLUMNS, COMPARISON_COLUMNS),
-        *(LEDGER_COLUMNS, INSPECTION_COLUMNS, LAYER_COLUMNS, COLUMNS, LATER_COLUMNS),
-    )
-    for column in columns
-}
-_INTEGER = re.compile(r"-?[0-9]+")
-_EIGENVALUE = re.compile(r"eig_(?:true|empirical)_([1-9][0-9]{0,3})(?:_residual)?")
-_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?")
 
 
 # --- Measurements → tables
@@ -203,28 +178,37 @@ def to_parquet(table: pd.DataFrame, metadata: Mapping[str, Any]) -> bytes:
     Returns:
         The file's content.
     """
-    columns = [_column(name, table[name].dropna()) for name in table.columns]
-    fields = [
-        pa.field(
-            column.name,
-            _ARROW_TYPES[column.kind],
-            metadata={"description": column.description, "unit": column.unit},
-        )
-        for column in columns
-    ]
-    arrays = [
-        pa.array(values, type=field.type) for values, field in zip(_values(table, encodable), fields, strict=True)
-    ]
-    schema = pa.schema(fields, metadata={METADATA_KEY: json_text(metadata).encode()})
+    schema = arrow_schema([column_named(name, table[name].dropna()) for name in table.columns])
+    schema = schema.with_metadata({METADATA_KEY: json_text(metadata).encode()})
     buffer = io.BytesIO()
     pq.write_table(
-        pa.Table.from_arrays(arrays, schema=schema),
+        arrow_table(table, schema),
         buffer,
         row_group_size=max(1, len(table)),
         compression="zstd",
         write_page_checksum=True,
     )
     return buffer.getvalue()
+
+
+def arrow_schema(columns: Iterable[Column]) -> pa.Schema:
+    """The fields of a Parquet file, each with its description and its unit."""
+    return pa.schema(
+        pa.field(
+            column.name,
+            _ARROW_TYPES[column.kind],
+            metadata={"description": column.description, "unit": column.unit},
+        )
+        for column in columns
+    )
+
+
+def arrow_table(table: pd.DataFrame, schema: pa.Schema) -> pa.Table:
+    """The table as Arrow's, half surrogates escaped."""
+    arrays = [
+        pa.array(values, type=field.type) for values, field in zip(_values(table, encodable), schema, strict=True)
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def _values(table: pd.DataFrame, safe: Callable[[str], str]) -> list[list[Value]]:
@@ -243,115 +227,3 @@ def _json_rows(table: pd.DataFrame) -> Iterable[str]:
     """
     for row in zip(*_values(table, str), strict=True):
         yield json_text(dict(zip(table.columns, row, strict=True)), sort_keys=False)
-
-
-# --- and back
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """Read a table of ours, with the dtypes and the text that it was written from.
-
-    Columns that the glossary does not know get the narrowest kind that holds all their values.
-
-    Args:
-        path: a file whose suffix says its format: .csv, .tsv, .json, .jsonl or .parquet.
-
-    Returns:
-        The table.
-
-    Raises:
-        OutputError: the file is missing, damaged, or not a table of ours.
-    """
-    readers = {".csv": _read_csv, ".tsv": _read_csv, ".json": _read_json, ".jsonl": _read_json}
-    try:
-        names, rows = readers.get(path.suffix.lower(), _read_parquet)(path)
-        columns = [_column(name, [row[i] for row in rows]) for i, name in enumerate(names)]
-        return make_table(
-            [{c.name: _parse(value, c.kind) for c, value in zip(columns, row, strict=True)} for row in rows],
-            columns,
-        )
-    except FileNotFoundError:
-        msg = f"{path}: no such report"
-        raise OutputError(msg) from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, csv.Error, pa.ArrowException) as error:
-        msg = f"{path}: not a report of fisher, or a damaged one: {error}"
-        raise OutputError(msg) from error
-
-
-Rows = tuple[list[str], list[list[Any]]]  # the column names, and the cells row by row
-
-
-def _read_csv(path: Path) -> Rows:
-    """The cells of a CSV or TSV file; all of them text.
-
-    Returns:
-        The column names and the rows.
-
-    Raises:
-        ValueError: a row is longer or shorter than the header.
-    """
-    separator = "\t" if path.suffix.lower() == ".tsv" else ","
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        names, *rows = csv.reader(file, delimiter=separator, strict=True)
-    for number, row in enumerate(rows, start=1):
-        if len(row) != len(names):
-            msg = f"row {number} has {len(row)} cells, the header {len(names)}"
-            raise ValueError(msg)
-    return names, [[unguard(unescape(cell)) for cell in row] for row in rows]
-
-
-def _read_json(path: Path) -> Rows:
-    """The cells of a JSON or JSON Lines file."""
-    text = path.read_text(encoding="utf-8")
-    if path.suffix.lower() == ".jsonl":
-        rows = [json.loads(line) for line in text.split("\n") if line]
-    else:
-        rows = json.loads(text)
-    names = list(rows[0]) if rows else []
-    return names, [[_original(row[name]) for name in names] for row in rows]
-
-
-def _read_parquet(path: Path) -> Rows:
-    """The cells of a Parquet file, its page checksums verified.
-
-    Returns:
-        The column names and the rows.
-
-    Raises:
-        ValueError: the file is not one of ours.
-    """
-    table = pq.read_table(path, page_checksum_verification=True)
-    if METADATA_KEY not in (table.schema.metadata or {}):
-        msg = f"its metadata have no key {METADATA_KEY.decode()!r}"
-        raise ValueError(msg)
-    columns = [[_original(value) for value in column.to_pylist()] for column in table.columns]
-    return table.column_names, [list(row) for row in zip(*columns, strict=True)]
-
-
-def _original(value: Any) -> Any:
-    """The value that JSON or Parquet was written from."""
-    return unescape(value) if isinstance(value, str) else value
-
-
-def _parse(value: Any, kind: Kind) -> Value:
-    """A cell's value, whether it was read as text or as a number."""
-    if value is None or value == "":
-        return None
-    if kind is Kind.TEXT:
-        return str(value)
-    if kind is Kind.REAL:
-        return float(value)
-    return int(value) if not isinstance(value, str) or _INTEGER.fullmatch(value) else int(float(value))
-
-
-def _column(name: str, values: Iterable[Any]) -> Column:
-    """What the glossary says about a column; else a column of the narrowest kind that holds all values."""
-    if name in _KNOWN:
-        return _KNOWN[name]
-    if match := _EIGENVALUE.fullmatch(name):
-        return next(column for column in eigenvalue_columns(int(match[1])) if column.name == name)
-    texts = [str(value) for value in values if value not in (None, "")]
-    for kind, pattern in ((Kind.INTEGER, _INTEGER), (Kind.REAL, _NUMBER)):
-        if texts and all(pattern.fullmatch(text) for text in texts):
-            return Column(name, kind, "", "")
-    return Column(name, Kind.TEXT, "", "")

@@ -9,7 +9,7 @@ import torch
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.checkpoints import Checkpoint, CheckpointFile, Reading, find_checkpoints, load_checkpoint
 
-WEIGHTS = {"0.weight": torch.arange(6.0).reshape(2, 3), "0.bias": torch.tensor([1.0, -1.0])}
+WEIGHTS = {"0.weight": torch.arange(1.0, 7.0).reshape(2, 3), "0.bias": torch.tensor([1.0, -1.0])}
 
 
 def saved(path: Path, content: object, **options: object) -> Path:

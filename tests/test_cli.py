@@ -44,7 +44,7 @@ EIGENVALUE_COLUMNS = [
 ]
 LATER_COLUMNS = [
     *("effective_rank_estimator_se", "kl_step_se", "kl_step_quadratic_se"),
-    *("kl_step_parameters", "kl_step_parameters_se"),
+    *("kl_step_parameters", "kl_step_parameters_se", "noise_scale", "noise_scale_se"),
 ]
 LAYER_COLUMNS = re.findall(
     r"\w+",
@@ -399,7 +399,7 @@ def test_a_bad_file_among_good_ones_is_a_row(desk: Path) -> None:
         "f.pt": "ok",
     }
     assert "truncated or damaged" in found["error"]["c.pt"]
-    assert "asks to run posix.mkdir, which is not done" in found["error"]["d.pt"]
+    assert "asks to run posix.mkdir, which is never done" in found["error"]["d.pt"]
     assert "NaN or infinite weights in 3.weight" in found["error"]["e.pt"]
     assert not Path("canary").exists()
     said = result.stderr.splitlines()

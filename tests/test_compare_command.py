@@ -17,7 +17,7 @@ from fisher_cli.comparison_columns import COMPARISON_LAYER_COLUMNS, comparison_c
 from fisher_cli.curvature.verdicts import verdict
 from fisher_cli.reports.console import Console
 from fisher_cli.results import AgainstNull, Estimate, Finding
-from fisher_cli.tables import read_table
+from fisher_cli.table_reading import read_table
 
 SAMPLES = Path(__file__).parents[1] / "sample_checkpoints"
 CLEAN = SAMPLES / "digits-clean"

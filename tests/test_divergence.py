@@ -130,7 +130,7 @@ def test_the_parts_are_the_diagonal_blocks_of_the_dense_fisher(name: str) -> Non
 def divergence_of_step(problem: Problem, step: dict[str, Tensor]) -> float:
     outputs = all_outputs(problem)
     moved = {name: parameter.detach() + step[name] for name, parameter in problem.parameters.items()}
-    with exchanged(problem.model, moved):
+    with exchanged(problem, moved):
         return divergence(problem.likelihood, outputs, all_outputs(problem)).value
 
 
@@ -179,7 +179,7 @@ def test_movement_is_that_from_the_earlier_network(dtype: torch.dtype) -> None:
     quadratic = second_order(before, step)
 
     now = pose(second, data, batch_size=7)
-    held = {name: tensor.clone() for name, tensor in named_tensors(second).items()}
+    held = {name: tensor.clone() for name, tensor in named_tensors(now).items()}
     found_now = sweep(now, verify=False)
     assert why_apart(now, kept) == ""
     found = movement(now, found_now.outputs, found_now.trace, kept)
@@ -195,7 +195,7 @@ def test_movement_is_that_from_the_earlier_network(dtype: torch.dtype) -> None:
     assert found.trace_change.value == pytest.approx(found_now.trace.true.value - swept.trace.true.value)
     assert found.trace_change.standard_error == pytest.approx(float((ours - theirs).double().std()) / 23**0.5, rel=1e-4)
     assert found.trace_change.estimator_error == 0
-    assert all(torch.equal(tensor, held[name]) for name, tensor in named_tensors(second).items())
+    assert all(torch.equal(tensor, held[name]) for name, tensor in named_tensors(now).items())
 
 
 def test_a_network_that_stands_still_has_moved_by_nothing() -> None:

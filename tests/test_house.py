@@ -15,27 +15,35 @@ import fisher_cli
 PACKAGE = Path(fisher_cli.__file__).parent
 
 # Floors from the ground up; a module imports only from floors below its own, or from its own folder.
-GROUND = {"settings", "results", "errors", "cells", "columns", "comparison_columns", "durable", "codec", "__init__"}
+GROUND = {"settings", "presets", "results", "errors", "cells", "columns", "comparison_columns", "durable", "codec"} | {
+    "__init__"
+}
 FLOORS: list[set[str]] = [
     GROUND,
-    {"rows", "metadata", "tables", "outputs", "records", "integrity", "inputs", "curvature", "trajectory"}
-    | {"comparison_rows", "identity_tables"},
-    {"trail", "measurement", "comparing", "verification", "normalizing", "analysis", "run", "checkpoint_comparison"}
-    | {"reports"},
+    {"rows", "comparison_rows", "example_rows", "glossary", "tables", "identity_tables", "table_reading", "row_files"}
+    | {"metadata", "outputs", "records", "integrity", "inputs", "curvature", "trajectory"},
+    {"trail", "selection", "comparing", "verification", "measurement", "normalizing", "examples", "analysis", "run"}
+    | {"library", "checkpoint_comparison", "reports"},
     {"cli", "__main__"},
 ]
 # Which of the same floor may be used by whom.
 BESIDE = {
     "columns": {"cells"},
     "comparison_columns": {"columns"},
+    "presets": {"settings", "errors"},
     "rows": {"trajectory"},
     "comparison_rows": {"rows"},
+    "example_rows": {"rows"},
     "identity_tables": {"rows", "tables"},
-    "tables": {"rows", "comparison_rows", "trajectory"},
-    "outputs": {"tables"},
-    "integrity": {"tables", "outputs", "records"},
-    "measurement": {"trail", "comparing", "verification"},
+    "tables": {"rows", "comparison_rows", "trajectory", "glossary"},
+    "table_reading": {"tables", "glossary", "rows"},
+    "row_files": {"tables", "durable"},
+    "outputs": {"tables", "row_files"},
+    "integrity": {"table_reading", "outputs", "records"},
+    "measurement": {"trail", "comparing", "verification", "selection"},
+    "analysis": {"examples"},
     "run": {"measurement", "normalizing", "analysis", "trail"},
+    "library": {"run", "analysis", "measurement", "normalizing", "trail"},
     "checkpoint_comparison": {"measurement", "run"},
     "__main__": {"cli"},
 }

@@ -24,7 +24,7 @@ from fisher_cli.inputs.inspection import inspect as inspect_file
 from fisher_cli.inputs.networks import Networks
 from fisher_cli.reports.inspection import coverage_text, render_coverage, render_inspections
 from fisher_cli.results import Check, Coverage, Inspection, Ledger, Measurement, Status, WeightsKind
-from fisher_cli.tables import read_table
+from fisher_cli.table_reading import read_table
 
 SAMPLES = Path(__file__).parent.parent / "sample_checkpoints"
 CLEAN = SAMPLES / "digits-clean"

@@ -17,7 +17,8 @@ from fisher_cli import durable
 from fisher_cli.columns import Column, Kind
 from fisher_cli.errors import OutputError, UsageError
 from fisher_cli.outputs import Format, Metadata, ReportFiles, format_of, render
-from fisher_cli.tables import make_table, read_table
+from fisher_cli.table_reading import read_table
+from fisher_cli.tables import make_table
 
 COLUMNS = (Column("checkpoint", Kind.TEXT, "", ""), Column("loss", Kind.REAL, "nats", ""))
 METADATA = Metadata(stable={"settings": {"data": "digits"}}, run={"seconds": 1.5})

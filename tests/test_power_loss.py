@@ -21,7 +21,8 @@ from fisher_cli.columns import Column, Kind
 from fisher_cli.errors import RecordError
 from fisher_cli.outputs import Metadata, ReportFiles, format_of
 from fisher_cli.records import journal_folder, open_journal, read_records
-from fisher_cli.tables import make_table, read_table
+from fisher_cli.table_reading import read_table
+from fisher_cli.tables import make_table
 from tests.test_records import ASKED, record, records_up_to
 
 STATES = 2000

@@ -22,7 +22,7 @@ from fisher_cli.curvature.spectrum import Question
 from fisher_cli.inputs.datasets import load_examples
 from fisher_cli.inputs.digits_networks import digits_mlp
 from fisher_cli.results import Spectrum
-from fisher_cli.tables import read_table
+from fisher_cli.table_reading import read_table
 from tests.reference import Reference, reference
 
 CLEAN = Path(__file__).parent.parent / "sample_checkpoints" / "digits-clean"

@@ -21,13 +21,13 @@ from fisher_cli.cells import encodable, escape, guard, one_line, unescape, ungua
 from fisher_cli.columns import COLUMNS, LATER_COLUMNS, LAYER_COLUMNS, Column, Kind, eigenvalue_columns
 from fisher_cli.errors import OutputError
 from fisher_cli.results import Eigenvalues, Estimate, Gradient, LayerTrace, Measurement, Movement, Status, Trace
+from fisher_cli.table_reading import read_table
 from fisher_cli.tables import (
     csv_header,
     csv_row,
     layer_table,
     main_table,
     make_table,
-    read_table,
     to_csv,
     to_json,
     to_jsonl,

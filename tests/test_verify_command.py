@@ -21,7 +21,7 @@ from fisher_cli.curvature.likelihoods import Softmax
 from fisher_cli.errors import CoupledExamplesError
 from fisher_cli.reports.identities import render_identities
 from fisher_cli.results import Measurement, Outcome
-from fisher_cli.tables import read_table
+from fisher_cli.table_reading import read_table
 
 SAMPLES = Path(__file__).parent.parent / "sample_checkpoints"
 CLEAN = SAMPLES / "digits-clean" / "step_00066.pt"

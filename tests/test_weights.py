@@ -244,15 +244,22 @@ def plain_linear() -> nn.Module:
 
 
 def test_weights_saved_in_parts_keep_their_names_and_say_what_to_do(tmp_path: Path) -> None:
-    pruned, normed = nn.Linear(3, 2), parametrizations.weight_norm(nn.Linear(3, 2))
+    network, call = parametrizations.weight_norm(nn.Linear(3, 2)), "remove_parametrizations"
+    checkpoint = load(saved(tmp_path / "a.pt", network.state_dict()))
+    assert set(checkpoint.weights) == set(network.state_dict())
+    assert call in checkpoint.notes[-1]
+    networks = Networks("tests.test_weights:plain_linear", {})
+    with pytest.raises(ArchitectureError, match=call):  # and where the network has no such parts, too
+        networks.load(networks.architecture(checkpoint), checkpoint)
+
+
+def test_pruned_weights_are_the_masked_ones(tmp_path: Path) -> None:
+    pruned = nn.Linear(3, 2)
     prune.l1_unstructured(pruned, "weight", 0.5)
-    for network, call in ((pruned, "torch.nn.utils.prune.remove"), (normed, "remove_parametrizations")):
-        checkpoint = load(saved(tmp_path / "a.pt", network.state_dict()))
-        assert set(checkpoint.weights) == set(network.state_dict())
-        assert call in checkpoint.notes[-1]
-        networks = Networks("tests.test_weights:plain_linear", {})
-        with pytest.raises(ArchitectureError, match=call):  # and where the network has no such parts, too
-            networks.load(networks.architecture(checkpoint), checkpoint)
+    checkpoint = load(saved(tmp_path / "a.pt", pruned.state_dict()))
+    assert torch.equal(checkpoint.weights["weight"], pruned.weight.detach())
+    assert any("masks of 1 tensor leave out 3 of 6 weights" in note for note in checkpoint.notes)
+    assert not any("prune.remove" in note for note in checkpoint.notes)
 
 
 def test_tensors_that_are_not_finite_are_named_and_not_refused(tmp_path: Path) -> None:

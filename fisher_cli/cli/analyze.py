@@ -1,13 +1,15 @@
 """`fisher analyze`: checkpoints and a dataset in, the table of Fisher traces and eigenvalues out."""
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
 
-from fisher_cli.cli import options
-from fisher_cli.cli.request import DATA, EIGENVALUES, ESTIMATOR, MODEL, NETWORK, RUNNING, SAMPLING, SEED, asks
+from fisher_cli.cli import examples, options
+from fisher_cli.cli.request import DATA, EIGENVALUES, ESTIMATOR, MODEL, NETWORK, PRESET, RUNNING, SAMPLING, SEED, asks
 from fisher_cli.cli.sequence import Report, go_through
 from fisher_cli.cli.streams import report_files, stdout_format
+from fisher_cli.errors import UsageError
 from fisher_cli.outputs import Format
 from fisher_cli.settings import Resources, Settings
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from fisher_cli.trajectory import PathLength
 
 
-@asks(*DATA, *MODEL, *ESTIMATOR, *SAMPLING, *EIGENVALUES, *NETWORK, *SEED, *RUNNING)
+@asks(*DATA, *MODEL, *ESTIMATOR, *SAMPLING, *EIGENVALUES, *NETWORK, *PRESET, *SEED, *RUNNING)
 def analyze(
     settings: Settings,
     resources: Resources,
@@ -28,6 +30,7 @@ def analyze(
     output: options.Output = None,
     format: options.FormatOption = None,
     layers: options.Layers = True,
+    per_example: options.PerExample = False,
     resume: options.Resume = True,
     force: options.Force = False,
     quiet: options.Quiet = False,
@@ -43,10 +46,26 @@ def analyze(
         lambda measurement, order, form: _line(measurement, order, form, settings.eigenvalues, path),
         lambda analysis: _tables(analysis, layers),
         _show,
+        long=examples.per_example() if per_example else None,
+        further=lambda analysis: {"task2vec": analysis.task2vec} if settings.task2vec else {},
+        finished=partial(examples.finished, top=None) if per_example else _as_it_is,
     )
     files, to_stdout = report_files(output, format, force), stdout_format(output, format)
+    if per_example and files is None:
+        msg = "--per-example writes a table beside a report file: name it with -o FILE, or type fisher examples"
+        raise UsageError(msg)
+    if settings.task2vec and files is None:
+        msg = "--preset task2vec writes its vector beside a report file: name it with -o FILE"
+        raise UsageError(msg)
+    if files is not None:
+        words = {"examples": per_example, "task2vec": settings.task2vec}
+        files = files.and_(*(word for word, is_asked in words.items() if is_asked))
     code = go_through(checkpoints, settings, resources, report, files, to_stdout, quiet=quiet, resume=resume)
     raise typer.Exit(code)
+
+
+def _as_it_is(measurement: "Measurement") -> "Measurement":
+    return measurement
 
 
 def _line(measurement: "Measurement", order: int, form: Format, eigenvalues: int, path: "PathLength") -> str:

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import typer
+
 from fisher_cli.cli import options
 from fisher_cli.cli.numbers import count, positive, positive_number
+from fisher_cli.presets import PRESETS, listing, settings_of
 from fisher_cli.settings import Estimator, LikelihoodName, Precision, Resources, Settings
 
 
@@ -75,6 +78,11 @@ NETWORK = (
     Asked("recalibrate_bn", options.RecalibrateBatchNorm, False),
     Asked("precision", options.PrecisionOption, Precision.FLOAT32),
 )
+PRESET = (
+    Asked("preset", options.Preset),
+    Asked("weights_only", options.WeightsOnly, False),
+    Asked("without_head", options.WithoutHead, False),
+)
 SEED = (Asked("seed", options.Seed, 0),)
 BATCH_SIZE = (
     Asked("batch_size", options.BatchSize, "auto", partial(positive, option="--batch-size", word="auto"), Resources),
@@ -99,22 +107,45 @@ def asks(*asked: Asked) -> Callable[[Callable[..., None]], Callable[..., None]]:
         own = list(inspect.signature(command, eval_str=True).parameters.values())[2:]
         arguments = [each for each in own if each.default is each.empty]
         options_of_its_own = [each for each in own if each.default is not each.empty]
-        parameters = [*arguments, *map(_parameter, asked), *options_of_its_own]
+        context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+        parameters = [context, *arguments, *map(_parameter, asked), *options_of_its_own]
 
         @functools.wraps(command)
-        def run(**given: Any) -> None:
+        def run(context: typer.Context, **given: Any) -> None:
             typed = [(each, given.pop(each.name)) for each in asked]
-            settings, resources = (
-                kind(**{each.name: each.read(value) for each, value in typed if each.of is kind})
+            words, resources = (
+                {each.name: each.read(value) for each, value in typed if each.of is kind}
                 for kind in (Settings, Resources)
             )
-            command(settings, resources, **given)
+            command(_settings(context, words), Resources(**resources), **given)
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {each.name: each.annotation for each in parameters}
         return run
 
     return decorate
+
+
+def _settings(context: typer.Context, words: dict[str, Any]) -> Settings:
+    """The settings of a command's words; those that were typed win over a preset, and it over the defaults.
+
+    Raises:
+        UsageError: there is no preset of that name; all there are have been listed.
+    """
+    preset = words.pop("preset", None)
+    if preset is not None and preset not in PRESETS:
+        from fisher_cli.reports.console import Console
+
+        for line in listing():
+            Console().message(line)
+    typed = {name: value for name, value in words.items() if _was_typed(context, name)}
+    return settings_of(preset, typed, **words)
+
+
+def _was_typed(context: typer.Context, name: str) -> bool:
+    """Whether an option was given, on the command line or in the environment."""
+    source = context.get_parameter_source(name)
+    return source is not None and not source.name.startswith("DEFAULT")
 
 
 def _parameter(asked: Asked) -> inspect.Parameter:

@@ -2,13 +2,15 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fisher_cli.cli.long_tables import LongTable, Opened, open_rows
 from fisher_cli.cli.streams import ROWS_AS_THEY_COME, exit_code, why_nothing
-from fisher_cli.outputs import Format, Metadata, ReportFiles, render
+from fisher_cli.durable import Prepared
+from fisher_cli.outputs import Format, Metadata, ReportFiles, inside_parquet, render
 from fisher_cli.records import journal_folder, open_journal
 from fisher_cli.settings import Resources, Settings
 
@@ -31,13 +33,18 @@ class Report:
 
     `lines` are one checkpoint's as they are streamed, the header before the first; `tables` the main table and the
     one beside it, if there is one; `show` prints for people. `gate` says line by line what of the results must not be:
-    exit code 4.
+    exit code 4. `long` is a table that is written as the run goes on; it may be the main one. `finished` says what is
+    kept of a measurement after its rows are written. `further` are more tables of the report, by the word in their
+    names.
     """
 
-    lines: Callable[["Measurement", int, Format], str]
-    tables: Callable[["Analysis"], tuple["pd.DataFrame", "pd.DataFrame | None"]]
+    lines: Callable[["Measurement", int, Format], "str | Iterable[str]"]
+    tables: Callable[["Analysis"], tuple["pd.DataFrame | None", "pd.DataFrame | None"]]
     show: Callable[["Console", "Analysis"], None]
     gate: Callable[["Analysis"], Sequence[str]] = lambda _analysis: ()
+    long: LongTable | None = None
+    finished: Callable[["Measurement"], "Measurement"] = lambda measurement: measurement
+    further: Callable[["Analysis"], Mapping[str, "pd.DataFrame"]] = lambda _: {}
 
 
 def go_through(
@@ -65,15 +72,19 @@ def go_through(
     from fisher_cli.run import Run
 
     console = Console(quiet=quiet)
-    with contextlib.redirect_stdout(sys.stderr):  # what a network's own code prints; results go by the console
+    # What a network's own code prints goes to stderr; results go by the console.
+    with contextlib.ExitStack() as stack, contextlib.redirect_stdout(sys.stderr):
         run = Run(checkpoints, settings, resources)
         if files is not None:
             files = replace(files, inputs=tuple(file.path for file in run.files))
             files.check_writable()
         _say_what_is_analysed(console, run)
+        opened = open_rows(stack, report.long, files, to_stdout)
         with _journal(console, run, files, resume=resume):
-            _measure(console, run, report, files, to_stdout)
-    return _finish(console, run.analysis, report, files, to_stdout)
+            _measure(console, run, report, files, to_stdout, opened)
+        stack = stack.pop_all()  # kept until the end: what goes to stdout does not go to stderr
+    with stack:
+        return _finish(console, run.analysis, report, files, to_stdout, opened)
 
 
 def _journal(
@@ -106,7 +117,12 @@ def _say_what_is_analysed(console: "Console", run: "Run") -> None:
 
 
 def _measure(
-    console: "Console", run: "Run", report: Report, files: ReportFiles | None, to_stdout: Format | None
+    console: "Console",
+    run: "Run",
+    report: Report,
+    files: ReportFiles | None,
+    to_stdout: Format | None,
+    opened: Opened,
 ) -> None:
     """Go through the checkpoints; rows that can be are printed at once, and an early end loses none of them.
 
@@ -118,18 +134,24 @@ def _measure(
         try:
             for order, measurement in enumerate(run):
                 if to_stdout is not None and to_stdout in ROWS_AS_THEY_COME:
-                    console.write(report.lines(measurement, order, to_stdout))
+                    lines = report.lines(measurement, order, to_stdout)
+                    for text in [lines] if isinstance(lines, str) else lines:
+                        console.write(text)
+                opened.add(measurement, order)
+                run.analysis.measurements[order] = report.finished(measurement)
         except BaseException as error:
-            _keep(console, run, report, files, by_user=not isinstance(error, Exception))
+            _keep(console, run, report, files, opened, by_user=not isinstance(error, Exception))
             raise
 
 
-def _keep(console: "Console", run: "Run", report: Report, files: ReportFiles | None, *, by_user: bool) -> None:
+def _keep(
+    console: "Console", run: "Run", report: Report, files: ReportFiles | None, opened: Opened, *, by_user: bool
+) -> None:
     """Write the rows that were finished before the run was stopped, and say so."""
     done = len(run.analysis.measurements)
     writes = files is not None and run.analysis.succeeded > 0
     if files is not None and writes:
-        _write(run.analysis, report, files)
+        _write(run.analysis, report, files, opened)
     if writes or by_user:
         where = (
             f"are in {files.main}; the same command goes on from there"
@@ -139,12 +161,26 @@ def _keep(console: "Console", run: "Run", report: Report, files: ReportFiles | N
         console.message(f"{'interrupted' if by_user else 'stopped'}: {done} of {len(run)} checkpoints {where}")
 
 
-def _write(analysis: "Analysis", report: Report, files: ReportFiles) -> None:
-    files.write(*report.tables(analysis), Metadata(analysis.stable_metadata(), analysis.run_metadata()))
+def _write(analysis: "Analysis", report: Report, files: ReportFiles, opened: Opened) -> None:
+    metadata = Metadata(analysis.stable_metadata(), analysis.run_metadata())
+    main, beside = report.tables(analysis)
+    further: dict[Path, pd.DataFrame | Prepared] = {
+        files.main.with_name(f"{files.main.stem}.{word}{files.main.suffix}"): table
+        for word, table in report.further(analysis).items()
+    }
+    if opened.file is not None:
+        further[opened.file.path] = opened.file.prepared(inside_parquet(metadata.stable))
+    first = main if main is not None else further.pop(files.main)
+    files.write(first, beside, metadata, further)
 
 
 def _finish(
-    console: "Console", analysis: "Analysis", report: Report, files: ReportFiles | None, to_stdout: Format | None
+    console: "Console",
+    analysis: "Analysis",
+    report: Report,
+    files: ReportFiles | None,
+    to_stdout: Format | None,
+    opened: Opened,
 ) -> int:
     """Write and print what is left; the exit code: 0 all rows ok, 3 some not, 1 none, 4 by the gate.
 
@@ -152,11 +188,15 @@ def _finish(
     """
     is_table = to_stdout is Format.TABLE
     if files is not None and analysis.succeeded:
-        _write(analysis, report, files)
+        _write(analysis, report, files, opened)
     if is_table and analysis.succeeded:
         report.show(console, analysis)
+    elif opened.stdout is not None:
+        opened.stdout.print(console, inside_parquet(analysis.stable_metadata()))
     elif to_stdout is not None and not is_table and to_stdout not in ROWS_AS_THEY_COME:
-        console.write(render(report.tables(analysis)[0], to_stdout, analysis.stable_metadata()))
+        main = report.tables(analysis)[0]
+        assert main is not None
+        console.write(render(main, to_stdout, analysis.stable_metadata()))
     if not analysis.succeeded:
         console.error(why_nothing(analysis.measurements))
     elif files is not None:

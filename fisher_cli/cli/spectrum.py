@@ -7,7 +7,7 @@ import typer
 
 from fisher_cli.cli import options
 from fisher_cli.cli.numbers import positive_number
-from fisher_cli.cli.request import DATA, ESTIMATOR, MODEL, NETWORK, RUNNING, SEED, asks
+from fisher_cli.cli.request import DATA, ESTIMATOR, MODEL, NETWORK, PRESET, RUNNING, SEED, asks
 from fisher_cli.cli.sequence import Report, go_through
 from fisher_cli.cli.streams import report_files, stdout_format
 from fisher_cli.outputs import Format
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fisher_cli.results import Measurement
 
 
-@asks(*DATA, *MODEL, *ESTIMATOR, *NETWORK, *SEED, *RUNNING)
+@asks(*DATA, *MODEL, *ESTIMATOR, *NETWORK, *PRESET, *SEED, *RUNNING)
 def spectrum(
     settings: Settings,
     resources: Resources,

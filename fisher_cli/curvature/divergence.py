@@ -1,12 +1,13 @@
 """How far predictions move from one network to another: the KL between them, and ½ΔᵀFΔ of the step in the weights."""
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fisher_cli.curvature.likelihoods import Likelihood
 from fisher_cli.curvature.moments import Moments, mean_of
@@ -36,18 +37,20 @@ class Footprint:
 
 def footprint(problem: Problem, outputs: Tensor, trace: Trace | None = None) -> Footprint:
     """What the next network is held against: the outputs (N, C), and one copy of every tensor of the network."""
-    copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in named_tensors(problem.model).items()}
+    copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in named_tensors(problem).items()}
     return Footprint(outputs.detach().cpu(), copies, tuple(problem.parameters), problem.likelihood.name, trace)
 
 
-def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """All parameters and buffers of a network by name, tied ones once."""
-    return dict(model.named_parameters()) | dict(model.named_buffers())
+def named_tensors(problem: Problem) -> dict[str, Tensor]:
+    """All parameters and buffers of a network, tied ones once: the analysed ones by the names that they have there."""
+    analysed = {id(parameter) for parameter in problem.parameters.values()}
+    others = itertools.chain(problem.model.named_parameters(), problem.model.named_buffers())
+    return {**problem.parameters, **{name: tensor for name, tensor in others if id(tensor) not in analysed}}
 
 
 def why_apart(problem: Problem, before: Footprint) -> str:
     """Why a step between the two networks means nothing, "" if it does: other tensors, outputs or likelihood."""
-    here = {name: tensor.shape for name, tensor in named_tensors(problem.model).items()}
+    here = {name: tensor.shape for name, tensor in named_tensors(problem).items()}
     there = {name: tensor.shape for name, tensor in before.tensors.items()}
     if odd := sorted(here.keys() ^ there.keys()):
         return f"only one of the two networks has {odd[0]}"
@@ -63,9 +66,9 @@ def why_apart(problem: Problem, before: Footprint) -> str:
 
 
 @contextmanager
-def exchanged(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
+def exchanged(problem: Problem, values: Mapping[str, Tensor]) -> Iterator[None]:
     """Let the network's tensors of these names hold other values while the context is open; nothing is copied."""
-    tensors = named_tensors(model)
+    tensors = named_tensors(problem)
     held = {name: tensors[name].data for name in values}
     try:
         for name, value in values.items():
@@ -129,7 +132,7 @@ def movement(problem: Problem, outputs: Tensor, trace: Trace, before: Footprint)
     """
     assert before.trace is not None
     step = step_from(problem, before)
-    with exchanged(problem.model, before.on(problem.device)):
+    with exchanged(problem, before.on(problem.device)):
         quadratic = second_order(problem, step)
     del step
     return Movement(
@@ -153,15 +156,15 @@ def divergence_by_parameters(problem: Problem, before: Footprint) -> Estimate | 
     """
     device = problem.device
     rest = {name: tensor.to(device) for name, tensor in before.tensors.items() if name not in problem.parameters}
-    if not _has_moved(problem.model, rest):
+    if not _has_moved(problem, rest):
         return None
-    with exchanged(problem.model, rest):
+    with exchanged(problem, rest):
         return divergence(problem.likelihood, before.outputs.to(device), all_outputs(problem))
 
 
-def _has_moved(model: nn.Module, before: Mapping[str, Tensor]) -> bool:
+def _has_moved(problem: Problem, before: Mapping[str, Tensor]) -> bool:
     """Whether one of these tensors has other values now; a mere counter of batches does not count."""
-    tensors = named_tensors(model)
+    tensors = named_tensors(problem)
     return any(
         not torch.equal(tensors[name], value)
         for name, value in before.items()

@@ -19,6 +19,18 @@ def projections(problem: Problem, vector: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def two_batch_estimates(small_norm: float, large_norm: float, small: int, large: int) -> tuple[float, float]:
+    """|G|² and tr Σ without bias, from squared gradient norms at two batch sizes b < B, each a mean over batches.
+
+    |G|² = (B|G_B|² − b|G_b|²)/(B − b) and tr Σ = (|G_b|² − |G_B|²)/(1/b − 1/B). With b = 1 and B = N over one set of
+    examples they are ‖ḡ‖² − s²/N and s² = Σ_n ‖g_n − ḡ‖²/(N − 1). |G|² may come out below zero.
+
+    Source: McCandlish et al. 2018 (arXiv:1812.06162), appendix A.1.
+    """
+    squared = (large * large_norm - small * small_norm) / (large - small)
+    return squared, (small_norm - large_norm) / (1 / small - 1 / large)
+
+
 @torch.inference_mode(mode=False)
 def gradient(problem: Problem, mean_gradient: Tensor, squared_norms: Tensor) -> Gradient:
     """‖ḡ‖², tr Σ = mean ‖g_n‖² − ‖ḡ‖², and the signal-to-noise ratio (‖ḡ‖² − s²/N)/s², s² = N/(N − 1) · tr Σ.
@@ -31,14 +43,16 @@ def gradient(problem: Problem, mean_gradient: Tensor, squared_norms: Tensor) -> 
         mean_gradient: ḡ, (P,) in float64.
         squared_norms: ‖g_n‖², (N,) in float64.
 
-    Source: McCandlish et al. 2018 (arXiv:1812.06162), appendix A, for the unbiased form.
+    Source: McCandlish et al. 2018 (arXiv:1812.06162), appendix A, for the unbiased form. Their noise scale B_simple is
+    the inverse of the ratio.
     """
     n = len(squared_norms)
     m, e = float(mean_gradient.square().sum()), float(squared_norms.mean())
     covariance = e - m
     if n < 2 or covariance <= 0:
         return Gradient(m, max(covariance, 0.0), None)
-    value = (n - 1) / n * m / covariance - 1 / n
+    squared, spread = two_batch_estimates(e, m, 1, n)
+    value = squared / spread
     if not value > 0:
         return Gradient(m, covariance, None)
     moved_m = 2 * (projections(problem, mean_gradient) - m)

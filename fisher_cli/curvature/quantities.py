@@ -1,5 +1,7 @@
 """What eigenvalues and eigenvectors say: pure functions of them, each with its formula and source."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -28,6 +30,29 @@ def effective_dimension(values: Tensor, damping: float) -> float:
     """
     positive = values.clamp_min(0)
     return float((positive / (positive + damping)).sum())
+
+
+def normalised_effective_dimension(
+    values: Tensor, size: int, trace: float, examples: int, gamma: float = 1.0
+) -> float | None:
+    """d_eff = Σ_i ln(1 + κ λ̂_i)/ln κ, λ̂ = d λ/tr F and κ = γ n/(2π ln n): effective dimension of one θ, d parameters.
+
+    The global quantity of its source is an average over θ; F is divided by the average trace there, here by its own.
+    It can exceed d (by d ln(1 + 1/κ)/ln κ). None for the zero matrix, and where κ is not above one (n < 18 for γ = 1).
+
+    Args:
+        values: the eigenvalues λ that are not zero; those left out contribute nothing.
+        size: d.
+        trace: tr F.
+        examples: n.
+        gamma: γ in (0, 1].
+
+    Source: Abbas et al. 2021 (arXiv:2011.00027), equation 2.
+    """
+    kappa = gamma * examples / (2 * math.pi * math.log(examples)) if examples > 1 else 0.0
+    if not kappa > 1 or not trace > 0:
+        return None
+    return float((kappa * size / trace * values.double().clamp_min(0)).log1p().sum()) / math.log(kappa)
 
 
 def trace_shares(values: Tensor, trace: float) -> Tensor:

@@ -143,6 +143,8 @@ def spectrum(
         effective_rank=rank,
         norm_probes=probes if rank is not None else 0,
         effective_dimension=_dimension(found, floor, density, damping),
+        normalised_dimension=_normalised_dimension(problem, found, floor),
+        examples=problem.examples,
         gradient_share=None
         if gradient is None or leading is None
         else quantities.gradient_share(leading.vectors, gradient),
@@ -257,6 +259,14 @@ def _dimension(found: Eigensystem, floor: float, density: Density | None, dampin
         return None
     value = quantities.effective_dimension(found.whole[found.whole > floor], damping)
     return Estimate(value) if found.bound / damping <= NEGLIGIBLE * value else None
+
+
+def _normalised_dimension(problem: Problem, found: Eigensystem, floor: float) -> float | None:
+    """From the whole spectrum alone; the trace is that of the eigenvalues, so that an estimated one does not matter."""
+    if found.whole is None or found.bound:
+        return None
+    above = found.whole[found.whole > floor]
+    return quantities.normalised_effective_dimension(above, problem.size, float(above.sum()), problem.examples)
 
 
 def _errors(matrix: Matrix, found: Eigensystem, question: Question) -> tuple[float, ...] | None:

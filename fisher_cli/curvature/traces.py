@@ -13,10 +13,11 @@ from fisher_cli.curvature.gradient_norms import verification
 from fisher_cli.curvature.gradient_norms.engine import Engine, Pass
 from fisher_cli.curvature.ledger import with_work, without_work
 from fisher_cli.curvature.moments import Moments, as_floats, ratio_of_means
-from fisher_cli.curvature.problem import Batch, Problem
+from fisher_cli.curvature.predictions import PredictionTotals
+from fisher_cli.curvature.problem import Problem
 from fisher_cli.curvature.scores import Scores, Scoring, exact, sampled
 from fisher_cli.errors import NumericalError
-from fisher_cli.results import Check, LayerTrace, Ledger, Predictions, Trace
+from fisher_cli.results import Check, LayerTrace, Ledger, PerExample, Predictions, Trace
 
 Advance = Callable[[float], None]
 Timed = Callable[[str], AbstractContextManager[None]]
@@ -31,7 +32,7 @@ class Sweep:
 
     `ledger` says how every parameter was covered, `check` how the engine compares with plain autograd. `columns`
     are the terms of the true trace by example and score, (N, K), for the exact estimator. `outputs` are the network's,
-    (N, C). `engine` has learned what the network does.
+    (N, C). `engine` has learned what the network does. `per_example` is what each example is predicted to be.
     """
 
     predictions: Predictions
@@ -42,15 +43,14 @@ class Sweep:
     columns: Tensor | None
     outputs: Tensor
     engine: Engine
+    per_example: PerExample
 
 
 @dataclass
 class _Totals:
     """Running sums of a sweep."""
 
-    loss: Moments = field(default_factory=Moments)
-    accuracy: Moments = field(default_factory=Moments)
-    entropy: Moments = field(default_factory=Moments)
+    predictions: PredictionTotals = field(default_factory=PredictionTotals)
     true: Moments = field(default_factory=Moments)
     true_layers: dict[str, Moments] = field(default_factory=dict)
     empirical_layers: dict[str, Moments] = field(default_factory=dict)
@@ -111,7 +111,7 @@ def sweep(
             msg = f"the network's outputs are NaN or infinite among examples {batch.start} to {last}"
             raise NumericalError(msg)
         totals.outputs.append(outputs)
-        _add_predictions(totals, problem, outputs, batch)
+        totals.predictions.add(problem.likelihood, outputs, batch.labels)
         _add_traces(totals, evaluated, scoring(outputs, batch.labels, batch.start))
         if advance is not None:
             advance((batch.start + len(batch)) / problem.examples)
@@ -121,16 +121,8 @@ def sweep(
         with timed("ledger"):
             ledger = with_work(ledger, engine, scoring, known)
     columns = torch.cat(totals.columns) if described == "exact" and problem.likelihood.name == "softmax" else None
-    return Sweep(predictions, trace, mean_gradient, ledger, check, columns, torch.cat(totals.outputs), engine)
-
-
-def _add_predictions(totals: _Totals, problem: Problem, outputs: Tensor, batch: Batch) -> None:
-    likelihood = problem.likelihood
-    totals.loss.add(-likelihood.log_likelihood(outputs, batch.labels))
-    totals.entropy.add(likelihood.entropy(outputs))
-    correct = likelihood.correct(outputs, batch.labels)
-    if correct is not None:
-        totals.accuracy.add(correct)
+    outputs, per_example = torch.cat(totals.outputs), totals.predictions.per_example()
+    return Sweep(predictions, trace, mean_gradient, ledger, check, columns, outputs, engine, per_example)
 
 
 def _scoring(
@@ -204,12 +196,10 @@ def _summarise(
         per_example_empirical=as_floats(empirical_terms),
     )
     consistency.check(trace, sizes, problem.examples)
-    accuracy = totals.accuracy.estimate() if totals.accuracy.count else None
-    predictions = Predictions(totals.loss.estimate(), accuracy, totals.entropy.estimate())
     flat = [
         totals.gradient[name].reshape(-1)
         if name in totals.gradient
         else torch.zeros_like(parameter).double().reshape(-1)
         for name, parameter in problem.parameters.items()
     ]
-    return predictions, trace, torch.cat(flat).detach() / problem.examples
+    return totals.predictions.predictions(), trace, torch.cat(flat).detach() / problem.examples

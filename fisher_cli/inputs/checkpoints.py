@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -13,10 +13,11 @@ from fisher_cli.inputs import discovery, duplicates, timeline
 from fisher_cli.inputs.containers import digest, one_line, read_bytes
 from fisher_cli.inputs.layouts import find_weights
 from fisher_cli.inputs.plain_json import parse_json
+from fisher_cli.inputs.pruning import mask_note, without_masks, zeros_note
 from fisher_cli.inputs.reading import Reading
 from fisher_cli.inputs.stored import Stored
 from fisher_cli.inputs.timeline import Moment
-from fisher_cli.inputs.weights import clean_weights, listed, nonfinite_names
+from fisher_cli.inputs.weights import clean_weights, kept_in_parts, listed, nonfinite_names
 from fisher_cli.results import WeightsKind
 
 __all__ = ["Checkpoint", "CheckpointFile", "Reading", "find_checkpoints", "load_checkpoint", "nonfinite_names"]
@@ -50,8 +51,9 @@ class Checkpoint:
 
     `state_key` tells where the weights were ("" is the root); `architecture` and its arguments are hints
     found in the file, plain text and numbers, never to be imported; neither is what a folder's `config.json` names.
-    `integrity` tells whether the container's checksums hold, or that it has none.
-    `step_source` is who tells step and epoch, as `Moment.source`. `ignored` are the file's other entries.
+    `integrity` tells whether the container's checksums hold, or that it has none. `step_source` is who tells step and
+    epoch, as `Moment.source`. `ignored` are the file's other entries. `masks` are those of pruned weights, by name;
+    where they are zero, so are the weights.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Checkpoint:
     step_source: str = timeline.ORDER
     config: dict[str, object] | None = None
     integrity: str = ""
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def find_checkpoints(paths: Sequence[Path], reading: Reading = _USUAL) -> list[CheckpointFile]:
@@ -172,6 +175,8 @@ def _checkpoint(path: Path, name: str, reading: Reading) -> tuple[Checkpoint, fr
     stored = discovery.read(path, reading)
     found = find_weights(stored.payload.content, reading, where)
     weights, notes = clean_weights(stored.fetch(found.mapping), found.prefix, where)
+    weights, masks = without_masks(weights)
+    notes += [note for note in (mask_note(masks) or zeros_note(weights), kept_in_parts(list(weights))) if note]
     about = _about(stored)
     when = timeline.moment(about, name)
     architecture = about.get("arch")
@@ -193,6 +198,7 @@ def _checkpoint(path: Path, name: str, reading: Reading) -> tuple[Checkpoint, fr
         step_source=when.source,
         config=stored.config,
         integrity=stored.payload.integrity,
+        masks=masks,
     )
     return checkpoint, stored.identity | _moments(when)
 

@@ -9,6 +9,7 @@ from torch.nn.parameter import is_lazy
 from fisher_cli.errors import ArchitectureError
 from fisher_cli.inputs.checkpoints import Checkpoint
 from fisher_cli.inputs.containers import one_line
+from fisher_cli.inputs.pruning import as_expected
 from fisher_cli.inputs.shapes import COUNTER, Shapes, shapes_of, without_counters
 from fisher_cli.inputs.weights import clean_names, kept_in_parts, listed
 
@@ -103,7 +104,8 @@ def load_weights(module: nn.Module, checkpoint: Checkpoint) -> None:
     if unready:
         msg = f"the network's {listed(unready)} have no storage; let the factory build them whole, on the CPU"
         raise ArchitectureError(msg)
-    given = _under(_prefix(expected, checkpoint), checkpoint.weights)
+    prefix = _prefix(expected, checkpoint)
+    given = as_expected(_under(prefix, checkpoint.weights), _under(prefix, checkpoint.masks), expected)
     names = _matching_names(expected, given)
     problems = _disagreements({name: expected[own] for name, own in names.items()}, given)
     if problems:
@@ -116,6 +118,16 @@ def load_weights(module: nn.Module, checkpoint: Checkpoint) -> None:
     except Exception as error:
         msg = f"{where}: the network refuses the weights ({one_line(error)}); check --model"
         raise ArchitectureError(msg) from error
+
+
+def own_masks(module: nn.Module, checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Return the masks of a pruned checkpoint under the network's own names; none for a network that prunes itself."""
+    if not checkpoint.masks:
+        return {}
+    expected = _own(module)
+    own = dict(zip(clean_names(list(expected)), expected, strict=True)) | {name: name for name in expected}
+    masks = _under(_prefix(expected, checkpoint), checkpoint.masks)
+    return {own[name]: mask for name, mask in masks.items() if name in own}
 
 
 def _own(module: nn.Module) -> dict[str, Tensor]:

@@ -9,7 +9,8 @@ from fisher_cli.errors import ArchitectureError, CheckpointError, FisherError, N
 from fisher_cli.inputs.architectures import Architecture, find_architecture, find_factory
 from fisher_cli.inputs.checkpoints import Checkpoint, CheckpointFile, nonfinite_names
 from fisher_cli.inputs.containers import one_line
-from fisher_cli.inputs.fitting import load_weights, network_notes
+from fisher_cli.inputs.fitting import load_weights, network_notes, own_masks
+from fisher_cli.inputs.pruning import apply_masks, remove_masks
 from fisher_cli.results import Status
 
 
@@ -33,17 +34,21 @@ class Networks:
     def architecture(self, checkpoint: Checkpoint) -> Architecture:
         """The network of a checkpoint, who named it, and what is to be said about that."""
         if self._factory is not None:
-            return replace(self._factory, notes=network_notes(self._built[self._factory.name], checkpoint))
+            module = self._built[self._factory.name]
+            remove_masks(module)  # those of the checkpoint before
+            return replace(self._factory, notes=network_notes(module, checkpoint))
         return find_architecture(checkpoint, model=self._model, arguments=self._arguments)
 
     def load(self, architecture: Architecture, checkpoint: Checkpoint) -> nn.Module:
         """The network with the checkpoint's weights; the same module for the next checkpoint of its kind."""
-        shapes = tuple((name, tuple(weight.shape)) for name, weight in checkpoint.weights.items())
+        shapes = tuple(sorted((name, tuple(weight.shape)) for name, weight in checkpoint.weights.items()))
         key = architecture.name if self._factory else (architecture.name, shapes)
         if key not in self._built:
             self._built = {key: architecture.build()}
         module = self._built[key]
+        remove_masks(module)
         load_weights(module, checkpoint)
+        apply_masks(module, own_masks(module, checkpoint))
         return module
 
 

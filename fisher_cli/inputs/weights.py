@@ -79,8 +79,7 @@ def clean_weights(found: Mapping[object, object], prefix: str, where: str) -> tu
         count = sum(tensor.dtype is half for tensor in weights.values())
         if count:
             notes.append(f"{count} {word} tensor{'s' if count > 1 else ''} read as float32")
-    parts = kept_in_parts(list(usable))
-    return usable, [*notes, *([parts] if parts else [])]
+    return usable, notes
 
 
 def kept_in_parts(names: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from fisher_cli.cells import one_line
 from fisher_cli.errors import OutputError, UsageError
 from fisher_cli.reports.checkpoint_comparison import render_checkpoint_comparison
 from fisher_cli.reports.comparison import render_comparison
+from fisher_cli.reports.examples import render_examples
 from fisher_cli.reports.identities import render_identities
 from fisher_cli.reports.inspection import render_coverage, render_inspections
 from fisher_cli.reports.layout import STATUS_STYLES, shorten
@@ -118,6 +119,10 @@ class Console:
     def identities(self, measurements: Sequence[Measurement], data: str | None = None) -> None:
         """Print what was verified on stdout: identities as a table, what fails and why, the expansion of KL."""
         self._show(render_identities(measurements, self._out.width, data))
+
+    def examples(self, measurements: Sequence[Measurement], data: str | None = None) -> None:
+        """Print on stdout which examples carry the trace."""
+        self._show(render_examples(measurements, self._out.width, data))
 
     def inspections(self, inspections: Sequence[Inspection]) -> None:
         """Print what checkpoint files are as a table on stdout."""

@@ -67,6 +67,12 @@ def _matrix(matrix: str, pairs: Sequence[Pair], width: int) -> list[Text | Table
         parts += [*drawn, Text("")] if drawn else []
     measurement, last = pairs[-1]
     drawn = histogram.bars(last, width)
+    if last.normalised_dimension is not None:
+        text = (
+            f"{_name(measurement)}: effective dimension of Abbas et al. {number_text(last.normalised_dimension)} of "
+            f"{last.parameters:,}, at this one θ alone, n = {last.examples}, γ = 1"
+        )
+        parts += [*wrapped(text, width)]
     if drawn:
         parts += [*wrapped(f"{_name(measurement)}: {_found(last)}", width), *drawn, Text("")]
     return parts

@@ -5,12 +5,21 @@ Everywhere: natural logarithms, mean over examples, sum over classes, evaluation
 
 from fisher_cli.results.comparisons import AgainstNull, Comparison, Finding, Interval, LayerComparison, Verdict
 from fisher_cli.results.coverage import Check, Coverage, Ledger
+from fisher_cli.results.examples import (
+    Concentration,
+    ExampleGroup,
+    ExampleRow,
+    ExampleSummary,
+    NoisyAndClean,
+    PerExample,
+    Ratio,
+)
 from fisher_cli.results.identities import ExpansionStep, Identity, Outcome, Verification
 from fisher_cli.results.movement import UNSETTLED_NOTE, CheckpointComparison, LayerStep, Movement
 from fisher_cli.results.rows import Inspection, Measurement
 from fisher_cli.results.spectra import Density, Eigenvalues, SpectralAxis, Spectrum
 from fisher_cli.results.statuses import Status, WeightsKind
-from fisher_cli.results.traces import Estimate, Gradient, LayerTrace, Predictions, Trace
+from fisher_cli.results.traces import Estimate, FilterMeans, Gradient, LayerTrace, Predictions, Trace
 
 __all__ = [
     "UNSETTLED_NOTE",
@@ -18,11 +27,16 @@ __all__ = [
     "Check",
     "CheckpointComparison",
     "Comparison",
+    "Concentration",
     "Coverage",
     "Density",
     "Eigenvalues",
     "Estimate",
+    "ExampleGroup",
+    "ExampleRow",
+    "ExampleSummary",
     "ExpansionStep",
+    "FilterMeans",
     "Finding",
     "Gradient",
     "Identity",
@@ -34,8 +48,11 @@ __all__ = [
     "Ledger",
     "Measurement",
     "Movement",
+    "NoisyAndClean",
     "Outcome",
+    "PerExample",
     "Predictions",
+    "Ratio",
     "SpectralAxis",
     "Spectrum",
     "Status",

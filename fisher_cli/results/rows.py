@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 from fisher_cli.results.comparisons import Comparison
 from fisher_cli.results.coverage import Check, Ledger
+from fisher_cli.results.examples import ExampleSummary, PerExample
 from fisher_cli.results.identities import Verification
 from fisher_cli.results.movement import Movement
 from fisher_cli.results.spectra import Eigenvalues, Spectrum
 from fisher_cli.results.statuses import Status, WeightsKind
-from fisher_cli.results.traces import Gradient, Predictions, Trace
+from fisher_cli.results.traces import FilterMeans, Gradient, Predictions, Trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,8 @@ class Measurement:
 
     `error` is one line, "" when all is well. `notes` are remarks that do not make the row fail.
     `timings` are seconds by stage; they go to the run's record, never into a table. `memory_ran_out_at` is the
-    number of examples at once for which memory did not suffice, before `batch_size` was taken instead.
+    number of examples at once for which memory did not suffice, before `batch_size` was taken instead. `likelihood` is
+    the name of the outputs' distribution.
     """
 
     checkpoint: str
@@ -74,3 +76,7 @@ class Measurement:
     movement: Movement | None = None
     comparison: Comparison | None = None
     verification: Verification | None = None
+    likelihood: str | None = None
+    per_example: PerExample | None = None
+    example_summary: ExampleSummary | None = None
+    task2vec: tuple[FilterMeans, ...] = ()

@@ -65,8 +65,10 @@ class Spectrum:
     from zero; no true one exceeds its value by more than `bound`. shares: Σ_{i≤k} λ_i / tr for each of them.
     gaps: λ_i/λ_{i+1} of the leading. errors: their standard errors over examples, by bootstrap.
     effective_rank: (Σ λ)²/Σ λ², from `norm_probes` random vectors where Σ λ² is not known exactly;
-    effective_dimension: Σ λ/(λ + `damping`). gradient_share: ‖V_kᵀ ḡ‖²/‖ḡ‖² of the leading eigenvectors;
-    overlap: ‖V_kᵀ W_l‖_F²/min(k, l) with those of the checkpoint before. products: those beyond `leading.products`.
+    effective_dimension: Σ λ/(λ + `damping`). normalised_dimension: Σ ln(1 + κ d λ/tr F)/ln κ of this one θ,
+    κ = n/(2π ln n) for n = `examples`, where all eigenvalues are known.
+    gradient_share: ‖V_kᵀ ḡ‖²/‖ḡ‖² of the leading eigenvectors; overlap: ‖V_kᵀ W_l‖_F²/min(k, l) with those
+    of the checkpoint before. products: those beyond `leading.products`.
     """
 
     matrix: str
@@ -84,11 +86,13 @@ class Spectrum:
     effective_rank: Estimate | None = None
     norm_probes: int = 0
     effective_dimension: Estimate | None = None
+    normalised_dimension: float | None = None
     gradient_share: float | None = None
     overlap: float | None = None
     density: Density | None = None
     products: int = 0
     notes: tuple[str, ...] = ()
+    examples: int | None = None
 
     @property
     def rank(self) -> int | None:

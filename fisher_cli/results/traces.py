@@ -58,6 +58,18 @@ class Gradient:
     covariance: float
     signal_to_noise: Estimate | None
 
+    @property
+    def noise_scale(self) -> Estimate | None:
+        """B_simple = s²/(‖ḡ‖² − s²/N), the inverse of the signal-to-noise ratio: a batch size, in examples.
+
+        Source: McCandlish et al. 2018 (arXiv:1812.06162), equation 2.9.
+        """
+        ratio = self.signal_to_noise
+        if ratio is None:
+            return None
+        error = None if ratio.standard_error is None else ratio.standard_error / ratio.value**2
+        return Estimate(1 / ratio.value, error)
+
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
@@ -69,3 +81,11 @@ class Predictions:
     loss: Estimate
     accuracy: Estimate | None
     entropy: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class FilterMeans:
+    """The mean of the true Fisher's diagonal over each filter, output unit or row of one weight tensor, in order."""
+
+    name: str
+    means: tuple[float, ...]

@@ -17,14 +17,17 @@ from fisher_cli.cli.options.model import Checkpoints, Model, ModelArguments, Sta
 from fisher_cli.cli.options.output import (
     ComparisonLayers,
     ComparisonOutput,
+    ExamplesOutput,
     FailRatioBelow,
     Force,
     FormatOption,
     InspectionOutput,
     Layers,
     Output,
+    PerExample,
     Resume,
     SpectrumOutput,
+    Top,
     VerifyOutput,
 )
 from fisher_cli.cli.options.quantities import (
@@ -40,6 +43,7 @@ from fisher_cli.cli.options.quantities import (
     NaturalGradientDamping,
     NullDraws,
     PrecisionOption,
+    Preset,
     Probes,
     RecalibrateBatchNorm,
     Samples,
@@ -47,6 +51,8 @@ from fisher_cli.cli.options.quantities import (
     SpectrumMethodOption,
     Steps,
     TargetError,
+    WeightsOnly,
+    WithoutHead,
 )
 from fisher_cli.cli.options.running import DEBUG_KEY, BatchSize, Debug, Device, Quiet
 
@@ -68,6 +74,7 @@ __all__ = [
     "Download",
     "EigenvalueCount",
     "EstimatorOption",
+    "ExamplesOutput",
     "Exclude",
     "FailRatioBelow",
     "Force",
@@ -86,7 +93,9 @@ __all__ = [
     "Normalize",
     "NullDraws",
     "Output",
+    "PerExample",
     "PrecisionOption",
+    "Preset",
     "Probes",
     "Quiet",
     "RecalibrateBatchNorm",
@@ -100,8 +109,11 @@ __all__ = [
     "StateKey",
     "Steps",
     "TargetError",
+    "Top",
     "TrustPickle",
     "UseEma",
     "VerifyOutput",
+    "WeightsOnly",
+    "WithoutHead",
     "key_value",
 ]

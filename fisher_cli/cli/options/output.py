@@ -68,6 +68,18 @@ VerifyOutput = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+ExamplesOutput = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="FILE|-",
+        help="Report file (.csv .tsv .json .jsonl .parquet), written as NAME.examples with NAME.groups and a record "
+        "beside it; or - for rows on stdout.",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+    ),
+]
 ComparisonLayers = Annotated[
     bool | None,
     typer.Option(
@@ -85,6 +97,26 @@ FailRatioBelow = Annotated[
         metavar="X",
         help="End with exit code 4 if tr F̂/tr F of a checkpoint is below.",
         show_default=False,
+        rich_help_panel=OUTPUT,
+    ),
+]
+Top = Annotated[
+    int | None,
+    typer.Option(
+        "--top",
+        metavar="N",
+        min=1,
+        help="Only the N examples of each checkpoint that carry most of the true trace, the largest first.",
+        show_default="all in files and pipes, 10 on a terminal",
+        rich_help_panel=OUTPUT,
+    ),
+]
+PerExample = Annotated[
+    bool,
+    typer.Option(
+        "--per-example",
+        metavar="",
+        help="Write a row per checkpoint and example, NAME.examples, beside a report file.",
         rich_help_panel=OUTPUT,
     ),
 ]

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from fisher_cli.cli.options.panels import QUANTITIES
+from fisher_cli.presets import PRESETS
 from fisher_cli.settings import Estimator, LikelihoodName, MatrixName, Precision, SpectrumMethod
 
 EstimatorOption = Annotated[
@@ -29,6 +30,32 @@ TargetError = Annotated[
         metavar="X",
         help="Error that --estimator deflated may add, relative to the trace.",
         show_default="a tenth of the standard error",
+        rich_help_panel=QUANTITIES,
+    ),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        metavar="NAME",
+        help="Settings that reproduce a paper's definitions: " + ", ".join(PRESETS) + "; other options win over them.",
+        show_default=False,
+        rich_help_panel=QUANTITIES,
+    ),
+]
+WeightsOnly = Annotated[
+    bool,
+    typer.Option(
+        "--weights-only/--all-parameters",
+        help="Only the weights of linear and convolutional layers: no biases, no norms.",
+        rich_help_panel=QUANTITIES,
+    ),
+]
+WithoutHead = Annotated[
+    bool,
+    typer.Option(
+        "--without-head/--with-head",
+        help="Leave out the network's last layer with parameters.",
         rich_help_panel=QUANTITIES,
     ),
 ]

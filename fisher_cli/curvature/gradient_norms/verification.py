@@ -57,8 +57,9 @@ def _in_double(problem: Problem) -> Problem | None:
     except RuntimeError as error:  # computed tensors among the attributes, as old-style pruning leaves them
         raise_if_out_of_memory(error)
         return None
-    named = dict(model.named_parameters())
-    return replace(problem, model=model, parameters={name: named[name] for name in problem.parameters})
+    copies = dict(zip(map(id, problem.model.parameters()), model.parameters(), strict=True))
+    parameters = {name: copies[id(parameter)] for name, parameter in problem.parameters.items()}
+    return replace(problem, model=model, parameters=parameters)
 
 
 def _outputs(problem: Problem, inputs: Tensor) -> Tensor:

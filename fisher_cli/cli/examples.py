@@ -1,0 +1,94 @@
+"""`fisher examples`: which examples carry the Fisher trace, one row each."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import typer
+
+from fisher_cli.cli import options
+from fisher_cli.cli.long_tables import LongTable
+from fisher_cli.cli.request import DATA, ESTIMATOR, MODEL, NETWORK, PRESET, RUNNING, SAMPLING, SEED, asks
+from fisher_cli.cli.sequence import Report, go_through
+from fisher_cli.cli.streams import report_files, stdout_format
+from fisher_cli.columns import EXAMPLE_COLUMNS
+from fisher_cli.outputs import Format
+from fisher_cli.settings import Resources, Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fisher_cli.analysis import Analysis
+    from fisher_cli.reports.console import Console
+    from fisher_cli.results import Measurement
+
+
+@asks(*DATA, *MODEL, *ESTIMATOR, *SAMPLING, *NETWORK, *PRESET, *SEED, *RUNNING)
+def examples(
+    settings: Settings,
+    resources: Resources,
+    checkpoints: options.Checkpoints,
+    top: options.Top = None,
+    output: options.ExamplesOutput = None,
+    format: options.FormatOption = None,
+    resume: options.Resume = True,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Show which examples carry the trace: hard, mislabelled or memorised ones; by class, and clean against noisy.
+
+    Example: fisher examples ckpts/ --data cifar10 --labels noisy.csv -o trend.csv
+    """  # noqa: DOC501 - this text is the command's help
+    settings = replace(settings, eigenvalues=0)
+    files, to_stdout = report_files(output, format, force), stdout_format(output, format)
+    if files is not None:
+        files = files.named("examples", "groups")
+    report = Report(
+        lambda measurement, order, form: _lines(measurement, order, form, top),
+        _tables,
+        _show,
+        long=per_example(top, is_main=True),
+        finished=lambda measurement: finished(measurement, top),
+    )
+    code = go_through(checkpoints, settings, resources, report, files, to_stdout, quiet=quiet, resume=resume)
+    raise typer.Exit(code)
+
+
+def per_example(top: int | None = None, *, is_main: bool = False) -> LongTable:
+    """The table with a row per checkpoint and example."""
+
+    def rows(measurement: "Measurement", order: int) -> "Iterator[pd.DataFrame]":
+        from fisher_cli.examples import example_tables
+
+        return example_tables(measurement, order, top)
+
+    return LongTable("examples", EXAMPLE_COLUMNS, rows, is_main)
+
+
+def finished(measurement: "Measurement", top: int | None) -> "Measurement":
+    """What is kept of a measurement whose rows are written: what its examples say together."""
+    from fisher_cli.examples import TOP, with_summary, without_examples
+
+    return without_examples(with_summary(measurement, top or TOP))
+
+
+def _lines(measurement: "Measurement", order: int, form: Format, top: int | None) -> Iterator[str]:
+    """One checkpoint's rows as they are streamed, with the header before the first."""
+    from fisher_cli.examples import example_tables
+    from fisher_cli.tables import to_csv, to_jsonl
+
+    separator = "\t" if form is Format.TSV else ","
+    for i, table in enumerate(example_tables(measurement, order, top)):
+        yield to_jsonl(table) if form is Format.JSONL else to_csv(table, separator, order == 0 and i == 0)
+
+
+def _tables(analysis: "Analysis") -> tuple[None, "pd.DataFrame | None"]:
+    """No main table, which is written as the run goes on; the table of groups, if there is any."""
+    from fisher_cli.examples import group_table
+
+    groups = group_table(analysis.measurements)
+    return None, None if groups.empty else groups
+
+
+def _show(console: "Console", analysis: "Analysis") -> None:
+    console.examples(analysis.measurements, analysis.data_title)

@@ -1,0 +1,109 @@
+"""Tables with too many rows to hold, written while the run goes on: a row per checkpoint and example."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fisher_cli.columns import Column
+from fisher_cli.durable import Prepared
+from fisher_cli.errors import OutputError
+from fisher_cli.outputs import Format, ReportFiles
+from fisher_cli.row_files import RowFile
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fisher_cli.reports.console import Console
+    from fisher_cli.results import Measurement
+
+T = TypeVar("T")
+
+# Bytes of a finished file that go to stdout at once.
+_PIECE = 2**20
+
+
+@dataclass(frozen=True)
+class LongTable:
+    """What is written: to `name.word.csv`, or to the report's main file itself where `is_main`.
+
+    `rows` are one checkpoint's, in parts that are small enough to hold.
+    """
+
+    word: str
+    columns: Sequence[Column]
+    rows: Callable[["Measurement", int], Iterator["pd.DataFrame"]]
+    is_main: bool = False
+
+    def path(self, files: ReportFiles) -> Path:
+        """Where it goes."""
+        return files.main if self.is_main else files.main.with_name(f"{files.main.stem}.{self.word}{files.main.suffix}")
+
+
+class LongRows:
+    """A long table being written; what is not finished when the run ends leaves nothing behind."""
+
+    def __init__(self, table: LongTable, path: Path, form: Format) -> None:
+        self.path, self._table = path, table
+        self._file = _saying(path, lambda: RowFile(path, form.value, table.columns))
+        self._done: Prepared | None = None
+
+    def add(self, measurement: "Measurement", order: int) -> None:
+        """Append one checkpoint's rows."""
+        for rows in self._table.rows(measurement, order):
+            _saying(self.path, lambda rows=rows: self._file.write(rows))  # type: ignore[misc]
+
+    def prepared(self, metadata: Mapping[str, Any]) -> Prepared:
+        """All of it, ready to take its name."""
+        if self._done is None:
+            self._done = _saying(self.path, lambda: self._file.finish(metadata))
+        return self._done
+
+    def print(self, console: "Console", metadata: Mapping[str, Any]) -> None:
+        """Put all of it on stdout."""
+        with open(self.prepared(metadata).temporary, "rb") as file:
+            while piece := file.read(_PIECE):
+                console.write(piece)
+
+
+def open_rows(stack: ExitStack, table: LongTable | None, files: ReportFiles | None, form: Format | None) -> "Opened":
+    """The table's file among the report's, and one for what goes to stdout only when it is whole."""
+    beside = in_pipe = None
+    if table is not None and files is not None:
+        beside = LongRows(table, table.path(files), files.format)
+        stack.callback(beside._file.discard)
+    if table is not None and table.is_main and form in {Format.JSON, Format.PARQUET}:
+        folder = Path(tempfile.mkdtemp(prefix="fisher-"))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        in_pipe = LongRows(table, folder / f"rows.{form}", form)
+        stack.callback(in_pipe._file.discard)
+    return Opened(beside, in_pipe)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Where a run's long table goes: a file of the report, stdout at the end, both or neither."""
+
+    file: LongRows | None = None
+    stdout: LongRows | None = None
+
+    def add(self, measurement: "Measurement", order: int) -> None:
+        """Append one checkpoint's rows to all of them."""
+        for rows in filter(None, (self.file, self.stdout)):
+            rows.add(measurement, order)
+
+
+def _saying(path: Path, act: Callable[[], T]) -> T:
+    """What the act gives.
+
+    Raises:
+        OutputError: the disk is full, or the operating system refused for another reason.
+    """
+    try:
+        return act()
+    except OSError as error:
+        msg = f"cannot write {path}: {error.strerror or error}"
+        raise OutputError(msg) from error

@@ -1,0 +1,87 @@
+"""What a run's examples say, in plain words: memorisation, noise detectors, how few carry the trace."""
+
+from collections.abc import Sequence
+
+from fisher_cli.cells import one_line
+from fisher_cli.reports.numbers import number_text
+from fisher_cli.results import Estimate, Measurement, NoisyAndClean
+
+# As in `words.py`: a difference is said only beyond three standard errors.
+_CLEAR = 3.0
+
+
+def memorisation(measurements: Sequence[Measurement]) -> str:
+    """The verdict on the examples marked noisy at the last checkpoint, with the figures behind it; "" without any."""
+    marked = [each for each in measurements if each.example_summary and each.example_summary.noise]
+    if not marked:
+        return ""
+    summary = marked[-1].example_summary
+    assert summary is not None
+    noise = summary.noise
+    assert noise is not None
+    where = "at the last checkpoint" if marked[-1] is measurements[-1] else f"at {one_line(marked[-1].checkpoint)}"
+    return f"{_verdict(noise, where, marked[-1].classes or 2)} {detectors(noise)}".strip()
+
+
+def _verdict(noise: NoisyAndClean, where: str, classes: int) -> str:
+    ratio = noise.ratio
+    if ratio is None:
+        return f"The noisy and the clean examples cannot be compared {where}: a group has no trace, or one example."
+    interval = f"95 % interval {number_text(ratio.low)} to {number_text(ratio.high)}"
+    carried = f"{number_text(ratio.value)} times the trace of the clean ones {where} ({interval})"
+    if ratio.high < 1:
+        return f"The noisy examples carry {carried}: less than the clean ones."
+    if ratio.low <= 1:
+        return f"The noisy examples carry {carried}: no clear difference, no sign of memorising."
+    accuracy = noise.noisy.accuracy
+    if accuracy is not None and not _above(accuracy, 1 / classes):
+        right = f"{accuracy.value:.0%} of their labels are predicted"
+        return f"The noisy examples carry {carried}, but {right}: they stand out and are not memorised yet."
+    right = "" if accuracy is None else f"; {accuracy.value:.0%} of their labels are predicted"
+    return f"The noisy examples carry {carried}: memorising{right}."
+
+
+def _above(estimate: Estimate, value: float) -> bool:
+    return estimate.value - value > _CLEAR * (estimate.standard_error or 0.0)
+
+
+def detectors(noise: NoisyAndClean) -> str:
+    """How well three quantities tell noisy labels from clean ones; "" where none is known."""
+    named = {
+        "the true trace": noise.auroc_true,
+        "the empirical trace": noise.auroc_empirical,
+        "the loss": noise.auroc_loss,
+    }
+    found = [f"{name} {_auroc(each)}" for name, each in named.items() if each is not None]
+    return f"AUROC as detectors of noisy labels (0.5 is chance): {', '.join(found)}." if found else ""
+
+
+def _auroc(estimate: Estimate) -> str:
+    """Three decimals, whatever the error is."""
+    error = "" if estimate.standard_error is None else "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"
+    return f"{estimate.value:.3f}{error}" + (
+        "" if estimate.standard_error is None else f"{estimate.standard_error:.3f}"
+    )
+
+
+def concentrated(measurement: Measurement) -> str:
+    """How much of the trace the largest examples carry."""
+    summary = measurement.example_summary
+    if summary is None or not summary.concentration:
+        return ""
+    first, *others = summary.concentration
+    verb = "carry" if first.examples != 1 else "carries"
+    said = f"The largest {_count(first.examples)} ({first.fraction:.0%}) {verb} {first.share:.1%} of the true trace at "
+    said += _place(measurement)
+    for each in others:
+        said += f", the largest {each.examples:,} ({each.fraction:.0%}) {each.share:.1%}"
+    return f"{said}."
+
+
+def _count(examples: int) -> str:
+    return f"{examples:,} example{'s' if examples != 1 else ''}"
+
+
+def _place(measurement: Measurement) -> str:
+    """The step if known, else the name."""
+    return one_line(measurement.checkpoint) if measurement.step is None else f"step {measurement.step}"

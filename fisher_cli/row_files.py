@@ -1,0 +1,136 @@
+"""A table too long to hold: written to a file chunk by chunk, under a name that is not its own until it is whole."""
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Protocol
+
+from fisher_cli.cells import json_text
+from fisher_cli.columns import Column
+from fisher_cli.durable import Prepared, create, remove, remove_leftovers, sync, temporary_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Rows that are made, written and forgotten together, and a row group of Parquet.
+CHUNK_ROWS = 20_000
+
+
+class RowFile:
+    """A file of rows in one of the formats of reports, open until `finish` or `discard`.
+
+    Args:
+        path: the file's own name, which it does not have yet.
+        form: csv, tsv, json, jsonl or parquet.
+        columns: of all its rows.
+    """
+
+    def __init__(self, path: Path, form: str, columns: Sequence[Column]) -> None:
+        self.path = path
+        remove_leftovers(path)
+        self._temporary = temporary_name(path)
+        self._file: IO[bytes] = open(create(self._temporary), "wb")  # noqa: SIM115 - closed by finish or discard
+        self._writer: _Rows = _WRITERS.get(form, _ParquetRows)(self._file, columns, form)
+
+    def write(self, rows: "pd.DataFrame") -> None:
+        """Append some rows with exactly the file's columns."""
+        self._writer.write(rows)
+
+    def finish(self, metadata: Mapping[str, Any]) -> Prepared:
+        """Bring all of it to the disk; the metadata go into Parquet only."""
+        self._writer.end(metadata)
+        self._file.flush()
+        sync(self._file.fileno())
+        self._file.close()
+        with open(self._temporary, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return Prepared(self._temporary, f"sha256:{digest}", self._temporary.stat().st_size)
+
+    def discard(self) -> None:
+        """Leave nothing of it."""
+        self._file.close()
+        with contextlib.suppress(OSError):
+            remove(self._temporary)
+
+
+class _Rows(Protocol):
+    def write(self, rows: "pd.DataFrame") -> None: ...
+
+    def end(self, metadata: Mapping[str, Any]) -> None: ...
+
+
+class _TextRows:
+    """Separated values or JSON Lines."""
+
+    def __init__(self, file: IO[bytes], columns: Sequence[Column], form: str) -> None:
+        self._file, self._columns, self._form, self._is_first = file, columns, form, True
+
+    def write(self, rows: "pd.DataFrame") -> None:
+        from fisher_cli.tables import to_csv, to_jsonl
+
+        if self._form == "jsonl":
+            text = to_jsonl(rows)
+        else:
+            text = to_csv(rows, "\t" if self._form == "tsv" else ",", self._is_first)
+        self._file.write(text.encode())
+        self._is_first = False
+
+    def end(self, metadata: Mapping[str, Any]) -> None:  # noqa: ARG002 - they go into Parquet only
+        from fisher_cli.tables import make_table
+
+        if self._is_first:  # a header at least
+            self.write(make_table([], self._columns))
+
+
+class _JsonRows:
+    """One JSON array, a row to a line."""
+
+    def __init__(self, file: IO[bytes], _: Sequence[Column], form: str) -> None:
+        self._file, self._form, self._is_first = file, form, True
+
+    def write(self, rows: "pd.DataFrame") -> None:
+        from fisher_cli.tables import to_jsonl
+
+        for line in to_jsonl(rows).removesuffix("\n").split("\n"):
+            if line:
+                self._file.write(b"[\n" if self._is_first else b",\n")
+                self._file.write(line.encode())
+                self._is_first = False
+
+    def end(self, metadata: Mapping[str, Any]) -> None:  # noqa: ARG002 - they go into Parquet only
+        self._file.write(b"[]\n" if self._is_first else b"\n]\n")
+
+
+class _ParquetRows:
+    """Parquet, a row group per chunk, otherwise as `to_parquet` writes it."""
+
+    def __init__(self, file: IO[bytes], columns: Sequence[Column], _: str) -> None:
+        import pyarrow.parquet as pq
+
+        from fisher_cli.tables import arrow_schema
+
+        self._schema = arrow_schema(columns)
+        self._writer = pq.ParquetWriter(
+            file, self._schema, compression="zstd", write_page_checksum=True, store_schema=False
+        )
+
+    def write(self, rows: "pd.DataFrame") -> None:
+        from fisher_cli.tables import arrow_table
+
+        if len(rows):
+            self._writer.write_table(arrow_table(rows, self._schema), row_group_size=len(rows))
+
+    def end(self, metadata: Mapping[str, Any]) -> None:
+        from fisher_cli.tables import METADATA_KEY
+
+        self._writer.add_key_value_metadata({METADATA_KEY: json_text(metadata).encode()})
+        self._writer.close()
+
+
+_WRITERS: dict[str, Callable[[IO[bytes], Sequence[Column], str], _Rows]] = {
+    "csv": _TextRows,
+    "tsv": _TextRows,
+    "jsonl": _TextRows,
+    "json": _JsonRows,
+}

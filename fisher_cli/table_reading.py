@@ -1,0 +1,113 @@
+"""A table of ours, read back from CSV, TSV, JSON, JSON Lines or Parquet as it was before it was written."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fisher_cli.cells import unescape, unguard
+from fisher_cli.columns import Kind
+from fisher_cli.errors import OutputError
+from fisher_cli.glossary import INTEGER_TEXT, column_named
+from fisher_cli.rows import Value
+from fisher_cli.tables import METADATA_KEY, make_table
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a table of ours, with the dtypes and the text that it was written from.
+
+    Columns that the glossary does not know get the narrowest kind that holds all their values.
+
+    Args:
+        path: a file whose suffix says its format: .csv, .tsv, .json, .jsonl or .parquet.
+
+    Returns:
+        The table.
+
+    Raises:
+        OutputError: the file is missing, damaged, or not a table of ours.
+    """
+    readers = {".csv": _read_csv, ".tsv": _read_csv, ".json": _read_json, ".jsonl": _read_json}
+    try:
+        names, rows = readers.get(path.suffix.lower(), _read_parquet)(path)
+        columns = [column_named(name, [row[i] for row in rows]) for i, name in enumerate(names)]
+        return make_table(
+            [{c.name: _parse(value, c.kind) for c, value in zip(columns, row, strict=True)} for row in rows],
+            columns,
+        )
+    except FileNotFoundError:
+        msg = f"{path}: no such report"
+        raise OutputError(msg) from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, csv.Error, pa.ArrowException) as error:
+        msg = f"{path}: not a report of fisher, or a damaged one: {error}"
+        raise OutputError(msg) from error
+
+
+Rows = tuple[list[str], list[list[Any]]]  # the column names, and the cells row by row
+
+
+def _read_csv(path: Path) -> Rows:
+    """The cells of a CSV or TSV file; all of them text.
+
+    Returns:
+        The column names and the rows.
+
+    Raises:
+        ValueError: a row is longer or shorter than the header.
+    """
+    separator = "\t" if path.suffix.lower() == ".tsv" else ","
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        names, *rows = csv.reader(file, delimiter=separator, strict=True)
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(names):
+            msg = f"row {number} has {len(row)} cells, the header {len(names)}"
+            raise ValueError(msg)
+    return names, [[unguard(unescape(cell)) for cell in row] for row in rows]
+
+
+def _read_json(path: Path) -> Rows:
+    """The cells of a JSON or JSON Lines file."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix.lower() == ".jsonl":
+        rows = [json.loads(line) for line in text.split("\n") if line]
+    else:
+        rows = json.loads(text)
+    names = list(rows[0]) if rows else []
+    return names, [[_original(row[name]) for name in names] for row in rows]
+
+
+def _read_parquet(path: Path) -> Rows:
+    """The cells of a Parquet file, its page checksums verified.
+
+    Returns:
+        The column names and the rows.
+
+    Raises:
+        ValueError: the file is not one of ours.
+    """
+    table = pq.read_table(path, page_checksum_verification=True)
+    if METADATA_KEY not in (table.schema.metadata or {}):
+        msg = f"its metadata have no key {METADATA_KEY.decode()!r}"
+        raise ValueError(msg)
+    columns = [[_original(value) for value in column.to_pylist()] for column in table.columns]
+    return table.column_names, [list(row) for row in zip(*columns, strict=True)]
+
+
+def _original(value: Any) -> Any:
+    """The value that JSON or Parquet was written from."""
+    return unescape(value) if isinstance(value, str) else value
+
+
+def _parse(value: Any, kind: Kind) -> Value:
+    """A cell's value, whether it was read as text or as a number."""
+    if value is None or value == "":
+        return None
+    if kind is Kind.TEXT:
+        return str(value)
+    if kind is Kind.REAL:
+        return float(value)
+    return int(value) if not isinstance(value, str) or INTEGER_TEXT.fullmatch(value) else int(float(value))
