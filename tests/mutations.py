@@ -255,7 +255,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
     "gradients": [
         ("biased signal-to-noise ratio",
          f"{SPECTRUM}::test_the_signal_to_noise_ratio_of_few_examples_equals_its_definition",
-         "(n - 1) / n * m / covariance - 1 / n", "m / covariance"),
+         "value = squared / spread", "value = m / covariance"),
         ("influence on a ratio with the wrong sign",
          f"{SPECTRUM}::test_the_error_of_the_signal_to_noise_ratio_is_its_spread_over_draws_of_data",
          "moved_m * e - m * moved_e", "moved_m * e + m * moved_e"),

@@ -52,7 +52,7 @@ def test_flipped_bits_and_cuts_are_all_found(report: Path, record_property: Call
         if not path.is_file():
             continue
         whole = path.read_bytes()
-        for trial in range(25):
+        for trial in range(10):
             content = bytearray(whole)
             place = draw.randrange(len(content))
             if trial % 2:
@@ -66,7 +66,7 @@ def test_flipped_bits_and_cuts_are_all_found(report: Path, record_property: Call
             found += checked(report)[0] in {1, 4}
         path.write_bytes(whole)
     record_property("found", f"{found}/{trials}")
-    assert found == trials >= 60
+    assert found == trials >= 25
     assert checked(report)[0] == 0
 
 

@@ -33,7 +33,7 @@ def tensors(examples: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_what_the_package_offers() -> None:
-    assert fisher_cli.__all__ == ["Analysis", "FisherError", "Settings", "analyze"]
+    assert fisher_cli.__all__ == ["Analysis", "FisherError", "Settings", "analyze", "compare", "verify"]
     assert fisher_cli.Settings is Settings
     with pytest.raises(AttributeError, match="no attribute 'analyse'"):
         _ = fisher_cli.analyse
