@@ -239,6 +239,65 @@ def test_integers_and_truth_values_that_are_no_weights_stay(tmp_path: Path) -> N
     assert [weights[name].dtype for name in content] == [torch.float32, torch.bool, torch.int64]
 
 
+EXPANDED = {
+    "positions over a batch": torch.arange(512).expand(4, -1),
+    "a causal mask over heads": torch.ones(8, 8, dtype=torch.bool).tril().expand(2, 3, 8, 8),
+    "one number as a bias": torch.full((1,), 0.5).expand(10),
+    "one half number": torch.full((1,), 0.5).half().expand(4, 3),
+    "windows that overlap": torch.arange(10.0).unfold(0, 3, 1),
+    "16 million times the same": torch.tensor(True).expand(1 << 12, 1 << 12),
+}
+
+
+@pytest.mark.parametrize("what", EXPANDED)
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_expanded_tensors_are_read_as_their_own(tmp_path: Path, what: str, is_zip: bool) -> None:
+    path, tensor = tmp_path / "a.pt", EXPANDED[what]
+    torch.save({"good": torch.zeros(2), "odd": tensor}, path, _use_new_zipfile_serialization=is_zip)
+    weights = load(path).weights
+    assert torch.equal(weights["odd"], tensor.to(weights["odd"].dtype))
+    assert weights["odd"].untyped_storage().nbytes() >= weights["odd"].numel() * weights["odd"].element_size()
+
+
+def test_expanded_tensors_beside_the_weights_are_no_hindrance(tmp_path: Path) -> None:
+    step = torch.tensor(3.0)
+    state = {index: {"step": step.expand(7), "exp_avg": torch.zeros(1, 1).expand(5, 4)} for index in range(3)}
+    content = {"state_dict": {"w": torch.zeros(2)}, "optimizer": {"state": state}, "step": step}
+    assert load(saved(tmp_path / "a.pt", content)).step == 3
+
+
+def test_an_expanded_tensor_beyond_64_mib_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    limit = (64 << 20) // 4
+    load(saved(tmp_path / "a.pt", {"w": torch.zeros(1).expand(limit)}))
+    message = refusal(saved(tmp_path / "b.pt", {"w": torch.zeros(1).expand(limit + 1)}))
+    assert "more than 64 MiB" in message
+    assert ".contiguous()" in message
+
+
+@pytest.mark.parametrize("kind", ["expanded", "half"])
+def test_copies_of_one_place_are_made_once_and_of_many_places_only_within_bounds(tmp_path: Path, kind: str) -> None:
+    stored = torch.zeros(1 << 20, dtype=torch.float16) if kind == "half" else torch.zeros(100)
+
+    def part(index: int) -> torch.Tensor:
+        return stored[index:] if kind == "half" else stored[index].expand(1 << 19)
+
+    tied = load(saved(tmp_path / "a.pt", {f"w{index}": part(0) for index in range(100)})).weights
+    assert len({tensor.data_ptr() for tensor in tied.values()}) == 1
+    message = refusal(saved(tmp_path / "b.pt", {f"w{index}": part(index) for index in range(60)}))
+    assert re.search(r"w\d+ is expanded, far larger than what is stored", message)
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+@pytest.mark.filterwarnings("ignore")  # torch's own quantized tensors are on their way out
+def test_a_file_with_a_quantized_tensor_says_so_and_not_that_it_is_damaged(tmp_path: Path, is_zip: bool) -> None:
+    for kind in (torch.qint8, torch.quint8, torch.qint32):
+        content = {"w": torch.quantize_per_tensor(torch.zeros(3), 0.1, 0, kind)}
+        torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=is_zip)
+        message = refusal(tmp_path / "a.pt")
+        assert "quantized tensor" in message
+        assert "damaged" not in message
+
+
 def plain_linear() -> nn.Module:
     return nn.Linear(3, 2)
 

@@ -164,9 +164,14 @@ def _subclass(function: object, _: object, arguments: object, __: object = None)
     return function.make(*arguments)
 
 
+def quantized() -> CheckpointError:
+    """Return why a file with a quantized tensor is refused."""
+    msg = "holds a quantized tensor, which is not supported; name a checkpoint from before it was quantized"
+    return CheckpointError(msg)
+
+
 def _quantized(*_: object) -> object:
-    msg = "holds a quantized tensor, which is not supported; save it as a dense float32 tensor"
-    raise CheckpointError(msg)
+    raise quantized()
 
 
 def _nested(*_: object) -> object:

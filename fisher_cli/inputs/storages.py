@@ -14,6 +14,9 @@ from fisher_cli.inputs.files import one_line
 
 _MOST_DIMENSIONS: Final = 32
 _LARGEST: Final = 1 << 60
+# Bytes of a tensor with more elements than are stored for it, such as positions or a mask that were expanded over a
+# batch: a view takes no memory, but whoever copies it makes all of them. The mask of 8192 positions has as many.
+LARGEST_EXPANDED: Final = 64 << 20
 # torch's storage classes by name; files keep these names although torch itself has only one class now.
 STORAGE_DTYPES: Final = {
     "DoubleStorage": torch.float64,
@@ -70,7 +73,8 @@ def tensor(storage: object, offset: object, size: object, stride: object, dtype:
     """Return a tensor on a storage, of the storage's type unless told otherwise.
 
     Raises:
-        CheckpointError: Something is malformed, or the tensor reaches beyond its storage or overlaps itself.
+        CheckpointError: Something is malformed, or the tensor reaches beyond its storage, or is expanded to more than
+            64 MiB.
     """
     if not isinstance(storage, Storage):
         msg = "damaged: a tensor without storage"
@@ -87,26 +91,33 @@ def tensor(storage: object, offset: object, size: object, stride: object, dtype:
     if len(size) > _MOST_DIMENSIONS or not _are_counts((offset, *size, *stride)):
         msg = f"damaged: a tensor with the impossible shape {one_line(size, 80)}"
         raise CheckpointError(msg)
-    _check_span(offset, size, stride, length)  # type: ignore[arg-type]
+    _check_span(offset, size, stride, length, kind.itemsize)  # type: ignore[arg-type]
     start = offset + storage.start * storage.dtype.itemsize // kind.itemsize  # type: ignore[operator]
     return torch.empty(0, dtype=kind).set_(storage.block.untyped_storage(), start, size, stride)
 
 
-def _check_span(offset: int, size: tuple[int, ...], stride: tuple[int, ...], length: int) -> None:
+def _check_span(offset: int, size: tuple[int, ...], stride: tuple[int, ...], length: int, width: int) -> None:
     count = math.prod(size)
     beyond = sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1 if count else 0
     if offset + beyond > length:
         msg = f"damaged: a tensor of shape {one_line(size, 80)} reaches beyond the {length} elements that are stored"
         raise CheckpointError(msg)
+    if count * width > LARGEST_EXPANDED and _meets_itself(size, stride):
+        msg = (
+            f"a tensor of shape {one_line(size, 80)} is expanded to more than {LARGEST_EXPANDED >> 20} MiB, larger than "
+            "what is stored; save it with .contiguous()"
+        )
+        raise CheckpointError(msg)
+
+
+def _meets_itself(size: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+    """Return whether two elements may lie in one place."""
     reach = 0
-    for step, n in sorted((step, n) for step, n in zip(stride, size, strict=True) if count and n > 1):
+    for step, n in sorted((step, n) for step, n in zip(stride, size, strict=True) if n > 1):
         if step <= reach:
-            msg = (
-                f"a tensor of shape {one_line(size, 80)} is expanded or overlaps itself, larger than what is stored; "
-                "save it with .contiguous()"
-            )
-            raise CheckpointError(msg)
+            return True
         reach += (n - 1) * step
+    return False
 
 
 def sparse_tensor(layout: object, parts: object) -> Tensor:

@@ -8,15 +8,17 @@ from torch import Tensor
 
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.archives import Archive
-from fisher_cli.inputs.constructions import StorageType
+from fisher_cli.inputs.constructions import StorageType, quantized
 from fisher_cli.inputs.files import one_line
 from fisher_cli.inputs.pickles import MOST_ENTRIES, Reader
 from fisher_cli.inputs.plain_values import extent, plain
+from fisher_cli.inputs.stand_ins import Named
 from fisher_cli.inputs.storages import Storage, fill
 
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
 LEGACY_START: Final = 24  # bytes, within which the magic number stands in every protocol
 _PROTOCOL_VERSION: Final = 1001
+_QUANTIZED: Final = {f"torch.{name}Storage" for name in ("QInt8", "QInt32", "QUInt8", "QUInt4x2", "QUInt2x4")}
 _ENDIANNESS: Final = {b"little": True, b"big": False}
 
 
@@ -163,12 +165,14 @@ def _declared(reference: object) -> tuple[object, StorageType, int, object]:
     """Return key, type, number of elements and view that a reference to a storage declares.
 
     Raises:
-        CheckpointError: It is none.
+        CheckpointError: It is none, or one of quantized numbers.
     """
     if not isinstance(reference, tuple) or len(reference) not in {5, 6} or reference[0] not in {"storage", b"storage"}:
         msg = "damaged: it refers to something that is no storage"
         raise CheckpointError(msg)
     kind, key, _, count = reference[1:5]
+    if isinstance(kind, Named) and kind.path in _QUANTIZED:
+        raise quantized()
     if not isinstance(kind, StorageType) or type(count) is not int or not 0 <= count < 1 << 60:
         msg = f"damaged: the storage {one_line(key, 40)} has no type or size"
         raise CheckpointError(msg)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fisher_cli.errors import CheckpointError, NoWeightsError
 from fisher_cli.inputs.containers import one_line
+from fisher_cli.inputs.storages import LARGEST_EXPANDED
 
 # torch.compile, FSDP and activation checkpointing; nobody else uses these names.
 _PRIVATE_WRAPPERS: Final = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -22,6 +23,7 @@ _OF_QUANTIZED: Final = ("qweight", "qzeros", "SCB", "absmax", "quant_map", "_pac
 _WEIGHT: Final = "weight"
 _PARAMETRIZED: Final = "parametrizations"
 _SHOWN: Final = 8
+_LARGEST_COPIES: Final = 4  # times what is stored; float16 to float32 takes two
 
 
 def clean_names(names: Sequence[str]) -> list[str]:
@@ -51,11 +53,12 @@ def clean_names(names: Sequence[str]) -> list[str]:
 def clean_weights(found: Mapping[object, object], prefix: str, where: str) -> tuple[dict[str, Tensor], list[str]]:
     """Return the tensors under clean names in types that networks compute in, and notes on what was changed.
 
-    float16 and bfloat16 become float32. Entries that are no tensors and the counters of averaging are left
-    out, with a note.
+    float16 and bfloat16 become float32, and expanded tensors their own. Entries that are no tensors and the counters
+    of averaging are left out, with a note.
 
     Raises:
-        CheckpointError: Two names are the same without wrappers, or a tensor is of a type not supported.
+        CheckpointError: Two names are the same without wrappers, a tensor is of a type not supported, or all of them
+            together are far larger than what is stored.
         NoWeightsError: No name begins with the prefix.
     """
     tensors = {key: value for key, value in found.items() if isinstance(key, str) and isinstance(value, Tensor)}
@@ -74,7 +77,8 @@ def clean_weights(found: Mapping[object, object], prefix: str, where: str) -> tu
     if not weights:
         msg = f"{where}: no weights' names begin with {one_line(prefix)}; they are {listed(names)}"
         raise NoWeightsError(msg)
-    usable = {name: _usable(name, tensor, where) for name, tensor in weights.items()}
+    copies = _Copies(weights)
+    usable = {name: _usable(name, tensor, where, copies) for name, tensor in weights.items()}
     for half, word in _HALF.items():
         count = sum(tensor.dtype is half for tensor in weights.values())
         if count:
@@ -148,25 +152,57 @@ def _notes(
     return notes
 
 
-def _usable(name: str, tensor: Tensor, where: str) -> Tensor:
+class _Copies:
+    """Dense copies of tensors: one for several names of the same, and together bounded by what is stored."""
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        stored = {
+            storage.data_ptr(): storage.nbytes()
+            for storage in (tensor.untyped_storage() for tensor in weights.values() if _is_dense(tensor))
+        }
+        self._left = _LARGEST_COPIES * sum(stored.values()) + LARGEST_EXPANDED
+        self._made: dict[object, Tensor] = {}
+
+    def of(self, tensor: Tensor, dtype: torch.dtype) -> Tensor | None:
+        """Return a copy of this type in memory of its own, or None where that would be too much."""
+        place = tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, dtype
+        if place not in self._made:
+            self._left -= tensor.numel() * dtype.itemsize
+            if self._left < 0:
+                return None
+            dense = tensor.detach().to(dtype)
+            self._made[place] = dense.contiguous() if _is_expanded(dense) else dense
+        return self._made[place]
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and not (tensor.is_nested or tensor.is_quantized or tensor.is_meta)
+
+
+def _is_expanded(tensor: Tensor) -> bool:
+    return tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
+
+
+def _usable(name: str, tensor: Tensor, where: str, copies: _Copies) -> Tensor:
     """Return the tensor as plain float32, float64, integers or truth values.
 
     Raises:
-        CheckpointError: It is of another type or layout.
+        CheckpointError: It is of another type or layout, or too large beside what is stored.
     """
     kind = str(tensor.dtype).removeprefix("torch.")
     remedy = "save it as a dense float32 tensor"
     last = name.rpartition(".")[2]
     if last in _OF_QUANTIZED or (last == _WEIGHT and tensor.dtype in _INTEGERS):
         kind, remedy = f"{kind}, part of a quantized network", "name a checkpoint from before it was quantized"
-    elif tensor.is_nested or tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
+    elif not _is_dense(tensor):
         layout = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
         kind = "quantized" if tensor.is_quantized else "without data" if tensor.is_meta else layout
         remedy = "dequantize it: tensor.dequantize()" if tensor.is_quantized else remedy
-    elif tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        kind = "expanded: larger than what is stored"
-    elif tensor.dtype in _HALF:
-        return tensor.detach().float()
+    elif tensor.dtype in _HALF or (tensor.dtype in _USABLE and _is_expanded(tensor)):
+        copy = copies.of(tensor, torch.float32 if tensor.dtype in _HALF else tensor.dtype)
+        if copy is not None:
+            return copy
+        kind = "expanded, far larger than what is stored"
     elif tensor.dtype in _USABLE:
         return tensor.detach()
     msg = f"{where}: {one_line(name)} is {kind}, which is not supported; {remedy}"

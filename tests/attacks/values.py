@@ -97,7 +97,7 @@ def _module(*children: bytes) -> bytes:
 
 def _tensors() -> Iterator[Attack]:
     yield "2⁴⁰ elements with stride 0", tensor(16, (1 << 40,), (0,))
-    yield "overlapping strides", tensor(16, (4, 4), (1, 1))
+    yield "overlapping strides of 96 MiB", tensor(16, (4, 3, 1 << 21), (1, 1, 0))
     yield "beyond its storage", tensor(16, (4, 5), (5, 1))
     yield "one element beyond its storage", tensor(16, (17,), (1,))
     yield "offset one beyond its storage", tensor(16, (4, 4), (4, 1), offset=1)
