@@ -11,6 +11,7 @@ from fisher_cli.inputs import storages
 from fisher_cli.inputs.files import one_line
 from fisher_cli.inputs.stand_ins import Named, StandIn
 
+QUANTIZED: Final = "holds a quantized tensor, which is not supported; name a checkpoint from before it was quantized"
 _LONGEST_NOTE: Final = 100
 _REBUILD: Final = "torch._utils._rebuild"
 CheckKey = Callable[[object], None]
@@ -164,14 +165,8 @@ def _subclass(function: object, _: object, arguments: object, __: object = None)
     return function.make(*arguments)
 
 
-def quantized() -> CheckpointError:
-    """Return why a file with a quantized tensor is refused."""
-    msg = "holds a quantized tensor, which is not supported; name a checkpoint from before it was quantized"
-    return CheckpointError(msg)
-
-
 def _quantized(*_: object) -> object:
-    raise quantized()
+    raise CheckpointError(QUANTIZED)
 
 
 def _nested(*_: object) -> object:

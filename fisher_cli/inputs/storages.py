@@ -104,8 +104,8 @@ def _check_span(offset: int, size: tuple[int, ...], stride: tuple[int, ...], len
         raise CheckpointError(msg)
     if count * width > LARGEST_EXPANDED and _meets_itself(size, stride):
         msg = (
-            f"a tensor of shape {one_line(size, 80)} is expanded to more than {LARGEST_EXPANDED >> 20} MiB, larger than "
-            "what is stored; save it with .contiguous()"
+            f"a tensor of shape {one_line(size, 80)} is expanded to more than {LARGEST_EXPANDED >> 20} MiB, larger "
+            "than what is stored; save it with .contiguous()"
         )
         raise CheckpointError(msg)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.archives import Archive
-from fisher_cli.inputs.constructions import StorageType, quantized
+from fisher_cli.inputs.constructions import QUANTIZED, StorageType
 from fisher_cli.inputs.files import one_line
 from fisher_cli.inputs.pickles import MOST_ENTRIES, Reader
 from fisher_cli.inputs.plain_values import extent, plain
@@ -18,7 +18,7 @@ from fisher_cli.inputs.storages import Storage, fill
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
 LEGACY_START: Final = 24  # bytes, within which the magic number stands in every protocol
 _PROTOCOL_VERSION: Final = 1001
-_QUANTIZED: Final = {f"torch.{name}Storage" for name in ("QInt8", "QInt32", "QUInt8", "QUInt4x2", "QUInt2x4")}
+_OF_QUANTIZED: Final = {f"torch.{name}Storage" for name in ("QInt8", "QInt32", "QUInt8", "QUInt4x2", "QUInt2x4")}
 _ENDIANNESS: Final = {b"little": True, b"big": False}
 
 
@@ -171,8 +171,8 @@ def _declared(reference: object) -> tuple[object, StorageType, int, object]:
         msg = "damaged: it refers to something that is no storage"
         raise CheckpointError(msg)
     kind, key, _, count = reference[1:5]
-    if isinstance(kind, Named) and kind.path in _QUANTIZED:
-        raise quantized()
+    if isinstance(kind, Named) and kind.path in _OF_QUANTIZED:
+        raise CheckpointError(QUANTIZED)
     if not isinstance(kind, StorageType) or type(count) is not int or not 0 <= count < 1 << 60:
         msg = f"damaged: the storage {one_line(key, 40)} has no type or size"
         raise CheckpointError(msg)
