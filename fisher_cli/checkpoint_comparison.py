@@ -155,7 +155,7 @@ class _Pair:
         checkpoint, architecture, module = self.run.network(file)
         problem = posed(module, self.run.data, self.settings, size, self.run.device, self.run.examples.classes)
         self.at_once = min(problem.batch_size, problem.examples)
-        self.notes += checkpoint.notes
+        self.notes += checkpoint.notes + architecture.notes
         if self.settings.recalibrate_bn:
             self.notes.append(recalibration(recalibrate(problem), problem.examples))
         return checkpoint, problem, architecture.name

@@ -157,7 +157,8 @@ def _analyze_modules(
         settings = replace(settings, limit=None)
         source, classes, described = tensors, None, {"name": "tensors", "examples": len(tensors)}
     analysis = Analysis(settings, resources, str(device), described)
-    start, batch_size, trail = time.perf_counter(), resources.batch_size, Trail() if len(modules) > 1 else None
+    start, batch_size = time.perf_counter(), resources.batch_size
+    trail = Trail() if len(modules) > 1 and settings.looks_back else None
     for index, module in enumerate(modules):
         if trail is not None:
             trail.advance()

@@ -86,7 +86,7 @@ class Run:
         self.data = resident(self.examples, self.device)
         self._batch_size = resources.batch_size
         self._known: tuple[nn.Module, Ledger] | None = None
-        self._trail = Trail() if len(self.files) > 1 else None
+        self._trail = Trail() if len(self.files) > 1 and settings.looks_back else None
         self._journal: Journal | None = None
         # The row before, and whether the trail knows it: of a row that was recalled it knows nothing.
         self._before: CheckpointFile | None = None

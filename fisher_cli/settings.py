@@ -133,7 +133,8 @@ class Settings:
     `samples` labels per example belong to the sampled estimator; `target_error`, relative to the trace, to the
     deflated one, None for a tenth of the standard error over examples. `spectrum` None means: the leading
     eigenvalues only; with `comparison` the two Fishers are compared, which finds their leading eigenvalues as well.
-    `verify` asks for the identities of `fisher verify` in place of everything else. `weights_only` analyses the weights
+    `verify` asks for the identities of `fisher verify` in place of everything else. `movement` holds every row against
+    the one before, unless one of these three is asked. `weights_only` analyses the weights
     of linear and convolutional layers alone, `without_head` leaves out the last of them; `task2vec` asks for that
     vector. `preset` is the name that some of the values came from; by itself it changes none.
     """
@@ -164,6 +165,7 @@ class Settings:
     spectrum: SpectrumSettings | None = None
     comparison: ComparisonSettings | None = None
     verify: bool = False
+    movement: bool = True
     weights_only: bool = False
     without_head: bool = False
     task2vec: bool = False
@@ -212,6 +214,11 @@ class Settings:
             msg = f"unknown argument {unknown!r}; {guess}"
             raise TypeError(msg)
         return cls(**words)
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether a row needs the network of the row before: for its movement, or for the overlap of eigenspaces."""
+        return self.spectrum is not None or (self.movement and self.comparison is None and not self.verify)
 
     def without_folders(self) -> dict[str, Any]:
         """As `as_dict`, less the folders: the record that travels with the tables names no place of a machine."""

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from fisher_cli.curvature.identities.suite import verify
+from fisher_cli.curvature.normalization_statistics import recalibrate, recalibration
 from fisher_cli.curvature.problem import Problem
 from fisher_cli.results import Measurement, Status
 from fisher_cli.settings import Settings
@@ -16,9 +17,13 @@ def verified(
     timed: Callable[[str], AbstractContextManager[None]],
 ) -> Measurement:
     """All identities that apply, each with both sides and its verdict; `checkpoint` is left empty."""
-    everything = settings.include == ("*",) and not settings.exclude
+    chosen = settings.include != ("*",) or settings.exclude or settings.weights_only or settings.without_head
+    notes = list[str]()
+    if settings.recalibrate_bn:
+        with timed("normalization"):
+            notes.append(recalibration(recalibrate(problem), problem.examples))
     with timed("identities"):
-        found = verify(problem, everything=everything, seed=settings.seed, advance=advance)
+        found = verify(problem, everything=not chosen, seed=settings.seed, advance=advance)
     return Measurement(
         checkpoint="",
         status=Status.OK,
@@ -26,5 +31,6 @@ def verified(
         examples=problem.examples,
         classes=problem.outputs,
         batch_size=problem.batch_size,
+        notes=tuple(notes),
         verification=found,
     )

@@ -244,6 +244,14 @@ def test_the_words_follow_the_numbers() -> None:
     assert not any("Both" in each for each in sentences(replace(found, agreement=None)))
 
 
+def test_what_detection_assumes_is_said(tmp_path: Path) -> None:
+    for step in (5, 11):
+        weights = torch.load(CNN / f"step_{step:05d}.pt", weights_only=True)["state_dict"]
+        torch.save({"state_dict": weights, "step": step}, tmp_path / f"{step}.pt")
+    notes = found_of(tmp_path / "5.pt", tmp_path / "11.pt").notes
+    assert sum("names and shapes are digits-cnn's" in note for note in notes) == 1
+
+
 def test_two_networks_are_refused_in_one_line(tmp_path: Path) -> None:
     other = fisher(A, CNN / "step_00088.pt", code=1).stderr
     assert "are of two different networks (digits-mlp and digits-cnn): compare two checkpoints of one" in other

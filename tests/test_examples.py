@@ -262,6 +262,14 @@ def test_top_gives_the_largest_of_each_checkpoint_first() -> None:
         assert list(top[top["order"] == order]["index"]) == list(rows["index"])
 
 
+def test_nothing_is_said_or_kept_of_movement_which_is_not_asked(desk: Path) -> None:
+    cnn = SAMPLES / "digits-cnn"
+    words = (cnn / "step_00088.pt", cnn / "step_00440.pt", "--limit", 30, "--format", "table")
+    assert "kl_step" in fisher("analyze", *words, "--eigenvalues", 0).stdout
+    assert "kl_step" not in fisher("examples", *words, "-o", "a.csv").stdout
+    assert "kl_step" not in (desk / "a.examples.meta.json").read_text().partition('"columns"')[0]
+
+
 def test_a_checkpoint_that_fails_is_a_row_and_leaves_the_others(desk: Path) -> None:
     (desk / "broken_step_9.pt").write_bytes(b"no checkpoint")
     result = fisher("examples", LAST, desk / "broken_step_9.pt", "--limit", 5, "-q", "-o", "run.csv", code=3)

@@ -116,6 +116,15 @@ def test_masks_belong_to_their_checkpoint_alone(tmp_path: Path) -> None:
     assert not any("parametrizations" in name for name, _ in module.named_parameters())
 
 
+def test_the_identities_hold_on_pruned_networks_each_in_its_own_masks(tmp_path: Path) -> None:
+    paths = [save(pruned(CNN, 0.1 * step), tmp_path / f"{step}.pt", CNN, step) for step in (2, 6)]
+    for row in analyze(paths, limit=3, verify=True).measurements:
+        assert row.error == ""
+        assert row.verification is not None
+        assert not row.verification.failed
+        assert any("leave out" in note and "pruned" in note for note in row.notes)
+
+
 def test_a_network_that_prunes_by_itself_takes_its_own_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", sys.path[:])

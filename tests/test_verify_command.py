@@ -144,6 +144,29 @@ def test_python_takes_modules_and_paths_and_settings() -> None:
     assert reasons["coverage"] == "--include or --exclude leave parameters out"
 
 
+def test_recalibrated_batch_norms_are_those_that_are_verified() -> None:
+    cnn = SAMPLES / "digits-cnn" / "step_00005.pt"
+    plain, settled = (
+        verified(cnn, limit=3, include="11.*", recalibrate_bn=asked).measurements[0] for asked in (False, True)
+    )
+    assert plain.verification is not None
+    assert settled.verification is not None
+    ours = [
+        next(each.ours for each in found.identities if each.name == "evaluation mode")
+        for found in (plain.verification, settled.verification)
+    ]
+    assert ours[0] != ours[1]
+    assert any("batch-norm statistics of 3 layers were recomputed" in note for note in settled.notes)
+    assert not settled.verification.failed
+
+
+@pytest.mark.parametrize("choice", ["weights_only", "without_head"])
+def test_parameters_left_out_on_purpose_are_not_missing(choice: str) -> None:
+    found = verified(CLEAN, limit=3, **{choice: True}).measurements[0].verification
+    assert found is not None
+    assert not found.failed
+
+
 def test_a_failure_ends_with_exit_code_4_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     original = Softmax.covariance_product
     monkeypatch.setattr(Softmax, "covariance_product", lambda *given: original(*given) / 2)

@@ -39,7 +39,7 @@ def examples(
 
     Example: fisher examples ckpts/ --data cifar10 --labels noisy.csv -o trend.csv
     """  # noqa: DOC501 - this text is the command's help
-    settings = replace(settings, eigenvalues=0)
+    settings = replace(settings, eigenvalues=0, movement=False)
     files, to_stdout = report_files(output, format, force), stdout_format(output, format)
     if files is not None:
         files = files.named("examples", "groups")

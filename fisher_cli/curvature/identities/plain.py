@@ -177,8 +177,9 @@ class Plain:
         model, parameters = problem.model, problem.parameters
         if problem.dtype is not torch.float64:
             model = copy.deepcopy(model).double()
-            named = dict(model.named_parameters())
-            parameters = {name: named[name] for name in parameters}
+            pairs = zip(problem.model.parameters(), model.parameters(), strict=True)
+            twins = {id(parameter): twin for parameter, twin in pairs}
+            parameters = {name: twins[id(parameter)] for name, parameter in parameters.items()}
         batch = problem.slice(0, problem.examples)
         inputs = batch.inputs.double() if batch.inputs.is_floating_point() else batch.inputs
         return cls(model, problem.likelihood.name, inputs, batch.labels, parameters)

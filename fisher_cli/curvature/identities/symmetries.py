@@ -160,9 +160,11 @@ def _rescalings(subject: Subject, calls: list[_Call]) -> Iterator[_Candidate]:
 
 
 def _learned(module: nn.Module, names: Mapping[int, str]) -> list[nn.Parameter]:
-    """Weight and bias, where it has one; nothing where one of them is not analysed."""
+    """Weight and bias, where it has one; nothing where one of them is not analysed, or the weight is computed."""
+    if not isinstance(module.weight, nn.Parameter):  # from others, as in pruning and weight norm
+        return []
     found = [each for each in (module.weight, module.bias) if isinstance(each, nn.Parameter)]
-    return found if found and all(id(each) in names for each in found) else []
+    return found if all(id(each) in names for each in found) else []
 
 
 def _grown(parameters: Sequence[nn.Parameter], unit: int, names: Mapping[int, str]) -> tuple[_Vector, _Vector]:
