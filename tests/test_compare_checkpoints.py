@@ -173,9 +173,9 @@ def test_a_report_with_a_table_of_layers_and_a_record(tmp_path: Path) -> None:
     target = tmp_path / "trend.csv"
     fisher(A, B, "--limit", LIMIT, "-o", target)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        *("trend.compare.csv", "trend.compare.layers.csv", "trend.compare.meta.json")
+        *("trend.checkpoints.csv", "trend.checkpoints.layers.csv", "trend.checkpoints.meta.json")
     ]
-    main, layers = (pd.read_csv(tmp_path / f"trend.compare{end}.csv") for end in ("", ".layers"))
+    main, layers = (pd.read_csv(tmp_path / f"trend.checkpoints{end}.csv") for end in ("", ".layers"))
     assert list(main.columns) == [column.name for column in CHECKPOINT_COMPARISON_COLUMNS]
     assert list(layers.columns) == [column.name for column in LAYER_STEP_COLUMNS]
     assert layers["layer"].tolist() == [name for name, _ in digits_mlp().named_parameters()]
@@ -183,16 +183,27 @@ def test_a_report_with_a_table_of_layers_and_a_record(tmp_path: Path) -> None:
     assert row["quadratic_a"] == pytest.approx(layers["quadratic_a"].sum() + row["cross_terms_a"])
     assert row["distance"] ** 2 == pytest.approx((layers["distance"] ** 2).sum())
     assert row["kl_ab_parameters"] == row["kl_ab"]
-    record = json.loads((tmp_path / "trend.compare.meta.json").read_text())
+    record = json.loads((tmp_path / "trend.checkpoints.meta.json").read_text())
     assert [each["checkpoint"] for each in record["checkpoints"]] == ["step_00264.pt", "step_00440.pt"]
-    assert set(record["tables"]) == {"trend.compare.csv", "trend.compare.layers.csv"}
-    first = (tmp_path / "trend.compare.csv").read_bytes()
+    assert set(record["tables"]) == {"trend.checkpoints.csv", "trend.checkpoints.layers.csv"}
+    first = (tmp_path / "trend.checkpoints.csv").read_bytes()
     fisher(A, B, "--limit", LIMIT, "-o", target)
-    assert (tmp_path / "trend.compare.csv").read_bytes() == first
+    assert (tmp_path / "trend.checkpoints.csv").read_bytes() == first
     fisher(A, B, "--limit", LIMIT, "-o", tmp_path / "x.parquet", "--no-layers")
-    assert not (tmp_path / "x.compare.layers.parquet").exists()
-    field = pq.read_schema(tmp_path / "x.compare.parquet").field("kl_ab")
+    assert not (tmp_path / "x.checkpoints.layers.parquet").exists()
+    field = pq.read_schema(tmp_path / "x.checkpoints.parquet").field("kl_ab")
     assert field.metadata[b"description"] == b"mean KL divergence from the predictions of a to those of b"
+
+
+def test_the_two_comparisons_of_one_stem_leave_each_other_alone(tmp_path: Path) -> None:
+    words = (str(A), str(B), "--limit", "5", "-o", str(tmp_path / "trend.csv"), "-q")
+    matrices = ["compare", "true-vs-empirical", *words, "--eigenvalues", "1", "--include", "5.bias"]
+    assert CliRunner().invoke(app, matrices).exit_code == 0
+    first = (tmp_path / "trend.compare.csv").read_bytes()
+    fisher(*words)
+    assert (tmp_path / "trend.compare.csv").read_bytes() == first
+    for report in ("trend.compare.csv", "trend.checkpoints.csv"):
+        assert CliRunner().invoke(app, ["check", str(tmp_path / report)]).exit_code == 0
 
 
 @pytest.mark.parametrize("form", ["csv", "tsv", "json", "jsonl"])
@@ -269,6 +280,6 @@ def test_two_networks_are_refused_in_one_line(tmp_path: Path) -> None:
 
 def _as_csv(folder: Path) -> Path:
     """A checkpoint under the name of the report."""
-    path = folder / "t.compare.csv"
+    path = folder / "t.checkpoints.csv"
     path.write_bytes(B.read_bytes())
     return path

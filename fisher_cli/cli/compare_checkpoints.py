@@ -24,7 +24,7 @@ def checkpoints(
     resources: Resources,
     first: Annotated[Path, typer.Argument(metavar="A", help="A checkpoint file.", show_default=False)],
     second: Annotated[Path, typer.Argument(metavar="B", help="Another of the same network.", show_default=False)],
-    output: options.ComparisonOutput = None,
+    output: options.CheckpointComparisonOutput = None,
     format: options.FormatOption = None,
     layers: options.Layers = True,
     force: options.Force = False,
@@ -36,7 +36,7 @@ def checkpoints(
     """
     files, to_stdout = report_files(output, format, force), stdout_format(output, format)
     if files is not None:
-        files = replace(files.named("compare", "compare.layers"), inputs=(first, second))
+        files = replace(files.named("checkpoints", "checkpoints.layers"), inputs=(first, second))
         files.check_writable()
 
     from fisher_cli.checkpoint_comparison import compare_checkpoints

@@ -15,6 +15,7 @@ from fisher_cli.cli.options.data import (
 )
 from fisher_cli.cli.options.model import Checkpoints, Model, ModelArguments, StateKey, TrustPickle, UseEma, key_value
 from fisher_cli.cli.options.output import (
+    CheckpointComparisonOutput,
     ComparisonLayers,
     ComparisonOutput,
     ExamplesOutput,
@@ -59,6 +60,7 @@ from fisher_cli.cli.options.running import DEBUG_KEY, BatchSize, Debug, Device, 
 __all__ = [
     "DEBUG_KEY",
     "BatchSize",
+    "CheckpointComparisonOutput",
     "Checkpoints",
     "ComparedCount",
     "ComparisonLayers",

@@ -56,6 +56,18 @@ ComparisonOutput = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+CheckpointComparisonOutput = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="FILE|-",
+        help="Report file (.csv .tsv .json .jsonl .parquet), written as NAME.checkpoints with NAME.checkpoints.layers "
+        "and a record beside it; or - for rows on stdout.",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+    ),
+]
 VerifyOutput = Annotated[
     Path | None,
     typer.Option(
