@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fisher_cli.cells import one_line
-from fisher_cli.reports.layout import Column, empty_table, remarks, shorten, total_width, wrapped
+from fisher_cli.reports.layout import Column, empty_table, fitting, remarks, shorten, total_width, wrapped
 from fisher_cli.reports.numbers import Number, finite, number_text, number_texts
 from fisher_cli.results import AgainstNull, Comparison, Estimate, Finding, Interval, LayerComparison, Measurement
 
@@ -48,7 +48,7 @@ def render_comparison(
     parts: list[Text | Table] = [*wrapped(_title(measurements, data), width, "bold"), Text("")]
     if pairs:
         columns = _columns(pairs)
-        keys = _fitting(columns, width)
+        keys = fitting(columns, width, _SHORTEST_NAME, _REDUCTIONS, _SHORTER)
         parts += [_table({key: columns[key] for key in keys}, width), Text("")]
         parts += [*wrapped(_legend(pairs, keys), width, "dim"), Text("")]
         for measurement, found in pairs:
@@ -157,23 +157,6 @@ def _against(values: Sequence[AgainstNull | None]) -> list[str]:
 
 def _two_decimals(value: float) -> str:
     return f"{value:.2f}" if abs(value) < 100 else number_text(value)
-
-
-def _fitting(columns: dict[str, Column], width: int) -> list[str]:
-    """The keys of the columns that fit the width, the name at its shortest."""
-    kept = [key for key in columns if key not in _SHORTER.values()]
-    for key in _REDUCTIONS:
-        if _needed(columns, kept) <= width:
-            break
-        if key in kept:
-            i = kept.index(key)
-            kept[i : i + 1] = [_SHORTER[key]] if key in _SHORTER else []
-    return kept
-
-
-def _needed(columns: dict[str, Column], keys: Sequence[str]) -> int:
-    name = min(columns["checkpoint"].width, _SHORTEST_NAME)
-    return total_width([name if key == "checkpoint" else columns[key].width for key in keys])
 
 
 def _table(columns: dict[str, Column], width: int, name: str = "checkpoint") -> Table:

@@ -61,6 +61,33 @@ def total_width(widths: Sequence[int]) -> int:
     return sum(widths) + GAP * (len(widths) - 1)
 
 
+def width_with_name(columns: Mapping[str, Column], keys: Sequence[str], name: int) -> int:
+    """The width of these columns, a checkpoint's longer name counted at a length of `name`."""
+    return total_width([min(columns[key].width, name) if key == "checkpoint" else columns[key].width for key in keys])
+
+
+def fitting(
+    columns: Mapping[str, Column], width: int, name: int, reductions: Sequence[str], shorter: Mapping[str, str]
+) -> list[str]:
+    """The keys of the columns that fit the width: while they do not, the next of the reductions goes.
+
+    Args:
+        columns: all of them, the shorter forms too.
+        width: columns of the terminal.
+        name: the length at which a checkpoint's longer name is counted.
+        reductions: keys of what can be left out, the first to go first.
+        shorter: of some of these the key of a form that takes their place; it may be a reduction itself.
+    """
+    kept = [key for key in columns if key not in shorter.values()]
+    for key in reductions:
+        if width_with_name(columns, kept, name) <= width:
+            break
+        if key in kept:
+            i = kept.index(key)
+            kept[i : i + 1] = [shorter[key]] if key in shorter else []
+    return kept
+
+
 def empty_table(columns: Mapping[str, Column], widths: Mapping[str, int]) -> Table:
     """A table of these columns in these widths, without rows."""
     table = Table(

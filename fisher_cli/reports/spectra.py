@@ -8,7 +8,15 @@ from rich.text import Text
 
 from fisher_cli.cells import one_line
 from fisher_cli.reports import histogram
-from fisher_cli.reports.layout import Column, empty_table, remarks, shorten, total_width, wrapped
+from fisher_cli.reports.layout import (
+    Column,
+    empty_table,
+    fitting,
+    remarks,
+    shorten,
+    width_with_name,
+    wrapped,
+)
 from fisher_cli.reports.numbers import finite, number_text, number_texts
 from fisher_cli.results import Measurement, Spectrum
 
@@ -55,7 +63,7 @@ def _title(measurements: Sequence[Measurement], data: str | None) -> str:
 def _matrix(matrix: str, pairs: Sequence[Pair], width: int) -> list[Text | Table]:
     """Everything about one of the matrices."""
     columns = _columns(pairs)
-    keys = _fitting(columns, width)
+    keys = fitting(columns, width, _SHORTEST_NAME, _REDUCTIONS, _SHORTER)
     parts: list[Text | Table] = [
         Text(_TITLES[matrix], "bold"),
         _table({key: columns[key] for key in keys}, pairs, width),
@@ -148,26 +156,9 @@ def _percent(share: float | None) -> str:
     return "" if share is None or finite(share) is None else f"{share:.1%}"
 
 
-def _fitting(columns: dict[str, Column], width: int) -> list[str]:
-    """The keys of the columns that fit the width, the name at its shortest."""
-    kept = [key for key in columns if key not in _SHORTER.values()]
-    for key in _REDUCTIONS:
-        if _needed(columns, kept) <= width:
-            break
-        if key in kept:
-            i = kept.index(key)
-            kept[i : i + 1] = [_SHORTER[key]] if key in _SHORTER else []
-    return kept
-
-
-def _needed(columns: dict[str, Column], keys: Sequence[str]) -> int:
-    name = min(columns["checkpoint"].width, _SHORTEST_NAME)
-    return total_width([name if key == "checkpoint" else columns[key].width for key in keys])
-
-
 def _table(columns: dict[str, Column], pairs: Sequence[Pair], width: int) -> Table:
     """The columns as a rich table; the name takes up the room that is left."""
-    spare = width - _needed(columns, list(columns))
+    spare = width - width_with_name(columns, list(columns), _SHORTEST_NAME)
     shortest = min(columns["checkpoint"].width, _SHORTEST_NAME)
     name = max(shortest, min(columns["checkpoint"].width, _LONGEST_NAME, shortest + spare))
     widths = {key: column.width for key, column in columns.items()} | {"checkpoint": name}

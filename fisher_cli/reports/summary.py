@@ -8,7 +8,16 @@ from rich.text import Text
 
 from fisher_cli.cells import one_line
 from fisher_cli.reports.chance import against_chance
-from fisher_cli.reports.layout import STATUS_STYLES, Column, empty_table, remarks, shorten, total_width, wrapped
+from fisher_cli.reports.layout import (
+    STATUS_STYLES,
+    Column,
+    empty_table,
+    fitting,
+    remarks,
+    shorten,
+    width_with_name,
+    wrapped,
+)
 from fisher_cli.reports.movement import layer_shares, verdict
 from fisher_cli.reports.numbers import Number, bar, finite, number_text, number_texts, sparkline
 from fisher_cli.results import Eigenvalues, Estimate, Measurement, Status
@@ -39,7 +48,7 @@ def render_summary(measurements: Sequence[Measurement], width: int, data: str | 
     if not measurements:
         return Group(Text("No checkpoints."))
     all_columns = _columns(measurements)
-    keys = _fitting(all_columns, width)
+    keys = fitting(all_columns, width, _ENOUGH_NAME, _REDUCTIONS, _SHORTER)
     table = _table({key: all_columns[key] for key in keys}, measurements, width)
     parts: list[Text | Table] = [*wrapped(_title(measurements, data), width, "bold"), Text("")]
     parts += [table, Text("")]
@@ -135,24 +144,6 @@ def _largest_layer(measurement: Measurement) -> str:
     return f"{shorten(one_line(layer.name), 24)} {share:.0%}"
 
 
-def _fitting(columns: dict[str, Column], width: int) -> list[str]:
-    """The keys of the columns that fit the width, the name and the bar at their shortest."""
-    kept = [key for key in columns if key not in _SHORTER.values()]
-    for key in _REDUCTIONS:
-        if _needed(columns, kept) <= width:
-            break
-        if key in kept:
-            i = kept.index(key)
-            kept[i : i + 1] = [_SHORTER[key]] if key in _SHORTER else []
-    return kept
-
-
-def _needed(columns: dict[str, Column], keys: Sequence[str]) -> int:
-    """The width of these columns, a long name counted at the length that is enough to know it."""
-    name = min(columns["checkpoint"].width, _ENOUGH_NAME)
-    return total_width([name if key == "checkpoint" else columns[key].width for key in keys])
-
-
 def _shown(key: str, keys: Sequence[str]) -> bool:
     """Whether a column is in the table, in its own or in its longer form."""
     return key in keys or any(short == key and long in keys for long, short in _SHORTER.items())
@@ -160,7 +151,7 @@ def _shown(key: str, keys: Sequence[str]) -> bool:
 
 def _table(columns: dict[str, Column], measurements: Sequence[Measurement], width: int) -> Table:
     """The columns as a rich table; the name and then the bar take up the room that is left."""
-    spare = width - _needed(columns, list(columns))
+    spare = width - width_with_name(columns, list(columns), _ENOUGH_NAME)
     name = min(columns["checkpoint"].width, _ENOUGH_NAME)
     longer_name = max(_SHORTEST_NAME, min(columns["checkpoint"].width, _LONGEST_NAME, name + spare))
     bar_width = min(_LONGEST_BAR, _SHORTEST_BAR + max(0, spare - (longer_name - name)))
