@@ -4,7 +4,6 @@ The first line says what was asked: settings, data, versions. A record answers t
 content hash it names, so that resuming means skipping what is there. Tables are rendered from the records.
 """
 
-import contextlib
 import fcntl
 import hashlib
 import json
@@ -18,7 +17,7 @@ from typing import Any, Final
 
 from fisher_cli.cells import one_line
 from fisher_cli.codec import decode, encode
-from fisher_cli.durable import GrowingFile, make_folder, remove, replace_all
+from fisher_cli.durable import GrowingFile, make_folder, replace_all
 from fisher_cli.errors import LockedError, RecordError
 from fisher_cli.results import Measurement
 
@@ -235,14 +234,6 @@ def read_records(folder: Path) -> tuple[Mapping[str, Any], dict[Key, Record], in
         msg = f"{path}: its first line is damaged, or another version's"
         raise RecordError(msg)
     return head["asked"], *_records(lines[1:])
-
-
-def remove_journal(folder: Path) -> None:
-    """Remove the files of a journal, and the folder if nothing else is in it."""
-    for name in (_RECORDS, _LOCK):
-        remove(folder / name)
-    with contextlib.suppress(OSError):
-        folder.rmdir()
 
 
 def _locked(folder: Path) -> int:
