@@ -2,16 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from fisher_cli.errors import OutputError, RecordError
 from fisher_cli.outputs import SCHEMA_VERSION, TOOL
 from fisher_cli.records import journal_folder, read_records
 from fisher_cli.results import Status
 from fisher_cli.table_reading import read_table
+
+_RECORD: Final = ".meta.json"
 
 
 @dataclass(frozen=True)
@@ -32,16 +34,30 @@ def check_report(report: Path) -> list[Finding]:
     if not report.is_file():
         msg = f"{report}: no such report"
         raise OutputError(msg)
-    record_path = report.with_name(f"{report.stem}.meta.json")
+    record_path = _record_path(report)
     record, finding = _record(record_path)
     findings = [finding]
     if record is not None:
         findings += _tables(report, record)
     findings += _rows(report)
-    folder = journal_folder(report)
+    folder = journal_folder(record_path.with_name(record_path.name.removesuffix(_RECORD)))
     if folder.exists():
         findings.append(_journal(folder, record))
     return findings
+
+
+def _record_path(report: Path) -> Path:
+    """The record of a report, or that of another report which lists this table as one of its own."""
+    own = report.with_name(f"{report.stem}{_RECORD}")
+    if own.exists():
+        return own
+    others = (path for path in sorted(report.parent.glob(f"*{_RECORD}")) if report.name in _listed(path))
+    return next(others, own)
+
+
+def _listed(path: Path) -> Collection[str]:
+    tables = (_record(path)[0] or {}).get("tables")
+    return tables if isinstance(tables, dict) else ()
 
 
 def _record(path: Path) -> tuple[dict[str, Any] | None, Finding]:

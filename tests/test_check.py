@@ -40,6 +40,16 @@ def test_a_report_as_it_was_written(report: Path) -> None:
     assert said.count("\nok") + said.startswith("ok") == len(said.splitlines()) >= 4
 
 
+def test_a_table_beside_a_report_is_found_in_its_record(report: Path) -> None:
+    beside = report.with_name(f"trend.layers{report.suffix}")
+    code, said = checked(beside)
+    assert code == 0, said
+    assert "trend.meta.json" in said
+    assert "trend.journal" in said
+    beside.write_bytes(beside.read_bytes()[:-1])
+    assert checked(beside)[0] == 4
+
+
 def test_a_report_that_is_not_there(tmp_path: Path) -> None:
     code, said = checked(tmp_path / "trend.csv")
     assert code == 1
