@@ -65,14 +65,14 @@ def plot(
 
     from fisher_cli.reports.console import Console
     from fisher_cli.reports.drawing import picture
-    from fisher_cli.reports.gallery import CHARTS
+    from fisher_cli.reports.gallery import draw
     from fisher_cli.reports.reported_run import read_run
 
-    chart = CHARTS[what]([read_run(path) for path in reports], _INCHES[width])
+    chart = draw(what, [read_run(path) for path in reports], _INCHES[width])
     if chart is None:
         msg = f"{reports[0]} {_MISSING.get(what, f'has no numbers for --what {what}')}"
         raise OutputError(msg)
     write_single(output, picture(chart.figure, output.suffix.lower()[1:], chart.finding))
     console = Console(quiet=quiet)
     console.message(f"figure: {output}")
-    console.message(f"{chart.finding} {chart.note}")
+    console.message(f"{chart.finding} {chart.note}".replace("\N{NO-BREAK SPACE}", " "))

@@ -6,7 +6,7 @@ from itertools import groupby
 
 from matplotlib.axes import Axes
 
-from fisher_cli.reports.drawing import GREEN, GRID, INK, Chart, canvas, line, step_axis
+from fisher_cli.reports.drawing import GREEN, GRID, INK, Chart, canvas, line, logarithmic, step_axis
 from fisher_cli.reports.numbers import number_text, number_texts, unbroken
 from fisher_cli.reports.reported_run import ReportedRun, numbers
 from fisher_cli.trajectory import trajectory_of
@@ -68,9 +68,9 @@ def _mark_phases(axes: Axes, run: ReportedRun) -> None:
                 axes.axvspan(edge, end, color=GRID, alpha=0.25, lw=0)
             left, right = (float(to_axes.transform((each, 0))[0]) for each in (edge, end))
             short = phase.removesuffix(" early").removesuffix(", converged")
-            if right - left > 0.025 * len(short) * (5.0 / float(axes.get_figure(root=True).get_size_inches()[0])):  # type: ignore[union-attr]
+            if right - left > 0.028 * len(short) * (5.0 / float(axes.get_figure(root=True).get_size_inches()[0])):  # type: ignore[union-attr]
                 axes.text(
-                    (left + right) / 2, 0.98, short, transform=axes.transAxes, ha="center", va="top", fontsize=7.5
+                    (left + right) / 2, 0.98, short, transform=axes.transAxes, ha="center", va="top", fontsize="smaller"
                 )
         edge = end
 
@@ -99,7 +99,14 @@ def ratio(runs: Runs, width: float = WIDTH) -> Chart | None:
     """tr F̂/tr F along training; of one run with the interval that labels drawn from the model would give."""
     figure, (axes,) = canvas(width, height(width))
     for i, (run, x) in enumerate(_along(axes, runs)):
-        line(axes, x, run.column("trace_ratio"), run.column("trace_ratio_se"), i, _short(run.name))
+        line(
+            axes,
+            x,
+            run.column("trace_ratio"),
+            run.column("trace_ratio_se"),
+            i,
+            _short(run.name) if len(runs) > 1 else "measured",
+        )
     axes.axhline(1.0, color=INK, lw=0.8)
     names, null = ["trace_ratio", "trace_ratio_se"], [math.nan]
     if len(runs) == 1 and (compared := runs[0].sides.get("compare")) is not None and _same_rows(runs[0], compared):
@@ -176,7 +183,7 @@ def eigenvalues(runs: Runs, width: float = WIDTH) -> Chart | None:
             line(axes, x, values, None, i, label or "_", alpha=1.0 - 0.6 * (k - 1) / max(1, count - 1), dash=0)
         values = [value if value > 0 else math.nan for value in run.column("eig_empirical_1")]
         line(axes, x, values, None, i if several else 1, f"{name}empirical, λ₁", dash=1)
-    axes.set_yscale("log")
+    logarithmic(axes)
     axes.set_ylabel("eigenvalue (1/weight²)")
     axes.legend(loc="best")
     names = [f"eig_{which}_{k}" for k in range(1, count + 1) for which in ("true", "empirical")]
@@ -222,7 +229,7 @@ def movement(runs: Runs, width: float = WIDTH) -> Chart | None:
         for k, (column, label) in enumerate((("kl_step", "KL"), ("kl_step_quadratic", "½ΔᵀFΔ"))):
             values = [value if value > 0 else math.nan for value in run.column(column)]
             line(axes, x, values, None, i if several else k, f"{name}{label}", dash=k)
-    axes.set_yscale("log")
+    logarithmic(axes)
     axes.set_ylabel("step from the row before (nats)")
     axes.legend(loc="best")
     names = ("kl_step", "kl_step_se", "kl_step_quadratic", "kl_step_quadratic_se", "path_length")

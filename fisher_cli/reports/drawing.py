@@ -8,6 +8,7 @@ import io
 import math
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ try:
     import matplotlib as mpl
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, NullLocator, SymmetricalLogLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 except ImportError as error:
     _msg = "figures need matplotlib: pip install 'fisher-cli[report]'"
     raise UsageError(_msg) from error
@@ -34,7 +35,6 @@ _STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42,
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 8.5,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "text.color": INK,
@@ -47,12 +47,13 @@ _STYLE: dict[Any, Any] = {
     "grid.linewidth": 0.5,
     "axes.axisbelow": True,
     "legend.frameon": False,
-    "legend.fontsize": 8,
     "lines.linewidth": 1.5,
     "lines.markersize": 3.5,
     "image.cmap": "cividis",
     "text.parse_math": False,
 }
+# Points: of captions in papers, and what can still be read on a telephone.
+PAPER_TEXT, PAGE_TEXT = 8.0, 9.5
 # A logarithmic axis of steps from this ratio of the last to the first on: where the early rows would else be one line.
 _WIDE = 20.0
 
@@ -70,11 +71,15 @@ class Chart:
     heading: str = ""
 
 
+def style(size: float = PAPER_TEXT) -> AbstractContextManager[None]:
+    """The look of all figures, with text of this size in points; what is drawn, is drawn in it."""
+    return mpl.rc_context(_STYLE | {"font.size": size, "legend.fontsize": size - 0.5})
+
+
 def canvas(width: float, height: float, rows: int = 1) -> tuple[Figure, list[Axes]]:
     """A new figure of this size in inches, with so many axes over each other that share their steps."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        found = figure.subplots(rows, 1, sharex=True, squeeze=False)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    found = figure.subplots(rows, 1, sharex=True, squeeze=False)
     return figure, [each[0] for each in found]
 
 
@@ -91,7 +96,7 @@ def picture(figure: Figure, form: str, title: str = "") -> bytes:
         "png": {"Software": MADE_BY, "Title": title},
     }
     buffer = io.BytesIO()
-    with mpl.rc_context(_STYLE):
+    with style():
         figure.savefig(buffer, format=form, metadata=metadata[form], dpi=300)
     return buffer.getvalue()
 
@@ -119,8 +124,9 @@ def step_axis(axes: Axes, steps: Sequence[float], *, known: bool) -> None:
     if known and len(positive) > 3 and max(positive) / min(positive) >= _WIDE:
         threshold = min(positive)
         axes.set_xscale("symlog", linthresh=threshold, linscale=0.4)
-        if max(positive) / threshold >= 100:  # else the ticks of one decade would be too few
-            axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=max(1.0, threshold)))
+        first, last = math.ceil(math.log10(threshold)), math.floor(math.log10(max(positive)))
+        powers = [10.0**k for k in range(first, last + 1)]
+        axes.xaxis.set_major_locator(FixedLocator([*([0.0] if min(steps) <= 0 else []), *powers]))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.set_xlabel("training step (logarithmic)")
@@ -147,3 +153,26 @@ def line(
         half = [2 * errors[i] if math.isfinite(errors[i]) else 0.0 for i in kept]
         low = [v - h for v, h in zip(ys, half, strict=True)]
         axes.fill_between(xs, low, [v + h for v, h in zip(ys, half, strict=True)], color=colour, alpha=0.2, lw=0)
+
+
+def logarithmic(axes: Axes, which: str = "y") -> None:
+    """Make an axis logarithmic, its ticks as plain numbers or powers of ten in text, at most one digit to a decade."""
+    if which == "x":
+        axes.set_xscale("log")
+    else:
+        axes.set_yscale("log")
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    low, high = sorted(axes.get_xlim() if which == "x" else axes.get_ylim())
+    decades = math.log10(high / low) if low > 0 else 0.0
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2.5 else (1.0,), numticks=9))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
+
+
+def _power(value: float) -> str:
+    """0.02, 500, or 10⁻⁵ where zeros would have to be counted."""
+    if 1e-3 < value < 1e4:
+        return f"{value:g}"
+    digits, exponent = f"{value:.0e}".split("e")
+    raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"10{raised}" if digits == "1" else f"{digits}·10{raised}"

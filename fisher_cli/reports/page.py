@@ -10,9 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fisher_cli.cells import one_line
-from fisher_cli.reports.charts import WIDTH
-from fisher_cli.reports.drawing import Chart, inline_svg
-from fisher_cli.reports.gallery import CHARTS
+from fisher_cli.reports.drawing import PAGE_TEXT, Chart, inline_svg
+from fisher_cli.reports.gallery import NAMES, draw
 from fisher_cli.reports.movement import verdict
 from fisher_cli.reports.numbers import finite
 from fisher_cli.reports.reported_run import ReportedRun, numbers
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
 START = b"<!doctype html>\n<!-- made by fisher report -->\n"
 _EXAMPLES = 10
+_LONG = 30  # characters of a cell that needs room to wrap
 _MAIN = (
     *("checkpoint", "step", "loss", "accuracy", "trace_true", "trace_true_se", "trace_empirical"),
     *("trace_ratio", "eig_true_1", "gradient_snr", "phase", "status"),
@@ -41,7 +41,7 @@ _GROUP = (
 _COMPARED = (
     *("checkpoint", "step", "trace_ratio", "trace_ratio_low", "trace_ratio_high", "trace_ratio_null_sd"),
     *("matrix_difference", "matrix_difference_null", "matrix_cosine", "matrix_cosine_null"),
-    *("eigenspace_overlap", "natural_gradient_cosine", "verdict"),
+    *("eigenspace_overlap", "natural_gradient_cosine", "finding"),
 )
 _IDENTITY = ("checkpoint", "identity", "formula", "verdict", "identity_error", "tolerance", "reason")
 
@@ -59,7 +59,7 @@ class Listing:
 
 def render_page(runs: Sequence[ReportedRun]) -> bytes:
     """The page as UTF-8: header, verdict, charts, tables, how to make it again; nothing in it varies between calls."""
-    found = [chart for make in CHARTS.values() if (chart := make(runs, WIDTH)) is not None]
+    found = [chart for what in NAMES if (chart := draw(what, runs, text=PAGE_TEXT)) is not None]
     figures = [(chart, _drawn(chart)) for chart in found]
     text = (
         _environment()
@@ -86,6 +86,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["cell"] = _cell
+    environment.filters["is_long"] = lambda value: isinstance(value, str) and len(value) > _LONG
     environment.filters["is_number"] = _is_number
     return environment
 
@@ -104,7 +105,7 @@ def _cell(value: object) -> str | Markup:
     if isinstance(value, float):
         if finite(value) is None:
             return ""
-        return Markup('<data value="{}">{}</data>').format(repr(value), f"{value:.4g}")
+        return Markup('<data value="{}">{}</data>').format(repr(float(value)), f"{value:.4g}")
     if isinstance(value, int):
         return Markup('<data value="{}">{}</data>').format(value, value)
     return one_line(value) if isinstance(value, str) else ""
@@ -157,7 +158,8 @@ def _listings(run: ReportedRun, *, several: bool) -> list[Listing]:
     found = [_listing(f"All checkpoints{of}", "Click a heading to sort by it.", run.main, _MAIN)]
     if (compared := run.sides.get("compare")) is not None:
         last = compared["verdict"].dropna().tolist() if "verdict" in compared else []
-        found.append(_listing(f"True against empirical Fisher{of}", str(last[-1]) if last else "", compared, _COMPARED))
+        said = f"{last[-1][:1].upper()}{last[-1][1:]}." if last else ""
+        found.append(_listing(f"True against empirical Fisher{of}", said, compared, _COMPARED))
     found += _examples(run, of)
     if (identities := run.sides.get("verify")) is not None:
         counts = identities["verdict"].dropna().value_counts().to_dict()

@@ -1,10 +1,11 @@
 """Figures of the tables beside a report: shares of the layers, spectra and densities."""
 
 import math
+from dataclasses import replace
 
 from fisher_cli.cells import one_line
 from fisher_cli.reports.charts import WIDTH, Runs, height
-from fisher_cli.reports.drawing import Chart, canvas, line
+from fisher_cli.reports.drawing import Chart, canvas, line, logarithmic
 from fisher_cli.reports.layout import shorten
 from fisher_cli.reports.numbers import number_text
 from fisher_cli.reports.reported_run import ReportedRun, numbers
@@ -61,8 +62,15 @@ def _layers_said(run: ReportedRun, shares: dict[str, list[float]]) -> str:
 
 
 def spectrum(runs: Runs, width: float = WIDTH) -> Chart | None:
-    """The eigenvalues in descending order, or their density where only that is known: first, peak and last row."""
+    """The eigenvalues in descending order, or their density; of three rows of the first report."""
     run = runs[0]
+    chart = _spectrum_of(run, width)
+    if chart is None or len(runs) == 1:
+        return chart
+    return replace(chart, finding=f"{run.name}: {chart.finding}")
+
+
+def _spectrum_of(run: ReportedRun, width: float) -> Chart | None:
     if "spectrum" in run.sides and any(value > 0 for value in numbers(run.sides["spectrum"], "eigenvalue")):
         return _drawn(run, "spectrum", ("index", "eigenvalue"), width)
     return _drawn(run, "density", ("lambda", "density"), width) if "density" in run.sides else None
@@ -82,8 +90,8 @@ def _drawn(run: ReportedRun, word: str, names: tuple[str, str], width: float) ->
         step = run.places[order] if order < len(run.places) else str(part["checkpoint"].iloc[0])
         line(axes, [x[i] for i in listed], [y[i] for i in listed], None, series, step)
         rows += [[step, part[names[0]].iloc[i], part[names[1]].iloc[i]] for i in listed]
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    logarithmic(axes, "x")
+    logarithmic(axes)
     for drawn in axes.lines:
         drawn.set_marker("")
     axes.set_xlabel("place in descending order" if word == "spectrum" else "eigenvalue λ (1/weight²)")
