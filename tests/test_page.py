@@ -10,10 +10,13 @@ import pytest
 from typer.testing import CliRunner
 
 from fisher_cli.cli.app import app
+from fisher_cli.columns import main_columns
+from fisher_cli.outputs import format_of, render
 from fisher_cli.reports.gallery import NAMES
 from fisher_cli.reports.page import render_page
 from fisher_cli.reports.reported_run import read_run
 from fisher_cli.table_reading import read_table
+from fisher_cli.tables import make_table
 from tests.browser import CHROMIUM, Browser, browser
 from tests.report_files import computed, made
 
@@ -251,3 +254,28 @@ def test_refusals_say_what_to_type(
     assert done.exit_code == code
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def failed(order: int, checkpoint: str = "a.pt", **more: object) -> dict[str, object]:
+    return {"checkpoint": checkpoint, "order": order, "status": "failed", "error": "weights are <NaN>", **more}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [failed(0), failed(1)],
+        [failed(0, step=3), failed(1, status="ok", error="", trace_true=0.0, trace_empirical=0.0)],
+        [failed(i, status="ok", error="", trace_true=1e150 * i, step=5, phase=HOSTILE) for i in range(3)],
+        [failed(i, status="ok", error="", trace_true=1e-300, step=-5 + i, kl_step=1e-320) for i in range(3)],
+        [failed(i, status="strange", trace_true=1.0, step=10**i, eig_true_1=0.0) for i in range(9)],
+    ],
+)
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_poor_and_odd_reports_still_make_a_page(tmp_path: Path, rows: list[dict[str, object]], form: str) -> None:
+    path = tmp_path / f"poor.{form}"
+    path.write_bytes(render(make_table(rows, main_columns(1)), format_of(path)))
+    text = Page(render_page([read_run(path)])).text
+    assert "poor.meta.json is missing or damaged" in text
+    if any(row["error"] for row in rows):
+        assert "weights are <NaN>" in text
+    assert "Loss and accuracy" in text

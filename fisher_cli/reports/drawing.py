@@ -148,7 +148,7 @@ def line(
     colour, style = SERIES[series % len(SERIES)], DASHES[(series if dash is None else dash) % len(DASHES)]
     kept = [i for i, value in enumerate(y) if math.isfinite(value)]
     xs, ys = [x[i] for i in kept], [y[i] for i in kept]
-    axes.plot(xs, ys, color=colour, linestyle=style, marker="o", alpha=alpha, label=label)
+    axes.plot(xs, ys, color=colour, linestyle=style, marker="o", alpha=alpha, label=label, clip_on=False)
     if errors is not None:
         half = [2 * errors[i] if math.isfinite(errors[i]) else 0.0 for i in kept]
         low = [v - h for v, h in zip(ys, half, strict=True)]

@@ -162,7 +162,7 @@ def _measurements(main: "pd.DataFrame", path: Path) -> tuple[Measurement, ...]:
     for i, name in enumerate(main["checkpoint"].tolist()):
         value = {key: each[i] for key, each in columns.items()}
         step = None if math.isnan(value["step"]) else int(value["step"])
-        measurement = Measurement(checkpoint=str(name), status=Status(str(main["status"][i])), step=step)
+        measurement = Measurement(checkpoint=str(name), status=_status(main["status"][i]), step=step)
         if not math.isnan(value["trace_true"]):
             ratio = None if math.isnan(value["trace_ratio"]) else _estimate(value, "trace_ratio")
             known = terms.get((str(name), value["trace_true"]), ())
@@ -170,6 +170,11 @@ def _measurements(main: "pd.DataFrame", path: Path) -> tuple[Measurement, ...]:
             measurement = replace(measurement, trace=Trace("", true, empirical, ratio, (), known, ()))
         found.append(measurement)
     return tuple(found)
+
+
+def _status(cell: object) -> Status:
+    """The status that a cell names; a row with another word counts as failed, and the word itself is shown."""
+    return next((each for each in Status if each.value == cell), Status.FAILED)
 
 
 def _estimate(values: Mapping[str, float], name: str) -> Estimate:
