@@ -116,7 +116,7 @@ def test_its_words_are_those_of_the_run(content: bytes) -> None:
 
 
 def test_nothing_outside_of_the_file_is_named(content: bytes) -> None:
-    assert b"//" not in re.sub(rb"<script>.*?</script>", b"", content, flags=re.DOTALL)
+    assert b"//" not in re.sub(rb"data:image/png;base64,[A-Za-z0-9+/=\s]*", b"", content)
     page = Page(content)
     for tag, attributes in page.elements:
         assert tag not in {"link", "iframe", "object", "embed", "base", "form"}

@@ -33,7 +33,7 @@ def layers(runs: Runs, width: float = WIDTH) -> Chart | None:
     axes.set_xticks(list(ticks), labels, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_xlabel("training step of the checkpoint")
     axes.grid(visible=False)
-    figure.colorbar(image, ax=axes, label="share of tr F", pad=0.02)
+    figure.colorbar(image, ax=axes, label="share of tr F", pad=0.02, aspect=max(20, len(shares)))
     rows = [[name, *row] for name, row in shares.items()]
     said = _layers_said(run, {name: row for name, row in shares.items()})
     named = f"{run.name}: {said}" if len(runs) > 1 else f"{said[0].upper()}{said[1:]}"
