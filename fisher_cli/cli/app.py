@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from fisher_cli import __version__
-from fisher_cli.cli import analyze, check, compare, examples, inspect, names, options, spectrum, verify
+from fisher_cli.cli import analyze, check, compare, examples, inspect, names, options, plot, report, spectrum, verify
 from fisher_cli.errors import FisherError, LockedError, UsageError
 
 # What Typer raises on words it cannot parse; it exports only this kind of it.
@@ -126,6 +126,8 @@ app.add_typer(compare.compare)
 app.command("verify")(verify.verify)
 app.command("examples")(examples.examples)
 app.command("inspect")(inspect.inspect)
+app.command("report")(report.report)
+app.command("plot")(plot.plot)
 app.command("check")(check.check)
 app.command("models")(names.models)
 app.command("datasets")(names.datasets)

@@ -1,0 +1,78 @@
+"""`fisher plot`: one chart of a report as a file for a paper."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fisher_cli.cli import options
+from fisher_cli.cli.single_file import check_single, write_single
+from fisher_cli.errors import OutputError
+
+
+class Drawing(StrEnum):
+    """What can be drawn of a report."""
+
+    TRACES = "traces"
+    RATIO = "ratio"
+    LOSS = "loss"
+    EIGENVALUES = "eigenvalues"
+    SPECTRUM = "spectrum"
+    LAYERS = "layers"
+    MOVEMENT = "movement"
+    SNR = "snr"
+
+
+class PaperWidth(StrEnum):
+    """The width of a figure in a paper."""
+
+    ONE_COLUMN = "one-column"
+    TWO_COLUMNS = "two-columns"
+
+
+# Inches: a column of two-column papers (IEEE, ICML), and the text's whole width there.
+_INCHES = {PaperWidth.ONE_COLUMN: 3.35, PaperWidth.TWO_COLUMNS: 6.9}
+_MISSING = {
+    Drawing.LAYERS: "has no table of layers beside it: run `fisher analyze` with -o and without --no-layers",
+    Drawing.SPECTRUM: "has no spectrum beside it: run `fisher spectrum` with the same -o",
+}
+
+
+def plot(
+    reports: Annotated[
+        list[Path], typer.Argument(metavar="REPORT...", help="Report files, such as trend.csv.", show_default=False)
+    ],
+    what: Annotated[
+        Drawing,
+        typer.Option("--what", metavar="CHART", help=f"What to draw: {', '.join(Drawing)}.", show_default=False),
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", help="The figure: .svg, .pdf or .png.", show_default=False)
+    ],
+    width: Annotated[
+        PaperWidth, typer.Option("--width", metavar="WIDTH", help="one-column or two-columns of a paper.")
+    ] = PaperWidth.ONE_COLUMN,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,  # noqa: ARG001 - acted upon by its callback
+) -> None:
+    """Draw one chart of a report, sized for a paper; what it shows is said in a sentence, for the caption.
+
+    Example: fisher plot trend.csv --what traces -o traces.pdf
+    """  # noqa: DOC501 - this text is the command's help
+    check_single(output, (".svg", ".pdf", ".png"), b"made by fisher plot", force=force)
+
+    from fisher_cli.reports.console import Console
+    from fisher_cli.reports.drawing import picture
+    from fisher_cli.reports.gallery import draw
+    from fisher_cli.reports.reported_run import read_run
+
+    chart = draw(what, [read_run(path) for path in reports], _INCHES[width])
+    if chart is None:
+        msg = f"{reports[0]} {_MISSING.get(what, f'has no numbers for --what {what}')}"
+        raise OutputError(msg)
+    write_single(output, picture(chart.figure, output.suffix.lower()[1:], chart.finding))
+    console = Console(quiet=quiet)
+    console.message(f"figure: {output}")
+    console.message(f"{chart.finding} {chart.note}".replace("\N{NO-BREAK SPACE}", " "))

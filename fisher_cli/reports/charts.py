@@ -1,0 +1,334 @@
+"""The story of a run in figures along training, each with its finding in words and the numbers behind it."""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+from matplotlib.axes import Axes
+
+from fisher_cli.reports.drawing import GREEN, GRID, INK, Chart, canvas, line, logarithmic, step_axis
+from fisher_cli.reports.numbers import number_text, number_texts, unbroken
+from fisher_cli.reports.reported_run import ReportedRun, numbers
+from fisher_cli.trajectory import trajectory_of
+
+WIDTH, HEIGHT = 5.0, 3.1
+Runs = Sequence[ReportedRun]
+
+
+def traces(runs: Runs, width: float = WIDTH) -> Chart | None:
+    """tr F and tr F̂ along training, with bands of ± 2 standard errors; of one run the peak and the phases too."""
+    figure, (axes,) = canvas(width, height(width))
+    for i, (run, x) in enumerate(_along(axes, runs)):
+        _traces_of(axes, run, x, i, len(runs))
+    top = axes.get_ylim()[1]
+    axes.set_ylim(bottom=0, top=top * (1.12 if len(runs) == 1 else 1.0))
+    axes.set_ylabel("trace (1/weight²)")
+    if len(runs) == 1:
+        _mark_phases(axes, runs[0])
+    axes.legend(loc="best")
+    return Chart(
+        "traces",
+        _each(runs, _peak),
+        "Bands: ± 2 standard errors over examples. Solid: true Fisher; dashed: empirical Fisher."
+        + (" Triangle: the peak. Shaded: every other phase." if len(runs) == 1 else ""),
+        figure,
+        *_columns(runs, "trace_true", "trace_true_se", "trace_empirical", "trace_empirical_se", "phase"),
+        heading="True and empirical trace",
+    )
+
+
+def _traces_of(axes: Axes, run: ReportedRun, x: Sequence[float], i: int, total: int) -> None:
+    """Both traces of a run; alone in two colours, among others in one."""
+    errors = [
+        math.hypot(a, b) if math.isfinite(b) else a
+        for a, b in zip(run.column("trace_true_se"), run.column("trace_true_estimator_se"), strict=True)
+    ]
+    name = f"{_short(run.name)}: " if total > 1 else ""
+    line(axes, x, run.column("trace_true"), errors, i, f"{name}true", dash=0)
+    other = 1 if total == 1 else i
+    line(axes, x, run.column("trace_empirical"), run.column("trace_empirical_se"), other, f"{name}empirical", dash=1)
+    found = trajectory_of(run.measurements)
+    if found is not None:
+        peak = run.column("trace_true")[found.peak]
+        axes.plot([x[found.peak]], [peak], marker="v", markersize=8, color=INK, fillstyle="none", linestyle="none")
+
+
+def _mark_phases(axes: Axes, run: ReportedRun) -> None:
+    """Shade every other phase and name those that are wide enough."""
+    x = _steps([run])[0][0]
+    phases = [value if isinstance(value, str) else "" for value in run.main["phase"].tolist()]
+    axes.set_xlim(min(x), max(x) if max(x) > min(x) else min(x) + 1)
+    to_axes = axes.transScale + axes.transLimits
+    edge = min(x)
+    for number, (phase, group) in enumerate(groupby(range(len(x)), key=lambda i: phases[i])):
+        last = list(group)[-1]
+        end = (x[last] + x[last + 1]) / 2 if last + 1 < len(x) else x[last]
+        if phase and end > edge:
+            if number % 2 == 0:
+                axes.axvspan(edge, end, color=GRID, alpha=0.25, lw=0)
+            left, right = (float(to_axes.transform((each, 0))[0]) for each in (edge, end))
+            short = phase.removesuffix(" early").removesuffix(", converged")
+            if right - left > 0.028 * len(short) * (5.0 / float(axes.get_figure(root=True).get_size_inches()[0])):  # type: ignore[union-attr]
+                axes.text(
+                    (left + right) / 2, 0.98, short, transform=axes.transAxes, ha="center", va="top", fontsize="smaller"
+                )
+        edge = end
+
+
+def _peak(run: ReportedRun) -> str:
+    """Where the true trace is largest, where it ends, and the empirical one's part there."""
+    found = trajectory_of(run.measurements)
+    if found is None:
+        return "no checkpoint gave a trace"
+    true, errors = run.column("trace_true"), run.column("trace_true_se")
+    texts = [unbroken(text) for text in number_texts(true, errors)]
+    if found.first == found.last:
+        said = f"the true trace is {texts[found.peak]}"
+    elif found.peak == found.last:
+        said = f"the true trace is largest at the end: {texts[found.peak]} at {run.places[found.peak]}"
+    else:
+        said = (
+            f"the true trace is largest at {run.places[found.peak]} ({texts[found.peak]}) and ends at "
+            f"{texts[found.last]}"
+        )
+    ratio = run.column("trace_ratio")[found.last]
+    return said + (f"; the empirical trace is {number_text(ratio)} of it there" if math.isfinite(ratio) else "")
+
+
+def ratio(runs: Runs, width: float = WIDTH) -> Chart | None:
+    """tr F̂/tr F along training; of one run with the interval that labels drawn from the model would give."""
+    figure, (axes,) = canvas(width, height(width))
+    for i, (run, x) in enumerate(_along(axes, runs)):
+        line(
+            axes,
+            x,
+            run.column("trace_ratio"),
+            run.column("trace_ratio_se"),
+            i,
+            _short(run.name) if len(runs) > 1 else "measured",
+        )
+    axes.axhline(1.0, color=INK, lw=0.8)
+    names, null = ["trace_ratio", "trace_ratio_se"], [math.nan]
+    if len(runs) == 1 and (compared := runs[0].sides.get("compare")) is not None and _same_rows(runs[0], compared):
+        null = numbers(compared, "trace_ratio_null_sd")
+        x = _steps(runs)[0][0]
+        low, high = [1 - 2 * each for each in null], [1 + 2 * each for each in null]
+        axes.fill_between(x, low, high, color=GREEN, alpha=0.25, lw=0, label="labels drawn from the model, ± 2 sd")
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("empirical trace / true trace")
+    if len(runs) > 1 or math.isfinite(null[0]):
+        axes.legend(loc="best")
+    note = "Band: ± 2 standard errors. One is where labels follow the model."
+    return Chart(
+        "ratio", _each(runs, _ratio_said), note, figure, *_columns(runs, *names), heading="Empirical over true"
+    )
+
+
+def _ratio_said(run: ReportedRun) -> str:
+    values, errors = run.column("trace_ratio"), run.column("trace_ratio_se")
+    known = [i for i, value in enumerate(values) if math.isfinite(value)]
+    if not known:
+        return "no ratio is known"
+    first, last = (unbroken(number_text(values[i], errors[i])) for i in (known[0], known[-1]))
+    if len(known) == 1:
+        return f"the empirical trace is {first} of the true one"
+    return f"the empirical trace is {first} of the true one at first and {last} at {run.places[known[-1]]}"
+
+
+def loss(runs: Runs, width: float = WIDTH) -> Chart | None:
+    """Loss above, accuracy below, on one axis of steps."""
+    has_accuracy = any(math.isfinite(value) for run in runs for value in run.column("accuracy"))
+    figure, axes = canvas(width, height(width) * (1.25 if has_accuracy else 1.0), 2 if has_accuracy else 1)
+    names = ["loss", "accuracy"][: len(axes)]
+    for each, name in zip(axes, names, strict=True):
+        for i, (run, x) in enumerate(_along(each, runs)):
+            line(each, x, run.column(name), run.column(f"{name}_se"), i, _short(run.name))
+        each.set_ylabel("loss (nats)" if name == "loss" else "accuracy")
+        each.set_ylim(bottom=0)
+        each.label_outer()
+    if len(runs) > 1:
+        axes[0].legend(loc="best")
+    shown = [each for name in names for each in (name, f"{name}_se")]
+    note = "Bands: ± 2 standard errors. On the examples of this analysis, in evaluation mode."
+    return Chart("loss", _each(runs, _loss_said), note, figure, *_columns(runs, *shown), heading="Loss and accuracy")
+
+
+def _loss_said(run: ReportedRun) -> str:
+    said = [
+        f"{what} {text}"
+        for what, name in (("the loss goes", "loss"), ("the accuracy", "accuracy"))
+        if (text := _from_to(run, name))
+    ]
+    return " and ".join(said) or "no loss is known"
+
+
+def _from_to(run: ReportedRun, name: str) -> str:
+    known = [value for value in run.column(name) if math.isfinite(value)]
+    texts = [f"{value:.3g}" for value in (*known[:1], *known[-1:])]
+    return f"from {texts[0]} to {texts[1]}" if known else ""
+
+
+def eigenvalues(runs: Runs, width: float = WIDTH) -> Chart | None:
+    """The leading eigenvalues of the true Fisher along training, and the empirical Fisher's largest."""
+    count = _eigenvalue_count(runs[0])
+    if not count or not any(math.isfinite(value) for run in runs for value in run.column("eig_true_1")):
+        return None
+    figure, (axes,) = canvas(width, height(width))
+    several = len(runs) > 1
+    for i, (run, x) in enumerate(_along(axes, runs)):
+        name = f"{_short(run.name)}: " if several else ""
+        for k in range(1, 2 if several else count + 1):
+            label = f"{name}true, λ₁{'' if several or count == 1 else f' to λ{_small(count)}'}" if k == 1 else ""
+            values = [value if value > 0 else math.nan for value in run.column(f"eig_true_{k}")]
+            line(axes, x, values, None, i, label or "_", alpha=1.0 - 0.6 * (k - 1) / max(1, count - 1), dash=0)
+        values = [value if value > 0 else math.nan for value in run.column("eig_empirical_1")]
+        line(axes, x, values, None, i if several else 1, f"{name}empirical, λ₁", dash=1)
+    logarithmic(axes)
+    axes.set_ylabel("eigenvalue (1/weight²)")
+    axes.legend(loc="best")
+    names = [f"eig_{which}_{k}" for k in range(1, count + 1) for which in ("true", "empirical")]
+    note = "The paler, the smaller the eigenvalue. Residuals are in the report."
+    return Chart(
+        "eigenvalues",
+        _each(runs, _eigenvalues_said),
+        note,
+        figure,
+        *_columns(runs, *names),
+        heading="Leading eigenvalues",
+    )
+
+
+def _eigenvalue_count(run: ReportedRun) -> int:
+    count = 0
+    while f"eig_true_{count + 1}" in run.main:
+        count += 1
+    return count
+
+
+def _eigenvalues_said(run: ReportedRun) -> str:
+    values, trace = run.column("eig_true_1"), run.column("trace_true")
+    known = [i for i, value in enumerate(values) if math.isfinite(value)]
+    if not known:
+        return "no eigenvalue is known"
+    top, last = max(known, key=lambda i: values[i]), known[-1]
+    share = f", {values[last] / trace[last]:.0%} of the trace at the end" if trace[last] > 0 else ""
+    return (
+        f"the largest eigenvalue of the true Fisher is {number_text(values[top])} at {run.places[top]} and "
+        f"{number_text(values[last])} at {run.places[last]}{share}"
+    )
+
+
+def movement(runs: Runs, width: float = WIDTH) -> Chart | None:
+    """KL of each step from the row before, beside ½ΔᵀFΔ, on a logarithmic axis."""
+    if not any(value > 0 for run in runs for value in run.column("kl_step")):
+        return None
+    figure, (axes,) = canvas(width, height(width))
+    several = len(runs) > 1
+    for i, (run, x) in enumerate(_along(axes, runs)):
+        name = f"{_short(run.name)}: " if several else ""
+        for k, (column, label) in enumerate((("kl_step", "KL"), ("kl_step_quadratic", "½ΔᵀFΔ"))):
+            values = [value if value > 0 else math.nan for value in run.column(column)]
+            line(axes, x, values, None, i if several else k, f"{name}{label}", dash=k)
+    logarithmic(axes)
+    axes.set_ylabel("step from the row before (nats)")
+    axes.legend(loc="best")
+    names = ("kl_step", "kl_step_se", "kl_step_quadratic", "kl_step_quadratic_se", "path_length")
+    note = "Where the lines part, the step is too long for the Fisher at its start to describe."
+    return Chart(
+        "movement",
+        _each(runs, _movement_said),
+        note,
+        figure,
+        *_columns(runs, *names),
+        heading="Movement between checkpoints",
+    )
+
+
+def _movement_said(run: ReportedRun) -> str:
+    moved, quadratic = run.column("kl_step"), run.column("kl_step_quadratic")
+    known = [i for i, value in enumerate(moved) if value > 0]
+    if not known:
+        return "no step between checkpoints is known"
+    top = max(known, key=lambda i: moved[i])
+    ratios = [quadratic[i] / moved[i] for i in known if math.isfinite(quadratic[i])]
+    span = f"; ½ΔᵀFΔ is {min(ratios):.2g} to {max(ratios):.2g} times the KL" if ratios else ""
+    return f"the longest step, {number_text(moved[top])} nats, ends at {run.places[top]}{span}"
+
+
+def snr(runs: Runs, width: float = WIDTH) -> Chart | None:
+    """The signal-to-noise ratio of one example's gradient; places where it is not above zero are empty."""
+    if not any(math.isfinite(value) for run in runs for value in run.column("gradient_snr")):
+        return None
+    figure, (axes,) = canvas(width, height(width))
+    for i, (run, x) in enumerate(_along(axes, runs)):
+        line(axes, x, run.column("gradient_snr"), run.column("gradient_snr_se"), i, _short(run.name))
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("gradient signal-to-noise ratio")
+    if len(runs) > 1:
+        axes.legend(loc="best")
+    names = ("gradient_snr", "gradient_snr_se", "noise_scale", "noise_scale_se")
+    note = "(‖ḡ‖² − s²/N)/s², without bias; empty where not above zero. Band: ± 2 standard errors."
+    return Chart("snr", _each(runs, _snr_said), note, figure, *_columns(runs, *names), heading="Gradient signal")
+
+
+def _snr_said(run: ReportedRun) -> str:
+    text = _from_to(run, "gradient_snr")
+    known = sum(math.isfinite(value) for value in run.column("gradient_snr"))
+    missing = len(run.main) - known
+    rest = f"; not above zero, or not known, at {missing} of {len(run.main)}" if missing else ""
+    return f"the gradient's signal-to-noise ratio goes {text}{rest}" if text else "no gradient stands out of its noise"
+
+
+# --- what they have in common
+
+
+def height(width: float) -> float:
+    """The height of a chart of this width."""
+    return max(2.2, 0.62 * width)
+
+
+def _along(axes: Axes, runs: Runs) -> list[tuple[ReportedRun, list[float]]]:
+    """The runs with the places of their rows on the axis, which is set up for them."""
+    places, known = _steps(runs)
+    step_axis(axes, [x for run in places for x in run], known=known)
+    return list(zip(runs, places, strict=True))
+
+
+def _steps(runs: Runs) -> tuple[list[list[float]], bool]:
+    """The steps of each run's rows, if all of them are known and rise; else their order."""
+    found = [run.column("step") for run in runs]
+    if all(math.isfinite(x) for each in found for x in each) and all(each == sorted(set(each)) for each in found):
+        return found, True
+    return [[float(i) for i in range(len(run.main))] for run in runs], False
+
+
+def _same_rows(run: ReportedRun, table: object) -> bool:
+    """Whether a side table has the rows of the main one."""
+    return list(table["checkpoint"]) == list(run.main["checkpoint"])  # type: ignore[index]
+
+
+def _columns(runs: Runs, *names: str) -> tuple[list[str], list[list[object]]]:
+    """The rows behind a chart: these columns of all runs."""
+    shown = [name for name in names if any(name in run.main for run in runs)]
+    rows: list[list[object]] = []
+    for run in runs:
+        cells = [run.main[name].tolist() if name in run.main else [None] * len(run.main) for name in shown]
+        for i, place in enumerate(run.places):
+            rows.append([*([run.name] if len(runs) > 1 else []), place, *(column[i] for column in cells)])
+    return [*(["report"] if len(runs) > 1 else []), "checkpoint", *shown], rows
+
+
+def _each(runs: Runs, said: Callable[[ReportedRun], str]) -> str:
+    """What is found in each run, as a sentence."""
+    if len(runs) == 1:
+        text = said(runs[0])
+        return f"{text[0].upper()}{text[1:]}."
+    return " ".join(f"{run.name}: {said(run)}." for run in runs)
+
+
+def _small(number: int) -> str:
+    return "".join("₀₁₂₃₄₅₆₇₈₉"[int(digit)] for digit in str(number))
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 28 else f"{name[:27]}…"

@@ -1,0 +1,178 @@
+"""How all figures look, and figures as bytes: the same input gives the same bytes, in every format.
+
+Colours are those of Okabe and Ito, which people with any colour vision tell apart; lines differ in their dashes too.
+Source: Okabe and Ito 2008, https://jfly.uni-koeln.de/color/.
+"""
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from fisher_cli.errors import UsageError
+
+try:
+    import matplotlib as mpl
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+except ImportError as error:
+    _msg = "figures need matplotlib: pip install 'fisher-cli[report]'"
+    raise UsageError(_msg) from error
+
+MADE_BY = "made by fisher plot"
+BLUE, RED, GREEN, PURPLE, INK, GRID = "#0072b2", "#d55e00", "#009e73", "#9e4f7f", "#1b1b1b", "#c9c9c9"
+SERIES = (BLUE, RED, GREEN, PURPLE)
+DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+# Colours of a page follow its scheme: what the page calls each of those above.
+VARIABLES = {BLUE: "blue", RED: "red", GREEN: "green", PURPLE: "purple", INK: "ink", GRID: "grid"}
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text: it can be searched, read aloud and edited
+    "svg.hashsalt": "fisher",
+    "pdf.fonttype": 42,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.5,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 3.5,
+    "image.cmap": "cividis",
+    "text.parse_math": False,
+}
+# Points: of captions in papers, and what can still be read on a telephone.
+PAPER_TEXT, PAGE_TEXT = 8.0, 9.5
+# A logarithmic axis of steps from this ratio of the last to the first on: where the early rows would else be one line.
+_WIDE = 20.0
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure with what it finds in one sentence, what its marks mean, and the numbers behind it."""
+
+    what: str
+    finding: str
+    note: str
+    figure: Figure
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    heading: str = ""
+
+
+def style(size: float = PAPER_TEXT) -> AbstractContextManager[None]:
+    """The look of all figures, with text of this size in points; what is drawn, is drawn in it."""
+    return mpl.rc_context(_STYLE | {"font.size": size, "legend.fontsize": size - 0.5})
+
+
+def canvas(width: float, height: float, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """A new figure of this size in inches, with so many axes over each other that share their steps."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    found = figure.subplots(rows, 1, sharex=True, squeeze=False)
+    return figure, [each[0] for each in found]
+
+
+def svg(figure: Figure, title: str = "") -> bytes:
+    """The figure as an SVG file."""
+    return picture(figure, "svg", title)
+
+
+def picture(figure: Figure, form: str, title: str = "") -> bytes:
+    """The figure as a file: svg, pdf or png."""
+    metadata: dict[str, dict[str, str | None]] = {
+        "svg": {"Date": None, "Creator": MADE_BY, "Title": title},
+        "pdf": {"CreationDate": None, "Creator": MADE_BY, "Producer": None, "Title": title},
+        "png": {"Software": MADE_BY, "Title": title},
+    }
+    buffer = io.BytesIO()
+    with style():
+        figure.savefig(buffer, format=form, metadata=metadata[form], dpi=300)
+    return buffer.getvalue()
+
+
+def inline_svg(figure: Figure, prefix: str) -> str:
+    """The figure for a page: no address in it, identifiers of its own, and the colours of the page's scheme."""
+    text = svg(figure).decode()
+    text = re.sub(r"(?s)^.*?(?=<svg)|<metadata>.*?</metadata>|<!--.*?-->", "", text)
+    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
+    text = re.sub(r'<svg width="[^"]*" height="[^"]*"', "<svg", text, count=1)
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", text)
+    # Only what the drawing itself needs: the page's own white or black is the background.
+    text = re.sub(rf'(?s)<g id="{prefix}-patch_1">.*?</g>', "", text, count=1)
+    for colour, name in VARIABLES.items():
+        text = text.replace(colour, f"var(--{name})")
+    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text).replace("fill: #ffffff", "fill: none")
+    return text.replace("<svg", '<svg role="img" focusable="false"', 1).strip()
+
+
+def step_axis(axes: Axes, steps: Sequence[float], *, known: bool) -> None:
+    """The axis of training steps, logarithmic above the first where the steps span more than a decade or so."""
+    axes.set_xlabel("training step" if known else "checkpoint, in order")
+    positive = [step for step in steps if step > 0]
+    if known and len(positive) > 3 and max(positive) / min(positive) >= _WIDE:
+        threshold = min(positive)
+        axes.set_xscale("symlog", linthresh=threshold, linscale=0.4)
+        first, last = math.ceil(math.log10(threshold)), math.floor(math.log10(max(positive)))
+        powers = [10.0**k for k in range(first, last + 1)]
+        axes.xaxis.set_major_locator(FixedLocator([*([0.0] if min(steps) <= 0 else []), *powers]))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.set_xlabel("training step (logarithmic)")
+    elif known:
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+
+
+def line(
+    axes: Axes,
+    x: Sequence[float],
+    y: Sequence[float],
+    errors: Sequence[float] | None,
+    series: int,
+    label: str,
+    alpha: float = 1.0,
+    dash: int | None = None,
+) -> None:
+    """Values with their band of ± 2 standard errors; places without a value are left out of the line."""
+    colour, style = SERIES[series % len(SERIES)], DASHES[(series if dash is None else dash) % len(DASHES)]
+    kept = [i for i, value in enumerate(y) if math.isfinite(value)]
+    xs, ys = [x[i] for i in kept], [y[i] for i in kept]
+    axes.plot(xs, ys, color=colour, linestyle=style, marker="o", alpha=alpha, label=label, clip_on=False)
+    if errors is not None:
+        half = [2 * errors[i] if math.isfinite(errors[i]) else 0.0 for i in kept]
+        low = [v - h for v, h in zip(ys, half, strict=True)]
+        axes.fill_between(xs, low, [v + h for v, h in zip(ys, half, strict=True)], color=colour, alpha=0.2, lw=0)
+
+
+def logarithmic(axes: Axes, which: str = "y") -> None:
+    """Make an axis logarithmic, its ticks as plain numbers or powers of ten in text, at most one digit to a decade."""
+    if which == "x":
+        axes.set_xscale("log")
+    else:
+        axes.set_yscale("log")
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    low, high = sorted(axes.get_xlim() if which == "x" else axes.get_ylim())
+    decades = math.log10(high / low) if low > 0 else 0.0
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2.5 else (1.0,), numticks=9))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
+
+
+def _power(value: float) -> str:
+    """0.02, 500, or 10⁻⁵ where zeros would have to be counted."""
+    if 1e-3 < value < 1e4:
+        return f"{value:g}"
+    digits, exponent = f"{value:.0e}".split("e")
+    raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"10{raised}" if digits == "1" else f"{digits}·10{raised}"

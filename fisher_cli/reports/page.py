@@ -1,0 +1,209 @@
+"""One self-contained HTML page that tells the story of a run, or of several beside each other."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from fisher_cli.cells import one_line
+from fisher_cli.reports.drawing import PAGE_TEXT, Chart, inline_svg
+from fisher_cli.reports.gallery import NAMES, draw
+from fisher_cli.reports.movement import verdict
+from fisher_cli.reports.numbers import finite
+from fisher_cli.reports.reported_run import ReportedRun, numbers
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+START = b"<!doctype html>\n<!-- made by fisher report -->\n"
+_EXAMPLES = 10
+_LONG = 30  # characters of a cell that needs room to wrap
+_MAIN = (
+    *("checkpoint", "step", "loss", "accuracy", "trace_true", "trace_true_se", "trace_empirical"),
+    *("trace_ratio", "eig_true_1", "gradient_snr", "phase", "status"),
+)
+_EXAMPLE = ("rank", "index", "label_name", "predicted_name", "noisy", "loss", "trace_true", "trace_empirical", "share")
+_GROUP = (
+    "grouping",
+    "group",
+    "examples",
+    "trace_true",
+    "trace_true_se",
+    "trace_empirical",
+    "loss",
+    "accuracy",
+    "share",
+)
+_COMPARED = (
+    *("checkpoint", "step", "trace_ratio", "trace_ratio_low", "trace_ratio_high", "trace_ratio_null_sd"),
+    *("matrix_difference", "matrix_difference_null", "matrix_cosine", "matrix_cosine_null"),
+    *("eigenspace_overlap", "natural_gradient_cosine", "finding"),
+)
+_IDENTITY = ("checkpoint", "identity", "formula", "verdict", "identity_error", "tolerance", "reason")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A table of a page, with what it says."""
+
+    heading: str
+    finding: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    is_open: bool = True
+
+
+def render_page(runs: Sequence[ReportedRun]) -> bytes:
+    """The page as UTF-8: header, verdict, charts, tables, how to make it again; nothing in it varies between calls."""
+    found = [chart for what in NAMES if (chart := draw(what, runs, text=PAGE_TEXT)) is not None]
+    figures = [(chart, _drawn(chart)) for chart in found]
+    text = (
+        _environment()
+        .get_template("page.html.jinja")
+        .render(
+            title=", ".join(run.name for run in runs),
+            runs=[_about(run) for run in runs],
+            figures=figures,
+            listings=[listing for run in runs for listing in _listings(run, several=len(runs) > 1)],
+            commands=[command for run in runs for command in run.commands()],
+            several=len(runs) > 1,
+        )
+    )
+    return START + text.encode("utf-8", "backslashreplace")
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("fisher_cli.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["cell"] = _cell
+    environment.filters["is_long"] = lambda value: isinstance(value, str) and len(value) > _LONG
+    environment.filters["is_number"] = _is_number
+    return environment
+
+
+def _drawn(chart: Chart) -> Markup:
+    """The chart's picture; its texts were escaped when it was drawn."""
+    return Markup(inline_svg(chart.figure, chart.what))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
+def _cell(value: object) -> str | Markup:
+    """A cell for reading; numbers keep all their digits beside the few that are shown."""
+    if isinstance(value, float):
+        if finite(value) is None:
+            return ""
+        return Markup('<data value="{}">{}</data>').format(repr(float(value)), f"{value:.4g}")
+    if isinstance(value, int):
+        return Markup('<data value="{}">{}</data>').format(value, value)
+    return one_line(value) if isinstance(value, str) else ""
+
+
+def _about(run: ReportedRun) -> dict[str, Any]:
+    """What stands above all: data, network, settings, verdict, warnings."""
+    data, settings = (_mapping(run.record.get(name)) for name in ("data", "settings"))
+    normalization = _mapping(data.get("normalization"))
+    facts = {
+        "data": " ".join(str(data[key]) for key in ("name", "split") if data.get(key)),
+        "examples": f"{data['examples']} of {data['of']}"
+        if "of" in data and "examples" in data
+        else _unique(run, "examples"),
+        "classes": _unique(run, "classes"),
+        "model": _unique(run, "architecture"),
+        "parameters": _unique(run, "parameters"),
+        "weights": _unique(run, "weights"),
+        "normalisation": str(normalization.get("name", "")),
+        "estimator": _unique(run, "trace_estimator"),
+        "precision": str(settings.get("precision", "")),
+        "seed": str(settings.get("seed", "")),
+        "checkpoints": str(len(run.main)),
+        "conventions": str(run.record.get("conventions", "")),
+    }
+    changed = {"labels", "limit", "include", "exclude", "preset", "recalibrate_bn", "model"}
+    plain: tuple[object, ...] = (None, False, [], ["*"], 1000)
+    facts |= {key: str(settings[key]) for key in sorted(changed & set(settings)) if settings[key] not in plain}
+    return {
+        "name": run.name,
+        "facts": [(key, one_line(value)) for key, value in facts.items() if value],
+        "verdict": verdict(run.measurements),
+        "warnings": run.warnings(),
+    }
+
+
+def _unique(run: ReportedRun, name: str) -> str:
+    """What all rows have in common."""
+    values = list(dict.fromkeys(run.main[name].dropna().tolist())) if name in run.main else []
+    return ", ".join(f"{value:,}" if isinstance(value, int) else str(value) for value in values[:3])
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _listings(run: ReportedRun, *, several: bool) -> list[Listing]:
+    """The tables: all checkpoints, the comparison, examples and groups, identities, the coverage ledger."""
+    of = f" ({run.name})" if several else ""
+    found = [_listing(f"All checkpoints{of}", "Click a heading to sort by it.", run.main, _MAIN)]
+    if (compared := run.sides.get("compare")) is not None:
+        last = compared["verdict"].dropna().tolist() if "verdict" in compared else []
+        said = f"{last[-1][:1].upper()}{last[-1][1:]}." if last else ""
+        found.append(_listing(f"True against empirical Fisher{of}", said, compared, _COMPARED))
+    found += _examples(run, of)
+    if (identities := run.sides.get("verify")) is not None:
+        counts = identities["verdict"].dropna().value_counts().to_dict()
+        said = ", ".join(f"{counts.get(each, 0)} {each}" for each in ("pass", "fail", "not applicable"))
+        found.append(_listing(f"Identities checked on this network{of}", f"{said}.", identities, _IDENTITY))
+    return [*found, *_ledger(run, of)]
+
+
+def _listing(
+    heading: str, finding: str, table: "pd.DataFrame", names: Sequence[str], *, is_open: bool = True
+) -> Listing:
+    shown = [name for name in names if name in table and table[name].notna().any()]
+    columns = [table[name].tolist() for name in shown]
+    return Listing(heading, finding, shown, list(zip(*columns, strict=True)), is_open)
+
+
+def _examples(run: ReportedRun, of: str) -> list[Listing]:
+    """The examples that carry the trace of the last checkpoint, and its groups."""
+    found = []
+    for word, names in (("examples", _EXAMPLE), ("groups", _GROUP)):
+        table = run.sides.get(word)
+        if table is None or not table["trace_true"].notna().any():
+            continue
+        order = int(table["order"][table["trace_true"].notna()].max())
+        part = table[(table["order"] == order).fillna(False)]
+        place = run.places[order] if order < len(run.places) else "the last checkpoint"
+        if word == "groups":
+            found.append(_listing(f"By class and by noise, {place}{of}", "Means over each group.", part, names))
+            continue
+        top = part.sort_values("rank").head(_EXAMPLES)
+        carried = math.fsum(share for share in numbers(top, "share") if math.isfinite(share))
+        said = f"{len(top)} of {len(part)} examples carry {carried:.0%} of the true trace at {place}."
+        found.append(_listing(f"The examples that carry the trace{of}", said, top, names))
+    return found
+
+
+def _ledger(run: ReportedRun, of: str) -> list[Listing]:
+    """Which rule computed which parameter's part."""
+    ledgers = run.record.get("ledgers")
+    parameters = _mapping(ledgers[0]).get("parameters") if isinstance(ledgers, list) and ledgers else None
+    if not isinstance(parameters, list):
+        return []
+    names = ("name", "values", "method")
+    rows = [[_mapping(each).get(name) for name in names] for each in parameters]
+    methods = list(dict.fromkeys(str(row[2]) for row in rows))
+    said = f"All {len(rows)} parameter tensors are in the trace, by: {', '.join(methods)}."
+    return [Listing(f"Coverage{of}", said, ["parameter", "weights", "method"], rows, is_open=False)]

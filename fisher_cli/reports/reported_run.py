@@ -1,0 +1,197 @@
+"""A report as it was written to files, read back: its tables, its record, and what it says in words."""
+
+import hashlib
+import json
+import math
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fisher_cli.cells import one_line
+from fisher_cli.errors import FisherError, OutputError
+from fisher_cli.outputs import TOOL
+from fisher_cli.records import journal_folder, read_records
+from fisher_cli.results import Estimate, Measurement, Status, Trace
+from fisher_cli.table_reading import read_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# The tables that other commands write beside a report of the same stem.
+SIDES = ("layers", "compare", "spectrum", "density", "examples", "groups", "verify")
+_RECORDS = ("", "compare", "spectrum", "examples", "verify")
+_TRACES = (
+    *("trace_true", "trace_true_se", "trace_true_estimator_se", "trace_empirical", "trace_empirical_se"),
+    *("trace_ratio", "trace_ratio_se"),
+)
+_NEEDED = ("checkpoint", "order", "step", "loss", "trace_true", "trace_empirical", "phase", "status", "error")
+
+
+@dataclass(frozen=True)
+class ReportedRun:
+    """One report: `main` has a row per checkpoint; `sides` are the tables found beside it, by their word."""
+
+    name: str
+    main: "pd.DataFrame"
+    sides: Mapping[str, "pd.DataFrame"]
+    records: Mapping[str, Mapping[str, Any]]
+    measurements: tuple[Measurement, ...]
+    damage: tuple[str, ...] = ()
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """The record of the main table, {} if there is none."""
+        return self.records.get("", {})
+
+    def column(self, name: str) -> list[float]:
+        """A numeric column of the main table, NaN where it is empty or not there."""
+        return numbers(self.main, name)
+
+    def rows(self, word: str, order: int) -> "pd.DataFrame | None":
+        """A checkpoint's rows of the table of that word, None if it has none."""
+        table = self.sides.get(word)
+        if table is None or "order" not in table:
+            return None
+        found = table[(table["order"] == order).fillna(False)]
+        return found if len(found) else None
+
+    @cached_property
+    def places(self) -> list[str]:
+        """Each row's step if known, else the checkpoint's name."""
+        return [one_line(each.checkpoint) if each.step is None else f"step {each.step}" for each in self.measurements]
+
+    def commands(self) -> Iterator[str]:
+        """The commands that made the report and its side tables, as they can be typed.
+
+        Yields:
+            One line each.
+        """
+        for word in _RECORDS:
+            run = self.records.get(word, {}).get("run")
+            command = run.get("command") if isinstance(run, dict) else None
+            if isinstance(command, list) and len(command) > 1:
+                yield one_line(shlex.join(["fisher", *map(str, command[1:])]))
+
+    def warnings(self) -> list[str]:
+        """What a reader must know first: damage, rows without numbers, remarks on checkpoints."""
+        said: dict[str, list[str]] = {}
+        for status, place, error in zip(self.main["status"], self.places, self.main["error"], strict=True):
+            if isinstance(status, str) and status != Status.OK.value:
+                text = f"{status}: {one_line(error)}" if isinstance(error, str) else str(status)
+                said.setdefault(text, []).append(place)
+        checkpoints = self.record.get("checkpoints")
+        for place, each in zip(self.places, checkpoints if isinstance(checkpoints, list) else [], strict=False):
+            for note in each.get("notes", ()) if isinstance(each, dict) else ():
+                said.setdefault(one_line(str(note)), []).append(place)
+        return [*self.damage, *(f"{_some(places)}: {text}" for text, places in said.items())]
+
+
+def read_run(path: Path) -> ReportedRun:
+    """Read a report, `name.csv` or another format, with the tables and records of the same stem.
+
+    Raises:
+        OutputError: there is no such report, or it is another table.
+    """
+    main = read_table(path)
+    if missing := [name for name in _NEEDED if name not in main]:
+        stem = next((path.stem.removesuffix(f".{w}") for w in SIDES if path.stem.endswith(f".{w}")), "")
+        better = f": type {path.with_name(stem + path.suffix)}" if stem else ""
+        msg = f"{path}: not the main table of a report, as `fisher analyze` writes it: no column {missing[0]}{better}"
+        raise OutputError(msg)
+    if not len(main):
+        msg = f"{path}: the report has no rows"
+        raise OutputError(msg)
+    found = {word: path.with_name(f"{path.stem}.{word}{path.suffix}") for word in SIDES}
+    sides = {word: read_table(side) for word, side in found.items() if side.is_file()}
+    records = {word: record for word in _RECORDS if (record := _record(path, word))}
+    return ReportedRun(
+        one_line(path.stem),
+        main,
+        {word: table for word, table in sides.items() if len(table)},
+        records,
+        _measurements(main, path),
+        tuple(_damage(path, records.get("", {}), [path, *(found[word] for word in sides)])),
+    )
+
+
+def numbers(table: "pd.DataFrame", name: str) -> list[float]:
+    """A numeric column as floats, NaN where it is empty or not there."""
+    if name not in table:
+        return [math.nan] * len(table)
+    return [float(value) for value in table[name].astype("Float64").to_numpy(dtype=float, na_value=math.nan)]
+
+
+def _record(path: Path, word: str) -> Mapping[str, Any]:
+    """The record of a table, {} if there is none of ours."""
+    stem = f"{path.stem}.{word}" if word else path.stem
+    try:
+        record = json.loads(path.with_name(f"{stem}.meta.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) and record.get("tool") == TOOL else {}
+
+
+def _damage(path: Path, record: Mapping[str, Any], files: Sequence[Path]) -> Iterator[str]:
+    """Which of the tables are not what the record says.
+
+    Yields:
+        A sentence each.
+    """
+    tables = record.get("tables")
+    if not isinstance(tables, dict):
+        yield f"{path.stem}.meta.json is missing or damaged: settings and data of this report are not known"
+        return
+    for file in files:
+        listed = tables.get(file.name)
+        if listed is not None and listed != f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}":
+            yield f"{one_line(file.name)} is not as it was written: run `fisher check {shlex.quote(path.name)}`"
+
+
+def _measurements(main: "pd.DataFrame", path: Path) -> tuple[Measurement, ...]:
+    """The rows as measurements, as far as words need them.
+
+    The terms of the trace's mean, which pair the checkpoints with each other, come from the journal where it has the
+    same row; without it, differences count as if each checkpoint had seen other examples.
+    """
+    terms = _terms(path)
+    columns = {name: numbers(main, name) for name in ("step", *_TRACES)}
+    found = []
+    for i, name in enumerate(main["checkpoint"].tolist()):
+        value = {key: each[i] for key, each in columns.items()}
+        step = None if math.isnan(value["step"]) else int(value["step"])
+        measurement = Measurement(checkpoint=str(name), status=_status(main["status"][i]), step=step)
+        if not math.isnan(value["trace_true"]):
+            ratio = None if math.isnan(value["trace_ratio"]) else _estimate(value, "trace_ratio")
+            known = terms.get((str(name), value["trace_true"]), ())
+            true, empirical = _estimate(value, "trace_true"), _estimate(value, "trace_empirical")
+            measurement = replace(measurement, trace=Trace("", true, empirical, ratio, (), known, ()))
+        found.append(measurement)
+    return tuple(found)
+
+
+def _status(cell: object) -> Status:
+    """The status that a cell names; a row with another word counts as failed, and the word itself is shown."""
+    return next((each for each in Status if each.value == cell), Status.FAILED)
+
+
+def _estimate(values: Mapping[str, float], name: str) -> Estimate:
+    error, sampling = values.get(f"{name}_se", math.nan), values.get(f"{name}_estimator_se", 0.0)
+    return Estimate(values[name], None if math.isnan(error) else error, None if math.isnan(sampling) else sampling)
+
+
+def _terms(path: Path) -> dict[tuple[str, float], tuple[float, ...]]:
+    """The per-example terms of each checkpoint's true trace; none without a readable journal."""
+    try:
+        _, records, _ = read_records(journal_folder(path))
+    except (FisherError, OSError):
+        return {}
+    measured = [each.measurement for each in records.values()]
+    return {(each.checkpoint, each.trace.true.value): each.trace.per_example_true for each in measured if each.trace}
+
+
+def _some(places: Sequence[str]) -> str:
+    """The first of some places, and how many more there are."""
+    return ", ".join(places[:3]) + (f" and {len(places) - 3} more" if len(places) > 3 else "")

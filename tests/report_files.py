@@ -1,0 +1,62 @@
+"""Reports for the tests of pages and figures: one that was computed, and made ones of any size and with any names."""
+
+import math
+from pathlib import Path
+from unittest.mock import patch
+
+from typer.testing import CliRunner
+
+from fisher_cli.cli.app import app
+from fisher_cli.columns import LAYER_COLUMNS, main_columns
+from fisher_cli.outputs import Metadata, ReportFiles, format_of
+from fisher_cli.tables import make_table
+
+SAMPLES = Path(__file__).parent.parent / "sample_checkpoints"
+COMMANDS = (
+    ("analyze", "64", ("-o",)),
+    ("compare true-vs-empirical", "32", ("--draws", "8", "-o")),
+    ("spectrum", "16", ("-o",)),
+    ("examples", "64", ("-o",)),
+)
+
+
+def computed(folder: Path) -> Path:
+    """A report of four checkpoints of a sample run, with its side tables."""
+    run = SAMPLES / "digits-clean"
+    files = [str(run / f"step_{step:05}.pt") for step in (0, 22, 66, 1760)]
+    report = folder / "clean.csv"
+    for command, limit, options in COMMANDS:
+        arguments = [*command.split(), *files, "--limit", limit, "-q", *options, str(report)]
+        with patch("sys.argv", ["fisher", *arguments]):  # the record keeps the command
+            done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, done.output
+    return report
+
+
+def made(path: Path, checkpoints: int, layers: int, name: str = "step_{}.pt", eigenvalues: int = 5) -> Path:
+    """A report whose numbers are made up, without a journal: a bell with its peak in the middle."""
+    rows, layer_rows = [], []
+    for i in range(checkpoints):
+        true = 10.0 + 70.0 * math.exp(-(((i - checkpoints / 2) / (checkpoints / 6)) ** 2))
+        checkpoint = name.format(i)
+        rows.append(
+            {
+                **{"checkpoint": checkpoint, "order": i, "step": 10 * i, "architecture": name, "status": "ok"},
+                **{"loss": 2.0 / (i + 1), "loss_se": 0.01, "accuracy": i / checkpoints, "accuracy_se": 0.01},
+                **{"trace_true": true, "trace_true_se": 0.5, "trace_empirical": true / 3, "trace_empirical_se": 0.2},
+                **{"trace_ratio": 1 / 3, "trace_ratio_se": 0.01, "gradient_snr": 0.1, "kl_step": 0.1 if i else None},
+                **{"kl_step_quadratic": 0.12 if i else None, "phase": "high", "trace_true_estimator_se": 0.0},
+                **{f"eig_true_{k}": true / (k + 1) for k in range(1, eigenvalues + 1)},
+            }
+        )
+        layer_rows += [
+            {"checkpoint": checkpoint, "order": i, "layer": f"{name}.{k}", "parameters": 9, "share": 1 / layers}
+            for k in range(layers)
+        ]
+    files = ReportFiles(path, format_of(path))
+    stable = {"data": {"name": name, "examples": 9, "of": 10}, "checkpoints": [{"notes": [name]}], "settings": {}}
+    run = {"command": ["main.py", "analyze", name]}
+    files.write(
+        make_table(rows, main_columns(eigenvalues)), make_table(layer_rows, LAYER_COLUMNS), Metadata(stable, run)
+    )
+    return path
