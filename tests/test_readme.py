@@ -72,6 +72,18 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("command", FISHER)
 def test_the_readmes_commands_run(command: str, desk: Path) -> None:
     line, _, target = command.partition(" > ")
+    if line.split()[1] in {"report", "plot", "check"}:
+        earlier = (
+            "analyze",
+            "sample_checkpoints/digits-clean",
+            "--limit",
+            "20",
+            "--eigenvalues",
+            "1",
+            "-o",
+            "trend.csv",
+        )
+        assert CliRunner().invoke(app, earlier).exit_code == 0
     result = CliRunner().invoke(app, shlex.split(line)[1:])
     assert result.exit_code == 0, result.stderr
     if "analyze" in line and "--help" not in line:
@@ -82,8 +94,10 @@ def test_the_readmes_commands_run(command: str, desk: Path) -> None:
             assert rows[0].startswith("checkpoint,order,step")
             assert len(rows) == 3
     else:
-        # Two checkpoints or two sides are compared in a row; lists and tables are longer.
-        assert len(result.stdout.splitlines()) >= (2 if "compare" in line else 10)
+        # Two checkpoints or two sides are compared in a row, pages are files; lists and tables are longer.
+        written = re.search(r"-o (\S+)", line)
+        assert written is None or (desk / written[1]).exists()
+        assert len(result.stdout.splitlines()) >= (0 if written else 2 if "compare" in line or "check" in line else 10)
 
 
 @pytest.mark.parametrize("command", MAKE)
