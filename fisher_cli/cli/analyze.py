@@ -1,5 +1,6 @@
 """`fisher analyze`: checkpoints and a dataset in, the table of Fisher traces and eigenvalues out."""
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,7 @@ def analyze(
         _show,
         long=examples.per_example() if per_example else None,
         further=lambda analysis: {"task2vec": analysis.task2vec} if settings.task2vec else {},
-        finished=partial(examples.finished, top=None) if per_example else _as_it_is,
+        finished=partial(examples.finished, top=None) if per_example else _without_what_no_table_shows,
     )
     files, to_stdout = report_files(output, format, force), stdout_format(output, format)
     if per_example and files is None:
@@ -64,8 +65,10 @@ def analyze(
     raise typer.Exit(code)
 
 
-def _as_it_is(measurement: "Measurement") -> "Measurement":
-    return measurement
+def _without_what_no_table_shows(measurement: "Measurement") -> "Measurement":
+    """What is kept of a finished row: of its examples only their terms of the trace, which the phases are told from."""
+    trace = measurement.trace and replace(measurement.trace, per_example_empirical=())
+    return replace(measurement, trace=trace, per_example=None)
 
 
 def _line(measurement: "Measurement", order: int, form: Format, eigenvalues: int, path: "PathLength") -> str:

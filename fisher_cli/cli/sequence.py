@@ -74,7 +74,9 @@ def go_through(
     console = Console(quiet=quiet)
     # What a network's own code prints goes to stderr; results go by the console.
     with contextlib.ExitStack() as stack, contextlib.redirect_stdout(sys.stderr):
-        run = Run(checkpoints, settings, resources)
+        is_fresh = files is None or files.force or not resume
+        before = None if files is None or is_fresh else journal_folder(files.main)
+        run = Run(checkpoints, settings, resources, before=before)
         if files is not None:
             files = replace(files, inputs=tuple(file.path for file in run.files))
             files.check_writable()
