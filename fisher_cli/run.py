@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from fisher_cli.inputs.architectures import Architecture
 from fisher_cli.inputs.checkpoints import Checkpoint, CheckpointFile, Reading, find_checkpoints, load_checkpoint
 from fisher_cli.inputs.datasets import Examples, load_examples
 from fisher_cli.inputs.factories import code_digest
+from fisher_cli.inputs.following import Following, Watch
 from fisher_cli.inputs.networks import Networks, outcome, refuse_nonfinite
 from fisher_cli.measurement import Observer, Silent, choose_device, measure
 from fisher_cli.normalizing import with_chosen_normalization
@@ -74,7 +75,8 @@ class Run:
     """An analysis under way: iterate over it for one Measurement per checkpoint, in order of training.
 
     Everything that concerns the whole run is checked when it is made: checkpoints found, data loaded, device there.
-    Files that an earlier run with its journal in the folder `before` has found are only hashed.
+    Files that an earlier run with its journal in the folder `before` has found are only hashed. With `following` it
+    goes on with checkpoints that come later; before each wait for them it calls `waiting`.
     """
 
     def __init__(
@@ -84,19 +86,23 @@ class Run:
         resources: Resources,
         observer: Observer | None = None,
         before: Path | None = None,
+        following: Following | None = None,
     ) -> None:
         self._settings, self._resources = settings, resources
         self.observer: Observer = observer or Silent()
         self.device = choose_device(resources.device)
         self.reading = Reading.of(settings, resources)
         self._acquaintance = self._acquainted(before)
-        self.files = find_checkpoints(paths, self.reading, self._acquaintance)
+        self._watch = None if following is None else Watch(paths, self.reading, self._acquaintance, following)
+        self.waiting: Callable[[], None] = lambda: None
+        self.files = self._found(paths)
         self.networks = Networks(settings.model, dict(settings.model_arguments))
         self.examples = self._normalized(load_data(settings, resources))
         self.data = resident(self.examples, self.device)
         self._batch_size = resources.batch_size
         self._known: tuple[nn.Module, Ledger] | None = None
-        self._trail = Trail() if len(self.files) > 1 and settings.looks_back else None
+        has_next = len(self.files) > 1 or following is not None
+        self._trail = Trail() if has_next and settings.looks_back else None
         self._journal: Journal | None = None
         self._used: dict[Key, int] = {}  # by record, how many examples it holds
         self._held = 0
@@ -147,13 +153,39 @@ class Run:
 
     def __iter__(self) -> Iterator[Measurement]:
         start = time.perf_counter()
-        for file in self.files:
+        for file in self._coming():
             self.observer.start(file.name)
             measurement = self._identified(self._recalled(file) or self._measured_anew(file))
             self.analysis.measurements.append(measurement)
             self.analysis.seconds = time.perf_counter() - start
             self.observer.finish(measurement)
             yield measurement
+
+    @property
+    def is_following(self) -> bool:
+        """Whether it waits for checkpoints that come later."""
+        return self._watch is not None
+
+    def _found(self, paths: Sequence[Path]) -> list[CheckpointFile]:
+        """The checkpoints that are there; none are needed yet in a folder that is followed."""
+        if self._watch is None:
+            return find_checkpoints(paths, self.reading, self._acquaintance)
+        is_empty = paths and all(path.is_dir() for path in paths) and not self._watch.there()
+        return self._watch.begin([] if is_empty else find_checkpoints(paths, self.reading, self._acquaintance))
+
+    def _coming(self) -> Iterator[CheckpointFile]:
+        """The checkpoints that are there, and those that come, until the last one to wait for is measured."""
+        yield from list(self.files)
+        watch = self._watch
+        if watch is None:
+            return
+        is_over = any(watch.following.is_over(file) for file in self.files)
+        while not is_over:
+            self.waiting()
+            watch.following.pause(watch.following.between)
+            for file in watch.newcomers():
+                yield file
+                is_over = is_over or watch.following.is_over(file)
 
     @property
     def question(self) -> dict[str, Any]:

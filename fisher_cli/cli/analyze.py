@@ -8,7 +8,7 @@ import typer
 
 from fisher_cli.cli import examples, options
 from fisher_cli.cli.request import DATA, EIGENVALUES, ESTIMATOR, MODEL, NETWORK, PRESET, RUNNING, SAMPLING, SEED, asks
-from fisher_cli.cli.sequence import Report, go_through
+from fisher_cli.cli.sequence import Report, Waits, go_through
 from fisher_cli.cli.streams import report_files, stdout_format
 from fisher_cli.errors import UsageError
 from fisher_cli.outputs import Format
@@ -32,6 +32,8 @@ def analyze(
     format: options.FormatOption = None,
     layers: options.Layers = True,
     per_example: options.PerExample = False,
+    follow: options.Follow = False,
+    until: options.Until = None,
     resume: options.Resume = True,
     force: options.Force = False,
     quiet: options.Quiet = False,
@@ -58,10 +60,14 @@ def analyze(
     if settings.task2vec and files is None:
         msg = "--preset task2vec writes its vector beside a report file: name it with -o FILE"
         raise UsageError(msg)
+    if until is not None and not follow:
+        msg = f"--until {until} says when to stop waiting: add --follow"
+        raise UsageError(msg)
     if files is not None:
         words = {"examples": per_example, "task2vec": settings.task2vec}
         files = files.and_(*(word for word, is_asked in words.items() if is_asked))
-    code = go_through(checkpoints, settings, resources, report, files, to_stdout, quiet=quiet, resume=resume)
+    waits = Waits(until) if follow else None
+    code = go_through(checkpoints, settings, resources, report, files, to_stdout, quiet, resume, waits)
     raise typer.Exit(code)
 
 

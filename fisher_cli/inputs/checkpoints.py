@@ -98,7 +98,7 @@ def find_checkpoints(
     parent = os.path.commonpath([path.parent for path in absolute])
     names = [_name(path.relative_to(parent)) for path in absolute]
     found = [
-        replace(_inspected(each.path, name, reading, acquaintance), copies=each.copies)
+        replace(inspected(each.path, name, reading, acquaintance), copies=each.copies)
         for each, name in zip(candidates, names, strict=True)
     ]
     found = _without_copies(found, reading)
@@ -124,7 +124,7 @@ def load_checkpoint(file: CheckpointFile, reading: Reading = _USUAL) -> Checkpoi
     return replace(checkpoint, notes=(*checkpoint.notes, note))
 
 
-def _inspected(path: Path, name: str, reading: Reading, acquaintance: Acquaintance) -> CheckpointFile:
+def inspected(path: Path, name: str, reading: Reading, acquaintance: Acquaintance) -> CheckpointFile:
     """Return what a candidate is; one that is a single file is read once, and decoded if its bytes are not known."""
     data = None
     try:
@@ -257,6 +257,12 @@ def _plain_arguments(value: object) -> dict[str, object]:
 
 def _is_plain(value: object) -> bool:
     return isinstance(value, str | int | float) and len(str(value)) <= _LONGEST_HINT
+
+
+def shown_name(path: Path, paths: Sequence[Path]) -> str:
+    """Return the name of a file that has come later, relative to what the named folders and files share."""
+    folders = [os.path.abspath(each if each.is_dir() else each.parent) for each in paths]
+    return _name(Path(os.path.relpath(os.path.abspath(path), os.path.commonpath(folders))))
 
 
 def _name(relative: Path) -> str:
