@@ -4,6 +4,7 @@ A dataclass is an object by field name, an enum its value, a tuple a list; NaN a
 Python's json writes for them. A field that is missing takes its default, so that a record outlives new fields.
 """
 
+import sys
 import types
 import typing
 from collections.abc import Callable
@@ -67,10 +68,12 @@ def _refuse(value: Any, what: str) -> typing.NoReturn:
 def _plain(kind: Any) -> Decoder:
     accepted = {int, float} if kind is float else {kind}
 
+    make: Decoder = float if kind is float else sys.intern if kind is str else kind
+
     def decoded(value: Any) -> Any:
         if type(value) not in accepted:
             _refuse(value, getattr(kind, "__name__", str(kind)))
-        return float(value) if kind is float else value
+        return None if value is None else make(value)  # names come again in every record: one text for all of them
 
     return decoded
 
@@ -89,12 +92,12 @@ def _dataclass(kind: Any) -> Decoder:
 
 
 def _one_of(kinds: tuple[Any, ...]) -> Decoder:
-    # None first, as it is quickly told; an integer before a float that it could be, too.
-    ordered = sorted(kinds, key=lambda kind: (kind is not type(None), kind is float))
-    ways = [_decoder(kind) for kind in ordered]
+    may_be_none = type(None) in kinds
+    # An integer before a float that it could be, too. None is told without trying: a refusal costs more than a value.
+    ways = [_decoder(kind) for kind in sorted(kinds, key=lambda kind: kind is float) if kind is not type(None)]
 
     def decoded(value: Any) -> Any:
-        if value is None and ordered[0] is type(None):
+        if value is None and may_be_none:
             return None
         for way in ways:
             try:

@@ -163,8 +163,9 @@ class ReportFiles:
         """
         paths = (self.main, self.layers, self.record, *self.further)
         _check_folder(self.main, max((path.name for path in paths), key=lambda name: len(os.fsencode(name))))
+        listed = self._listed()
         for path in paths:
-            self._check_replaceable(path)
+            self._check_replaceable(path, listed)
 
     def write(
         self,
@@ -214,19 +215,16 @@ class ReportFiles:
 
     def _earlier(self) -> list[Path]:
         """The tables of an earlier report of this name, by its record."""
-        names = {path.name for path in (self.layers, *self.further)}
-        names |= {name for name in self._listed() if name.startswith(f"{self.main.stem}.") and "/" not in name}
-        return [self.main.with_name(name) for name in sorted(names - {self.record.name}) if self._is_ours_named(name)]
-
-    def _is_ours(self, path: Path) -> bool:
-        """Whether the record lists the file; a record is ours only if this report's main table is in it."""
-        return self._is_ours_named(path.name)
-
-    def _is_ours_named(self, name: str) -> bool:
         listed = self._listed()
+        names = {path.name for path in (self.layers, *self.further)}
+        names |= {name for name in listed if name.startswith(f"{self.main.stem}.") and "/" not in name}
+        return [self.main.with_name(name) for name in sorted(names - {self.record.name}) if self._is_ours(name, listed)]
+
+    def _is_ours(self, name: str, listed: set[str]) -> bool:
+        """Whether the record lists the file; a record is ours only if this report's main table is in it."""
         return name in listed and self.main.name in listed
 
-    def _check_replaceable(self, path: Path) -> None:
+    def _check_replaceable(self, path: Path, listed: set[str]) -> None:
         """Refuse if something is there that a report must not replace.
 
         Raises:
@@ -251,8 +249,8 @@ class ReportFiles:
         if any(_is_same_file(path, each) for each in self.inputs):
             msg = f"{path} is one of the checkpoints of this run and would be lost: choose another name for -o"
             raise OutputError(msg)
-        if not self.force and not self._is_ours(path):
-            others = ", ".join(sorted(self._listed() - {self.record.name})) if path == self.record else ""
+        if not self.force and not self._is_ours(path.name, listed):
+            others = ", ".join(sorted(listed - {self.record.name})) if path == self.record else ""
             whose = f"belongs to the report {others}" if others else "exists"
             msg = (
                 f"{path} {whose} and is not part of an earlier report {self.main.name}: "

@@ -6,12 +6,13 @@ content hash it names, so that resuming means skipping what is there. Tables are
 
 import fcntl
 import hashlib
+import io
 import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,12 +20,13 @@ from fisher_cli.cells import one_line
 from fisher_cli.codec import decode, encode
 from fisher_cli.durable import GrowingFile, make_folder, replace_all
 from fisher_cli.errors import LockedError, RecordError
-from fisher_cli.results import Measurement
+from fisher_cli.results import Ledger, Measurement
 
 VERSION: Final = 1
 Key = tuple[str, str | None]
 _CHECKSUM: Final = 64  # hexadecimal digits of a SHA-256
 _RECORDS: Final = "records.jsonl"
+_INSPECTED: Final = "inspected.jsonl"
 _LOCK: Final = "lock"
 
 
@@ -133,11 +135,12 @@ def _opened(folder: Path, asked: Mapping[str, Any], lock: int, *, fresh: bool) -
     path = folder / _RECORDS
     content = path.read_bytes() if path.exists() else b""
     # A file without a whole first line was torn while it was begun: there is nothing in it.
-    lines = [] if fresh or b"\n" not in content else list(_read(content))
-    if lines:
-        _refuse_other_question(folder, lines[0], asked)
-    records, dropped = _records(lines[1:])
-    if not lines or dropped or not content.endswith(b"\n"):
+    is_begun = not fresh and b"\n" in content
+    lines = _read(content) if is_begun else iter(())
+    if is_begun:
+        _refuse_other_question(folder, next(lines), asked)
+    records, dropped = _records(lines)
+    if not is_begun or dropped or not content.endswith(b"\n"):
         kept = [_line({"record": encode(record)}) for record in records.values()]
         head = _line({"journal": VERSION, "asked": asked})
         replace_all({path: b"".join(line + b"\n" for line in (head, *kept))})
@@ -182,14 +185,21 @@ def _changes(before: Any, now: Any, place: str = "") -> Iterator[str]:
         yield f"{place} was {one_line(json.dumps(before))[:80]} and is {one_line(json.dumps(now))[:80]}"
 
 
-def _records(lines: list[Any]) -> tuple[dict[Key, Record], int]:
-    """The records by key, the last one of each, and how many lines hold none."""
+def _records(lines: Iterable[Any]) -> tuple[dict[Key, Record], int]:
+    """The records by key, the last one of each, and how many lines hold none.
+
+    The checkpoints of a run mostly share their ledger, the larger part of a record: it is made once.
+    """
     records: dict[Key, Record] = {}
-    dropped = 0
+    written, ledger, dropped = None, None, 0
     for line in lines:
         try:
+            found = line["record"]["measurement"].pop("ledger", None)
+            if found != written:
+                written, ledger = found, decode(Ledger, found) if found is not None else None
             record = decode(Record, line["record"])
-        except (ValueError, TypeError, KeyError):
+            record = replace(record, measurement=replace(record.measurement, ledger=ledger))
+        except (ValueError, TypeError, KeyError, AttributeError):
             dropped += 1
         else:
             records.pop(record.key, None)
@@ -209,8 +219,8 @@ def _read(content: bytes) -> Iterator[Any]:
     Yields:
         One value per line, also for a last line that has no end.
     """
-    for line in content.removesuffix(b"\n").split(b"\n"):
-        checksum, text = line[:_CHECKSUM], line[_CHECKSUM + 1 :]
+    for line in io.BytesIO(content.removesuffix(b"\n") + b"\n"):  # one line at a time: a journal can be long
+        checksum, text = line[:_CHECKSUM], line[_CHECKSUM + 1 : -1]
         if hashlib.sha256(text).hexdigest().encode() != checksum or line[_CHECKSUM : _CHECKSUM + 1] != b" ":
             yield None
         else:
@@ -225,15 +235,38 @@ def read_records(folder: Path) -> tuple[Mapping[str, Any], dict[Key, Record], in
     """
     path = folder / _RECORDS
     try:
-        lines = list(_read(path.read_bytes()))
+        lines = _read(path.read_bytes())
     except OSError as error:
         msg = f"{path}: cannot be read ({error.strerror})"
         raise RecordError(msg) from error
-    head = lines[0]
+    head = next(lines)
     if not isinstance(head, dict) or not isinstance(head.get("asked"), dict) or head.get("journal") != VERSION:
         msg = f"{path}: its first line is damaged, or another version's"
         raise RecordError(msg)
-    return head["asked"], *_records(lines[1:])
+    return head["asked"], *_records(lines)
+
+
+def recollect(folder: Path, way: Mapping[str, Any]) -> list[Any]:
+    """What `remember` kept of files that were looked at in the same way; nothing where none of it can be read."""
+    try:
+        head, *lines = _read((folder / _INSPECTED).read_bytes())
+    except (OSError, ValueError):
+        return []
+    return [line for line in lines if line is not None] if head == {"inspected": way} else []
+
+
+def remember(folder: Path, way: Mapping[str, Any], values: Iterable[Any]) -> None:
+    """Keep JSON values about files beside the records; it only saves time, and whoever loses it finds it again.
+
+    Raises:
+        RecordError: the disk is full, or the operating system refused for another reason.
+    """
+    content = b"".join(_line(each) + b"\n" for each in ({"inspected": way}, *values))
+    try:
+        replace_all({folder / _INSPECTED: content})
+    except OSError as error:
+        msg = f"cannot write {folder / _INSPECTED} ({len(content):,} bytes): {error.strerror or error}"
+        raise RecordError(msg) from error
 
 
 def _locked(folder: Path) -> int:

@@ -1,9 +1,10 @@
 """The sequence engine: for each checkpoint load, build, measure; the one place where inputs meet curvature."""
 
+import contextlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,20 @@ from torch import nn
 
 from fisher_cli import __version__
 from fisher_cli.analysis import Analysis
+from fisher_cli.codec import decode, encode
 from fisher_cli.curvature.memory import is_out_of_memory, release_memory
 from fisher_cli.curvature.problem import Data, TensorData
 from fisher_cli.errors import FisherError, OutOfMemoryError, UsageError
+from fisher_cli.inputs.acquaintance import Acquaintance, Found
 from fisher_cli.inputs.architectures import Architecture
 from fisher_cli.inputs.checkpoints import Checkpoint, CheckpointFile, Reading, find_checkpoints, load_checkpoint
 from fisher_cli.inputs.datasets import Examples, load_examples
 from fisher_cli.inputs.factories import code_digest
+from fisher_cli.inputs.following import Following, Watch
 from fisher_cli.inputs.networks import Networks, outcome, refuse_nonfinite
 from fisher_cli.measurement import Observer, Silent, choose_device, measure
 from fisher_cli.normalizing import with_chosen_normalization
-from fisher_cli.records import Journal, Record
+from fisher_cli.records import Journal, Key, Record, recollect, remember
 from fisher_cli.results import Ledger, Measurement, Status
 from fisher_cli.settings import Resources, Settings
 from fisher_cli.trail import Trail
@@ -31,7 +35,7 @@ _LOG = logging.getLogger(__name__)
 
 # Normalised inputs up to this size are made once and kept on the device for the whole run.
 RESIDENT_BYTES = 2**30
-# A record of the journal with more examples than this is not kept in memory once it was used.
+# The records of a journal that were used are kept in memory, for copies of their weights, up to so many examples.
 MOST_EXAMPLES_HELD = 20_000
 
 
@@ -71,27 +75,53 @@ class Run:
     """An analysis under way: iterate over it for one Measurement per checkpoint, in order of training.
 
     Everything that concerns the whole run is checked when it is made: checkpoints found, data loaded, device there.
+    Files that an earlier run with its journal in the folder `before` has found are only hashed. With `following` it
+    goes on with checkpoints that come later; before each wait for them it calls `waiting`.
     """
 
     def __init__(
-        self, paths: Sequence[Path], settings: Settings, resources: Resources, observer: Observer | None = None
+        self,
+        paths: Sequence[Path],
+        settings: Settings,
+        resources: Resources,
+        observer: Observer | None = None,
+        before: Path | None = None,
+        following: Following | None = None,
     ) -> None:
         self._settings, self._resources = settings, resources
         self.observer: Observer = observer or Silent()
         self.device = choose_device(resources.device)
         self.reading = Reading.of(settings, resources)
-        self.files = find_checkpoints(paths, self.reading)
+        self._acquaintance = self._acquainted(before)
+        self._watch = None if following is None else Watch(paths, self.reading, self._acquaintance, following)
+        self.waiting: Callable[[], None] = lambda: None
+        self.files = self._found(paths)
         self.networks = Networks(settings.model, dict(settings.model_arguments))
         self.examples = self._normalized(load_data(settings, resources))
         self.data = resident(self.examples, self.device)
         self._batch_size = resources.batch_size
         self._known: tuple[nn.Module, Ledger] | None = None
-        self._trail = Trail() if len(self.files) > 1 and settings.looks_back else None
+        has_next = len(self.files) > 1 or following is not None
+        self._trail = Trail() if has_next and settings.looks_back else None
         self._journal: Journal | None = None
+        self._used: dict[Key, int] = {}  # by record, how many examples it holds
+        self._held = 0
         # The row before, and whether the trail knows it: of a row that was recalled it knows nothing.
         self._before: CheckpointFile | None = None
         self._is_traced = True
         self.analysis = Analysis(settings, resources, str(self.device), self.examples.describe())
+
+    @property
+    def _way(self) -> dict[str, Any]:
+        """How files are read: what was found in one holds for the same bytes read in the same way."""
+        return {"fisher": __version__, "torch": str(torch.__version__), **asdict(self.reading)}
+
+    def _acquainted(self, journal: Path | None) -> Acquaintance:
+        found = list[Found]()
+        for value in recollect(journal, self._way) if journal is not None else ():
+            with contextlib.suppress(ValueError):
+                found.append(decode(Found, value))
+        return Acquaintance.of(found)
 
     def _normalized(self, examples: Examples) -> Examples:
         """The examples, with the constants that `--normalize auto` chooses for the last checkpoint that can be used.
@@ -123,13 +153,39 @@ class Run:
 
     def __iter__(self) -> Iterator[Measurement]:
         start = time.perf_counter()
-        for file in self.files:
+        for file in self._coming():
             self.observer.start(file.name)
             measurement = self._identified(self._recalled(file) or self._measured_anew(file))
             self.analysis.measurements.append(measurement)
             self.analysis.seconds = time.perf_counter() - start
             self.observer.finish(measurement)
             yield measurement
+
+    @property
+    def is_following(self) -> bool:
+        """Whether it waits for checkpoints that come later."""
+        return self._watch is not None
+
+    def _found(self, paths: Sequence[Path]) -> list[CheckpointFile]:
+        """The checkpoints that are there; none are needed yet in a folder that is followed."""
+        if self._watch is None:
+            return find_checkpoints(paths, self.reading, self._acquaintance)
+        is_empty = paths and all(path.is_dir() for path in paths) and not self._watch.there()
+        return self._watch.begin([] if is_empty else find_checkpoints(paths, self.reading, self._acquaintance))
+
+    def _coming(self) -> Iterator[CheckpointFile]:
+        """The checkpoints that are there, and those that come, until the last one to wait for is measured."""
+        yield from list(self.files)
+        watch = self._watch
+        if watch is None:
+            return
+        is_over = any(watch.following.is_over(file) for file in self.files)
+        while not is_over:
+            self.waiting()
+            watch.following.pause(watch.following.between)
+            for file in watch.newcomers():
+                yield file
+                is_over = is_over or watch.following.is_over(file)
 
     @property
     def question(self) -> dict[str, Any]:
@@ -152,6 +208,8 @@ class Run:
             How many of the rows are finished already, as far as the files tell.
         """
         self._journal = journal
+        if self._acquaintance.has_news:
+            remember(journal.folder, self._way, map(encode, self._acquaintance.met.values()))
         known = {weights for weights, _ in journal.records}
         return sum(file.sha256 in known for file in self.files)
 
@@ -183,9 +241,15 @@ class Run:
         return found
 
     def _let_go(self, record: Record) -> None:
-        """Forget a record whose examples are many: it is on the disk, and a run holds those of one checkpoint."""
-        if self._journal is not None and (record.measurement.examples or 0) > MOST_EXAMPLES_HELD:
-            self._journal.records.pop(record.key, None)
+        """Forget the records that were used first when those held have many examples: they are on the disk."""
+        if self._journal is None:
+            return
+        self._held += (record.measurement.examples or 0) - self._used.get(record.key, 0)
+        self._used[record.key] = record.measurement.examples or 0
+        while self._held > MOST_EXAMPLES_HELD:
+            first = next(iter(self._used))
+            self._held -= self._used.pop(first)
+            self._journal.records.pop(first, None)
 
     def measure(self, file: CheckpointFile) -> Measurement:
         """One checkpoint's row; a failure is a row that says why.

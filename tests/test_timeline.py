@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 
 from fisher_cli.inputs.checkpoints import find_checkpoints
-from fisher_cli.inputs.timeline import Moment, moment
+from fisher_cli.inputs.timeline import Moment, moment, stated
 from tests.checkpoint_files import WEIGHTS, load, names, saved
 
 # What the file says about itself
@@ -111,7 +111,7 @@ def test_files_in_error_take_the_place_their_name_tells_and_else_the_end(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("stated", "name", "expected"),
+    ("entries", "name", "expected"),
     [
         ({"global_step": 4, "epoch": 1, "step": 9}, "epoch_7.pt", Moment(4, 1.0, "global_step, epoch")),
         ({"epoch": 1}, "step_5.pt", Moment(5, 1.0, "name, epoch")),
@@ -122,5 +122,5 @@ def test_files_in_error_take_the_place_their_name_tells_and_else_the_end(tmp_pat
         ({}, "weights.pt", Moment(None, None, "order")),
     ],
 )
-def test_who_tells_step_and_epoch_is_recorded(stated: dict[str, object], name: str, expected: Moment) -> None:
-    assert moment(stated, name) == expected
+def test_who_tells_step_and_epoch_is_recorded(entries: dict[str, object], name: str, expected: Moment) -> None:
+    assert moment(stated(entries), name) == expected

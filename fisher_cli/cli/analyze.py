@@ -1,5 +1,6 @@
 """`fisher analyze`: checkpoints and a dataset in, the table of Fisher traces and eigenvalues out."""
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -7,7 +8,7 @@ import typer
 
 from fisher_cli.cli import examples, options
 from fisher_cli.cli.request import DATA, EIGENVALUES, ESTIMATOR, MODEL, NETWORK, PRESET, RUNNING, SAMPLING, SEED, asks
-from fisher_cli.cli.sequence import Report, go_through
+from fisher_cli.cli.sequence import Report, Waits, go_through
 from fisher_cli.cli.streams import report_files, stdout_format
 from fisher_cli.errors import UsageError
 from fisher_cli.outputs import Format
@@ -31,6 +32,8 @@ def analyze(
     format: options.FormatOption = None,
     layers: options.Layers = True,
     per_example: options.PerExample = False,
+    follow: options.Follow = False,
+    until: options.Until = None,
     resume: options.Resume = True,
     force: options.Force = False,
     quiet: options.Quiet = False,
@@ -48,7 +51,7 @@ def analyze(
         _show,
         long=examples.per_example() if per_example else None,
         further=lambda analysis: {"task2vec": analysis.task2vec} if settings.task2vec else {},
-        finished=partial(examples.finished, top=None) if per_example else _as_it_is,
+        finished=partial(examples.finished, top=None) if per_example else _without_what_no_table_shows,
     )
     files, to_stdout = report_files(output, format, force), stdout_format(output, format)
     if per_example and files is None:
@@ -57,15 +60,21 @@ def analyze(
     if settings.task2vec and files is None:
         msg = "--preset task2vec writes its vector beside a report file: name it with -o FILE"
         raise UsageError(msg)
+    if until is not None and not follow:
+        msg = f"--until {until} says when to stop waiting: add --follow"
+        raise UsageError(msg)
     if files is not None:
         words = {"examples": per_example, "task2vec": settings.task2vec}
         files = files.and_(*(word for word, is_asked in words.items() if is_asked))
-    code = go_through(checkpoints, settings, resources, report, files, to_stdout, quiet=quiet, resume=resume)
+    waits = Waits(until) if follow else None
+    code = go_through(checkpoints, settings, resources, report, files, to_stdout, quiet, resume, waits)
     raise typer.Exit(code)
 
 
-def _as_it_is(measurement: "Measurement") -> "Measurement":
-    return measurement
+def _without_what_no_table_shows(measurement: "Measurement") -> "Measurement":
+    """What is kept of a finished row: of its examples only their terms of the trace, which the phases are told from."""
+    trace = measurement.trace and replace(measurement.trace, per_example_empirical=())
+    return replace(measurement, trace=trace, per_example=None)
 
 
 def _line(measurement: "Measurement", order: int, form: Format, eigenvalues: int, path: "PathLength") -> str:

@@ -47,6 +47,13 @@ class Report:
     further: Callable[["Analysis"], Mapping[str, "pd.DataFrame"]] = lambda _: {}
 
 
+@dataclass(frozen=True)
+class Waits:
+    """Whether a run waits for checkpoints that come later: until one of this step, or else until it is stopped."""
+
+    until: int | None = None
+
+
 def go_through(
     checkpoints: Sequence[Path],
     settings: Settings,
@@ -54,13 +61,14 @@ def go_through(
     report: Report,
     files: ReportFiles | None,
     to_stdout: Format | None,
-    *,
     quiet: bool,
     resume: bool = True,
+    waits: Waits | None = None,
 ) -> int:
     """Measure every checkpoint, write and print what the report makes of it.
 
-    Beside a report file its journal keeps every finished row: with `resume` those are not measured again.
+    Beside a report file its journal keeps every finished row: with `resume` those are not measured again. A run that
+    waits for checkpoints still to come writes its report before each wait.
 
     Returns:
         The exit code: 0 all rows ok, 3 some not, 1 none, 4 if the report's gate is shut.
@@ -68,13 +76,17 @@ def go_through(
     if files is not None:
         files.check_writable()
 
+    from fisher_cli.inputs.following import Following
     from fisher_cli.reports.console import Console
     from fisher_cli.run import Run
 
     console = Console(quiet=quiet)
     # What a network's own code prints goes to stderr; results go by the console.
     with contextlib.ExitStack() as stack, contextlib.redirect_stdout(sys.stderr):
-        run = Run(checkpoints, settings, resources)
+        is_fresh = files is None or files.force or not resume
+        before = None if files is None or is_fresh else journal_folder(files.main)
+        following = None if waits is None else Following(waits.until, console.message)
+        run = Run(checkpoints, settings, resources, before=before, following=following)
         if files is not None:
             files = replace(files, inputs=tuple(file.path for file in run.files))
             files.check_writable()
@@ -129,8 +141,10 @@ def _measure(
     Raises:
         BaseException: whatever ended the run is passed on after the finished rows were written.
     """
-    with console.progress(len(run)) as progress:
+    with console.progress(None if run.is_following else len(run)) as progress:
         run.observer = progress
+        if files is not None and opened.file is None:
+            run.waiting = _Renewed(run, report, files, opened)
         try:
             for order, measurement in enumerate(run):
                 if to_stdout is not None and to_stdout in ROWS_AS_THEY_COME:
@@ -142,6 +156,20 @@ def _measure(
         except BaseException as error:
             _keep(console, run, report, files, opened, by_user=not isinstance(error, Exception))
             raise
+
+
+class _Renewed:
+    """The report's files as far as the run has come, written again when rows were added."""
+
+    def __init__(self, run: "Run", report: Report, files: ReportFiles, opened: Opened) -> None:
+        self._run, self._report, self._files, self._opened, self._rows = run, report, files, opened, 0
+
+    def __call__(self) -> None:
+        analysis = self._run.analysis
+        if len(analysis.measurements) > self._rows and analysis.succeeded:
+            # Another object of the same rows: tables that an analysis has made once stay as they are.
+            _write(replace(analysis), self._report, self._files, self._opened)
+        self._rows = len(analysis.measurements)
 
 
 def _keep(

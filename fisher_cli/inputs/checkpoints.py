@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs import discovery, duplicates, timeline
+from fisher_cli.inputs.acquaintance import Acquaintance, Found
 from fisher_cli.inputs.containers import digest, one_line, read_bytes
 from fisher_cli.inputs.layouts import find_weights
 from fisher_cli.inputs.plain_json import parse_json
@@ -75,13 +76,15 @@ class Checkpoint:
     masks: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def find_checkpoints(paths: Sequence[Path], reading: Reading = _USUAL) -> list[CheckpointFile]:
+def find_checkpoints(
+    paths: Sequence[Path], reading: Reading = _USUAL, acquaintance: Acquaintance | None = None
+) -> list[CheckpointFile]:
     """Return the checkpoints that the paths name, each once, in order of training.
 
     A folder that is one checkpoint (of a trainer, sharded) is one; any other stands for what is directly inside it,
     see `discovery.candidates`. Everything is read and checked here; what cannot be used keeps its error and a place
     by its name. Links to one file count as one, and so do `last`, `best` and their like with a file of the same
-    weights; the one that is kept names them.
+    weights; the one that is kept names them. Files whose bytes are known to `acquaintance` are hashed and not decoded.
 
     Raises:
         CheckpointError: A path does not exist, or a folder holds no checkpoint.
@@ -90,15 +93,17 @@ def find_checkpoints(paths: Sequence[Path], reading: Reading = _USUAL) -> list[C
         msg = "no checkpoints given; name files or a folder, as in: fisher analyze checkpoints/"
         raise CheckpointError(msg)
     candidates = discovery.candidates(paths)
+    acquaintance = acquaintance or Acquaintance()
     absolute = [Path(os.path.abspath(each.path)) for each in candidates]  # links keep the names they were given by
     parent = os.path.commonpath([path.parent for path in absolute])
     names = [_name(path.relative_to(parent)) for path in absolute]
     found = [
-        replace(_inspected(each.path, name, reading), copies=each.copies)
+        replace(inspected(each.path, name, reading, acquaintance), copies=each.copies)
         for each, name in zip(candidates, names, strict=True)
     ]
     found = _without_copies(found, reading)
-    return timeline.in_training_order(found, lambda file: _row(file, found))
+    final = duplicates.perhaps_copies(found)
+    return timeline.in_training_order(found, lambda file: _row(file, file.name in final))
 
 
 def load_checkpoint(file: CheckpointFile, reading: Reading = _USUAL) -> Checkpoint:
@@ -109,7 +114,7 @@ def load_checkpoint(file: CheckpointFile, reading: Reading = _USUAL) -> Checkpoi
     """
     if file.error is not None:
         raise file.error
-    checkpoint, _ = _checkpoint(file.path, file.name, reading)
+    checkpoint, _ = _understood(discovery.read(file.path, reading), file.path, file.name, reading)
     if file.sha256 is not None and checkpoint.sha256 != file.sha256:
         msg = f"{one_line(file.path, 500)}: changed since this run began; run again once it is written"
         raise CheckpointError(msg)
@@ -119,14 +124,26 @@ def load_checkpoint(file: CheckpointFile, reading: Reading = _USUAL) -> Checkpoi
     return replace(checkpoint, notes=(*checkpoint.notes, note))
 
 
-def _inspected(path: Path, name: str, reading: Reading) -> CheckpointFile:
+def inspected(path: Path, name: str, reading: Reading, acquaintance: Acquaintance) -> CheckpointFile:
+    """Return what a candidate is; one that is a single file is read once, and decoded if its bytes are not known."""
+    data = None
     try:
-        checkpoint, identity = _checkpoint(path, name, reading)
+        data = None if path.is_dir() else read_bytes(path)
+        found = None if data is None else acquaintance.recall(digest(data))
+        if found is None:
+            stored = discovery.read(path, reading, data)
+            checkpoint, says = _understood(stored, path, name, reading)
+            found = Found(checkpoint.sha256, says, tuple(sorted(stored.identity)))
+            if data is not None:
+                acquaintance.add(found)
     except CheckpointError as error:
-        told = timeline.moment({}, name)
+        told = timeline.moment(timeline.Stated(), name)
+        sha256 = None if data is None else digest(data)
         # The traceback would keep the file's whole content in memory.
-        return CheckpointFile(path, name, told.step, told.epoch, _digest(path), error.with_traceback(None))
-    return CheckpointFile(path, name, checkpoint.step, checkpoint.epoch, checkpoint.sha256, None, (), identity)
+        return CheckpointFile(path, name, told.step, told.epoch, sha256, error.with_traceback(None))
+    when = timeline.moment(found.stated, name)
+    identity = frozenset(found.identity) | _moments(when)
+    return CheckpointFile(path, name, when.step, when.epoch, found.sha256, None, (), identity)
 
 
 def _without_copies(found: list[CheckpointFile], reading: Reading) -> list[CheckpointFile]:
@@ -150,10 +167,10 @@ def _without_copies(found: list[CheckpointFile], reading: Reading) -> list[Check
     ]
 
 
-def _row(file: CheckpointFile, files: Sequence[CheckpointFile]) -> tuple[str, int | None, float | None, bool]:
+def _row(file: CheckpointFile, is_perhaps_a_copy: bool) -> tuple[str, int | None, float | None, bool]:
     """Return what decides about the order; a final copy whose place nothing tells has no say in it."""
     is_placed = file.step is not None or file.epoch is not None
-    is_usable = file.error is None and (is_placed or not duplicates.is_perhaps_a_copy(file, files))
+    is_usable = file.error is None and (is_placed or not is_perhaps_a_copy)
     return file.name, file.step, file.epoch, is_usable
 
 
@@ -161,24 +178,16 @@ def _names(file: CheckpointFile) -> tuple[str, ...]:
     return (file.name, *file.copies)
 
 
-def _digest(path: Path) -> str | None:
-    """Return the hash of a file that cannot be used, None of what has no bytes of its own."""
-    try:
-        return digest(read_bytes(path))
-    except CheckpointError:
-        return None
-
-
-def _checkpoint(path: Path, name: str, reading: Reading) -> tuple[Checkpoint, frozenset[str]]:
-    """Return what is stored at the path, and the marks that its copies share."""
+def _understood(stored: Stored, path: Path, name: str, reading: Reading) -> tuple[Checkpoint, timeline.Stated]:
+    """Return the checkpoint that is stored at the path, and what it says of its place in training."""
     where = one_line(path, 500)
-    stored = discovery.read(path, reading)
     found = find_weights(stored.payload.content, reading, where)
     weights, notes = clean_weights(stored.fetch(found.mapping), found.prefix, where)
     weights, masks = without_masks(weights)
     notes += [note for note in (mask_note(masks) or zeros_note(weights), kept_in_parts(list(weights))) if note]
     about = _about(stored)
-    when = timeline.moment(about, name)
+    says = timeline.stated(about)
+    when = timeline.moment(says, name)
     architecture = about.get("arch")
     is_hint = isinstance(architecture, str) and 0 < len(architecture) <= _LONGEST_HINT
     checkpoint = Checkpoint(
@@ -200,7 +209,7 @@ def _checkpoint(path: Path, name: str, reading: Reading) -> tuple[Checkpoint, fr
         integrity=stored.payload.integrity,
         masks=masks,
     )
-    return checkpoint, stored.identity | _moments(when)
+    return checkpoint, says
 
 
 def _moments(when: Moment) -> frozenset[str]:
@@ -248,6 +257,12 @@ def _plain_arguments(value: object) -> dict[str, object]:
 
 def _is_plain(value: object) -> bool:
     return isinstance(value, str | int | float) and len(str(value)) <= _LONGEST_HINT
+
+
+def shown_name(path: Path, paths: Sequence[Path]) -> str:
+    """Return the name of a file that has come later, relative to what the named folders and files share."""
+    folders = [os.path.abspath(each if each.is_dir() else each.parent) for each in paths]
+    return _name(Path(os.path.relpath(os.path.abspath(path), os.path.commonpath(folders))))
 
 
 def _name(relative: Path) -> str:

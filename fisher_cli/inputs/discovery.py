@@ -60,14 +60,14 @@ def candidates(paths: Sequence[Path]) -> list[Candidate]:
     return _one_per_inode([found for path in paths for found in _of_path(path)])
 
 
-def read(path: Path, reading: Reading) -> Stored:
-    """Return what a candidate holds.
+def read(path: Path, reading: Reading, data: bytes | None = None) -> Stored:
+    """Return what a candidate holds; `data` are the bytes of a file that has been read already.
 
     Raises:
         CheckpointError: It cannot be read.
     """
-    if not path.is_dir():
-        return read_file(path, reading)
+    if data is not None or not path.is_dir():
+        return read_file(path, reading, data)
     reader = _reader_of(path)
     if reader is None:
         msg = f"{one_line(path, 500)}: no checkpoint any more; run again once it is written"
@@ -202,7 +202,7 @@ def _one_per_inode(paths: Sequence[Path]) -> list[Candidate]:
             names.setdefault(os.path.abspath(path), []).append(path)
 
     def rank(path: Path) -> tuple[bool, bool, bool]:
-        is_silent = timeline.moment({}, path.name).source == timeline.ORDER
+        is_silent = timeline.moment(timeline.Stated(), path.name).source == timeline.ORDER
         return is_silent, timeline.is_alias(path.name), path.is_symlink()
 
     found = []

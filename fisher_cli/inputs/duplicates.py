@@ -32,9 +32,11 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
     return f"sha256:{found.hexdigest()}"
 
 
-def is_perhaps_a_copy(file: Copy, files: Sequence[Copy]) -> bool:
-    """Return whether such names are given to copies; also the folder around a trainer's folders holds the final one."""
-    return is_alias(file.name) or any(other.name.startswith(f"{file.name}/") for other in files)
+def perhaps_copies(files: Sequence[Copy]) -> frozenset[str]:
+    """Return the names that are given to copies; also the folder around a trainer's folders holds the final one."""
+    parts = [file.name.split("/") for file in files]
+    around = {"/".join(each[:length]) for each in parts for length in range(1, len(each))}
+    return frozenset(file.name for file in files if is_alias(file.name) or file.name in around)
 
 
 def copies(files: Sequence[_Copy], digest: Callable[[_Copy], str | None]) -> dict[str, list[_Copy]]:
@@ -45,8 +47,9 @@ def copies(files: Sequence[_Copy], digest: Callable[[_Copy], str | None]) -> dic
     only one with its weights is no copy.
     """
     found: dict[str, list[_Copy]] = {}
-    aliases = sorted((file for file in files if is_perhaps_a_copy(file, files)), key=lambda file: file.name)
-    kept = [file for file in files if file not in aliases]
+    names = perhaps_copies(files)
+    aliases = sorted((file for file in files if file.name in names), key=lambda file: file.name)
+    kept = [file for file in files if file.name not in names]
     for alias in aliases:
         suspects = [file for file in kept if file.identity & alias.identity]
         own = digest(alias) if suspects else None

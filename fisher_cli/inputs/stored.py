@@ -43,13 +43,13 @@ class Stored:
             self.sha256 = joint_digest({"": self.sha256, **digests})
 
 
-def read_file(path: Path, reading: Reading) -> Stored:
-    """Return what a file holds; its hash is the SHA-256 of its bytes.
+def read_file(path: Path, reading: Reading, data: bytes | None = None) -> Stored:
+    """Return what a file holds, or its bytes that have been read already; its hash is the SHA-256 of its bytes.
 
     Raises:
         CheckpointError: It cannot be read or decoded.
     """
-    data = read_bytes(path)
+    data = read_bytes(path) if data is None else data
     payload, sha256 = decoded(data, path, reading), digest(data)
     return Stored(payload, sha256, frozenset({sha256, *_serialization_id(data, payload)}))
 

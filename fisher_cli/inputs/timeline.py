@@ -52,13 +52,27 @@ class Moment:
     source: str
 
 
-def moment(stated: Mapping[str, object], name: str) -> Moment:
-    """Return step and epoch as the file states them, else as its name does; numbers are taken as they are written.
+@dataclass(frozen=True)
+class Stated:
+    """Step and epoch as a file states them, whatever it is called, and the entries that tell them; "" where none."""
+
+    step: float | None = None
+    step_source: str = ""
+    epoch: float | None = None
+    epoch_source: str = ""
+
+
+def stated(entries: Mapping[str, object]) -> Stated:
+    """Return what a file's entries say about its place; numbers are taken as they are written."""
+    return Stated(*_first_number(entries, STEP_KEYS), *_first_number(entries, EPOCH_KEYS))
+
+
+def moment(says: Stated, name: str) -> Moment:
+    """Return step and epoch as the file states them, else as its name does.
 
     Some count finished epochs and some begin at 0: nothing here makes them equal.
     """
-    step, step_source = _first_number(stated, STEP_KEYS)
-    epoch, epoch_source = _first_number(stated, EPOCH_KEYS)
+    step, step_source, epoch, epoch_source = says.step, says.step_source, says.epoch, says.epoch_source
     parts = name.split("/")[::-1]  # the file's own name says more than its folder's
     if step is None:
         step, step_source = _first_match(_STEP_NAME, parts)

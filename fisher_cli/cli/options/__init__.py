@@ -55,7 +55,7 @@ from fisher_cli.cli.options.quantities import (
     WeightsOnly,
     WithoutHead,
 )
-from fisher_cli.cli.options.running import DEBUG_KEY, BatchSize, Debug, Device, Quiet
+from fisher_cli.cli.options.running import DEBUG_KEY, BatchSize, Debug, Device, Follow, Quiet, Until
 
 __all__ = [
     "DEBUG_KEY",
@@ -79,6 +79,7 @@ __all__ = [
     "ExamplesOutput",
     "Exclude",
     "FailRatioBelow",
+    "Follow",
     "Force",
     "FormatOption",
     "Include",
@@ -113,6 +114,7 @@ __all__ = [
     "TargetError",
     "Top",
     "TrustPickle",
+    "Until",
     "UseEma",
     "VerifyOutput",
     "WeightsOnly",

@@ -22,6 +22,25 @@ Device = Annotated[
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", metavar="", help="No progress and no remarks.", rich_help_panel=OUTPUT)
 ]
+Follow = Annotated[
+    bool,
+    typer.Option(
+        "--follow",
+        metavar="",
+        help="Wait for new checkpoints as a training run saves them, until Ctrl-C or --until.",
+        rich_help_panel=RUNNING,
+    ),
+]
+Until = Annotated[
+    int | None,
+    typer.Option(
+        "--until",
+        metavar="STEP",
+        help="With --follow: stop once a checkpoint of this step, or a later one, is measured.",
+        show_default=False,
+        rich_help_panel=RUNNING,
+    ),
+]
 
 
 def _debug(context: typer.Context, wanted: bool) -> None:
