@@ -379,3 +379,16 @@ def test_many_rows_take_no_more_memory_than_a_chunk_of_them(form: str, count: in
         assert parquet.metadata.num_rows == count
         assert parquet.metadata.num_row_groups == count // 20_000 + (count % 20_000 > 0)
         assert parquet.read_row_group(1)["rank"].to_pylist() != parquet.read_row_group(0)["rank"].to_pylist()
+
+
+def test_what_a_run_says_does_not_depend_on_a_row_per_example(tmp_path: Path) -> None:
+    """Phases and the verdict are told from paired differences, which need the terms of every row."""
+    run = str(Path(__file__).parent.parent / "sample_checkpoints/digits-clean")
+    words = ["analyze", run, "--limit", "100", "--eigenvalues", "0", "-q", "--format", "table", "-o"]
+    said = [
+        CliRunner().invoke(app, [*words, str(tmp_path / f"{name}.csv"), *more]).stdout
+        for name, more in (("with", ["--per-example"]), ("without", []))
+    ]
+    assert said[0] == said[1]
+    assert "of it at the last checkpoint" in said[0].replace("\n", " ")
+    assert read_table(tmp_path / "with.csv").equals(read_table(tmp_path / "without.csv"))

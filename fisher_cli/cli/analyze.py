@@ -1,7 +1,6 @@
 """`fisher analyze`: checkpoints and a dataset in, the table of Fisher traces and eigenvalues out."""
 
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
@@ -51,7 +50,7 @@ def analyze(
         _show,
         long=examples.per_example() if per_example else None,
         further=lambda analysis: {"task2vec": analysis.task2vec} if settings.task2vec else {},
-        finished=partial(examples.finished, top=None) if per_example else _without_what_no_table_shows,
+        finished=_without_what_no_table_shows,
     )
     files, to_stdout = report_files(output, format, force), stdout_format(output, format)
     if per_example and files is None:
