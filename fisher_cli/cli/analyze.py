@@ -50,7 +50,7 @@ def analyze(
         _show,
         long=examples.per_example() if per_example else None,
         further=lambda analysis: {"task2vec": analysis.task2vec} if settings.task2vec else {},
-        finished=_without_what_no_table_shows,
+        finished=_summarised if per_example else _without_what_no_table_shows,
     )
     files, to_stdout = report_files(output, format, force), stdout_format(output, format)
     if per_example and files is None:
@@ -74,6 +74,13 @@ def _without_what_no_table_shows(measurement: "Measurement") -> "Measurement":
     """What is kept of a finished row: of its examples only their terms of the trace, which the phases are told from."""
     trace = measurement.trace and replace(measurement.trace, per_example_empirical=())
     return replace(measurement, trace=trace, per_example=None)
+
+
+def _summarised(measurement: "Measurement") -> "Measurement":
+    """The same, with what its examples say together: the record has it beside a table of them."""
+    from fisher_cli.examples import with_summary
+
+    return _without_what_no_table_shows(with_summary(measurement))
 
 
 def _line(measurement: "Measurement", order: int, form: Format, eigenvalues: int, path: "PathLength") -> str:

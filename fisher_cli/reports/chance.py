@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from fisher_cli.cells import one_line
+from fisher_cli.reports.headings import place
 from fisher_cli.reports.numbers import finite, number_text, unbroken
 from fisher_cli.results import Measurement
 
@@ -29,11 +29,11 @@ def against_chance(measurements: Sequence[Measurement]) -> list[str]:
     last, classes = known[-1], known[-1].classes or 2
     estimate = last.predictions.accuracy if last.predictions else None
     text = unbroken(number_text(estimate.value, estimate.standard_error)) if estimate else ""
-    where = "" if len(known) == 1 else f" at {_place(last)}"
+    where = "" if len(known) == 1 else f" at {place(last)}"
     said = [f"The accuracy is {text}{where}; guessing gives {1 / classes:.3g}."]
     doubtful = [each for each in known if _is_doubtful(each)]
     if doubtful:
-        places = ", ".join(_place(each) for each in doubtful[:3]) + (", …" if len(doubtful) > 3 else "")
+        places = ", ".join(place(each) for each in doubtful[:3]) + (", …" if len(doubtful) > 3 else "")
         said.append(
             f"No better than guessing, with a loss that an untrained network does not have: {places}. A choice that "
             "weights do not show may be wrong (the notes name those that were assumed; --model-arg changes them), "
@@ -59,8 +59,3 @@ def _is_doubtful(measurement: Measurement) -> bool:
     is_above = accuracy > chance + _CLEAR * math.sqrt(chance * (1 - chance) / examples)
     untrained = math.log(classes)
     return not is_above and abs(loss - untrained) > _TRAINED * untrained
-
-
-def _place(measurement: Measurement) -> str:
-    """The step if known, else the name."""
-    return one_line(measurement.checkpoint) if measurement.step is None else f"step {measurement.step}"

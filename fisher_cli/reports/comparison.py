@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fisher_cli.cells import one_line
+from fisher_cli.reports.headings import estimator_of, place, title
 from fisher_cli.reports.layout import Column, empty_table, fitting, remarks, shorten, total_width, wrapped
 from fisher_cli.reports.numbers import Number, finite, number_text, number_texts
 from fisher_cli.results import AgainstNull, Comparison, Estimate, Finding, Interval, LayerComparison, Measurement
@@ -45,36 +46,22 @@ def render_comparison(
         Something that rich can print.
     """
     pairs = [(each, each.comparison) for each in measurements if each.comparison is not None]
-    parts: list[Text | Table] = [*wrapped(_title(measurements, data), width, "bold"), Text("")]
+    parts: list[Text | Table] = [
+        *wrapped(title("True against empirical Fisher", measurements, data, estimator_of(measurements)), width, "bold"),
+        Text(""),
+    ]
     if pairs:
         columns = _columns(pairs)
         keys = fitting(columns, width, _SHORTEST_NAME, _REDUCTIONS, _SHORTER)
         parts += [_table({key: columns[key] for key in keys}, width), Text("")]
         parts += [*wrapped(_legend(pairs, keys), width, "dim"), Text("")]
         for measurement, found in pairs:
-            text = f"{_name(measurement)}: {found.verdict.text}"
+            text = f"{place(measurement)}: {found.verdict.text}"
             parts += wrapped(text, width, _STYLES.get(found.verdict.finding, ""), indent=2)
         parts.append(Text(""))
         if layers:
             parts += [*_layers(*pairs[-1], width), Text("")]
     return Group(*parts, *remarks(measurements, width))
-
-
-def _title(measurements: Sequence[Measurement], data: str | None) -> str:
-    """What all rows have in common."""
-    examples = {each.examples for each in measurements if each.examples is not None}
-    networks = {each.architecture for each in measurements if each.architecture}
-    estimators = {each.trace.estimator for each in measurements if each.trace}
-    parts = ["True against empirical Fisher", data and one_line(data)]
-    parts += [one_line(each) for each in networks if len(networks) == 1]
-    parts += [f"{each:,} example{'s' if each != 1 else ''}" for each in examples if len(examples) == 1]
-    parts += [f"{one_line(each)} true trace" for each in estimators if len(estimators) == 1]
-    return " · ".join(part for part in parts if part)
-
-
-def _name(measurement: Measurement) -> str:
-    """The step if known, else the name."""
-    return one_line(measurement.checkpoint) if measurement.step is None else f"step {measurement.step}"
 
 
 def _columns(pairs: Sequence[Pair]) -> dict[str, Column]:
@@ -204,7 +191,7 @@ def _layers(measurement: Measurement, found: Comparison, width: int) -> list[Tex
         "null": Column("null", tuple(_plus_minus(each.null_deviation) for each in shown)),
         "z": Column("z", tuple(_z(each) for each in shown)),
     }
-    parts: list[Text | Table] = [Text(f"{_name(measurement)} by parameter", "bold"), _table(columns, width, "layer")]
+    parts: list[Text | Table] = [Text(f"{place(measurement)} by parameter", "bold"), _table(columns, width, "layer")]
     left = len(found.layers) - len(shown)
     if left:
         text = f"The {left} with the smallest true traces are left out: -o FILE writes all."

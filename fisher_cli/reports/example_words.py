@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from fisher_cli.cells import one_line
+from fisher_cli.reports.headings import place
 from fisher_cli.reports.numbers import number_text
 from fisher_cli.results import Estimate, Measurement, NoisyAndClean
 
@@ -72,7 +73,7 @@ def concentrated(measurement: Measurement) -> str:
     first, *others = summary.concentration
     verb = "carry" if first.examples != 1 else "carries"
     said = f"The largest {_count(first.examples)} ({first.fraction:.0%}) {verb} {first.share:.1%} of the true trace at "
-    said += _place(measurement)
+    said += place(measurement)
     for each in others:
         said += f", the largest {each.examples:,} ({each.fraction:.0%}) {each.share:.1%}"
     return f"{said}."
@@ -80,8 +81,3 @@ def concentrated(measurement: Measurement) -> str:
 
 def _count(examples: int) -> str:
     return f"{examples:,} example{'s' if examples != 1 else ''}"
-
-
-def _place(measurement: Measurement) -> str:
-    """The step if known, else the name."""
-    return one_line(measurement.checkpoint) if measurement.step is None else f"step {measurement.step}"

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from fisher_cli.cells import one_line
 from fisher_cli.reports.example_words import concentrated, memorisation
+from fisher_cli.reports.headings import estimator_of, place, title
 from fisher_cli.reports.layout import Column, empty_table, remarks, shorten, total_width, wrapped
 from fisher_cli.reports.numbers import number_texts
 from fisher_cli.results import Estimate, ExampleGroup, ExampleRow, ExampleSummary, Measurement
@@ -43,7 +44,10 @@ def render_examples(measurements: Sequence[Measurement], width: int, data: str |
         Something that rich can print.
     """
     pairs = [(each, each.example_summary) for each in measurements if each.example_summary is not None]
-    parts: list[Text | Table] = [*wrapped(_title(measurements, data), width, "bold"), Text("")]
+    parts: list[Text | Table] = [
+        *wrapped(title("Fisher information by example", measurements, data, estimator_of(measurements)), width, "bold"),
+        Text(""),
+    ]
     if not pairs:
         return Group(*parts, *remarks(measurements, width))
     parts += [_table(_run_columns(pairs), width), Text("")]
@@ -51,32 +55,15 @@ def render_examples(measurements: Sequence[Measurement], width: int, data: str |
     if len(summary.classes) > 1:
         shown = sorted(summary.classes, key=lambda each: -(each.share or 0.0))[:_MOST_CLASSES]
         left = len(summary.classes) - len(shown)
-        heading = f"By class at {_place(last)}, the largest share first"
+        heading = f"By class at {place(last)}, the largest share first"
         heading += f"; {left} more with -o FILE" if left else ""
         parts += [*wrapped(heading, width, "bold"), _table(_class_columns(shown), width), Text("")]
-    parts += [*wrapped(f"The {len(summary.top)} examples that carry most at {_place(last)}", width, "bold")]
+    parts += [*wrapped(f"The {len(summary.top)} examples that carry most at {place(last)}", width, "bold")]
     parts += [_table(_top_columns(summary.top), width), Text("")]
     parts += remarks(measurements, width)
     for text in (concentrated(last), memorisation(measurements)):
         parts += wrapped(text, width) if text else []
     return Group(*parts, Text(""), *wrapped(_legend(pairs), width, "dim"))
-
-
-def _title(measurements: Sequence[Measurement], data: str | None) -> str:
-    """What all rows have in common."""
-    examples = {each.examples for each in measurements if each.examples is not None}
-    networks = {each.architecture for each in measurements if each.architecture}
-    estimators = {each.trace.estimator for each in measurements if each.trace}
-    parts = ["Fisher information by example", data and one_line(data)]
-    parts += [one_line(each) for each in networks if len(networks) == 1]
-    parts += [f"{each:,} example{'s' if each != 1 else ''}" for each in examples if len(examples) == 1]
-    parts += [f"{one_line(each)} true trace" for each in estimators if len(estimators) == 1]
-    return " · ".join(part for part in parts if part)
-
-
-def _place(measurement: Measurement) -> str:
-    """The step if known, else the name."""
-    return one_line(measurement.checkpoint) if measurement.step is None else f"step {measurement.step}"
 
 
 def _run_columns(pairs: Sequence[Pair]) -> dict[str, Column]:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fisher_cli.cells import one_line
+from fisher_cli.reports.headings import place, title
 from fisher_cli.reports.layout import Column, empty_table, remarks, total_width, wrapped
 from fisher_cli.results import ExpansionStep, Identity, Measurement, Outcome, Verification
 
@@ -44,7 +45,11 @@ def render_identities(measurements: Sequence[Measurement], width: int, data: str
         Something that rich can print.
     """
     pairs = [(each, each.verification) for each in measurements if each.verification is not None]
-    parts: list[Text | Table] = [*wrapped(_title(measurements, data), width, "bold"), Text("")]
+    count = f"{len(measurements)} checkpoints" if len(measurements) > 1 else ""
+    parts: list[Text | Table] = [
+        *wrapped(title("Fisher identities", measurements, data, count), width, "bold"),
+        Text(""),
+    ]
     if pairs:
         rows = _rows(pairs)
         several = len(pairs) > 1
@@ -53,16 +58,6 @@ def render_identities(measurements: Sequence[Measurement], width: int, data: str
         parts += _expansion(*pairs[-1], width, several=several)
         parts += [*_verdict(pairs, width), Text("")]
     return Group(*parts, *remarks(measurements, width))
-
-
-def _title(measurements: Sequence[Measurement], data: str | None) -> str:
-    examples = {each.examples for each in measurements if each.examples is not None}
-    networks = {each.architecture for each in measurements if each.architecture}
-    parts = ["Fisher identities", data and one_line(data)]
-    parts += [one_line(each) for each in networks if len(networks) == 1]
-    parts += [f"{each:,} example{'s' if each != 1 else ''}" for each in examples if len(examples) == 1]
-    parts += [f"{len(measurements)} checkpoints"] if len(measurements) > 1 else []
-    return " · ".join(part for part in parts if part)
 
 
 def _rows(pairs: Sequence[Pair]) -> list[_Row]:
@@ -83,11 +78,6 @@ def _badness(identity: Identity) -> tuple[int, float]:
     return order.index(identity.verdict), math.inf if math.isnan(relative) else relative
 
 
-def _name(measurement: Measurement) -> str:
-    """The step if known, else the name."""
-    return one_line(measurement.checkpoint) if measurement.step is None else f"step {measurement.step}"
-
-
 def _columns(rows: Sequence[_Row], several: bool) -> dict[str, Column]:
     found = [row.identity for row in rows]
     columns = {
@@ -100,7 +90,7 @@ def _columns(rows: Sequence[_Row], several: bool) -> dict[str, Column]:
         "tolerance": Column("tolerance", tuple(_small(each.tolerance) for each in found)),
     }
     if several:
-        columns["at"] = Column("worst at", tuple(_name(row.at) if row.identity.error else "" for row in rows), "left")
+        columns["at"] = Column("worst at", tuple(place(row.at) if row.identity.error else "" for row in rows), "left")
     return columns
 
 
@@ -149,7 +139,7 @@ def _reasons(pairs: Sequence[Pair], rows: Sequence[_Row], width: int) -> list[Te
     for measurement, found in pairs:
         for each in found.identities:
             if each.verdict is Outcome.FAILED:
-                text = f"✗ {_name(measurement)}: {each.name}: {one_line(each.reason)}"
+                text = f"✗ {place(measurement)}: {each.name}: {one_line(each.reason)}"
                 lines += wrapped(text, width, "red", indent=2)
     for row in rows:
         if row.identity.verdict is Outcome.PASSED and row.identity.reason:
@@ -161,7 +151,7 @@ def _expansion(measurement: Measurement, found: Verification, width: int, *, sev
     """KL(q_θ ‖ q_θ+ε) over ½ εᵀFε, step by step."""
     if not found.expansion:
         return []
-    where = f", {_name(measurement)}" if several else ""
+    where = f", {place(measurement)}" if several else ""
     title = f"KL(q_θ ‖ q_θ+ε) / (½ εᵀFε) − 1 in a random direction{where}: slope 1, and 2 where averaged over ±ε"
     columns = {
         "step": _expanded("‖ε‖/‖θ‖", found.expansion, lambda row: f"{row.step:.1e}"),

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from fisher_cli.cells import one_line
 from fisher_cli.reports import histogram
+from fisher_cli.reports.headings import place, title
 from fisher_cli.reports.layout import (
     Column,
     empty_table,
@@ -40,7 +41,7 @@ def render_spectra(measurements: Sequence[Measurement], width: int, data: str | 
     Returns:
         Something that rich can print.
     """
-    parts: list[Text | Table] = [*wrapped(_title(measurements, data), width, "bold"), Text("")]
+    parts: list[Text | Table] = [*wrapped(title("Fisher spectrum", measurements, data), width, "bold"), Text("")]
     for matrix in _TITLES:
         pairs = [(each, found) for each in measurements for found in each.spectra if found.matrix == matrix]
         if pairs:
@@ -48,16 +49,6 @@ def render_spectra(measurements: Sequence[Measurement], width: int, data: str | 
     measured = [each for each in measurements if each.spectra]
     legend = [*wrapped(_legend(measured), width, "dim"), Text("")] if measured else []
     return Group(*parts, *legend, *remarks(measurements, width))
-
-
-def _title(measurements: Sequence[Measurement], data: str | None) -> str:
-    """What all rows have in common."""
-    examples = {each.examples for each in measurements if each.examples is not None}
-    networks = {each.architecture for each in measurements if each.architecture}
-    parts = ["Fisher spectrum", data and one_line(data)]
-    parts += [one_line(each) for each in networks if len(networks) == 1]
-    parts += [f"{each:,} example{'s' if each != 1 else ''}" for each in examples if len(examples) == 1]
-    return " · ".join(part for part in parts if part)
 
 
 def _matrix(matrix: str, pairs: Sequence[Pair], width: int) -> list[Text | Table]:
@@ -70,25 +61,20 @@ def _matrix(matrix: str, pairs: Sequence[Pair], width: int) -> list[Text | Table
     ]
     parts.append(Text(""))
     if len(pairs) > 1:
-        names = [_name(each) for each, _ in pairs]
+        names = [place(each) for each, _ in pairs]
         drawn = histogram.lines(names, [found for _, found in pairs], width)
         parts += [*drawn, Text("")] if drawn else []
     measurement, last = pairs[-1]
     drawn = histogram.bars(last, width)
     if last.normalised_dimension is not None:
         text = (
-            f"{_name(measurement)}: effective dimension of Abbas et al. {number_text(last.normalised_dimension)} of "
+            f"{place(measurement)}: effective dimension of Abbas et al. {number_text(last.normalised_dimension)} of "
             f"{last.parameters:,}, at this one θ alone, n = {last.examples}, γ = 1"
         )
         parts += [*wrapped(text, width)]
     if drawn:
-        parts += [*wrapped(f"{_name(measurement)}: {_found(last)}", width), *drawn, Text("")]
+        parts += [*wrapped(f"{place(measurement)}: {_found(last)}", width), *drawn, Text("")]
     return parts
-
-
-def _name(measurement: Measurement) -> str:
-    """The step if known, else the name."""
-    return one_line(measurement.checkpoint) if measurement.step is None else f"step {measurement.step}"
 
 
 def _found(spectrum: Spectrum) -> str:

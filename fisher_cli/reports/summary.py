@@ -8,6 +8,7 @@ from rich.text import Text
 
 from fisher_cli.cells import one_line
 from fisher_cli.reports.chance import against_chance
+from fisher_cli.reports.headings import estimator_of, title
 from fisher_cli.reports.layout import (
     STATUS_STYLES,
     Column,
@@ -50,7 +51,10 @@ def render_summary(measurements: Sequence[Measurement], width: int, data: str | 
     all_columns = _columns(measurements)
     keys = fitting(all_columns, width, _ENOUGH_NAME, _REDUCTIONS, _SHORTER)
     table = _table({key: all_columns[key] for key in keys}, measurements, width)
-    parts: list[Text | Table] = [*wrapped(_title(measurements, data), width, "bold"), Text("")]
+    parts: list[Text | Table] = [
+        *wrapped(title("Fisher information", measurements, data, estimator_of(measurements)), width, "bold"),
+        Text(""),
+    ]
     parts += [table, Text("")]
     parts += remarks(measurements, width)
     missing = [all_columns[key].heading for key in all_columns if key in _MISSED and not _shown(key, keys)]
@@ -170,18 +174,6 @@ def _table(columns: dict[str, Column], measurements: Sequence[Measurement], widt
         }
         table.add_row(*(special.get(key) or Text(column.cells[i]) for key, column in columns.items()))
     return table
-
-
-def _title(measurements: Sequence[Measurement], data: str | None) -> str:
-    """What all rows have in common: the dataset, the network, the examples, the estimator."""
-    examples = {each.examples for each in measurements if each.examples is not None}
-    estimators = {each.trace.estimator for each in measurements if each.trace}
-    networks = {each.architecture for each in measurements if each.architecture}
-    parts = ["Fisher information", data and one_line(data)]
-    parts += [one_line(each) for each in networks if len(networks) == 1]
-    parts += [f"{each:,} example{'s' if each != 1 else ''}" for each in examples if len(examples) == 1]
-    parts += [f"{one_line(each)} true trace" for each in estimators if len(estimators) == 1]
-    return " · ".join(part for part in parts if part)
 
 
 def _curve(measurements: Sequence[Measurement], width: int) -> list[Text]:
