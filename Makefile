@@ -8,7 +8,7 @@ help:  ## this list
 
 demo: .venv/fisher  ## the Fisher information of a real training run, as a table and a report in demo-report/
 	@mkdir -p demo-report
-	$(BIN)/fisher analyze sample_checkpoints/digits-clean --format table -o demo-report/digits-clean.csv
+	$(BIN)/fisher analyze sample_checkpoints/digits-clean --format table --no-resume -o demo-report/digits-clean.csv
 
 test: .venv/dev  ## all tests
 	$(BIN)/python -m pytest -n auto
