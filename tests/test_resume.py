@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,9 @@ from typer.testing import CliRunner
 
 import fisher_cli.run
 from fisher_cli.cli.app import STOPPING_SIGNALS, _stop, app
-from fisher_cli.records import read_records
+from fisher_cli.errors import LockedError
+from fisher_cli.outputs import ReportFiles
+from fisher_cli.records import open_journal, read_records
 from tests.test_records import in_child
 
 ROOT = Path(__file__).parents[1]
@@ -89,6 +92,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def uninterrupted() -> tuple[dict[str, str], float]:
+    """The tables of a run that nothing stops, and its seconds in a process that has imported everything already."""
+    analyze()
+    _forget()
     start = time.perf_counter()
     assert in_child(run_quietly) == 0
     took = time.perf_counter() - start
@@ -308,3 +314,17 @@ def test_two_writers_of_one_report(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(fisher_cli.run.Run, "measure", measure)
     analyze("--no-resume")
+
+
+def test_nobody_else_can_begin_while_the_report_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, tried = ReportFiles.write, []
+
+    def write(self: ReportFiles, *arguments: Any) -> None:
+        with pytest.raises(LockedError):
+            open_journal(Path("r.journal"), {})
+        tried.append(self.main.name)
+        real(self, *arguments)
+
+    monkeypatch.setattr(ReportFiles, "write", write)
+    analyze()
+    assert tried == ["r.csv"]

@@ -91,9 +91,9 @@ def go_through(
             files = replace(files, inputs=tuple(file.path for file in run.files))
             files.check_writable()
         _say_what_is_analysed(console, run)
+        stack.enter_context(_journal(console, run, files, resume=resume))  # until the report is written
         opened = open_rows(stack, report.long, files, to_stdout)
-        with _journal(console, run, files, resume=resume):
-            _measure(console, run, report, files, to_stdout, opened)
+        _measure(console, run, report, files, to_stdout, opened)
         stack = stack.pop_all()  # kept until the end: what goes to stdout does not go to stderr
     with stack:
         return _finish(console, run.analysis, report, files, to_stdout, opened)
