@@ -43,9 +43,9 @@ from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.problem import TensorData, pose
 from fisher_cli.curvature.scores import exact
 from fisher_cli.curvature.traces import sweep
-from fisher_cli.inputs.checkpoints import find_checkpoints, load_checkpoint
-from fisher_cli.inputs.datasets import load_examples
-from fisher_cli.inputs.networks import Networks
+from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
+from fisher_cli.inputs.data.datasets import load_examples
+from fisher_cli.inputs.networks.networks import Networks
 from fisher_cli.run import Run
 from fisher_cli.settings import Resources, Settings
 

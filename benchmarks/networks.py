@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import VisionTransformer, resnet18
 
-from fisher_cli.inputs.datasets import load_examples
-from fisher_cli.inputs.digits_networks import digits_cnn
+from fisher_cli.inputs.data.datasets import load_examples
+from fisher_cli.inputs.networks.digits_networks import digits_cnn
 
 CLASSES = 10
 

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.harness import Answer, ask, required, say
 from benchmarks.networks import LOADABLE, Case, Setting, fitted
-from fisher_cli.inputs.datasets import load_examples
+from fisher_cli.inputs.data.datasets import load_examples
 
 LEARNING_RATE, BATCH_SIZE = 1e-3, 32
 QUICK_STEPS = 2

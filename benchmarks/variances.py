@@ -20,9 +20,9 @@ from fisher_cli.curvature.likelihoods import Softmax
 from fisher_cli.curvature.problem import Problem, TensorData, pose
 from fisher_cli.curvature.scores import unit_scale
 from fisher_cli.curvature.traces import sweep
-from fisher_cli.inputs.checkpoints import find_checkpoints, load_checkpoint
-from fisher_cli.inputs.datasets import load_examples
-from fisher_cli.inputs.networks import Networks
+from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
+from fisher_cli.inputs.data.datasets import load_examples
+from fisher_cli.inputs.networks.networks import Networks
 
 SAMPLES = Path(__file__).parent.parent / "sample_checkpoints"
 LABELS = "labels.csv"

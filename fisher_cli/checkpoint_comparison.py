@@ -29,7 +29,7 @@ from fisher_cli.curvature.normalization_statistics import recalibrate, recalibra
 from fisher_cli.curvature.problem import Problem
 from fisher_cli.curvature.relative_entropy import agreement
 from fisher_cli.errors import ArchitectureError, NumericalError, OutOfMemoryError, UsageError
-from fisher_cli.inputs.checkpoints import Checkpoint, CheckpointFile
+from fisher_cli.inputs.checkpoints.checkpoints import Checkpoint, CheckpointFile
 from fisher_cli.measurement import posed
 from fisher_cli.results import CheckpointComparison, Estimate, LayerStep
 from fisher_cli.run import Run

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from fisher_cli.curvature.problem import TensorData, pose
-from fisher_cli.inputs.datasets import Examples, Normalization
-from fisher_cli.inputs.normalization import CHOICE_EXAMPLES, choose_normalization
+from fisher_cli.inputs.data.datasets import Examples, Normalization
+from fisher_cli.inputs.data.normalization import CHOICE_EXAMPLES, choose_normalization
 from fisher_cli.settings import Settings
 
 

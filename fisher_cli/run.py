@@ -17,13 +17,19 @@ from fisher_cli.codec import decode, encode
 from fisher_cli.curvature.memory import is_out_of_memory, release_memory
 from fisher_cli.curvature.problem import Data, TensorData
 from fisher_cli.errors import FisherError, OutOfMemoryError, UsageError
-from fisher_cli.inputs.acquaintance import Acquaintance, Found
-from fisher_cli.inputs.architectures import Architecture
-from fisher_cli.inputs.checkpoints import Checkpoint, CheckpointFile, Reading, find_checkpoints, load_checkpoint
-from fisher_cli.inputs.datasets import Examples, load_examples
+from fisher_cli.inputs.checkpoints.acquaintance import Acquaintance, Found
+from fisher_cli.inputs.checkpoints.checkpoints import (
+    Checkpoint,
+    CheckpointFile,
+    Reading,
+    find_checkpoints,
+    load_checkpoint,
+)
+from fisher_cli.inputs.checkpoints.following import Following, Watch
+from fisher_cli.inputs.data.datasets import Examples, load_examples
 from fisher_cli.inputs.factories import code_digest
-from fisher_cli.inputs.following import Following, Watch
-from fisher_cli.inputs.networks import Networks, outcome, refuse_nonfinite
+from fisher_cli.inputs.networks.architectures import Architecture
+from fisher_cli.inputs.networks.networks import Networks, outcome, refuse_nonfinite
 from fisher_cli.measurement import Observer, Silent, choose_device, measure
 from fisher_cli.normalizing import with_chosen_normalization
 from fisher_cli.records import Journal, Key, Record, recollect, remember

@@ -9,7 +9,7 @@ from torch import nn
 
 from fisher_cli.curvature.problem import Problem, reproducible_kernels
 from fisher_cli.errors import UsageError
-from fisher_cli.inputs.pruning import plain_name
+from fisher_cli.inputs.checkpoints.pruning import plain_name
 from fisher_cli.settings import Settings
 
 WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)

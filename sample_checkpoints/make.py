@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fisher_cli.inputs.datasets import load_examples
-from fisher_cli.inputs.digits_networks import digits_cnn, digits_mlp
+from fisher_cli.inputs.data.datasets import load_examples
+from fisher_cli.inputs.networks.digits_networks import digits_cnn, digits_mlp
 
 HERE = Path(__file__).parent
 BATCH_SIZE = 32

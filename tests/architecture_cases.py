@@ -7,7 +7,7 @@ import pytest
 from torch import Tensor
 
 from fisher_cli.errors import ArchitectureError
-from fisher_cli.inputs.checkpoints import Checkpoint
+from fisher_cli.inputs.checkpoints.checkpoints import Checkpoint
 from fisher_cli.results import WeightsKind
 
 

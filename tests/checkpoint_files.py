@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from fisher_cli.errors import CheckpointError
-from fisher_cli.inputs.checkpoints import Checkpoint, CheckpointFile, Reading, find_checkpoints, load_checkpoint
+from fisher_cli.inputs.checkpoints.checkpoints import (
+    Checkpoint,
+    CheckpointFile,
+    Reading,
+    find_checkpoints,
+    load_checkpoint,
+)
 
 WEIGHTS = {"0.weight": torch.arange(1.0, 7.0).reshape(2, 3), "0.bias": torch.tensor([1.0, -1.0])}
 

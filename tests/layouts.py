@@ -15,8 +15,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from fisher_cli.inputs.containers import Payload
-from fisher_cli.inputs.digits_networks import digits_cnn
+from fisher_cli.inputs.formats.containers import Payload
+from fisher_cli.inputs.networks.digits_networks import digits_cnn
 from fisher_cli.results import WeightsKind
 
 SAMPLES = Path(__file__).parents[1] / "sample_checkpoints" / "digits-cnn"

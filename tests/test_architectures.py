@@ -9,9 +9,9 @@ import torch
 import torchvision
 from torch import nn
 
-from fisher_cli.inputs.architectures import find_architecture, known_models
-from fisher_cli.inputs.digits_networks import digits_cnn, digits_mlp
-from fisher_cli.inputs.fitting import load_weights
+from fisher_cli.inputs.networks.architectures import find_architecture, known_models
+from fisher_cli.inputs.networks.digits_networks import digits_cnn, digits_mlp
+from fisher_cli.inputs.networks.fitting import load_weights
 from tests.architecture_cases import checkpoint, message
 
 

@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 
 from fisher_cli.errors import DataError, UsageError
-from fisher_cli.inputs.datasets import load_examples
+from fisher_cli.inputs.data.datasets import load_examples
 from tests.data_files import random_images, refusal
 
 IMAGES = random_images(12, 5, 7, 3)

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from fisher_cli.errors import CheckpointError, UnsafeCheckpointError
-from fisher_cli.inputs.checkpoints import find_checkpoints, load_checkpoint
+from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
 from tests.checkpoint_files import WEIGHTS, as_bytes, load, refusal, saved
 
 # Formats

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm, conv2d, linear
 
-from fisher_cli.inputs.cifar_resnets import cifar_resnet, is_cifar_resnet
-from fisher_cli.inputs.shapes import hollow
-from fisher_cli.inputs.wide_resnets import is_wide_resnet, wide_resnet
+from fisher_cli.inputs.networks.cifar_resnets import cifar_resnet, is_cifar_resnet
+from fisher_cli.inputs.networks.shapes import hollow
+from fisher_cli.inputs.networks.wide_resnets import is_wide_resnet, wide_resnet
 
 
 def size(network: nn.Module) -> int:

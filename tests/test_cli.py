@@ -680,7 +680,7 @@ def test_an_interrupted_run_keeps_its_rows(number: signal.Signals, code: int) ->
     # Rows on stdout would show how far it is; with a file only the slow checkpoint does.
     Path("slow.py").write_text(
         "import time\n"
-        "from fisher_cli.inputs.digits_networks import digits_mlp\n"
+        "from fisher_cli.inputs.networks.digits_networks import digits_mlp\n"
         "def make():\n"
         "    network = digits_mlp()\n"
         "    calls = []\n"

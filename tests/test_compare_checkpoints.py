@@ -17,8 +17,8 @@ from fisher_cli import checkpoint_comparison as comparing
 from fisher_cli.checkpoint_comparison import compare_checkpoints
 from fisher_cli.cli.app import app
 from fisher_cli.comparison_columns import CHECKPOINT_COMPARISON_COLUMNS, LAYER_STEP_COLUMNS
-from fisher_cli.inputs.datasets import load_examples
-from fisher_cli.inputs.digits_networks import digits_cnn, digits_mlp
+from fisher_cli.inputs.data.datasets import load_examples
+from fisher_cli.inputs.networks.digits_networks import digits_cnn, digits_mlp
 from fisher_cli.reports.checkpoint_comparison import render_checkpoint_comparison, sentences
 from fisher_cli.results import CheckpointComparison, Estimate
 from fisher_cli.settings import Precision, Resources, Settings

@@ -15,7 +15,7 @@ import torch
 import torchvision
 from torch import nn
 
-from fisher_cli.inputs.containers import Payload, decode
+from fisher_cli.inputs.formats.containers import Payload, decode
 from tests.attacks.assembly import call, legacy, name, pickled
 from tests.saving import WAYS, as_bytes, every_way, same
 

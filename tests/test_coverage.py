@@ -13,9 +13,9 @@ from fisher_cli.curvature.intervals import carriers, mean_interval, ratio_interv
 from fisher_cli.curvature.null import null
 from fisher_cli.curvature.problem import TensorData, pose
 from fisher_cli.curvature.traces import sweep
-from fisher_cli.inputs.checkpoints import find_checkpoints, load_checkpoint
-from fisher_cli.inputs.datasets import load_examples
-from fisher_cli.inputs.networks import Networks
+from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
+from fisher_cli.inputs.data.datasets import load_examples
+from fisher_cli.inputs.networks.networks import Networks
 
 SAMPLES = Path(__file__).parents[1] / "sample_checkpoints"
 F64 = torch.float64

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from fisher_cli.errors import CheckpointError
-from fisher_cli.inputs import archives, containers, files
-from fisher_cli.inputs.archives import open_archive
-from fisher_cli.inputs.checkpoints import find_checkpoints, load_checkpoint
-from fisher_cli.inputs.containers import decode, digest
+from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
+from fisher_cli.inputs.formats import archives, containers, files
+from fisher_cli.inputs.formats.archives import open_archive
+from fisher_cli.inputs.formats.containers import decode, digest
 from tests.attacks.archives import archive_attacks
 from tests.attacks.mutation import flipped, mutated, originals
 

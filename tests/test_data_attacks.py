@@ -12,7 +12,7 @@ import torch
 from torchvision.datasets import ImageFolder
 
 from fisher_cli.errors import DataError
-from fisher_cli.inputs.datasets import load_examples
+from fisher_cli.inputs.data.datasets import load_examples
 from tests.data_attacks import HANDLED, REFUSED, Canary
 
 SECONDS = 10  # generous: a loaded machine; a pipe that is waited for never ends

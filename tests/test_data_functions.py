@@ -9,7 +9,7 @@ from torch import nn
 
 import fisher_cli
 from fisher_cli.errors import DataError, UsageError
-from fisher_cli.inputs.datasets import load_examples
+from fisher_cli.inputs.data.datasets import load_examples
 from tests.data_files import refusal
 
 HEAD = "import random, numpy as np, torch\nfrom torch.utils.data import DataLoader, Dataset, TensorDataset\n"

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-import fisher_cli.inputs.datasets
+import fisher_cli.inputs.data.datasets
 from fisher_cli.errors import DataError, UsageError
-from fisher_cli.inputs.datasets import known_datasets, load_examples
+from fisher_cli.inputs.data.datasets import known_datasets, load_examples
 from tests.data_files import labels_file, refusal
 
 pytestmark = pytest.mark.usefixtures("no_data_dir")
@@ -42,7 +42,7 @@ def test_digits_are_stored_as_integers_and_divided_by_sixteen_only() -> None:
 
 
 def test_the_digits_file_holds_no_time_and_no_name() -> None:
-    data = (Path(fisher_cli.inputs.datasets.__file__).parent / "digits.csv.gz").read_bytes()
+    data = (Path(fisher_cli.inputs.data.datasets.__file__).parent / "digits.csv.gz").read_bytes()
     assert data[3:8] == bytes(5)  # flags (no file name) and time
     text_digest = hashlib.sha256(gzip.decompress(data)).hexdigest()
     assert text_digest == "6ebb3d2fee246a4e99363262ddf8a00a3c41bee6014c373ed9d9216ba7f651b8"

@@ -15,17 +15,17 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from fisher_cli.inputs import torchvision_models
-from fisher_cli.inputs.architectures import find_architecture
-from fisher_cli.inputs.checkpoints import find_checkpoints, load_checkpoint
-from fisher_cli.inputs.cifar_resnets import cifar_resnet
-from fisher_cli.inputs.detection import detect
-from fisher_cli.inputs.digits_networks import digits_cnn, digits_mlp
-from fisher_cli.inputs.fitting import load_weights
-from fisher_cli.inputs.shapes import hollow
-from fisher_cli.inputs.torchvision_index import INDEX
-from fisher_cli.inputs.torchvision_models import fingerprint, torchvision_model, torchvision_names
-from fisher_cli.inputs.wide_resnets import wide_resnet
+from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
+from fisher_cli.inputs.networks.architectures import find_architecture
+from fisher_cli.inputs.networks.cifar_resnets import cifar_resnet
+from fisher_cli.inputs.networks.detection import detect
+from fisher_cli.inputs.networks.digits_networks import digits_cnn, digits_mlp
+from fisher_cli.inputs.networks.fitting import load_weights
+from fisher_cli.inputs.networks.networks import torchvision_models
+from fisher_cli.inputs.networks.shapes import hollow
+from fisher_cli.inputs.networks.torchvision_index import INDEX
+from fisher_cli.inputs.networks.torchvision_models import fingerprint, torchvision_model, torchvision_names
+from fisher_cli.inputs.networks.wide_resnets import wide_resnet
 from tests.architecture_cases import checkpoint, message
 
 NAMES = torchvision.models.list_models(module=torchvision.models)
@@ -235,8 +235,8 @@ def test_a_built_in_network_is_found_without_loading_torchvision(tmp_path: Path)
     torch.save(cifar_resnet("resnet20-cifar").state_dict(), tmp_path / "a.pt")
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from fisher_cli.inputs.architectures import find_architecture\n"
-        "from fisher_cli.inputs.checkpoints import find_checkpoints, load_checkpoint\n"
+        "from fisher_cli.inputs.networks.architectures import find_architecture\n"
+        "from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint\n"
         f"[file] = find_checkpoints([Path({str(tmp_path / 'a.pt')!r})])\n"
         "print(find_architecture(load_checkpoint(file)).name)\n"
         "print([name for name in ('torchvision', 'timm', 'transformers') if name in sys.modules])\n"

@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 
 from fisher_cli.errors import CheckpointError
-from fisher_cli.inputs.checkpoints import find_checkpoints
+from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints
 from tests.checkpoint_files import WEIGHTS, checked, names, saved
 
 # Finding and order

@@ -17,8 +17,8 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex
 
 from fisher_cli.errors import CheckpointError, NoWeightsError, UnsafeCheckpointError
-from fisher_cli.inputs.checkpoints import find_checkpoints, load_checkpoint
-from fisher_cli.inputs.distributed_metadata import read_metadata
+from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
+from fisher_cli.inputs.checkpoints.distributed_metadata import read_metadata
 from tests.checkpoint_files import WEIGHTS, load, refusal
 
 TWO_RANKS = """
@@ -123,7 +123,7 @@ def test_an_explicit_key_and_averages_are_chosen_before_anything_is_read(tmp_pat
 def test_an_optimizer_is_never_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = written(tmp_path / "a")
     sizes: list[int] = []
-    import fisher_cli.inputs.distributed_checkpoints as module
+    import fisher_cli.inputs.checkpoints.distributed_checkpoints as module
 
     real = module.decoded
     monkeypatch.setattr(module, "decoded", lambda data, *rest: sizes.append(len(data)) or real(data, *rest))

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fisher_cli.inputs.checkpoints import find_checkpoints, load_checkpoint
-from fisher_cli.inputs.duplicates import weights_digest
-from fisher_cli.inputs.timeline import is_alias
+from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
+from fisher_cli.inputs.checkpoints.duplicates import weights_digest
+from fisher_cli.inputs.checkpoints.timeline import is_alias
 from tests.checkpoint_files import WEIGHTS, load, names, saved
 
 MORE = {name: value + 1 for name, value in WEIGHTS.items()}

@@ -15,10 +15,10 @@ from fisher_cli.curvature.likelihoods import Gaussian, Likelihood, Sigmoid, Soft
 from fisher_cli.curvature.problem import TensorData, pose
 from fisher_cli.curvature.scores import Scores, sampled
 from fisher_cli.curvature.traces import sweep
-from fisher_cli.inputs.architectures import find_architecture
-from fisher_cli.inputs.checkpoints import find_checkpoints, load_checkpoint
-from fisher_cli.inputs.datasets import load_examples
-from fisher_cli.inputs.fitting import load_weights
+from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
+from fisher_cli.inputs.data.datasets import load_examples
+from fisher_cli.inputs.networks.architectures import find_architecture
+from fisher_cli.inputs.networks.fitting import load_weights
 from tests.cases import CASES, Case, mlp
 from tests.conftest import problem_of, reference_of
 

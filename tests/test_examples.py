@@ -21,8 +21,8 @@ from fisher_cli.columns import EXAMPLE_COLUMNS
 from fisher_cli.curvature.groups import auroc, concentration, midranks, ratio_of_groups
 from fisher_cli.curvature.traces import sweep
 from fisher_cli.examples import example_rows, example_tables, with_summary, without_examples
-from fisher_cli.inputs.datasets import load_examples
-from fisher_cli.inputs.digits_networks import digits_mlp
+from fisher_cli.inputs.data.datasets import load_examples
+from fisher_cli.inputs.networks.digits_networks import digits_mlp
 from fisher_cli.reports.example_words import memorisation
 from fisher_cli.results import Measurement
 from fisher_cli.table_reading import read_table

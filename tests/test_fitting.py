@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from fisher_cli.inputs.checkpoints import Reading, find_checkpoints, load_checkpoint
-from fisher_cli.inputs.fitting import load_weights, network_notes
+from fisher_cli.inputs.checkpoints.checkpoints import Reading, find_checkpoints, load_checkpoint
+from fisher_cli.inputs.networks.fitting import load_weights, network_notes
 from tests.architecture_cases import checkpoint, message
 
 # Weights into the network

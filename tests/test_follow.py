@@ -13,12 +13,12 @@ import safetensors.torch
 import torch
 from typer.testing import CliRunner
 
-import fisher_cli.inputs.following as following
+import fisher_cli.inputs.checkpoints.following as following
 from fisher_cli.cli.app import app
-from fisher_cli.inputs.acquaintance import Acquaintance
-from fisher_cli.inputs.checkpoints import CheckpointFile, find_checkpoints
-from fisher_cli.inputs.following import Following, Watch
-from fisher_cli.inputs.reading import Reading
+from fisher_cli.inputs.checkpoints.acquaintance import Acquaintance
+from fisher_cli.inputs.checkpoints.checkpoints import CheckpointFile, find_checkpoints
+from fisher_cli.inputs.checkpoints.following import Following, Watch
+from fisher_cli.inputs.formats.reading import Reading
 from tests.test_check import checked
 from tests.test_resume import QUICK, analyze, counted, desk, tables
 

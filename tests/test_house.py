@@ -91,9 +91,22 @@ def test_curvature_knows_nothing_but_torch_and_the_ground_floor() -> None:
             assert imported_rooms(tree) <= {"curvature", "results", "errors"}, path
 
 
+INPUT_FLOORS: Final = {"formats": 0, "factories": 1, "checkpoints": 1, "networks": 2, "data": 2}
+
+
+def test_the_folders_of_inputs_are_floors_too() -> None:
+    for path, tree in modules():
+        if room(path) == "inputs" and path.parent.name != "fisher_cli" and path.name != "__init__.py":
+            here = path.relative_to(PACKAGE / "inputs").parts[0].removesuffix(".py")
+            modules_used = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+            used = {name.split(".")[2] for name in modules_used if name.startswith("fisher_cli.inputs.")}
+            for other in used - {here}:
+                assert INPUT_FLOORS[other] < INPUT_FLOORS[here], f"{path.relative_to(PACKAGE)} imports {other}"
+
+
 # What runs, imports or unpickles; each with the only modules that may, all of which take the user's own words.
 EXECUTING: Final = {
-    "torch.load": {"inputs/trusted.py"},  # behind --trust-pickle
+    "torch.load": {"inputs/formats/trusted.py"},  # behind --trust-pickle
     "import_module": {"inputs/factories.py", "__init__.py"},
     "spec_from_file_location": {"inputs/factories.py"},
     "exec_module": {"inputs/factories.py"},

@@ -7,7 +7,7 @@ from PIL import Image
 from torchvision import datasets as torchvision_datasets
 
 from fisher_cli.errors import DataError, UsageError
-from fisher_cli.inputs.datasets import load_examples
+from fisher_cli.inputs.data.datasets import load_examples
 from tests.data_files import refusal, save_image
 
 pytestmark = pytest.mark.usefixtures("no_data_dir")

@@ -15,9 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-import fisher_cli.inputs.image_tables
+import fisher_cli.inputs.data.image_tables
 from fisher_cli.errors import DataError, UsageError
-from fisher_cli.inputs.datasets import load_examples
+from fisher_cli.inputs.data.datasets import load_examples
 from tests.data_files import random_images, refusal
 
 PIXELS = random_images(30, 6, 5, 3)
@@ -106,13 +106,13 @@ def test_a_cell_without_an_image_is_refused_with_its_row(tmp_path: Path) -> None
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     decoded: list[str] = []
-    decode = fisher_cli.inputs.image_tables.decode_image
+    decode = fisher_cli.inputs.data.image_tables.decode_image
 
     def decode_and_count(data: bytes, where: str) -> np.ndarray:
         decoded.append(where)
         return decode(data, where)
 
-    monkeypatch.setattr(fisher_cli.inputs.image_tables, "decode_image", decode_and_count)
+    monkeypatch.setattr(fisher_cli.inputs.data.image_tables, "decode_image", decode_and_count)
     return decoded
 
 
@@ -224,7 +224,7 @@ def test_the_cache_needs_no_library_and_no_network(cache: Callable[[str, str], P
     code = (
         "import sys; sys.modules['datasets'] = None\n"
         "sys.addaudithook(lambda event, _: sys.exit(event) if event.startswith('socket.') else None)\n"
-        "from fisher_cli.inputs.datasets import load_examples\n"
+        "from fisher_cli.inputs.data.datasets import load_examples\n"
         "print(load_examples('hf:animals', normalize='none').total)\n"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

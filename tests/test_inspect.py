@@ -19,9 +19,9 @@ from typer.testing import CliRunner, Result
 
 from fisher_cli.cli.app import app
 from fisher_cli.columns import INSPECTION_COLUMNS, LEDGER_COLUMNS
-from fisher_cli.inputs.checkpoints import Reading, find_checkpoints
-from fisher_cli.inputs.inspection import inspect as inspect_file
-from fisher_cli.inputs.networks import Networks
+from fisher_cli.inputs.checkpoints.checkpoints import Reading, find_checkpoints
+from fisher_cli.inputs.networks.inspection import inspect as inspect_file
+from fisher_cli.inputs.networks.networks import Networks
 from fisher_cli.reports.inspection import coverage_text, render_coverage, render_inspections
 from fisher_cli.results import Check, Coverage, Inspection, Ledger, Measurement, Status, WeightsKind
 from fisher_cli.table_reading import read_table

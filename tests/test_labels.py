@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fisher_cli.errors import DataError
-from fisher_cli.inputs.datasets import load_examples
+from fisher_cli.inputs.data.datasets import load_examples
 from tests.data_files import labels_file, refusal
 
 pytestmark = pytest.mark.usefixtures("no_data_dir")

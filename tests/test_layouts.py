@@ -9,7 +9,7 @@ import torch
 
 import tests.layouts_of_tools  # noqa: F401  adds its own to LAYOUTS
 from fisher_cli import analyze
-from fisher_cli.inputs.checkpoints import Reading, find_checkpoints, load_checkpoint
+from fisher_cli.inputs.checkpoints.checkpoints import Reading, find_checkpoints, load_checkpoint
 from tests.layouts import COUNTER, HAS_STAND_INS, LAYOUTS, NEED_STAND_INS, Written, featured_name, saved, weights
 
 DONE: set[str] = set()

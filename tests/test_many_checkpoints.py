@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-import fisher_cli.inputs.discovery
-from fisher_cli.inputs.duplicates import perhaps_copies
-from fisher_cli.inputs.reading import Reading
-from fisher_cli.inputs.stored import Stored
+import fisher_cli.inputs.checkpoints.discovery
+from fisher_cli.inputs.checkpoints.duplicates import perhaps_copies
+from fisher_cli.inputs.checkpoints.stored import Stored
+from fisher_cli.inputs.formats.reading import Reading
 from fisher_cli.records import open_journal
 from fisher_cli.results import Coverage, Ledger
 from tests.test_records import ASKED, record
@@ -24,13 +24,13 @@ __all__ = ["desk"]  # its fixture: twelve checkpoints
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that are decoded from now on, in the order in which they are."""
     names: list[str] = []
-    real = fisher_cli.inputs.discovery.read_file
+    real = fisher_cli.inputs.checkpoints.discovery.read_file
 
     def read_file(path: Path, reading: Reading, data: bytes | None = None) -> Stored:
         names.append(path.name)
         return real(path, reading, data)
 
-    monkeypatch.setattr(fisher_cli.inputs.discovery, "read_file", read_file)
+    monkeypatch.setattr(fisher_cli.inputs.checkpoints.discovery, "read_file", read_file)
     return names
 
 

@@ -22,7 +22,7 @@ from fisher_cli.curvature.memory import is_out_of_memory, release_memory
 from fisher_cli.curvature.problem import Problem, TensorData, pose
 from fisher_cli.curvature.routes import Route
 from fisher_cli.errors import DataError, OutOfMemoryError
-from fisher_cli.inputs.digits_networks import digits_mlp
+from fisher_cli.inputs.networks.digits_networks import digits_mlp
 from fisher_cli.measurement import Silent, measure
 from fisher_cli.reports.summary import render_summary
 from fisher_cli.results import Measurement, Status

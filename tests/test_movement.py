@@ -17,7 +17,7 @@ from fisher_cli import analyze
 from fisher_cli.cli.app import app
 from fisher_cli.curvature import divergence as moving
 from fisher_cli.curvature.problem import TensorData, pose
-from fisher_cli.inputs.digits_networks import digits_cnn
+from fisher_cli.inputs.networks.digits_networks import digits_cnn
 from fisher_cli.measurement import measure
 from fisher_cli.reports.movement import verdict
 from fisher_cli.results import Movement, Status

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 import fisher_cli
 from fisher_cli.cli.app import app
 from fisher_cli.errors import DataError, UsageError
-from fisher_cli.inputs.datasets import Examples, load_examples
-from fisher_cli.inputs.normalization import NAMED, Normalization, candidates, choose_normalization
+from fisher_cli.inputs.data.datasets import Examples, load_examples
+from fisher_cli.inputs.data.normalization import NAMED, Normalization, candidates, choose_normalization
 from fisher_cli.run import Run
 from fisher_cli.settings import Resources, Settings
 from tests.data_files import refusal, save_image

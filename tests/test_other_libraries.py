@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from fisher_cli.inputs import huggingface_models, timm_models
-from fisher_cli.inputs.architectures import find_architecture, find_factory
-from fisher_cli.inputs.checkpoints import Checkpoint
-from fisher_cli.inputs.detection import detect
-from fisher_cli.inputs.fitting import load_weights
-from fisher_cli.inputs.timm_models import timm_model
+from fisher_cli.inputs.checkpoints.checkpoints import Checkpoint
+from fisher_cli.inputs.networks.architectures import find_architecture, find_factory
+from fisher_cli.inputs.networks.detection import detect
+from fisher_cli.inputs.networks.fitting import load_weights
+from fisher_cli.inputs.networks.networks import huggingface_models, timm_models
+from fisher_cli.inputs.networks.timm_models import timm_model
 from tests.architecture_cases import checkpoint, message
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what these libraries say about themselves
@@ -112,7 +112,7 @@ class TestTimm:
             read=lambda _, shapes: timm_models.read_timm(one, shapes),
             guess=lambda shapes: [one, other] if "conv1.0.weight" in shapes else [],
         )
-        monkeypatch.setattr("fisher_cli.inputs.detection.TIMM", family)
+        monkeypatch.setattr("fisher_cli.inputs.networks.detection.TIMM", family)
         weights = timm_model(one, num_classes=4).state_dict()
         if differs:
             assert f"pass --model {one} or --model {other}" in message(lambda: detect(checkpoint(weights)))

@@ -17,8 +17,8 @@ from fisher_cli.curvature.gradient_norms import per_example
 from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.traces import sweep
 from fisher_cli.errors import UsageError
-from fisher_cli.inputs.datasets import load_examples
-from fisher_cli.inputs.digits_networks import digits_cnn
+from fisher_cli.inputs.data.datasets import load_examples
+from fisher_cli.inputs.networks.digits_networks import digits_cnn
 from fisher_cli.presets import PRESETS, listing, settings_of
 from fisher_cli.selection import select_parameters, without_head
 from fisher_cli.settings import Settings
@@ -120,7 +120,7 @@ def test_kunstner2019_compares_means_over_all_examples_uncentred() -> None:
 
 
 def digits_layers() -> nn.Sequential:
-    from fisher_cli.inputs.digits_networks import digits_mlp
+    from fisher_cli.inputs.networks.digits_networks import digits_mlp
 
     network = digits_mlp()
     network.load_state_dict(torch.load(CLEAN, weights_only=True)["state_dict"])

@@ -21,7 +21,7 @@ import torchvision
 from torch import nn
 
 from fisher_cli.errors import CheckpointError, UnsafeCheckpointError
-from fisher_cli.inputs.containers import Payload, decode
+from fisher_cli.inputs.formats.containers import Payload, decode
 from tests.saving import as_bytes, every_way, same
 
 NAME = Path("a.pt")

@@ -11,7 +11,7 @@ from torch import nn
 import fisher_cli
 from fisher_cli import Analysis, FisherError, analyze
 from fisher_cli.errors import CheckpointError, DataError, UsageError
-from fisher_cli.inputs.digits_networks import digits_mlp
+from fisher_cli.inputs.networks.digits_networks import digits_mlp
 from fisher_cli.results import Status
 from fisher_cli.settings import Estimator, Settings
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fisher_cli import analyze
-from fisher_cli.inputs.datasets import load_examples
+from fisher_cli.inputs.data.datasets import load_examples
 
 FOLDER = Path(__file__).parent.parent / "sample_checkpoints"
 

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 from fisher_cli.errors import CheckpointError, NoWeightsError
-from fisher_cli.inputs.checkpoints import find_checkpoints, load_checkpoint
+from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
 from tests.checkpoint_files import WEIGHTS, load, names, refusal, saved
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")

@@ -19,8 +19,8 @@ from fisher_cli import analyze
 from fisher_cli.cli.app import app
 from fisher_cli.curvature import spectrum as spectrum_module
 from fisher_cli.curvature.spectrum import Question
-from fisher_cli.inputs.datasets import load_examples
-from fisher_cli.inputs.digits_networks import digits_mlp
+from fisher_cli.inputs.data.datasets import load_examples
+from fisher_cli.inputs.networks.digits_networks import digits_mlp
 from fisher_cli.results import Spectrum
 from fisher_cli.table_reading import read_table
 from tests.reference import Reference, reference

@@ -6,8 +6,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from fisher_cli.inputs.checkpoints import find_checkpoints
-from fisher_cli.inputs.timeline import Moment, moment, stated
+from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints
+from fisher_cli.inputs.checkpoints.timeline import Moment, moment, stated
 from tests.checkpoint_files import WEIGHTS, load, names, saved
 
 # What the file says about itself

@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from fisher_cli.errors import ArchitectureError, CheckpointError, NoWeightsError
-from fisher_cli.inputs.checkpoints import find_checkpoints, nonfinite_names
-from fisher_cli.inputs.networks import Networks
-from fisher_cli.inputs.weights import clean_names
+from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, nonfinite_names
+from fisher_cli.inputs.checkpoints.weights import clean_names
+from fisher_cli.inputs.networks.networks import Networks
 from fisher_cli.results import WeightsKind
 from tests.checkpoint_files import WEIGHTS, as_bytes, checked, load, refusal, saved
 

@@ -71,7 +71,7 @@ class _Survey:
     """Goes through the files once; with data, the first good one is measured on a few examples."""
 
     def __init__(self, paths: list[Path], settings: Settings, resources: Resources, *, with_data: bool) -> None:
-        from fisher_cli.inputs.reading import Reading
+        from fisher_cli.inputs.formats.reading import Reading
 
         self.settings = settings
         self._reading = Reading.of(settings, resources)
@@ -81,8 +81,8 @@ class _Survey:
         if self._run is not None:
             self.files, self._networks = self._run.files, self._run.networks
         else:
-            from fisher_cli.inputs.checkpoints import find_checkpoints
-            from fisher_cli.inputs.networks import Networks
+            from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints
+            from fisher_cli.inputs.networks.networks import Networks
 
             self.files = find_checkpoints(paths, self._reading)
             self._networks = Networks(settings.model, dict(settings.model_arguments))
@@ -98,7 +98,7 @@ class _Survey:
         return sum(not row.error for row in self.rows)
 
     def __iter__(self) -> Iterator["Inspection"]:
-        from fisher_cli.inputs.inspection import inspect as inspect_file
+        from fisher_cli.inputs.networks.inspection import inspect as inspect_file
 
         for file in self.files:
             row = inspect_file(file, self._networks, self._reading)

@@ -3,7 +3,7 @@
 
 def models() -> None:
     """List the networks that --model knows by name; any other goes by the function that makes it, as ./net.py:make."""
-    from fisher_cli.inputs.architectures import known_models
+    from fisher_cli.inputs.networks.architectures import known_models
     from fisher_cli.reports.console import Console
 
     console = Console()
@@ -16,7 +16,7 @@ def models() -> None:
 
 def datasets() -> None:
     """List the datasets that --data knows: splits, classes, image size, packages needed; and its other forms."""
-    from fisher_cli.inputs.catalogue import catalogue_text
+    from fisher_cli.inputs.data.catalogue import catalogue_text
     from fisher_cli.reports.console import Console
 
     Console().write(catalogue_text())

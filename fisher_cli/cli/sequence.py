@@ -76,7 +76,7 @@ def go_through(
     if files is not None:
         files.check_writable()
 
-    from fisher_cli.inputs.following import Following
+    from fisher_cli.inputs.checkpoints.following import Following
     from fisher_cli.reports.console import Console
     from fisher_cli.run import Run
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from fisher_cli.errors import ArchitectureError, FisherError
-from fisher_cli.inputs.containers import one_line
+from fisher_cli.inputs.formats.containers import one_line
 
 Factory = Callable[..., object]
 

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from fisher_cli.errors import CheckpointError
-from fisher_cli.inputs.checkpoints import find_checkpoints, load_checkpoint
-from fisher_cli.inputs.files import one_line
+from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
+from fisher_cli.inputs.formats.files import one_line
 
 SECONDS, ADDRESS_SPACE = 10, 6 << 30
 WATCHED = (

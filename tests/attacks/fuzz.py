@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 from fisher_cli.errors import CheckpointError
-from fisher_cli.inputs.containers import decode
+from fisher_cli.inputs.formats.containers import decode
 from tests.attacks.child import limit
 from tests.attacks.mutation import mutated, originals
 

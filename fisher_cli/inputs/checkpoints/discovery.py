@@ -1,0 +1,213 @@
+"""Paths that the user names → the files and folders that are one checkpoint each."""
+
+import difflib
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from fisher_cli.errors import CheckpointError
+from fisher_cli.inputs.checkpoints import timeline
+from fisher_cli.inputs.checkpoints.deepspeed import MODEL_STATES, read_deepspeed
+from fisher_cli.inputs.checkpoints.distributed_checkpoints import METADATA, SUFFIX, read_distributed
+from fisher_cli.inputs.checkpoints.sharded import (
+    ADAPTERS,
+    COMPANIONS,
+    CONFIG,
+    INDEXES,
+    SHARD,
+    TRAINER_STATE,
+    WHOLE,
+    describe,
+    read_folder,
+)
+from fisher_cli.inputs.checkpoints.stored import Stored, read_file
+from fisher_cli.inputs.formats.containers import one_line
+from fisher_cli.inputs.formats.reading import Reading
+
+_SUFFIXES: Final = frozenset({".pt", ".pth", ".th", ".ckpt", ".bin", ".tar", ".pkl", ".safetensors"})
+_UNFINISHED: Final = ("tmp", "recovery_tmp")
+# What trainers write beside the weights, in files of the same suffixes.
+_COMPANIONS: Final = ("optimizer", "scheduler", "scaler", "sampler", "rng_state", "random_states", "training_args")
+_OF_TRAINER: Final = re.compile(r"checkpoint[-_][0-9]+")
+# Where accelerate puts the weights of FSDP, and DeepSpeed its own, within the trainer's folder.
+_FSDP: Final = "pytorch_model_fsdp_0"
+_DEEPSPEED: Final = re.compile(r"global_step[0-9]+")
+
+_Reader = Callable[[Path, Reading], Stored]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A file or folder that is one checkpoint; `copies` are further names of the same file."""
+
+    path: Path
+    copies: tuple[str, ...] = ()
+
+
+def candidates(paths: Sequence[Path]) -> list[Candidate]:
+    """Return the files and folders that the paths name, each once, in no particular order.
+
+    A folder that is a checkpoint stands for itself. Any other stands for what is directly inside it: files that have
+    a checkpoint's suffix, and folders that are checkpoints; hidden and unfinished ones (`tmp…`) and optimizer
+    states are not among them. Links to one file count as one.
+
+    Raises:
+        CheckpointError: A path does not exist, or a folder holds no checkpoint.
+    """
+    return _one_per_inode([found for path in paths for found in _of_path(path)])
+
+
+def read(path: Path, reading: Reading, data: bytes | None = None) -> Stored:
+    """Return what a candidate holds; `data` are the bytes of a file that has been read already.
+
+    Raises:
+        CheckpointError: It cannot be read.
+    """
+    if data is not None or not path.is_dir():
+        return read_file(path, reading, data)
+    reader = _reader_of(path)
+    if reader is None:
+        msg = f"{one_line(path, 500)}: no checkpoint any more; run again once it is written"
+        raise CheckpointError(msg)
+    return reader(path, reading)
+
+
+def _reader_of(folder: Path) -> _Reader | None:
+    """Return how to read a folder that is one checkpoint, None for any other."""
+    names = set(_entries(folder))
+    if METADATA in names or any(name.endswith(SUFFIX) for name in names):
+        return read_distributed
+    if any(MODEL_STATES.fullmatch(name) for name in names):
+        return read_deepspeed
+    is_of_trainer = not names.isdisjoint((CONFIG, TRAINER_STATE, *COMPANIONS)) or _OF_TRAINER.fullmatch(folder.name)
+    if not names.isdisjoint(INDEXES) or (is_of_trainer and not names.isdisjoint(WHOLE)):
+        return read_folder
+    if is_of_trainer and _inner(names) is not None:
+        return _read_inner
+    # These cannot be used: reading them says why.
+    is_in_shards = any(SHARD.fullmatch(name) for name in names)
+    return read_folder if is_in_shards or not names.isdisjoint(ADAPTERS) else None
+
+
+def _inner(names: Iterable[str]) -> str | None:
+    """Return the folder in a trainer's folder where FSDP or DeepSpeed keep the weights."""
+    return next((name for name in sorted(names) if name == _FSDP or _DEEPSPEED.fullmatch(name)), None)
+
+
+def _read_inner(folder: Path, reading: Reading) -> Stored:
+    inner = folder / str(_inner(_entries(folder)))
+    stored = read_distributed(inner, reading) if inner.name == _FSDP else read_deepspeed(inner, reading)
+    stored.include(describe(stored, folder))
+    return stored
+
+
+def _of_path(path: Path) -> list[Path]:
+    if not path.is_dir():
+        if not os.path.lexists(path):
+            raise CheckpointError(_missing(path))
+        return [path.parent] if path.name in INDEXES else [path]
+    found = _inside(path)
+    if not found:
+        raise CheckpointError(_nothing_inside(path))
+    return found
+
+
+def _inside(folder: Path) -> list[Path]:
+    """Return the checkpoints of a folder: itself, the files in it that are no part of it, and folders."""
+    names = _entries(folder)
+    reader = _reader_of(folder)
+    own: list[Path] = [] if reader is None else [folder]
+    inner = _inner(names) if own else None
+    entries = [folder / name for name in names if name != inner]
+    files = [entry for entry in entries if _is_candidate(entry) and not (own and _is_part(entry.name))]
+    return [*own, *files, *(entry for entry in entries if _is_checkpoint_folder(entry))]
+
+
+def _is_part(name: str) -> bool:
+    """Return whether a file in a folder that is a checkpoint belongs to this checkpoint."""
+    is_named = name in WHOLE or name in ADAPTERS or name == "meta.pt"
+    return is_named or any(pattern.fullmatch(name) for pattern in (SHARD, MODEL_STATES)) or "_optim_states" in name
+
+
+def _is_candidate(path: Path) -> bool:
+    return (
+        path.suffix.lower() in _SUFFIXES
+        and not path.name.startswith((".", *_UNFINISHED))
+        and path.name.partition(".")[0].rstrip("_0123456789") not in _COMPANIONS
+        and not path.is_dir()
+    )
+
+
+def _is_checkpoint_folder(path: Path) -> bool:
+    if path.name.startswith((".", *_UNFINISHED)) or not path.is_dir():
+        return False
+    try:
+        return _reader_of(path) is not None
+    except CheckpointError:  # it may not be listed
+        return False
+
+
+def _entries(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as error:
+        msg = f"{one_line(folder, 500)}: the folder cannot be listed ({error.strerror}); check it with: ls -ld"
+        raise CheckpointError(msg) from error
+
+
+def _missing(path: Path) -> str:
+    where = one_line(path, 500)
+    if any(character in str(path) for character in "*?["):
+        return f"{where}: no file matches this pattern; check it with: ls {where}"
+    try:
+        beside = os.listdir(path.parent)
+    except OSError:
+        return f"{where}: there is no such file or folder, nor the folder around it; check the path"
+    near = difflib.get_close_matches(path.name, beside, n=1)
+    hint = f"did you mean {one_line(path.parent / near[0], 500)}?" if near else "check the path"
+    return f"{where}: there is no such file or folder; {hint}"
+
+
+def _nothing_inside(folder: Path) -> str:
+    where = one_line(folder, 500)
+    subfolders = [folder / name for name in _entries(folder) if not name.startswith(".") and (folder / name).is_dir()]
+    full = []
+    for subfolder in subfolders[:1000]:
+        try:
+            full += [subfolder] if _inside(subfolder) else []
+        except CheckpointError:
+            continue  # a subfolder that may not be listed is no help
+    if full:
+        shown = " ".join(one_line(subfolder, 200) for subfolder in full[:2])
+        more = f" … ({len(full)} subfolders hold some)" if len(full) > 2 else ""
+        return f"{where}: the checkpoints are in subfolders; name them: fisher analyze {shown}{more}"
+    suffixes = " ".join(sorted(_SUFFIXES))
+    return f"{where}: no checkpoint files inside ({suffixes}); name the folder that holds them"
+
+
+def _one_per_inode(paths: Sequence[Path]) -> list[Candidate]:
+    """Return the files without further names of the same file: same path, symbolic link or hard link.
+
+    Of several names one that tells a step or epoch is kept, and a plain file before a link to it.
+    """
+    names: dict[tuple[int, int] | str, list[Path]] = {}
+    for path in paths:
+        try:
+            status = os.stat(path)
+            names.setdefault((status.st_dev, status.st_ino), []).append(path)
+        except OSError:  # a dangling link: reading it gives the error
+            names.setdefault(os.path.abspath(path), []).append(path)
+
+    def rank(path: Path) -> tuple[bool, bool, bool]:
+        is_silent = timeline.moment(timeline.Stated(), path.name).source == timeline.ORDER
+        return is_silent, timeline.is_alias(path.name), path.is_symlink()
+
+    found = []
+    for same in names.values():
+        kept = min(same, key=rank)
+        copies = dict.fromkeys(one_line(path.name) for path in same if path.name != kept.name)
+        found.append(Candidate(kept, tuple(copies)))
+    return found

@@ -1,0 +1,1 @@
+"""Data: which examples, how their images are sized and normalised, what their labels are."""

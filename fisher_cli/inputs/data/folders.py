@@ -1,0 +1,105 @@
+"""Images in class folders, in torchvision's ImageFolder order; only the selected ones are opened."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from fisher_cli.errors import DataError, UsageError
+from fisher_cli.inputs.data.images import read_image
+from fisher_cli.inputs.data.sources import Source, one_by_one
+from fisher_cli.inputs.data.splits import SPLIT_WORDS, find_split
+from fisher_cli.inputs.formats.containers import one_line
+from fisher_cli.inputs.formats.regular_files import shown
+
+_READ: Final = (".jpg", ".jpeg", ".png", ".webp")
+# ImageFolder would count these too; leaving them out silently would shift every index.
+_NOT_READ: Final = (".ppm", ".bmp", ".pgm", ".tif", ".tiff")
+
+
+def folder(place: str, split: str | None) -> Source:
+    """Return the images below the folder, or below its sub-folder named by the split; nothing is opened.
+
+    Raises:
+        UsageError: There is no such split, or there are splits and none was named.
+        DataError: The folder is missing, or it holds no images in class folders.
+    """
+    root, place = Path(place).expanduser(), shown(place)
+    if not root.is_dir():
+        what = "is no folder" if root.exists() else "there is no such folder"
+        msg = f"folder:{place}: {what}; type --data folder:DIR with a DIR that holds one folder per class"
+        raise DataError(msg)
+    names = _folders_in(root)
+    chosen = None if split is None else find_split(split, names)
+    if split is not None and chosen is None:
+        there = f"there are {one_line(', '.join(names))}" if names else "it holds no folders"
+        msg = f"--split {one_line(split)}: no such folder in {shown(root)}; {there}"
+        raise UsageError(msg)
+    if split is None and names and SPLIT_WORDS.issuperset(name.lower() for name in names):
+        msg = f"folder:{place}: its folders are splits, not classes; choose with --split {names[0]}"
+        raise UsageError(msg)
+    root = root if chosen is None else root / chosen
+
+    # Every folder is a class, also a hidden or an empty one: so ImageFolder numbered them in training.
+    classes = _folders_in(root)
+    samples = [(path, label) for label, name in enumerate(classes) for path in _images_below(root / name)]
+    if not samples:
+        msg = f"{shown(root)}: no JPEG, PNG or WEBP files in class folders; expected DIR/CLASS/IMAGE.jpg"
+        raise DataError(msg)
+    return Source(
+        name=f"folder:{place}",
+        split=chosen,
+        total=len(samples),
+        classes=len(classes),
+        class_names=tuple(classes),
+        examples=one_by_one(lambda index: (read_image(samples[index][0]), samples[index][1])),
+        place=lambda index: shown(samples[index][0]),
+        constants=None,
+    )
+
+
+def _folders_in(root: Path) -> list[str]:
+    """Return the names of the sub-folders, sorted as ImageFolder sorts them.
+
+    Raises:
+        DataError: The folder cannot be listed.
+    """
+    try:
+        with os.scandir(root) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir())
+    except OSError as error:
+        msg = f"{shown(root)}: cannot be listed ({error.strerror}); check its permissions with: ls -ld"
+        raise DataError(msg) from error
+
+
+def _images_below(root: Path) -> Iterator[Path]:
+    """Yield the image files at any depth in ImageFolder's order.
+
+    Raises:
+        DataError: A link leads back into its own folder, or a file is an image of a format that is not read.
+    """
+    walked: set[str] = set()
+    for place, _, files in sorted(_walk(root, walked)):
+        for name in sorted(files):
+            suffix = os.path.splitext(name)[1].lower()
+            path = Path(place, name)
+            if suffix in _NOT_READ:
+                msg = f"{shown(path)}: only JPEG, PNG and WEBP are read; convert it to PNG, or move it elsewhere"
+                raise DataError(msg)
+            if suffix in _READ:
+                yield path
+
+
+def _walk(root: Path, walked: set[str]) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield what os.walk yields, links followed.
+
+    Raises:
+        DataError: A link leads back to a folder that was walked already.
+    """
+    for place, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(place)
+        if real in walked:
+            msg = f"{shown(place)}: a link to {shown(real)}, which is in this class already; remove the link"
+            raise DataError(msg)
+        walked.add(real)
+        yield place, folders, files

@@ -1,0 +1,146 @@
+"""Tables with a column of images and one of labels: which columns those are, and the examples in their rows."""
+
+import bisect
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from fisher_cli.errors import DataError
+from fisher_cli.inputs.data.images import Pixels, decode_image, read_image
+from fisher_cli.inputs.data.sources import Example, Source
+from fisher_cli.inputs.formats.containers import one_line
+from fisher_cli.inputs.formats.regular_files import shown
+
+_LABEL_NAMES: Final = ("label", "labels", "fine_label", "target", "targets", "y", "class")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column as far as it matters: images, classes with perhaps their names, integers, or something else."""
+
+    name: str
+    kind: str
+    class_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Group:
+    """So many rows of a file that are reached together: from row `first` of the file on."""
+
+    path: Path
+    number: int
+    first: int
+    rows: int
+
+
+# (group, names of columns, ascending rows counted from the group's first) → those rows, each by column.
+RowReader = Callable[[Group, list[str], Sequence[int]], Iterator[dict[str, object]]]
+
+
+def table_source(
+    name: str,
+    split: str | None,
+    columns: Sequence[Column],
+    groups: Sequence[Group],
+    rows: RowReader,
+    beside: Path | None = None,
+) -> Source:
+    """Return the rows of all groups as examples; only groups that hold selected rows are read.
+
+    Raises:
+        DataError: There are no columns of images and labels.
+    """
+    images, labels = find_columns(columns, shown(groups[0].path) if groups else name)
+    starts = [0, *itertools.accumulate(group.rows for group in groups)]
+
+    def place(index: int) -> str:
+        at = bisect.bisect_right(starts, index) - 1
+        return f"{shown(groups[at].path)}: row {groups[at].first + index - starts[at]}"
+
+    def examples(indices: Sequence[int]) -> Iterator[Example]:
+        for group, start, stop in zip(groups, starts, starts[1:], strict=False):
+            wanted = indices[bisect.bisect_left(indices, start) : bisect.bisect_left(indices, stop)]
+            found = rows(group, [images, labels.name], [index - start for index in wanted]) if wanted else ()
+            for index, row in zip(wanted, found, strict=True):
+                where = place(index)
+                yield row_image(row[images], where, beside), row_label(row[labels.name], where)
+
+    return Source(
+        name=name,
+        split=split,
+        total=starts[-1],
+        classes=len(labels.class_names) or None,
+        class_names=labels.class_names,
+        examples=examples,
+        place=place,
+        constants=None,
+        remedy="mend the labels, or give others with --labels",
+    )
+
+
+def find_columns(columns: Sequence[Column], where: str) -> tuple[str, Column]:
+    """Return the column of images and that of labels: by type first, by usual names where types leave a choice.
+
+    Raises:
+        DataError: One of them is not there, or there is a choice that is not ours to make.
+    """
+    images = [column for column in columns if column.kind == "image"]
+    labels = [column for column in columns if column.kind == "class"]
+    labels = labels or [column for column in columns if column.kind == "integer"]
+    named = sorted(
+        (column for column in labels if column.name.lower() in _LABEL_NAMES),
+        key=lambda column: _LABEL_NAMES.index(column.name.lower()),
+    )
+    label = labels[0] if len(labels) == 1 else next(iter(named), None)
+    if len(images) == 1 and label is not None:
+        return images[0].name, label
+    shown = one_line(", ".join(f"{column.name} ({column.kind})" for column in columns), 300)
+    what = "no single column of images" if len(images) != 1 else "no single column of labels"
+    msg = f"{where}: {what} among {shown}; name the columns image and label, or give --data FILE.py:FUNCTION"
+    raise DataError(msg)
+
+
+def row_image(value: object, where: str, beside: Path | None) -> Pixels:
+    """Return the image of one cell: its bytes, or `{bytes, path}`, with a path only to a file below `beside`.
+
+    Raises:
+        DataError: There is no image in it, or the path leads elsewhere.
+    """
+    if isinstance(value, Mapping):
+        content, path = value.get("bytes"), value.get("path")
+        if content is None and isinstance(path, str):
+            return read_image(_inside(path, where, beside))
+        value = content
+    if not isinstance(value, bytes):
+        msg = f"{where}: has no image in it ({type(value).__name__}); leave the row out"
+        raise DataError(msg)
+    return decode_image(value, where)
+
+
+def row_label(value: object, where: str) -> int:
+    """Return the label of one cell.
+
+    Raises:
+        DataError: It is missing, or no integer.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        msg = f"{where}: has the label {one_line(value, 40)}; class numbers are integers from 0 up"
+        raise DataError(msg)
+    return value
+
+
+def _inside(path: str, where: str, beside: Path | None) -> Path:
+    """Return the file that a cell names.
+
+    Raises:
+        DataError: It is an address, or it lies outside the dataset's folder.
+    """
+    if beside is not None and "://" not in path:
+        root = beside.resolve()
+        full = (root / path).resolve()
+        if full.is_relative_to(root):
+            return full
+    msg = f"{where}: its image is not in the file but at {one_line(path)}, which is not opened; store the bytes"
+    raise DataError(msg)

@@ -1,0 +1,143 @@
+"""Files of numpy.savez: the selected rows are read from the stream, and a header is checked before anything is made."""
+
+import math
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, Final
+
+import numpy as np
+from numpy.lib import format as npy
+
+from fisher_cli.errors import DataError
+from fisher_cli.inputs.data.arrays import Table
+from fisher_cli.inputs.data.sources import Array
+from fisher_cli.inputs.formats.containers import one_line
+from fisher_cli.inputs.formats.regular_files import open_regular, shown
+
+_AGAIN: Final = "copy or download it again"
+_MOST_MEMBERS: Final = 1000
+_CHUNK: Final = 4 * 2**20
+# DEFLATE cannot pack more than so many bytes into one.
+_BEST_RATIO: Final = 1032
+_ENCRYPTED: Final = 0x1
+
+
+def npz_tables(path: Path) -> dict[str, Table]:
+    """Return the arrays of the file by name; their headers are read, not their numbers.
+
+    Raises:
+        DataError: It is no such file, it is damaged, or an array's header does not fit its bytes.
+    """
+    with open_regular(path) as file:
+        length = file.seek(0, 2)
+        archive = _archive(file, path)
+        members = archive.infolist()
+        names = [member.filename for member in members]
+        if len(members) > _MOST_MEMBERS or len(set(names)) < len(names):
+            msg = f"{shown(path)}: not as numpy.savez writes it: {len(members)} arrays, some perhaps twice; {_AGAIN}"
+            raise DataError(msg)
+        return {
+            member.filename.removesuffix(".npy"): _table(archive, member, path, length)
+            for member in members
+            if member.filename.endswith(".npy")
+        }
+
+
+def _archive(file: IO[bytes], path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(file)
+    except Exception as error:  # malformed archives raise half a dozen types
+        msg = f"{shown(path)}: no file of numpy.savez, or a truncated one ({one_line(error)}); {_AGAIN}"
+        raise DataError(msg) from error
+
+
+def _table(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, length: int) -> Table:
+    """Return one array, its header checked against the size of its bytes.
+
+    Raises:
+        DataError: They do not fit together, or it holds Python objects.
+    """
+    where = f"{shown(path)}: {one_line(member.filename)}"
+    is_stored = member.compress_type == zipfile.ZIP_STORED
+    packing = 1 if is_stored else _BEST_RATIO
+    if (not is_stored and member.compress_type != zipfile.ZIP_DEFLATED) or member.flag_bits & _ENCRYPTED:
+        msg = f"{where} is packed in a way that numpy.savez does not use; save it again"
+        raise DataError(msg)
+    if member.compress_size > length or member.file_size > packing * member.compress_size + _BEST_RATIO:
+        msg = f"{where} claims {member.file_size} bytes, more than can be in the file; {_AGAIN}"
+        raise DataError(msg)
+    try:
+        with archive.open(member) as stream:
+            shape, fortran, dtype = _header(stream)
+            start = stream.tell()
+    except Exception as error:  # a damaged header raises nearly anything
+        msg = f"{where} is damaged ({one_line(error) or type(error).__name__}); {_AGAIN}"
+        raise DataError(msg) from error
+    fault = None
+    needed = start + dtype.itemsize * math.prod(shape)
+    if dtype.hasobject:
+        fault = "holds Python objects, which are not read; save plain arrays: numpy.savez(FILE, images=…, labels=…)"
+    elif needed != member.file_size:
+        fault = f"says {shape} {dtype}, {needed} bytes, and has {member.file_size}; {_AGAIN}"
+    elif fortran and len(shape) > 1:
+        fault = "is stored column by column; save numpy.ascontiguousarray of it"
+    if fault is not None:
+        msg = f"{where} {fault}"
+        raise DataError(msg)
+    return Table(shape, dtype, lambda indices: _rows(path, member, where, start, shape, dtype, indices))
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return shape, column order and type.
+
+    Raises:
+        ValueError: It is no such header.
+    """
+    version = npy.read_magic(stream)
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    if version not in readers:
+        msg = f"version {version[0]}.{version[1]} of the format"
+        raise ValueError(msg)
+    shape, fortran, dtype = readers[version](stream)
+    if not all(isinstance(side, int) and side >= 0 for side in shape):
+        msg = f"shape {shape}"
+        raise ValueError(msg)
+    return shape, fortran, dtype
+
+
+def _rows(
+    path: Path,
+    member: zipfile.ZipInfo,
+    where: str,
+    start: int,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    indices: Sequence[int],
+) -> Iterator[Array]:
+    """Yield rows at ascending indices; the stream is read to its end, where its checksum is compared.
+
+    Raises:
+        DataError: The stream is damaged.
+    """
+    row = dtype.itemsize * math.prod(shape[1:])
+    wanted = iter([*indices, -1])
+    index, position, total = next(wanted), 0, next(iter(shape), 0)
+    try:
+        with open_regular(path) as file, _archive(file, path) as archive, archive.open(member) as stream:
+            stream.read(start)
+            at_once = max(1, _CHUNK // max(1, row))
+            while position < total:
+                count = min(at_once, total - position)
+                # A signed-over file shows here: fewer bytes than the header promised.
+                chunk = np.frombuffer(stream.read(count * row), dtype=dtype).reshape(count, *shape[1:])
+                while position <= index < position + count:
+                    yield chunk[index - position]
+                    index = next(wanted)
+                position += count
+            stream.read()
+    except DataError:
+        raise
+    except Exception as error:  # zlib.error, BadZipFile, EOFError, ValueError
+        msg = f"{where} is damaged ({one_line(error) or type(error).__name__}); {_AGAIN}"
+        raise DataError(msg) from error

@@ -1,0 +1,1 @@
+"""File formats: from bytes to tensors and plain values, executing nothing."""

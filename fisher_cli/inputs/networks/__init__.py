@@ -1,0 +1,1 @@
+"""Networks: which architecture weights belong to, by word, hint or their names and shapes."""

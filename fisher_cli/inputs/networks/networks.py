@@ -1,0 +1,81 @@
+"""A run's checkpoints → its networks: built once where they share one, with each file's weights loaded in turn."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import nn
+
+from fisher_cli.errors import ArchitectureError, CheckpointError, FisherError, NumericalError
+from fisher_cli.inputs.checkpoints.checkpoints import Checkpoint, CheckpointFile, nonfinite_names
+from fisher_cli.inputs.checkpoints.pruning import apply_masks, remove_masks
+from fisher_cli.inputs.formats.containers import one_line
+from fisher_cli.inputs.networks.architectures import Architecture, find_architecture, find_factory
+from fisher_cli.inputs.networks.fitting import load_weights, network_notes, own_masks
+from fisher_cli.results import Status
+
+
+class Networks:
+    """Networks built so far: a run's checkpoints mostly share one, and only its weights change.
+
+    What a function of the user's makes is made once, at the start, where its failure ends the run.
+
+    Args:
+        model: what `--model` says, None for what each checkpoint names.
+        arguments: for the function that makes the network.
+    """
+
+    def __init__(self, model: str | None, arguments: Mapping[str, str]) -> None:
+        self._model, self._arguments = model, arguments
+        self._factory = find_factory(self._model, self._arguments)
+        self._built: dict[object, nn.Module] = {}
+        if self._factory is not None:
+            self._built = {self._factory.name: self._factory.build()}
+
+    def architecture(self, checkpoint: Checkpoint) -> Architecture:
+        """The network of a checkpoint, who named it, and what is to be said about that."""
+        if self._factory is not None:
+            module = self._built[self._factory.name]
+            remove_masks(module)  # those of the checkpoint before
+            return replace(self._factory, notes=network_notes(module, checkpoint))
+        return find_architecture(checkpoint, model=self._model, arguments=self._arguments)
+
+    def load(self, architecture: Architecture, checkpoint: Checkpoint) -> nn.Module:
+        """The network with the checkpoint's weights; the same module for the next checkpoint of its kind."""
+        shapes = tuple(sorted((name, tuple(weight.shape)) for name, weight in checkpoint.weights.items()))
+        key = architecture.name if self._factory else (architecture.name, shapes)
+        if key not in self._built:
+            self._built = {key: architecture.build()}
+        module = self._built[key]
+        remove_masks(module)
+        load_weights(module, checkpoint)
+        apply_masks(module, own_masks(module, checkpoint))
+        return module
+
+
+def refuse_nonfinite(checkpoint: Checkpoint) -> None:
+    """Refuse weights that are NaN or infinite, by name.
+
+    Raises:
+        NumericalError: some are.
+    """
+    broken = nonfinite_names(checkpoint.weights)
+    if broken:
+        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+        msg = f"NaN or infinite weights in {', '.join(broken[:3])}{more}: training had diverged here"
+        raise NumericalError(msg)
+
+
+def outcome(error: Exception, file: CheckpointFile) -> tuple[Status, str]:
+    """The status of the row of a checkpoint that gave this error, and why, in one line.
+
+    The row names the file itself, and tables hold no folder of a machine. A network's own code can raise
+    anything; torch's longer texts say the cause in the first line.
+    """
+    if not isinstance(error, FisherError):
+        why = next(iter(str(error).strip().splitlines()), "no reason given")
+        return Status.FAILED, f"{type(error).__name__}: {why}"
+    text = str(error)
+    for name in (file.name, str(file.path)):
+        text = text.removeprefix(f"{one_line(name, 500)}: ").removeprefix(f"{one_line(name)}: ")
+    is_rejected = isinstance(error, (CheckpointError, ArchitectureError))
+    return Status.REJECTED if is_rejected else Status.FAILED, text

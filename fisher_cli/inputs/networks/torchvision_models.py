@@ -1,0 +1,157 @@
+"""torchvision's classifiers, by name or by the names of their weights; loaded only when one is needed."""
+
+import hashlib
+import math
+from collections.abc import Iterable
+from functools import cache
+from types import ModuleType
+from typing import Any, Final
+
+from torch import nn
+
+from fisher_cli.inputs.networks.families import Family, find_ends, replace_first_convolution
+from fisher_cli.inputs.networks.shapes import Shapes, hollow, shapes_of, without_counters
+from fisher_cli.inputs.networks.torchvision_index import INDEX
+
+# Heads that serve training only; a checkpoint of a network built without them has none of these names.
+_AUXILIARY: Final = {"googlenet": "aux", "inception_v3": "AuxLogits."}
+_AUXILIARY_NAMES: Final = ("aux1.", "aux2.", "AuxLogits.")
+_SMALL_STEM: Final = (3, 3)
+_STEMS: Final = ("imagenet", "cifar")
+_USUAL_CLASSES: Final = 1000
+_CLASS_TOKENS: Final = 1
+
+
+def fingerprint(names: Iterable[str]) -> str:
+    """Return a hash of a network's parameter names, without batch norm's counters and auxiliary heads.
+
+    Numbers of classes and channels do not change it; networks that differ in widths alone share it.
+    """
+    needed = [name for name in without_counters(dict.fromkeys(names)) if not name.startswith(_AUXILIARY_NAMES)]
+    return hashlib.sha256("\n".join(sorted(needed)).encode()).hexdigest()[:12]
+
+
+def make_index() -> dict[str, tuple[str, ...]]:
+    """Return fingerprint → names for the installed torchvision, all networks built without storage."""
+    index: dict[str, tuple[str, ...]] = {}
+    for name in torchvision_names():
+        found = _fingerprint_of(name)
+        index[found] = (*index.get(found, ()), name)
+    return index
+
+
+@cache
+def torchvision_names() -> tuple[str, ...]:
+    """Return the names of torchvision's classifiers."""
+    models = _models()
+    return tuple(models.list_models(module=models))
+
+
+def torchvision_model(
+    name: str,
+    num_classes: int = _USUAL_CLASSES,
+    in_channels: int | None = None,
+    stem: str = "imagenet",
+    max_pool: bool | None = None,
+    **arguments: Any,
+) -> nn.Module:
+    """Return torchvision's network of this name, never with weights.
+
+    Args:
+        name: one of `torchvision_names`.
+        num_classes: outputs of the last layer.
+        in_channels: channels of the images where the first convolution was changed; None for three.
+        stem: `cifar` for a ResNet whose first convolution is 3 × 3 with stride 1, for small images.
+        max_pool: whether a max-pool follows a `cifar` stem.
+        **arguments: for torchvision's own function.
+
+    Raises:
+        ValueError: a stem that the network cannot have.
+    """
+    network: nn.Module = _models().get_model(name, weights=None, num_classes=num_classes, **arguments)
+    changes: dict[str, Any] = {} if in_channels is None else {"in_channels": in_channels}
+    has_stem = isinstance(network, _models().ResNet)
+    if stem not in _STEMS or (stem == "cifar" and not has_stem) or (max_pool is False and not has_stem):
+        msg = f"stem {stem}, max_pool {max_pool}: the stem is imagenet, or for ResNets cifar, which have a max-pool"
+        raise ValueError(msg)
+    if stem == "cifar":
+        changes |= {"kernel_size": 3, "stride": 1, "padding": 1}
+    if max_pool is False or (stem == "cifar" and not max_pool):
+        network.set_submodule("maxpool", nn.Identity())
+    if changes:
+        replace_first_convolution(network, **changes)
+    return network
+
+
+def read_torchvision(name: str, shapes: Shapes) -> dict[str, Any]:
+    """Return the arguments that the shapes tell: classes, channels, stem, auxiliary heads, image size."""
+    arguments: dict[str, Any] = {}
+    if name in _AUXILIARY:
+        has_heads = any(key.startswith(_AUXILIARY[name]) for key in shapes)
+        # Their initialisation takes seconds, and the checkpoint overwrites it.
+        arguments = {"aux_logits": has_heads, "init_weights": False}
+    ends = find_ends(lambda classes: torchvision_model(name, num_classes=classes, **arguments))
+    if ends.head is not None and ends.head in shapes:
+        arguments["num_classes"] = shapes[ends.head][0]
+    first = shapes.get(ends.first or "", ())
+    if len(first) == len(ends.first_shape) == 4:
+        if first[1] != ends.first_shape[1]:
+            arguments["in_channels"] = first[1]
+        if first[2:] == _SMALL_STEM != ends.first_shape[2:] and isinstance(ends.network, _models().ResNet):
+            arguments["stem"] = "cifar"
+    positions = shapes.get("encoder.pos_embedding", ())
+    if name.startswith("vit_") and len(positions) == 3 and len(first) == 4:
+        side = math.isqrt(max(0, positions[1] - _CLASS_TOKENS))
+        usual = shapes_of(ends.network.state_dict())["encoder.pos_embedding"]
+        if side**2 == positions[1] - _CLASS_TOKENS and positions != usual:
+            arguments["image_size"] = side * first[2]
+    return arguments
+
+
+def guess_torchvision(shapes: Shapes) -> list[str]:
+    """Return the names whose networks have exactly these parameter names.
+
+    The index is right for every torchvision that loads its own published weights, which hold these names; networks
+    that the installed one has beyond the index are built to know.
+    """
+    found = fingerprint(shapes)
+    indexed = {name for names in INDEX.values() for name in names}
+    later = [name for name in torchvision_names() if name not in indexed]
+    known = [name for name in INDEX.get(found, ()) if name in torchvision_names()]
+    return known + [name for name in later if _fingerprint_of(name) == found]
+
+
+def describe_torchvision(name: str, arguments: dict[str, Any]) -> tuple[str, str]:  # noqa: ARG001
+    """Return what was read, and what no weight shows."""
+    words, unseen = [], ""
+    if arguments.get("stem") == "cifar":
+        words.append("a 3 × 3 stem of stride 1")
+        others = "none (--model-arg max_pool=true: one)" if not arguments.get("max_pool") else "there is one"
+        unseen = f"the stem's stride, and whether a max-pool follows it: {others}"
+    if "aux_logits" in arguments:
+        words.append("with auxiliary heads" if arguments["aux_logits"] else "without auxiliary heads")
+    if "image_size" in arguments:
+        words.append(f"for images of {arguments['image_size']} × {arguments['image_size']}")
+    return ", ".join(words), unseen
+
+
+TORCHVISION: Final = Family(
+    names=torchvision_names,
+    knows=lambda name: name in torchvision_names(),
+    build=torchvision_model,
+    read=read_torchvision,
+    guess=guess_torchvision,
+    describe=describe_torchvision,
+)
+
+
+@cache
+def _fingerprint_of(name: str) -> str:
+    arguments: dict[str, Any] = {"init_weights": False} if name in _AUXILIARY else {}
+    return fingerprint(hollow(lambda: torchvision_model(name, **arguments)).state_dict())
+
+
+def _models() -> ModuleType:
+    import torchvision.models  # here: it takes seconds, and many checkpoints need none of it
+
+    return torchvision.models  # type: ignore[no-any-return]
