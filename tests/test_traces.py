@@ -300,6 +300,21 @@ class _Positions(nn.Module):
         return result
 
 
+@pytest.mark.parametrize("scale", [1e3, 1e15, 1e18])
+def test_products_that_overflow_in_float32_are_found_all_the_same(scale: float) -> None:
+    """Inputs and cotangents so large that their products have no place in float32, where their gradients have."""
+    torch.manual_seed(0)
+    model, x, labels = _Positions(), scale * torch.randn(5, 3, 40), torch.arange(5) % 3
+    with torch.no_grad():
+        model.first.weight.mul_(1e-5 / scale)
+        model.second.weight.mul_(1e5)
+    single, double = (
+        sweep(pose(model, TensorData(x, labels), dtype=dtype)).trace.layers[0].true.value
+        for dtype in (torch.float32, torch.float64)
+    )
+    assert single == pytest.approx(double, rel=1e-5, abs=0)
+
+
 def test_inputs_whose_squares_underflow_lose_nothing() -> None:
     torch.manual_seed(0)
     model, x, labels = _Positions(), 1e-24 * torch.randn(5, 3, 40), torch.arange(5) % 3

@@ -127,8 +127,9 @@ def _squared_rows(values: Tensor) -> Tensor:
     """Sums of squares over the last dimension in float64; added there only where float32 would lose digits."""
     if values.shape[-1] <= ADDED_AT_ONCE:
         norms: Tensor = torch.linalg.vector_norm(values, dim=-1)
-        # Where all that is added up later is as small, and not a row beside large ones.
-        if norms.dim() < 2 or not bool((norms.amax(-1) < SAFE_NORM).any()):
+        # The largest of what is added up later: a small one beside it does not matter.
+        largest = norms.amax(-1)
+        if bool(((largest >= SAFE_NORM) & largest.isfinite()).all()):
             return norms.double().square()
     exact: Tensor = torch.linalg.vector_norm(values, dim=-1, dtype=torch.float64)
     return exact.square()
@@ -140,11 +141,10 @@ def _through_gram(a: Tensor, delta: Tensor) -> Tensor | None:
     Large terms that cancel lose their digits twice as fast here as in the gradient itself, and tiny ones underflow
     twice as early. The terms l = m alone tell: against the result, how much cancels.
     """
-    gram_in = torch.bmm(a.transpose(1, 2), a)
-    gram_out = torch.matmul(delta.transpose(2, 3), delta)
-    products = torch.einsum("xlm,xklm->xk", gram_in.double(), gram_out.double())
-    own = torch.einsum("xll,xkll->xk", gram_in.double(), gram_out.double())
-    exact = torch.finfo(a.dtype).eps * own <= CANCELLATION * products
+    terms = torch.matmul(delta.transpose(2, 3), delta).mul_(torch.bmm(a.transpose(1, 2), a).unsqueeze(1))
+    products = terms.sum(3).double().sum(2)
+    own = terms.diagonal(dim1=2, dim2=3).double().sum(2)
+    exact = (torch.finfo(a.dtype).eps * own <= CANCELLATION * products) & products.isfinite()
     small = own < SAFE_NORM**2
     underflowing = bool(small.any()) and bool((delta.abs().amax((2, 3))[small] > 0).any())
     return products if bool(exact.all()) and not underflowing else None
