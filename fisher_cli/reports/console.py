@@ -8,6 +8,7 @@ import contextlib
 import io
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
@@ -76,7 +77,11 @@ class Console:
     def message(self, text: str, style: str = "") -> None:
         """Say something on stderr, unless quiet."""
         if not self.quiet:
-            self._say(Text(one_line(text), style))
+            said = one_line(text)
+            if _is_terminal(self._stderr):  # between words, where the terminal would break within one
+                lines = textwrap.wrap(said, self._err.width, break_long_words=False, break_on_hyphens=False)
+                said = "\n".join(lines)
+            self._say(Text(said, style))
 
     def error(self, text: str) -> None:
         """Say on stderr, on one line, what went wrong."""

@@ -70,11 +70,14 @@ def render_summary(measurements: Sequence[Measurement], width: int, data: str | 
 
 def _legend(keys: Sequence[str], columns: dict[str, Column]) -> str:
     """What the columns mean that say it too shortly; "" if none of them is there."""
+    empirical, both = not {"empirical", "empirical_value"}.isdisjoint(keys), "eig_empirical" in keys
+    traces = "tr F, tr F̂: trace of the true and of the empirical Fisher" if empirical else "tr F: true Fisher's trace"
     meanings = {
-        "loss": "loss in nats, acc: accuracy",
-        "true": "tr F, tr F̂: trace of the true and of the empirical Fisher, ± standard error over examples",
-        "eig_true": "λ₁, λ̂₁: their largest eigenvalues",
-        "residual": "residual ‖Fv − λ₁v‖",
+        "loss": "loss in nats",
+        "accuracy": "acc: accuracy",
+        "true": f"{traces}, ± standard error over examples",
+        "eig_true": "λ₁, λ̂₁: their largest eigenvalues" if both else "λ₁: largest eigenvalue of F",
+        "residual": "residual: ‖Fv − λ₁v‖",
         "snr": "SNR: signal-to-noise ratio of one example's gradient",
         "bar": "bars: tr F",
     }
