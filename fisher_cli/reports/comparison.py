@@ -40,7 +40,7 @@ def render_comparison(
 
     Args:
         measurements: in order of training.
-        width: columns of the terminal; no line is longer, unless the width is below some 60.
+        width: columns of the terminal; no line is longer, unless the width is below some 40.
         data: the dataset's name for the title.
         layers: whether to show parameter tensors.
 

@@ -20,6 +20,7 @@ _MOST_CLASSES = 20
 _REDUCTIONS = (
     *(("loss_auroc",), ("top10",), ("empirical_auroc",), ("top1",), ("clean", "noisy"), ("step",)),
     *(("empirical",), ("entropy",), ("loss",)),
+    *(("true_auroc",), ("accuracy",), ("probability",), ("rank",), ("share",)),
 )
 
 Pair = tuple[Measurement, ExampleSummary]
@@ -30,7 +31,7 @@ def render_examples(measurements: Sequence[Measurement], width: int, data: str |
 
     Args:
         measurements: in order of training, with summaries.
-        width: columns of the terminal; no line is longer, unless the width is below some 60.
+        width: columns of the terminal; no line is longer, unless the width is below some 40.
         data: the dataset's name for the title.
 
     Returns:

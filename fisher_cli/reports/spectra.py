@@ -41,7 +41,7 @@ def render_spectra(measurements: Sequence[Measurement], width: int, data: str | 
 
     Args:
         measurements: in order of training.
-        width: columns of the terminal; no line is longer, unless the width is below some 60.
+        width: columns of the terminal; no line is longer, unless the width is below some 40.
         data: the dataset's name for the title.
 
     Returns:
