@@ -16,14 +16,21 @@ test: .venv/dev  ## all tests
 test-long: .venv/dev  ## the full counts of the long lists
 	$(BIN)/python -m pytest -n auto -m long
 
-check: .venv/dev  ## verify format, style and types; changes nothing
+check: .venv/dev  ## verify format, style, types and documents; changes nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/cog --check -I docs README.md docs/*.md
 
 format: .venv/dev  ## repair format and style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: .venv/dev  ## write what the documents take from the code, and the picture of the README
+	@mkdir -p demo-report
+	$(BIN)/fisher analyze sample_checkpoints/digits-clean --quiet -o demo-report/digits-clean.csv
+	$(BIN)/fisher plot demo-report/digits-clean.csv --what traces --width two-columns --force -o docs/images/digits-clean.svg
+	$(BIN)/cog -r -I docs README.md docs/*.md
 
 bench: .venv/bench  ## traces and eigenvalues beside their peers, the estimators: into benchmarks/*.md and *.json
 	$(BIN)/python -m benchmarks.engine --trained --write
@@ -53,4 +60,4 @@ clean:  ## remove what the targets above have made
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	@touch .venv/fisher .venv/dev $@
 
-.PHONY: help demo test test-long check format bench samples clean
+.PHONY: help demo test test-long check format docs bench samples clean

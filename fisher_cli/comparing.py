@@ -35,8 +35,7 @@ def with_comparison(
     if comparison.residual > LARGEST_RESIDUAL:
         text = f"natural gradients have a relative residual of {comparison.residual:.2g}: give a larger --damping"
         problems.append(text)
-    notes = [note for note in measurement.notes if not note.startswith("gradient_snr")]
-    notes += _remarks(comparison.method, comparison.draws, asked.draws, true, empirical)
+    notes = [*measurement.notes, *_remarks(comparison.method, comparison.draws, asked.draws, true, empirical)]
     return replace(
         measurement,
         comparison=comparison,

@@ -32,7 +32,7 @@ def check_report(report: Path) -> list[Finding]:
         OutputError: there is no such report.
     """
     if not report.is_file():
-        msg = f"{report}: no such report"
+        msg = f"{report}: no such report; check the path"
         raise OutputError(msg)
     record_path = _record_path(report)
     record, finding = _record(record_path)

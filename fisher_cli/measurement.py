@@ -233,7 +233,7 @@ def _measured(
     with clock("gradient"):
         squares = torch.tensor(swept.trace.per_example_empirical, dtype=torch.float64, device=problem.device)
         signal = gradient(problem, swept.mean_gradient, squares)
-    if not signal.signal_to_noise and not settings.spectrum:
+    if not signal.signal_to_noise and settings.asks_for_rows:
         notes.append("gradient_snr is not above zero: left empty")
     if not settings.recalibrate_bn:
         with clock("normalization"):

@@ -218,7 +218,12 @@ class Settings:
     @property
     def looks_back(self) -> bool:
         """Whether a row needs the network of the row before: for its movement, or for the overlap of eigenspaces."""
-        return self.spectrum is not None or (self.movement and self.comparison is None and not self.verify)
+        return self.spectrum is not None or self.asks_for_rows
+
+    @property
+    def asks_for_rows(self) -> bool:
+        """Whether rows of the main table are wanted, and not what `compare`, `spectrum` and the like make instead."""
+        return self.movement and self.spectrum is None and self.comparison is None and not self.verify
 
     def without_folders(self) -> dict[str, Any]:
         """As `as_dict`, less the folders: the record that travels with the tables names no place of a machine."""

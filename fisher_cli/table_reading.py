@@ -40,7 +40,7 @@ def read_table(path: Path) -> pd.DataFrame:
             columns,
         )
     except FileNotFoundError:
-        msg = f"{path}: no such report"
+        msg = f"{path}: no such report; check the path"
         raise OutputError(msg) from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, csv.Error, pa.ArrowException) as error:
         msg = f"{path}: not a report of fisher, or a damaged one: {error}"

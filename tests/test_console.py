@@ -15,7 +15,6 @@ from rich.cells import cell_len
 from fisher_cli.errors import OutputError, UsageError
 from fisher_cli.reports.console import Console
 from fisher_cli.reports.layout import shorten
-from fisher_cli.reports.movement import layer_shares, verdict
 from fisher_cli.reports.numbers import bar, number_text, number_texts, sparkline
 from fisher_cli.reports.summary import render_summary
 from fisher_cli.results import (
@@ -176,58 +175,6 @@ def test_hostile_names_are_shown_and_do_nothing() -> None:
     assert all(character.isprintable() or character == "\n" for character in text)
     assert r"run/[/]a[link=x]b\x1b[31m\x9b2J\udc80\u202e ok.pt" in text
     assert "[bold]run/[/]a" in text
-
-
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ((6.0, 77.3, 18.4), "The true trace rises from 6.0 ± 0.2 to 77.3 ± 1.2 at step 22 and falls to 0.238 of it at"),
-        ((6.0, 77.3, 18.4), "the last checkpoint: a skewed bell; the empirical trace is 0.743 ± 0.025 of the true one"),
-        ((6.0, 18.0, 77.3), "The true trace is still rising at the last checkpoint (77.3 ± 1.2), from 6.0 ± 0.2 at"),
-        ((6.0, 18.0, 77.3), "at the first: no bell here;"),
-        ((6.0, 77.0, 77.3), "to 77.3 ± 1.2 at the last checkpoint (22 and 66 cannot be told apart): no bell here;"),
-        ((77.3, 18.0, 6.0), "is largest at the first checkpoint (77.3 ± 1.2) and falls to 0.0776 of it at the last"),
-        ((6.0, 77.3, 76.0), "(22 and 66 cannot be told apart) and has not clearly fallen at the last checkpoint (76.0"),
-        ((76.0, 77.3, 6.0), "is largest at step 22 (77.3 ± 1.2), not clearly above the first checkpoint (76.0 ± 1.2),"),
-        (
-            (77.3, 77.2),
-            "no clear rise or fall: largest at the first checkpoint (77.3 ± 1.2), beside the last checkpoint",
-        ),
-        ((18.4,), "The true trace is 18.4 ± 0.4; the empirical trace is 0.980 ± 0.030 of the true one."),
-        ((math.nan,), "No checkpoint gave a trace."),
-        ((6.0, 77.3, 18.4, math.nan), "falls to 0.238 of it at the last checkpoint with a trace: a skewed bell;"),
-        ((6, 70, 71, 72, 71, 9), "at step 132 (22 to 220 cannot be told apart) and falls"),
-        ((6, 70, 30, 72, 71, 70, 9), "132 (22, 132, 220 and 330 cannot be told apart) and falls"),
-        ((6, 70, 30, 72, 71, 70, 9), "but with a dip from 70.0 ± 1.1 at step 22 to 30.0 ± 0.5 at step 66;"),
-        ((6, 70, 30, 70, 71, 70, 71, 9), "(22, 3 others and 462 cannot be told apart) and falls"),
-        ((6, 70, 30, 50, 9), "with a second rise from 30.0 ± 0.5 at step 66 to 50.0 ± 0.8 at step 132;"),
-    ],
-)
-def test_the_words_claim_what_the_numbers_carry(values: tuple[float, ...], said: str) -> None:
-    rows = [checkpoint(i, true=value) for i, value in enumerate(values)]
-    assert said in verdict(rows).replace("\N{NO-BREAK SPACE}", " ")
-
-
-def test_without_errors_nothing_is_called_a_peak() -> None:
-    def row(i: int, value: float) -> Measurement:
-        trace = Trace("exact", Estimate(value), Estimate(value), None, (), (), ())
-        return checkpoint(i, trace=trace)
-
-    text = verdict([row(0, 1.0), row(1, 50.0), row(2, 1.0)])
-    assert "no clear rise or fall" in text
-    assert "empirical" not in text
-
-
-def test_the_layers_shares_are_told_from_first_to_last() -> None:
-    rows = [checkpoint(i, true=value) for i, value in enumerate((6.0, 77.3, 18.4))]
-    shares = "head.weight 0.60 → 0.60 → 0.60, body.weight 0.40 → 0.40 → 0.40"
-    assert (
-        layer_shares(rows).replace("\N{NO-BREAK SPACE}", " ") == f"Share of tr F first, at the peak, at last: {shares}"
-    )
-    assert layer_shares(rows[:2]).startswith("Share of tr F first and at last: head.weight 0.60")
-    assert layer_shares(rows[:1]) == ""
-    assert layer_shares([]) == ""
-    assert "Share of tr F first" in "\n".join(rendered(rows, 100))
 
 
 def test_numbers_have_enough_digits_and_no_more() -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -270,6 +271,12 @@ def test_nothing_is_said_or_kept_of_movement_which_is_not_asked(desk: Path) -> N
     assert "kl_step" not in (desk / "a.examples.meta.json").read_text().partition('"columns"')[0]
 
 
+def test_a_remark_on_a_column_stays_with_its_table() -> None:
+    words = (LAST, "--limit", 5, "--seed", 1, "--format", "table")  # where the ratio is not above zero
+    assert "gradient_snr" in fisher("analyze", *words).stdout
+    assert "gradient_snr" not in fisher("examples", *words).stdout
+
+
 def test_a_checkpoint_that_fails_is_a_row_and_leaves_the_others(desk: Path) -> None:
     (desk / "broken_step_9.pt").write_bytes(b"no checkpoint")
     result = fisher("examples", LAST, desk / "broken_step_9.pt", "--limit", 5, "-q", "-o", "run.csv", code=3)
@@ -390,5 +397,5 @@ def test_what_a_run_says_does_not_depend_on_a_row_per_example(tmp_path: Path) ->
         for name, more in (("with", ["--per-example"]), ("without", []))
     ]
     assert said[0] == said[1]
-    assert "of it at the last checkpoint" in said[0].replace("\n", " ")
+    assert re.search("True trace.* at step .*: a skewed bell", said[0].replace("\n", " "))
     assert read_table(tmp_path / "with.csv").equals(read_table(tmp_path / "without.csv"))

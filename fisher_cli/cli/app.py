@@ -9,10 +9,10 @@ from types import FrameType
 from typing import Annotated, Any, cast
 
 import typer
-from typer.core import TyperGroup
 
 from fisher_cli import __version__
 from fisher_cli.cli import analyze, check, compare, examples, inspect, names, options, plot, report, spectrum, verify
+from fisher_cli.cli.groups import Group
 from fisher_cli.errors import FisherError, LockedError, UsageError
 
 # What Typer raises on words it cannot parse; it exports only this kind of it.
@@ -21,7 +21,7 @@ UnparsableError = cast("type[Exception]", typer.BadParameter.__bases__[0])
 STOPPING_SIGNALS = [getattr(signal, name) for name in ("SIGHUP", "SIGUSR1", "SIGTERM") if hasattr(signal, name)]
 
 
-class Boundary(TyperGroup):
+class Boundary(Group):
     """Turns errors into one line on stderr: exit code 2 for wrong usage, 5 for a locked report, 1 for all else."""
 
     def main(

@@ -4,8 +4,10 @@ import typer
 
 from fisher_cli.cli import compare_matrices
 from fisher_cli.cli.compare_checkpoints import checkpoints
+from fisher_cli.cli.groups import Group
 
 compare = typer.Typer(
+    cls=Group,
     name="compare",
     help="Hold two things against each other: the true and the empirical Fisher, or two checkpoints.",
     no_args_is_help=True,

@@ -11,7 +11,7 @@ import typer
 
 from fisher_cli import __version__
 from fisher_cli.cli import options
-from fisher_cli.cli.request import DATA, DEBUG, DEVICE, ESTIMATOR, MODEL, NETWORK, asks, without
+from fisher_cli.cli.request import DATA, DEBUG, DEVICE, ESTIMATOR, MODEL, NETWORK, asks, changed, without
 from fisher_cli.cli.streams import ROWS_AS_THEY_COME, exit_code, report_files, stdout_format, why_nothing
 from fisher_cli.outputs import Format, Metadata, ReportFiles, render
 from fisher_cli.settings import Resources, Settings
@@ -24,10 +24,17 @@ if TYPE_CHECKING:
     from fisher_cli.run import Run
 
 # Enough to find every rule; the share of the work is the same for every example.
-COVERED_EXAMPLES = 8
+COVERED_EXAMPLES = "8"
 
 
-@asks(*without(DATA, "data", "limit"), *MODEL, *ESTIMATOR, *NETWORK, *DEVICE, *DEBUG)
+@asks(
+    *changed(without(DATA, "data"), "limit", options.CoveredLimit, COVERED_EXAMPLES),
+    *MODEL,
+    *ESTIMATOR,
+    *NETWORK,
+    *DEVICE,
+    *DEBUG,
+)
 def inspect(
     settings: Settings,
     resources: Resources,
@@ -42,7 +49,7 @@ def inspect(
 
     Example: fisher inspect ckpts/ --model resnet18 --data cifar10
     """  # noqa: DOC501 - this text is the command's help
-    settings = replace(settings, data=data or "digits", limit=COVERED_EXAMPLES, eigenvalues=0)
+    settings = replace(settings, data=data or "digits", eigenvalues=0)
     files, to_stdout = report_files(output, format, force), stdout_format(output, format)
     if files is not None:
         files.check_writable()

@@ -7,11 +7,11 @@ def models() -> None:
     from fisher_cli.reports.console import Console
 
     console = Console()
-    console.write("".join(f"{name}\n" for name in known_models()))
-    console.message("other depths and widths: resnetD-cifar with D = 6n + 2, wrn-D-K with D = 6n + 4")
-    console.message("timm's networks: --model timm:NAME, where timm is installed (pip install 'fisher-cli[timm]')")
-    console.message("folders of transformers: their config.json says it (pip install 'fisher-cli[hf]')")
-    console.message("without --model the names and shapes of the weights decide: fisher inspect CKPT says what and why")
+    console.names(known_models())
+    console.message("others: resnetD-cifar for every D = 6n + 2, wrn-D-K for every D = 6n + 4")
+    console.message("timm's networks: --model timm:NAME (needs pip install 'fisher-cli[timm]')")
+    console.message("folders of transformers: by their config.json (pip install 'fisher-cli[hf]')")
+    console.message("without --model names and shapes of the weights decide: fisher inspect CKPT")
 
 
 def datasets() -> None:

@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -95,6 +95,11 @@ RUNNING = (*BATCH_SIZE, *DEVICE, *DEBUG)
 def without(asked: tuple[Asked, ...], *names: str) -> tuple[Asked, ...]:
     """The options less those of these names."""
     return tuple(each for each in asked if each.name not in names)
+
+
+def changed(asked: tuple[Asked, ...], name: str, option: Any, default: Any) -> tuple[Asked, ...]:
+    """The options, the one of this name with another help and default."""
+    return tuple(replace(each, option=option, default=default) if each.name == name else each for each in asked)
 
 
 def asks(*asked: Asked) -> Callable[[Callable[..., None]], Callable[..., None]]:

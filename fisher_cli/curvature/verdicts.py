@@ -6,6 +6,8 @@ from fisher_cli.results import AgainstNull, Finding, Verdict
 
 # A z beyond this is no label noise: with normal noise one checkpoint in 370 would show it.
 DECISIVE = 3.0
+# Between this and the above it may be: with normal noise one checkpoint in 22 shows as much, so nothing is claimed.
+HINT = 2.0
 # A ratio this near to one is a difference that hardly matters.
 NEAR_ONE = 0.1
 # A null deviation of the ratio above this leaves nothing to say.
@@ -33,9 +35,11 @@ def verdict(
     3. `fitted`: z ≤ −3 and r < 0.9: the labels surprise the network less than its own probabilities allow.
     4. `surprised`: z ≥ 3 and r > 1.1: they surprise it more.
     5. `shifted`: |z| ≥ 3 and |r − 1| ≤ 0.1: a real difference of the traces, and a small one.
-    6. `indistinguishable`: all else. Then, as in 5, it is said whether the matrices differ by more than label noise,
-       ‖F̂ − F‖/‖F‖ more than three of its deviations above its null, or 1.5 times it where no labels were drawn, and
-       whether the natural gradients do, their cosine more than three of its deviations below its null.
+    6. `indistinguishable`: all else; from |z| = 2 on it is called a hint.
+
+    Then, as in 5, it is said whether the matrices differ by more than label noise, ‖F̂ − F‖/‖F‖ more than three of its
+    deviations above its null, or 1.5 times it where no labels were drawn, and whether the natural gradients do, their
+    cosine more than three of its deviations below its null.
 
     z is (tr F̂ − tr F)/deviation. It comes from the exact variance of the null and not from the scatter over examples,
     which late in training a sample does not know.
@@ -45,12 +49,11 @@ def verdict(
     null = f"labels from the model: 1.00 ± {_short(null_deviation)}"
     rough = ""
     if carriers is not None and carriers < FEW_CARRIERS:
-        rough = f"; about {max(1, round(carriers))} examples carry this null, so that its ± is rough"
+        rough = f"; {_examples(max(1, round(carriers)))} this null, so that its ± is rough"
     figure, z_text = f"{_short(ratio)}", f"z = {z:.1f}"
     if abs(z) < DECISIVE and null_deviation > TOO_WIDE:
-        text = (
-            f"undecided: the ratio is {figure}, and label noise alone is as large ({null}): take more examples{rough}"
-        )
+        alone = "can be as large" if abs(z) < HINT else "is seldom as large"
+        text = f"undecided: the ratio is {figure}, and label noise alone {alone} ({null}): take more examples{rough}"
         return Verdict(Finding.UNDECIDED, text)
     stand_in = f"do not use it as a stand-in{rough}"
     if z <= -DECISIVE and ratio < 1 - NEAR_ONE:
@@ -68,9 +71,18 @@ def verdict(
             Finding.SHIFTED, f"{start}; {_as_a_matrix(difference_norm)}{_elsewhere(natural_gradient)}{rough}"
         )
     start = f"cannot be told from the true one by its trace ({figure}, {null})"
+    if abs(z) >= HINT:
+        more = "larger" if z > 0 else "smaller"
+        start = (
+            f"the trace may be {more} than the true one's ({figure}, {z_text}, {null}): take more examples to decide"
+        )
     return Verdict(
         Finding.INDISTINGUISHABLE, f"{start}; {_as_a_matrix(difference_norm)}{_elsewhere(natural_gradient)}{rough}"
     )
+
+
+def _examples(count: int) -> str:
+    return "about 1 example carries" if count == 1 else f"about {count} examples carry"
 
 
 def _as_a_matrix(difference: AgainstNull | None) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from fisher_cli.reports.headings import place
 from fisher_cli.reports.numbers import finite, number_text, unbroken
-from fisher_cli.results import Measurement
+from fisher_cli.results import Estimate, Measurement
 
 # How many standard errors above guessing an accuracy must be to count.
 _CLEAR = 3.0
@@ -28,7 +28,7 @@ def against_chance(measurements: Sequence[Measurement]) -> list[str]:
         return []
     last, classes = known[-1], known[-1].classes or 2
     estimate = last.predictions.accuracy if last.predictions else None
-    text = unbroken(number_text(estimate.value, estimate.standard_error)) if estimate else ""
+    text = _said(estimate, last.examples) if estimate else ""
     where = "" if len(known) == 1 else f" at {place(last)}"
     said = [f"The accuracy is {text}{where}; guessing gives {1 / classes:.3g}."]
     doubtful = [each for each in known if _is_doubtful(each)]
@@ -40,6 +40,13 @@ def against_chance(measurements: Sequence[Measurement]) -> list[str]:
             "or --normalize, or the order of the classes."
         )
     return said
+
+
+def _said(estimate: Estimate, examples: int | None) -> str:
+    """`0.950 ± 0.007`; where all or none is right the sample knows no error, and the count is said instead."""
+    if estimate.value in (0.0, 1.0) and examples:
+        return f"{estimate.value:.0f} ({'all' if estimate.value else 'none'} of {examples:,} examples)"
+    return unbroken(number_text(estimate.value, estimate.standard_error))
 
 
 def _accuracy(measurement: Measurement) -> float | None:

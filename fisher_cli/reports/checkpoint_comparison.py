@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fisher_cli.cells import one_line
+from fisher_cli.reports.endings import ending, of_pair
 from fisher_cli.reports.layout import Column, empty_table, shorten, total_width, wrapped
 from fisher_cli.reports.numbers import bar, finite, number_text, number_texts
 from fisher_cli.results import CheckpointComparison, Estimate, LayerStep
@@ -37,7 +38,13 @@ def render_checkpoint_comparison(found: CheckpointComparison, width: int, data: 
     for note in found.notes:
         parts += wrapped(f"note: {one_line(note)}", width, "dim", indent=2)
     parts += [Text("")] if found.notes else []
-    return Group(*parts, *(line for sentence in sentences(found) for line in wrapped(sentence, width)))
+    legend = (
+        "Δ: b − a; θ: the parameters of a; cos: of θ in a with θ in b; ½ΔᵀFΔ in nats, ± standard error over examples"
+    )
+    parts += [*wrapped(legend, width, "dim"), Text("")]
+    details = [text for text in sentences(found) if not text.startswith("Both predict")]
+    parts += [line for sentence in details for line in wrapped(sentence, width)]
+    return Group(*parts, Text(""), *ending(of_pair(found, _HOLDS), width))
 
 
 def _table(found: CheckpointComparison, width: int) -> Table:

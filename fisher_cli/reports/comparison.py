@@ -7,8 +7,9 @@ from rich.table import Table
 from rich.text import Text
 
 from fisher_cli.cells import one_line
+from fisher_cli.reports.endings import ending, of_comparison
 from fisher_cli.reports.headings import estimator_of, place, title
-from fisher_cli.reports.layout import Column, empty_table, fitting, remarks, shorten, total_width, wrapped
+from fisher_cli.reports.layout import Column, empty_table, fitting, left_out, remarks, shorten, total_width, wrapped
 from fisher_cli.reports.numbers import Number, finite, number_text, number_texts
 from fisher_cli.results import AgainstNull, Comparison, Estimate, Finding, Interval, LayerComparison, Measurement
 
@@ -16,9 +17,10 @@ _SHORTEST_NAME, _LONGEST_NAME = 12, 40
 # When the table is too wide these columns go, one after the other; one has a shorter form that stays.
 _REDUCTIONS = (
     *("eig_empirical", "eig_true", "accuracy", "step", "interval", "cosine", "empirical", "true", "overlap"),
-    *("ratio", "natural_gradient"),
+    *("ratio", "natural_gradient", "difference"),
 )
 _SHORTER = {"ratio": "ratio_value"}
+_MISSED = frozenset({"accuracy", "true", "empirical", "cosine", "natural_gradient", "overlap", "difference"})
 _STYLES = {
     Finding.FITTED: "yellow",
     Finding.SURPRISED: "yellow",
@@ -38,7 +40,7 @@ def render_comparison(
 
     Args:
         measurements: in order of training.
-        width: columns of the terminal; no line is longer, unless the width is below some 60.
+        width: columns of the terminal; no line is longer, unless the width is below some 40.
         data: the dataset's name for the title.
         layers: whether to show parameter tensors.
 
@@ -54,6 +56,8 @@ def render_comparison(
         columns = _columns(pairs)
         keys = fitting(columns, width, _SHORTEST_NAME, _REDUCTIONS, _SHORTER)
         parts += [_table({key: columns[key] for key in keys}, width), Text("")]
+        missing = [columns[key].heading for key in columns if key in _MISSED and not _is_shown(key, keys)]
+        parts += left_out(missing, width)
         parts += [*wrapped(_legend(pairs, keys), width, "dim"), Text("")]
         for measurement, found in pairs:
             text = f"{place(measurement)}: {found.verdict.text}"
@@ -61,7 +65,12 @@ def render_comparison(
         parts.append(Text(""))
         if layers:
             parts += [*_layers(*pairs[-1], width), Text("")]
-    return Group(*parts, *remarks(measurements, width))
+    return Group(*parts, *remarks(measurements, width), *ending(of_comparison(pairs), width))
+
+
+def _is_shown(key: str, keys: Sequence[str]) -> bool:
+    """Whether a column is in the table, in its own or in its shorter form."""
+    return key in keys or _SHORTER.get(key) in keys
 
 
 def _columns(pairs: Sequence[Pair]) -> dict[str, Column]:

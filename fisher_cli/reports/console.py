@@ -8,11 +8,13 @@ import contextlib
 import io
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, TextIO
 
+import rich.columns
 import rich.console
 import rich.progress
 from rich.text import Text
@@ -75,7 +77,11 @@ class Console:
     def message(self, text: str, style: str = "") -> None:
         """Say something on stderr, unless quiet."""
         if not self.quiet:
-            self._say(Text(one_line(text), style))
+            said = one_line(text)
+            if _is_terminal(self._stderr):  # between words, where the terminal would break within one
+                lines = textwrap.wrap(said, self._err.width, break_long_words=False, break_on_hyphens=False)
+                said = "\n".join(lines)
+            self._say(Text(said, style))
 
     def error(self, text: str) -> None:
         """Say on stderr, on one line, what went wrong."""
@@ -135,6 +141,13 @@ class Console:
     def coverage(self, measurement: Measurement, data: str) -> None:
         """Print how the parameters of a measured network were covered, on stdout."""
         self._show(render_coverage(measurement, data, self._out.width))
+
+    def names(self, names: Sequence[str]) -> None:
+        """Put names on stdout: one a line, side by side where a person reads them on a terminal."""
+        if self.is_terminal:
+            self._show(rich.console.Group(rich.columns.Columns(names, column_first=True, padding=(0, 2))))
+        else:
+            self.write("".join(f"{name}\n" for name in names))
 
     def progress(self, total: int | None, clock: Callable[[], float] = time.monotonic) -> "Progress":
         """What shows on stderr how far the run is: a bar on a terminal, a line now and then elsewhere.

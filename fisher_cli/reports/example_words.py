@@ -24,22 +24,39 @@ def memorisation(measurements: Sequence[Measurement]) -> str:
     return f"{_verdict(noise, where, marked[-1].classes or 2)} {detectors(noise)}".strip()
 
 
+def finding(measurement: Measurement) -> str:
+    """What the noisy examples of one checkpoint come to, in a few words; "" where none is marked or comparable."""
+    noise = measurement.example_summary.noise if measurement.example_summary else None
+    return "" if noise is None else _finding(noise, measurement.classes or 2)
+
+
+def _finding(noise: NoisyAndClean, classes: int) -> str:
+    ratio, accuracy = noise.ratio, noise.noisy.accuracy
+    if ratio is None:
+        return ""
+    if ratio.high < 1:
+        return "less than the clean ones"
+    if ratio.low <= 1:
+        return "no clear difference"
+    is_memorised = accuracy is None or _above(accuracy, 1 / classes)
+    return "memorising" if is_memorised else "not memorised yet"
+
+
 def _verdict(noise: NoisyAndClean, where: str, classes: int) -> str:
-    ratio = noise.ratio
+    ratio, found = noise.ratio, _finding(noise, classes)
     if ratio is None:
         return f"The noisy and the clean examples cannot be compared {where}: a group has no trace, or one example."
     interval = f"95 % interval {number_text(ratio.low)} to {number_text(ratio.high)}"
     carried = f"{number_text(ratio.value)} times the trace of the clean ones {where} ({interval})"
-    if ratio.high < 1:
-        return f"The noisy examples carry {carried}: less than the clean ones."
-    if ratio.low <= 1:
-        return f"The noisy examples carry {carried}: no clear difference, no sign of memorising."
     accuracy = noise.noisy.accuracy
-    if accuracy is not None and not _above(accuracy, 1 / classes):
-        right = f"{accuracy.value:.0%} of their labels are predicted"
-        return f"The noisy examples carry {carried}, but {right}: they stand out and are not memorised yet."
-    right = "" if accuracy is None else f"; {accuracy.value:.0%} of their labels are predicted"
-    return f"The noisy examples carry {carried}: memorising{right}."
+    right = "" if accuracy is None else f"{accuracy.value:.0%} of their labels are predicted"
+    ends = {
+        "less than the clean ones": f": {found}.",
+        "no clear difference": f": {found}, no sign of memorising.",
+        "not memorised yet": f", but {right}: they stand out and are {found}.",
+        "memorising": f": {found}{'; ' if right else ''}{right}.",
+    }
+    return f"The noisy examples carry {carried}{ends[found]}"
 
 
 def _above(estimate: Estimate, value: float) -> bool:

@@ -7,7 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fisher_cli.cells import one_line
-from fisher_cli.reports.example_words import concentrated, memorisation
+from fisher_cli.reports.endings import ending, of_examples
+from fisher_cli.reports.example_words import concentrated, finding, memorisation
 from fisher_cli.reports.headings import estimator_of, place, title
 from fisher_cli.reports.layout import Column, empty_table, remarks, shorten, total_width, wrapped
 from fisher_cli.reports.numbers import number_texts
@@ -15,18 +16,11 @@ from fisher_cli.results import Estimate, ExampleGroup, ExampleRow, ExampleSummar
 
 _SHORTEST_NAME, _LONGEST_NAME = 14, 40
 _MOST_CLASSES = 20
-# When a table is too wide these columns go, one after the other.
+# When a table is too wide these columns go, one group after the other.
 _REDUCTIONS = (
-    "loss_auroc",
-    "top10",
-    "empirical_auroc",
-    "clean",
-    "noisy",
-    "step",
-    "top1",
-    "empirical",
-    "entropy",
-    "loss",
+    *(("loss_auroc",), ("top10",), ("empirical_auroc",), ("top1",), ("clean", "noisy"), ("step",)),
+    *(("empirical",), ("entropy",), ("loss",)),
+    *(("true_auroc",), ("accuracy",), ("probability",), ("rank",), ("share",)),
 )
 
 Pair = tuple[Measurement, ExampleSummary]
@@ -37,7 +31,7 @@ def render_examples(measurements: Sequence[Measurement], width: int, data: str |
 
     Args:
         measurements: in order of training, with summaries.
-        width: columns of the terminal; no line is longer, unless the width is below some 60.
+        width: columns of the terminal; no line is longer, unless the width is below some 40.
         data: the dataset's name for the title.
 
     Returns:
@@ -63,7 +57,8 @@ def render_examples(measurements: Sequence[Measurement], width: int, data: str |
     parts += remarks(measurements, width)
     for text in (concentrated(last), memorisation(measurements)):
         parts += wrapped(text, width) if text else []
-    return Group(*parts, Text(""), *wrapped(_legend(pairs), width, "dim"))
+    parts += [Text(""), *wrapped(_legend(pairs), width, "dim"), Text("")]
+    return Group(*parts, *ending(of_examples(last, summary, finding(last)), width))
 
 
 def _run_columns(pairs: Sequence[Pair]) -> dict[str, Column]:
@@ -84,9 +79,9 @@ def _run_columns(pairs: Sequence[Pair]) -> dict[str, Column]:
                 [each.standard_error if each else None for each in ratios],
             ),
         ),
-        "true_auroc": ("AUROC F", [_auroc(each.auroc_true if each else None) for each in noises]),
-        "empirical_auroc": ("F̂", [_auroc(each.auroc_empirical if each else None) for each in noises]),
-        "loss_auroc": ("loss", [_auroc(each.auroc_loss if each else None) for each in noises]),
+        "true_auroc": ("AUROC tr F", [_auroc(each.auroc_true if each else None) for each in noises]),
+        "empirical_auroc": ("AUROC tr F̂", [_auroc(each.auroc_empirical if each else None) for each in noises]),
+        "loss_auroc": ("AUROC loss", [_auroc(each.auroc_loss if each else None) for each in noises]),
     }
     return _columns(texts)
 
@@ -161,10 +156,10 @@ def _class(name: str | None, number: int | None) -> str:
 def _table(columns: dict[str, Column], width: int) -> Table:
     """As many columns as fit; a name takes up the room that is left."""
     kept = dict(columns)
-    for key in _REDUCTIONS:
+    for group in _REDUCTIONS:
         if _needed(kept) <= width:
             break
-        kept.pop(key, None)
+        kept = {key: column for key, column in kept.items() if key not in group}
     widths = {key: column.width for key, column in kept.items()}
     if "checkpoint" in kept:
         least = min(widths["checkpoint"], _SHORTEST_NAME)

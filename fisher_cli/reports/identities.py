@@ -20,7 +20,8 @@ _MARKS = {Outcome.PASSED: "✓", Outcome.FAILED: "✗", Outcome.NOT_APPLICABLE: 
 _STYLES = {Outcome.PASSED: "", Outcome.FAILED: "bold red", Outcome.NOT_APPLICABLE: "dim"}
 # When the table is too wide these columns go, one after the other; formulas are wrapped before.
 _REDUCTIONS = ("independent", "ours", "at", "tolerance")
-_NARROWEST_FORMULA, _WIDEST_FORMULA = 30, 76
+# A formula's width: below the second columns go, below the first the terminal is too narrow.
+_LEAST_FORMULA, _NARROWEST_FORMULA, _WIDEST_FORMULA = 22, 30, 76
 
 Pair = tuple[Measurement, Verification]
 
@@ -119,7 +120,7 @@ def _table(rows: Sequence[_Row], width: int, *, several: bool) -> Table:
             break
         columns.pop(key, None)
     others = total_width([0 if key == "formula" else column.width for key, column in columns.items()])
-    formula = max(min(width - others, _WIDEST_FORMULA, columns["formula"].width), _NARROWEST_FORMULA)
+    formula = max(min(width - others, _WIDEST_FORMULA, columns["formula"].width), _LEAST_FORMULA)
     widths = {key: formula if key == "formula" else column.width for key, column in columns.items()}
     table = empty_table(columns, widths)
     for index, row in enumerate(rows):

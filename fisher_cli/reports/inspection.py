@@ -9,7 +9,17 @@ from rich.table import Table
 from rich.text import Text
 
 from fisher_cli.cells import one_line
-from fisher_cli.reports.layout import STATUS_STYLES, Column, empty_table, remarks, shorten, total_width, wrapped
+from fisher_cli.reports.endings import ending, of_files
+from fisher_cli.reports.layout import (
+    STATUS_STYLES,
+    Column,
+    empty_table,
+    left_out,
+    remarks,
+    shorten,
+    total_width,
+    wrapped,
+)
 from fisher_cli.reports.numbers import bar
 from fisher_cli.results import Check, Coverage, Inspection, Ledger, Measurement, Status
 
@@ -65,10 +75,8 @@ def render_inspections(inspections: Sequence[Inspection], width: int) -> Group:
     count = "1 checkpoint" if len(inspections) == 1 else f"{len(inspections)} checkpoints"
     parts: list[Text | Table] = [*wrapped(" · ".join([count, *said]), width, "bold"), Text("")]
     parts += [_table(columns, inspections, width), Text(""), *remarks(inspections, width)]
-    if missing:
-        remark = f"No room here for {', '.join(missing)}: widen the terminal, or write all columns with -o FILE."
-        parts += [*wrapped(remark, width, "dim"), Text("")]
-    return Group(*parts[:-1])  # what follows begins with an empty line of its own
+    parts += left_out(missing, width)
+    return Group(*parts, *ending(of_files(inspections), width))
 
 
 def render_coverage(measurement: Measurement, data: str, width: int) -> Group:

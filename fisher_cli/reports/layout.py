@@ -119,6 +119,14 @@ def remarks(rows: Sequence[Row], width: int) -> list[Text]:
     return [*lines, Text("")] if lines else []
 
 
+def left_out(headings: Sequence[str], width: int) -> list[Text]:
+    """That these columns did not fit, and where they are."""
+    if not headings:
+        return []
+    text = f"No room here for {', '.join(headings)}: widen the terminal, or write all columns with -o FILE."
+    return [*wrapped(text, width, "dim"), Text("")]
+
+
 def wrapped(text: str, width: int, style: str = "", indent: int = 0) -> list[Text]:
     """The text in lines of at most this width; no-break spaces hold a number together."""
     lines = textwrap.wrap(text, max(width, 20), subsequent_indent=" " * indent, break_on_hyphens=False)

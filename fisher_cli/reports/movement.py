@@ -10,6 +10,7 @@ from fisher_cli.trajectory import Shape, Trajectory, trajectory_of
 
 # The layers whose shares are told, and how much of a name.
 _LAYERS, _NAME = 3, 24
+_NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def verdict(measurements: Sequence[Measurement]) -> str:
@@ -25,6 +26,29 @@ def verdict(measurements: Sequence[Measurement]) -> str:
         return "No checkpoint gave a trace."
     said = f"{_Words(measurements, found).shape()}{_empirical(measurements, found)}."
     return f"{said}{_caution(measurements, found)}"
+
+
+def trace_forms(measurements: Sequence[Measurement]) -> tuple[str, ...]:
+    """What `verdict` says of the true trace, as one sentence in several lengths, the longest first."""
+    found = trajectory_of(measurements)
+    if found is None:
+        return ("No checkpoint gave a trace.",)
+    words = _Words(measurements, found)
+    return tuple(f"{text.replace(_NO_BREAK, ' ')}." for text in (words.shape(whole=False), *words.shorter()))
+
+
+def asides(measurements: Sequence[Measurement]) -> list[str]:
+    """What `trace_forms` leaves out: rows as high as the peak, where the run leaves its shape, whether to build on it.
+
+    Returns:
+        Sentences, none where there is nothing to add.
+    """
+    found = trajectory_of(measurements)
+    if found is None:
+        return []
+    words = _Words(measurements, found)
+    said = [words.alike(), words.detours(), _caution(measurements, found).strip()]
+    return [text for text in said if text]
 
 
 class _Words:
@@ -54,37 +78,84 @@ class _Words:
         """The last value over the largest."""
         return unbroken(number_text(*self.found.remaining))
 
-    def shape(self) -> str:
-        """The sentence without its end."""
+    def shape(self, *, whole: bool = True) -> str:
+        """The sentence without its end; not `whole`: without rivals of the peak and detours either."""
         found = self.found
         first, peak, last = (self.value(i) for i in (found.first, found.peak, found.last))
         at = self.place(found.peak)
+        rivals, detours = (self._rivals(), self._detours()) if whole else ("", "")
         if found.first == found.last:
             return f"The true trace is {peak}"
         if found.shape is Shape.BELL:
-            kind = "a skewed bell" if found.is_skewed else "a bell"
+            kind = self._bell()
             return (
-                f"The true trace rises from {first} to {peak} at {at}{self._rivals()} and falls to {self.remaining()} "
-                f"of it at {self.place(found.last)}: {kind}{self._detours()}"
+                f"The true trace rises from {first} to {peak} at {at}{rivals} and falls to {self.remaining()} "
+                f"of it at {self.place(found.last)}: {kind}{detours}"
             )
         if found.shape is Shape.RISING:
             return f"The true trace is still rising at {at} ({peak}), from {first} at the first: no bell here"
         if found.shape is Shape.RISEN and found.peak == found.last:
-            return f"The true trace rises from {first} to {peak} at {at}{self._rivals()}: no bell here"
+            return f"The true trace rises from {first} to {peak} at {at}{rivals}: no bell here"
         if found.shape is Shape.RISEN:
             return (
-                f"The true trace rises from {first} to {peak} at {at}{self._rivals()} and has not clearly fallen at "
+                f"The true trace rises from {first} to {peak} at {at}{rivals} and has not clearly fallen at "
                 f"{self.place(found.last)} ({last}): no bell here"
             )
         if found.shape is Shape.FALLING:
             above = "" if found.peak == found.first else f", not clearly above the first checkpoint ({first}),"
             return (
                 f"The true trace is largest at {at} ({peak}){above} and falls to {self.remaining()} of it at "
-                f"{self.place(found.last)}: no rise here{self._detours()}"
+                f"{self.place(found.last)}: no rise here{detours}"
             )
-        rivals = [i for i in (found.first, found.last) if i != found.peak]
-        others = " and ".join(f"{self.place(i)} ({self.value(i)})" for i in rivals)
+        ends = [i for i in (found.first, found.last) if i != found.peak]
+        others = " and ".join(f"{self.place(i)} ({self.value(i)})" for i in ends)
         return f"The true trace shows no clear rise or fall: largest at {at} ({peak}), beside {others}"
+
+    def shorter(self) -> tuple[str, ...]:
+        """The sentence in fewer words."""
+        found = self.found
+        first, peak, last = (self.value(i) for i in (found.first, found.peak, found.last))
+        at = self.place(found.peak)
+        top, end = (self.value(i).partition(_NO_BREAK)[0] for i in (found.peak, found.last))
+        if found.first == found.last:
+            return (f"tr F is {peak}",)
+        if found.shape is Shape.BELL:
+            return (
+                f"True trace: {first} at first, {peak} at {at}, {last} at last: {self._bell()}",
+                f"True trace peaks at {at} ({peak}), falls to {last}: {self._bell()}",
+                f"tr F: top {top} at {at}, then {end}: {self._bell()}",
+            )
+        if found.shape is Shape.RISING or (found.shape is Shape.RISEN and found.peak == found.last):
+            return (f"True trace rises from {first} to {peak} at last: no bell", f"tr F rises to {top}: no bell")
+        if found.shape is Shape.RISEN:
+            return (
+                f"True trace rises from {first} to {peak} at {at}, not clearly fallen since: no bell",
+                f"tr F rises to {top}, no clear fall: no bell",
+            )
+        if found.shape is Shape.FALLING:
+            return (
+                f"True trace falls from {peak} at {at} to {last}: no rise",
+                f"tr F falls from {top} to {end}: no rise",
+            )
+        return (
+            f"True trace without a clear rise or fall: {peak} at most, {last} at last",
+            "tr F: no clear rise or fall",
+        )
+
+    def alike(self) -> str:
+        """That other rows may be as high as the peak, "" if none may."""
+        text = self._rivals().strip(" ()").removesuffix(" cannot be told apart")
+        return f"The largest traces ({text}) cannot be told apart." if text else ""
+
+    def detours(self) -> str:
+        """Where the run leaves its shape, as a sentence."""
+        if self.found.shape not in (Shape.BELL, Shape.FALLING):
+            return ""
+        text = self._detours().removeprefix(", but with ")
+        return f"On the way there is {text}." if text else ""
+
+    def _bell(self) -> str:
+        return "a skewed bell" if self.found.is_skewed else "a bell"
 
     def _step(self, index: int) -> str:
         return _step(self.measurements, index)

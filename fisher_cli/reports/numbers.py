@@ -85,7 +85,10 @@ def _decimals(values: Sequence[Number], errors: Sequence[Number], most_digits: i
         return 1
     sigmas = [error for error in errors if error]
     before_point = math.floor(math.log10(max(sizes))) + 1  # digits of the largest; not above 0 below 0.1
-    for decimals in range(max(0, min(3 - before_point, 12)), 12):
+    least = min(3 - before_point, 12)
+    if sigmas:  # two digits of an error are enough
+        least = min(least, 1 - math.floor(math.log10(min(sigmas))))
+    for decimals in range(max(0, least), 12):
         if before_point + decimals > most_digits or before_point > 7 or decimals > 6:
             return None
         unit = 10.0**-decimals

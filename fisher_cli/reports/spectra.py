@@ -8,11 +8,13 @@ from rich.text import Text
 
 from fisher_cli.cells import one_line
 from fisher_cli.reports import histogram
+from fisher_cli.reports.endings import ending, of_spectra
 from fisher_cli.reports.headings import place, title
 from fisher_cli.reports.layout import (
     Column,
     empty_table,
     fitting,
+    left_out,
     remarks,
     shorten,
     width_with_name,
@@ -24,7 +26,11 @@ from fisher_cli.results import Measurement, Spectrum
 _TITLES = {"true": "True Fisher", "empirical": "Empirical Fisher"}
 _SHORTEST_NAME, _LONGEST_NAME = 14, 40
 # When the table is too wide these columns go, one after the other; one has a shorter form that stays.
-_REDUCTIONS = ("residual", "method", "third", "second", "step", "first", "overlap", "rank", "share", "gradient")
+_REDUCTIONS = (
+    *("residual", "method", "third", "second", "step", "first", "overlap", "rank", "share", "gradient"),
+    "dimension",
+)
+_MISSED = frozenset({"overlap", "rank", "share", "gradient", "dimension"})
 _SHORTER = {"first": "first_value"}
 
 Pair = tuple[Measurement, Spectrum]
@@ -35,7 +41,7 @@ def render_spectra(measurements: Sequence[Measurement], width: int, data: str | 
 
     Args:
         measurements: in order of training.
-        width: columns of the terminal; no line is longer, unless the width is below some 60.
+        width: columns of the terminal; no line is longer, unless the width is below some 40.
         data: the dataset's name for the title.
 
     Returns:
@@ -48,7 +54,9 @@ def render_spectra(measurements: Sequence[Measurement], width: int, data: str | 
             parts += _matrix(matrix, pairs, width)
     measured = [each for each in measurements if each.spectra]
     legend = [*wrapped(_legend(measured), width, "dim"), Text("")] if measured else []
-    return Group(*parts, *legend, *remarks(measurements, width))
+    first = next((found.matrix for each in measured for found in each.spectra), None)
+    pairs = [(each, found) for each in measured for found in each.spectra if found.matrix == first]
+    return Group(*parts, *legend, *remarks(measurements, width), *ending(of_spectra(pairs), width))
 
 
 def _matrix(matrix: str, pairs: Sequence[Pair], width: int) -> list[Text | Table]:
@@ -60,6 +68,7 @@ def _matrix(matrix: str, pairs: Sequence[Pair], width: int) -> list[Text | Table
         _table({key: columns[key] for key in keys}, pairs, width),
     ]
     parts.append(Text(""))
+    parts += left_out([columns[key].heading for key in columns if key in _MISSED and key not in keys], width)
     if len(pairs) > 1:
         names = [place(each) for each, _ in pairs]
         drawn = histogram.lines(names, [found for _, found in pairs], width)

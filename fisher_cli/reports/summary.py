@@ -8,18 +8,20 @@ from rich.text import Text
 
 from fisher_cli.cells import one_line
 from fisher_cli.reports.chance import against_chance
+from fisher_cli.reports.endings import ending, of_run
 from fisher_cli.reports.headings import estimator_of, title
 from fisher_cli.reports.layout import (
     STATUS_STYLES,
     Column,
     empty_table,
     fitting,
+    left_out,
     remarks,
     shorten,
     width_with_name,
     wrapped,
 )
-from fisher_cli.reports.movement import layer_shares, verdict
+from fisher_cli.reports.movement import asides, layer_shares
 from fisher_cli.reports.numbers import Number, bar, finite, number_text, number_texts, sparkline
 from fisher_cli.results import Eigenvalues, Estimate, Measurement, Status
 
@@ -58,15 +60,29 @@ def render_summary(measurements: Sequence[Measurement], width: int, data: str | 
     parts += [table, Text("")]
     parts += remarks(measurements, width)
     missing = [all_columns[key].heading for key in all_columns if key in _MISSED and not _shown(key, keys)]
-    if missing:
-        remark = f"No room here for {', '.join(missing)}: widen the terminal, or write all columns with -o FILE."
-        parts += [*wrapped(remark, width, "dim"), Text("")]
-    chance = " ".join(against_chance(measurements))
-    parts += wrapped(chance, width) if chance else []
-    parts += wrapped(verdict(measurements), width)
-    if shares := layer_shares(measurements):
-        parts += wrapped(shares, width)
-    return Group(*parts, *_curve(measurements, width))
+    parts += left_out(missing, width)
+    parts += wrapped(_legend(keys, all_columns), width, "dim")
+    parts += _curve(measurements, width)
+    for sentence in (*against_chance(measurements), layer_shares(measurements), *asides(measurements)):
+        parts += wrapped(sentence, width) if sentence else []
+    return Group(*parts, Text(""), *ending(of_run(measurements), width))
+
+
+def _legend(keys: Sequence[str], columns: dict[str, Column]) -> str:
+    """What the columns mean that say it too shortly; "" if none of them is there."""
+    empirical, both = not {"empirical", "empirical_value"}.isdisjoint(keys), "eig_empirical" in keys
+    traces = "tr F, tr F̂: trace of the true and of the empirical Fisher" if empirical else "tr F: true Fisher's trace"
+    meanings = {
+        "loss": "loss in nats",
+        "accuracy": "acc: accuracy",
+        "true": f"{traces}, ± standard error over examples",
+        "eig_true": "λ₁, λ̂₁: their largest eigenvalues" if both else "λ₁: largest eigenvalue of F",
+        "residual": "residual: ‖Fv − λ₁v‖",
+        "snr": "SNR: signal-to-noise ratio of one example's gradient",
+        "bar": "bars: tr F",
+    }
+    shown = [text for key, text in meanings.items() if key in keys and key in columns]
+    return "; ".join(shown)
 
 
 def _columns(measurements: Sequence[Measurement]) -> dict[str, Column]:

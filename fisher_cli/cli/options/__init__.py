@@ -1,6 +1,7 @@
 """The options of the commands, each said once: how it is typed, what its help says."""
 
 from fisher_cli.cli.options.data import (
+    CoveredLimit,
     Crop,
     Data,
     DataArguments,
@@ -65,6 +66,7 @@ __all__ = [
     "ComparedCount",
     "ComparisonLayers",
     "ComparisonOutput",
+    "CoveredLimit",
     "Crop",
     "Damping",
     "Data",

@@ -52,6 +52,15 @@ Limit = Annotated[
     str,
     typer.Option("--limit", metavar="N|all", help="How many of its examples, drawn by --seed.", rich_help_panel=DATA),
 ]
+CoveredLimit = Annotated[
+    str,
+    typer.Option(
+        "--limit",
+        metavar="N|all",
+        help="With --data: how many of its examples are looked at, drawn by --seed 0.",
+        rich_help_panel=DATA,
+    ),
+]
 Labels = Annotated[
     Path | None,
     typer.Option(

@@ -179,7 +179,13 @@ RecalibrateBatchNorm = Annotated[
     ),
 ]
 PrecisionOption = Annotated[
-    Precision, typer.Option("--dtype", help="Precision of the network's evaluation.", rich_help_panel=QUANTITIES)
+    Precision,
+    typer.Option(
+        "--dtype",
+        metavar="NAME",
+        help="Precision of the network's evaluation: float32 or float64.",
+        rich_help_panel=QUANTITIES,
+    ),
 ]
 Seed = Annotated[
     int,

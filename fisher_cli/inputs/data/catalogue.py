@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,7 @@ from fisher_cli.inputs.data.torchvision_table import CELEBA_ATTRIBUTES, DATASETS
 from fisher_cli.inputs.formats.containers import one_line
 
 _FOLDER: Final = "folder:"
+_LINE: Final = 80  # of a terminal that nobody has widened
 _TENSORS: Final = (".pt", ".pth", ".safetensors")
 _FILES: Final = (".npz", ".parquet", *_TENSORS)
 _REFUSED: Final = {
@@ -78,7 +80,11 @@ def catalogue_text() -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     width = max(len(form) for form, _ in FORMS)
-    forms = [f"{form.ljust(width)}  {meaning}" for form, meaning in FORMS]
+    indent = " " * (width + 2)
+    forms = [
+        textwrap.fill(f"{form.ljust(width)}  {meaning}", _LINE, subsequent_indent=indent, break_on_hyphens=False)
+        for form, meaning in FORMS
+    ]
     return "\n".join([*lines, "", "Other forms of --data", *forms, ""])
 
 

@@ -1,0 +1,98 @@
+"""Every command in docs/ runs, what is shown below it is what it prints, and links lead somewhere."""
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import typer
+
+from fisher_cli.cli.app import app
+from fisher_cli.glossary import KNOWN
+from tests.documents import ROOT, blocks, check_shown, furnish, run
+
+DOCUMENTS = sorted((ROOT / "docs").glob("*.md"))
+WITH_CODE = [path for path in DOCUMENTS if blocks(path, "console", "python")]
+NAMED = re.compile(r"# (\w+\.py)\n")
+
+
+def follow(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, *, long: bool) -> None:
+    """Do what a document says, from the first block to the last."""
+    furnish(folder, monkeypatch)
+    later = []
+    for block in blocks(path, "console", "python"):
+        if block.is_long and not long:
+            continue
+        if block.language == "python":
+            named = NAMED.match(block.text)
+            if named:
+                (folder / named[1]).write_text(block.text)
+            else:
+                later.append(block.text)
+            continue
+        for command, shown in block.commands():
+            if command.startswith(("make ", "pip ", "git ")):
+                continue
+            check_shown(command, shown, run(command, shown, folder))
+    for code in later:  # they read what the commands write
+        subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("path", WITH_CODE, ids=lambda path: path.stem)
+def test_a_document_does_what_it_says(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    follow(path, tmp_path, monkeypatch, long=False)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("path", [path for path in WITH_CODE if "<!-- long -->" in path.read_text()], ids=str)
+def test_the_long_commands_of_a_document(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    follow(path, tmp_path, monkeypatch, long=True)
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *DOCUMENTS], ids=lambda path: path.stem)
+def test_links_lead_somewhere(path: Path) -> None:
+    later = {"scaling.md"}  # written with what it describes
+    for target in re.findall(r"\]\(([^)#\s]+)", path.read_text()):
+        if not target.startswith("http"):
+            assert (path.parent / target).exists() or target in later, target
+
+
+@pytest.fixture
+def reference(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    return importlib.import_module("reference")
+
+
+@pytest.mark.parametrize("page", ["commands", "columns", "formats"])
+@pytest.mark.parametrize("width", [40, 200])
+def test_the_reference_is_what_the_code_says_at_any_width(
+    page: str, width: int, reference: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("COLUMNS", "TERMINAL_WIDTH"):
+        monkeypatch.setenv(name, str(width))
+    written = {"commands": reference.commands, "columns": reference.glossary, "formats": reference.formats}[page]()
+    assert f"-->\n{written}<!-- [[[end]]]" in (ROOT / "docs" / f"{page}.md").read_text(), "make docs writes it anew"
+
+
+def test_every_command_and_option_has_a_help_and_every_command_is_told_of(reference: ModuleType) -> None:
+    told = "".join(path.read_text() for path in [ROOT / "README.md", *DOCUMENTS] if path.name != "commands.md")
+    for words, command in reference.walk(typer.main.get_command(app), "fisher"):
+        assert command.help, words
+        assert words in told
+        assert all(each.help for each in command.params), words
+
+
+def test_every_column_of_a_table_is_in_the_glossary() -> None:
+    text = (ROOT / "docs" / "columns.md").read_text()
+    assert [name for name in KNOWN if f"| `{name}` |" not in text] == []
+
+
+def test_a_wrong_line_below_a_command_is_found() -> None:
+    printed = "tr F is 31.1 ± 0.6 there\nand 7 others"
+    check_shown("x", ["tr F is 31.2 ± 0.6 there", "…", "and 7 others"], printed)
+    for wrong in ("tr F is 35.1 ± 0.6 there", "tr F was 31.1 ± 0.6 there", "and 8 others"):
+        with pytest.raises(AssertionError, match="does not print"):
+            check_shown("x", [wrong], printed)

@@ -1,0 +1,105 @@
+"""What a run comes to, in words: no more than the numbers carry, and as short as the terminal asks."""
+
+import math
+
+import pytest
+from rich.cells import cell_len
+
+from fisher_cli.reports.endings import ending, of_run
+from fisher_cli.reports.movement import asides, layer_shares, trace_forms, verdict
+from fisher_cli.results import Estimate, Measurement, Trace
+from tests.test_console import checkpoint, rendered
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ((6.0, 77.3, 18.4), "The true trace rises from 6.0 ± 0.2 to 77.3 ± 1.2 at step 22 and falls to 0.238 of it at"),
+        ((6.0, 77.3, 18.4), "the last checkpoint: a skewed bell; the empirical trace is 0.743 ± 0.025 of the true one"),
+        ((6.0, 18.0, 77.3), "The true trace is still rising at the last checkpoint (77.3 ± 1.2), from 6.0 ± 0.2 at"),
+        ((6.0, 18.0, 77.3), "at the first: no bell here;"),
+        ((6.0, 77.0, 77.3), "to 77.3 ± 1.2 at the last checkpoint (22 and 66 cannot be told apart): no bell here;"),
+        ((77.3, 18.0, 6.0), "is largest at the first checkpoint (77.3 ± 1.2) and falls to 0.0776 of it at the last"),
+        ((6.0, 77.3, 76.0), "(22 and 66 cannot be told apart) and has not clearly fallen at the last checkpoint (76.0"),
+        ((76.0, 77.3, 6.0), "is largest at step 22 (77.3 ± 1.2), not clearly above the first checkpoint (76.0 ± 1.2),"),
+        (
+            (77.3, 77.2),
+            "no clear rise or fall: largest at the first checkpoint (77.3 ± 1.2), beside the last checkpoint",
+        ),
+        ((18.4,), "The true trace is 18.4 ± 0.4; the empirical trace is 0.980 ± 0.030 of the true one."),
+        ((math.nan,), "No checkpoint gave a trace."),
+        ((6.0, 77.3, 18.4, math.nan), "falls to 0.238 of it at the last checkpoint with a trace: a skewed bell;"),
+        ((6, 70, 71, 72, 71, 9), "at step 132 (22 to 220 cannot be told apart) and falls"),
+        ((6, 70, 30, 72, 71, 70, 9), "132 (22, 132, 220 and 330 cannot be told apart) and falls"),
+        ((6, 70, 30, 72, 71, 70, 9), "but with a dip from 70.0 ± 1.1 at step 22 to 30.0 ± 0.5 at step 66;"),
+        ((6, 70, 30, 70, 71, 70, 71, 9), "(22, 3 others and 462 cannot be told apart) and falls"),
+        ((6, 70, 30, 50, 9), "with a second rise from 30.0 ± 0.5 at step 66 to 50.0 ± 0.8 at step 132;"),
+    ],
+)
+def test_the_words_claim_what_the_numbers_carry(values: tuple[float, ...], said: str) -> None:
+    rows = [checkpoint(i, true=value) for i, value in enumerate(values)]
+    assert said in verdict(rows).replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_without_errors_nothing_is_called_a_peak() -> None:
+    def row(i: int, value: float) -> Measurement:
+        trace = Trace("exact", Estimate(value), Estimate(value), None, (), (), ())
+        return checkpoint(i, trace=trace)
+
+    text = verdict([row(0, 1.0), row(1, 50.0), row(2, 1.0)])
+    assert "no clear rise or fall" in text
+    assert "empirical" not in text
+
+
+def test_the_layers_shares_are_told_from_first_to_last() -> None:
+    rows = [checkpoint(i, true=value) for i, value in enumerate((6.0, 77.3, 18.4))]
+    shares = "head.weight 0.60 → 0.60 → 0.60, body.weight 0.40 → 0.40 → 0.40"
+    assert (
+        layer_shares(rows).replace("\N{NO-BREAK SPACE}", " ") == f"Share of tr F first, at the peak, at last: {shares}"
+    )
+    assert layer_shares(rows[:2]).startswith("Share of tr F first and at last: head.weight 0.60")
+    assert layer_shares(rows[:1]) == ""
+    assert layer_shares([]) == ""
+    assert "Share of tr F first" in "\n".join(rendered(rows, 100))
+
+
+SHAPES = {
+    (6.0, 77.3, 18.4): (
+        "a skewed bell",
+        "True trace peaks at step 22 (77.3 ± 1.2), falls to 18.4 ± 0.4",
+    ),
+    (6.0, 18.0, 77.3): ("no bell", "True trace rises from 6.0 ± 0.2 to 77.3 ± 1.2 at last: no bell."),
+    (6.0, 77.3, 76.0): (
+        "no bell",
+        "True trace rises from 6.0 ± 0.2 to 77.3 ± 1.2 at step 22, not clearly fallen",
+    ),
+    (77.3, 18.0, 6.0): ("no rise", "True trace falls from 77.3 ± 1.2 at the first checkpoint to 6.0 ± 0.2: no rise."),
+    (77.3, 77.2): ("clear rise or fall", "True trace without a clear rise or fall: 77.3 ± 1.2 at most, 77.2 ± 1.2"),
+    (18.4,): ("tr F is 18.4", "tr F is 18.4 ± 0.4."),
+    (math.nan,): ("No checkpoint gave a trace.", "No checkpoint gave a trace."),
+}
+
+
+@pytest.mark.parametrize("values", SHAPES, ids=str)
+def test_a_run_is_told_in_two_lines_of_any_width(values: tuple[float, ...]) -> None:
+    rows = [checkpoint(i, true=value) for i, value in enumerate(values)]
+    gist, said = SHAPES[values]
+    forms = trace_forms(rows)
+    assert any(form.startswith(said) for form in forms)
+    assert all(gist in form for form in forms[1:])
+    assert list(map(cell_len, forms)) == sorted(map(cell_len, forms), reverse=True)
+    for width in (80, 100, 200):
+        lines = [line.plain for line in ending(of_run(rows), width)]
+        assert len(lines) <= 2
+        assert max(map(cell_len, lines)) <= width
+    assert max(cell_len(line.plain) for line in ending(of_run(rows), 30)) <= 30
+
+
+def test_what_the_two_lines_leave_out_stands_above_them() -> None:
+    rows = [checkpoint(i, true=value) for i, value in enumerate((6, 70, 30, 72, 71, 70, 9))]
+    text = " ".join(asides(rows)).replace("\N{NO-BREAK SPACE}", " ")
+    assert "The largest traces (22, 132, 220 and 330) cannot be told apart." in text
+    assert "On the way there is a dip from 70.0 ± 1.1 at step 22 to 30.0 ± 0.5 at step 66." in text
+    assert text in " ".join(rendered(rows, 160))
+    assert asides([checkpoint(i, true=value) for i, value in enumerate((6.0, 77.3, 18.4))]) == []
+    assert asides([]) == []
