@@ -12,8 +12,8 @@ from fisher_cli.curvature.gradient_norms.engine import Engine
 
 # Products that Lanczos takes, about: so many, and so many more for each eigenvalue.
 FIRST_PRODUCTS, PRODUCTS_EACH = 15, 3
-# Forward passes per product, see products.py.
-PASSES = 6
+# Forward passes per product: four with kept graphs, more without, see products.py.
+PASSES = 5
 # What is not multiplications, in multiplications: a batch of a product or of the engine; an entry of a matrix read and
 # written in float64.
 PER_BATCH, PER_ENTRY = 10**8, 20
