@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from fisher_cli.cli.app import app
 from fisher_cli.columns import LAYER_COLUMNS, main_columns
+from fisher_cli.dialects import Dialect
 from fisher_cli.outputs import Metadata, ReportFiles, format_of
 from fisher_cli.tables import make_table
 
@@ -33,7 +34,14 @@ def computed(folder: Path) -> Path:
     return report
 
 
-def made(path: Path, checkpoints: int, layers: int, name: str = "step_{}.pt", eigenvalues: int = 5) -> Path:
+def made(
+    path: Path,
+    checkpoints: int,
+    layers: int,
+    name: str = "step_{}.pt",
+    eigenvalues: int = 5,
+    dialect: Dialect = Dialect.PLAIN,
+) -> Path:
     """A report whose numbers are made up, without a journal: a bell with its peak in the middle."""
     rows, layer_rows = [], []
     for i in range(checkpoints):
@@ -53,7 +61,7 @@ def made(path: Path, checkpoints: int, layers: int, name: str = "step_{}.pt", ei
             {"checkpoint": checkpoint, "order": i, "layer": f"{name}.{k}", "parameters": 9, "share": 1 / layers}
             for k in range(layers)
         ]
-    files = ReportFiles(path, format_of(path))
+    files = ReportFiles(path, format_of(path), dialect=dialect)
     stable = {"data": {"name": name, "examples": 9, "of": 10}, "checkpoints": [{"notes": [name]}], "settings": {}}
     run = {"command": ["main.py", "analyze", name]}
     files.write(

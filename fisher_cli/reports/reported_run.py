@@ -16,12 +16,14 @@ from fisher_cli.outputs import TOOL
 from fisher_cli.records import journal_folder, read_records
 from fisher_cli.results import Estimate, Measurement, Status, Trace
 from fisher_cli.table_reading import read_table
+from fisher_cli.workbook_reading import sheet_names
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # The tables that other commands write beside a report of the same stem.
 SIDES = ("layers", "compare", "spectrum", "density", "examples", "groups", "verify")
+_MAIN_OF = {"layers": "", "density": "spectrum", "groups": "examples"}
 _RECORDS = ("", "compare", "spectrum", "examples", "verify")
 _TRACES = (
     *("trace_true", "trace_true_se", "trace_true_estimator_se", "trace_empirical", "trace_empirical_se"),
@@ -104,8 +106,8 @@ def read_run(path: Path) -> ReportedRun:
     if not len(main):
         msg = f"{path}: the report has no rows"
         raise OutputError(msg)
-    found = {word: path.with_name(f"{path.stem}.{word}{path.suffix}") for word in SIDES}
-    sides = {word: read_table(side) for word, side in found.items() if side.is_file()}
+    found = {word: side for word in SIDES if (side := _side(path, word)) is not None}
+    sides = {word: read_table(side, sheet) for word, (side, sheet) in found.items()}
     records = {word: record for word in _RECORDS if (record := _record(path, word))}
     return ReportedRun(
         one_line(path.stem),
@@ -113,8 +115,19 @@ def read_run(path: Path) -> ReportedRun:
         {word: table for word, table in sides.items() if len(table)},
         records,
         _measurements(main, path),
-        tuple(_damage(path, records.get("", {}), [path, *(found[word] for word in sides)])),
+        tuple(_damage(path, records.get("", {}), [path, *dict.fromkeys(side for side, _ in found.values())])),
     )
+
+
+def _side(path: Path, word: str) -> tuple[Path, str | None] | None:
+    """The file of a side table, and its sheet in a workbook; None if it was not written."""
+    if path.suffix.lower() != ".xlsx":
+        side = path.with_name(f"{path.stem}.{word}{path.suffix}")
+        return (side, None) if side.is_file() else None
+    # A workbook holds all tables of one command.
+    main = _MAIN_OF.get(word, word)
+    books = dict.fromkeys((path.with_name(f"{path.stem}.{main}{path.suffix}") if main else path, path))
+    return next(((book, word) for book in books if word in sheet_names(book)), None)
 
 
 def numbers(table: "pd.DataFrame", name: str) -> list[float]:
