@@ -5,7 +5,7 @@ import json
 import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,12 +29,16 @@ _TRACES = (
     *("trace_true", "trace_true_se", "trace_true_estimator_se", "trace_empirical", "trace_empirical_se"),
     *("trace_ratio", "trace_ratio_se"),
 )
+TOP = 10  # examples that a page shows
 _NEEDED = ("checkpoint", "order", "step", "loss", "trace_true", "trace_empirical", "phase", "status", "error")
 
 
 @dataclass(frozen=True)
 class ReportedRun:
-    """One report: `main` has a row per checkpoint; `sides` are the tables found beside it, by their word."""
+    """One report: `main` has a row per checkpoint; `sides` are the tables found beside it, by their word.
+
+    `pictures` are those of examples, by their index, where a page shall show them.
+    """
 
     name: str
     main: "pd.DataFrame"
@@ -42,6 +46,7 @@ class ReportedRun:
     records: Mapping[str, Mapping[str, Any]]
     measurements: tuple[Measurement, ...]
     damage: tuple[str, ...] = ()
+    pictures: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def record(self) -> Mapping[str, Any]:
@@ -128,6 +133,16 @@ def _side(path: Path, word: str) -> tuple[Path, str | None] | None:
     main = _MAIN_OF.get(word, word)
     books = dict.fromkeys((path.with_name(f"{path.stem}.{main}{path.suffix}") if main else path, path))
     return next(((book, word) for book in books if word in sheet_names(book)), None)
+
+
+def last_examples(run: ReportedRun, count: int = TOP) -> "tuple[int, pd.DataFrame, int] | None":
+    """The order of the last checkpoint with examples, those that carry most of its trace, and how many it has."""
+    table = run.sides.get("examples")
+    if table is None or not table["trace_true"].notna().any():
+        return None
+    order = int(table["order"][table["trace_true"].notna()].max())
+    part = table[(table["order"] == order).fillna(False)]
+    return order, part.sort_values("rank").head(count), len(part)
 
 
 def numbers(table: "pd.DataFrame", name: str) -> list[float]:
