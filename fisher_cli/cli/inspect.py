@@ -179,6 +179,8 @@ def _say_in_short(console: "Console", survey: _Survey, files: ReportFiles | None
     if bad and survey.good:
         console.message(f"{bad} of {len(survey.rows)} checkpoints cannot be analysed: the column error says why")
     if covered is not None and covered.ledger is not None:
-        where = f"{files.layers} lists them" if files else "--format table or -o FILE lists them"
+        where = "--format table or -o FILE lists them"
+        if files is not None:
+            where = f"{files.layers if files.layers in files.tables else files.main} lists them"
         console.message(f"{covered.checkpoint}: {coverage_text(covered.ledger)}; {where}")
         console.message(check_text(covered.check))

@@ -117,11 +117,15 @@ def ratio(runs: Runs, width: float = WIDTH) -> Chart | None:
         x = _steps(runs)[0][0]
         low, high = [1 - 2 * each for each in null], [1 + 2 * each for each in null]
         axes.fill_between(x, low, high, color=GREEN, alpha=0.25, lw=0, label="labels drawn from the model, ± 2 sd")
-    axes.set_ylim(bottom=0)
+    measured = [value for run in runs for value in run.column("trace_ratio") if math.isfinite(value)]
+    highest = max(2.0, 1.5 * max(measured, default=1.0))
+    axes.set_ylim(bottom=0, top=min(axes.get_ylim()[1], highest))
     axes.set_ylabel("empirical trace / true trace")
     if len(runs) > 1 or math.isfinite(null[0]):
         axes.legend(loc="best")
     note = "Band: ± 2 standard errors. One is where labels follow the model."
+    if 1 + 2 * max((each for each in null if math.isfinite(each)), default=0.0) > highest:
+        note += " The band of labels drawn from the model goes beyond the axis."
     return Chart(
         "ratio", _each(runs, _ratio_said), note, figure, *_columns(runs, *names), heading="Empirical over true"
     )

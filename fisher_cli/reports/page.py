@@ -184,7 +184,7 @@ def _examples(run: ReportedRun, of: str) -> list[Listing]:
         carried = math.fsum(share for share in numbers(top, "share") if math.isfinite(share))
         said = f"{len(top)} of {count} examples carry {carried:.0%} of the true trace at {_place(run, order)}."
         pictures = cards(run, _rows(top))
-        if pictures:
+        if any(each.is_wrong for each in pictures):
             said += " Orange above a picture: another class is predicted than its label."
         names = [name for name in _EXAMPLE if not _is_said_by_name(top, name)]
         found.append(

@@ -37,9 +37,7 @@ def with_pictures(run: ReportedRun, data: ImageData) -> ReportedRun:
     """
     found = last_examples(run)
     if found is None:
-        msg = (
-            f"{run.name}: --data shows examples, and the report has no table of them: run `fisher examples` with its -o"
-        )
+        msg = f"{run.name} has no table of examples that --data could show: run `fisher examples` with the same -o"
         raise OutputError(msg)
     examples = _examples(run, data)
     places = {int(index): place for place, index in enumerate(examples.indices.tolist())}
