@@ -194,7 +194,8 @@ def _examples(run: ReportedRun, of: str) -> list[Listing]:
     if groups is not None and groups["trace_true"].notna().any():
         order = int(groups["order"][groups["trace_true"].notna()].max())
         part = groups[(groups["order"] == order).fillna(False)]
-        heading = f"By class and by noise, {_place(run, order)}{of}"
+        by = "By class and by noise" if (part["grouping"] == "noise").any() else "By class"
+        heading = f"{by}, {_place(run, order)}{of}"
         found.append(_listing(heading, "Means over each group.", part, _GROUP))
     return found
 
