@@ -206,6 +206,25 @@ TASK2VEC_COLUMNS: tuple[Column, ...] = (
 
 MAIN = {column.name: column for column in COLUMNS}
 
+# One row per checkpoint and quantity: the main table and that of layers, melted.
+LONG_COLUMNS: tuple[Column, ...] = (
+    *(MAIN[name] for name in ("checkpoint", "order", "step")),
+    Column("layer", TEXT, "", "name of the parameter tensor that the row is about; empty: the whole network"),
+    Column("quantity", TEXT, "", "name of the wide table's column, without the number of an eigenvalue"),
+    Column("index", INTEGER, "", "the eigenvalue's place in descending order, from 1"),
+    Column("value", REAL, "", "the quantity as a number, in the unit of this row; empty where it is text"),
+    Column("value_se", REAL, "", "standard error of value over examples"),
+    Column("value_estimator_se", REAL, "", "what sampled labels, signs or random probes add to its error"),
+    Column("value_residual", REAL, "", "residual ‖Fv − θv‖ of an eigenvalue, recomputed"),
+    Column("value_low", REAL, "", "lower end of the interval of value"),
+    Column("value_high", REAL, "", "upper end of the interval of value"),
+    Column("value_null", REAL, "", "mean of value if the labels came from the model"),
+    Column("value_null_sd", REAL, "", "standard deviation of value if the labels came from the model"),
+    Column("value_text", TEXT, "", "the quantity where it is text, such as a method or a phase"),
+    Column("unit", TEXT, "", "unit of value and of its errors; empty for pure numbers and text"),
+    *(MAIN[name] for name in ("status", "error")),
+)
+
 INSPECTION_COLUMNS: tuple[Column, ...] = (
     *(MAIN[name] for name in ("checkpoint", "order", "step", "epoch")),
     Column(

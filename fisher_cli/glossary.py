@@ -15,6 +15,7 @@ from fisher_cli.columns import (
     LATER_COLUMNS,
     LAYER_COLUMNS,
     LEDGER_COLUMNS,
+    LONG_COLUMNS,
     SPECTRUM_COLUMNS,
     TASK2VEC_COLUMNS,
     Column,
@@ -32,6 +33,7 @@ from fisher_cli.comparison_columns import (
 KNOWN: dict[str, Column] = {
     column.name: column
     for columns in (
+        LONG_COLUMNS,
         *(EXPANSION_COLUMNS, IDENTITY_COLUMNS, TASK2VEC_COLUMNS, GROUP_COLUMNS, EXAMPLE_COLUMNS),
         *(DENSITY_COLUMNS, SPECTRUM_COLUMNS),
         *(LAYER_STEP_COLUMNS, CHECKPOINT_COMPARISON_COLUMNS, COMPARISON_LAYER_COLUMNS, COMPARISON_COLUMNS),

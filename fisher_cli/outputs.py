@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fisher_cli.cells import json_text
+from fisher_cli.dialects import Dialect, separated
 from fisher_cli.durable import Prepared, replace_all, temporary_name, write_new
 from fisher_cli.errors import OutputError, UsageError
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 TOOL = "fisher"
+MAIN_SHEET = "rows"  # of a workbook, where the main table has no word of its own in its name
 
 
 class Format(StrEnum):
@@ -35,6 +37,7 @@ class Format(StrEnum):
     JSON = "json"
     JSONL = "jsonl"
     PARQUET = "parquet"
+    XLSX = "xlsx"
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,13 @@ def format_of(path: Path, explicit: Format | None = None) -> Format:
     return found
 
 
-def render(table: "pd.DataFrame", form: Format, stable: Mapping[str, Any] | None = None) -> bytes:
-    """The table's bytes in a file format; `stable` metadata go into Parquet only.
+def render(
+    table: "pd.DataFrame",
+    form: Format,
+    stable: Mapping[str, Any] | None = None,
+    dialect: Dialect = Dialect.PLAIN,
+) -> bytes:
+    """The table's bytes in a file format; `stable` metadata go into Parquet and workbooks only.
 
     Returns:
         The file's content.
@@ -98,24 +106,31 @@ def render(table: "pd.DataFrame", form: Format, stable: Mapping[str, Any] | None
     from fisher_cli import tables  # here, so that the options' Format can be had without waiting for pandas
 
     match form:
-        case Format.CSV:
-            text = tables.to_csv(table)
-        case Format.TSV:
-            text = tables.to_csv(table, separator="\t")
+        case Format.CSV | Format.TSV:
+            text = tables.to_csv(table, separated(form, dialect))
         case Format.JSON:
             text = tables.to_json(table)
         case Format.JSONL:
             text = tables.to_jsonl(table)
         case Format.PARQUET:
             return tables.to_parquet(table, inside_parquet(stable or {}))
+        case Format.XLSX:
+            return render_workbook({MAIN_SHEET: table}, stable or {})
         case Format.TABLE:
-            msg = "--format table is for the terminal: choose csv, tsv, json, jsonl or parquet"
+            msg = "--format table is for the terminal: choose csv, tsv, json, jsonl, parquet or xlsx"
             raise UsageError(msg)
     return text.encode()
 
 
+def render_workbook(sheets: "Mapping[str, pd.DataFrame]", stable: Mapping[str, Any]) -> bytes:
+    """The tables as the sheets of one workbook, the settings among them."""
+    from fisher_cli.workbooks import workbook  # here, because xlsxwriter is an extra
+
+    return workbook(sheets, inside_parquet(stable))
+
+
 def inside_parquet(stable: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata that a Parquet file carries."""
+    """The metadata that a Parquet file or a workbook carries."""
     return {**stable, "tool": TOOL, "schema_version": SCHEMA_VERSION}
 
 
@@ -124,7 +139,7 @@ class ReportFiles:
     """The files of one report: `main`, the table beside it and the record, all in one folder.
 
     `inputs` are the checkpoints of the run, which a report must never replace; `force` permits to replace
-    other files that are not ours. `further` are tables besides these.
+    other files that are not ours. `further` are tables besides these. In a workbook all of them are sheets.
     """
 
     main: Path
@@ -133,6 +148,8 @@ class ReportFiles:
     inputs: tuple[Path, ...] = ()
     beside: Path | None = None
     further: tuple[Path, ...] = ()
+    dialect: Dialect = Dialect.PLAIN
+    word: str = MAIN_SHEET
 
     def and_(self, *words: str) -> "ReportFiles":
         """With further tables of the same stem, `name.word.csv`."""
@@ -143,12 +160,17 @@ class ReportFiles:
         """Those of another table of the same stem: `name.main.csv`, and beside it `name.beside.csv`."""
         stem, suffix = self.main.stem.removesuffix(f".{main}"), self.main.suffix
         paths = [self.main.with_name(f"{stem}.{word}{suffix}") for word in (main, beside)]
-        return replace(self, main=paths[0], beside=paths[1])
+        return replace(self, main=paths[0], beside=paths[1], word=main)
 
     @property
     def layers(self) -> Path:
         """The table beside the main one, by default the per-layer table."""
         return self.beside or self.main.with_name(f"{self.main.stem}.layers{self.main.suffix}")
+
+    @property
+    def tables(self) -> tuple[Path, ...]:
+        """The files that hold tables."""
+        return (self.main,) if self.format is Format.XLSX else (self.main, self.layers, *self.further)
 
     @property
     def record(self) -> Path:
@@ -161,7 +183,7 @@ class ReportFiles:
         Raises:
             OutputError: there is no such folder, it takes no files, or a file that must stay is in the way.
         """
-        paths = (self.main, self.layers, self.record, *self.further)
+        paths = (*self.tables, self.record)
         _check_folder(self.main, max((path.name for path in paths), key=lambda name: len(os.fsencode(name))))
         listed = self._listed()
         for path in paths:
@@ -184,10 +206,7 @@ class ReportFiles:
             OutputError: the disk is full, or the operating system refused for another reason.
         """
         tables = {self.main: main, **({} if layers is None else {self.layers: layers}), **(further or {})}
-        contents = {
-            path: table if isinstance(table, Prepared) else render(table, self.format, metadata.stable)
-            for path, table in tables.items()
-        }
+        contents = self._contents(tables, metadata.stable)
         record = self._record_text(contents, metadata).encode()
         stale = [path for path in self._earlier() if path not in contents]
         try:
@@ -197,10 +216,33 @@ class ReportFiles:
             msg = f"cannot write {self.main} and its companions ({size:,} bytes): {error.strerror or error}"
             raise OutputError(msg) from error
 
+    def _contents(
+        self, tables: "Mapping[Path, pd.DataFrame | Prepared]", stable: Mapping[str, Any]
+    ) -> "dict[Path, bytes | Prepared]":
+        """What each file will hold."""
+        if self.format is Format.XLSX:
+            sheets = {self._sheet(path): table for path, table in tables.items() if not isinstance(table, Prepared)}
+            return {self.main: render_workbook(sheets, stable)}
+        return {
+            path: table if isinstance(table, Prepared) else render(table, self.format, stable, self.dialect)
+            for path, table in tables.items()
+        }
+
+    def _sheet(self, path: Path) -> str:
+        """The name of a table's sheet: the last word of the name that a file of its own would have."""
+        return self.word if path == self.main else path.stem.rpartition(".")[2]
+
     def _record_text(self, contents: "Mapping[Path, bytes | Prepared]", metadata: Metadata) -> str:
         """The record: what it is about, the tables' hashes, and under `run` what differs between runs."""
         hashes = {path.name: _digest(content) for path, content in contents.items()}
-        ours = {"tool": TOOL, "schema_version": SCHEMA_VERSION, "tables": hashes, "run": metadata.run}
+        written = {"format": self.format, **({"csv_dialect": self.dialect} if self.format is Format.CSV else {})}
+        ours = {
+            "tool": TOOL,
+            "schema_version": SCHEMA_VERSION,
+            "tables": hashes,
+            "written": written,
+            "run": metadata.run,
+        }
         return json_text({**metadata.stable, **ours}, indent=2) + "\n"
 
     def _listed(self) -> set[str]:
@@ -216,7 +258,7 @@ class ReportFiles:
     def _earlier(self) -> list[Path]:
         """The tables of an earlier report of this name, by its record."""
         listed = self._listed()
-        names = {path.name for path in (self.layers, *self.further)}
+        names = {path.name for path in (self.layers, *self.further)} - {self.main.name}
         names |= {name for name in listed if name.startswith(f"{self.main.stem}.") and "/" not in name}
         return [self.main.with_name(name) for name in sorted(names - {self.record.name}) if self._is_ours(name, listed)]
 

@@ -8,6 +8,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from fisher_cli.cells import json_text
 from fisher_cli.columns import Column
+from fisher_cli.dialects import Dialect
 from fisher_cli.durable import Prepared, create, remove, remove_leftovers, sync, temporary_name
 
 if TYPE_CHECKING:
@@ -24,14 +25,15 @@ class RowFile:
         path: the file's own name, which it does not have yet.
         form: csv, tsv, json, jsonl or parquet.
         columns: of all its rows.
+        dialect: of CSV.
     """
 
-    def __init__(self, path: Path, form: str, columns: Sequence[Column]) -> None:
+    def __init__(self, path: Path, form: str, columns: Sequence[Column], dialect: Dialect = Dialect.PLAIN) -> None:
         self.path = path
         remove_leftovers(path)
         self._temporary = temporary_name(path)
         self._file: IO[bytes] = open(create(self._temporary), "wb")  # noqa: SIM115 - closed by finish or discard
-        self._writer: _Rows = _WRITERS.get(form, _ParquetRows)(self._file, columns, form)
+        self._writer: _Rows = _WRITERS.get(form, _ParquetRows)(self._file, columns, form, dialect)
 
     def write(self, rows: "pd.DataFrame") -> None:
         """Append some rows with exactly the file's columns."""
@@ -54,6 +56,39 @@ class RowFile:
             remove(self._temporary)
 
 
+class KeptRows:
+    """The same for a sheet of a workbook, which is written as one with its other sheets: the rows are held.
+
+    Args:
+        path: the workbook.
+        columns: of all its rows.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[Column]) -> None:
+        from fisher_cli.tables import make_table
+
+        self.path, self._count = path, 0
+        self._parts = [make_table([], columns)]
+
+    def write(self, rows: "pd.DataFrame") -> None:
+        """Append some rows, as long as a sheet can hold them."""
+        from fisher_cli.workbooks import check_rows
+
+        check_rows(self.path.name, self._count + len(rows))
+        self._count += len(rows)
+        self._parts.append(rows)
+
+    def finish(self, _: Mapping[str, Any]) -> "pd.DataFrame":
+        """All rows as one table."""
+        import pandas as pd
+
+        return pd.concat(self._parts, ignore_index=True)
+
+    def discard(self) -> None:
+        """Forget them."""
+        self._parts.clear()
+
+
 class _Rows(Protocol):
     def write(self, rows: "pd.DataFrame") -> None: ...
 
@@ -63,16 +98,13 @@ class _Rows(Protocol):
 class _TextRows:
     """Separated values or JSON Lines."""
 
-    def __init__(self, file: IO[bytes], columns: Sequence[Column], form: str) -> None:
-        self._file, self._columns, self._form, self._is_first = file, columns, form, True
+    def __init__(self, file: IO[bytes], columns: Sequence[Column], form: str, dialect: Dialect) -> None:
+        self._file, self._columns, self._form, self._dialect, self._is_first = file, columns, form, dialect, True
 
     def write(self, rows: "pd.DataFrame") -> None:
-        from fisher_cli.tables import to_csv, to_jsonl
+        from fisher_cli.tables import rows_text
 
-        if self._form == "jsonl":
-            text = to_jsonl(rows)
-        else:
-            text = to_csv(rows, "\t" if self._form == "tsv" else ",", self._is_first)
+        text = rows_text(rows, self._form, self._dialect, self._is_first)
         self._file.write(text.encode())
         self._is_first = False
 
@@ -86,8 +118,8 @@ class _TextRows:
 class _JsonRows:
     """One JSON array, a row to a line."""
 
-    def __init__(self, file: IO[bytes], _: Sequence[Column], form: str) -> None:
-        self._file, self._form, self._is_first = file, form, True
+    def __init__(self, file: IO[bytes], *_: object) -> None:
+        self._file, self._is_first = file, True
 
     def write(self, rows: "pd.DataFrame") -> None:
         from fisher_cli.tables import to_jsonl
@@ -105,7 +137,7 @@ class _JsonRows:
 class _ParquetRows:
     """Parquet, a row group per chunk, otherwise as `to_parquet` writes it."""
 
-    def __init__(self, file: IO[bytes], columns: Sequence[Column], _: str) -> None:
+    def __init__(self, file: IO[bytes], columns: Sequence[Column], *_: object) -> None:
         import pyarrow.parquet as pq
 
         from fisher_cli.tables import arrow_schema
@@ -128,7 +160,7 @@ class _ParquetRows:
         self._writer.close()
 
 
-_WRITERS: dict[str, Callable[[IO[bytes], Sequence[Column], str], _Rows]] = {
+_WRITERS: dict[str, Callable[[IO[bytes], Sequence[Column], str, Dialect], _Rows]] = {
     "csv": _TextRows,
     "tsv": _TextRows,
     "jsonl": _TextRows,

@@ -1,7 +1,8 @@
-"""A table of ours, read back from CSV, TSV, JSON, JSON Lines or Parquet as it was before it was written."""
+"""A table of ours, read back from the file that it was written to, as it was before: any format, any dialect of CSV."""
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,24 @@ import pyarrow.parquet as pq
 
 from fisher_cli.cells import unescape, unguard
 from fisher_cli.columns import Kind
+from fisher_cli.dialects import recognised
 from fisher_cli.errors import OutputError
 from fisher_cli.glossary import INTEGER_TEXT, column_named
 from fisher_cli.rows import Value
 from fisher_cli.tables import METADATA_KEY, make_table
+from fisher_cli.workbook_reading import read_sheet
+
+Rows = tuple[list[str], list[list[Any]]]  # the column names, and the cells row by row
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path, sheet: str | None = None) -> pd.DataFrame:
     """Read a table of ours, with the dtypes and the text that it was written from.
 
     Columns that the glossary does not know get the narrowest kind that holds all their values.
 
     Args:
-        path: a file whose suffix says its format: .csv, .tsv, .json, .jsonl or .parquet.
+        path: a file whose suffix says its format: .csv, .tsv, .json, .jsonl, .parquet or .xlsx.
+        sheet: of a workbook; None: its first one.
 
     Returns:
         The table.
@@ -31,7 +37,10 @@ def read_table(path: Path) -> pd.DataFrame:
     Raises:
         OutputError: the file is missing, damaged, or not a table of ours.
     """
-    readers = {".csv": _read_csv, ".tsv": _read_csv, ".json": _read_json, ".jsonl": _read_json}
+    readers: dict[str, Callable[[Path], Rows]] = {
+        **{".csv": _read_csv, ".tsv": _read_csv, ".json": _read_json, ".jsonl": _read_json},
+        ".xlsx": lambda path: _read_workbook(path, sheet),
+    }
     try:
         names, rows = readers.get(path.suffix.lower(), _read_parquet)(path)
         columns = [column_named(name, [row[i] for row in rows]) for i, name in enumerate(names)]
@@ -47,9 +56,6 @@ def read_table(path: Path) -> pd.DataFrame:
         raise OutputError(msg) from error
 
 
-Rows = tuple[list[str], list[list[Any]]]  # the column names, and the cells row by row
-
-
 def _read_csv(path: Path) -> Rows:
     """The cells of a CSV or TSV file; all of them text.
 
@@ -59,14 +65,27 @@ def _read_csv(path: Path) -> Rows:
     Raises:
         ValueError: a row is longer or shorter than the header.
     """
-    separator = "\t" if path.suffix.lower() == ".tsv" else ","
     with path.open(encoding="utf-8-sig", newline="") as file:
-        names, *rows = csv.reader(file, delimiter=separator, strict=True)
+        form = recognised(file.readline(), path.suffix.lower())
+        file.seek(0)
+        names, *rows = csv.reader(file, delimiter=form.separator, strict=True)
     for number, row in enumerate(rows, start=1):
         if len(row) != len(names):
             msg = f"row {number} has {len(row)} cells, the header {len(names)}"
             raise ValueError(msg)
+    if form.decimal != ".":
+        rows = _with_points(names, rows, form.decimal)
     return names, [[unguard(unescape(cell)) for cell in row] for row in rows]
+
+
+def _with_points(names: list[str], rows: list[list[str]], decimal: str) -> list[list[str]]:
+    """The rows with a decimal point in the columns of numbers."""
+    written = [[cell.replace(decimal, ".") for cell in row] for row in rows]
+    kinds = [column_named(name, [row[i] for row in written]).kind for i, name in enumerate(names)]
+    return [
+        [plain if kind is Kind.TEXT else number for plain, number, kind in zip(row, other, kinds, strict=True)]
+        for row, other in zip(rows, written, strict=True)
+    ]
 
 
 def _read_json(path: Path) -> Rows:
@@ -95,6 +114,12 @@ def _read_parquet(path: Path) -> Rows:
         raise ValueError(msg)
     columns = [[_original(value) for value in column.to_pylist()] for column in table.columns]
     return table.column_names, [list(row) for row in zip(*columns, strict=True)]
+
+
+def _read_workbook(path: Path, sheet: str | None) -> Rows:
+    """The cells of a workbook's sheet."""
+    names, rows = read_sheet(path, sheet)
+    return names, [[_original(value) for value in row] for row in rows]
 
 
 def _original(value: Any) -> Any:

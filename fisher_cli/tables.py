@@ -1,4 +1,4 @@
-"""Measurements → tables → text or bytes; `table_reading` is the way back.
+"""Measurements → tables → text or bytes; `table_reading` is the way back, `workbooks` makes those of spreadsheets.
 
 A table is a pandas DataFrame with nullable dtypes (Int64, Float64, string); what was not computed, is not a
 number or is infinite, is NA. Equal tables give equal bytes. Numbers keep their full precision everywhere.
@@ -28,6 +28,7 @@ from fisher_cli.comparison_columns import (
     comparison_columns,
 )
 from fisher_cli.comparison_rows import comparison_layer_rows, comparison_row
+from fisher_cli.dialects import PLAIN, Dialect, Separated, separated
 from fisher_cli.glossary import column_named
 from fisher_cli.results import Measurement
 from fisher_cli.rows import Value, density_rows, layer_rows, main_row, spectrum_rows
@@ -124,39 +125,59 @@ def _cell(value: Any, kind: Kind) -> Value:
 # --- tables → text or bytes
 
 
-def to_csv(table: pd.DataFrame, separator: str = ",", header: bool = True) -> str:
-    r"""The table as separated values: RFC 4180 quoting, `\n`, shortest numbers that read back exactly.
+def to_csv(table: pd.DataFrame, form: Separated = PLAIN, header: bool = True) -> str:
+    r"""The table as separated values: RFC 4180 quoting, shortest numbers that read back exactly.
 
     Text cells are safe against formula injection and hold no control characters; `read_table` undoes both.
+
+    Args:
+        table: what is written.
+        form: separator, decimal point, line end, and what stands before the header.
+        header: whether it begins with the names of the columns.
 
     Returns:
         The header, unless it is not wanted, and a line per row.
     """
-    rows = zip(*_values(table, str), strict=True)
-    return _separated([[*table.columns], *rows] if header else rows, separator)
+    text = _separated(zip(*plain_columns(table, str), strict=True), form)
+    return csv_header(table.columns, form) + text if header else text
 
 
-def csv_header(eigenvalues: int, separator: str = ",") -> str:
-    """The first line of `to_csv` of a main table."""
-    return _separated([[column.name for column in main_columns(eigenvalues)]], separator)
+def csv_header(names: Iterable[str], form: Separated = PLAIN) -> str:
+    """The first line of `to_csv`, and what stands before it."""
+    return form.mark + _separated([list(names)], form)
 
 
 def csv_row(
-    measurement: Measurement, order: int, eigenvalues: int, separator: str = ",", path_length: float | None = None
+    measurement: Measurement,
+    order: int,
+    eigenvalues: int,
+    form: Separated = PLAIN,
+    path_length: float | None = None,
 ) -> str:
     """One line of `to_csv` of a main table, for writing rows as they come; its phase is not yet known."""
     row = main_row(measurement, order, eigenvalues, path_length)
     cells = [_cell(row.get(column.name), column.kind) for column in main_columns(eigenvalues)]
-    return _separated([cells], separator)
+    return _separated([cells], form)
 
 
-def _separated(rows: Iterable[Sequence[Value]], separator: str) -> str:
+def rows_text(table: pd.DataFrame, form: str, dialect: Dialect = Dialect.PLAIN, header: bool = True) -> str:
+    """The rows as csv, tsv or jsonl, the formats in which rows can be added to rows."""
+    return to_jsonl(table) if form == "jsonl" else to_csv(table, separated(form, dialect), header)
+
+
+def _separated(rows: Iterable[Sequence[Value]], form: Separated) -> str:
     """Rows of cells as separated values, text made safe."""
     buffer = io.StringIO()
-    writer = csv.writer(buffer, delimiter=separator, lineterminator="\n")
+    writer = csv.writer(buffer, delimiter=form.separator, lineterminator=form.line_end)
     for row in rows:
-        writer.writerow([escape(guard(cell)) if isinstance(cell, str) else cell for cell in row])
+        writer.writerow([_separated_cell(cell, form) for cell in row])
     return buffer.getvalue()
+
+
+def _separated_cell(cell: Value, form: Separated) -> Value:
+    if isinstance(cell, str):
+        return escape(guard(cell))
+    return form.number(cell) if isinstance(cell, float) and form.decimal != "." else cell
 
 
 def to_jsonl(table: pd.DataFrame) -> str:
@@ -206,12 +227,12 @@ def arrow_schema(columns: Iterable[Column]) -> pa.Schema:
 def arrow_table(table: pd.DataFrame, schema: pa.Schema) -> pa.Table:
     """The table as Arrow's, half surrogates escaped."""
     arrays = [
-        pa.array(values, type=field.type) for values, field in zip(_values(table, encodable), schema, strict=True)
+        pa.array(values, type=field.type) for values, field in zip(plain_columns(table, encodable), schema, strict=True)
     ]
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _values(table: pd.DataFrame, safe: Callable[[str], str]) -> list[list[Value]]:
+def plain_columns(table: pd.DataFrame, safe: Callable[[str], str]) -> list[list[Value]]:
     """The table's columns as Python values, NA as None, text made safe."""
     return [
         [None if value is pd.NA else safe(value) if isinstance(value, str) else value for value in table[name].tolist()]
@@ -225,5 +246,5 @@ def _json_rows(table: pd.DataFrame) -> Iterable[str]:
     Yields:
         One line per row.
     """
-    for row in zip(*_values(table, str), strict=True):
+    for row in zip(*plain_columns(table, str), strict=True):
         yield json_text(dict(zip(table.columns, row, strict=True)), sort_keys=False)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 CHROMIUM = shutil.which("chromium")
+NPM = shutil.which("npm")
 _OPTIONS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"),
     *("--disable-sync", "--disable-dev-shm-usage", "--remote-debugging-pipe"),
@@ -98,3 +99,15 @@ def browser(profile: Path) -> Iterator[Browser]:
             os.close(ours_in)
         process.terminate()
         process.wait(timeout=30)
+
+
+def installed_axe(folder: Path) -> str | None:
+    """The source of axe-core, which finds what a page lacks for people who hear it; None where it cannot be had."""
+    if NPM is None:
+        return None
+    command = [NPM, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefer-offline", "axe-core@4"]
+    try:
+        subprocess.run([*command, "--prefix", str(folder)], check=True, capture_output=True, timeout=120)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        return None
+    return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text()

@@ -1,6 +1,7 @@
 """Reports for the tests of pages and figures: one that was computed, and made ones of any size and with any names."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from unittest.mock import patch
 
@@ -8,32 +9,41 @@ from typer.testing import CliRunner
 
 from fisher_cli.cli.app import app
 from fisher_cli.columns import LAYER_COLUMNS, main_columns
+from fisher_cli.dialects import Dialect
 from fisher_cli.outputs import Metadata, ReportFiles, format_of
 from fisher_cli.tables import make_table
 
 SAMPLES = Path(__file__).parent.parent / "sample_checkpoints"
 COMMANDS = (
-    ("analyze", "64", ("-o",)),
-    ("compare true-vs-empirical", "32", ("--draws", "8", "-o")),
-    ("spectrum", "16", ("-o",)),
-    ("examples", "64", ("-o",)),
+    ("analyze", 64, ("-o",)),
+    ("compare true-vs-empirical", 32, ("--draws", "8", "-o")),
+    ("spectrum", 16, ("-o",)),
+    ("examples", 64, ("-o",)),
 )
 
 
-def computed(folder: Path) -> Path:
-    """A report of four checkpoints of a sample run, with its side tables."""
-    run = SAMPLES / "digits-clean"
-    files = [str(run / f"step_{step:05}.pt") for step in (0, 22, 66, 1760)]
-    report = folder / "clean.csv"
+def computed(folder: Path, run: str = "clean", steps: Sequence[int] = (0, 22, 66, 1760), part: float = 1.0) -> Path:
+    """A report of some checkpoints of a sample run, with its side tables; of a part of the examples, sooner."""
+    checkpoints = SAMPLES / f"digits-{run}"
+    files = [str(checkpoints / f"step_{step:05}.pt") for step in steps]
+    labels = ["--labels", str(checkpoints / "labels.csv")] if (checkpoints / "labels.csv").exists() else []
+    report = folder / f"{run}.csv"
     for command, limit, options in COMMANDS:
-        arguments = [*command.split(), *files, "--limit", limit, "-q", *options, str(report)]
+        arguments = [*command.split(), *files, *labels, "--limit", str(int(limit * part)), "-q", *options, str(report)]
         with patch("sys.argv", ["fisher", *arguments]):  # the record keeps the command
             done = CliRunner().invoke(app, arguments)
         assert done.exit_code == 0, done.output
     return report
 
 
-def made(path: Path, checkpoints: int, layers: int, name: str = "step_{}.pt", eigenvalues: int = 5) -> Path:
+def made(
+    path: Path,
+    checkpoints: int,
+    layers: int,
+    name: str = "step_{}.pt",
+    eigenvalues: int = 5,
+    dialect: Dialect = Dialect.PLAIN,
+) -> Path:
     """A report whose numbers are made up, without a journal: a bell with its peak in the middle."""
     rows, layer_rows = [], []
     for i in range(checkpoints):
@@ -53,7 +63,7 @@ def made(path: Path, checkpoints: int, layers: int, name: str = "step_{}.pt", ei
             {"checkpoint": checkpoint, "order": i, "layer": f"{name}.{k}", "parameters": 9, "share": 1 / layers}
             for k in range(layers)
         ]
-    files = ReportFiles(path, format_of(path))
+    files = ReportFiles(path, format_of(path), dialect=dialect)
     stable = {"data": {"name": name, "examples": 9, "of": 10}, "checkpoints": [{"notes": [name]}], "settings": {}}
     run = {"command": ["main.py", "analyze", name]}
     files.write(

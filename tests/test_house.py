@@ -15,13 +15,33 @@ import fisher_cli
 PACKAGE = Path(fisher_cli.__file__).parent
 
 # Floors from the ground up; a module imports only from floors below its own, or from its own folder.
-GROUND = {"settings", "presets", "results", "errors", "cells", "columns", "comparison_columns", "durable", "codec"} | {
-    "__init__"
-}
+GROUND = {
+    "settings",
+    "presets",
+    "results",
+    "errors",
+    "cells",
+    "columns",
+    "comparison_columns",
+    "durable",
+    "codec",
+    "dialects",
+} | {"__init__"}
 FLOORS: list[set[str]] = [
     GROUND,
     {"rows", "comparison_rows", "example_rows", "glossary", "tables", "identity_tables", "table_reading", "row_files"}
-    | {"metadata", "outputs", "records", "integrity", "inputs", "curvature", "trajectory"},
+    | {
+        "metadata",
+        "outputs",
+        "long_form",
+        "workbooks",
+        "workbook_reading",
+        "records",
+        "integrity",
+        "inputs",
+        "curvature",
+        "trajectory",
+    },
     {"trail", "selection", "comparing", "verification", "measurement", "normalizing", "examples", "analysis", "run"}
     | {"library", "checkpoint_comparison", "reports"},
     {"cli", "__main__"},
@@ -36,9 +56,11 @@ BESIDE = {
     "example_rows": {"rows"},
     "identity_tables": {"rows", "tables"},
     "tables": {"rows", "comparison_rows", "trajectory", "glossary"},
-    "table_reading": {"tables", "glossary", "rows"},
-    "row_files": {"tables", "durable"},
-    "outputs": {"tables", "row_files"},
+    "table_reading": {"tables", "glossary", "rows", "workbook_reading"},
+    "row_files": {"tables", "durable", "workbooks"},
+    "long_form": {"glossary", "rows", "tables"},
+    "workbooks": {"glossary", "tables"},
+    "outputs": {"tables", "row_files", "workbooks"},
     "integrity": {"table_reading", "outputs", "records"},
     "measurement": {"trail", "comparing", "verification", "selection"},
     "analysis": {"examples"},

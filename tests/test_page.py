@@ -1,6 +1,5 @@
 """The page of a report: whole, true to the report's numbers, harmless, and the same every time."""
 
-import os
 import re
 import time
 from html.parser import HTMLParser
@@ -10,14 +9,13 @@ import pytest
 from typer.testing import CliRunner
 
 from fisher_cli.cli.app import app
-from fisher_cli.columns import main_columns
+from fisher_cli.columns import SPECTRUM_COLUMNS, main_columns
 from fisher_cli.outputs import format_of, render
-from fisher_cli.reports.gallery import NAMES
+from fisher_cli.reports.gallery import NAMES, draw
 from fisher_cli.reports.page import render_page
 from fisher_cli.reports.reported_run import read_run
 from fisher_cli.table_reading import read_table
-from fisher_cli.tables import make_table
-from tests.browser import CHROMIUM, Browser, browser
+from fisher_cli.tables import make_table, to_csv
 from tests.report_files import computed, made
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -166,6 +164,26 @@ def test_several_runs_are_drawn_together(tmp_path: Path) -> None:
     assert "noisy: the true trace is largest at" in page.text
     assert "clean: true" in page.text
     assert "noisy: empirical" in page.text
+    shares = [read_table(run_path)["share"].tolist() for run_path in tmp_path.glob("*.layers.csv")]
+    assert sorted(page.cells["layers"]) == sorted(repr(value) for each in shares for value in each)
+    assert page.text.count("carries most of the true trace") == 2
+
+
+def test_several_runs_show_their_last_spectra_in_one_chart(report: Path, tmp_path: Path) -> None:
+    other = made(tmp_path / "other.csv", 3, 2)
+    rows = [{"order": 2, "matrix": "true Fisher", "index": i, "eigenvalue": 8.0 / i} for i in (1, 2, 3)]
+    (tmp_path / "other.spectrum.csv").write_text(to_csv(make_table(rows, SPECTRUM_COLUMNS)))
+    runs = [read_run(report), read_run(other), read_run(made(tmp_path / "none.csv", 3, 2))]
+    chart = draw("spectrum", runs)
+    assert chart is not None
+    lines = {line.get_label(): line for line in chart.figure.axes[0].lines}
+    assert set(lines) == {"clean, step 1760", "other, step 20"}
+    assert list(lines["other, step 20"].get_ydata()) == [8.0, 4.0, 8.0 / 3]
+    table = read_table(report.with_name("clean.spectrum.csv"))
+    last = table[(table["order"] == 3) & (table["matrix"] == "true Fisher")]["eigenvalue"]
+    assert lines["clean, step 1760"].get_ydata()[0] == last.iloc[0]
+    assert [line.partition(":")[0] for line in chart.finding.splitlines()] == ["clean", "other"]
+    assert {row[0] for row in chart.rows} == {"clean", "other"}
 
 
 def test_damage_and_bad_rows_are_said_first(tmp_path: Path) -> None:
@@ -176,45 +194,6 @@ def test_damage_and_bad_rows_are_said_first(tmp_path: Path) -> None:
     assert text.index("Before you read on") < text.index("Along training")
     report.with_name("a.meta.json").unlink()
     assert "a.meta.json is missing or damaged" in Page(render_page([read_run(report)])).text
-
-
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Browser:
-    if CHROMIUM is None:
-        if os.environ.get("CI"):
-            pytest.fail("no chromium here: .ci/run installs it")
-        pytest.skip("no chromium here")
-    with browser(tmp_path_factory.mktemp("profile")) as found:
-        yield found
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
-def test_a_browser_shows_it(opened: Browser, content: bytes, tmp_path: Path, width: int, scheme: str) -> None:
-    page = tmp_path / "page.html"
-    page.write_bytes(content)
-    opened.show(page, width, scheme)
-    assert opened.run("document.documentElement.scrollWidth") <= width
-    assert opened.run("innerWidth") == width
-    drawn = "[...document.querySelectorAll('figure svg')].map((s) => [s.clientWidth, s.clientHeight])"
-    sizes = opened.run(drawn)
-    assert len(sizes) == len(NAMES)
-    assert all(250 < w <= width and h > 150 for w, h in sizes)
-    ink, paper = opened.run(
-        "[getComputedStyle(document.querySelector('svg text')).fill, getComputedStyle(document.body).backgroundColor]"
-    )
-    light, dark = "rgb(255, 255, 255)", "rgb(22, 24, 28)"
-    assert (ink, paper) == (("rgb(27, 27, 27)", light) if scheme == "light" else ("rgb(236, 236, 236)", dark))
-    column = "[...document.querySelector('table.sortable').tBodies[0].rows].map((r) => r.cells[4].innerText)"
-    before = [float(each) for each in opened.run(column)]
-    click = "document.querySelector('table.sortable').tHead.rows[0].cells[4].querySelector('button').click()"
-    opened.run(click)
-    assert [float(each) for each in opened.run(column)] == sorted(before) != before
-    opened.run(click)
-    assert [float(each) for each in opened.run(column)] == sorted(before, reverse=True)
-    assert opened.logged == []
-    assert [url for url in opened.requested if not url.startswith("data:image/png")] == [page.as_uri()]
-    assert len(opened.picture()) > 20_000
 
 
 def test_the_command_writes_the_page_and_spares_other_files(

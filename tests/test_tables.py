@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from fisher_cli.cells import encodable, escape, guard, one_line, unescape, unguard
 from fisher_cli.columns import COLUMNS, LATER_COLUMNS, LAYER_COLUMNS, Column, Kind, eigenvalue_columns
+from fisher_cli.dialects import PLAIN, TABS, Dialect, separated
 from fisher_cli.errors import OutputError
 from fisher_cli.results import Eigenvalues, Estimate, Gradient, LayerTrace, Measurement, Movement, Status, Trace
 from fisher_cli.table_reading import read_table
@@ -125,7 +126,7 @@ def read_back(text: str | bytes, folder: Path, suffix: str) -> pd.DataFrame:
 def all_formats(table: pd.DataFrame) -> dict[str, str | bytes]:
     return {
         ".csv": to_csv(table),
-        ".tsv": to_csv(table, "\t"),
+        ".tsv": to_csv(table, TABS),
         ".json": to_json(table),
         ".jsonl": to_jsonl(table),
         ".parquet": to_parquet(table, {}),
@@ -192,13 +193,13 @@ def test_rows_one_by_one_are_the_bytes_of_the_whole() -> None:
     rows = [sample(), broken("a\n=b"), sample(i=3, movement=MOVEMENT), sample(i=4, movement=MOVEMENT)]
     whole = main_table(rows, 2)
     assert list(whole["phase"].dropna()) == ["low early", "rising", "high"]
-    for separator in (",", "\t"):
+    for form in (PLAIN, TABS, separated("csv", Dialect.EXCEL_EU)):
         path = PathLength()
         parts = [
-            csv_header(2, separator),
-            *(csv_row(row, i, 2, separator, path.add(row)) for i, row in enumerate(rows)),
+            csv_header(whole.columns, form),
+            *(csv_row(row, i, 2, form, path.add(row)) for i, row in enumerate(rows)),
         ]
-        assert "".join(parts) == to_csv(whole.assign(phase=pd.NA), separator)
+        assert "".join(parts) == to_csv(whole.assign(phase=pd.NA), form)
         assert all(part.count("\n") == 1 for part in parts)
 
 
@@ -270,8 +271,8 @@ def test_equal_tables_give_equal_bytes() -> None:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_text_cells_are_safe_in_spreadsheets_and_terminals(name: str) -> None:
-    for separator in (",", "\t"):
-        text = to_csv(main_table([broken(name, error=f"{name}: {name}")], 1), separator)
+    for separator, form in ((",", PLAIN), ("\t", TABS)):
+        text = to_csv(main_table([broken(name, error=f"{name}: {name}")], 1), form)
         assert all(character.isprintable() or character in "\n\t" for character in text)
         text.encode()
         (_, row) = csv.reader(io.StringIO(text), delimiter=separator)

@@ -1,14 +1,16 @@
 """`fisher analyze`: checkpoints and a dataset in, the table of Fisher traces and eigenvalues out."""
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
 
-from fisher_cli.cli import examples, options
+from fisher_cli.cli import examples, long_output, options
 from fisher_cli.cli.request import DATA, EIGENVALUES, ESTIMATOR, MODEL, NETWORK, PRESET, RUNNING, SAMPLING, SEED, asks
 from fisher_cli.cli.sequence import Report, Waits, go_through
-from fisher_cli.cli.streams import report_files, stdout_format
+from fisher_cli.cli.streams import destinations
+from fisher_cli.dialects import Dialect, separated
 from fisher_cli.errors import UsageError
 from fisher_cli.outputs import Format
 from fisher_cli.settings import Resources, Settings
@@ -29,6 +31,8 @@ def analyze(
     checkpoints: options.Checkpoints,
     output: options.Output = None,
     format: options.FormatOption = None,
+    csv_dialect: options.CsvDialect = Dialect.PLAIN,
+    long: options.Long = False,
     layers: options.Layers = True,
     per_example: options.PerExample = False,
     follow: options.Follow = False,
@@ -44,15 +48,19 @@ def analyze(
     from fisher_cli.trajectory import PathLength
 
     path = PathLength()
+    files, to_stdout = destinations(output, format, force, csv_dialect)
     report = Report(
-        lambda measurement, order, form: _line(measurement, order, form, settings.eigenvalues, path),
+        lambda measurement, order, form: _line(measurement, order, form, csv_dialect, settings.eigenvalues, path),
         lambda analysis: _tables(analysis, layers),
         _show,
         long=examples.per_example() if per_example else None,
         further=lambda analysis: {"task2vec": analysis.task2vec} if settings.task2vec else {},
         finished=_summarised if per_example else _without_what_no_table_shows,
     )
-    files, to_stdout = report_files(output, format, force), stdout_format(output, format)
+    if long and files is None:
+        report = long_output.instead(report, partial(_row, settings.eigenvalues, path), csv_dialect)
+    elif long:
+        report = long_output.beside(report)
     if per_example and files is None:
         msg = "--per-example writes a table beside a report file: name it with -o FILE, or type fisher examples"
         raise UsageError(msg)
@@ -63,7 +71,7 @@ def analyze(
         msg = f"--until {until} says when to stop waiting: add --follow"
         raise UsageError(msg)
     if files is not None:
-        words = {"examples": per_example, "task2vec": settings.task2vec}
+        words = {"examples": per_example, "task2vec": settings.task2vec, long_output.WORD: long}
         files = files.and_(*(word for word, is_asked in words.items() if is_asked))
     waits = Waits(until) if follow else None
     code = go_through(checkpoints, settings, resources, report, files, to_stdout, quiet, resume, waits)
@@ -83,15 +91,25 @@ def _summarised(measurement: "Measurement") -> "Measurement":
     return _without_what_no_table_shows(with_summary(measurement))
 
 
-def _line(measurement: "Measurement", order: int, form: Format, eigenvalues: int, path: "PathLength") -> str:
+def _line(
+    measurement: "Measurement", order: int, form: Format, dialect: Dialect, eigenvalues: int, path: "PathLength"
+) -> str:
     """One checkpoint's row as it is streamed, with the header before the first."""
-    from fisher_cli.tables import csv_header, csv_row, main_table, to_jsonl
+    from fisher_cli.columns import main_columns
+    from fisher_cli.tables import csv_header, csv_row, to_jsonl
 
     if form is Format.JSONL:
-        return to_jsonl(main_table([measurement], eigenvalues, order, path))
-    separator = "\t" if form is Format.TSV else ","
-    header = csv_header(eigenvalues, separator) if order == 0 else ""
-    return header + csv_row(measurement, order, eigenvalues, separator, path.add(measurement))
+        return to_jsonl(_row(eigenvalues, path, measurement, order))
+    kind = separated(form, dialect)
+    header = csv_header((column.name for column in main_columns(eigenvalues)), kind) if order == 0 else ""
+    return header + csv_row(measurement, order, eigenvalues, kind, path.add(measurement))
+
+
+def _row(eigenvalues: int, path: "PathLength", measurement: "Measurement", order: int) -> "pd.DataFrame":
+    """One checkpoint's row of the main table."""
+    from fisher_cli.tables import main_table
+
+    return main_table([measurement], eigenvalues, order, path)
 
 
 def _tables(analysis: "Analysis", layers: bool) -> tuple["pd.DataFrame", "pd.DataFrame | None"]:

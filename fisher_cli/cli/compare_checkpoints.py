@@ -4,18 +4,16 @@ import contextlib
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from fisher_cli.cli import options
 from fisher_cli.cli.request import DATA, MODEL, NETWORK, RUNNING, SEED, asks
-from fisher_cli.cli.streams import report_files, stdout_format
+from fisher_cli.cli.streams import destinations
+from fisher_cli.dialects import Dialect
 from fisher_cli.outputs import Format, Metadata, render
 from fisher_cli.settings import Resources, Settings
-
-if TYPE_CHECKING:
-    from fisher_cli.checkpoint_comparison import Comparison
 
 
 @asks(*DATA, *MODEL, *NETWORK, *SEED, *RUNNING)
@@ -26,6 +24,7 @@ def checkpoints(
     second: Annotated[Path, typer.Argument(metavar="B", help="Another of the same network.", show_default=False)],
     output: options.CheckpointComparisonOutput = None,
     format: options.FormatOption = None,
+    csv_dialect: options.CsvDialect = Dialect.PLAIN,
     layers: options.Layers = True,
     force: options.Force = False,
     quiet: options.Quiet = False,
@@ -34,7 +33,7 @@ def checkpoints(
 
     Example: fisher compare checkpoints ckpts/step_01000.pt ckpts/step_02000.pt --data cifar10 --model resnet18
     """
-    files, to_stdout = report_files(output, format, force), stdout_format(output, format)
+    files, to_stdout = destinations(output, format, force, csv_dialect)
     if files is not None:
         files = replace(files.named("checkpoints", "checkpoints.layers"), inputs=(first, second))
         files.check_writable()
@@ -51,10 +50,6 @@ def checkpoints(
     if to_stdout is Format.TABLE:
         console.checkpoint_comparison(found.found, found.run.analysis.data_title)
     elif to_stdout is not None:
-        console.write(_rendered(found, to_stdout))
+        console.write(render(found.table, to_stdout, found.stable_metadata(), csv_dialect))
     if files is not None:
         console.message(f"report: {files.main}")
-
-
-def _rendered(found: "Comparison", form: Format) -> bytes:
-    return render(found.table, form, found.stable_metadata())

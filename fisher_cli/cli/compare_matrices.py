@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from fisher_cli.cli import options
+from fisher_cli.cli import long_output, options
 from fisher_cli.cli.numbers import count, positive_number
 from fisher_cli.cli.request import DATA, ESTIMATOR, MODEL, NETWORK, RUNNING, SAMPLING, SEED, asks
 from fisher_cli.cli.sequence import Report, go_through
-from fisher_cli.cli.streams import report_files, stdout_format
+from fisher_cli.cli.streams import destinations
+from fisher_cli.dialects import Dialect
 from fisher_cli.outputs import Format
 from fisher_cli.settings import ComparisonSettings, Resources, Settings
 
@@ -32,6 +33,8 @@ def true_vs_empirical(
     draws: options.NullDraws = 10,
     output: options.ComparisonOutput = None,
     format: options.FormatOption = None,
+    csv_dialect: options.CsvDialect = Dialect.PLAIN,
+    long: options.Long = False,
     layers: options.ComparisonLayers = None,
     fail_ratio_below: options.FailRatioBelow = None,
     resume: options.Resume = True,
@@ -48,25 +51,35 @@ def true_vs_empirical(
     asked = ComparisonSettings(damping=positive_number(damping, "--damping", "0.001"), draws=count(draws, "--draws"))
     least = positive_number(fail_ratio_below, "--fail-ratio-below", "0.5")
     settings = replace(settings, eigenvalues=eigenvalues, comparison=asked)
-    files, to_stdout = report_files(output, format, force), stdout_format(output, format)
+    files, to_stdout = destinations(output, format, force, csv_dialect)
     if files is not None:
-        files = files.named("compare", "compare.layers")
+        files = files.named("compare", "compare.layers").and_(*([long_output.WORD] if long else []))
     report = Report(
-        partial(_lines, eigenvalues),
+        partial(_lines, csv_dialect, eigenvalues),
         partial(_tables, layers is not False),
         partial(_show, bool(layers)),
         partial(_too_small, least),
     )
+    if long and files is None:
+        report = long_output.instead(report, partial(_row, eigenvalues), csv_dialect)
+    elif long:
+        report = long_output.beside(report)
     code = go_through(checkpoints, settings, resources, report, files, to_stdout, quiet=quiet, resume=resume)
     raise typer.Exit(code)
 
 
-def _lines(eigenvalues: int, measurement: "Measurement", order: int, form: Format) -> str:
+def _lines(dialect: Dialect, eigenvalues: int, measurement: "Measurement", order: int, form: Format) -> str:
     """One checkpoint's row as it is streamed, with the header before the first."""
-    from fisher_cli.tables import comparison_table, to_csv, to_jsonl
+    from fisher_cli.tables import rows_text
 
-    table = comparison_table([measurement], eigenvalues, order)
-    return to_jsonl(table) if form is Format.JSONL else to_csv(table, "\t" if form is Format.TSV else ",", order == 0)
+    return rows_text(_row(eigenvalues, measurement, order), form, dialect, order == 0)
+
+
+def _row(eigenvalues: int, measurement: "Measurement", order: int) -> "pd.DataFrame":
+    """One checkpoint's row of the comparison."""
+    from fisher_cli.tables import comparison_table
+
+    return comparison_table([measurement], eigenvalues, order)
 
 
 def _tables(layers: bool, analysis: "Analysis") -> tuple["pd.DataFrame", "pd.DataFrame | None"]:

@@ -10,8 +10,9 @@ from fisher_cli.cli import options
 from fisher_cli.cli.long_tables import LongTable
 from fisher_cli.cli.request import DATA, ESTIMATOR, MODEL, NETWORK, PRESET, RUNNING, SAMPLING, SEED, asks
 from fisher_cli.cli.sequence import Report, go_through
-from fisher_cli.cli.streams import report_files, stdout_format
+from fisher_cli.cli.streams import destinations
 from fisher_cli.columns import EXAMPLE_COLUMNS
+from fisher_cli.dialects import Dialect
 from fisher_cli.outputs import Format
 from fisher_cli.settings import Resources, Settings
 
@@ -31,6 +32,7 @@ def examples(
     top: options.Top = None,
     output: options.ExamplesOutput = None,
     format: options.FormatOption = None,
+    csv_dialect: options.CsvDialect = Dialect.PLAIN,
     resume: options.Resume = True,
     force: options.Force = False,
     quiet: options.Quiet = False,
@@ -40,11 +42,11 @@ def examples(
     Example: fisher examples ckpts/ --data cifar10 --labels noisy.csv -o trend.csv
     """  # noqa: DOC501 - this text is the command's help
     settings = replace(settings, eigenvalues=0, movement=False)
-    files, to_stdout = report_files(output, format, force), stdout_format(output, format)
+    files, to_stdout = destinations(output, format, force, csv_dialect)
     if files is not None:
         files = files.named("examples", "groups")
     report = Report(
-        lambda measurement, order, form: _lines(measurement, order, form, top),
+        lambda measurement, order, form: _lines(measurement, order, form, csv_dialect, top),
         _tables,
         _show,
         long=per_example(top, is_main=True),
@@ -72,14 +74,13 @@ def finished(measurement: "Measurement", top: int | None) -> "Measurement":
     return without_examples(with_summary(measurement, top or TOP))
 
 
-def _lines(measurement: "Measurement", order: int, form: Format, top: int | None) -> Iterator[str]:
+def _lines(measurement: "Measurement", order: int, form: Format, dialect: Dialect, top: int | None) -> Iterator[str]:
     """One checkpoint's rows as they are streamed, with the header before the first."""
     from fisher_cli.examples import example_tables
-    from fisher_cli.tables import to_csv, to_jsonl
+    from fisher_cli.tables import rows_text
 
-    separator = "\t" if form is Format.TSV else ","
     for i, table in enumerate(example_tables(measurement, order, top)):
-        yield to_jsonl(table) if form is Format.JSONL else to_csv(table, separator, order == 0 and i == 0)
+        yield rows_text(table, form, dialect, order == 0 and i == 0)
 
 
 def _tables(analysis: "Analysis") -> tuple[None, "pd.DataFrame | None"]:

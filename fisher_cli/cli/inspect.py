@@ -12,7 +12,8 @@ import typer
 from fisher_cli import __version__
 from fisher_cli.cli import options
 from fisher_cli.cli.request import DATA, DEBUG, DEVICE, ESTIMATOR, MODEL, NETWORK, asks, changed, without
-from fisher_cli.cli.streams import ROWS_AS_THEY_COME, exit_code, report_files, stdout_format, why_nothing
+from fisher_cli.cli.streams import ROWS_AS_THEY_COME, destinations, exit_code, why_nothing
+from fisher_cli.dialects import Dialect
 from fisher_cli.outputs import Format, Metadata, ReportFiles, render
 from fisher_cli.settings import Resources, Settings
 
@@ -42,6 +43,7 @@ def inspect(
     data: options.DataIfAny = None,
     output: options.InspectionOutput = None,
     format: options.FormatOption = None,
+    csv_dialect: options.CsvDialect = Dialect.PLAIN,
     force: options.Force = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -50,7 +52,7 @@ def inspect(
     Example: fisher inspect ckpts/ --model resnet18 --data cifar10
     """  # noqa: DOC501 - this text is the command's help
     settings = replace(settings, data=data or "digits", eigenvalues=0)
-    files, to_stdout = report_files(output, format, force), stdout_format(output, format)
+    files, to_stdout = destinations(output, format, force, csv_dialect)
     if files is not None:
         files.check_writable()
 
@@ -64,7 +66,7 @@ def inspect(
             files.check_writable()
         for order, row in enumerate(survey):
             if to_stdout is not None and to_stdout in ROWS_AS_THEY_COME:
-                console.write(_line(row, order, to_stdout))
+                console.write(_line(row, order, to_stdout, csv_dialect))
     raise typer.Exit(_finish(console, survey, files, to_stdout))
 
 
@@ -132,14 +134,14 @@ def _tables(survey: _Survey) -> tuple["pd.DataFrame", "pd.DataFrame | None"]:
     return main, None if survey.covered is None else make_table(ledger_rows(survey.covered), LEDGER_COLUMNS)
 
 
-def _line(row: "Inspection", order: int, form: Format) -> str:
+def _line(row: "Inspection", order: int, form: Format, dialect: Dialect) -> str:
     """One row as it is streamed, with the header before the first."""
     from fisher_cli.columns import INSPECTION_COLUMNS
     from fisher_cli.reports.inspection import inspection_row
-    from fisher_cli.tables import make_table, to_csv, to_jsonl
+    from fisher_cli.tables import make_table, rows_text
 
     table = make_table([inspection_row(row, order)], INSPECTION_COLUMNS)
-    return to_jsonl(table) if form is Format.JSONL else to_csv(table, "\t" if form is Format.TSV else ",", order == 0)
+    return rows_text(table, form, dialect, order == 0)
 
 
 def _finish(console: "Console", survey: _Survey, files: ReportFiles | None, to_stdout: Format | None) -> int:
@@ -184,6 +186,8 @@ def _say_in_short(console: "Console", survey: _Survey, files: ReportFiles | None
     if bad and survey.good:
         console.message(f"{bad} of {len(survey.rows)} checkpoints cannot be analysed: the column error says why")
     if covered is not None and covered.ledger is not None:
-        where = f"{files.layers} lists them" if files else "--format table or -o FILE lists them"
+        where = "--format table or -o FILE lists them"
+        if files is not None:
+            where = f"{files.layers if files.layers in files.tables else files.main} lists them"
         console.message(f"{covered.checkpoint}: {coverage_text(covered.ledger)}; {where}")
         console.message(check_text(covered.check))

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fisher_cli.columns import Column
+from fisher_cli.dialects import Dialect
 from fisher_cli.durable import Prepared
 from fisher_cli.errors import OutputError
-from fisher_cli.outputs import Format, ReportFiles
-from fisher_cli.row_files import RowFile
+from fisher_cli.outputs import Format, ReportFiles, render_workbook
+from fisher_cli.row_files import KeptRows, RowFile
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,25 +47,36 @@ class LongTable:
 class LongRows:
     """A long table being written; what is not finished when the run ends leaves nothing behind."""
 
-    def __init__(self, table: LongTable, path: Path, form: Format) -> None:
+    def __init__(self, table: LongTable, path: Path, form: Format, dialect: Dialect = Dialect.PLAIN) -> None:
         self.path, self._table = path, table
-        self._file = _saying(path, lambda: RowFile(path, form.value, table.columns))
-        self._done: Prepared | None = None
+        self._file: RowFile | KeptRows = _saying(
+            path,
+            lambda: (
+                KeptRows(path, table.columns)
+                if form is Format.XLSX
+                else RowFile(path, form.value, table.columns, dialect)
+            ),
+        )
+        self._done: Prepared | pd.DataFrame | None = None
 
     def add(self, measurement: "Measurement", order: int) -> None:
         """Append one checkpoint's rows."""
         for rows in self._table.rows(measurement, order):
             _saying(self.path, lambda rows=rows: self._file.write(rows))  # type: ignore[misc]
 
-    def prepared(self, metadata: Mapping[str, Any]) -> Prepared:
-        """All of it, ready to take its name."""
+    def prepared(self, metadata: Mapping[str, Any]) -> "Prepared | pd.DataFrame":
+        """All of it, ready to take its name, or to become a sheet of a workbook."""
         if self._done is None:
             self._done = _saying(self.path, lambda: self._file.finish(metadata))
         return self._done
 
     def print(self, console: "Console", metadata: Mapping[str, Any]) -> None:
         """Put all of it on stdout."""
-        with open(self.prepared(metadata).temporary, "rb") as file:
+        done = self.prepared(metadata)
+        if not isinstance(done, Prepared):
+            console.write(render_workbook({self._table.word: done}, metadata))
+            return
+        with open(done.temporary, "rb") as file:
             while piece := file.read(_PIECE):
                 console.write(piece)
 
@@ -73,9 +85,9 @@ def open_rows(stack: ExitStack, table: LongTable | None, files: ReportFiles | No
     """The table's file among the report's, and one for what goes to stdout only when it is whole."""
     beside = in_pipe = None
     if table is not None and files is not None:
-        beside = LongRows(table, table.path(files), files.format)
+        beside = LongRows(table, table.path(files), files.format, files.dialect)
         stack.callback(beside._file.discard)
-    if table is not None and table.is_main and form in {Format.JSON, Format.PARQUET}:
+    if table is not None and table.is_main and form in {Format.JSON, Format.PARQUET, Format.XLSX}:
         folder = Path(tempfile.mkdtemp(prefix="fisher-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         in_pipe = LongRows(table, folder / f"rows.{form}", form)

@@ -75,4 +75,5 @@ def plot(
     write_single(output, picture(chart.figure, output.suffix.lower()[1:], chart.finding))
     console = Console(quiet=quiet)
     console.message(f"figure: {output}")
-    console.message(f"{chart.finding} {chart.note}".replace("\N{NO-BREAK SPACE}", " "))
+    said = " ".join([*chart.finding.splitlines(), chart.note])
+    console.message(said.replace("\N{NO-BREAK SPACE}", " "))

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from fisher_cli.cli import options
+from fisher_cli.cli.options.panels import DATA
 from fisher_cli.cli.single_file import check_single, write_single
 from fisher_cli.errors import UsageError
 
@@ -19,16 +20,43 @@ def report(
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE", help="The page, .html.", show_default=False)
     ],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="NAME|folder:DIR|…",
+            help="Show the examples that carry the trace as pictures: the dataset that the report was made of. Which "
+            "part of it and how prepared, the report knows.",
+            show_default=False,
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    data_dir: options.DataDir = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            "--labels",
+            metavar="FILE",
+            help="With --data: the file of labels, for a report that was made with one.",
+            show_default=False,
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     force: options.Force = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,  # noqa: ARG001 - acted upon by its callback
 ) -> None:
     """Make a page of a report and the tables beside it: charts, findings, tables; one file that needs no network.
 
-    Several reports are drawn into the same charts. Example: fisher report trend.csv -o trend.html
+    Several reports are drawn into the same charts; --data adds pictures of examples.
+
+    Example: fisher report trend.csv -o trend.html
     """  # noqa: DOC501 - this text is the command's help
     if len(reports) > MOST:
         msg = f"{len(reports)} reports are too many for one page: name at most {MOST}"
+        raise UsageError(msg)
+    if labels is not None and data is None:
+        msg = f"--labels {labels} belongs to --data: name the dataset whose examples shall be shown"
         raise UsageError(msg)
     check_single(output, (".html", ".htm"), b"<!-- made by fisher report -->", force=force)
 
@@ -36,5 +64,11 @@ def report(
     from fisher_cli.reports.page import render_page
     from fisher_cli.reports.reported_run import read_run
 
-    write_single(output, render_page([read_run(path) for path in reports]))
+    runs = [read_run(path) for path in reports]
+    if data is not None:
+        from fisher_cli.reports.thumbnails import ImageData, with_pictures
+
+        folder, replaced = (None if path is None else str(path) for path in (data_dir, labels))
+        runs = [with_pictures(run, ImageData(data, folder, replaced)) for run in runs]
+    write_single(output, render_page(runs))
     Console(quiet=quiet).message(f"page: {output}")

@@ -1,6 +1,7 @@
 """`fisher spectrum`: all eigenvalues of the true and the empirical Fisher, or the leading ones and their density."""
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
@@ -9,7 +10,8 @@ from fisher_cli.cli import options
 from fisher_cli.cli.numbers import positive_number
 from fisher_cli.cli.request import DATA, ESTIMATOR, MODEL, NETWORK, PRESET, RUNNING, SEED, asks
 from fisher_cli.cli.sequence import Report, go_through
-from fisher_cli.cli.streams import report_files, stdout_format
+from fisher_cli.cli.streams import destinations
+from fisher_cli.dialects import Dialect
 from fisher_cli.outputs import Format
 from fisher_cli.settings import MatrixName, Resources, Settings, SpectrumMethod, SpectrumSettings
 
@@ -34,6 +36,7 @@ def spectrum(
     steps: options.Steps = 40,
     output: options.SpectrumOutput = None,
     format: options.FormatOption = None,
+    csv_dialect: options.CsvDialect = Dialect.PLAIN,
     resume: options.Resume = True,
     force: options.Force = False,
     quiet: options.Quiet = False,
@@ -50,20 +53,20 @@ def spectrum(
         steps=steps,
     )
     settings = replace(settings, eigenvalues=eigenvalues, spectrum=asked)
-    files, to_stdout = report_files(output, format, force), stdout_format(output, format)
+    files, to_stdout = destinations(output, format, force, csv_dialect)
     if files is not None:
         files = files.named("spectrum", "density")
-    report = Report(_lines, _tables, _show)
+    report = Report(partial(_lines, csv_dialect), _tables, _show)
     code = go_through(checkpoints, settings, resources, report, files, to_stdout, quiet=quiet, resume=resume)
     raise typer.Exit(code)
 
 
-def _lines(measurement: "Measurement", order: int, form: Format) -> str:
+def _lines(dialect: Dialect, measurement: "Measurement", order: int, form: Format) -> str:
     """One checkpoint's rows as they are streamed, with the header before the first."""
-    from fisher_cli.tables import spectrum_table, to_csv, to_jsonl
+    from fisher_cli.tables import rows_text, spectrum_table
 
     table = spectrum_table([measurement], order)
-    return to_jsonl(table) if form is Format.JSONL else to_csv(table, "\t" if form is Format.TSV else ",", order == 0)
+    return rows_text(table, form, dialect, order == 0)
 
 
 def _tables(analysis: "Analysis") -> tuple["pd.DataFrame", "pd.DataFrame | None"]:

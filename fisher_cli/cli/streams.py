@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fisher_cli.dialects import Dialect
 from fisher_cli.errors import OutputError, UsageError
 from fisher_cli.outputs import Format, ReportFiles, format_of
 
@@ -14,14 +15,31 @@ if TYPE_CHECKING:
 ROWS_AS_THEY_COME = {Format.CSV, Format.TSV, Format.JSONL}
 
 
-def report_files(output: Path | None, form: Format | None, force: bool) -> ReportFiles | None:
-    """The files that -o asks for; None without it, and for `-o -`."""
+def destinations(
+    output: Path | None, form: Format | None, force: bool, dialect: Dialect = Dialect.PLAIN
+) -> tuple[ReportFiles | None, Format | None]:
+    """The files that -o asks for, None without it and for `-o -`; and what goes to stdout, if anything.
+
+    Raises:
+        UsageError: a dialect of CSV was asked for and no CSV, or a workbook without what writes it.
+    """
+    files, to_stdout = _report_files(output, form, force, dialect), _stdout_format(output, form)
+    forms = {to_stdout, files and files.format}
+    if dialect is not Dialect.PLAIN and Format.CSV not in forms:
+        msg = f"--csv-dialect {dialect} is a way to write CSV: add --format csv, or name a .csv file with -o"
+        raise UsageError(msg)
+    if Format.XLSX in forms:
+        import fisher_cli.workbooks  # noqa: F401 - says now, not after hours, what must be installed
+    return files, to_stdout
+
+
+def _report_files(output: Path | None, form: Format | None, force: bool, dialect: Dialect) -> ReportFiles | None:
     if output is None or str(output) == "-":
         return None
-    return ReportFiles(output, format_of(output, None if form is Format.TABLE else form), force)
+    return ReportFiles(output, format_of(output, None if form is Format.TABLE else form), force, dialect=dialect)
 
 
-def stdout_format(output: Path | None, form: Format | None) -> Format | None:
+def _stdout_format(output: Path | None, form: Format | None) -> Format | None:
     """What goes to stdout: a table on a terminal, rows when piped or for `-o -`, nothing beside a file in a pipe.
 
     Raises:
@@ -36,7 +54,9 @@ def stdout_format(output: Path | None, form: Format | None) -> Format | None:
         return form or (Format.TABLE if is_terminal else Format.CSV)
     if str(output) == "-":
         if form is Format.TABLE:
-            msg = "-o - writes rows: leave it out for a table, or choose --format csv, tsv, json, jsonl or parquet"
+            msg = (
+                "-o - writes rows: leave it out for a table, or choose --format csv, tsv, json, jsonl, parquet or xlsx"
+            )
             raise UsageError(msg)
         return form or Format.CSV
     return Format.TABLE if form is Format.TABLE or is_terminal else None

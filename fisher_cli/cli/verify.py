@@ -1,6 +1,7 @@
 """`fisher verify`: the identities that the Fisher's different forms must fulfil, on the user's own network and data."""
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
@@ -9,7 +10,8 @@ from fisher_cli.cli import options
 from fisher_cli.cli.numbers import positive
 from fisher_cli.cli.request import DATA, MODEL, NETWORK, RUNNING, SEED, asks, without
 from fisher_cli.cli.sequence import Report, go_through
-from fisher_cli.cli.streams import report_files, stdout_format
+from fisher_cli.cli.streams import destinations
+from fisher_cli.dialects import Dialect
 from fisher_cli.outputs import Format
 from fisher_cli.results import Outcome
 from fisher_cli.settings import Precision, Resources, Settings
@@ -31,6 +33,7 @@ def verify(
     precision: options.PrecisionOption = Precision.FLOAT64,
     output: options.VerifyOutput = None,
     format: options.FormatOption = None,
+    csv_dialect: options.CsvDialect = Dialect.PLAIN,
     resume: options.Resume = True,
     force: options.Force = False,
     quiet: options.Quiet = False,
@@ -40,21 +43,21 @@ def verify(
     Exit code 4 if one fails. Example: fisher verify ckpts/last.pt --data cifar10 --model resnet18
     """  # noqa: DOC501 - this text is the command's help
     settings = replace(settings, limit=positive(limit, "--limit", "all"), precision=precision, verify=True)
-    files, to_stdout = report_files(output, format, force), stdout_format(output, format)
+    files, to_stdout = destinations(output, format, force, csv_dialect)
     if files is not None:
         files = files.named("verify", "expansion")
-    report = Report(_lines, _tables, _show, _failures)
+    report = Report(partial(_lines, csv_dialect), _tables, _show, _failures)
     code = go_through(checkpoints, settings, resources, report, files, to_stdout, quiet=quiet, resume=resume)
     raise typer.Exit(code)
 
 
-def _lines(measurement: "Measurement", order: int, form: Format) -> str:
+def _lines(dialect: Dialect, measurement: "Measurement", order: int, form: Format) -> str:
     """One checkpoint's rows as they are streamed, with the header before the first."""
     from fisher_cli.identity_tables import identity_table
-    from fisher_cli.tables import to_csv, to_jsonl
+    from fisher_cli.tables import rows_text
 
     table = identity_table([measurement], order)
-    return to_jsonl(table) if form is Format.JSONL else to_csv(table, "\t" if form is Format.TSV else ",", order == 0)
+    return rows_text(table, form, dialect, order == 0)
 
 
 def _tables(analysis: "Analysis") -> tuple["pd.DataFrame", "pd.DataFrame | None"]:

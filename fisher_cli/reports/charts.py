@@ -50,7 +50,10 @@ def _traces_of(axes: Axes, run: ReportedRun, x: Sequence[float], i: int, total: 
     found = trajectory_of(run.measurements)
     if found is not None:
         peak = run.column("trace_true")[found.peak]
-        axes.plot([x[found.peak]], [peak], marker="v", markersize=8, color=INK, fillstyle="none", linestyle="none")
+        marks = axes.plot(
+            [x[found.peak]], [peak], marker="v", markersize=8, color=INK, fillstyle="none", linestyle="none"
+        )
+        marks[0].set_clip_on(False)
 
 
 def _mark_phases(axes: Axes, run: ReportedRun) -> None:
@@ -114,11 +117,15 @@ def ratio(runs: Runs, width: float = WIDTH) -> Chart | None:
         x = _steps(runs)[0][0]
         low, high = [1 - 2 * each for each in null], [1 + 2 * each for each in null]
         axes.fill_between(x, low, high, color=GREEN, alpha=0.25, lw=0, label="labels drawn from the model, ± 2 sd")
-    axes.set_ylim(bottom=0)
+    measured = [value for run in runs for value in run.column("trace_ratio") if math.isfinite(value)]
+    highest = max(2.0, 1.5 * max(measured, default=1.0))
+    axes.set_ylim(bottom=0, top=min(axes.get_ylim()[1], highest))
     axes.set_ylabel("empirical trace / true trace")
     if len(runs) > 1 or math.isfinite(null[0]):
         axes.legend(loc="best")
     note = "Band: ± 2 standard errors. One is where labels follow the model."
+    if 1 + 2 * max((each for each in null if math.isfinite(each)), default=0.0) > highest:
+        note += " The band of labels drawn from the model goes beyond the axis."
     return Chart(
         "ratio", _each(runs, _ratio_said), note, figure, *_columns(runs, *names), heading="Empirical over true"
     )
@@ -212,6 +219,8 @@ def _eigenvalues_said(run: ReportedRun) -> str:
         return "no eigenvalue is known"
     top, last = max(known, key=lambda i: values[i]), known[-1]
     share = f", {values[last] / trace[last]:.0%} of the trace at the end" if trace[last] > 0 else ""
+    if top == last:
+        return f"the largest eigenvalue of the true Fisher ends at its highest, {number_text(values[last])}{share}"
     return (
         f"the largest eigenvalue of the true Fisher is {number_text(values[top])} at {run.places[top]} and "
         f"{number_text(values[last])} at {run.places[last]}{share}"
@@ -320,10 +329,14 @@ def _columns(runs: Runs, *names: str) -> tuple[list[str], list[list[object]]]:
 
 def _each(runs: Runs, said: Callable[[ReportedRun], str]) -> str:
     """What is found in each run, as a sentence."""
-    if len(runs) == 1:
-        text = said(runs[0])
-        return f"{text[0].upper()}{text[1:]}."
-    return " ".join(f"{run.name}: {said(run)}." for run in runs)
+    return sentences(runs, [said(run) for run in runs], several=len(runs) > 1)
+
+
+def sentences(runs: Runs, said: Sequence[str], *, several: bool) -> str:
+    """What is found in each run, a line each; of several reports after their names."""
+    if not several:
+        return "\n".join(f"{text[0].upper()}{text[1:]}." for text in said)
+    return "\n".join(f"{run.name}: {text}." for run, text in zip(runs, said, strict=True))
 
 
 def _small(number: int) -> str:

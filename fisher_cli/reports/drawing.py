@@ -47,6 +47,7 @@ _STYLE: dict[Any, Any] = {
     "grid.linewidth": 0.5,
     "axes.axisbelow": True,
     "legend.frameon": False,
+    "legend.handlelength": 3.4,  # enough for two dashes beside the marker
     "lines.linewidth": 1.5,
     "lines.markersize": 3.5,
     "image.cmap": "cividis",
@@ -76,10 +77,15 @@ def style(size: float = PAPER_TEXT) -> AbstractContextManager[None]:
     return mpl.rc_context(_STYLE | {"font.size": size, "legend.fontsize": size - 0.5})
 
 
-def canvas(width: float, height: float, rows: int = 1) -> tuple[Figure, list[Axes]]:
-    """A new figure of this size in inches, with so many axes over each other that share their steps."""
+def canvas(
+    width: float, height: float, rows: int = 1, heights: Sequence[float] | None = None
+) -> tuple[Figure, list[Axes]]:
+    """A new figure of this size in inches, with so many axes over each other.
+
+    They share their steps, unless each has a height, and so an axis, of its own.
+    """
     figure = Figure(figsize=(width, height), layout="constrained")
-    found = figure.subplots(rows, 1, sharex=True, squeeze=False)
+    found = figure.subplots(rows, 1, sharex=heights is None, squeeze=False, height_ratios=heights)
     return figure, [each[0] for each in found]
 
 
@@ -102,7 +108,10 @@ def picture(figure: Figure, form: str, title: str = "") -> bytes:
 
 
 def inline_svg(figure: Figure, prefix: str) -> str:
-    """The figure for a page: no address in it, identifiers of its own, and the colours of the page's scheme."""
+    """The figure for a page: no address in it, identifiers of its own, and the colours of the page's scheme.
+
+    The page has its heading and its finding under `prefix-heading` and `prefix-finding`: the picture's name.
+    """
     text = svg(figure).decode()
     text = re.sub(r"(?s)^.*?(?=<svg)|<metadata>.*?</metadata>|<!--.*?-->", "", text)
     text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
@@ -114,7 +123,8 @@ def inline_svg(figure: Figure, prefix: str) -> str:
         text = text.replace(colour, f"var(--{name})")
     text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
     text = re.sub(r"font-family: [^;\"]*;? ?", "", text).replace("fill: #ffffff", "fill: none")
-    return text.replace("<svg", '<svg role="img" focusable="false"', 1).strip()
+    named = f'<svg role="img" focusable="false" aria-labelledby="{prefix}-heading {prefix}-finding"'
+    return text.replace("<svg", named, 1).strip()
 
 
 def step_axis(axes: Axes, steps: Sequence[float], *, known: bool) -> None:

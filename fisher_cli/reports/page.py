@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -14,19 +15,19 @@ from fisher_cli.reports.drawing import PAGE_TEXT, Chart, inline_svg
 from fisher_cli.reports.gallery import NAMES, draw
 from fisher_cli.reports.movement import verdict
 from fisher_cli.reports.numbers import finite
-from fisher_cli.reports.reported_run import ReportedRun, numbers
-
-if TYPE_CHECKING:
-    import pandas as pd
+from fisher_cli.reports.reported_run import ReportedRun, last_examples, numbers
+from fisher_cli.reports.thumbnails import Card, cards
 
 START = b"<!doctype html>\n<!-- made by fisher report -->\n"
-_EXAMPLES = 10
 _LONG = 30  # characters of a cell that needs room to wrap
 _MAIN = (
     *("checkpoint", "step", "loss", "accuracy", "trace_true", "trace_true_se", "trace_empirical"),
     *("trace_ratio", "eig_true_1", "gradient_snr", "phase", "status"),
 )
-_EXAMPLE = ("rank", "index", "label_name", "predicted_name", "noisy", "loss", "trace_true", "trace_empirical", "share")
+_EXAMPLE = (
+    *("rank", "index", "label", "label_name", "predicted", "predicted_name", "noisy", "loss"),
+    *("trace_true", "trace_empirical", "share"),
+)
 _GROUP = (
     "grouping",
     "group",
@@ -55,6 +56,7 @@ class Listing:
     columns: Sequence[str]
     rows: Sequence[Sequence[object]]
     is_open: bool = True
+    cards: Sequence[Card] = ()
 
 
 def render_page(runs: Sequence[ReportedRun]) -> bytes:
@@ -129,11 +131,11 @@ def _about(run: ReportedRun) -> dict[str, Any]:
         "precision": str(settings.get("precision", "")),
         "seed": str(settings.get("seed", "")),
         "checkpoints": str(len(run.main)),
-        "conventions": str(run.record.get("conventions", "")),
     }
-    changed = {"labels", "limit", "include", "exclude", "preset", "recalibrate_bn", "model"}
-    plain: tuple[object, ...] = (None, False, [], ["*"], 1000)
+    changed = {"labels", "include", "exclude", "preset", "recalibrate_bn", "model"}
+    plain: tuple[object, ...] = (None, False, [], ["*"])
     facts |= {key: str(settings[key]) for key in sorted(changed & set(settings)) if settings[key] not in plain}
+    facts["conventions"] = str(run.record.get("conventions", ""))
     return {
         "name": run.name,
         "facts": [(key, one_line(value)) for key, value in facts.items() if value],
@@ -168,9 +170,7 @@ def _listings(run: ReportedRun, *, several: bool) -> list[Listing]:
     return [*found, *_ledger(run, of)]
 
 
-def _listing(
-    heading: str, finding: str, table: "pd.DataFrame", names: Sequence[str], *, is_open: bool = True
-) -> Listing:
+def _listing(heading: str, finding: str, table: pd.DataFrame, names: Sequence[str], *, is_open: bool = True) -> Listing:
     shown = [name for name in names if name in table and table[name].notna().any()]
     columns = [table[name].tolist() for name in shown]
     return Listing(heading, finding, shown, list(zip(*columns, strict=True)), is_open)
@@ -179,21 +179,40 @@ def _listing(
 def _examples(run: ReportedRun, of: str) -> list[Listing]:
     """The examples that carry the trace of the last checkpoint, and its groups."""
     found = []
-    for word, names in (("examples", _EXAMPLE), ("groups", _GROUP)):
-        table = run.sides.get(word)
-        if table is None or not table["trace_true"].notna().any():
-            continue
-        order = int(table["order"][table["trace_true"].notna()].max())
-        part = table[(table["order"] == order).fillna(False)]
-        place = run.places[order] if order < len(run.places) else "the last checkpoint"
-        if word == "groups":
-            found.append(_listing(f"By class and by noise, {place}{of}", "Means over each group.", part, names))
-            continue
-        top = part.sort_values("rank").head(_EXAMPLES)
+    if (last := last_examples(run)) is not None:
+        order, top, count = last
         carried = math.fsum(share for share in numbers(top, "share") if math.isfinite(share))
-        said = f"{len(top)} of {len(part)} examples carry {carried:.0%} of the true trace at {place}."
-        found.append(_listing(f"The examples that carry the trace{of}", said, top, names))
+        said = f"{len(top)} of {count} examples carry {carried:.0%} of the true trace at {_place(run, order)}."
+        pictures = cards(run, _rows(top))
+        if any(each.is_wrong for each in pictures):
+            said += " Orange above a picture: another class is predicted than its label."
+        names = [name for name in _EXAMPLE if not _is_said_by_name(top, name)]
+        found.append(
+            replace(_listing(f"The examples that carry the trace{of}", said, top, names), cards=pictures),
+        )
+    groups = run.sides.get("groups")
+    if groups is not None and groups["trace_true"].notna().any():
+        order = int(groups["order"][groups["trace_true"].notna()].max())
+        part = groups[(groups["order"] == order).fillna(False)]
+        by = "By class and by noise" if (part["grouping"] == "noise").any() else "By class"
+        heading = f"{by}, {_place(run, order)}{of}"
+        found.append(_listing(heading, "Means over each group.", part, _GROUP))
     return found
+
+
+def _is_said_by_name(table: pd.DataFrame, name: str) -> bool:
+    """Whether a class is shown by its name already, or its column is that of a name nobody knows."""
+    return f"{name}_name" in table and bool(table[f"{name}_name"].notna().any())
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as Python values, None where a cell is empty."""
+    columns = [[None if pd.isna(value) else value for value in table[name].tolist()] for name in table.columns]
+    return [dict(zip(map(str, table.columns), row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _place(run: ReportedRun, order: int) -> str:
+    return run.places[order] if order < len(run.places) else "the last checkpoint"
 
 
 def _ledger(run: ReportedRun, of: str) -> list[Listing]:

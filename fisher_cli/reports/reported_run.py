@@ -5,7 +5,7 @@ import json
 import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,23 +16,29 @@ from fisher_cli.outputs import TOOL
 from fisher_cli.records import journal_folder, read_records
 from fisher_cli.results import Estimate, Measurement, Status, Trace
 from fisher_cli.table_reading import read_table
+from fisher_cli.workbook_reading import sheet_names
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # The tables that other commands write beside a report of the same stem.
 SIDES = ("layers", "compare", "spectrum", "density", "examples", "groups", "verify")
+_MAIN_OF = {"layers": "", "density": "spectrum", "groups": "examples"}
 _RECORDS = ("", "compare", "spectrum", "examples", "verify")
 _TRACES = (
     *("trace_true", "trace_true_se", "trace_true_estimator_se", "trace_empirical", "trace_empirical_se"),
     *("trace_ratio", "trace_ratio_se"),
 )
+TOP = 10  # examples that a page shows
 _NEEDED = ("checkpoint", "order", "step", "loss", "trace_true", "trace_empirical", "phase", "status", "error")
 
 
 @dataclass(frozen=True)
 class ReportedRun:
-    """One report: `main` has a row per checkpoint; `sides` are the tables found beside it, by their word."""
+    """One report: `main` has a row per checkpoint; `sides` are the tables found beside it, by their word.
+
+    `pictures` are those of examples, by their index, where a page shall show them.
+    """
 
     name: str
     main: "pd.DataFrame"
@@ -40,6 +46,7 @@ class ReportedRun:
     records: Mapping[str, Mapping[str, Any]]
     measurements: tuple[Measurement, ...]
     damage: tuple[str, ...] = ()
+    pictures: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def record(self) -> Mapping[str, Any]:
@@ -104,8 +111,8 @@ def read_run(path: Path) -> ReportedRun:
     if not len(main):
         msg = f"{path}: the report has no rows"
         raise OutputError(msg)
-    found = {word: path.with_name(f"{path.stem}.{word}{path.suffix}") for word in SIDES}
-    sides = {word: read_table(side) for word, side in found.items() if side.is_file()}
+    found = {word: side for word in SIDES if (side := _side(path, word)) is not None}
+    sides = {word: read_table(side, sheet) for word, (side, sheet) in found.items()}
     records = {word: record for word in _RECORDS if (record := _record(path, word))}
     return ReportedRun(
         one_line(path.stem),
@@ -113,8 +120,29 @@ def read_run(path: Path) -> ReportedRun:
         {word: table for word, table in sides.items() if len(table)},
         records,
         _measurements(main, path),
-        tuple(_damage(path, records.get("", {}), [path, *(found[word] for word in sides)])),
+        tuple(_damage(path, records.get("", {}), [path, *dict.fromkeys(side for side, _ in found.values())])),
     )
+
+
+def _side(path: Path, word: str) -> tuple[Path, str | None] | None:
+    """The file of a side table, and its sheet in a workbook; None if it was not written."""
+    if path.suffix.lower() != ".xlsx":
+        side = path.with_name(f"{path.stem}.{word}{path.suffix}")
+        return (side, None) if side.is_file() else None
+    # A workbook holds all tables of one command.
+    main = _MAIN_OF.get(word, word)
+    books = dict.fromkeys((path.with_name(f"{path.stem}.{main}{path.suffix}") if main else path, path))
+    return next(((book, word) for book in books if word in sheet_names(book)), None)
+
+
+def last_examples(run: ReportedRun, count: int = TOP) -> "tuple[int, pd.DataFrame, int] | None":
+    """The order of the last checkpoint with examples, those that carry most of its trace, and how many it has."""
+    table = run.sides.get("examples")
+    if table is None or not table["trace_true"].notna().any():
+        return None
+    order = int(table["order"][table["trace_true"].notna()].max())
+    part = table[(table["order"] == order).fillna(False)]
+    return order, part.sort_values("rank").head(count), len(part)
 
 
 def numbers(table: "pd.DataFrame", name: str) -> list[float]:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from fisher_cli.cli.options.panels import OUTPUT
+from fisher_cli.dialects import Dialect
 from fisher_cli.outputs import Format
 
 Output = Annotated[
@@ -14,7 +15,7 @@ Output = Annotated[
         "-o",
         "--output",
         metavar="FILE|-",
-        help="Report file (.csv .tsv .json .jsonl .parquet); a table of layers and a record go beside it; "
+        help="Report file (.csv .tsv .json .jsonl .parquet .xlsx); a table of layers and a record go beside it; "
         "or - for rows on stdout.",
         show_default=False,
         rich_help_panel=OUTPUT,
@@ -26,7 +27,7 @@ InspectionOutput = Annotated[
         "-o",
         "--output",
         metavar="FILE|-",
-        help="Report file (.csv .tsv .json .jsonl .parquet); with --data a table of parameters goes beside it; "
+        help="Report file (.csv .tsv .json .jsonl .parquet .xlsx); with --data a table of parameters goes beside it; "
         "or - for rows on stdout.",
         show_default=False,
         rich_help_panel=OUTPUT,
@@ -38,8 +39,8 @@ SpectrumOutput = Annotated[
         "-o",
         "--output",
         metavar="FILE|-",
-        help="Report file (.csv .tsv .json .jsonl .parquet), written as NAME.spectrum with NAME.density and a record "
-        "beside it; or - for rows on stdout.",
+        help="Report file (.csv .tsv .json .jsonl .parquet .xlsx), written as NAME.spectrum with NAME.density and a "
+        "record beside it; or - for rows on stdout.",
         show_default=False,
         rich_help_panel=OUTPUT,
     ),
@@ -50,8 +51,8 @@ ComparisonOutput = Annotated[
         "-o",
         "--output",
         metavar="FILE|-",
-        help="Report file (.csv .tsv .json .jsonl .parquet), written as NAME.compare with NAME.compare.layers and a "
-        "record beside it; or - for rows on stdout.",
+        help="Report file (.csv .tsv .json .jsonl .parquet .xlsx), written as NAME.compare with "
+        "NAME.compare.layers and a record beside it; or - for rows on stdout.",
         show_default=False,
         rich_help_panel=OUTPUT,
     ),
@@ -62,8 +63,8 @@ CheckpointComparisonOutput = Annotated[
         "-o",
         "--output",
         metavar="FILE|-",
-        help="Report file (.csv .tsv .json .jsonl .parquet), written as NAME.checkpoints with NAME.checkpoints.layers "
-        "and a record beside it; or - for rows on stdout.",
+        help="Report file (.csv .tsv .json .jsonl .parquet .xlsx), written as NAME.checkpoints with "
+        "NAME.checkpoints.layers and a record beside it; or - for rows on stdout.",
         show_default=False,
         rich_help_panel=OUTPUT,
     ),
@@ -74,8 +75,8 @@ VerifyOutput = Annotated[
         "-o",
         "--output",
         metavar="FILE|-",
-        help="Report file (.csv .tsv .json .jsonl .parquet), written as NAME.verify with NAME.expansion and a record "
-        "beside it; or - for rows on stdout.",
+        help="Report file (.csv .tsv .json .jsonl .parquet .xlsx), written as NAME.verify with NAME.expansion and a "
+        "record beside it; or - for rows on stdout.",
         show_default=False,
         rich_help_panel=OUTPUT,
     ),
@@ -86,8 +87,8 @@ ExamplesOutput = Annotated[
         "-o",
         "--output",
         metavar="FILE|-",
-        help="Report file (.csv .tsv .json .jsonl .parquet), written as NAME.examples with NAME.groups and a record "
-        "beside it; or - for rows on stdout.",
+        help="Report file (.csv .tsv .json .jsonl .parquet .xlsx), written as NAME.examples with NAME.groups and a "
+        "record beside it; or - for rows on stdout.",
         show_default=False,
         rich_help_panel=OUTPUT,
     ),
@@ -137,8 +138,26 @@ FormatOption = Annotated[
     typer.Option(
         "--format",
         metavar="FORMAT",
-        help="Of what goes to stdout: table, csv, tsv, json, jsonl or parquet.",
+        help="Of what goes to stdout: table, csv, tsv, json, jsonl, parquet or xlsx.",
         show_default="table on a terminal, csv when piped",
+        rich_help_panel=OUTPUT,
+    ),
+]
+CsvDialect = Annotated[
+    Dialect,
+    typer.Option(
+        "--csv-dialect",
+        metavar="NAME",
+        help="Of CSV: plain, excel (opened by a double click), or excel-eu (the same with decimal commas).",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Long = Annotated[
+    bool,
+    typer.Option(
+        "--long",
+        metavar="",
+        help="A row per checkpoint, layer and quantity: as NAME.long beside a report file, else instead of the rows.",
         rich_help_panel=OUTPUT,
     ),
 ]
