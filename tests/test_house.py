@@ -15,15 +15,25 @@ import fisher_cli
 PACKAGE = Path(fisher_cli.__file__).parent
 
 # Floors from the ground up; a module imports only from floors below its own, or from its own folder.
-GROUND = {"settings", "presets", "results", "errors", "cells", "columns", "comparison_columns", "durable", "codec"} | {
-    "__init__"
-}
+GROUND = {
+    "shards",
+    "settings",
+    "presets",
+    "results",
+    "errors",
+    "cells",
+    "columns",
+    "comparison_columns",
+    "durable",
+    "codec",
+} | {"__init__"}
 FLOORS: list[set[str]] = [
     GROUND,
     {"rows", "comparison_rows", "example_rows", "glossary", "tables", "identity_tables", "table_reading", "row_files"}
     | {"metadata", "outputs", "records", "integrity", "inputs", "curvature", "trajectory"},
     {"trail", "selection", "comparing", "verification", "measurement", "normalizing", "examples", "analysis", "run"}
-    | {"library", "checkpoint_comparison", "reports"},
+    | {"library", "checkpoint_comparison", "reports"}
+    | {"sharing", "parts", "merging"},
     {"cli", "__main__"},
 ]
 # Which of the same floor may be used by whom.
@@ -31,6 +41,8 @@ BESIDE = {
     "columns": {"cells"},
     "comparison_columns": {"columns"},
     "presets": {"settings", "errors"},
+    "shards": {"errors"},
+    "settings": {"shards"},
     "rows": {"trajectory"},
     "comparison_rows": {"rows"},
     "example_rows": {"rows"},
@@ -44,6 +56,8 @@ BESIDE = {
     "analysis": {"examples"},
     "run": {"measurement", "normalizing", "analysis", "trail"},
     "library": {"run", "analysis", "measurement", "normalizing", "trail"},
+    "sharing": {"run", "measurement"},
+    "merging": {"parts"},
     "checkpoint_comparison": {"measurement", "run"},
     "__main__": {"cli"},
 }

@@ -12,7 +12,20 @@ import typer
 from typer.core import TyperGroup
 
 from fisher_cli import __version__
-from fisher_cli.cli import analyze, check, compare, examples, inspect, names, options, plot, report, spectrum, verify
+from fisher_cli.cli import (
+    analyze,
+    check,
+    compare,
+    examples,
+    inspect,
+    merge,
+    names,
+    options,
+    plot,
+    report,
+    spectrum,
+    verify,
+)
 from fisher_cli.errors import FisherError, LockedError, UsageError
 
 # What Typer raises on words it cannot parse; it exports only this kind of it.
@@ -129,6 +142,7 @@ app.command("inspect")(inspect.inspect)
 app.command("report")(report.report)
 app.command("plot")(plot.plot)
 app.command("check")(check.check)
+app.command("merge")(merge.merge)
 app.command("models")(names.models)
 app.command("datasets")(names.datasets)
 

@@ -55,7 +55,7 @@ from fisher_cli.cli.options.quantities import (
     WeightsOnly,
     WithoutHead,
 )
-from fisher_cli.cli.options.running import DEBUG_KEY, BatchSize, Debug, Device, Follow, Quiet, Until
+from fisher_cli.cli.options.running import DEBUG_KEY, BatchSize, Debug, Device, Follow, Quiet, ShardOption, Until
 
 __all__ = [
     "DEBUG_KEY",
@@ -106,6 +106,7 @@ __all__ = [
     "Resume",
     "Samples",
     "Seed",
+    "ShardOption",
     "SpectrumMethodOption",
     "SpectrumOutput",
     "Split",

@@ -41,6 +41,16 @@ Until = Annotated[
         rich_help_panel=RUNNING,
     ),
 ]
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Only the I-th of N contiguous shares of the checkpoints; fisher merge joins the parts.",
+        show_default=False,
+        rich_help_panel=RUNNING,
+    ),
+]
 
 
 def _debug(context: typer.Context, wanted: bool) -> None:
