@@ -158,6 +158,9 @@ class Run:
     def __len__(self) -> int:
         return len(self.share)
 
+    def close(self) -> None:
+        """End whatever works for it besides this process."""
+
     @property
     def share(self) -> Sequence[CheckpointFile]:
         """The checkpoints that are rows of this run."""

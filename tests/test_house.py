@@ -33,7 +33,7 @@ FLOORS: list[set[str]] = [
     | {"metadata", "outputs", "records", "integrity", "inputs", "curvature", "trajectory"},
     {"trail", "selection", "comparing", "verification", "measurement", "normalizing", "examples", "analysis", "run"}
     | {"library", "checkpoint_comparison", "reports"}
-    | {"sharing", "parts", "merging"},
+    | {"sharing", "crew", "devices", "parts", "merging"},
     {"cli", "__main__"},
 ]
 # Which of the same floor may be used by whom.
@@ -57,6 +57,8 @@ BESIDE = {
     "run": {"measurement", "normalizing", "analysis", "trail"},
     "library": {"run", "analysis", "measurement", "normalizing", "trail"},
     "sharing": {"run", "measurement"},
+    "crew": {"sharing"},
+    "devices": {"crew", "sharing", "measurement"},
     "merging": {"parts"},
     "checkpoint_comparison": {"measurement", "run"},
     "__main__": {"cli"},

@@ -87,6 +87,7 @@ def go_through(
         before = None if files is None or is_fresh else journal_folder(files.main)
         following = None if waits is None else Following(waits.until, console.message)
         run = _run(checkpoints, settings, resources, before, following)
+        stack.callback(run.close)
         if files is not None:
             files = replace(files, inputs=tuple(file.path for file in run.files))
             files.check_writable()
@@ -106,10 +107,14 @@ def _run(
     before: Path | None,
     following: "Following | None",
 ) -> "Run":
-    """A run over all checkpoints, over those of a shard, or of a folder that is followed."""
+    """A run over all checkpoints, over those of a shard, on several devices, or of a folder that is followed."""
     from fisher_cli.run import Run
     from fisher_cli.sharing import SharedRun
 
+    if resources.devices:
+        from fisher_cli.devices import DeviceRun
+
+        return DeviceRun(checkpoints, settings, resources, before)
     if resources.shard is not None:
         return SharedRun(checkpoints, settings, resources, before=before)
     return Run(checkpoints, settings, resources, before=before, following=following)
@@ -142,7 +147,7 @@ def _say_what_is_analysed(console: "Console", run: "Run") -> None:
     name = examples.normalization.name
     normalised = "not normalised" if name == "none" else f"normalised by {name}"
     console.message(
-        f"{count}, {part} {examples.total} examples of {examples.name}{split}, {normalised}, on {run.device}"
+        f"{count}, {part} {examples.total} examples of {examples.name}{split}, {normalised}, on {run.analysis.device}"
     )
 
 

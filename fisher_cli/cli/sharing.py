@@ -5,6 +5,19 @@ from fisher_cli.outputs import ReportFiles
 from fisher_cli.settings import Resources, Settings
 
 
+def read_devices(text: str | None) -> tuple[str, ...]:
+    """The names that the option's text lists.
+
+    Raises:
+        UsageError: there is an empty one.
+    """
+    names = tuple(name.strip() for name in text.split(",")) if text is not None else ()
+    if not all(names):
+        msg = f"--devices {text}: type all, numbers as in 0,1, or names as in cpu,cpu"
+        raise UsageError(msg)
+    return names
+
+
 def check_sharing(
     settings: Settings, resources: Resources, files: ReportFiles | None, *, follows: bool = False
 ) -> None:
@@ -13,6 +26,12 @@ def check_sharing(
     Raises:
         UsageError: it needs all checkpoints, or there is no file for `fisher merge`.
     """
+    if resources.devices and follows:
+        msg = "--devices with --follow: checkpoints come one by one; leave one of the two out"
+        raise UsageError(msg)
+    if resources.devices and resources.device != "auto":
+        msg = f"--device {resources.device} with --devices: leave one of the two out"
+        raise UsageError(msg)
     shard = resources.shard
     if shard is None:
         return

@@ -55,7 +55,17 @@ from fisher_cli.cli.options.quantities import (
     WeightsOnly,
     WithoutHead,
 )
-from fisher_cli.cli.options.running import DEBUG_KEY, BatchSize, Debug, Device, Follow, Quiet, ShardOption, Until
+from fisher_cli.cli.options.running import (
+    DEBUG_KEY,
+    BatchSize,
+    Debug,
+    Device,
+    Devices,
+    Follow,
+    Quiet,
+    ShardOption,
+    Until,
+)
 
 __all__ = [
     "DEBUG_KEY",
@@ -73,6 +83,7 @@ __all__ = [
     "DataIfAny",
     "Debug",
     "Device",
+    "Devices",
     "Download",
     "EigenvalueCount",
     "EstimatorOption",

@@ -41,6 +41,16 @@ Until = Annotated[
         rich_help_panel=RUNNING,
     ),
 ]
+Devices = Annotated[
+    str | None,
+    typer.Option(
+        "--devices",
+        metavar="all|0,1",
+        help="Share the checkpoints out among these devices, one process each.",
+        show_default=False,
+        rich_help_panel=RUNNING,
+    ),
+]
 ShardOption = Annotated[
     str | None,
     typer.Option(
