@@ -11,7 +11,7 @@ from fisher_cli.columns import EXAMPLE_COLUMNS
 from fisher_cli.durable import Prepared
 from fisher_cli.errors import OutputError
 from fisher_cli.outputs import Format, Metadata, ReportFiles, inside_parquet
-from fisher_cli.parts import OF_THE_PART, PartReport, main_tables, read_part, stem_of, whole_run
+from fisher_cli.parts import OF_THE_PART, PartReport, main_tables, read_part, stem_of, tables_beside, whole_run
 from fisher_cli.records import Record, inherit, journal_folder, open_journal
 from fisher_cli.results import Measurement, Status
 from fisher_cli.row_files import CHUNK_ROWS, RowFile
@@ -42,6 +42,8 @@ def merge(paths: Sequence[Path], output: Path, form: Format, *, force: bool = Fa
     Raises:
         OutputError: a part is damaged or missing, they are of different runs, or nothing can be written there.
     """
+    covered = {each for path in paths for each in tables_beside(path)}  # as part-*.csv names them
+    paths = [path for path in paths if path not in covered]
     given = [main_tables(path) for path in paths]
     words = list(dict.fromkeys(word for mains in given for word in mains))
     for path, mains in zip(paths, given, strict=True):

@@ -1,5 +1,6 @@
 """The parts of a run, reports that `--shard` made: read back, and refused unless together they are the whole run."""
 
+import contextlib
 import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -115,6 +116,19 @@ def _main(path: Path, word: str) -> Path:
 
 def _record_of(main: Path) -> Path:
     return main.with_name(f"{main.stem}.meta.json")
+
+
+def tables_beside(path: Path) -> set[Path]:
+    """The other files that the name of a part stands for: tables that its records list, and reports of its stem."""
+    found = set[Path]()
+    mains = (
+        [_main(path, word) for word in KINDS] if not any(path.stem.endswith(f".{word}") for word in KINDS[1:]) else []
+    )
+    for main in mains or [path]:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            tables = json.loads(_record_of(main).read_bytes())["tables"]
+            found |= {main, *(main.with_name(Path(str(name)).name) for name in tables)}
+    return found - {path}
 
 
 def read_part(main: Path, word: str) -> PartReport:
