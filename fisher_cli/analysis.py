@@ -14,6 +14,7 @@ from fisher_cli import __version__
 from fisher_cli.metadata import examples_record, ledger_record, parameterisation, spectrum_record
 from fisher_cli.results import Ledger, Measurement, Status
 from fisher_cli.settings import Resources, Settings
+from fisher_cli.shards import Part
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Analysis:
-    """The measurements of a run in order of training, and what is needed to say where they come from."""
+    """The measurements of a run in order of training, and what is needed to say where they come from.
+
+    `part` says which part of a run this is, None for all of it.
+    """
 
     settings: Settings
     resources: Resources
@@ -29,12 +33,20 @@ class Analysis:
     data: Mapping[str, Any]
     measurements: list[Measurement] = field(default_factory=list)
     seconds: float = 0.0
+    part: Part | None = None
+
+    @property
+    def first_order(self) -> int:
+        """Where in the whole run the first row stands."""
+        return 0 if self.part is None else self.part.share.start
 
     @cached_property
     def table(self) -> "pd.DataFrame":
         """One row per checkpoint; the columns are explained in `fisher_cli.columns`."""
-        from fisher_cli.tables import main_table
+        from fisher_cli.tables import main_table, part_table
 
+        if self.part is not None:
+            return part_table(self.measurements, self.settings.eigenvalues, self.first_order)
         return main_table(self.measurements, self.settings.eigenvalues)
 
     @cached_property
@@ -42,7 +54,7 @@ class Analysis:
         """One row per checkpoint and parameter tensor."""
         from fisher_cli.tables import layer_table
 
-        return layer_table(self.measurements)
+        return layer_table(self.measurements, self.first_order)
 
     @cached_property
     def comparison(self) -> "pd.DataFrame":
@@ -95,7 +107,8 @@ class Analysis:
         from fisher_cli.example_rows import task2vec_rows
         from fisher_cli.tables import make_table
 
-        rows = [row for i, each in enumerate(self.measurements) for row in task2vec_rows(each, i)]
+        first = self.first_order
+        rows = [row for i, each in enumerate(self.measurements) for row in task2vec_rows(each, first + i)]
         return make_table(rows, TASK2VEC_COLUMNS)
 
     @property
@@ -116,7 +129,8 @@ class Analysis:
     def stable_metadata(self) -> dict[str, Any]:
         """What was asked and of what: the same for every repetition of the run."""
         ledgers = {ledger: index for index, ledger in enumerate(self.ledgers)}
-        return {
+        part = {} if self.part is None else {"part": self.part.as_dict()}
+        return part | {
             "fisher_version": __version__,
             "settings": self.settings.without_folders(),
             "settings_digest": self.settings.digest(),

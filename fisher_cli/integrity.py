@@ -126,7 +126,9 @@ def _journal(folder: Path, record: dict[str, Any] | None) -> Finding:
         return Finding(folder.name, False, str(error))
     if dropped:
         return Finding(folder.name, False, f"has {dropped} damaged lines; the same command measures those again")
-    listed = {each.get("sha256") for each in (record or {}).get("checkpoints", []) if isinstance(each, dict)}
+    checkpoints = [each for each in (record or {}).get("checkpoints", []) if isinstance(each, dict)]
+    # A row without numbers is in no journal: the same command tries it again.
+    listed = {each.get("sha256") for each in checkpoints if each.get("batch_size") is not None}
     missing = listed - {None} - {weights for weights, _ in records}
     if missing:
         return Finding(folder.name, False, f"lacks {len(missing)} of the rows; the same command measures them again")

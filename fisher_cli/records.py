@@ -159,30 +159,39 @@ def _refuse_other_question(folder: Path, head: Any, asked: Mapping[str, Any]) ->
     if head.get("journal") != VERSION:
         msg = f"{folder / _RECORDS}: written by another version of fisher; begin anew with --force"
         raise RecordError(msg)
-    changes = list(_changes(head["asked"], asked))
-    if changes:
-        more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
+    found = [f"{each.place} was {each.before} and is {each.now}" for each in changes(head["asked"], asked)]
+    if found:
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         msg = (
-            f"{folder.with_suffix('')}: the report there was made otherwise: {'; '.join(changes[:3])}{more}; choose "
+            f"{folder.with_suffix('')}: the report there was made otherwise: {'; '.join(found[:3])}{more}; choose "
             "another name for -o, or begin anew with --force"
         )
         raise RecordError(msg)
 
 
-def _changes(before: Any, now: Any, place: str = "") -> Iterator[str]:
+@dataclass(frozen=True)
+class Change:
+    """What differs between two questions at one place, such as `settings.limit`, as short JSON texts."""
+
+    place: str
+    before: str
+    now: str
+
+
+def changes(before: Any, now: Any, place: str = "") -> Iterator[Change]:
     """What differs between two questions.
 
     Yields:
-        `settings.limit was 100 and is 200`.
+        One change per value.
     """
     if isinstance(before, dict) and isinstance(now, dict):
         for name in {
             **now,
             **before,
         }:  # in the order in which the question is put: settings before what follows from them
-            yield from _changes(before.get(name), now.get(name), f"{place}.{name}" if place else name)
+            yield from changes(before.get(name), now.get(name), f"{place}.{name}" if place else name)
     elif before != now:
-        yield f"{place} was {one_line(json.dumps(before))[:80]} and is {one_line(json.dumps(now))[:80]}"
+        yield Change(place, one_line(json.dumps(before))[:80], one_line(json.dumps(now))[:80])
 
 
 def _records(lines: Iterable[Any]) -> tuple[dict[Key, Record], int]:
@@ -266,6 +275,22 @@ def remember(folder: Path, way: Mapping[str, Any], values: Iterable[Any]) -> Non
         replace_all({folder / _INSPECTED: content})
     except OSError as error:
         msg = f"cannot write {folder / _INSPECTED} ({len(content):,} bytes): {error.strerror or error}"
+        raise RecordError(msg) from error
+
+
+def inherit(folder: Path, other: Path) -> None:
+    """Keep what another journal's run knew of files, unless there is something already.
+
+    Raises:
+        RecordError: the disk is full, or the operating system refused for another reason.
+    """
+    source, target = other / _INSPECTED, folder / _INSPECTED
+    if not source.is_file() or target.exists():
+        return
+    try:
+        replace_all({target: source.read_bytes()})
+    except OSError as error:
+        msg = f"cannot write {target}: {error.strerror or error}"
         raise RecordError(msg) from error
 
 

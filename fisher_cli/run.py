@@ -115,6 +115,7 @@ class Run:
         # The row before, and whether the trail knows it: of a row that was recalled it knows nothing.
         self._before: CheckpointFile | None = None
         self._is_traced = True
+        self._between = 0  # checkpoints without numbers between that row and a share's first
         self.analysis = Analysis(settings, resources, str(self.device), self.examples.describe())
 
     @property
@@ -155,7 +156,15 @@ class Run:
         return checkpoint, architecture, self.networks.load(architecture, checkpoint)
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.share)
+
+    def close(self) -> None:
+        """End whatever works for it besides this process."""
+
+    @property
+    def share(self) -> Sequence[CheckpointFile]:
+        """The checkpoints that are rows of this run."""
+        return self.files
 
     def __iter__(self) -> Iterator[Measurement]:
         start = time.perf_counter()
@@ -181,7 +190,7 @@ class Run:
 
     def _coming(self) -> Iterator[CheckpointFile]:
         """The checkpoints that are there, and those that come, until the last one to wait for is measured."""
-        yield from list(self.files)
+        yield from list(self.share)
         watch = self._watch
         if watch is None:
             return
@@ -217,7 +226,7 @@ class Run:
         if self._acquaintance.has_news:
             remember(journal.folder, self._way, map(encode, self._acquaintance.met.values()))
         known = {weights for weights, _ in journal.records}
-        return sum(file.sha256 in known for file in self.files)
+        return sum(file.sha256 in known for file in self.share)
 
     def _recalled(self, file: CheckpointFile) -> Measurement | None:
         """The row as it was measured before, for the same weights after the same weights, under today's name."""
@@ -226,7 +235,7 @@ class Run:
         record = self._journal.records.get((file.sha256, self._before.sha256 if self._before else None))
         if record is None:
             return None
-        self._before, self._is_traced = file, False
+        self._before, self._is_traced, self._between = file, False, 0
         self._let_go(record)
         if record.measurement.memory_ran_out_at is not None:
             self._batch_size = record.measurement.batch_size
@@ -236,6 +245,8 @@ class Run:
         """The row, measured and kept; that before it too, if what joins both is not at hand."""
         if self._trail is not None and self._before is not None and not self._is_traced:
             self.measure(self._before)
+            for _ in range(self._between):
+                self._trail.advance()
             self._is_traced = True  # also for the row after, should this one fail
         found = self.measure(file)
         if found.status in {Status.OK, Status.NOT_CONVERGED} and file.sha256 is not None:

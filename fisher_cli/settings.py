@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
 
+from fisher_cli.shards import Shard
+
 
 class Estimator(StrEnum):
     """How the true Fisher's scores are made; `auto` is exact up to 32 classes and deflated above."""
@@ -248,7 +250,8 @@ class Resources:
     """Where and how fast to compute; no number of the report depends on these beyond rounding.
 
     `batch_size` None means: chosen from the network's shapes and the machine's memory. `trust_pickle` lets files run
-    their own code while they are read.
+    their own code while they are read. `shard` None means all checkpoints; `devices` are those that share them out on
+    this machine, one process each, none for a single process on `device`.
     """
 
     batch_size: int | None = None
@@ -256,7 +259,10 @@ class Resources:
     data_dir: str | None = None
     download: bool = False
     trust_pickle: bool = False
+    shard: Shard | None = None
+    devices: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The resources as plain JSON values, in declaration order."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return values | {"shard": None if self.shard is None else str(self.shard), "devices": list(self.devices)}

@@ -61,17 +61,50 @@ def main_table(
     Returns:
         The main table.
     """
-    path, found = path or PathLength(), trajectory_of(measurements)
-    phases = found.phases if found else [None] * len(measurements)
-    rows = [
-        main_row(each, first_order + i, eigenvalues, path.add(each), phases[i]) for i, each in enumerate(measurements)
-    ]
+    ends = sequence_cells(measurements, path)
+    rows = [main_row(each, first_order + i, eigenvalues, *ends[i]) for i, each in enumerate(measurements)]
     return make_table(rows, main_columns(eigenvalues))
 
 
-def layer_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
+def sequence_cells(
+    measurements: Sequence[Measurement], path: PathLength | None = None
+) -> list[tuple[float | None, str | None]]:
+    """Each row's `path_length` and `phase`, which come from the other rows."""
+    path, found = path or PathLength(), trajectory_of(measurements)
+    phases = found.phases if found else [None] * len(measurements)
+    return [(path.add(each), phase) for each, phase in zip(measurements, phases, strict=True)]
+
+
+def part_table(measurements: Sequence[Measurement], eigenvalues: int, first_order: int) -> pd.DataFrame:
+    """The main table of a part of a run: what comes from the other rows is left empty until the parts are joined."""
+    rows = [main_row(each, first_order + i, eigenvalues) for i, each in enumerate(measurements)]
+    return make_table(rows, main_columns(eigenvalues))
+
+
+def joined(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The rows of tables with the same columns, one table after the other.
+
+    Raises:
+        ValueError: the tables have different columns.
+    """
+    filled = [part for part in parts if len(part)] or list(parts[:1])
+    if any(list(part.columns) != list(filled[0].columns) for part in filled):
+        msg = "they have different columns"
+        raise ValueError(msg)
+    return pd.concat(filled, ignore_index=True)
+
+
+def with_sequence(table: pd.DataFrame, measurements: Sequence[Measurement]) -> pd.DataFrame:
+    """A main table joined from parts, with the cells that come from the other rows."""
+    names = ("path_length", "phase")
+    rows = [dict(zip(names, cells, strict=True)) for cells in sequence_cells(measurements)]
+    ends = make_table(rows, [column_named(name, []) for name in names])
+    return table.assign(**{name: ends[name] for name in names})
+
+
+def layer_table(measurements: Sequence[Measurement], first_order: int = 0) -> pd.DataFrame:
     """One row per checkpoint and parameter tensor; nothing for checkpoints without a trace."""
-    rows = [row for i, each in enumerate(measurements) for row in layer_rows(each, i)]
+    rows = [row for i, each in enumerate(measurements) for row in layer_rows(each, first_order + i)]
     return make_table(rows, LAYER_COLUMNS)
 
 
@@ -81,9 +114,9 @@ def spectrum_table(measurements: Sequence[Measurement], first_order: int = 0) ->
     return make_table(rows, SPECTRUM_COLUMNS)
 
 
-def density_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
+def density_table(measurements: Sequence[Measurement], first_order: int = 0) -> pd.DataFrame:
     """One row per checkpoint, matrix and grid value of a density of eigenvalues."""
-    rows = [row for i, each in enumerate(measurements) for row in density_rows(each, i)]
+    rows = [row for i, each in enumerate(measurements) for row in density_rows(each, first_order + i)]
     return make_table(rows, DENSITY_COLUMNS)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from fisher_cli.cli.app import app
@@ -48,6 +49,17 @@ def test_a_table_beside_a_report_is_found_in_its_record(report: Path) -> None:
     assert "trend.journal" in said
     beside.write_bytes(beside.read_bytes()[:-1])
     assert checked(beside)[0] == 4
+
+
+def test_rows_without_numbers_are_missed_in_no_journal(tmp_path: Path) -> None:
+    content = torch.load(RUN[0], weights_only=True)
+    next(iter(content["state_dict"].values())).flatten()[0] = float("nan")
+    torch.save(content, tmp_path / "step_00001.pt")
+    files = [*RUN, str(tmp_path / "step_00001.pt")]
+    words = ["--limit", "8", "--eigenvalues", "0", "-q", "-o", str(tmp_path / "trend.csv")]
+    assert CliRunner().invoke(app, ["analyze", *files, *words]).exit_code == 3
+    code, said = checked(tmp_path / "trend.csv")
+    assert code == 0, said
 
 
 def test_a_report_that_is_not_there(tmp_path: Path) -> None:

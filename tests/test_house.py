@@ -16,6 +16,7 @@ PACKAGE = Path(fisher_cli.__file__).parent
 
 # Floors from the ground up; a module imports only from floors below its own, or from its own folder.
 GROUND = {
+    "shards",
     "settings",
     "presets",
     "results",
@@ -43,7 +44,8 @@ FLOORS: list[set[str]] = [
         "trajectory",
     },
     {"trail", "selection", "comparing", "verification", "measurement", "normalizing", "examples", "analysis", "run"}
-    | {"library", "checkpoint_comparison", "reports"},
+    | {"library", "checkpoint_comparison", "reports"}
+    | {"sharing", "crew", "devices", "parts", "merging"},
     {"cli", "__main__"},
 ]
 # Which of the same floor may be used by whom.
@@ -51,6 +53,8 @@ BESIDE = {
     "columns": {"cells"},
     "comparison_columns": {"columns"},
     "presets": {"settings", "errors"},
+    "shards": {"errors"},
+    "settings": {"shards"},
     "rows": {"trajectory"},
     "comparison_rows": {"rows"},
     "example_rows": {"rows"},
@@ -66,6 +70,10 @@ BESIDE = {
     "analysis": {"examples"},
     "run": {"measurement", "normalizing", "analysis", "trail"},
     "library": {"run", "analysis", "measurement", "normalizing", "trail"},
+    "sharing": {"run", "measurement"},
+    "crew": {"sharing"},
+    "devices": {"crew", "sharing", "measurement"},
+    "merging": {"parts"},
     "checkpoint_comparison": {"measurement", "run"},
     "__main__": {"cli"},
 }

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import fisher_cli.curvature.ledger
 from fisher_cli import analyze, measurement
 from fisher_cli.curvature import consistency, traces
-from fisher_cli.curvature.gradient_norms.engine import Engine, Pass
+from fisher_cli.curvature.gradient_norms.engine import Engine, Pass, Take
 from fisher_cli.curvature.gradient_norms.work import Operations, counted, spent_on
 from fisher_cli.curvature.problem import Batch, TensorData, pose
 from fisher_cli.curvature.scores import Scores
@@ -104,9 +104,9 @@ class Forgetful(Engine):
     def evaluate(self, batch: Batch) -> Pass:
         found = super().evaluate(batch)
 
-        def measure(directions: Tensor, coefficients: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-            norms, sums = found.measure(directions, coefficients)
-            return {name: norms[name] for name in norms if name != "3.bias"}, sums
+        def measure(directions: Tensor, coefficients: Tensor, take: Take) -> dict[str, Tensor]:
+            norms = found.measure(directions, coefficients, take)
+            return {name: norms[name] for name in norms if name != "3.bias"}
 
         return replace(found, measure=measure)
 

@@ -7,8 +7,21 @@ from typing import TYPE_CHECKING
 import typer
 
 from fisher_cli.cli import examples, long_output, options
-from fisher_cli.cli.request import DATA, EIGENVALUES, ESTIMATOR, MODEL, NETWORK, PRESET, RUNNING, SAMPLING, SEED, asks
+from fisher_cli.cli.request import (
+    DATA,
+    EIGENVALUES,
+    ESTIMATOR,
+    MODEL,
+    NETWORK,
+    PRESET,
+    RUNNING,
+    SAMPLING,
+    SEED,
+    SHARING,
+    asks,
+)
 from fisher_cli.cli.sequence import Report, Waits, go_through
+from fisher_cli.cli.sharing import check_sharing
 from fisher_cli.cli.streams import destinations
 from fisher_cli.dialects import Dialect, separated
 from fisher_cli.errors import UsageError
@@ -24,7 +37,7 @@ if TYPE_CHECKING:
     from fisher_cli.trajectory import PathLength
 
 
-@asks(*DATA, *MODEL, *ESTIMATOR, *SAMPLING, *EIGENVALUES, *NETWORK, *PRESET, *SEED, *RUNNING)
+@asks(*DATA, *MODEL, *ESTIMATOR, *SAMPLING, *EIGENVALUES, *NETWORK, *PRESET, *SEED, *RUNNING, *SHARING)
 def analyze(
     settings: Settings,
     resources: Resources,
@@ -70,6 +83,7 @@ def analyze(
     if until is not None and not follow:
         msg = f"--until {until} says when to stop waiting: add --follow"
         raise UsageError(msg)
+    check_sharing(settings, resources, files, follows=follow)
     if files is not None:
         words = {"examples": per_example, "task2vec": settings.task2vec, long_output.WORD: long}
         files = files.and_(*(word for word, is_asked in words.items() if is_asked))

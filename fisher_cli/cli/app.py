@@ -11,7 +11,20 @@ from typing import Annotated, Any, cast
 import typer
 
 from fisher_cli import __version__
-from fisher_cli.cli import analyze, check, compare, examples, inspect, names, options, plot, report, spectrum, verify
+from fisher_cli.cli import (
+    analyze,
+    check,
+    compare,
+    examples,
+    inspect,
+    merge,
+    names,
+    options,
+    plot,
+    report,
+    spectrum,
+    verify,
+)
 from fisher_cli.cli.groups import Group
 from fisher_cli.errors import FisherError, LockedError, UsageError
 
@@ -129,6 +142,7 @@ app.command("inspect")(inspect.inspect)
 app.command("report")(report.report)
 app.command("plot")(plot.plot)
 app.command("check")(check.check)
+app.command("merge")(merge.merge)
 app.command("models")(names.models)
 app.command("datasets")(names.datasets)
 

@@ -11,8 +11,10 @@ import typer
 
 from fisher_cli.cli import options
 from fisher_cli.cli.numbers import count, positive, positive_number
+from fisher_cli.cli.sharing import read_devices
 from fisher_cli.presets import PRESETS, listing, settings_of
 from fisher_cli.settings import Estimator, LikelihoodName, Precision, Resources, Settings
+from fisher_cli.shards import Shard
 
 
 def _text(value: object) -> str | None:
@@ -90,6 +92,10 @@ BATCH_SIZE = (
 DEVICE = (Asked("device", options.Device, "auto", of=Resources),)
 DEBUG = (Asked("debug", options.Debug, False, of=None),)
 RUNNING = (*BATCH_SIZE, *DEVICE, *DEBUG)
+SHARING = (
+    Asked("devices", options.Devices, read=read_devices, of=Resources),
+    Asked("shard", options.ShardOption, read=Shard.read, of=Resources),
+)
 
 
 def without(asked: tuple[Asked, ...], *names: str) -> tuple[Asked, ...]:

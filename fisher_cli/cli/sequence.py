@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from fisher_cli.analysis import Analysis
+    from fisher_cli.inputs.checkpoints.following import Following
     from fisher_cli.reports.console import Console
     from fisher_cli.results import Measurement
     from fisher_cli.run import Run
@@ -78,7 +79,6 @@ def go_through(
 
     from fisher_cli.inputs.checkpoints.following import Following
     from fisher_cli.reports.console import Console
-    from fisher_cli.run import Run
 
     console = Console(quiet=quiet)
     # What a network's own code prints goes to stderr; results go by the console.
@@ -86,7 +86,8 @@ def go_through(
         is_fresh = files is None or files.force or not resume
         before = None if files is None or is_fresh else journal_folder(files.main)
         following = None if waits is None else Following(waits.until, console.message)
-        run = Run(checkpoints, settings, resources, before=before, following=following)
+        run = _run(checkpoints, settings, resources, before, following)
+        stack.callback(run.close)
         if files is not None:
             files = replace(files, inputs=tuple(file.path for file in run.files))
             files.check_writable()
@@ -97,6 +98,26 @@ def go_through(
         stack = stack.pop_all()  # kept until the end: what goes to stdout does not go to stderr
     with stack:
         return _finish(console, run.analysis, report, files, to_stdout, opened)
+
+
+def _run(
+    checkpoints: Sequence[Path],
+    settings: Settings,
+    resources: Resources,
+    before: Path | None,
+    following: "Following | None",
+) -> "Run":
+    """A run over all checkpoints, over those of a shard, on several devices, or of a folder that is followed."""
+    from fisher_cli.run import Run
+    from fisher_cli.sharing import SharedRun
+
+    if resources.devices:
+        from fisher_cli.devices import DeviceRun
+
+        return DeviceRun(checkpoints, settings, resources, before)
+    if resources.shard is not None:
+        return SharedRun(checkpoints, settings, resources, before=before)
+    return Run(checkpoints, settings, resources, before=before, following=following)
 
 
 def _journal(
@@ -121,10 +142,12 @@ def _say_what_is_analysed(console: "Console", run: "Run") -> None:
     count = "1 checkpoint" if len(run) == 1 else f"{len(run)} checkpoints"
     if examples.choice is not None:
         console.message(examples.choice.sentence())
+    if run.analysis.part is not None:
+        count = f"shard {run.analysis.part.shard}: {len(run)} of {run.analysis.part.checkpoints} checkpoints"
     name = examples.normalization.name
     normalised = "not normalised" if name == "none" else f"normalised by {name}"
     console.message(
-        f"{count}, {part} {examples.total} examples of {examples.name}{split}, {normalised}, on {run.device}"
+        f"{count}, {part} {examples.total} examples of {examples.name}{split}, {normalised}, on {run.analysis.device}"
     )
 
 
@@ -146,13 +169,14 @@ def _measure(
         if files is not None and opened.file is None:
             run.waiting = _Renewed(run, report, files, opened)
         try:
-            for order, measurement in enumerate(run):
+            for place, measurement in enumerate(run):
+                order = run.analysis.first_order + place
                 if to_stdout is not None and to_stdout in ROWS_AS_THEY_COME:
                     lines = report.lines(measurement, order, to_stdout)
                     for text in [lines] if isinstance(lines, str) else lines:
                         console.write(text)
                 opened.add(measurement, order)
-                run.analysis.measurements[order] = report.finished(measurement)
+                run.analysis.measurements[place] = report.finished(measurement)
         except BaseException as error:
             _keep(console, run, report, files, opened, by_user=not isinstance(error, Exception))
             raise
@@ -212,8 +236,11 @@ def _finish(
 ) -> int:
     """Write and print what is left; the exit code: 0 all rows ok, 3 some not, 1 none, 4 by the gate.
 
-    A run without a single result writes no file: it would only replace an earlier report.
+    A run without a single result writes no file: it would only replace an earlier report. A shard always does, since
+    its parts belong together.
     """
+    if analysis.part is not None and files is not None:
+        return _finish_part(console, analysis, report, files, opened)
     is_table = to_stdout is Format.TABLE
     if files is not None and analysis.succeeded:
         _write(analysis, report, files, opened)
@@ -234,3 +261,14 @@ def _finish(
     for line in failed:
         console.error(line)
     return CHECK_FAILED if failed else code
+
+
+def _finish_part(console: "Console", analysis: "Analysis", report: Report, files: ReportFiles, opened: Opened) -> int:
+    """Write the report of a shard; what the whole run shows is said when the parts are joined."""
+    _write(analysis, report, files, opened)
+    console.message(f"report: {files.main}, to be joined with the other shards' by fisher merge")
+    if not analysis.measurements:
+        return 0
+    if not analysis.succeeded:
+        console.error(why_nothing(analysis.measurements))
+    return exit_code(analysis.measurements, analysis.succeeded)

@@ -8,8 +8,9 @@ import typer
 
 from fisher_cli.cli import options
 from fisher_cli.cli.numbers import positive_number
-from fisher_cli.cli.request import DATA, ESTIMATOR, MODEL, NETWORK, PRESET, RUNNING, SEED, asks
+from fisher_cli.cli.request import DATA, ESTIMATOR, MODEL, NETWORK, PRESET, RUNNING, SEED, SHARING, asks
 from fisher_cli.cli.sequence import Report, go_through
+from fisher_cli.cli.sharing import check_sharing
 from fisher_cli.cli.streams import destinations
 from fisher_cli.dialects import Dialect
 from fisher_cli.outputs import Format
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from fisher_cli.results import Measurement
 
 
-@asks(*DATA, *MODEL, *ESTIMATOR, *NETWORK, *PRESET, *SEED, *RUNNING)
+@asks(*DATA, *MODEL, *ESTIMATOR, *NETWORK, *PRESET, *SEED, *RUNNING, *SHARING)
 def spectrum(
     settings: Settings,
     resources: Resources,
@@ -54,6 +55,7 @@ def spectrum(
     )
     settings = replace(settings, eigenvalues=eigenvalues, spectrum=asked)
     files, to_stdout = destinations(output, format, force, csv_dialect)
+    check_sharing(settings, resources, files)
     if files is not None:
         files = files.named("spectrum", "density")
     report = Report(partial(_lines, csv_dialect), _tables, _show)
@@ -73,8 +75,8 @@ def _tables(analysis: "Analysis") -> tuple["pd.DataFrame", "pd.DataFrame | None"
     """The table of eigenvalues and, where one was estimated, that of densities."""
     from fisher_cli.tables import density_table, spectrum_table
 
-    density = density_table(analysis.measurements)
-    return spectrum_table(analysis.measurements), None if density.empty else density
+    density = density_table(analysis.measurements, analysis.first_order)
+    return spectrum_table(analysis.measurements, analysis.first_order), None if density.empty else density
 
 
 def _show(console: "Console", analysis: "Analysis") -> None:

@@ -9,6 +9,9 @@ from fisher_cli.curvature.products import split
 from fisher_cli.curvature.tangents import push_forward
 from fisher_cli.results import Estimate, Gradient
 
+# Entries of ḡ that are squared at once: of a large network's no second one is made.
+_AT_ONCE = 2**22
+
 
 def projections(problem: Problem, vector: Tensor) -> Tensor:
     """g_nᵀ v = s_yᵀ J_n v for every example, (N,) in float64, without a per-example gradient."""
@@ -48,7 +51,7 @@ def gradient(problem: Problem, mean_gradient: Tensor, squared_norms: Tensor) -> 
     the inverse of the ratio.
     """
     n = len(squared_norms)
-    m, e = float(mean_gradient.square().sum()), float(squared_norms.mean())
+    m, e = sum(float(part.square().sum()) for part in torch.split(mean_gradient, _AT_ONCE)), float(squared_norms.mean())
     covariance = e - m
     if n < 2 or covariance <= 0:
         return Gradient(m, max(covariance, 0.0), None)

@@ -48,7 +48,10 @@ class Sweep:
 
 @dataclass
 class _Totals:
-    """Running sums of a sweep."""
+    """Running sums of a sweep; `sums` are those of the gradient by parameter, parts of the one tensor `gradient` (P,).
+
+    Of a large network the memory does not hold a second one.
+    """
 
     predictions: PredictionTotals = field(default_factory=PredictionTotals)
     true: Moments = field(default_factory=Moments)
@@ -56,7 +59,8 @@ class _Totals:
     empirical_layers: dict[str, Moments] = field(default_factory=dict)
     true_terms: list[Tensor] = field(default_factory=list)
     empirical_terms: list[Tensor] = field(default_factory=list)
-    gradient: dict[str, Tensor] = field(default_factory=dict)
+    gradient: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
+    sums: dict[str, Tensor] = field(default_factory=dict)
     columns: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
     directions: int = 0
@@ -102,7 +106,9 @@ def sweep(
         with timed("check"):
             check = verification.check(engine)
     scoring, described = _scoring(engine, estimator, samples, target_error, seed)
-    totals = _Totals()
+    totals = _Totals(gradient=torch.zeros(problem.size, dtype=torch.float64, device=problem.device))
+    sizes = [parameter.numel() for parameter in problem.parameters.values()]
+    totals.sums = dict(zip(problem.parameters, torch.split(totals.gradient, sizes), strict=True))
     for batch in problem.batches():
         evaluated = engine.evaluate(batch)
         outputs = evaluated.outputs.detach()
@@ -142,11 +148,11 @@ def _scoring(
 
 def _add_traces(totals: _Totals, evaluated: Pass, scores: Scores) -> None:
     totals.directions = len(scores.directions)
-    norms, gradients = evaluated.measure(scores.directions, scores.observed)
-    for name, gradient in gradients.items():
-        if name not in totals.gradient:
-            totals.gradient[name] = torch.zeros_like(gradient, dtype=torch.float64)
-        totals.gradient[name] += gradient
+
+    def add(name: str, part: Tensor) -> None:
+        totals.sums[name] += part.detach().reshape(-1)
+
+    norms = evaluated.measure(scores.directions, scores.observed, add)
     true_draws, empirical_terms = torch.zeros_like(scores.true), torch.zeros_like(scores.true[0])
     for name, values in norms.items():
         draws, empirical = values * scores.true, (values * scores.observed**2).sum(0)
@@ -196,10 +202,5 @@ def _summarise(
         per_example_empirical=as_floats(empirical_terms),
     )
     consistency.check(trace, sizes, problem.examples)
-    flat = [
-        totals.gradient[name].reshape(-1)
-        if name in totals.gradient
-        else torch.zeros_like(parameter).double().reshape(-1)
-        for name, parameter in problem.parameters.items()
-    ]
-    return totals.predictions.predictions(), trace, torch.cat(flat).detach() / problem.examples
+    totals.gradient /= problem.examples
+    return totals.predictions.predictions(), trace, totals.gradient

@@ -58,7 +58,17 @@ from fisher_cli.cli.options.quantities import (
     WeightsOnly,
     WithoutHead,
 )
-from fisher_cli.cli.options.running import DEBUG_KEY, BatchSize, Debug, Device, Follow, Quiet, Until
+from fisher_cli.cli.options.running import (
+    DEBUG_KEY,
+    BatchSize,
+    Debug,
+    Device,
+    Devices,
+    Follow,
+    Quiet,
+    ShardOption,
+    Until,
+)
 
 __all__ = [
     "DEBUG_KEY",
@@ -78,6 +88,7 @@ __all__ = [
     "DataIfAny",
     "Debug",
     "Device",
+    "Devices",
     "Download",
     "EigenvalueCount",
     "EstimatorOption",
@@ -112,6 +123,7 @@ __all__ = [
     "Resume",
     "Samples",
     "Seed",
+    "ShardOption",
     "SpectrumMethodOption",
     "SpectrumOutput",
     "Split",

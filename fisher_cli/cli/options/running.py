@@ -41,6 +41,26 @@ Until = Annotated[
         rich_help_panel=RUNNING,
     ),
 ]
+Devices = Annotated[
+    str | None,
+    typer.Option(
+        "--devices",
+        metavar="all|0,1",
+        help="Share the checkpoints out among these devices, one process each.",
+        show_default=False,
+        rich_help_panel=RUNNING,
+    ),
+]
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Only the I-th of N contiguous shares of the checkpoints; fisher merge joins the parts.",
+        show_default=False,
+        rich_help_panel=RUNNING,
+    ),
+]
 
 
 def _debug(context: typer.Context, wanted: bool) -> None:

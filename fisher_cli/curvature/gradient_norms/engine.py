@@ -22,6 +22,7 @@ from fisher_cli.errors import ArchitectureError
 
 PER_EXAMPLE = "per-example"
 UNUSED = "unused"
+Take = Callable[[str, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Pass:
     """One batch evaluated: its outputs with their graph, and the squared norms of any directions.
 
     norms(directions (K, B, C)) is {parameter name: ‖Jᵀ v‖² (K, B) in float64}; measure(directions, coefficients
-    (K, B)) gives these and {parameter name: Σ_nk c_kn J_nᵀ v_kn}, in the network's precision, as well.
+    (K, B), take) gives these, and to `take` every parameter's name with Σ_nk c_kn J_nᵀ v_kn, in the network's precision
+    and in parts that add up to it: of a large network no two parameters' are there at once.
     gram(directions) is the sum of (Jᵀ v_k)ᵀ(Jᵀ v_k') (B, K, K) in float64 over the parameters that rules cover
     with contributions of one form.
     contributions(directions) is, for every parameter with a path to the outputs, its name and its contributions,
@@ -38,7 +40,7 @@ class Pass:
 
     outputs: Tensor
     norms: Callable[[Tensor], dict[str, Tensor]]
-    measure: Callable[[Tensor, Tensor], tuple[dict[str, Tensor], dict[str, Tensor]]]
+    measure: Callable[[Tensor, Tensor, Take], dict[str, Tensor]]
     gram: Callable[[Tensor], Tensor]
     contributions: Callable[[Tensor], Iterator[tuple[str, list[Contribution] | Tensor]]]
 
@@ -88,18 +90,18 @@ class Engine:
         plan = self._plan(graph, usable, self._find_layouts(outputs, usable, graph, len(batch)))
 
         def norms(directions: Tensor) -> dict[str, Tensor]:
-            return measure(directions, None)[0]
+            return measured(directions, None, None)
 
-        def measure(directions: Tensor, coefficients: Tensor | None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        def measure(directions: Tensor, coefficients: Tensor, take: Take) -> dict[str, Tensor]:
+            return measured(directions, coefficients, take)
+
+        def measured(directions: Tensor, coefficients: Tensor | None, take: Take | None) -> dict[str, Tensor]:
             pieces: list[dict[str, Tensor]] = []
-            sums: dict[str, Tensor] = {}
             for start in range(0, len(directions), DIRECTIONS_AT_ONCE):
                 some = slice(start, start + DIRECTIONS_AT_ONCE)
                 chosen = None if coefficients is None else coefficients[some]
-                piece, part = self._some(plan, outputs, batch, directions[some], chosen)
-                pieces.append(piece)
-                sums = {name: sums[name] + part[name] if name in sums else part[name] for name in part}
-            return {name: torch.cat([piece[name] for piece in pieces]) for name in self.problem.parameters}, sums
+                pieces.append(self._some(plan, outputs, batch, directions[some], chosen, take))
+            return {name: torch.cat([piece[name] for piece in pieces]) for name in self.problem.parameters}
 
         def gram(directions: Tensor) -> Tensor:
             shape = (directions.shape[1], len(directions), len(directions))
@@ -163,26 +165,33 @@ class Engine:
         self.methods.setdefault(name, set()).add(method)
 
     def _some(
-        self, plan: _Plan, outputs: Tensor, batch: Batch, directions: Tensor, coefficients: Tensor | None
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Norms and weighted sums of the gradients of some directions."""
+        self,
+        plan: _Plan,
+        outputs: Tensor,
+        batch: Batch,
+        directions: Tensor,
+        coefficients: Tensor | None,
+        take: Take | None,
+    ) -> dict[str, Tensor]:
+        """Norms of the gradients of some directions; `take` is given their weighted sums."""
         found: dict[str, Tensor] = {}
-        sums: dict[str, Tensor] = {}
         picks = None if coefficients is None else Picks.of(coefficients)
         with torch.no_grad():
             for name, parts in _contributions(plan, outputs, directions):
                 with spent_on([name]):
                     found[name] = squared_norms(parts)
-                    if picks is not None:
+                    if picks is not None and take is not None:
                         shape = self.problem.parameters[name].shape
-                        sums[name] = _total(part.weighted_sum(picks, shape) for part in parts)
+                        take(name, _total(part.weighted_sum(picks, shape) for part in parts))
         if plan.by_example:
             with spent_on(plan.by_example):
                 found |= self._by_example(plan.by_example, batch, directions)
-                if coefficients is not None and picks is not None:
-                    sums |= self._sums_by_autograd(plan.by_example, outputs, directions, coefficients)
+                if coefficients is not None and take is not None:
+                    sums = self._sums_by_autograd(plan.by_example, outputs, directions, coefficients)
+                    for name in list(sums):
+                        take(name, sums.pop(name))
         zero = torch.zeros(directions.shape[:2], dtype=torch.float64, device=directions.device)
-        return {name: found.get(name, zero) for name in self.problem.parameters}, sums
+        return {name: found.get(name, zero) for name in self.problem.parameters}
 
     def _sums_by_autograd(
         self, names: Sequence[str], outputs: Tensor, directions: Tensor, coefficients: Tensor

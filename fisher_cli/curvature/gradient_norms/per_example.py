@@ -12,14 +12,19 @@ from fisher_cli.curvature.substitution import substituted
 # Values of per-example gradients held at once; 2^24 float32 values are 64 MiB.
 MAXIMUM_VALUES = 2**24
 
+# Values that are squared in float64 at once.
+SQUARED_AT_ONCE = 2**22
 
 Reduction = Callable[[Tensor], Tensor]
 """A gradient in the shape of its parameter → what is kept of it."""
 
 
 def squared_norm(gradient: Tensor) -> Tensor:
-    """‖g‖² in float64."""
-    return gradient.double().square().sum()
+    """‖g‖² in float64, by parts where a copy in that precision would be large."""
+    if gradient.numel() <= SQUARED_AT_ONCE:
+        return gradient.double().square().sum()
+    parts = torch.split(gradient.reshape(-1), SQUARED_AT_ONCE)
+    return torch.stack([part.double().square().sum() for part in parts]).sum()
 
 
 def flat(gradient: Tensor) -> Tensor:
@@ -100,4 +105,5 @@ def one_by_one(
                 for name, gradient in zip(names, gradients, strict=True):
                     if gradient is not None:
                         found[name][k, example] = reduction(gradient.to_dense())
+                del gradients, gradient  # before the next ones are made: of a large network one set at a time
     return found

@@ -1,0 +1,53 @@
+"""`fisher merge`: the reports of all shards → the report of the whole run."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fisher_cli.cli import options
+from fisher_cli.cli.streams import exit_code
+from fisher_cli.errors import UsageError
+from fisher_cli.outputs import format_of
+
+
+def merge(
+    parts: Annotated[
+        list[Path],
+        typer.Argument(metavar="PART...", help="Reports made with --shard, in any order.", show_default=False),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="Report file (.csv .tsv .json .jsonl .parquet); all else of a report goes beside it.",
+            show_default=False,
+        ),
+    ],
+    force: options.Force = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,  # noqa: ARG001 - acted upon by its callback
+) -> None:
+    """Join the reports of all shards of a run into the report that the whole run would have written.
+
+    Example: fisher merge part-1.csv part-2.csv part-3.csv -o trend.csv
+    """  # noqa: DOC501 - this text is the command's help
+    if str(output) == "-":
+        msg = "-o -: a report has several files; name one, as in -o trend.csv"
+        raise UsageError(msg)
+    form = format_of(output)
+
+    from fisher_cli.merging import merge as join
+    from fisher_cli.reports.console import Console
+
+    console, code = Console(quiet=quiet), 0
+    for merged in join(parts, output, form, force=force):
+        found = merged.measurements
+        if not merged.word and sys.stdout is not None and sys.stdout.isatty():
+            console.summary(found, " ".join(str(merged.data[key]) for key in ("name", "split") if merged.data.get(key)))
+        console.message(f"report: {merged.main}, {len(found)} checkpoints")
+        code = max(code, exit_code(found, sum(each.trace is not None or bool(each.spectra) for each in found)))
+    raise typer.Exit(code)

@@ -1,0 +1,49 @@
+"""`--shard` and `--devices`: what they do not go together with."""
+
+from fisher_cli.errors import UsageError
+from fisher_cli.outputs import ReportFiles
+from fisher_cli.settings import Resources, Settings
+
+
+def read_devices(text: str | None) -> tuple[str, ...]:
+    """The names that the option's text lists.
+
+    Raises:
+        UsageError: there is an empty one.
+    """
+    names = tuple(name.strip() for name in text.split(",")) if text is not None else ()
+    if not all(names):
+        msg = f"--devices {text}: type all, numbers as in 0,1, or names as in cpu,cpu"
+        raise UsageError(msg)
+    return names
+
+
+def check_sharing(
+    settings: Settings, resources: Resources, files: ReportFiles | None, *, follows: bool = False
+) -> None:
+    """Refuse a shard of a run that has to be seen as a whole.
+
+    Raises:
+        UsageError: it needs all checkpoints, or there is no file for `fisher merge`.
+    """
+    if resources.devices and follows:
+        msg = "--devices with --follow: checkpoints come one by one; leave one of the two out"
+        raise UsageError(msg)
+    if resources.devices and resources.device != "auto":
+        msg = f"--device {resources.device} with --devices: leave one of the two out"
+        raise UsageError(msg)
+    shard = resources.shard
+    if shard is None:
+        return
+    if settings.normalize == "auto":
+        msg = (
+            f"--shard {shard} with --normalize auto: the last checkpoint of the whole run would have to choose; type "
+            "its choice, which fisher analyze says without --shard, or numbers m1,m2,m3/s1,s2,s3"
+        )
+        raise UsageError(msg)
+    if follows:
+        msg = f"--shard {shard} with --follow: shares of a run that still grows change; leave one of the two out"
+        raise UsageError(msg)
+    if files is None:
+        msg = f"--shard {shard} makes a part for fisher merge: name its file, as in -o part-{shard.index}.csv"
+        raise UsageError(msg)

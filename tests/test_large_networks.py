@@ -1,0 +1,62 @@
+"""What a large network costs in memory: a few times its parameters, in a process of its own."""
+
+import os
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fisher_cli.curvature.problem import TensorData
+from fisher_cli.measurement import measure
+from fisher_cli.settings import Settings
+from tests.test_records import in_child
+
+MEBIBYTE = 2**20
+# Above what the process has before: the weights are in that. Each is a copy of the parameters in float32.
+VECTORS, REST = 5.0, 200 * MEBIBYTE
+
+
+class Classifier(nn.Module):
+    """A transformer of 99.7 million parameters on sequences of 16 vectors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(16, 960)
+        layer = nn.TransformerEncoderLayer(960, 15, 3840, dropout=0.0, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 9, enable_nested_tensor=False)
+        self.head = nn.Linear(960, 10)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.head(self.encoder(self.inner(inputs)).mean(1))
+        return outputs
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_the_traces_of_a_hundred_million_parameters(tmp_path: Path, record_property: Callable[..., None]) -> None:
+    """A batch of four; everything that a row has but eigenvalues."""
+
+    def work() -> None:
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        network = Classifier()
+        data = TensorData(torch.randn(4, 16, 16), torch.arange(4))
+        size, before = sum(each.numel() for each in network.parameters()), _resident()
+        found = measure(network, data, Settings(eigenvalues=0, data="tensors"), batch_size=4)
+        assert found.trace is not None
+        assert found.trace.true.value > 0
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        (tmp_path / "found").write_text(f"{size} {peak - before}")
+
+    assert in_child(work) == 0
+    size, extra = map(int, (tmp_path / "found").read_text().split())
+    record_property("peak", f"{size:,} parameters: {extra / MEBIBYTE:,.0f} MiB, {extra / size / 4:.2f} times theirs")
+    assert size > 99_000_000
+    assert extra <= VECTORS * 4 * size + REST
