@@ -243,7 +243,7 @@ class Resources:
     """Where and how fast to compute; no number of the report depends on these beyond rounding.
 
     `batch_size` None means: chosen from the network's shapes and the machine's memory. `trust_pickle` lets files run
-    their own code while they are read.
+    their own code while they are read. `ranks` processes share the examples.
     """
 
     batch_size: int | None = None
@@ -251,6 +251,7 @@ class Resources:
     data_dir: str | None = None
     download: bool = False
     trust_pickle: bool = False
+    ranks: int = 1
 
     def as_dict(self) -> dict[str, Any]:
         """The resources as plain JSON values, in declaration order."""
