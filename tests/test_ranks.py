@@ -1,0 +1,216 @@
+"""Several processes under torchrun give the numbers of one, whatever their number."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from fisher_cli.cli.app import app
+from fisher_cli.records import read_records
+from tests.rank_runs import TASKS
+
+ROOT = Path(__file__).parents[1]
+SAMPLES = ROOT / "sample_checkpoints"
+MLP = [f"{SAMPLES}/digits-clean/step_{step:05d}.pt" for step in (66, 440, 1760)]
+CNN = [f"{SAMPLES}/digits-cnn/step_{step:05d}.pt" for step in (5, 1760)]
+# The same words for every number of ranks. By what they show: the name of the report.
+COMMANDS: dict[str, list[str]] = {
+    "exact": ["analyze", *MLP, "--limit", "120", "-b", "16", "--eigenvalues", "3"],
+    "exact-cnn": ["analyze", *CNN, "--limit", "60", "-b", "8", "--eigenvalues", "2"],
+    "deflated": ["analyze", *MLP, "--limit", "90", "-b", "16", "--eigenvalues", "0", "--estimator", "deflated"],
+    "deflated-cnn": ["analyze", *CNN, "--limit", "40", "-b", "8", "--eigenvalues", "1", "--estimator", "deflated"],
+    "sampled": ["analyze", *MLP, "--limit", "90", "-b", "16", "--eigenvalues", "1", "--estimator", "sampled"],
+    "sampled-cnn": ["analyze", *CNN, "--limit", "40", "-b", "8", "--eigenvalues", "0", "--estimator", "sampled"],
+    "recalibrated": ["analyze", *CNN, "--limit", "40", "-b", "8", "--eigenvalues", "0", "--recalibrate-bn"],
+    "one-batch": ["analyze", MLP[0], "--limit", "40"],
+    "two-examples": ["analyze", *MLP[:2], "--limit", "2", "-b", "1", "--eigenvalues", "2"],
+    "task2vec": ["analyze", CNN[1], "--limit", "20", "-b", "4", "--preset", "task2vec", "--eigenvalues", "0"],
+    "normalised": ["analyze", MLP[0], "--limit", "90", "-b", "16", "--eigenvalues", "0", "--normalize", "auto"],
+    "spectrum": ["spectrum", MLP[2], "--limit", "60", "-b", "8", "--eigenvalues", "4"],
+    "per-example": ["examples", MLP[1], "--limit", "50", "-b", "8"],
+}
+SIDE_TABLES = {
+    "exact": ["exact.layers"],
+    "exact-cnn": ["exact-cnn.layers"],
+    "deflated": ["deflated.layers"],
+    "task2vec": ["task2vec.task2vec"],
+    "spectrum": ["spectrum.spectrum"],
+    "per-example": ["per-example.examples", "per-example.groups"],
+}
+# What the journal's overlap of float32 eigenvectors and residuals may differ by: rounding of the smallest differences.
+TOLERANCE = 1e-6
+
+
+def environment(**words: str) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "COV"))}
+    return kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"} | words
+
+
+def torchrun(ranks: int, module: str, *words: str, cwd: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", module]
+        + list(words),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env=environment(),
+        start_new_session=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ranks")
+
+
+_done: dict[int, tuple[Path, list[Any], str, str]] = {}
+
+
+def together(folder: Path, ranks: int) -> tuple[Path, list[Any], str, str]:
+    """The folder of the reports of so many ranks, what their tasks returned, and what they printed."""
+    if ranks not in _done:
+        here = folder / str(ranks)
+        here.mkdir()
+        words = [[*command, "-o", f"{name}.csv"] for name, command in COMMANDS.items()]
+        if ranks == 1:
+            os.chdir(here)
+            results = [CliRunner().invoke(app, command, prog_name="fisher") for command in words]
+            assert [each.exit_code for each in results] == [0] * len(words), [each.output for each in results]
+            _done[ranks] = here, [0] * len(words), "", ""
+        else:
+            (here / "tasks.json").write_text(json.dumps([*words, *TASKS]))
+            process = torchrun(ranks, "tests.rank_runs", "tasks.json", cwd=here)
+            out, err = process.communicate(timeout=300)
+            assert process.returncode == 0, err
+            _done[ranks] = here, json.loads((here / "tasks.done").read_text()), out, err
+    return _done[ranks]
+
+
+def told(folder: Path, ranks: int, task: str) -> Any:
+    return together(folder, ranks)[1][len(COMMANDS) + list(TASKS).index(task)]
+
+
+def assert_equal(one: Path, other: Path) -> None:
+    """All columns but residuals, numbers to TOLERANCE and everything else to the letter."""
+    first, second = (pd.read_csv(each) for each in (one, other))
+    assert list(first) == list(second)
+    assert len(first) == len(second)
+    for name in first:
+        if name.endswith("_residual"):
+            continue
+        a, b = first[name], second[name]
+        assert (a.isna() == b.isna()).all(), name
+        if a.dtype.kind == "f":
+            pd.testing.assert_series_equal(a, b, rtol=TOLERANCE, atol=0, obj=f"{one.name}: {name}")
+        else:
+            assert a.fillna("").astype(str).tolist() == b.fillna("").astype(str).tolist(), name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_the_tables_do_not_depend_on_the_number_of_ranks(folder: Path, ranks: int, name: str) -> None:
+    alone, here = together(folder, 1)[0], together(folder, ranks)[0]
+    is_main = name not in {"spectrum", "per-example"}
+    for table in [*([name] if is_main else []), *SIDE_TABLES.get(name, [])]:
+        assert_equal(alone / f"{table}.csv", here / f"{table}.csv")
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_the_record_says_how_many_ranks_there_were_and_the_question_does_not(folder: Path, ranks: int) -> None:
+    records = []
+    for number in (1, ranks):
+        record = json.loads((together(folder, number)[0] / "exact.meta.json").read_text())
+        assert record.pop("run")["resources"]["ranks"] == number
+        record.pop("tables")
+        spectra = [record["checkpoints"][row].pop("spectra") for row in range(len(MLP))]
+        records.append((record, [[each["method"] for each in row] for row in spectra]))
+    assert records[0] == records[1], "coverage, batch sizes, notes, hashes are the same"
+    questions = [read_records(together(folder, number)[0] / "exact.journal")[0] for number in (1, ranks)]
+    assert questions[0] == questions[1]
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_only_rank_0_speaks(folder: Path, ranks: int) -> None:
+    _, _, out, err = together(folder, ranks)
+    assert out == ""
+    lines = [line for line in err.splitlines() if "exact.csv" in line]
+    assert lines == ["report: exact.csv"]
+    assert "Warning" not in err
+    assert f"on cpu, {ranks} ranks" in err
+    assert "the other ranks have nothing to do; -b" in err, "one batch of 40"
+    assert err.count("have nothing to do") == (1 if ranks == 2 else 2), "at three ranks two examples are too few as well"
+
+
+@cache
+def expected_shares(ranks: int) -> list[list[list[int]]]:
+    return [[[n for n in range(count) if n * ranks // count == rank] for count in (0, 1, 2, 7)] for rank in range(ranks)]
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_shares_are_contiguous_complete_and_differ_by_one_at_most(folder: Path, ranks: int) -> None:
+    found = told(folder, ranks, "shares")
+    for index, count in enumerate((0, 1, 2, 7)):
+        each = [rank[index] for rank in found]
+        assert [n for share in each for n in share] == list(range(count))
+        lengths = [len(share) for share in each]
+        assert max(lengths) - min(lengths) <= 1
+        assert lengths[0] == max(lengths)
+
+
+def close(one: Sequence[float], other: Sequence[float], tolerance: float = 1e-9) -> bool:
+    return len(one) == len(other) and all(
+        math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance * max(map(abs, one)))
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_every_route_to_the_eigenvalues(folder: Path, ranks: int) -> None:
+    for route, found in told(folder, ranks, "eigenvalues_by_every_route").items():
+        assert close(found["ranks"], found["alone"]), route
+    found = told(folder, ranks, "density")
+    assert close(found["ranks"], found["alone"])
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_the_ledger_holds_what_any_rank_has_seen(folder: Path, ranks: int) -> None:
+    found = told(folder, ranks, "coverage_of_other_examples")
+    assert found["ranks"][0] == found["alone"][0]
+    assert all(method == "linear" for _, _, method in found["ranks"][0])
+    for one, other in zip(found["ranks"][1:], found["alone"][1:], strict=True):
+        assert close(one, other)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_sums_are_in_float64_and_the_same_bits_on_all_ranks(folder: Path, ranks: int) -> None:
+    same, small = told(folder, ranks, "sums_are_the_same_bits_everywhere")
+    assert same == [True] * (ranks - 1)
+    assert small == 1.0  # rounded once, to float32
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_what_fails_on_one_rank_fails_on_all_in_the_same_words(folder: Path, ranks: int) -> None:
+    first, *others = told(folder, ranks, "an_error_of_one_rank_is_everyones")
+    assert all(other == first for other in others)
+    expected = [["NumericalError", "odd"], ["DataError", "no"], ["MemoryError", "full"], ["KeyError", "'key'"]]
+    assert first == expected * 3
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_when_memory_runs_out_on_one_rank_all_take_half_the_batch(folder: Path, ranks: int) -> None:
+    first, *others = told(folder, ranks, "memory_runs_out_on_one_rank")
+    assert all(other == first for other in others)
+    size, ran_out_at, ratio, notes = first
+    assert (size, ran_out_at) == (2, 4)
+    assert math.isclose(ratio, 1, rel_tol=1e-12)
+    assert "memory ran out at 4 examples at once: 2 were taken" in notes
