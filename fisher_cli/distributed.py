@@ -23,7 +23,7 @@ from fisher_cli.curvature.memory import is_out_of_memory
 from fisher_cli.curvature.world import ALONE, World
 from fisher_cli.errors import FisherError, RanksError, UsageError
 from fisher_cli.launch import Launch
-from fisher_cli.watch import Watch
+from fisher_cli.watch import Say, Watch
 
 # One rank may compute for hours while another waits for it; that it is there is what the watch makes sure of.
 PATIENCE = timedelta(days=1)
@@ -44,7 +44,7 @@ class Ranks(World):
     """One of several processes, each with the same network, that share the examples; sums are in float64."""
 
     def __init__(self, launch: Launch, watch: Watch) -> None:
-        self.rank, self.size = launch.rank, launch.size
+        self.rank, self.size, self.neighbours = launch.rank, launch.size, launch.local_size
         self.watch = watch
         self._launch = launch
 
@@ -146,8 +146,7 @@ class Ranks(World):
         if is_out_of_memory(error):
             raise error
         self.watch.ignore()
-        msg = f"{self.watch.why_lost()}; finished checkpoints are kept, and the same command goes on from there"
-        raise RanksError(msg) from error
+        raise RanksError(self.watch.why_lost()) from error
 
     @contextlib.contextmanager
     def in_step(self) -> Iterator[None]:
@@ -230,8 +229,10 @@ def _named(kind: str) -> Callable[[str], Exception]:
 
 
 @contextlib.contextmanager
-def joined(launch: Launch, device: str) -> Iterator[World]:
+def joined(launch: Launch, device: str, say: Say) -> Iterator[World]:
     """The world of this process; with others it meets them first, and tells them if it must go.
+
+    `say` prints a line when nobody else can.
 
     Yields:
         The world.
@@ -239,7 +240,7 @@ def joined(launch: Launch, device: str) -> Iterator[World]:
     if launch.size == 1:
         yield ALONE
         return
-    with _watch(launch).watching():
+    with _watch(launch).watching(say):
         ranks = _ranks(launch)
         own = ranks.own_device(device)
         if own != "cpu":

@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from types import FrameType
 from typing import Any, Protocol
@@ -21,14 +21,17 @@ from fisher_cli.launch import Launch
 
 INTERVAL = 1.0
 # A rank whose counter stands still for so long hangs, or its machine is gone.
-SILENCE = 40.0
-# So long may a rank take to leave, once it should, before it is ended from here.
-GRACE = 15.0
+SILENCE = 20.0
+# So long may a rank take to hear that it must leave, and then to leave, before it is ended from here.
+HEARING, LEAVING = 5.0, 30.0
 # Rank 0 mostly fails for the same reason as the others, and says it itself if given so long.
 PRECEDENCE = 5.0
 STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 _STOP = "fisher/stop"
 _GONE = -1
+_NO_LAUNCHER = "the launcher has ended"
+
+Say = Callable[[str], None]
 
 
 class Store(Protocol):
@@ -56,7 +59,8 @@ class Watch:
         self._thread: threading.Thread | None = None
         self._is_over = threading.Event()
         self._is_patient, self._pending = False, 0
-        self._has_heard = False
+        self._heard = math.inf
+        self._say: Say = lambda _: None
         self._reason = ""
         self._beats = 0
         self._seen: dict[int, tuple[int, float]] = {}
@@ -70,8 +74,10 @@ class Watch:
     # In the main thread
 
     @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
+    def watching(self, say: Say) -> Iterator[None]:
         """Watch while the context is open; an error or a signal that ends it is told to the others.
+
+        `say` is for when the main thread cannot.
 
         Yields:
             Nothing.
@@ -81,6 +87,7 @@ class Watch:
             if callable(handler):
                 signal.signal(number, self._on_signal(handler))
         self._is_over.clear()
+        self._say = say
         self._thread = threading.Thread(target=self._watch, name="fisher-watch", daemon=True)
         self._thread.start()
         try:
@@ -123,9 +130,9 @@ class Watch:
             if self._is_patient:
                 self._pending = number
                 return
-            self._has_heard = True
+            self._heard = time.monotonic()
+            self.ignore()  # launchers say it twice, and the second must not interrupt what the first made us do
             if self._reason:
-                self.ignore()
                 raise RanksError(self._reason)
             handler(number, frame)
 
@@ -150,13 +157,15 @@ class Watch:
 
     def why_lost(self) -> str:
         """What is known of a rank that has left in the middle."""
+        if os.getppid() != self._launch.parent:
+            return _NO_LAUNCHER
         with contextlib.suppress(Exception):
             if self._store is not None and self._store.check([_STOP]):
                 word = json.loads(self._store.get(_STOP))
                 return (
                     f"rank {word['rank']}: {word['text']}" if not word["signal"] else f"rank {word['rank']} was stopped"
                 )
-        return "another rank has ended unexpectedly"
+        return "another rank has ended unexpectedly; torchrun says which, and why"
 
     # In the thread
 
@@ -168,21 +177,24 @@ class Watch:
             if now - last > SILENCE / 2:  # this process itself stood still
                 self._seen = {}
             last = now
+            if now - self._heard > LEAVING:
+                os._exit(1)
             if told < now:
-                if not self._has_heard and now - told > GRACE:
+                if self._heard > now and now - told > HEARING:
+                    self._say(self._reason or "stopped")
                     os._exit(1)  # the main thread waits for a rank that will never come
                 continue
             word = self._word()
             if word is None:
                 continue
             noticed = min(noticed, now)
-            if word["signal"] or not self._launch.speaks or now - noticed >= PRECEDENCE:
+            if word["signal"] or word.get("is_silent") or not self._launch.speaks or now - noticed >= PRECEDENCE:
                 told = now
                 self._stop(word)
 
     def _word(self) -> dict[str, Any] | None:
         """Why this rank must stop; None if it need not."""
-        gone = {"signal": int(signal.SIGTERM), "rank": None, "text": "the launcher has ended"}
+        gone = {"signal": int(signal.SIGTERM), "rank": None, "text": _NO_LAUNCHER}
         if os.getppid() != self._launch.parent:
             return gone
         store = self._store
@@ -199,7 +211,8 @@ class Watch:
             return gone  # who keeps the store has ended
         if silent is None:
             return None
-        return {"signal": 0, "rank": silent, "text": f"nothing was heard from it for {SILENCE:.0f} seconds"}
+        text = f"nothing was heard from it for {SILENCE:.0f} seconds"
+        return {"signal": 0, "rank": silent, "text": text, "is_silent": True}
 
     def _silent(self, store: Store) -> int | None:
         """A rank whose counter stands still. Rank 0 looks at all, the others at rank 0."""

@@ -16,14 +16,16 @@ PACKAGE = Path(fisher_cli.__file__).parent
 
 # Floors from the ground up; a module imports only from floors below its own, or from its own folder.
 GROUND = {"settings", "presets", "results", "errors", "cells", "columns", "comparison_columns", "durable", "codec"} | {
-    "__init__"
+    "__init__",
+    "launch",
+    "watch",
 }
 FLOORS: list[set[str]] = [
     GROUND,
     {"rows", "comparison_rows", "example_rows", "glossary", "tables", "identity_tables", "table_reading", "row_files"}
     | {"metadata", "outputs", "records", "integrity", "inputs", "curvature", "trajectory"},
     {"trail", "selection", "comparing", "verification", "measurement", "normalizing", "examples", "analysis", "run"}
-    | {"library", "checkpoint_comparison", "reports"},
+    | {"library", "checkpoint_comparison", "reports", "distributed", "agreement"},
     {"cli", "__main__"},
 ]
 # Which of the same floor may be used by whom.
@@ -31,6 +33,7 @@ BESIDE = {
     "columns": {"cells"},
     "comparison_columns": {"columns"},
     "presets": {"settings", "errors"},
+    "watch": {"launch", "errors"},
     "rows": {"trajectory"},
     "comparison_rows": {"rows"},
     "example_rows": {"rows"},
@@ -42,7 +45,7 @@ BESIDE = {
     "integrity": {"table_reading", "outputs", "records"},
     "measurement": {"trail", "comparing", "verification", "selection"},
     "analysis": {"examples"},
-    "run": {"measurement", "normalizing", "analysis", "trail"},
+    "run": {"measurement", "normalizing", "analysis", "trail", "agreement"},
     "library": {"run", "analysis", "measurement", "normalizing", "trail"},
     "checkpoint_comparison": {"measurement", "run"},
     "__main__": {"cli"},
@@ -173,6 +176,19 @@ def test_the_one_loader_that_runs_files_is_used_in_one_place_that_is_told_to() -
 )
 def test_the_rule_above_finds_what_it_forbids(line: str) -> None:
     assert list(forbidden("inputs/other.py", ast.parse(line)))
+
+
+def names_torch_distributed(tree: ast.Module) -> bool:
+    texts = [
+        ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom | ast.Attribute)
+    ]
+    return any("torch.distributed" in text or text == "from torch import distributed" for text in texts)
+
+
+def test_collectives_are_in_one_place() -> None:
+    """Checkpoints that torch.distributed has written are read without it."""
+    found = [path.relative_to(PACKAGE).as_posix() for path, tree in modules() if names_torch_distributed(tree)]
+    assert found == ["distributed.py"]
 
 
 def test_only_the_console_prints() -> None:

@@ -188,6 +188,9 @@ def _stop(number: int, _: FrameType | None) -> None:
 
 def main() -> None:
     """Run the command line."""
+    if launched().size > 1:
+        # What torch's own network code says when another rank is gone takes dozens of lines.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if not launched().speaks:
         _be_silent()
     if not sys.warnoptions:  # python -W shows them; what a user must know is a message of ours

@@ -99,7 +99,7 @@ def go_through(
         is_fresh = files is None or files.force or not resume
         before = None if files is None or is_fresh else journal_folder(files.main)
         following = None if waits is None else Following(waits.until, console.message)
-        world = stack.enter_context(joined(launch, resources.device))
+        world = stack.enter_context(joined(launch, resources.device, console.error))
         resources = replace(resources, ranks=world.size)
         run = Run(checkpoints, settings, resources, before=before, following=following, world=world)
         if files is not None:

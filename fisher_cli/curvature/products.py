@@ -214,7 +214,7 @@ class Jacobian:
         self.problem = problem
         self._by_double_backward, self._push = _ways(problem)
         self._pieces: list[Piece] = []
-        self._room = graph_bytes(problem.device) if problem.keep_graphs else -1
+        self._room = graph_bytes(problem.device, problem.world.neighbours) if problem.keep_graphs else -1
 
     def pieces(self) -> Iterator[Piece]:
         """The examples in order; the first time around they go forward, and graphs are kept."""
@@ -318,8 +318,7 @@ class Dual:
     @cached_property
     def size(self) -> int:
         """M."""
-        mine = sum(amplitudes.numel() for _, _, amplitudes in self._scored())
-        return sum(self.jacobian.problem.world.exchange(mine))
+        return sum(self.jacobian.problem.world.exchange(sum(each.numel() for _, _, each in self._scored())))
 
     def _scored(self) -> Iterator[tuple[Piece, Tensor, Tensor]]:
         likelihood = self.jacobian.problem.likelihood

@@ -17,6 +17,7 @@ class World:
 
     rank = 0
     size = 1
+    neighbours = 1  # the ranks on this machine, which share its memory
 
     def share(self, count: int) -> range:
         """Which of `count` things in a row are this rank's: contiguous, the first ranks having at most one more."""
