@@ -25,10 +25,11 @@ format: .venv/dev  ## repair format and style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: .venv/bench  ## traces and eigenvalues beside their peers, the estimators: into benchmarks/*.md and *.json
+bench: .venv/bench  ## traces and eigenvalues beside their peers, estimators, ranks: into benchmarks/*.md and *.json
 	$(BIN)/python -m benchmarks.engine --trained --write
 	$(BIN)/python -m benchmarks.spectrum --large --write
 	$(BIN)/python -m benchmarks.estimators --write
+	$(BIN)/python -m benchmarks.ranks --write
 
 samples: .venv/fisher  ## train the networks in sample_checkpoints/ again
 	$(BIN)/python sample_checkpoints/make.py

@@ -44,7 +44,7 @@ class Ranks(World):
     """One of several processes, each with the same network, that share the examples; sums are in float64."""
 
     def __init__(self, launch: Launch, watch: Watch) -> None:
-        self.rank, self.size, self.neighbours = launch.rank, launch.size, launch.local_size
+        self.rank, self.size = launch.rank, launch.size
         self.watch = watch
         self._launch = launch
 
@@ -175,6 +175,10 @@ class Ranks(World):
         told = self._exchanged(_REASONS, None if error is None else _told(error))
         first = next(rank for rank, each in enumerate(told) if each is not None)
         raise error if error is not None and first == self.rank else _rebuilt(*told[first])
+
+    def sharers(self, device: torch.device) -> int:
+        """Those on this machine share its own memory; each has a GPU to itself."""
+        return self._launch.local_size if device.type == "cpu" else 1
 
     def own_device(self, name: str) -> str:
         """`cuda:N` with the local rank N where CUDA was asked for or is there.

@@ -56,6 +56,6 @@ def automatic_batch_size(values: int, like: Tensor, directions: int, examples: i
     return max(1, min(LARGEST, examples, budget // per_example))
 
 
-def graph_bytes(device: torch.device, processes: int = 1) -> int:
-    """How much of the memory the graphs of forward passes may hold between products; processes share that of a CPU."""
-    return int(memory_bytes(device) * GRAPH_SHARE) // (processes if device.type == "cpu" else 1)
+def graph_bytes(device: torch.device) -> int:
+    """How much of the memory the graphs of forward passes may hold between products."""
+    return int(memory_bytes(device) * GRAPH_SHARE)

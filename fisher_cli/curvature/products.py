@@ -214,7 +214,7 @@ class Jacobian:
         self.problem = problem
         self._by_double_backward, self._push = _ways(problem)
         self._pieces: list[Piece] = []
-        self._room = graph_bytes(problem.device, problem.world.neighbours) if problem.keep_graphs else -1
+        self._room = graph_bytes(problem.device) // problem.world.sharers(problem.device) if problem.keep_graphs else -1
 
     def pieces(self) -> Iterator[Piece]:
         """The examples in order; the first time around they go forward, and graphs are kept."""

@@ -17,7 +17,6 @@ class World:
 
     rank = 0
     size = 1
-    neighbours = 1  # the ranks on this machine, which share its memory
 
     def share(self, count: int) -> range:
         """Which of `count` things in a row are this rank's: contiguous, the first ranks having at most one more."""
@@ -46,6 +45,10 @@ class World:
     def in_step(self) -> AbstractContextManager[None]:
         """Work that succeeds on all ranks or fails on all, with the same error."""
         return nullcontext()
+
+    def sharers(self, device: torch.device) -> int:  # noqa: ARG002 - a single one shares none
+        """How many ranks share the memory of a device with this one, itself counted."""
+        return 1
 
     def own_device(self, name: str) -> str:
         """The device that a rank takes where `name` was asked for."""
