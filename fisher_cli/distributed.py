@@ -108,7 +108,7 @@ class Ranks(World):
             mine[: len(text)] = text
             every = [torch.empty_like(mine) for _ in lengths]
             dist.all_gather(every, mine)
-        return [json.loads(bytes(each[:n].tolist())) for each, n in zip(every, lengths, strict=True)]
+        return [json.loads(each[:n].numpy().tobytes()) for each, n in zip(every, lengths, strict=True)]
 
     @contextlib.contextmanager
     def _together(self, kind: int, number: int) -> Iterator[list[int]]:

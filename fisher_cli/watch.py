@@ -82,10 +82,9 @@ class Watch:
         Yields:
             Nothing.
         """
-        before = {number: signal.getsignal(number) for number in STOPPING}
+        before = {number: handler for number in STOPPING if callable(handler := signal.getsignal(number))}
         for number, handler in before.items():
-            if callable(handler):
-                signal.signal(number, self._on_signal(handler))
+            signal.signal(number, self._on_signal(handler))
         self._is_over.clear()
         self._say = say
         self._thread = threading.Thread(target=self._watch, name="fisher-watch", daemon=True)

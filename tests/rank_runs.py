@@ -7,11 +7,13 @@ all tasks into FILE.json.done.
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fisher_cli.agreement import refuse_other_files
 from fisher_cli.cli.app import _be_silent, app
 from fisher_cli.curvature.eigensystems import matrices
 from fisher_cli.curvature.problem import Problem, TensorData, pose
@@ -19,8 +21,9 @@ from fisher_cli.curvature.routes import Route
 from fisher_cli.curvature.spectrum import Question, spectrum
 from fisher_cli.curvature.traces import sweep
 from fisher_cli.curvature.world import World
-from fisher_cli.distributed import joined
-from fisher_cli.errors import DataError, NumericalError
+from fisher_cli.distributed import Ranks, joined
+from fisher_cli.errors import CheckpointError, DataError, NumericalError, UsageError
+from fisher_cli.inputs.checkpoints.checkpoints import CheckpointFile
 from fisher_cli.launch import launched
 from tests.cases import CASES
 
@@ -144,6 +147,33 @@ def memory_runs_out_on_one_rank(world: World) -> Any:
     )
 
 
+def unlike_machines(world: World) -> Any:
+    """One rank has other threads than the others: refused on all."""
+    assert isinstance(world, Ranks)
+    real = torch.get_num_threads
+    torch.get_num_threads = lambda: 7 if world.rank == 1 else 1  # type: ignore[assignment]
+    try:
+        world.refuse_different_machines("cpu")
+    except UsageError as error:
+        return world.exchange(str(error))
+    finally:
+        torch.get_num_threads = real
+    return None
+
+
+def other_files(world: World) -> Any:
+    """The last rank sees another file, or one file less: refused on all."""
+    files = [CheckpointFile(Path(f"{n}.pt"), f"{n}.pt", n, None, f"hash {n}", None) for n in range(2)]
+    changed = [files[0], replace(files[1], sha256="other")]
+    said = []
+    for seen in (files, changed, files[:1]):
+        try:
+            refuse_other_files(seen if world.rank == world.size - 1 else files, world)
+        except CheckpointError as error:
+            said.append(str(error))
+    return world.exchange(said)
+
+
 TASKS: dict[str, Callable[[World], Any]] = {
     each.__name__: each
     for each in (
@@ -154,6 +184,8 @@ TASKS: dict[str, Callable[[World], Any]] = {
         shares,
         an_error_of_one_rank_is_everyones,
         memory_runs_out_on_one_rank,
+        unlike_machines,
+        other_files,
     )
 }
 

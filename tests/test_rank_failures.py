@@ -138,7 +138,12 @@ def check_end(code: int, said: str) -> None:
 
 @pytest.mark.parametrize(
     ("whom", "number"),
-    [("1", signal.SIGKILL), ("0", signal.SIGKILL), ("agent", signal.SIGKILL), ("agent", signal.SIGTERM)],
+    [
+        ("1", signal.SIGKILL),
+        pytest.param("0", signal.SIGKILL, marks=pytest.mark.long),
+        ("agent", signal.SIGKILL),
+        ("agent", signal.SIGTERM),
+    ],
     ids=["rank 1 killed", "rank 0 killed", "agent killed", "agent terminated"],
 )
 def test_whoever_ends_all_end_and_another_number_of_ranks_goes_on(desk: Path, whom: str, number: int) -> None:
