@@ -12,6 +12,7 @@ CHECKS = ("gradient_norms.verification", "consistency")
 
 TRACES, SPECTRUM, ESTIMATORS = "tests/test_traces.py", "tests/test_spectrum.py", "tests/test_estimators.py"
 LIKELIHOODS, LANCZOS, MOMENTS = "tests/test_likelihoods.py", "tests/test_lanczos.py", "tests/test_moments.py"
+LAYERS = "tests/test_linear_layers.py"
 ANY, LEDGER = "tests/test_any_network.py", "tests/test_ledger.py"
 
 # Of slow files the one test that is to catch the error.
@@ -128,7 +129,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
          "summed = same.to(self.cotangents.dtype) @ self.cotangents\n        return (summed",
          "summed = self.cotangents * self.counted.unsqueeze(2)\n        return (summed"),
         ("norms summed in float32", ORACLE,
-         "return self.values.double().square().sum(2)", "return self.values.float().square().sum(2).double()"),
+         "return norms.double().square()", "return norms.float().square().double()"),
         ("only the positions' own terms of the Gram form", f"{ORACLE}[residual-float64]",
          'products = torch.einsum("xlm,xklm->xk"', 'products = torch.einsum("xll,xkll->xk"'),
         ("cancellation guard removed", f"{ANY}::test_cancellation_in_float32_stays_that_of_autograd",
@@ -140,7 +141,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
          "Vectors(_split(self.values, 1, times).sum(2))", "Vectors(self.values.unflatten(1, (times, -1)).sum(1))"),
         ("squares in float32 that underflow",
          f"{TRACES}::test_gradients_whose_squares_underflow_in_float32_keep_their_traces",
-         "if bool((norms.amax(-1) < SAFE_NORM).any()):", "if bool((norms.amax(-1) < 0).any()):"),
+         "bool((norms.amax(-1) < SAFE_NORM).any())", "bool((norms.amax(-1) < 0).any())"),
         ("sum of a transposed convolution's gradients not turned", f"{MEAN_GRADIENT}[grouped]",
          "oriented = gradient.transpose(1, 2) if self.transposed else gradient", "oriented = gradient"),
         ("ids folded into the wrong examples", f"{NETWORK}[PaddedLater-3]",
@@ -300,8 +301,18 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
          "score = likelihood.observed_score(outputs, labels)\n        score = score - score.mean(0)"),
         ("empirical product with another example's label", SPECTRUM,
          "likelihood.observed_score(outputs, labels)", "likelihood.observed_score(outputs, labels.roll(1, 0))"),
+    ],
+    "tangents": [
         ("forward mode not compared with backward mode", f"{ROUTES}[NoSecondDerivative]",
          "return abs(forth - backward) <= ADJOINT_TOLERANCE[problem.dtype] * scale", "return True"),
+    ],
+    "linear_layers": [
+        ("a convolution's transpose without the weight's tangent", LAYERS,
+         "ctx.geometry.of(x, weight_dot, bias_dot)", "ctx.geometry.of(x, torch.zeros_like(weight_dot), bias_dot)"),
+        ("a convolution's transpose without what comes through it", LAYERS,
+         "total = through if total is None else through + total", "total = through if total is None else total"),
+        ("a batch norm's transpose without its mean", LAYERS,
+         "total - (mean * slope).reshape(shape)", "total"),
     ],
     "krylov": [
         ("no reorthogonalisation", COPIES,

@@ -16,12 +16,12 @@ import torchvision
 from torch import Tensor, nn
 
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
+from fisher_cli.inputs.networks import torchvision_models
 from fisher_cli.inputs.networks.architectures import find_architecture
 from fisher_cli.inputs.networks.cifar_resnets import cifar_resnet
 from fisher_cli.inputs.networks.detection import detect
 from fisher_cli.inputs.networks.digits_networks import digits_cnn, digits_mlp
 from fisher_cli.inputs.networks.fitting import load_weights
-from fisher_cli.inputs.networks.networks import torchvision_models
 from fisher_cli.inputs.networks.shapes import hollow
 from fisher_cli.inputs.networks.torchvision_index import INDEX
 from fisher_cli.inputs.networks.torchvision_models import fingerprint, torchvision_model, torchvision_names

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fisher_cli import analyze
 from fisher_cli import measurement as measuring
-from fisher_cli.curvature import eigensystems, products
+from fisher_cli.curvature import eigensystems, tangents
 from fisher_cli.curvature.gradient_norms import per_example
 from fisher_cli.curvature.memory import is_out_of_memory, release_memory
 from fisher_cli.curvature.problem import Problem, TensorData, pose
@@ -269,10 +269,10 @@ def test_forward_mode_is_not_given_up_for_want_of_memory(monkeypatch: pytest.Mon
     def short(*_: object) -> tuple[Tensor, Tensor]:
         raise SHORTAGES["CUDA"]()
 
-    monkeypatch.setattr(products, "_forward_mode", lambda _: short)
-    monkeypatch.setattr(products, "_has_few_convolutions", lambda _: False)
+    monkeypatch.setattr(tangents, "_forward_mode", lambda _: short)
+    monkeypatch.setattr(tangents, "_has_few_convolutions", lambda _: False)
     with pytest.raises(torch.OutOfMemoryError):
-        products.push_forward(problem)
+        tangents.push_forward(problem)
 
 
 # --- where nothing helps --------------------------------------------------------------------------------------------

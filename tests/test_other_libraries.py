@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from fisher_cli.inputs.checkpoints.checkpoints import Checkpoint
+from fisher_cli.inputs.networks import huggingface_models, timm_models
 from fisher_cli.inputs.networks.architectures import find_architecture, find_factory
 from fisher_cli.inputs.networks.detection import detect
 from fisher_cli.inputs.networks.fitting import load_weights
-from fisher_cli.inputs.networks.networks import huggingface_models, timm_models
 from fisher_cli.inputs.networks.timm_models import timm_model
 from tests.architecture_cases import checkpoint, message
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fisher_cli.curvature import products
+from fisher_cli.curvature import products, tangents
 from fisher_cli.curvature.problem import Problem, TensorData, pose
 from fisher_cli.curvature.products import Dual, Jacobian, empirical_product, fisher_product, split
 from fisher_cli.curvature.scores import ScoresOf, empirical_scores, true_scores
@@ -38,10 +38,12 @@ def pulled(maps: Jacobian, cotangents: Tensor) -> Tensor:
     return total
 
 
-def price(maps: Jacobian) -> int:
-    """Bytes that the first batch takes of what there is for graphs."""
-    batch = next(maps.problem.batches(maps.problem.product_batch_size))
-    return 2**40 - maps._piece(batch, 2**40)[1]
+def price(maps: Jacobian, batches: int = 1) -> int:
+    """Bytes that the first batches take of what there is for graphs."""
+    room = 2**40
+    for batch in list(maps.problem.batches(maps.problem.product_batch_size))[:batches]:
+        room = maps._piece(batch, room)[1]
+    return 2**40 - room
 
 
 def kept(maps: Jacobian) -> list[bool]:
@@ -60,11 +62,11 @@ def test_both_maps_are_the_dense_jacobian(name: str) -> None:
 
 @pytest.mark.parametrize("graphs", ["none", "one", "all"])
 @pytest.mark.parametrize("name", KINDS)
-def test_kept_graphs_change_no_number_and_products_repeat_bit_for_bit(name: str, graphs: str) -> None:
+def test_products_are_right_and_repeat_bit_for_bit_whatever_graphs_are_kept(name: str, graphs: str) -> None:
     problem, expected = NETWORKS[name](torch.float64)
     problem = replace(problem, product_batch_size=2)
     maps, vector = Jacobian(problem), draw(problem.size)
-    maps._room = {"none": 0, "one": price(maps), "all": 2**40}[graphs]
+    maps._room = {"none": -1, "one": price(maps), "all": 2**40}[graphs]
     batches = -(-problem.examples // 2)
     for make, matrix in ((fisher_product, expected.fisher), (empirical_product, expected.empirical)):
         multiply = make(problem, maps)
@@ -72,7 +74,9 @@ def test_kept_graphs_change_no_number_and_products_repeat_bit_for_bit(name: str,
         assert torch.allclose(first, truth, rtol=0, atol=1e-13 * float(truth.abs().max()))
         for _ in range(3):
             assert torch.equal(multiply(vector), first)
-        assert torch.equal(make(problem, Jacobian(problem))(vector), first)
+        again = Jacobian(problem)
+        again._room = maps._room
+        assert torch.equal(make(problem, again)(vector), first)
     dual = Dual(maps, true_scores)
     once = dual(draw(dual.size))
     assert torch.equal(dual(draw(dual.size)), once)
@@ -134,22 +138,23 @@ def layered(batch_size: int, *, keep_graphs: bool = True) -> Problem:
     return replace(pose(model, data, batch_size=batch_size), keep_graphs=keep_graphs)
 
 
-def test_graphs_are_counted_by_what_they_hold() -> None:
+def test_graphs_are_counted_by_what_they_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     """A layer keeps its input and ReLU its output, which is the next layer's input: 6 + 8 values an example."""
-    problem = layered(4)
-    maps = Jacobian(problem)
-    batch = problem.slice(0, 4)
-    assert maps._forward(batch)[1] == 4 * (6 + 8) * 8
-    # By double backward the transpose has its own, as large, and a gradient.
-    assert maps._by_double_backward
-    assert price(maps) == 2 * 4 * (6 + 8) * 8 + problem.size * 8
-
-
-@pytest.mark.parametrize(("examples", "rest", "expected"), [(4, -1, 0), (4, 0, 1), (8, -1, 1), (10, -1, 2), (10, 0, 3)])
-def test_as_many_graphs_are_kept_as_fit(examples: int, rest: int, expected: int) -> None:
-    """Room for the batches of four, four and two examples that hold so many, and a byte less."""
     maps = Jacobian(layered(4))
-    maps._room = 2 * examples * (6 + 8) * 8 + -(-examples // 4) * maps.problem.size * 8 + rest
+    assert maps._goes_back_twice
+    both = price(maps)
+    monkeypatch.setattr(products, "gradients_fit", lambda _: False)
+    alone = price(Jacobian(maps.problem))
+    assert alone == 4 * (6 + 8) * 8
+    # The way back has the cotangents of the outputs, which multiply the hidden units.
+    assert both == alone + 4 * 4 * 8
+
+
+@pytest.mark.parametrize(("batches", "rest", "expected"), [(1, -1, 0), (1, 0, 1), (2, -1, 1), (3, -1, 2), (3, 0, 3)])
+def test_as_many_graphs_are_kept_as_fit(batches: int, rest: int, expected: int) -> None:
+    """Room for the batches of four, four and two examples, and a byte less."""
+    maps = Jacobian(layered(4))
+    maps._room = price(maps, batches) + rest
     assert kept(maps) == [True] * expected + [False] * (3 - expected)
     assert all((piece.transpose is None) == (piece.graph is None) for piece in maps.pieces())
 
@@ -162,8 +167,8 @@ def test_graphs_of_transposes_are_kept_only_where_their_gradients_are_small(
     problem = layered(4)
     vector = draw(problem.size)
     expected = fisher_product(problem)(vector)
-    memory = share * problem.size * 8 / products.GRADIENT_SHARE
-    monkeypatch.setattr(products, "graph_bytes", lambda _: int(memory))
+    memory = share * problem.size * 8 / tangents.GRADIENT_SHARE
+    monkeypatch.setattr(tangents, "graph_bytes", lambda _: int(memory))
     maps = Jacobian(problem)
     assert torch.allclose(fisher_product(problem, maps)(vector), expected, rtol=0, atol=1e-14 * float(expected.norm()))
     pieces = list(maps.pieces())

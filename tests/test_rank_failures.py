@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -19,6 +20,8 @@ from torch import nn
 from typer.testing import CliRunner
 
 from fisher_cli.cli.app import app
+from fisher_cli.errors import ArchitectureError
+from fisher_cli.inputs.factories import built
 from fisher_cli.records import read_records
 from tests.test_ranks import assert_equal, torchrun
 
@@ -164,6 +167,13 @@ def test_whoever_ends_all_end_and_another_number_of_ranks_goes_on(desk: Path, wh
     for name, content in uninterrupted().items():
         Path(name).write_bytes(content)
         assert_equal(Path(name), resumed[name])
+
+
+def test_a_signal_while_a_network_is_built_is_no_error_of_its_factory() -> None:
+    with pytest.raises(SystemExit, match="143"):
+        built(lambda: sys.exit(143), {}, "net.py:make")
+    with pytest.raises(ArchitectureError, match="SystemExit: 3"):
+        built(lambda: sys.exit(3), {}, "net.py:make")
 
 
 TARGETS = [("1", signal.SIGKILL), ("0", signal.SIGKILL), ("agent", signal.SIGKILL)]

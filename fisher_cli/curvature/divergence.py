@@ -12,8 +12,9 @@ from torch import Tensor
 from fisher_cli.curvature.likelihoods import Likelihood
 from fisher_cli.curvature.moments import Moments, mean_of, over_ranks
 from fisher_cli.curvature.problem import Problem, reproducible_kernels
-from fisher_cli.curvature.products import Jacobian, push_forward
+from fisher_cli.curvature.products import Jacobian
 from fisher_cli.curvature.relative_entropy import quadratic_form, relative_entropy
+from fisher_cli.curvature.tangents import push_forward
 from fisher_cli.results import Estimate, Movement, Trace
 
 

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from fisher_cli.curvature.moments import mean_of
 from fisher_cli.curvature.problem import Problem
-from fisher_cli.curvature.products import push_forward, split
+from fisher_cli.curvature.products import split
+from fisher_cli.curvature.tangents import push_forward
 from fisher_cli.results import Estimate, Gradient
 
 

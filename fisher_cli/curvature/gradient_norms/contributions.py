@@ -12,12 +12,29 @@ import torch
 from torch import Tensor
 
 
-def _picked(values: Tensor, coefficients: Tensor) -> Tensor:
-    """Σ_k c_kb v_kb, (B, …), for coefficients (K, B) of which at most one of each b is not zero."""
-    index = coefficients.abs().argmax(0)
-    examples = torch.arange(len(index), device=index.device)
-    chosen = coefficients[index, examples].to(values.dtype)
-    return values[index, examples] * chosen.reshape(-1, *(1,) * (values.dim() - 2))
+@dataclass(frozen=True)
+class Picks:
+    """For every example one of K directions and its coefficient, (B,); `row` where it is the same one for all."""
+
+    index: Tensor
+    coefficients: Tensor
+    row: int | None
+
+    @classmethod
+    def of(cls, coefficients: Tensor) -> "Picks | None":
+        """What coefficients (K, B), of which at most one of each b is not zero, pick; None where all are zero."""
+        rows = coefficients.ne(0).any(1).nonzero().flatten().tolist()
+        if not rows:
+            return None
+        index = coefficients.abs().argmax(0)
+        chosen = coefficients.gather(0, index.unsqueeze(0)).squeeze(0)
+        return cls(index, chosen, rows[0] if len(rows) == 1 else None)
+
+    def combined(self, values: Tensor) -> Tensor:
+        """Σ_k c_kb v_kb, (B, …), of values (K, B, …)."""
+        examples = torch.arange(len(self.index), device=self.index.device)
+        picked = values[self.index, examples] if self.row is None else values[self.row]
+        return picked * self.coefficients.to(values.dtype).reshape(-1, *(1,) * (values.dim() - 2))
 
 
 def _split(tensor: Tensor, dimension: int, times: int) -> Tensor:
@@ -30,6 +47,8 @@ def _split(tensor: Tensor, dimension: int, times: int) -> Tensor:
 CANCELLATION = 3e-6
 # Below this, squares of float32 entries may have lost digits to underflow.
 SAFE_NORM = 1e-12
+# So many float32 squares may be added in float32; in a sum over a million the last four digits are lost.
+ADDED_AT_ONCE = 2**13
 
 
 @dataclass(frozen=True)
@@ -59,8 +78,7 @@ class OuterProducts:
         directions, examples, groups, rows, positions = self.cotangents.shape
         columns = self.inputs.shape[2]
         if positions == 1:
-            a = self.inputs.squeeze(3).double().square().sum(2)
-            return (self.cotangents.squeeze(4).double().square().sum(3) * a).sum(2)
+            return (_squared_rows(self.cotangents.squeeze(4)) * _squared_rows(self.inputs.squeeze(3))).sum(2)
         stacked = self.cotangents.permute(1, 2, 0, 3, 4).reshape(examples * groups, directions * rows, positions)
         a = self.inputs.reshape(examples * groups, columns, positions)
         products = None
@@ -68,12 +86,12 @@ class OuterProducts:
             products = _through_gram(a, stacked.reshape(len(a), directions, rows, positions))
         if products is None:
             gradient = torch.bmm(stacked, a.transpose(1, 2)).reshape(len(a), directions, rows, columns)
-            products = _squares(gradient)
+            products = _squared_rows(gradient).sum(2)
         return products.reshape(examples, groups, directions).sum(1).T
 
-    def weighted_sum(self, coefficients: Tensor, shape: torch.Size) -> Tensor:
-        """Σ_kb c_kb Σ_l δ_l a_lᵀ, in the parameter's shape, for c (K, B) with one of each b not zero."""
-        combined = _picked(self.cotangents, coefficients)
+    def weighted_sum(self, picks: Picks, shape: torch.Size) -> Tensor:
+        """Σ_kb c_kb Σ_l δ_l a_lᵀ, in the parameter's shape."""
+        combined = picks.combined(self.cotangents)
         if combined.shape[2] * self.inputs.shape[2] <= combined.shape[3] * (combined.shape[2] + self.inputs.shape[2]):
             gradient = torch.matmul(combined, self.inputs.transpose(2, 3)).sum(0)
         else:
@@ -105,15 +123,15 @@ def _inner_products(gradient: Tensor) -> Tensor:
     return (gradient @ gradient.mT).double()
 
 
-def _squares(gradient: Tensor) -> Tensor:
-    """Sums of squares over the last two dimensions in float64; squared there only where float32 would underflow.
-
-    Row by row: in one float32 sum over a million entries the last four digits are lost.
-    """
-    norms: Tensor = torch.linalg.vector_norm(gradient, dim=-1)
-    if bool((norms.amax(-1) < SAFE_NORM).any()):
-        norms = torch.linalg.vector_norm(gradient, dim=-1, dtype=torch.float64)
-    return norms.double().square().sum(-1)
+def _squared_rows(values: Tensor) -> Tensor:
+    """Sums of squares over the last dimension in float64; added there only where float32 would lose digits."""
+    if values.shape[-1] <= ADDED_AT_ONCE:
+        norms: Tensor = torch.linalg.vector_norm(values, dim=-1)
+        # Where all that is added up later is as small, and not a row beside large ones.
+        if norms.dim() < 2 or not bool((norms.amax(-1) < SAFE_NORM).any()):
+            return norms.double().square()
+    exact: Tensor = torch.linalg.vector_norm(values, dim=-1, dtype=torch.float64)
+    return exact.square()
 
 
 def _through_gram(a: Tensor, delta: Tensor) -> Tensor | None:
@@ -144,11 +162,11 @@ class Vectors:
 
     def squared_norms(self) -> Tensor:
         """‖g‖², (K, B) in float64."""
-        return self.values.double().square().sum(2)
+        return _squared_rows(self.values)
 
-    def weighted_sum(self, coefficients: Tensor, shape: torch.Size) -> Tensor:
-        """Σ_kb c_kb g_kb, in the parameter's shape, for c (K, B) with one entry of each b not zero."""
-        return _picked(self.values, coefficients).sum(0).reshape(shape)
+    def weighted_sum(self, picks: Picks, shape: torch.Size) -> Tensor:
+        """Σ_kb c_kb g_kb, in the parameter's shape."""
+        return picks.combined(self.values).sum(0).reshape(shape)
 
     def gradients(self, shape: torch.Size) -> Tensor:
         """The gradients themselves, (K, B, size)."""
@@ -182,9 +200,9 @@ class Rows:
         summed = same.to(self.cotangents.dtype) @ self.cotangents
         return (summed.double() * self.cotangents.double()).sum((2, 3))
 
-    def weighted_sum(self, coefficients: Tensor, shape: torch.Size) -> Tensor:
-        """Σ_kb c_kb Σ_l e_{id_l} δ_lᵀ, in the parameter's shape, for c (K, B), one of each b not zero."""
-        combined = _picked(self.cotangents, coefficients) * self.counted.unsqueeze(2)
+    def weighted_sum(self, picks: Picks, shape: torch.Size) -> Tensor:
+        """Σ_kb c_kb Σ_l e_{id_l} δ_lᵀ, in the parameter's shape."""
+        combined = picks.combined(self.cotangents) * self.counted.unsqueeze(2)
         total = torch.zeros(shape, dtype=combined.dtype, device=combined.device)
         return total.index_add(0, self.ids.reshape(-1), combined.flatten(0, 1))
 

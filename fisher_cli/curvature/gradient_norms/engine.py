@@ -11,7 +11,7 @@ from torch.func import vmap
 from fisher_cli.curvature.batching import DIRECTIONS_AT_ONCE
 from fisher_cli.curvature.gradient_norms import per_example
 from fisher_cli.curvature.gradient_norms.capture import Call, recorded_calls
-from fisher_cli.curvature.gradient_norms.contributions import Contribution, can_be_joined, joined, squared_norms
+from fisher_cli.curvature.gradient_norms.contributions import Contribution, Picks, can_be_joined, joined, squared_norms
 from fisher_cli.curvature.gradient_norms.graph import Graph, read_graph
 from fisher_cli.curvature.gradient_norms.layouts import Layout, find_layout, ratios_for
 from fisher_cli.curvature.gradient_norms.rules import RULES
@@ -174,17 +174,18 @@ class Engine:
         """Norms and weighted sums of the gradients of some directions."""
         found: dict[str, Tensor] = {}
         sums: dict[str, Tensor] = {}
+        picks = None if coefficients is None else Picks.of(coefficients)
         with torch.no_grad():
             for name, parts in _contributions(plan, outputs, directions):
                 with spent_on([name]):
                     found[name] = squared_norms(parts)
-                    if coefficients is not None:
+                    if picks is not None:
                         shape = self.problem.parameters[name].shape
-                        sums[name] = _total(part.weighted_sum(coefficients, shape) for part in parts)
+                        sums[name] = _total(part.weighted_sum(picks, shape) for part in parts)
         if plan.by_example:
             with spent_on(plan.by_example):
                 found |= self._by_example(plan.by_example, batch, directions)
-                if coefficients is not None:
+                if coefficients is not None and picks is not None:
                     sums |= self._sums_by_autograd(plan.by_example, outputs, directions, coefficients)
         zero = torch.zeros(directions.shape[:2], dtype=torch.float64, device=directions.device)
         return {name: found.get(name, zero) for name in self.problem.parameters}, sums

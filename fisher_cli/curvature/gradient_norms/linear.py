@@ -13,4 +13,5 @@ def linear(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> 
     del arguments
     a = inputs.reshape(len(inputs), 1, -1, inputs.shape[-1]).transpose(2, 3)
     delta = cotangents.reshape(*cotangents.shape[:2], 1, -1, cotangents.shape[-1]).transpose(3, 4)
-    return {"weight": OuterProducts(a, delta), "bias": Vectors(delta.squeeze(2).sum(3))}
+    summed = delta.flatten(2) if delta.shape[4] == 1 else delta.squeeze(2).sum(3)
+    return {"weight": OuterProducts(a, delta), "bias": Vectors(summed)}

@@ -1,0 +1,210 @@
+"""Convolutions and batch norms whose backward pass is a linear map that knows its own transpose.
+
+J v is the derivative of u ↦ Jᵀu, a backward pass through the backward pass. Autograd's formulas for that serve second
+derivatives with respect to inputs and weights too, and take a convolution about four convolutions. In a product with
+J those are constants: here the backward pass is a function of the cotangent alone, and its transpose takes two.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+_ATEN: Final = torch.ops.aten
+
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+"""With respect to inputs, weight and bias; None where nobody asks."""
+
+
+def laid_out(images: Tensor) -> Tensor:
+    """Images with channels last on the CPU, where convolutions then make no copies of their own."""
+    last = images.dim() == 4 and images.device.type == "cpu"
+    return images.contiguous(memory_format=torch.channels_last) if last else images
+
+
+class _Geometry(NamedTuple):
+    """What a convolution is given besides tensors."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+    def of(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """x ∗ W + b."""
+        none = (0,) * len(self.stride)
+        y: Tensor = _ATEN.convolution(
+            x, weight, bias, self.stride, self.padding, self.dilation, False, none, self.groups
+        )
+        return y
+
+    def back(self, u: Tensor, x: Tensor, weight: Tensor, wanted: Sequence[bool]) -> Gradients:
+        """The gradients of ⟨u, x ∗ W + b⟩."""
+        none, sizes, wanted = (0,) * len(self.stride), [len(weight)], list(wanted)
+        shape = (self.stride, self.padding, self.dilation, False, none, self.groups)
+        gradients: Gradients = _ATEN.convolution_backward(u, x, weight, sizes, *shape, wanted)
+        return gradients
+
+
+class _Convolution(torch.autograd.Function):
+    """x ∗ W + b."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geometry) -> Tensor:
+        x = laid_out(x)
+        ctx.save_for_backward(x, weight)
+        ctx.geometry = geometry
+        return geometry.of(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[:3]
+        return *_ConvolutionBackward.apply(u, x.detach(), weight.detach(), ctx.geometry, wanted), None
+
+
+class _ConvolutionBackward(torch.autograd.Function):
+    """u ↦ the gradients of ⟨u, x ∗ W + b⟩, whose transpose is (ẋ, Ẇ, ḃ) ↦ ẋ ∗ W + x ∗ Ẇ + ḃ."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, u: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry, wanted: Sequence[bool]
+    ) -> Gradients:
+        ctx.save_for_backward(x, weight)
+        ctx.geometry, ctx.shape = geometry, u.shape
+        ctx.set_materialize_grads(False)
+        return geometry.back(laid_out(u), x, weight, wanted)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, x_dot: Tensor | None, weight_dot: Tensor | None, bias_dot: Tensor | None) -> Any:
+        x, weight = ctx.saved_tensors
+        total = None
+        if weight_dot is not None:
+            total = ctx.geometry.of(x, weight_dot, bias_dot)
+        elif bias_dot is not None:
+            total = bias_dot.reshape(-1, *(1,) * (x.dim() - 2)).expand(ctx.shape)
+        if x_dot is not None:
+            through = ctx.geometry.of(laid_out(x_dot), weight, None)
+            total = through if total is None else through + total
+        return total, None, None, None, None
+
+
+class _BatchNorm(torch.autograd.Function):
+    """γ ∘ x̂ + β with x̂ = (x − μ)/√(σ² + ε) of the running statistics."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, mean, variance)
+        ctx.eps = eps
+        y: Tensor = _ATEN.native_batch_norm(x, weight, bias, mean, variance, False, 0.0, eps)[0]
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
+        constants = (tensor.detach() for tensor in ctx.saved_tensors)
+        return *_BatchNormBackward.apply(u, *constants, ctx.eps, ctx.needs_input_grad[:3]), None, None, None
+
+
+class _BatchNormBackward(torch.autograd.Function):
+    """u ↦ the gradients of ⟨u, γ ∘ x̂ + β⟩, whose transpose is (ẋ, γ̇, β̇) ↦ ẋ ∘ γ/√(σ² + ε) + γ̇ ∘ x̂ + β̇."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        u: Tensor,
+        x: Tensor,
+        weight: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        eps: float,
+        wanted: Sequence[bool],
+    ) -> Gradients:
+        ctx.save_for_backward(x, weight, mean, torch.rsqrt(variance + eps))
+        ctx.set_materialize_grads(False)
+        none = (None, None)
+        gradients: Gradients = _ATEN.native_batch_norm_backward(
+            u, x, weight, mean, variance, *none, False, eps, list(wanted)
+        )
+        return gradients
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, x_dot: Tensor | None, weight_dot: Tensor | None, bias_dot: Tensor | None) -> Any:
+        x, weight, mean, inverse = ctx.saved_tensors
+        shape = (-1, *(1,) * (x.dim() - 2))
+        total = torch.zeros_like(mean).reshape(shape) if bias_dot is None else bias_dot.reshape(shape)
+        if weight_dot is not None:
+            slope = weight_dot * inverse
+            total = torch.addcmul(total - (mean * slope).reshape(shape), x, slope.reshape(shape))
+        if x_dot is not None:
+            total = torch.addcmul(total, x_dot, (weight * inverse).reshape(shape))
+        return total.expand_as(x), None, None, None, None, None, None
+
+
+def _each(value: int | Sequence[int], dimensions: int) -> tuple[int, ...]:
+    return (value,) * dimensions if isinstance(value, int) else tuple(value)
+
+
+def _convolution(original: Callable[..., Tensor], dimensions: int) -> Callable[..., Tensor]:
+    def convolution(
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: int | Sequence[int] = 1,
+        padding: str | int | Sequence[int] = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+    ) -> Tensor:
+        if isinstance(padding, str) or input.dim() != dimensions + 2 or not input.is_floating_point():
+            return original(input, weight, bias, stride, padding, dilation, groups)
+        sizes = [_each(value, dimensions) for value in (stride, padding, dilation)]
+        found: Tensor = _Convolution.apply(input, weight, bias, _Geometry(sizes[0], sizes[1], sizes[2], groups))
+        return found
+
+    return convolution
+
+
+def _batch_norm(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def batch_norm(
+        input: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        given = (running_mean, running_var, weight, bias)
+        if training or any(tensor is None or tensor.dtype != input.dtype for tensor in given):
+            return original(input, running_mean, running_var, weight, bias, training, momentum, eps)
+        found: Tensor = _BatchNorm.apply(input, weight, bias, running_mean, running_var, eps)
+        return found
+
+    return batch_norm
+
+
+@contextlib.contextmanager
+def transposable_layers() -> Iterator[None]:
+    """Let torch.nn.functional's convolutions and batch norm be those of this module while the context is open.
+
+    Their graphs can be differentiated once with respect to parameters and inputs, and once more with respect to the
+    cotangent; a second derivative with respect to parameters or inputs is missing from them.
+    """
+    names = ("conv1d", "conv2d", "conv3d", "batch_norm")
+    originals = {name: getattr(functional, name) for name in names}
+    try:
+        for dimensions, name in enumerate(names[:3], 1):
+            setattr(functional, name, _convolution(originals[name], dimensions))
+        functional.batch_norm = _batch_norm(originals["batch_norm"])
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(functional, name, original)
