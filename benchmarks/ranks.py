@@ -28,7 +28,7 @@ from benchmarks.networks import ResNet20
 
 ROOT = Path(__file__).parents[1]
 # By part: examples, and what is asked of them.
-TASKS = {"traces": (768, ["--eigenvalues", "0"]), "eigenvalues": (256, ["--eigenvalues", "3"])}
+TASKS = {"traces": (384, ["--eigenvalues", "0"]), "eigenvalues": (128, ["--eigenvalues", "3"])}
 CHECKPOINTS = 2
 QUICK_EXAMPLES = 32
 # The goal: the wall time with two ranks in that with one.

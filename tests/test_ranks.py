@@ -104,6 +104,7 @@ def together(folder: Path, ranks: int, *, long: bool = False) -> tuple[Path, lis
             out, err = process.communicate(timeout=600)
             assert process.returncode == 0, err
             done = json.loads((here / "tasks.done").read_text())
+            assert done[: len(words)] == [0] * len(words), err
         _done[ranks, long] = here, done, out, err
     return _done[ranks, long]
 

@@ -57,9 +57,11 @@ class _ChannelMoments:
         """Those of all ranks, merged in their order; a rank without examples has none."""
         if world.size == 1:
             return self
-        mine = [torch.cat([self.mean.new_tensor([self.count]), self.mean, self.squares]).unsqueeze(0)]
+        mine = []
+        if self.count:
+            mine = [torch.cat([self.mean.new_tensor([self.count]), self.mean, self.squares]).unsqueeze(0)]
         merged = _ChannelMoments(calls=self.calls)
-        for row in world.gather(mine if self.count else []):
+        for row in world.gather(mine):
             mean, squares = row[1:].chunk(2)
             merged._merge(int(row[0]), mean, squares)
         return merged
