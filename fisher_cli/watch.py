@@ -22,8 +22,9 @@ from fisher_cli.launch import Launch
 INTERVAL = 1.0
 # A rank whose counter stands still for so long hangs, or its machine is gone.
 SILENCE = 20.0
-# So long may a rank take to hear that it must leave, and then to leave, before it is ended from here.
-HEARING, LEAVING = 5.0, 30.0
+# So long may a rank take to hear that it must leave, and then to leave, before it is ended from here: a backward pass
+# hears nothing. One that waits for other ranks, which leave too, gets less.
+LEAVING, WAITING = 30.0, 5.0
 # Rank 0 mostly fails for the same reason as the others, and says it itself if given so long.
 PRECEDENCE = 5.0
 STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
@@ -179,9 +180,9 @@ class Watch:
             if now - self._heard > LEAVING:
                 os._exit(1)
             if told < now:
-                if self._heard > now and now - told > HEARING:
+                if self._heard > now and now - told > (WAITING if self._is_patient else LEAVING):
                     self._say(self._reason or "stopped")
-                    os._exit(1)  # the main thread waits for a rank that will never come
+                    os._exit(1)
                 continue
             word = self._word()
             if word is None:
