@@ -11,6 +11,7 @@ FisherError
 ├── NumericalError         weights or results are NaN or infinite
 ├── VerificationError      our own numbers disagree with plain autograd, or do not add up
 ├── OutOfMemoryError       one example at once is still too much for the memory
+├── RanksError             of several processes on one analysis another is gone, or went another way
 └── OutputError            the report cannot be written there
     ├── RecordError             its journal cannot be read or written, or answers another question
     └── LockedError             another process is writing it (exit code 5)
@@ -63,6 +64,10 @@ class VerificationError(FisherError):
 
 class OutOfMemoryError(FisherError):
     """The memory does not even suffice for one example at once."""
+
+
+class RanksError(FisherError):
+    """Of several processes on one analysis another is gone, or went another way."""
 
 
 class OutputError(FisherError):

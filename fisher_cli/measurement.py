@@ -20,6 +20,7 @@ from fisher_cli.curvature.problem import Data, Problem, pose
 from fisher_cli.curvature.spectrum import Question, spectrum
 from fisher_cli.curvature.task2vec import task2vec
 from fisher_cli.curvature.traces import Sweep, sweep
+from fisher_cli.curvature.world import ALONE, World
 from fisher_cli.errors import DataError, OutOfMemoryError, UsageError
 from fisher_cli.results import Ledger, Measurement, Spectrum, Status
 from fisher_cli.selection import select_parameters, without_head
@@ -126,6 +127,7 @@ def measure(
     known: Ledger | None = None,
     observer: Observer | None = None,
     trail: Trail | None = None,
+    world: World = ALONE,
 ) -> Measurement:
     """Everything `settings` asks for about one network: predictions, traces, gradient, eigenvalues.
 
@@ -145,13 +147,16 @@ def measure(
         """The measurement, or the number of examples at once for which memory did not suffice."""
         at_once = size or POSED_EXAMPLES
         try:
-            with clock("pose"):
-                problem = replace(posed(module, data, settings, size, device, classes), keep_graphs=keep_graphs)
+            with clock("pose"), world.in_step():
+                problem = replace(posed(module, data, settings, size, device, classes, world), keep_graphs=keep_graphs)
             at_once = min(problem.batch_size, problem.examples)
-            if settings.verify:
-                return verified(problem, settings, observer.stage, clock)
-            return _measured(problem, settings, verify, known, observer, clock, trail)
+            with world.in_step():
+                if settings.verify:
+                    return verified(problem, settings, observer.stage, clock)
+                return _measured(problem, settings, verify, known, observer, clock, trail)
         except Exception as error:
+            if trail is not None:
+                trail.withdraw()
             if not is_out_of_memory(error):
                 raise
             _LOG.debug("memory ran out at %d examples at once", at_once, exc_info=True)
@@ -188,6 +193,7 @@ def posed(
     size: int | None,
     device: torch.device | None,
     classes: int | None,
+    world: World = ALONE,
 ) -> Problem:
     """The problem that the settings pose of a network on examples, so many at once."""
     problem = pose(
@@ -198,6 +204,7 @@ def posed(
         batch_size=size,
         device=device,
         dtype=getattr(torch, settings.precision.value),
+        world=world,
     )
     _check_classes(problem, classes)
     return without_head(problem) if settings.without_head else problem

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from fisher_cli.curvature.problem import TensorData, pose
+from fisher_cli.curvature.world import ALONE, World
 from fisher_cli.inputs.data.datasets import Examples, Normalization
 from fisher_cli.inputs.data.normalization import CHOICE_EXAMPLES, choose_normalization
 from fisher_cli.settings import Settings
 
 
 def with_chosen_normalization(
-    examples: Examples, module: nn.Module, settings: Settings, device: torch.device
+    examples: Examples, module: nn.Module, settings: Settings, device: torch.device, world: World = ALONE
 ) -> Examples:
     """The examples normalised by argmin over candidates of the mean −log q, in nats, on at most 1024 of them.
 
@@ -30,7 +31,8 @@ def with_chosen_normalization(
 
     likelihood = str(settings.likelihood)
     first = data(examples.candidates[0])
-    problem = pose(module, first, likelihood=likelihood, device=device, dtype=getattr(torch, settings.precision))
+    dtype = getattr(torch, settings.precision)
+    problem = pose(module, first, likelihood=likelihood, device=device, dtype=dtype, world=world)
 
     def losses_of(normalization: Normalization) -> Tensor:
         tried = replace(problem, data=data(normalization))
@@ -39,7 +41,7 @@ def with_chosen_normalization(
                 -problem.likelihood.log_likelihood(tried.forward(batch.inputs), batch.labels)
                 for batch in tried.batches()
             ]
-        return torch.cat(parts).cpu()
+        return world.gather(parts).cpu()
 
     choice = choose_normalization(examples.candidates, losses_of)
     return examples.with_normalization(choice.normalization, choice)

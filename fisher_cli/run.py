@@ -12,11 +12,13 @@ import torch
 from torch import nn
 
 from fisher_cli import __version__
+from fisher_cli.agreement import refuse_other_files
 from fisher_cli.analysis import Analysis
 from fisher_cli.codec import decode, encode
 from fisher_cli.curvature.memory import is_out_of_memory, release_memory
 from fisher_cli.curvature.problem import Data, TensorData
-from fisher_cli.errors import FisherError, OutOfMemoryError, UsageError
+from fisher_cli.curvature.world import ALONE, World
+from fisher_cli.errors import FisherError, OutOfMemoryError, RanksError, UsageError
 from fisher_cli.inputs.checkpoints.acquaintance import Acquaintance, Found
 from fisher_cli.inputs.checkpoints.checkpoints import (
     Checkpoint,
@@ -82,7 +84,8 @@ class Run:
 
     Everything that concerns the whole run is checked when it is made: checkpoints found, data loaded, device there.
     Files that an earlier run with its journal in the folder `before` has found are only hashed. With `following` it
-    goes on with checkpoints that come later; before each wait for them it calls `waiting`.
+    goes on with checkpoints that come later; before each wait for them it calls `waiting`. The ranks of the `world`
+    go through the same checkpoints, in step; only rank 0 has a journal.
     """
 
     def __init__(
@@ -93,15 +96,18 @@ class Run:
         observer: Observer | None = None,
         before: Path | None = None,
         following: Following | None = None,
+        world: World = ALONE,
     ) -> None:
         self._settings, self._resources = settings, resources
         self.observer: Observer = observer or Silent()
-        self.device = choose_device(resources.device)
+        self._world = world
+        self.device = choose_device(world.own_device(resources.device))
         self.reading = Reading.of(settings, resources)
         self._acquaintance = self._acquainted(before)
         self._watch = None if following is None else Watch(paths, self.reading, self._acquaintance, following)
         self.waiting: Callable[[], None] = lambda: None
         self.files = self._found(paths)
+        refuse_other_files(self.files, world)
         self.networks = Networks(settings.model, dict(settings.model_arguments))
         self.examples = self._normalized(load_data(settings, resources))
         self.data = resident(self.examples, self.device)
@@ -135,15 +141,19 @@ class Run:
 
         Raises:
             FisherError: what is wrong with the last checkpoint, when none can be used.
+            RanksError: another rank is gone.
         """
         last: Exception | None = None
         for file in reversed(self.files) if examples.candidates else ():
             try:
-                module = self.network(file)[2]
+                with self._world.in_step():
+                    module = self.network(file)[2]
+            except RanksError:
+                raise
             except FisherError as error:
                 last = last or error
                 continue
-            return with_chosen_normalization(examples, module, self._settings, self.device)
+            return with_chosen_normalization(examples, module, self._settings, self.device, self._world)
         if last is not None:
             raise last
         return examples
@@ -230,15 +240,19 @@ class Run:
 
     def _recalled(self, file: CheckpointFile) -> Measurement | None:
         """The row as it was measured before, for the same weights after the same weights, under today's name."""
-        if self._journal is None or file.sha256 is None:
-            return None
-        record = self._journal.records.get((file.sha256, self._before.sha256 if self._before else None))
-        if record is None:
+        record = None
+        if self._journal is not None and file.sha256 is not None:
+            record = self._journal.records.get((file.sha256, self._before.sha256 if self._before else None))
+        of_record = record and (record.measurement.memory_ran_out_at, record.measurement.batch_size)
+        known = self._world.broadcast(of_record)
+        if known is None:
             return None
         self._before, self._is_traced, self._between = file, False, 0
+        if known[0] is not None:
+            self._batch_size = known[1]
+        if record is None:  # rank 0 has it
+            return Measurement(checkpoint=file.name, status=Status.OK)
         self._let_go(record)
-        if record.measurement.memory_ran_out_at is not None:
-            self._batch_size = record.measurement.batch_size
         return replace(record.measurement, checkpoint=file.name, step=file.step, epoch=file.epoch)
 
     def _measured_anew(self, file: CheckpointFile) -> Measurement:
@@ -273,21 +287,23 @@ class Run:
 
         Raises:
             UsageError: what was asked cannot be, for this or any checkpoint.
+            RanksError: another rank is gone.
         """
         row = Measurement(checkpoint=file.name, status=Status.OK, sha256=file.sha256, step=file.step, epoch=file.epoch)
         start = time.perf_counter()
         if self._trail is not None:
             self._trail.advance()
         try:
-            checkpoint = load_checkpoint(file, self.reading)
-            row = replace(row, step=checkpoint.step, epoch=checkpoint.epoch, weights=checkpoint.weights_kind)
-            refuse_nonfinite(checkpoint)
-            architecture = self.networks.architecture(checkpoint)
-            row = replace(row, architecture=architecture.name)
-            module = self.networks.load(architecture, checkpoint)
+            with self._world.in_step():
+                checkpoint = load_checkpoint(file, self.reading)
+                row = replace(row, step=checkpoint.step, epoch=checkpoint.epoch, weights=checkpoint.weights_kind)
+                refuse_nonfinite(checkpoint)
+                architecture = self.networks.architecture(checkpoint)
+                row = replace(row, architecture=architecture.name)
+                module = self.networks.load(architecture, checkpoint)
             loading = time.perf_counter() - start
             found = self._measured(module)
-        except UsageError:
+        except (UsageError, RanksError):
             raise
         except Exception as error:
             if not isinstance(error, FisherError):
@@ -330,6 +346,7 @@ class Run:
             known=self._known[1] if self._known is not None and self._known[0] is module else None,
             observer=self.observer,
             trail=self._trail,
+            world=self._world,
         )
         if found.memory_ran_out_at is not None:
             self._batch_size = found.batch_size

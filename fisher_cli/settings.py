@@ -251,7 +251,7 @@ class Resources:
 
     `batch_size` None means: chosen from the network's shapes and the machine's memory. `trust_pickle` lets files run
     their own code while they are read. `shard` None means all checkpoints; `devices` are those that share them out on
-    this machine, one process each, none for a single process on `device`.
+    this machine, one process each, none for a single process on `device`. `ranks` processes share the examples.
     """
 
     batch_size: int | None = None
@@ -261,6 +261,7 @@ class Resources:
     trust_pickle: bool = False
     shard: Shard | None = None
     devices: tuple[str, ...] = ()
+    ranks: int = 1
 
     def as_dict(self) -> dict[str, Any]:
         """The resources as plain JSON values, in declaration order."""

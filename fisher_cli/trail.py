@@ -47,6 +47,10 @@ class Trail:
         """Keep what the next checkpoint is held against; only when this one has all its numbers."""
         self._left = footprint(swept.engine.problem, swept.outputs, swept.trace)
 
+    def withdraw(self) -> None:
+        """Nothing is left by a checkpoint that failed on another rank after it was done here."""
+        self._left = None
+
     def _remarks(self, found: Movement) -> list[str]:
         remarks = []
         if self.missed:

@@ -15,6 +15,7 @@ from benchmarks.estimators import ClassesRow, OverheadRow
 from benchmarks.harness import Row, number, record, table
 from benchmarks.methods import FORWARD, true_alone
 from benchmarks.networks import CASES, Case, Setting
+from benchmarks.ranks import GOAL, RanksRow
 from benchmarks.spectrum import SpectrumRow
 from benchmarks.variances import EstimateRow
 from fisher_cli.curvature.problem import TensorData, pose
@@ -121,6 +122,16 @@ def test_tables_are_markdown_with_what_is_missing_as_a_dash() -> None:
 def test_numbers_have_no_exponent() -> None:
     shown = [number(values, 3) for values in ([], [math.nan], [math.inf], [0.0], [0.01234], [1.0, 3.0], [12345.6])]
     assert shown == ["—", "—", "∞", "0", "0.0123", "2.00", "12,346"]
+
+
+def test_two_ranks_are_held_against_the_goal_and_the_trace_of_one() -> None:
+    row = RanksRow("traces", 2, seconds=[6.0], ratios=[0.6], trace=1.0, difference=1e-12)
+    assert row.verdict() == "within the goal"
+    row.ratios = [0.6, 0.7, 0.7]
+    assert row.verdict() == f"above the goal of {GOAL}"
+    row.difference = 1e-5
+    assert row.verdict() == "wrong by 1e-05"
+    assert RanksRow("traces", 3, difference=0.0).verdict() == "—"
 
 
 def small() -> nn.Module:

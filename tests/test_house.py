@@ -27,6 +27,8 @@ GROUND = {
     "durable",
     "codec",
     "dialects",
+    "launch",
+    "watch",
 } | {"__init__"}
 FLOORS: list[set[str]] = [
     GROUND,
@@ -44,7 +46,7 @@ FLOORS: list[set[str]] = [
         "trajectory",
     },
     {"trail", "selection", "comparing", "verification", "measurement", "normalizing", "examples", "analysis", "run"}
-    | {"library", "checkpoint_comparison", "reports"}
+    | {"library", "checkpoint_comparison", "reports", "distributed", "agreement"}
     | {"sharing", "crew", "devices", "parts", "merging"},
     {"cli", "__main__"},
 ]
@@ -55,6 +57,7 @@ BESIDE = {
     "presets": {"settings", "errors"},
     "shards": {"errors"},
     "settings": {"shards"},
+    "watch": {"launch", "errors"},
     "rows": {"trajectory"},
     "comparison_rows": {"rows"},
     "example_rows": {"rows"},
@@ -68,7 +71,7 @@ BESIDE = {
     "integrity": {"table_reading", "outputs", "records"},
     "measurement": {"trail", "comparing", "verification", "selection"},
     "analysis": {"examples"},
-    "run": {"measurement", "normalizing", "analysis", "trail"},
+    "run": {"measurement", "normalizing", "analysis", "trail", "agreement"},
     "library": {"run", "analysis", "measurement", "normalizing", "trail"},
     "sharing": {"run", "measurement"},
     "crew": {"sharing"},
@@ -203,6 +206,19 @@ def test_the_one_loader_that_runs_files_is_used_in_one_place_that_is_told_to() -
 )
 def test_the_rule_above_finds_what_it_forbids(line: str) -> None:
     assert list(forbidden("inputs/other.py", ast.parse(line)))
+
+
+def names_torch_distributed(tree: ast.Module) -> bool:
+    texts = [
+        ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom | ast.Attribute)
+    ]
+    return any("torch.distributed" in text or text == "from torch import distributed" for text in texts)
+
+
+def test_collectives_are_in_one_place() -> None:
+    """Checkpoints that torch.distributed has written are read without it."""
+    found = [path.relative_to(PACKAGE).as_posix() for path, tree in modules() if names_torch_distributed(tree)]
+    assert found == ["distributed.py"]
 
 
 def test_only_the_console_prints() -> None:

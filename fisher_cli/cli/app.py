@@ -27,6 +27,7 @@ from fisher_cli.cli import (
 )
 from fisher_cli.cli.groups import Group
 from fisher_cli.errors import FisherError, LockedError, UsageError
+from fisher_cli.launch import launched
 
 # What Typer raises on words it cannot parse; it exports only this kind of it.
 UnparsableError = cast("type[Exception]", typer.BadParameter.__bases__[0])
@@ -153,15 +154,41 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+# What several ranks can do together.
+SHARED = {"analyze", "spectrum", "examples"}
+
+
 @app.callback()
 def root(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 - its callback acts
         bool,
         typer.Option("--version", callback=_version, is_eager=True, metavar="", help="Print the version and stop."),
     ] = False,
-    debug: options.Debug = False,
+    debug: options.Debug = False,  # noqa: ARG001 - likewise
 ) -> None:
     """Fisher information of saved classifier checkpoints."""
+    _refuse_ranks(context.invoked_subcommand)
+
+
+def _refuse_ranks(command: str | None) -> None:
+    """Refuse several ranks where each would do the whole work.
+
+    Raises:
+        UsageError: there are several.
+    """
+    if launched().size > 1 and command not in SHARED:
+        msg = f"fisher {command} works in one process: type it without torchrun"
+        raise UsageError(msg)
+
+
+def _be_silent() -> None:
+    """Let nothing of this process reach the terminal, not even from libraries: rank 0 speaks."""
+    sink = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        if stream == 1 or "--debug" not in sys.argv:
+            os.dup2(sink, stream)
+    os.close(sink)
 
 
 def _stop(number: int, _: FrameType | None) -> None:
@@ -175,6 +202,11 @@ def _stop(number: int, _: FrameType | None) -> None:
 
 def main() -> None:
     """Run the command line."""
+    if launched().size > 1:
+        # What torch's own network code says when another rank is gone takes dozens of lines.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if not launched().speaks:
+        _be_silent()
     if not sys.warnoptions:  # python -W shows them; what a user must know is a message of ours
         warnings.simplefilter("ignore")
     for number in STOPPING_SIGNALS:

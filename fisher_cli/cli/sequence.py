@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from fisher_cli.cli.long_tables import LongTable, Opened, open_rows
 from fisher_cli.cli.streams import ROWS_AS_THEY_COME, exit_code, why_nothing
 from fisher_cli.durable import Prepared
+from fisher_cli.errors import UsageError
+from fisher_cli.launch import launched
 from fisher_cli.outputs import Format, Metadata, ReportFiles, inside_parquet, render
 from fisher_cli.records import journal_folder, open_journal
 from fisher_cli.settings import Resources, Settings
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from fisher_cli.analysis import Analysis
+    from fisher_cli.curvature.world import World
     from fisher_cli.inputs.checkpoints.following import Following
     from fisher_cli.reports.console import Console
     from fisher_cli.results import Measurement
@@ -69,14 +72,28 @@ def go_through(
     """Measure every checkpoint, write and print what the report makes of it.
 
     Beside a report file its journal keeps every finished row: with `resume` those are not measured again. A run that
-    waits for checkpoints still to come writes its report before each wait.
+    waits for checkpoints still to come writes its report before each wait. Of several ranks the first writes and
+    prints.
 
     Returns:
         The exit code: 0 all rows ok, 3 some not, 1 none, 4 if the report's gate is shut.
+
+    Raises:
+        UsageError: several ranks cannot do this.
     """
+    launch = launched()
+    if launch.size > 1 and waits is not None:
+        msg = "--follow waits in one process: type the command without torchrun"
+        raise UsageError(msg)
+    if launch.size > 1 and (resources.shard is not None or resources.devices):
+        msg = "torchrun shares out the examples, --shard and --devices the checkpoints: leave one of them out"
+        raise UsageError(msg)
+    if not launch.speaks:
+        files = to_stdout = None
     if files is not None:
         files.check_writable()
 
+    from fisher_cli.distributed import joined
     from fisher_cli.inputs.checkpoints.following import Following
     from fisher_cli.reports.console import Console
 
@@ -86,7 +103,9 @@ def go_through(
         is_fresh = files is None or files.force or not resume
         before = None if files is None or is_fresh else journal_folder(files.main)
         following = None if waits is None else Following(waits.until, console.message)
-        run = _run(checkpoints, settings, resources, before, following)
+        world = stack.enter_context(joined(launch, resources.device, console.error))
+        resources = replace(resources, ranks=world.size)
+        run = _run(checkpoints, settings, resources, before, following, world)
         stack.callback(run.close)
         if files is not None:
             files = replace(files, inputs=tuple(file.path for file in run.files))
@@ -97,7 +116,8 @@ def go_through(
         _measure(console, run, report, files, to_stdout, opened)
         stack = stack.pop_all()  # kept until the end: what goes to stdout does not go to stderr
     with stack:
-        return _finish(console, run.analysis, report, files, to_stdout, opened)
+        code = _finish(console, run.analysis, report, files, to_stdout, opened)
+    return code if launch.speaks else 0
 
 
 def _run(
@@ -106,6 +126,7 @@ def _run(
     resources: Resources,
     before: Path | None,
     following: "Following | None",
+    world: "World",
 ) -> "Run":
     """A run over all checkpoints, over those of a shard, on several devices, or of a folder that is followed."""
     from fisher_cli.run import Run
@@ -117,7 +138,7 @@ def _run(
         return DeviceRun(checkpoints, settings, resources, before)
     if resources.shard is not None:
         return SharedRun(checkpoints, settings, resources, before=before)
-    return Run(checkpoints, settings, resources, before=before, following=following)
+    return Run(checkpoints, settings, resources, before=before, following=following, world=world)
 
 
 def _journal(
@@ -147,7 +168,23 @@ def _say_what_is_analysed(console: "Console", run: "Run") -> None:
     name = examples.normalization.name
     normalised = "not normalised" if name == "none" else f"normalised by {name}"
     console.message(
-        f"{count}, {part} {examples.total} examples of {examples.name}{split}, {normalised}, on {run.analysis.device}"
+        f"{count}, {part} {examples.total} examples of {examples.name}{split}, {normalised}, on {run.device}{_by(run)}"
+    )
+
+
+def _by(run: "Run") -> str:
+    ranks = run.analysis.resources.ranks
+    return f", {ranks} ranks" if ranks > 1 else ""
+
+
+def _say_who_idles(console: "Console", run: "Run", measurement: "Measurement") -> None:
+    """Ranks share whole batches, so that results do not depend on their number; there may be fewer than ranks."""
+    ranks, at_once, examples = run.analysis.resources.ranks, measurement.batch_size, measurement.examples
+    if at_once is None or examples is None or ranks <= 1 or (batches := -(-examples // at_once)) >= ranks:
+        return
+    console.message(
+        f"{ranks} ranks and {batches} batches of up to {at_once} examples: the other ranks have nothing to do; "
+        f"-b {max(1, examples // (4 * ranks))} gives work to all"
     )
 
 
@@ -176,6 +213,8 @@ def _measure(
                     for text in [lines] if isinstance(lines, str) else lines:
                         console.write(text)
                 opened.add(measurement, order)
+                if order == 0:
+                    _say_who_idles(console, run, measurement)
                 run.analysis.measurements[place] = report.finished(measurement)
         except BaseException as error:
             _keep(console, run, report, files, opened, by_user=not isinstance(error, Exception))

@@ -97,7 +97,8 @@ def pilot(engine: Engine, target_error: float | None) -> Pilot:
     least = 1 if isinstance(problem.likelihood, Softmax) else 0
     columns = _enough_columns(r.mT @ kernels @ r, problem.examples, target_error, least)
     # With no fewer directions than a root has columns, all of these are taken and nothing is drawn.
-    return Pilot(kernel, columns if columns + MIXTURES < rank_of(problem) else rank_of(problem))
+    columns = problem.world.broadcast(columns if columns + MIXTURES < rank_of(problem) else rank_of(problem))
+    return Pilot(kernel, columns)
 
 
 def rank_of(problem: Problem) -> int:

@@ -35,7 +35,8 @@ def fisher_diagonal(engine: Engine) -> dict[str, Tensor]:
             with torch.no_grad():
                 for name, parts in evaluated.contributions(directions[some]):
                     total[name] += _weighted_squares(parts, weights, problem.parameters[name].shape)
-    return {name: (part / problem.examples).reshape(problem.parameters[name].shape) for name, part in total.items()}
+    whole = {name: problem.world.sum(part) / problem.examples for name, part in total.items()}
+    return {name: part.reshape(problem.parameters[name].shape) for name, part in whole.items()}
 
 
 def _weighted_squares(parts: list[Contribution] | Tensor, weights: Tensor, shape: torch.Size) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature.likelihoods import Likelihood
-from fisher_cli.curvature.moments import Moments, mean_of
+from fisher_cli.curvature.moments import Moments, mean_of, over_ranks
 from fisher_cli.curvature.problem import Problem, reproducible_kernels
 from fisher_cli.curvature.products import Jacobian
 from fisher_cli.curvature.relative_entropy import quadratic_form, relative_entropy
@@ -95,7 +95,8 @@ def second_order(problem: Problem, step: Mapping[str, Tensor]) -> Estimate:
     for batch in problem.batches(problem.product_batch_size):
         outputs, tangent = push(batch, step)
         moments.add(quadratic_form(problem.likelihood, outputs, tangent))
-    return moments.estimate()
+    [whole] = over_ranks([moments], problem.world)
+    return whole.estimate()
 
 
 def second_order_by_tensor(problem: Problem, step: Mapping[str, Tensor]) -> tuple[Estimate, dict[str, Estimate]]:
@@ -113,14 +114,15 @@ def second_order_by_tensor(problem: Problem, step: Mapping[str, Tensor]) -> tupl
             parts[name].add(quadratic_form(problem.likelihood, piece.outputs, tangent))
             whole += tangent
         total.add(quadratic_form(problem.likelihood, piece.outputs, whole))
-    return total.estimate(), {name: moments.estimate() for name, moments in parts.items()}
+    merged, *each = over_ranks([total, *parts.values()], problem.world)
+    return merged.estimate(), {name: moments.estimate() for name, moments in zip(parts, each, strict=True)}
 
 
 @torch.inference_mode(mode=False)
 def all_outputs(problem: Problem) -> Tensor:
     """The network's outputs for all examples, (N, C), in its precision."""
     with reproducible_kernels(), torch.no_grad():
-        return torch.cat([problem.forward(batch.inputs) for batch in problem.batches()])
+        return problem.world.gather([problem.forward(batch.inputs) for batch in problem.batches()])
 
 
 @torch.inference_mode(mode=False)

@@ -1,10 +1,13 @@
 """The factor A of a Fisher, A Aᵀ = F with a column J_nᵀ s_nk/√N per example and score, held parameter by parameter.
 
 The true and the empirical Fisher differ in their scores only. A column of a linear layer is an outer product of
-input and cotangent and is kept as these two; other columns are kept as they are.
+input and cotangent and is kept as these two; other columns are kept as they are. Each of several ranks keeps the
+columns of its examples. Their inner products, a sum over the parameters, are shared out by parameter: one rank gathers
+a parameter's columns, multiplies them and lets them go.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -15,6 +18,7 @@ from fisher_cli.curvature.gradient_norms.contributions import Contribution, Oute
 from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.problem import Batch, Problem
 from fisher_cli.curvature.scores import ScoresOf
+from fisher_cli.curvature.world import World
 
 # Products of symmetric matrices are made in blocks of so many rows, the lower ones only.
 BLOCK_ROWS = 1024
@@ -33,7 +37,19 @@ class _Outer:
         """The columns as they are, (M, R·Q)."""
         return (self.cotangents.unsqueeze(2) * self.inputs[self.rows].unsqueeze(1)).flatten(1)
 
-    def inner_products(self, biases: int) -> Tensor:
+    @property
+    def work(self) -> int:
+        """Multiplications of the inner products, about, for each pair of columns."""
+        return self.inputs.shape[1] + self.cotangents.shape[1]
+
+    def gathered(self, world: World, owner: int) -> "_Outer | None":
+        """The columns of all ranks, for one of them."""
+        before = sum(world.exchange(len(self.inputs))[: world.rank])
+        parts = [world.gather_to(owner, part) for part in (self.inputs, self.cotangents, self.rows + before)]
+        inputs, cotangents, rows = parts
+        return None if inputs is None or cotangents is None or rows is None else _Outer(inputs, cotangents, rows)
+
+    def inner_products(self, biases: int = 0) -> Tensor:
         """(aᵀa' + biases) δᵀδ': a bias's columns are the cotangents themselves."""
         inputs, products = symmetric_product(self.inputs) + biases, symmetric_product(self.cotangents)
         each = len(self.rows) // len(inputs)
@@ -58,7 +74,16 @@ class _Explicit:
 
     columns: Tensor
 
-    def inner_products(self) -> Tensor:
+    @property
+    def work(self) -> int:
+        return self.columns.shape[1]
+
+    def gathered(self, world: World, owner: int) -> "_Explicit | None":
+        columns = world.gather_to(owner, self.columns)
+        return None if columns is None else _Explicit(columns)
+
+    def inner_products(self, biases: int = 0) -> Tensor:
+        assert not biases
         return symmetric_product(self.columns)
 
     def combined(self, weights: Tensor) -> Tensor:
@@ -79,47 +104,73 @@ def symmetric_product(x: Tensor) -> Tensor:
 
 @dataclass
 class Factor:
-    """The columns √N A of the chosen examples and scores, M of them, in order of the examples.
+    """The columns √N A of the chosen examples and scores, M of all ranks, in order of the examples.
 
     `amplitudes` (M,) are √w in float64: columns are held for unit directions, so that none underflows.
-    `examples` (M,) says whose each column is.
+    `examples` (M,) says whose each column is. `mine` are the columns of this rank, which `parts` holds.
     """
 
     problem: Problem
     amplitudes: Tensor
     examples: Tensor
+    mine: slice
     parts: dict[str, _Outer | _Explicit]
 
     def gram(self) -> Tensor:
         """AᵀA, (M, M) in float64: it has the non-zero eigenvalues of A Aᵀ."""
+        world = self.problem.world
         total = torch.zeros(len(self.examples), len(self.examples), dtype=torch.float64, device=self.amplitudes.device)
-        outer = [part for part in self.parts.values() if isinstance(part, _Outer)]
-        biases = [0] * len(outer)
-        for part in self.parts.values():
-            if isinstance(part, _Explicit):
-                served = next((index for index, other in enumerate(outer) if _is_bias(part, other)), None)
-                if served is None:
-                    total += part.inner_products()
-                else:
-                    biases[served] += 1
-        for part, count in zip(outer, biases, strict=True):
-            total += part.inner_products(count)
+        served = self._served()
+        biases = Counter(served.values())
+        multiplied = [name for name in self.parts if name not in served]
+        multiplied.sort(key=lambda name: isinstance(self.parts[name], _Outer))
+        owners = shared_out([self.parts[name].work for name in multiplied], world.size)
+        for name, owner in zip(multiplied, owners, strict=True):
+            part = self.parts[name].gathered(world, owner)
+            if part is not None:
+                total += part.inner_products(biases[name])
+        total = world.sum(total)
         total *= self.amplitudes.unsqueeze(1)
         total *= self.amplitudes / self.problem.examples
         return total
+
+    def _served(self) -> dict[str, str]:
+        """Biases, by the layer whose products count them in: on every rank with examples its columns are the same."""
+        outer = {name: part for name, part in self.parts.items() if isinstance(part, _Outer)}
+        found = {
+            name: next((other for other, layer in outer.items() if _is_bias(part, layer)), None)
+            for name, part in self.parts.items()
+            if isinstance(part, _Explicit)
+        }
+        said = [each for each in self.problem.world.exchange(found if self._has_columns else None) if each is not None]
+        return {name: layer for name, layer in said[0].items() if layer and all(each[name] == layer for each in said)}
+
+    @property
+    def _has_columns(self) -> bool:
+        return bool(self.mine.stop > self.mine.start)
 
     def combine(self, coefficients: Tensor) -> Tensor:
         """A c for coefficients (M, k), (P, k) in float64, in the order of the problem's parameters."""
         weights = coefficients * (self.amplitudes / self.problem.examples**0.5).unsqueeze(1)
         scale = weights.abs().amax(0).clamp_min(torch.finfo(torch.float64).tiny)
+        weights = weights[self.mine]
         blocks = []
         for name, parameter in self.problem.parameters.items():
             if name in self.parts:
                 blocks.append(self.parts[name].combined(weights / scale).double())
             else:
                 blocks.append(weights.new_zeros(parameter.numel(), weights.shape[1]))
-        combined: Tensor = torch.cat(blocks) * scale
+        combined: Tensor = self.problem.world.sum(torch.cat(blocks)) * scale
         return combined
+
+
+def shared_out(work: Sequence[int], ranks: int) -> list[int]:
+    """Which of so many ranks does each piece of work: the largest first, each to who has the least so far."""
+    owners, loads = [0] * len(work), [0] * ranks
+    for index in sorted(range(len(work)), key=lambda index: -work[index]):
+        owners[index] = loads.index(min(loads))
+        loads[owners[index]] += work[index]
+    return owners
 
 
 def _is_bias(one: _Explicit, other: _Outer) -> bool:
@@ -129,9 +180,10 @@ def _is_bias(one: _Explicit, other: _Outer) -> bool:
 class _Collector:
     """Gathers the parts of a factor batch by batch: what a network does may depend on the batch."""
 
-    def __init__(self, shapes: Mapping[str, torch.Size]) -> None:
-        self._shapes = shapes
-        self._pieces: dict[str, list[_Outer | _Explicit | int]] = {name: [] for name in shapes}
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self._shapes = {name: parameter.shape for name, parameter in problem.parameters.items()}
+        self._pieces: dict[str, list[_Outer | _Explicit | int]] = {name: [] for name in self._shapes}
 
     def add(self, found: Iterable[tuple[str, list[Contribution] | Tensor]], chosen: Tensor) -> None:
         """Keep the chosen (B, K) columns of all parameters in one batch."""
@@ -151,19 +203,29 @@ class _Collector:
 
     def parts(self) -> dict[str, _Outer | _Explicit]:
         """The columns of all batches, outer products where they are in every batch; none of unused parameters."""
+        here = {name: sorted({type(piece).__name__ for piece in pieces}) for name, pieces in self._pieces.items()}
+        everywhere = self._problem.world.exchange(here)
         made: dict[str, _Outer | _Explicit] = {}
         for name, pieces in self._pieces.items():
-            outer = [piece for piece in pieces if isinstance(piece, _Outer)]
-            present = [piece for piece in pieces if not isinstance(piece, int)]
-            if len(outer) == len(pieces):
-                made[name] = _joined(outer)
-            elif present:
-                like = present[0].columns
-                zeros = {piece: like.new_zeros(piece, like.shape[1]) for piece in pieces if isinstance(piece, int)}
-                made[name] = _Explicit(
-                    torch.cat([zeros[piece] if isinstance(piece, int) else piece.columns for piece in pieces])
-                )
+            kinds = {kind for rank in everywhere for kind in rank[name]}
+            if kinds == {_Outer.__name__}:
+                made[name] = _joined([self._no_outer(name), *(each for each in pieces if isinstance(each, _Outer))])
+            elif kinds != {int.__name__}:
+                made[name] = _Explicit(torch.cat([self._zeros(name, 0), *(self._columns(name, e) for e in pieces)]))
         return made
+
+    def _columns(self, name: str, piece: _Outer | _Explicit | int) -> Tensor:
+        return self._zeros(name, piece) if isinstance(piece, int) else piece.columns
+
+    def _zeros(self, name: str, columns: int) -> Tensor:
+        like = self._problem.parameters[name].detach()
+        return like.new_zeros(columns, like.numel())
+
+    def _no_outer(self, name: str) -> _Outer:
+        """Of a rank without examples."""
+        like = self._problem.parameters[name].detach()
+        none = like.new_zeros(0, len(like))
+        return _Outer(like.new_zeros(0, like.numel() // len(like)), none, none.new_zeros(0, dtype=torch.int64))
 
 
 def _joined(pieces: Sequence[_Outer]) -> _Outer:
@@ -198,7 +260,7 @@ def collect(engine: Engine, scores_of: ScoresOf, chosen: Tensor | None = None) -
     One forward pass, K backward passes, and a gradient per column: M · P values are held, less for linear layers.
     """
     problem = engine.problem
-    collector = _Collector({name: parameter.shape for name, parameter in problem.parameters.items()})
+    collector, world = _Collector(problem), problem.world
     amplitudes, examples = [], []
     for batch, found, weights in _scored(engine, scores_of):
         some = torch.ones_like(weights.T, dtype=torch.bool) if chosen is None else chosen[batch.start :][: len(batch)]
@@ -207,7 +269,10 @@ def collect(engine: Engine, scores_of: ScoresOf, chosen: Tensor | None = None) -
         examples.append(rows.unsqueeze(1).expand_as(some)[some])
         with torch.no_grad():
             collector.add(found, some)
-    return Factor(problem, torch.cat(amplitudes), torch.cat(examples), collector.parts())
+    counts = world.exchange(sum(map(len, amplitudes)))
+    first = sum(counts[: world.rank])
+    mine = slice(first, first + counts[world.rank])
+    return Factor(problem, world.gather(amplitudes), world.gather(examples), mine, collector.parts())
 
 
 def _scored(
@@ -235,4 +300,4 @@ def dense(engine: Engine, scores_of: ScoresOf) -> Tensor:
         ]
         flat = torch.cat(columns, dim=1) * amplitudes.reshape(-1, 1)
         total.addmm_(flat.T, flat)
-    return total / problem.examples
+    return problem.world.sum(total) / problem.examples

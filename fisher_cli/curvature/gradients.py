@@ -20,7 +20,7 @@ def projections(problem: Problem, vector: Tensor) -> Tensor:
         outputs, tangent = push(batch, tangents)
         score = problem.likelihood.observed_score(outputs, batch.labels)
         parts.append((score * tangent.double()).sum(dim=1))
-    return torch.cat(parts)
+    return problem.world.gather(parts)
 
 
 def two_batch_estimates(small_norm: float, large_norm: float, small: int, large: int) -> tuple[float, float]:

@@ -1,11 +1,13 @@
 """Means and standard errors over examples, accumulated batch by batch without cancellation."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fisher_cli.curvature.world import World
 from fisher_cli.results import Estimate
 
 
@@ -27,8 +29,10 @@ class Moments:
         if variances is not None:
             self.sampling += float(variances.double().sum())
         values = values.detach().double()
-        count, mean = len(values), float(values.mean())
-        squares = float((values - mean).square().sum())
+        mean = float(values.mean())
+        self._merge(len(values), mean, float((values - mean).square().sum()))
+
+    def _merge(self, count: int, mean: float, squares: float) -> None:
         shift, total = mean - self.mean, self.count + count
         self.squares += squares + shift**2 * self.count * count / total
         self.mean += shift * count / total
@@ -46,6 +50,20 @@ class Moments:
             return Estimate(self.mean, None, added)
         spread = self.squares / (self.count - 1) / self.count
         return Estimate(self.mean, math.sqrt(max(0.0, spread - variance)), added)
+
+
+def over_ranks(moments: Sequence[Moments], world: World) -> list[Moments]:
+    """The same streams of all ranks as one, merged in order of the ranks."""
+    mine = [[each.count, each.mean, each.squares, each.sampling] for each in moments]
+    if world.size == 1:
+        return list(moments)
+    merged = [Moments() for _ in moments]
+    for rank in world.exchange(mine):
+        for whole, (count, mean, squares, sampling) in zip(merged, rank, strict=True):
+            whole.sampling += sampling
+            if count:
+                whole._merge(count, mean, squares)
+    return merged
 
 
 def mean_of(values: Tensor) -> Estimate:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fisher_cli.curvature.problem import Problem, reproducible_kernels
+from fisher_cli.curvature.world import World
 from fisher_cli.errors import ArchitectureError
 from fisher_cli.results import UNSETTLED_NOTE
 
@@ -42,12 +43,28 @@ class _ChannelMoments:
     def add(self, inputs: Tensor) -> None:
         """Take in inputs (B, channels, …)."""
         rows = inputs.detach().double().transpose(0, 1).flatten(1)
-        count, mean = rows.shape[1], rows.mean(1)
-        squares = (rows - mean.unsqueeze(1)).square().sum(1)
+        mean = rows.mean(1)
+        self._merge(rows.shape[1], mean, (rows - mean.unsqueeze(1)).square().sum(1))
+        self.calls += 1
+
+    def _merge(self, count: int, mean: Tensor, squares: Tensor) -> None:
         shift, total = mean - self.mean.to(mean), self.count + count
         self.squares = self.squares.to(mean) + squares + shift.square() * (self.count * count / total)
         self.mean = self.mean.to(mean) + shift * (count / total)
-        self.count, self.calls = total, self.calls + 1
+        self.count = total
+
+    def over_ranks(self, world: World) -> "_ChannelMoments":
+        """Those of all ranks, merged in their order; a rank without examples has none."""
+        if world.size == 1:
+            return self
+        mine = []
+        if self.count:
+            mine = [torch.cat([self.mean.new_tensor([self.count]), self.mean, self.squares]).unsqueeze(0)]
+        merged = _ChannelMoments(calls=self.calls)
+        for row in world.gather(mine):
+            mean, squares = row[1:].chunk(2)
+            merged._merge(int(row[0]), mean, squares)
+        return merged
 
     @property
     def variance(self) -> Tensor:
@@ -118,7 +135,9 @@ def discrepancies(problem: Problem) -> tuple[Discrepancy, ...]:
     ):
         for batch in problem.batches(problem.product_batch_size):
             problem.forward(batch.inputs)
-    return tuple(_discrepancy(name, layers[name], found) for name, found in moments.items())
+    used = max(problem.world.exchange(list(moments)), key=len)
+    whole = {name: moments.get(name, _ChannelMoments()).over_ranks(problem.world) for name in used}
+    return tuple(_discrepancy(name, layers[name], found) for name, found in whole.items())
 
 
 def _discrepancy(name: str, module: BatchNorm, found: _ChannelMoments) -> Discrepancy:
@@ -243,4 +262,4 @@ def _moments_of(problem: Problem, name: str, layer: BatchNorm) -> _ChannelMoment
                 problem.forward(batch.inputs)
             except _Reached:
                 continue
-    return found
+    return found.over_ranks(problem.world)

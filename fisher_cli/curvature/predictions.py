@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature.likelihoods import Likelihood
-from fisher_cli.curvature.moments import Moments, as_floats
+from fisher_cli.curvature.moments import Moments, as_floats, over_ranks
+from fisher_cli.curvature.world import World
 from fisher_cli.results import PerExample, Predictions
 
 
@@ -42,6 +43,20 @@ class PredictionTotals:
         if predicted is not None:
             self._keep(self._classes, labels=labels, predicted=predicted)
         self._is_probability = likelihood.name != "gaussian"
+
+    def over_ranks(self, world: World) -> "PredictionTotals":
+        """Those of all ranks."""
+        if world.size == 1:
+            return self
+        loss, accuracy, entropy = over_ranks([self.loss, self.accuracy, self.entropy], world)
+        kept = [self._reals, self._classes]
+        names = world.exchange([list(each) for each in kept])
+        reals, classes = (
+            {name: [world.gather(kept[i].get(name, []))] for name in max((each[i] for each in names), key=len)}
+            for i in range(2)
+        )
+        is_probability = all(world.exchange(self._is_probability))
+        return PredictionTotals(loss, accuracy, entropy, reals, classes, is_probability)
 
     def predictions(self) -> Predictions:
         """The means with their standard errors."""

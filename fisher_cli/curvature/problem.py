@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from fisher_cli.curvature.allocation import keep_freed_memory
 from fisher_cli.curvature.batching import automatic_batch_size, values_per_example
 from fisher_cli.curvature.likelihoods import Likelihood, likelihood_named
+from fisher_cli.curvature.world import ALONE, World
 from fisher_cli.errors import ArchitectureError, CoupledExamplesError, DataError, NumericalError
 
 
@@ -118,7 +119,7 @@ class Problem:
 
     `parameters` holds each analysed tensor once, under its first name. `batch_size` examples go through the network
     at once with many directions, `product_batch_size` with one; `keep_graphs` allows products to keep their graphs.
-    Make one with `pose`.
+    The ranks of the `world` share the batches. Make one with `pose`.
     """
 
     model: nn.Module
@@ -129,6 +130,7 @@ class Problem:
     outputs: int
     product_batch_size: int
     keep_graphs: bool = True
+    world: World = ALONE
 
     @property
     def examples(self) -> int:
@@ -159,10 +161,13 @@ class Problem:
         return Batch(_on(inputs, next(iter(self.parameters.values()))), labels, start)
 
     def batches(self, size: int | None = None) -> Iterator[Batch]:
-        """All examples in order, `batch_size` or `size` at a time; the last batch may be smaller."""
+        """This rank's share of the examples in order, `batch_size` or `size` at a time; the last may be fewer.
+
+        Ranks share whole batches: every example is computed in the company that it has with a single rank, bit by bit.
+        """
         size = size or self.batch_size
-        for start in range(0, self.examples, size):
-            yield self.slice(start, min(start + size, self.examples))
+        for index in self.world.share(-(-self.examples // size)):
+            yield self.slice(index * size, min((index + 1) * size, self.examples))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """The network's outputs z, (B, C), on a copy of the inputs: a network may work on them in place."""
@@ -294,6 +299,7 @@ def pose(
     batch_size: int | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
+    world: World = ALONE,
 ) -> Problem:
     """The problem of a network on examples, moved to the device, in evaluation mode and checked.
 
@@ -332,4 +338,5 @@ def pose(
         values = values_per_example(model, inputs)
         batch_size = automatic_batch_size(values, first, outputs.shape[1], len(data))
         product_batch_size = automatic_batch_size(values, first, 1, len(data))
-    return Problem(model, kind, data, chosen, batch_size, outputs.shape[1], product_batch_size)
+    batch_size, product_batch_size = map(min, zip(*world.exchange([batch_size, product_batch_size]), strict=True))
+    return Problem(model, kind, data, chosen, batch_size, outputs.shape[1], product_batch_size, world=world)

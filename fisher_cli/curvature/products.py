@@ -61,7 +61,7 @@ class Jacobian:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self._pieces: list[Piece] = []
-        self._room = graph_bytes(problem.device) if problem.keep_graphs else -1
+        self._room = graph_bytes(problem.device) // problem.world.sharers(problem.device) if problem.keep_graphs else -1
 
     @cached_property
     def _push(self) -> PushForward:
@@ -131,7 +131,7 @@ def product(jacobian: Jacobian, output_product: OutputProduct) -> Callable[[Tens
         for piece in jacobian.pieces():
             tangent = jacobian.push(piece, tangents)
             jacobian.pull(piece, output_product(piece.outputs, piece.batch.labels, tangent), total)
-        return total / problem.examples
+        return problem.world.sum(total) / problem.examples
 
     return apply
 
@@ -169,7 +169,7 @@ class Dual:
     @cached_property
     def size(self) -> int:
         """M."""
-        return sum(amplitudes.numel() for _, _, amplitudes in self._scored())
+        return sum(self.jacobian.problem.world.exchange(sum(each.numel() for _, _, each in self._scored())))
 
     def _scored(self) -> Iterator[tuple[Piece, Tensor, Tensor]]:
         likelihood = self.jacobian.problem.likelihood
@@ -179,14 +179,14 @@ class Dual:
 
     def combine(self, weights: Tensor) -> Tensor:
         """A w, (P,), for w (M,)."""
-        problem, start = self.jacobian.problem, 0
+        problem = self.jacobian.problem
         total = torch.zeros(problem.size, dtype=self.dtype, device=problem.device)
         for piece, directions, amplitudes in self._scored():
+            start = piece.batch.start * len(amplitudes)
             some = weights[start : start + amplitudes.numel()].reshape(amplitudes.T.shape).T
-            start += amplitudes.numel()
             cotangents = (directions.double() * (amplitudes * some).unsqueeze(2)).sum(0)
             self.jacobian.pull(piece, cotangents, total)
-        return total
+        return problem.world.sum(total)
 
     def project(self, vector: Tensor) -> Tensor:
         """Aᵀv, (M,) in float64, for v (P,)."""
@@ -194,7 +194,7 @@ class Dual:
         for piece, directions, amplitudes in self._scored():
             tangent = self.jacobian.push(piece, tangents).double()
             parts.append((amplitudes * (directions.double() * tangent).sum(2)).T.reshape(-1))
-        return torch.cat(parts)
+        return self.jacobian.problem.world.gather(parts)
 
     def __call__(self, weights: Tensor) -> Tensor:
         """AᵀA w."""

@@ -1,6 +1,6 @@
 """The traces of the true and the empirical Fisher, per parameter and per example, in one sweep over the data."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -12,10 +12,11 @@ from fisher_cli.curvature.deflation import deflated, pilot
 from fisher_cli.curvature.gradient_norms import verification
 from fisher_cli.curvature.gradient_norms.engine import Engine, Pass
 from fisher_cli.curvature.ledger import with_work, without_work
-from fisher_cli.curvature.moments import Moments, as_floats, ratio_of_means
+from fisher_cli.curvature.moments import Moments, as_floats, over_ranks, ratio_of_means
 from fisher_cli.curvature.predictions import PredictionTotals
 from fisher_cli.curvature.problem import Problem
 from fisher_cli.curvature.scores import Scores, Scoring, exact, sampled
+from fisher_cli.curvature.world import World
 from fisher_cli.errors import NumericalError
 from fisher_cli.results import Check, LayerTrace, Ledger, PerExample, Predictions, Trace
 
@@ -64,6 +65,25 @@ class _Totals:
     columns: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
     directions: int = 0
+
+    def over_ranks(self, world: World, names: Sequence[str], *, with_columns: bool) -> "_Totals":
+        """Those of all ranks, whose terms are in order of the examples; the gradient, a sum, is left to be added."""
+        if world.size == 1:
+            return self
+        layers = [each.get(name, Moments()) for each in (self.true_layers, self.empirical_layers) for name in names]
+        true, *layers = over_ranks([self.true, *layers], world)
+        return _Totals(
+            predictions=self.predictions.over_ranks(world),
+            true=true,
+            true_layers=dict(zip(names, layers[: len(names)], strict=True)),
+            empirical_layers=dict(zip(names, layers[len(names) :], strict=True)),
+            true_terms=[world.gather(self.true_terms)],
+            empirical_terms=[world.gather(self.empirical_terms)],
+            gradient=self.gradient,
+            columns=[world.gather(self.columns)] if with_columns else [],
+            outputs=[world.gather(self.outputs)],
+            directions=max(world.exchange(self.directions)),
+        )
 
 
 @torch.inference_mode(mode=False)
@@ -120,13 +140,16 @@ def sweep(
         totals.predictions.add(problem.likelihood, outputs, batch.labels)
         _add_traces(totals, evaluated, scoring(outputs, batch.labels, batch.start))
         if advance is not None:
-            advance((batch.start + len(batch)) / problem.examples)
+            advance(min(1.0, problem.world.size * (batch.start + len(batch)) / problem.examples))
+    has_columns = described == "exact" and problem.likelihood.name == "softmax"
+    totals = totals.over_ranks(problem.world, list(problem.parameters), with_columns=has_columns)
+    engine.share_methods()
     predictions, trace, mean_gradient = _summarise(problem, engine.ledger(), totals, described)
     ledger = without_work(trace, totals.directions)
     if verify:
         with timed("ledger"):
             ledger = with_work(ledger, engine, scoring, known)
-    columns = torch.cat(totals.columns) if described == "exact" and problem.likelihood.name == "softmax" else None
+    columns = torch.cat(totals.columns) if has_columns else None
     outputs, per_example = torch.cat(totals.outputs), totals.predictions.per_example()
     return Sweep(predictions, trace, mean_gradient, ledger, check, columns, outputs, engine, per_example)
 
@@ -202,5 +225,5 @@ def _summarise(
         per_example_empirical=as_floats(empirical_terms),
     )
     consistency.check(trace, sizes, problem.examples)
-    totals.gradient /= problem.examples
-    return totals.predictions.predictions(), trace, totals.gradient
+    mean_gradient = problem.world.sum(totals.gradient).div_(problem.examples)
+    return totals.predictions.predictions(), trace, mean_gradient

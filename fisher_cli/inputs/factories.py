@@ -51,6 +51,7 @@ def import_function(words: str, option: str, kind: type[FisherError], gives: str
     try:
         module = _file_module(Path(place)) if is_file else importlib.import_module(place)
     except (Exception, SystemExit) as error:
+        raise_if_stopped(error)
         check = "a file is named with its suffix .py" if "/" in place and not is_file else "check it"
         msg = f"{option} {one_line(words)}: importing it failed ({call_reason(error)}); {check}"
         raise kind(msg) from error
@@ -101,12 +102,23 @@ def built(factory: Factory, arguments: Mapping[str, object], name: str) -> nn.Mo
         with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: their draw leaves no trace
             network = factory(**arguments)
     except (Exception, SystemExit) as error:
+        raise_if_stopped(error)
         msg = f"{name}: building the network failed ({call_reason(error)}); check the factory and --model-arg"
         raise ArchitectureError(msg) from error
     if not isinstance(network, nn.Module):
         msg = f"{name}: returned {type(network).__name__}, no torch.nn.Module; name a function that returns one"
         raise ArchitectureError(msg)
     return network
+
+
+def raise_if_stopped(error: BaseException) -> None:
+    """Pass on what a signal to this process raised while code of the user's was running: it is not that code's error.
+
+    Raises:
+        SystemExit: 128 and the signal's number.
+    """
+    if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code > 128:
+        raise error
 
 
 def _file_module(path: Path) -> ModuleType:

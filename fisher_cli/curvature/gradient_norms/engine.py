@@ -74,6 +74,12 @@ class Engine:
             for name, found in ((name, self.methods.get(name, set())) for name in self.problem.parameters)
         }
 
+    def share_methods(self) -> None:
+        """Let the ledger say what all ranks have seen: a network may treat other examples in other ways."""
+        for methods in self.problem.world.exchange({name: sorted(found) for name, found in self.methods.items()}):
+            for name, found in methods.items():
+                self.methods.setdefault(name, set()).update(found)
+
     def evaluate(self, batch: Batch) -> Pass:
         """Run a batch forward, ready for any number of directions; the graph lives as long as the result.
 

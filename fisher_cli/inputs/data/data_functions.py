@@ -14,7 +14,7 @@ from fisher_cli.errors import DataError
 from fisher_cli.inputs.data.arrays import Table, pair_source, table_of
 from fisher_cli.inputs.data.normalization import NONE
 from fisher_cli.inputs.data.sources import Array, Example, Source, one_by_one
-from fisher_cli.inputs.factories import call_reason, import_function, parsed_arguments
+from fisher_cli.inputs.factories import call_reason, import_function, parsed_arguments, raise_if_stopped
 from fisher_cli.inputs.formats.containers import one_line
 
 # An augmentation of one example in ten escapes four readings of so many with a chance of one in a million.
@@ -60,6 +60,7 @@ def _called(function: Callable[..., object], arguments: Mapping[str, object], na
         with _random_state(seed):
             return function(**arguments)
     except (Exception, SystemExit) as error:
+        raise_if_stopped(error)
         msg = f"{name}: making the dataset failed ({call_reason(error)}); check the function and --data-arg"
         raise DataError(msg) from error
 
