@@ -32,7 +32,7 @@ from fisher_cli.inputs.networks.architectures import Architecture
 from fisher_cli.inputs.networks.networks import Networks, outcome, refuse_nonfinite
 from fisher_cli.measurement import Observer, Silent, choose_device, measure
 from fisher_cli.normalizing import with_chosen_normalization
-from fisher_cli.records import Journal, Key, Record, recollect, remember
+from fisher_cli.records import Journal, Record, recollect, remember
 from fisher_cli.results import Ledger, Measurement, Status
 from fisher_cli.settings import Resources, Settings
 from fisher_cli.trail import Trail
@@ -41,8 +41,6 @@ _LOG = logging.getLogger(__name__)
 
 # Normalised inputs up to this size are made once and kept on the device for the whole run.
 RESIDENT_BYTES = 2**30
-# The records of a journal that were used are kept in memory, for copies of their weights, up to so many examples.
-MOST_EXAMPLES_HELD = 20_000
 
 
 def resident(examples: Examples, device: torch.device) -> Data:
@@ -110,8 +108,6 @@ class Run:
         has_next = len(self.files) > 1 or following is not None
         self._trail = Trail() if has_next and settings.looks_back else None
         self._journal: Journal | None = None
-        self._used: dict[Key, int] = {}  # by record, how many examples it holds
-        self._held = 0
         # The row before, and whether the trail knows it: of a row that was recalled it knows nothing.
         self._before: CheckpointFile | None = None
         self._is_traced = True
@@ -216,18 +212,17 @@ class Run:
         self._journal = journal
         if self._acquaintance.has_news:
             remember(journal.folder, self._way, map(encode, self._acquaintance.met.values()))
-        known = {weights for weights, _ in journal.records}
+        known = {weights for weights, _ in journal.keys}
         return sum(file.sha256 in known for file in self.files)
 
     def _recalled(self, file: CheckpointFile) -> Measurement | None:
         """The row as it was measured before, for the same weights after the same weights, under today's name."""
         if self._journal is None or file.sha256 is None:
             return None
-        record = self._journal.records.get((file.sha256, self._before.sha256 if self._before else None))
+        record = self._journal.find((file.sha256, self._before.sha256 if self._before else None))
         if record is None:
             return None
         self._before, self._is_traced = file, False
-        self._let_go(record)
         if record.measurement.memory_ran_out_at is not None:
             self._batch_size = record.measurement.batch_size
         return replace(record.measurement, checkpoint=file.name, step=file.step, epoch=file.epoch)
@@ -242,20 +237,8 @@ class Run:
             if self._journal is not None:
                 record = Record(file.sha256, self._before.sha256 if self._before else None, found)
                 self._journal.append(record)
-                self._let_go(record)
             self._before, self._is_traced = file, True
         return found
-
-    def _let_go(self, record: Record) -> None:
-        """Forget the records that were used first when those held have many examples: they are on the disk."""
-        if self._journal is None:
-            return
-        self._held += (record.measurement.examples or 0) - self._used.get(record.key, 0)
-        self._used[record.key] = record.measurement.examples or 0
-        while self._held > MOST_EXAMPLES_HELD:
-            first = next(iter(self._used))
-            self._held -= self._used.pop(first)
-            self._journal.records.pop(first, None)
 
     def measure(self, file: CheckpointFile) -> Measurement:
         """One checkpoint's row; a failure is a row that says why.

@@ -16,12 +16,12 @@ PACKAGE = Path(fisher_cli.__file__).parent
 
 # Floors from the ground up; a module imports only from floors below its own, or from its own folder.
 GROUND = {"settings", "presets", "results", "errors", "cells", "columns", "comparison_columns", "durable", "codec"} | {
-    "__init__"
+    *("__init__", "checked_lines")
 }
 FLOORS: list[set[str]] = [
     GROUND,
     {"rows", "comparison_rows", "example_rows", "glossary", "tables", "identity_tables", "table_reading", "row_files"}
-    | {"metadata", "outputs", "records", "integrity", "inputs", "curvature", "trajectory"},
+    | {"metadata", "outputs", "records", "integrity", "inputs", "curvature", "trajectory", "lock"},
     {"trail", "selection", "comparing", "verification", "measurement", "normalizing", "examples", "analysis", "run"}
     | {"library", "checkpoint_comparison", "reports"},
     {"cli", "__main__"},
@@ -39,6 +39,7 @@ BESIDE = {
     "table_reading": {"tables", "glossary", "rows"},
     "row_files": {"tables", "durable"},
     "outputs": {"tables", "row_files"},
+    "records": {"lock"},
     "integrity": {"table_reading", "outputs", "records"},
     "measurement": {"trail", "comparing", "verification", "selection"},
     "analysis": {"examples"},
