@@ -23,7 +23,7 @@ FLOORS: list[set[str]] = [
     {"rows", "comparison_rows", "example_rows", "glossary", "tables", "identity_tables", "table_reading", "row_files"}
     | {"metadata", "outputs", "records", "integrity", "inputs", "curvature", "trajectory", "lock"},
     {"trail", "selection", "comparing", "verification", "measurement", "normalizing", "examples", "analysis", "run"}
-    | {"library", "checkpoint_comparison", "reports"},
+    | {"library", "checkpoint_comparison", "reports", "rejoining", "row_sequence"},
     {"cli", "__main__"},
 ]
 # Which of the same floor may be used by whom.
@@ -43,7 +43,9 @@ BESIDE = {
     "integrity": {"table_reading", "outputs", "records"},
     "measurement": {"trail", "comparing", "verification", "selection"},
     "analysis": {"examples"},
-    "run": {"measurement", "normalizing", "analysis", "trail"},
+    "rejoining": {"measurement", "trail"},
+    "row_sequence": {"rejoining", "trail"},
+    "run": {"measurement", "normalizing", "analysis", "trail", "rejoining", "row_sequence"},
     "library": {"run", "analysis", "measurement", "normalizing", "trail"},
     "checkpoint_comparison": {"measurement", "run"},
     "__main__": {"cli"},

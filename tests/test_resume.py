@@ -1,6 +1,7 @@
 """Hours of work are never lost: killed, interrupted or changed at any instant, the same command ends the same."""
 
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -15,7 +16,10 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
+import fisher_cli.measurement
+import fisher_cli.rejoining
 import fisher_cli.run
+import fisher_cli.trail
 from fisher_cli.cli.app import STOPPING_SIGNALS, _stop, app
 from fisher_cli.errors import LockedError
 from fisher_cli.outputs import ReportFiles
@@ -129,7 +133,7 @@ def _kills(trials: int, record_property: Callable[[str, object], None], monkeypa
         with monkeypatch.context() as patch:
             measured = counted(patch)
             analyze()
-        assert len(measured) <= 12 - finished + (0 < finished < 12)
+        assert len(measured) == 12 - finished
         assert not list(Path().glob("**/*.tmp"))
         equal += tables() == expected
         _forget()
@@ -190,28 +194,81 @@ def test_a_finished_run_measures_nothing_again(monkeypatch: pytest.MonkeyPatch) 
     assert tables() == before
 
 
-def test_a_newcomer_at_the_end_costs_itself_and_the_one_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def swept(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is computed of a whole network from now on: sweeps for traces, eigenvalues, products of a step."""
+    done: list[str] = []
+
+    def counting(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            done.append(name)
+            return real(*arguments, **named)
+
+        monkeypatch.setattr(owner, name, call)
+
+    counting(fisher_cli.measurement, "sweep")
+    counting(fisher_cli.measurement, "spectrum")
+    counting(fisher_cli.rejoining, "all_outputs")
+    counting(fisher_cli.rejoining, "leading_vectors")
+    counting(fisher_cli.trail, "movement")
+    return done
+
+
+def test_a_newcomer_at_the_end_costs_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.move("ckpts/step_11.pt", "last.pt")
     analyze()
     shutil.move("last.pt", "ckpts/step_11.pt")
-    measured = counted(monkeypatch)
+    measured, done = counted(monkeypatch), swept(monkeypatch)
     analyze()
-    assert measured == ["step_10.pt", "step_11.pt"]
+    assert measured == ["step_11.pt"]
+    assert done == ["leading_vectors", "all_outputs", "sweep", "movement", "spectrum", "spectrum"]
     resumed = tables()
     analyze("--no-resume")
     assert tables() == resumed
 
 
-def test_a_newcomer_between_old_rows_costs_its_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("eigenvalues", ["0", "1"])
+def test_a_newcomer_between_old_rows_costs_itself_and_its_neighbours_movement(
+    eigenvalues: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One measurement; both neighbours are evaluated once, and their leading eigenvectors found where asked for."""
+    words = ("--eigenvalues", eigenvalues)
     shutil.move("ckpts/step_5.pt", "between.pt")
-    analyze()
+    analyze(*words)
     shutil.move("between.pt", "ckpts/step_5.pt")
-    measured = counted(monkeypatch)
+    with monkeypatch.context() as patch:
+        measured, done = counted(patch), swept(patch)
+        analyze(*words)
+        vectors, spectra = (["leading_vectors"], ["spectrum", "spectrum"]) if eigenvalues == "1" else ([], [])
+        assert measured == ["step_5.pt"]
+        assert done == [*vectors, "all_outputs", "sweep", "movement", *spectra, *vectors, "all_outputs", "movement"]
+        done.clear()
+        analyze(*words)
+        assert done == []
+    resumed, notes = tables(), all_notes()
+    analyze(*words, "--no-resume")
+    assert tables() == resumed
+    assert all_notes() == notes
+
+
+def test_a_row_that_is_gone_costs_the_movement_of_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     analyze()
-    assert measured == ["step_4.pt", "step_5.pt", "step_6.pt"]
-    resumed = tables()
+    Path("ckpts/step_5.pt").unlink()
+    Path("ckpts/step_0.pt").unlink()
+    with monkeypatch.context() as patch:
+        measured, done = counted(patch), swept(patch)
+        analyze()
+        assert measured == []
+        assert done == ["leading_vectors", "all_outputs"] * 2 + ["movement"]
+    resumed, notes = tables(), all_notes()
     analyze("--no-resume")
     assert tables() == resumed
+    assert all_notes() == notes
+
+
+def all_notes() -> list[list[str]]:
+    return [each["notes"] for each in json.loads(Path("r.meta.json").read_text())["checkpoints"]]
 
 
 def test_weights_are_known_by_content_not_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +284,7 @@ def test_weights_are_known_by_content_not_by_name(monkeypatch: pytest.MonkeyPatc
     state = torch.load("ckpts/global_step_11.pt", weights_only=True)
     torch.save({name: value * 2 for name, value in state.items()}, "ckpts/global_step_11.pt")
     analyze()
-    assert measured == ["global_step_10.pt", "global_step_11.pt"]
+    assert measured == ["global_step_11.pt"]
 
 
 def test_copies_of_one_checkpoint_are_rows_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +307,7 @@ def test_a_failed_checkpoint_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> 
     Path("ckpts/step_3.pt").write_bytes(good)
     measured = counted(monkeypatch)
     analyze()
-    assert measured == ["step_2.pt", "step_3.pt", "step_4.pt"]
+    assert measured == ["step_3.pt"]
     resumed = tables()
     analyze("--no-resume")
     assert tables() == resumed
