@@ -3,8 +3,8 @@
 import platform
 import resource
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, MutableSequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +27,12 @@ class Analysis:
     resources: Resources
     device: str
     data: Mapping[str, Any]
-    measurements: list[Measurement] = field(default_factory=list)
+    measurements: MutableSequence[Measurement] = field(default_factory=list)
     seconds: float = 0.0
+
+    def whole(self) -> "Analysis":
+        """The same with all measurements at hand; tables that were made once stay as they are."""
+        return replace(self, measurements=list(self.measurements))
 
     @cached_property
     def table(self) -> "pd.DataFrame":

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from fisher_cli.errors import OutputError, RecordError
-from fisher_cli.outputs import SCHEMA_VERSION, TOOL
+from fisher_cli.outputs import SCHEMA_VERSION, TOOL, is_newer
 from fisher_cli.records import journal_folder, read_records
 from fisher_cli.results import Status
+from fisher_cli.seal import SEAL, is_sealed
 from fisher_cli.table_reading import read_table
 
 _RECORD: Final = ".meta.json"
@@ -63,7 +64,8 @@ def _listed(path: Path) -> Collection[str]:
 def _record(path: Path) -> tuple[dict[str, Any] | None, Finding]:
     """The record, if it can be used."""
     try:
-        record = json.loads(path.read_bytes())
+        content = path.read_bytes()
+        record = json.loads(content)
     except FileNotFoundError:
         return None, Finding(path.name, False, "is missing: the tables cannot be held against their hashes")
     except (OSError, ValueError, RecursionError) as error:
@@ -71,8 +73,11 @@ def _record(path: Path) -> tuple[dict[str, Any] | None, Finding]:
     if not isinstance(record, dict) or record.get("tool") != TOOL or not isinstance(record.get("tables"), dict):
         return None, Finding(path.name, False, "is no record of fisher, or a damaged one")
     version = record.get("schema_version")
-    if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
+    if not isinstance(version, int) or is_newer(record):
         return None, Finding(path.name, False, f"has schema version {version}: this fisher knows 1 to {SCHEMA_VERSION}")
+    # Those of the first version have no hash of their own.
+    if (version > 1 or SEAL in record) and not is_sealed(content):
+        return record, Finding(path.name, False, "was changed after it was written")
     return record, Finding(path.name, True, f"schema version {version}")
 
 

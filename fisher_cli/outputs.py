@@ -15,14 +15,16 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fisher_cli.cells import json_text
+from fisher_cli.cells import json_lines
 from fisher_cli.durable import Prepared, replace_all, temporary_name, write_new
 from fisher_cli.errors import OutputError, UsageError
+from fisher_cli.seal import SEAL, UNSEALED, is_sealed, sealed
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA_VERSION = 1
+# 2: the record carries its own SHA-256.
+SCHEMA_VERSION = 2
 TOOL = "fisher"
 
 
@@ -84,6 +86,12 @@ def format_of(path: Path, explicit: Format | None = None) -> Format:
         msg = f"-o {path} contradicts --format {explicit}: type -o {better}, or --format {found}"
         raise UsageError(msg)
     return found
+
+
+def is_newer(record: Mapping[str, Any]) -> bool:
+    """Whether a record is of a version of reports that this program does not know."""
+    version = record.get("schema_version", 1)
+    return not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION
 
 
 def render(table: "pd.DataFrame", form: Format, stable: Mapping[str, Any] | None = None) -> bytes:
@@ -167,6 +175,16 @@ class ReportFiles:
         for path in paths:
             self._check_replaceable(path, listed)
 
+    def spare_inputs(self) -> None:
+        """Refuse to replace a checkpoint of the run.
+
+        Raises:
+            OutputError: a file of the report is one of them.
+        """
+        for path in (self.main, self.layers, self.record, *self.further):
+            if path.exists():
+                self._refuse_input(path)
+
     def write(
         self,
         main: "pd.DataFrame | Prepared",
@@ -188,7 +206,7 @@ class ReportFiles:
             path: table if isinstance(table, Prepared) else render(table, self.format, metadata.stable)
             for path, table in tables.items()
         }
-        record = self._record_text(contents, metadata).encode()
+        record = self._record(contents, metadata)
         stale = [path for path in self._earlier() if path not in contents]
         try:
             replace_all({self.record: record, **contents}, stale)
@@ -197,11 +215,25 @@ class ReportFiles:
             msg = f"cannot write {self.main} and its companions ({size:,} bytes): {error.strerror or error}"
             raise OutputError(msg) from error
 
-    def _record_text(self, contents: "Mapping[Path, bytes | Prepared]", metadata: Metadata) -> str:
-        """The record: what it is about, the tables' hashes, and under `run` what differs between runs."""
+    def _record(self, contents: "Mapping[Path, bytes | Prepared]", metadata: Metadata) -> bytes:
+        """The record: what it is about, the tables' hashes, its own, and under `run` what differs between runs."""
         hashes = {path.name: _digest(content) for path, content in contents.items()}
-        ours = {"tool": TOOL, "schema_version": SCHEMA_VERSION, "tables": hashes, "run": metadata.run}
-        return json_text({**metadata.stable, **ours}, indent=2) + "\n"
+        ours = {"tool": TOOL, "schema_version": SCHEMA_VERSION, "tables": hashes, "run": metadata.run, SEAL: UNSEALED}
+        return sealed(json_lines({**metadata.stable, **ours}).encode() + b"\n")
+
+    def is_made_of(self, ingredients: str) -> bool:
+        """Whether the report that is there was made of these, and every byte of it is as it was written."""
+        try:
+            content = self.record.read_bytes()
+            record = json.loads(content) if is_sealed(content) else None
+            if record is None or record["run"].get("made_of") != ingredients:
+                return False
+            paths = {name: self.main.with_name(name) for name in record["tables"] if "/" not in name}
+            return self.main.name in paths and all(
+                _digest(path.read_bytes()) == record["tables"][name] for name, path in paths.items()
+            )
+        except (OSError, ValueError, RecursionError, LookupError, AttributeError, TypeError):
+            return False
 
     def _listed(self) -> set[str]:
         """The names that the record lists, with its own; none if there is no record or it is not ours."""
@@ -211,6 +243,8 @@ class ReportFiles:
             return set()
         if not isinstance(record, dict) or record.get("tool") != TOOL or not isinstance(record.get("tables"), dict):
             return set()
+        if is_newer(record):
+            return set()  # what a later version put there is not ours to replace
         return {*record["tables"], self.record.name}
 
     def _earlier(self) -> list[Path]:
@@ -246,9 +280,7 @@ class ReportFiles:
         if not stat.S_ISREG(mode):
             msg = f"cannot write {path}: it is not a regular file; choose another name"
             raise OutputError(msg)
-        if any(_is_same_file(path, each) for each in self.inputs):
-            msg = f"{path} is one of the checkpoints of this run and would be lost: choose another name for -o"
-            raise OutputError(msg)
+        self._refuse_input(path)
         if not self.force and not self._is_ours(path.name, listed):
             others = ", ".join(sorted(listed - {self.record.name})) if path == self.record else ""
             whose = f"belongs to the report {others}" if others else "exists"
@@ -256,6 +288,11 @@ class ReportFiles:
                 f"{path} {whose} and is not part of an earlier report {self.main.name}: "
                 "choose another name for -o, or replace it with --force"
             )
+            raise OutputError(msg)
+
+    def _refuse_input(self, path: Path) -> None:
+        if any(_is_same_file(path, each) for each in self.inputs):
+            msg = f"{path} is one of the checkpoints of this run and would be lost: choose another name for -o"
             raise OutputError(msg)
 
 

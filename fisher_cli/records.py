@@ -4,6 +4,7 @@ The first line says what was asked: settings, data, versions. A record answers t
 content hash it names, so that resuming means skipping what is there. Tables are rendered from the records.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -105,6 +106,11 @@ class Journal:
         """The latest record of these weights, whatever stood before them."""
         key = self._places.latest.get(weights)
         return None if key is None else self.find(key)
+
+    def sha256(self) -> str:
+        """The hash of all that is written, the question included."""
+        with open(self.folder / _RECORDS, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def append(self, record: Record) -> None:
         """Add a record, down to the disk; it replaces an earlier one of the same key.

@@ -16,14 +16,14 @@ PACKAGE = Path(fisher_cli.__file__).parent
 
 # Floors from the ground up; a module imports only from floors below its own, or from its own folder.
 GROUND = {"settings", "presets", "results", "errors", "cells", "columns", "comparison_columns", "durable", "codec"} | {
-    *("__init__", "checked_lines")
+    *("__init__", "checked_lines", "seal")
 }
 FLOORS: list[set[str]] = [
     GROUND,
     {"rows", "comparison_rows", "example_rows", "glossary", "tables", "identity_tables", "table_reading", "row_files"}
     | {"metadata", "outputs", "records", "integrity", "inputs", "curvature", "trajectory", "lock"},
     {"trail", "selection", "comparing", "verification", "measurement", "normalizing", "examples", "analysis", "run"}
-    | {"library", "checkpoint_comparison", "reports", "rejoining", "row_sequence"},
+    | {"library", "checkpoint_comparison", "reports", "rejoining", "row_sequence", "packed"},
     {"cli", "__main__"},
 ]
 # Which of the same floor may be used by whom.
@@ -45,7 +45,7 @@ BESIDE = {
     "analysis": {"examples"},
     "rejoining": {"measurement", "trail"},
     "row_sequence": {"rejoining", "trail"},
-    "run": {"measurement", "normalizing", "analysis", "trail", "rejoining", "row_sequence"},
+    "run": {"measurement", "normalizing", "analysis", "trail", "rejoining", "row_sequence", "packed"},
     "library": {"run", "analysis", "measurement", "normalizing", "trail"},
     "checkpoint_comparison": {"measurement", "run"},
     "__main__": {"cli"},
