@@ -62,6 +62,10 @@ class LongRows:
             self._done = _saying(self.path, lambda: self._file.finish(metadata))
         return self._done
 
+    def so_far(self) -> Prepared | None:
+        """What is written yet, ready to take its name; None where the form does not allow it."""
+        return _saying(self.path, self._file.so_far)
+
     def print(self, console: "Console", metadata: Mapping[str, Any]) -> None:
         """Put all of it on stdout."""
         with open(self.prepared(metadata).temporary, "rb") as file:

@@ -150,7 +150,7 @@ def _measure(
     """
     with console.progress(None if run.is_following else len(run)) as progress:
         run.observer = progress
-        if files is not None and opened.file is None:
+        if files is not None:
             run.waiting = _Renewed(run, report, files, opened)
         try:
             for order, measurement in enumerate(run):
@@ -174,7 +174,7 @@ class _Renewed:
     def __call__(self) -> None:
         rows = len(self._run.analysis.measurements)
         if rows > self._rows and (analysis := self._run.analysis.whole()).succeeded:
-            _write(analysis, self._report, self._files, self._opened)
+            _write(analysis, self._report, self._files, self._opened, goes_on=True)
         self._rows = rows
 
 
@@ -197,9 +197,17 @@ def _keep(
 
 
 def _write(
-    analysis: "Analysis", report: Report, files: ReportFiles, opened: Opened, made_of: str | None = None
+    analysis: "Analysis",
+    report: Report,
+    files: ReportFiles,
+    opened: Opened,
+    made_of: str | None = None,
+    goes_on: bool = False,
 ) -> None:
-    """Write the report; one that needs no more work says what it was `made_of`."""
+    """Write the report; one that needs no more work says what it was `made_of`.
+
+    While the run `goes_on` its long table stays open: the rows that it has yet are copied.
+    """
     metadata = Metadata(analysis.stable_metadata(), {**analysis.run_metadata(), "made_of": made_of})
     main, beside = report.tables(analysis)
     further: dict[Path, pd.DataFrame | Prepared] = {
@@ -207,7 +215,8 @@ def _write(
         for word, table in report.further(analysis).items()
     }
     if opened.file is not None:
-        further[opened.file.path] = opened.file.prepared(inside_parquet(metadata.stable))
+        rows = opened.file.so_far() if goes_on else opened.file.prepared(inside_parquet(metadata.stable))
+        further |= {} if rows is None else {opened.file.path: rows}
     first = main if main is not None else further.pop(files.main)
     files.write(first, beside, metadata, further)
 
