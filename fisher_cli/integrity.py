@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from fisher_cli.cells import encodable
 from fisher_cli.errors import OutputError, RecordError
 from fisher_cli.outputs import SCHEMA_VERSION, TOOL, is_newer
 from fisher_cli.records import journal_folder, read_records
@@ -40,10 +41,11 @@ def check_report(report: Path) -> list[Finding]:
     findings = [finding]
     if record is not None:
         findings += _tables(report, record)
-    findings += _rows(report)
+    of_rows, failed = _rows(report)
+    findings += of_rows
     folder = journal_folder(record_path.with_name(record_path.name.removesuffix(_RECORD)))
     if folder.exists():
-        findings.append(_journal(folder, record))
+        findings.append(_journal(folder, record, failed))
     return findings
 
 
@@ -100,38 +102,38 @@ def _tables(report: Path, record: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(path.name, same, "is as it was written" if same else "was changed after it was written")
 
 
-def _rows(report: Path) -> Iterator[Finding]:
-    """The main table's rows.
+def _rows(report: Path) -> tuple[list[Finding], set[str]]:
+    """The main table's rows: one finding, or none for a table without checkpoints; and which of them have no numbers.
 
-    Yields:
-        One finding, or none for a table without checkpoints.
+    Those are named as the record names them.
     """
     name = f"rows of {report.name}"
     try:
         table = read_table(report)
     except OutputError as error:
-        yield Finding(name, False, str(error))
-        return
+        return [Finding(name, False, str(error))], set()
     if not {"checkpoint", "status"} <= set(table.columns):
-        return
+        return [], set()
+    is_failed = table["status"].isin([Status.REJECTED, Status.FAILED])
+    failed = {encodable(each) for each in table["checkpoint"][is_failed]}
     unknown = set(table["status"].dropna()) - set(Status)
     if unknown:
-        yield Finding(name, False, f"have a status that does not exist: {sorted(unknown)[0]}")
-    elif "order" in table.columns and not table["order"].is_monotonic_increasing:
-        yield Finding(name, False, "are not in order of training")
-    else:
-        yield Finding(name, True, f"{len(table)} in order")
+        return [Finding(name, False, f"have a status that does not exist: {sorted(unknown)[0]}")], failed
+    if "order" in table.columns and not table["order"].is_monotonic_increasing:
+        return [Finding(name, False, "are not in order of training")], failed
+    return [Finding(name, True, f"{len(table)} in order")], failed
 
 
-def _journal(folder: Path, record: dict[str, Any] | None) -> Finding:
-    """The journal, and whether it has the rows that the record lists."""
+def _journal(folder: Path, record: dict[str, Any] | None, failed: Collection[str]) -> Finding:
+    """The journal, and whether it has the rows that the record lists, but for those without numbers."""
     try:
         _, records, dropped = read_records(folder)
     except RecordError as error:
         return Finding(folder.name, False, str(error))
     if dropped:
         return Finding(folder.name, False, f"has {dropped} damaged lines; the same command measures those again")
-    listed = {each.get("sha256") for each in (record or {}).get("checkpoints", []) if isinstance(each, dict)}
+    rows = [each for each in (record or {}).get("checkpoints", []) if isinstance(each, dict)]
+    listed = {each.get("sha256") for each in rows if each.get("checkpoint") not in failed}
     missing = listed - {None} - {weights for weights, _ in records}
     if missing:
         return Finding(folder.name, False, f"lacks {len(missing)} of the rows; the same command measures them again")
