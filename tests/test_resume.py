@@ -1,7 +1,6 @@
 """Hours of work are never lost: killed, interrupted or changed at any instant, the same command ends the same."""
 
 import hashlib
-import json
 import os
 import random
 import shutil
@@ -11,15 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from typer.testing import CliRunner
 
-import fisher_cli.measurement
-import fisher_cli.rejoining
 import fisher_cli.run
-import fisher_cli.trail
 from fisher_cli.cli.app import STOPPING_SIGNALS, _stop, app
 from fisher_cli.errors import LockedError
 from fisher_cli.outputs import ReportFiles
@@ -198,83 +195,6 @@ def test_a_finished_run_measures_nothing_again(monkeypatch: pytest.MonkeyPatch) 
     assert tables() == before
 
 
-def swept(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is computed of a whole network from now on: sweeps for traces, eigenvalues, products of a step."""
-    done: list[str] = []
-
-    def counting(owner: Any, name: str) -> None:
-        real = getattr(owner, name)
-
-        def call(*arguments: Any, **named: Any) -> Any:
-            done.append(name)
-            return real(*arguments, **named)
-
-        monkeypatch.setattr(owner, name, call)
-
-    counting(fisher_cli.measurement, "sweep")
-    counting(fisher_cli.measurement, "spectrum")
-    counting(fisher_cli.rejoining, "all_outputs")
-    counting(fisher_cli.rejoining, "leading_vectors")
-    counting(fisher_cli.trail, "movement")
-    return done
-
-
-def test_a_newcomer_at_the_end_costs_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.move("ckpts/step_11.pt", "last.pt")
-    analyze()
-    shutil.move("last.pt", "ckpts/step_11.pt")
-    measured, done = counted(monkeypatch), swept(monkeypatch)
-    analyze()
-    assert measured == ["step_11.pt"]
-    assert done == ["leading_vectors", "all_outputs", "sweep", "movement", "spectrum", "spectrum"]
-    resumed = tables()
-    analyze("--no-resume")
-    assert tables() == resumed
-
-
-@pytest.mark.parametrize("eigenvalues", ["0", "1"])
-def test_a_newcomer_between_old_rows_costs_itself_and_its_neighbours_movement(
-    eigenvalues: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One measurement; both neighbours are evaluated once, and their leading eigenvectors found where asked for."""
-    words = ("--eigenvalues", eigenvalues)
-    shutil.move("ckpts/step_5.pt", "between.pt")
-    analyze(*words)
-    shutil.move("between.pt", "ckpts/step_5.pt")
-    with monkeypatch.context() as patch:
-        measured, done = counted(patch), swept(patch)
-        analyze(*words)
-        vectors, spectra = (["leading_vectors"], ["spectrum", "spectrum"]) if eigenvalues == "1" else ([], [])
-        assert measured == ["step_5.pt"]
-        assert done == [*vectors, "all_outputs", "sweep", "movement", *spectra, *vectors, "all_outputs", "movement"]
-        done.clear()
-        analyze(*words)
-        assert done == []
-    resumed, notes = tables(), all_notes()
-    analyze(*words, "--no-resume")
-    assert tables() == resumed
-    assert all_notes() == notes
-
-
-def test_a_row_that_is_gone_costs_the_movement_of_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    analyze()
-    Path("ckpts/step_5.pt").unlink()
-    Path("ckpts/step_0.pt").unlink()
-    with monkeypatch.context() as patch:
-        measured, done = counted(patch), swept(patch)
-        analyze()
-        assert measured == []
-        assert done == ["leading_vectors", "all_outputs"] * 2 + ["movement"]
-    resumed, notes = tables(), all_notes()
-    analyze("--no-resume")
-    assert tables() == resumed
-    assert all_notes() == notes
-
-
-def all_notes() -> list[list[str]]:
-    return [each["notes"] for each in json.loads(Path("r.meta.json").read_text())["checkpoints"]]
-
-
 def test_weights_are_known_by_content_not_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     analyze()
     shutil.move("ckpts", "others")
@@ -361,6 +281,26 @@ def test_other_code_or_versions_are_another_question(monkeypatch: pytest.MonkeyP
         patch.setattr(torch, "__version__", "9.9")
         assert "torch was" in analyze(code=1)
     assert "12 of 12" in analyze()
+
+
+def test_other_data_and_draws_are_another_question() -> None:
+    """D9: the bytes of the data, and words that change a number for some runs only."""
+    for step in range(1, 12):
+        Path(f"ckpts/step_{step}.pt").unlink()
+    draw = np.random.default_rng(0)
+
+    def save(seed: int) -> None:
+        images = draw.integers(0, 256, (6, 8, 8), dtype=np.uint8)
+        np.savez("d.npz", images=images, labels=np.arange(6) % 10 + seed)
+
+    words = ("--data", "d.npz", "--normalize", "none")
+    save(0)
+    analyze(*words)
+    assert "1 of 1" in analyze(*words)
+    assert "settings.samples was 5 and is 7" in analyze(*words, "--samples", "7", code=1)
+    assert "settings.target_error was null and is 0.1" in analyze(*words, "--target-error", "0.1", code=1)
+    save(1)
+    assert "data.identity was" in analyze(*words, code=1)
 
 
 def test_two_writers_of_one_report(monkeypatch: pytest.MonkeyPatch) -> None:
