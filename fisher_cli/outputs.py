@@ -230,7 +230,7 @@ class ReportFiles:
                 return False
             paths = {name: self.main.with_name(name) for name in record["tables"] if "/" not in name}
             return self.main.name in paths and all(
-                _digest(path.read_bytes()) == record["tables"][name] for name, path in paths.items()
+                _digest_of_file(path) == record["tables"][name] for name, path in paths.items()
             )
         except (OSError, ValueError, RecursionError, LookupError, AttributeError, TypeError):
             return False
@@ -328,6 +328,11 @@ def _is_same_file(one: Path, other: Path) -> bool:
 
 def _digest(content: bytes | Prepared) -> str:
     return content.sha256 if isinstance(content, Prepared) else f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def _digest_of_file(path: Path) -> str:
+    with open(path, "rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def _size(content: bytes | Prepared) -> int:

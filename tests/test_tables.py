@@ -10,17 +10,15 @@ import struct
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fisher_cli.cells import encodable, escape, guard, one_line, unescape, unguard
-from fisher_cli.columns import COLUMNS, LATER_COLUMNS, LAYER_COLUMNS, Column, Kind, eigenvalue_columns
+from fisher_cli.columns import COLUMNS, LATER_COLUMNS, LAYER_COLUMNS, Kind, eigenvalue_columns
 from fisher_cli.errors import OutputError
 from fisher_cli.results import Eigenvalues, Estimate, Gradient, LayerTrace, Measurement, Movement, Status, Trace
 from fisher_cli.table_reading import read_table
@@ -29,7 +27,6 @@ from fisher_cli.tables import (
     csv_row,
     layer_table,
     main_table,
-    make_table,
     to_csv,
     to_json,
     to_jsonl,
@@ -232,47 +229,6 @@ def test_numbers_in_csv_are_plain() -> None:
     assert cells["gradient_norm_squared"] == "1e-300"
     assert cells["epoch"] == "0.3333333333333333"
     assert cells["loss"] == ""
-
-
-def come_back(count: int, tmp_path: Path) -> None:
-    """Random bit patterns through CSV and Parquet, read by us, pandas, pyarrow, and csv with float."""
-    draw = random.Random(0)
-    numbers = [0.0, -0.0, 5e-324, -5e-324, 2.2250738585072014e-308, 1.7976931348623157e308, 0.1, 1 / 3, 1e22, 1e23]
-    while len(numbers) < count:
-        value = struct.unpack("<d", draw.randbytes(8))[0]
-        if math.isfinite(value):
-            numbers.append(value)
-    table = make_table(({"loss": value} for value in numbers), [Column("loss", Kind.REAL, "", "")])
-    expected, text, content = np.array(numbers).view(np.int64), to_csv(table), to_parquet(table, {})
-    (tmp_path / "t.csv").write_text(text)
-    readers = {
-        "csv by pandas": pd.read_csv(io.StringIO(text))["loss"].to_numpy(),
-        "csv by pyarrow": pa_csv.read_csv(tmp_path / "t.csv")["loss"].to_numpy(),
-        "csv by float": np.array([float(row["loss"]) for row in csv.DictReader(io.StringIO(text))]),
-        "csv by us": read_back(text, tmp_path, ".csv")["loss"].to_numpy(dtype=float),
-        "parquet by pandas": pd.read_parquet(io.BytesIO(content))["loss"].to_numpy(),
-        "parquet by pyarrow": pq.read_table(io.BytesIO(content))["loss"].to_numpy(),
-        "parquet by us": read_back(content, tmp_path, ".parquet")["loss"].to_numpy(dtype=float),
-    }
-    different = {name: int((found.view(np.int64) != expected).sum()) for name, found in readers.items()}
-    assert different == dict.fromkeys(readers, 0)
-    first = table.head(1000)
-    assert [bits(v) for v in read_back(to_jsonl(first), tmp_path, ".jsonl")["loss"]] == [
-        bits(v) for v in numbers[:1000]
-    ]
-    shortened = pd.read_csv(io.StringIO(table.to_csv(index=False, float_format="%.15g")))["loss"].to_numpy()
-    assert (shortened.view(np.int64) != expected).mean() > 0.1  # the control
-
-
-def test_a_hundred_thousand_doubles_come_back_bit_for_bit(tmp_path: Path) -> None:
-    """O2, a tenth."""
-    come_back(100_000, tmp_path)
-
-
-@pytest.mark.long
-def test_a_million_doubles_come_back_bit_for_bit(tmp_path: Path) -> None:
-    """O2."""
-    come_back(1_000_000, tmp_path)
 
 
 def test_every_format_gives_the_same_table_back(tmp_path: Path) -> None:
