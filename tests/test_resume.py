@@ -210,6 +210,29 @@ def test_a_finished_run_measures_nothing_again(monkeypatch: pytest.MonkeyPatch) 
     assert tables() == before
 
 
+def test_a_finished_report_is_written_anew_only_when_something_has_changed() -> None:
+    def inode() -> int:
+        return Path("r.meta.json").stat().st_ino
+
+    analyze()
+    kept = inode()
+    analyze()
+    assert inode() == kept
+    Path("r.csv").write_bytes(Path("r.csv").read_bytes()[:-1])
+    analyze()
+    assert inode() != kept
+    for change in (("--no-layers",), ()):
+        kept = inode()
+        analyze(*change)
+        assert inode() != kept
+        assert Path("r.layers.csv").exists() == (not change)
+    kept = inode()
+    shutil.move("ckpts/step_0.pt", "ckpts/global_step_0.pt")
+    analyze()
+    assert inode() != kept
+    assert "global_step_0.pt" in Path("r.csv").read_text()
+
+
 def test_weights_are_known_by_content_not_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     analyze()
     shutil.move("ckpts", "others")

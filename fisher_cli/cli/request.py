@@ -11,6 +11,7 @@ import typer
 
 from fisher_cli.cli import options
 from fisher_cli.cli.numbers import count, positive, positive_number
+from fisher_cli.cli.up_to_date import WORDS
 from fisher_cli.presets import PRESETS, listing, settings_of
 from fisher_cli.settings import Estimator, LikelihoodName, Precision, Resources, Settings
 
@@ -112,6 +113,7 @@ def asks(*asked: Asked) -> Callable[[Callable[..., None]], Callable[..., None]]:
 
         @functools.wraps(command)
         def run(context: typer.Context, **given: Any) -> None:
+            WORDS.set(repr((context.command_path, sorted(context.params.items()))))
             typed = [(each, given.pop(each.name)) for each in asked]
             words, resources = (
                 {each.name: each.read(value) for each, value in typed if each.of is kind}

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import sys
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,9 @@ from fisher_cli.records import Journal
 
 if TYPE_CHECKING:
     from fisher_cli.run import Run
+
+# The command under way and all its words as they were understood, defaults included.
+WORDS: ContextVar[str] = ContextVar("WORDS", default="")
 
 
 def made_of(run: "Run", journal: Journal, files: ReportFiles) -> str:
@@ -21,5 +24,5 @@ def made_of(run: "Run", journal: Journal, files: ReportFiles) -> str:
     """
     places = [[file.name, file.sha256, file.step, file.epoch, file.copies] for file in run.files]
     tables = replace(files, inputs=(), force=False)
-    text = json.dumps([run.question, journal.sha256(), places, repr(tables), sys.argv[1:]])
+    text = json.dumps([run.question, journal.sha256(), places, repr(tables), WORDS.get()])
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
