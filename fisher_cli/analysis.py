@@ -3,8 +3,8 @@
 import platform
 import resource
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, MutableSequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ class Analysis:
     resources: Resources
     device: str
     data: Mapping[str, Any]
-    measurements: list[Measurement] = field(default_factory=list)
+    measurements: MutableSequence[Measurement] = field(default_factory=list)
     seconds: float = 0.0
     part: Part | None = None
 
@@ -39,6 +39,10 @@ class Analysis:
     def first_order(self) -> int:
         """Where in the whole run the first row stands."""
         return 0 if self.part is None else self.part.share.start
+
+    def whole(self) -> "Analysis":
+        """The same with all measurements at hand; tables that were made once stay as they are."""
+        return replace(self, measurements=list(self.measurements))
 
     @cached_property
     def table(self) -> "pd.DataFrame":

@@ -101,7 +101,7 @@ def encodable(text: str) -> str:
     return escape(text, is_surrogate)
 
 
-def json_text(value: Any, *, sort_keys: bool = True, indent: int | None = None) -> str:
+def json_text(value: Any, *, sort_keys: bool = True) -> str:
     """JSON for every reader and every terminal: no NaN, no half surrogates, no raw control characters.
 
     Enumerations become their values and all other objects, such as paths, their text.
@@ -109,7 +109,29 @@ def json_text(value: Any, *, sort_keys: bool = True, indent: int | None = None) 
     Returns:
         The JSON text, without a line end.
     """
-    text = json.dumps(_plain(value), sort_keys=sort_keys, ensure_ascii=False, allow_nan=False, indent=indent)
+    return _harmless((_SORTED if sort_keys else _UNSORTED)(_plain(value)))
+
+
+_SORTED = json.JSONEncoder(sort_keys=True, ensure_ascii=False, allow_nan=False).encode
+_UNSORTED = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+
+def json_lines(value: Any) -> str:
+    """As `json_text`, every entry of an object and every item of a list on a line of its own; an item is one line."""
+    return _harmless(_laid_out(_plain(value), 1))
+
+
+def _laid_out(value: Any, depth: int) -> str:
+    indent, end = "  " * depth, "\n" + "  " * (depth - 1)
+    if isinstance(value, dict) and value:
+        entries = (f"{indent}{_SORTED(key)}: {_laid_out(value[key], depth + 1)}" for key in sorted(value))
+        return "{\n" + ",\n".join(entries) + end + "}"
+    if isinstance(value, list) and value:
+        return "[\n" + ",\n".join(f"{indent}{_SORTED(each)}" for each in value) + end + "]"
+    return _SORTED(value)
+
+
+def _harmless(text: str) -> str:
     # What a terminal would obey is written as JSON's own escapes.
     return text if text.isprintable() else re.sub(r"[^\n -~]", _json_character, text)
 
@@ -122,6 +144,13 @@ def _json_character(match: re.Match[str]) -> str:
 
 def _plain(value: Any) -> Any:
     """The value in JSON's own types."""
+    kind = type(value)  # most values are of these types, and telling an abstract one takes longer
+    if kind is str:
+        return encodable(value)
+    if kind is float:
+        return value if math.isfinite(value) else None
+    if kind is int:
+        return value
     if isinstance(value, Mapping):
         return {encodable(str(key)): _plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):

@@ -13,8 +13,10 @@ from fisher_cli.inputs.checkpoints.checkpoints import CheckpointFile
 from fisher_cli.measurement import choose_device
 from fisher_cli.records import Record
 from fisher_cli.results import Measurement, Status
+from fisher_cli.row_sequence import Rows
 from fisher_cli.settings import Resources, Settings
 from fisher_cli.sharing import SharedRun
+from fisher_cli.trail import Trail
 
 ALL = "all"
 
@@ -61,9 +63,12 @@ class DeviceRun(SharedRun):
         self._places = {file.path: place for place, file in enumerate(self.files)}
         self._crew: Crew | None = None
 
+    def _rows_after(self, trail: Trail | None) -> Rows:
+        return _ArrivingRows(self._settings, trail, lambda file: self.measure(file), self._revisited)
+
     def __iter__(self) -> Iterator[Measurement]:
-        known = {weights for weights, _ in self._journal.records} if self._journal is not None else set()
-        first = self.analysis.first_order
+        journal, first = self._rows.journal, self.analysis.first_order
+        known = set() if journal is None else {weights for weights, _ in journal.keys}
         places = [first + i for i, file in enumerate(self.share) if file.sha256 not in known]
         self._crew = Crew(self._orders, self.devices, places, self._arrived) if places else None
         yield from super().__iter__()
@@ -75,26 +80,36 @@ class DeviceRun(SharedRun):
 
     def approach(self, index: int) -> None:
         """Know what row `index` is held against, as far as the journal does."""
-        recorded = self._journal.records if self._journal is not None else {}
+        recorded = () if self._rows.journal is None else self._rows.journal.keys
         weights = self.files[index].sha256
         earlier = reversed(self.files[:index])
-        self._before = next((file for file in earlier if weights and (weights, file.sha256) in recorded), None)
+        before = next((file for file in earlier if weights and (weights, file.sha256) in recorded), None)
+        self._rows.stand_after(before, is_traced=False)
 
-    def _measured_anew(self, file: CheckpointFile) -> Measurement:
+    def measure(self, file: CheckpointFile) -> Measurement:
         """The row as it comes from one of the processes."""
         place = self._places[file.path]
         if self._crew is None:
             self._crew = Crew(self._orders, self.devices, [place], self._arrived)
-        found = self._crew.row(place)
-        if found.status in {Status.OK, Status.NOT_CONVERGED} and file.sha256 is not None:
-            self._before = file
-        return found
+        return self._crew.row(place)
 
     def _arrived(self, place: int, previous: str | None, found: Measurement) -> None:
         """Keep a row as soon as it is there, whichever rows before it are not."""
-        file = self.files[place]
-        if self._journal is None or found.status not in {Status.OK, Status.NOT_CONVERGED} or file.sha256 is None:
+        file, journal = self.files[place], self._rows.journal
+        if journal is None or found.status not in {Status.OK, Status.NOT_CONVERGED} or file.sha256 is None:
             return
-        record = Record(file.sha256, previous, found)
-        self._journal.append(record)
-        self._let_go(record)
+        journal.append(Record(file.sha256, previous, found))
+
+
+class _ArrivingRows(Rows):
+    """Rows that others measure, and that are kept as they arrive."""
+
+    def _joined_anew(self, file: CheckpointFile) -> None:
+        del file  # no network is here
+
+    def measured_anew(self, file: CheckpointFile) -> Measurement:
+        """The row, waited for."""
+        found = self._measure(file)
+        if found.status in {Status.OK, Status.NOT_CONVERGED} and file.sha256 is not None:
+            self.stand_after(file, is_traced=False)
+        return found

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from fisher_cli.cells import encodable
 from fisher_cli.errors import OutputError, RecordError
-from fisher_cli.outputs import SCHEMA_VERSION, TOOL
+from fisher_cli.formats import SCHEMA_VERSION, TOOL, is_newer
 from fisher_cli.records import journal_folder, read_records
 from fisher_cli.results import Status
+from fisher_cli.seal import SEAL, is_sealed
 from fisher_cli.table_reading import read_table
 
 _RECORD: Final = ".meta.json"
@@ -39,10 +41,11 @@ def check_report(report: Path) -> list[Finding]:
     findings = [finding]
     if record is not None:
         findings += _tables(report, record)
-    findings += _rows(report)
+    of_rows, failed = _rows(report)
+    findings += of_rows
     folder = journal_folder(record_path.with_name(record_path.name.removesuffix(_RECORD)))
     if folder.exists():
-        findings.append(_journal(folder, record))
+        findings.append(_journal(folder, record, failed))
     return findings
 
 
@@ -63,7 +66,8 @@ def _listed(path: Path) -> Collection[str]:
 def _record(path: Path) -> tuple[dict[str, Any] | None, Finding]:
     """The record, if it can be used."""
     try:
-        record = json.loads(path.read_bytes())
+        content = path.read_bytes()
+        record = json.loads(content)
     except FileNotFoundError:
         return None, Finding(path.name, False, "is missing: the tables cannot be held against their hashes")
     except (OSError, ValueError, RecursionError) as error:
@@ -71,8 +75,11 @@ def _record(path: Path) -> tuple[dict[str, Any] | None, Finding]:
     if not isinstance(record, dict) or record.get("tool") != TOOL or not isinstance(record.get("tables"), dict):
         return None, Finding(path.name, False, "is no record of fisher, or a damaged one")
     version = record.get("schema_version")
-    if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
+    if not isinstance(version, int) or is_newer(record):
         return None, Finding(path.name, False, f"has schema version {version}: this fisher knows 1 to {SCHEMA_VERSION}")
+    # Those of the first version have no hash of their own.
+    if (version > 1 or SEAL in record) and not is_sealed(content):
+        return record, Finding(path.name, False, "was changed after it was written")
     return record, Finding(path.name, True, f"schema version {version}")
 
 
@@ -95,40 +102,38 @@ def _tables(report: Path, record: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(path.name, same, "is as it was written" if same else "was changed after it was written")
 
 
-def _rows(report: Path) -> Iterator[Finding]:
-    """The main table's rows.
+def _rows(report: Path) -> tuple[list[Finding], set[str]]:
+    """The main table's rows: one finding, or none for a table without checkpoints; and which of them have no numbers.
 
-    Yields:
-        One finding, or none for a table without checkpoints.
+    Those are named as the record names them.
     """
     name = f"rows of {report.name}"
     try:
         table = read_table(report)
     except OutputError as error:
-        yield Finding(name, False, str(error))
-        return
+        return [Finding(name, False, str(error))], set()
     if not {"checkpoint", "status"} <= set(table.columns):
-        return
+        return [], set()
+    is_failed = table["status"].isin([Status.REJECTED, Status.FAILED])
+    failed = {encodable(each) for each in table["checkpoint"][is_failed]}
     unknown = set(table["status"].dropna()) - set(Status)
     if unknown:
-        yield Finding(name, False, f"have a status that does not exist: {sorted(unknown)[0]}")
-    elif "order" in table.columns and not table["order"].is_monotonic_increasing:
-        yield Finding(name, False, "are not in order of training")
-    else:
-        yield Finding(name, True, f"{len(table)} in order")
+        return [Finding(name, False, f"have a status that does not exist: {sorted(unknown)[0]}")], failed
+    if "order" in table.columns and not table["order"].is_monotonic_increasing:
+        return [Finding(name, False, "are not in order of training")], failed
+    return [Finding(name, True, f"{len(table)} in order")], failed
 
 
-def _journal(folder: Path, record: dict[str, Any] | None) -> Finding:
-    """The journal, and whether it has the rows that the record lists."""
+def _journal(folder: Path, record: dict[str, Any] | None, failed: Collection[str]) -> Finding:
+    """The journal, and whether it has the rows that the record lists, but for those without numbers."""
     try:
         _, records, dropped = read_records(folder)
     except RecordError as error:
         return Finding(folder.name, False, str(error))
     if dropped:
         return Finding(folder.name, False, f"has {dropped} damaged lines; the same command measures those again")
-    checkpoints = [each for each in (record or {}).get("checkpoints", []) if isinstance(each, dict)]
-    # A row without numbers is in no journal: the same command tries it again.
-    listed = {each.get("sha256") for each in checkpoints if each.get("batch_size") is not None}
+    rows = [each for each in (record or {}).get("checkpoints", []) if isinstance(each, dict)]
+    listed = {each.get("sha256") for each in rows if each.get("checkpoint") not in failed}
     missing = listed - {None} - {weights for weights, _ in records}
     if missing:
         return Finding(folder.name, False, f"lacks {len(missing)} of the rows; the same command measures them again")

@@ -174,6 +174,7 @@ def measure(
     if ran_out_at:
         taken = "1 was" if found.batch_size == 1 else f"{found.batch_size} were"
         notes += (f"memory ran out at {ran_out_at} examples at once: {taken} taken",)
+    notes += found.movement_notes
     return replace(found, timings=tuple(clock.seconds.items()), notes=notes, memory_ran_out_at=ran_out_at)
 
 
@@ -245,11 +246,10 @@ def _measured(
     if not settings.recalibrate_bn:
         with clock("normalization"):
             notes += filter(None, [remark(discrepancies(problem), problem.examples)])
-    movement = None
+    movement, remarks = None, tuple[str, ...]()
     if trail is not None and settings.spectrum is None:
         with clock("movement"):
-            movement, remarks = trail.step(swept)
-        notes += remarks
+            movement, remarks = trail.step(problem, swept.outputs, swept.trace)
     measurement = Measurement(
         checkpoint="",
         status=Status.OK,
@@ -264,6 +264,7 @@ def _measured(
         ledger=swept.ledger,
         check=swept.check,
         movement=movement,
+        movement_notes=remarks,
         likelihood=problem.likelihood.name,
         per_example=swept.per_example,
     )
@@ -275,7 +276,7 @@ def _measured(
     if settings.eigenvalues:
         measurement = _with_eigenvalues(measurement, swept, settings, observer, clock, trail)
     if trail is not None and settings.spectrum is None:
-        trail.leave(swept)
+        trail.leave(problem, swept.outputs, swept.trace)
     return measurement
 
 
@@ -284,7 +285,8 @@ def _compare_stage(observer: Observer, text: str, fraction: float) -> None:
     observer.stage(text, 0.4 + 0.6 * fraction)
 
 
-def _question(settings: Settings) -> Question:
+def question_of(settings: Settings) -> Question:
+    """What is asked of the eigenvalues of either Fisher."""
     asked = settings.spectrum
     question = Question(settings.eigenvalues, settings.eigenvalue_tolerance, settings.seed)
     if asked is None:
@@ -319,7 +321,7 @@ def _matrices(swept: Sweep, settings: Settings) -> Iterator[tuple[Matrix, float]
 def _with_eigenvalues(
     measurement: Measurement, swept: Sweep, settings: Settings, observer: Observer, clock: _Clock, trail: Trail | None
 ) -> Measurement:
-    question, spectra = _question(settings), list[Spectrum]()
+    question, spectra = question_of(settings), list[Spectrum]()
     for matrix, trace in _matrices(swept, settings):
         name = "empirical" if matrix.empirical else "true"
         observer.stage(f"eigenvalues of the {name} Fisher", 0.75 if matrix.empirical else 0.45)

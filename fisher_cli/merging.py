@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 from fisher_cli.columns import EXAMPLE_COLUMNS
 from fisher_cli.durable import Prepared
 from fisher_cli.errors import OutputError
-from fisher_cli.outputs import Format, Metadata, ReportFiles, inside_parquet
+from fisher_cli.formats import Format, inside_parquet
+from fisher_cli.outputs import Metadata, ReportFiles
 from fisher_cli.parts import OF_THE_PART, PartReport, main_tables, read_part, stem_of, tables_beside, whole_run
-from fisher_cli.records import Record, inherit, journal_folder, open_journal
+from fisher_cli.recollection import inherit
+from fisher_cli.records import Record, journal_folder, open_journal
 from fisher_cli.results import Measurement, Status
 from fisher_cli.row_files import CHUNK_ROWS, RowFile
 
@@ -125,7 +127,7 @@ class _Whole:
         with open_journal(journal_folder(self.files.main), asked, fresh=self._force) as journal:
             inherit(journal.folder, journal_folder(self.parts[0].main))
             for record in self.records:
-                if record is not None and journal.records.get(record.key) != record:
+                if record is not None and journal.find(record.key) != record:
                     journal.append(record)
             main = self._joined(self.word)
             measurements = self._measurements(main)
@@ -157,7 +159,7 @@ class _Whole:
         lists = {
             name: [each for run in runs for each in run.get(name, ())] for name in ("timings", "checks", "identities")
         }
-        own = ("timings", "checks", "identities", "seconds", "command", "resources")
+        own = ("timings", "checks", "identities", "seconds", "command", "resources", "made_of")
         return {
             **{name: value for name, value in runs[0].items() if name not in own},
             **lists,

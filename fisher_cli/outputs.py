@@ -11,33 +11,18 @@ import shlex
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fisher_cli.cells import json_text
-from fisher_cli.dialects import Dialect, separated
+from fisher_cli.cells import json_lines
+from fisher_cli.dialects import Dialect
 from fisher_cli.durable import Prepared, replace_all, temporary_name, write_new
-from fisher_cli.errors import OutputError, UsageError
+from fisher_cli.errors import OutputError
+from fisher_cli.formats import MAIN_SHEET, SCHEMA_VERSION, TOOL, Format, is_newer, render, render_workbook
+from fisher_cli.seal import SEAL, UNSEALED, is_sealed, sealed
 
 if TYPE_CHECKING:
     import pandas as pd
-
-SCHEMA_VERSION = 1
-TOOL = "fisher"
-MAIN_SHEET = "rows"  # of a workbook, where the main table has no word of its own in its name
-
-
-class Format(StrEnum):
-    """The form of a report; `table` is for people and only for the terminal."""
-
-    TABLE = "table"
-    CSV = "csv"
-    TSV = "tsv"
-    JSON = "json"
-    JSONL = "jsonl"
-    PARQUET = "parquet"
-    XLSX = "xlsx"
 
 
 @dataclass(frozen=True)
@@ -50,88 +35,6 @@ class Metadata:
 
     stable: Mapping[str, Any] = field(default_factory=dict)
     run: Mapping[str, Any] = field(default_factory=dict)
-
-
-def format_of(path: Path, explicit: Format | None = None) -> Format:
-    """The format that a file's suffix says; an explicit one must agree with it.
-
-    Args:
-        path: the file that is to be written.
-        explicit: what `--format` said, if anything.
-
-    Returns:
-        The format.
-
-    Raises:
-        UsageError: the suffix is unknown, or says another format than `--format`, or the format is `table`.
-    """
-    formats = [each for each in Format if each is not Format.TABLE]
-    found = next((each for each in formats if path.suffix.lower() == f".{each}"), None)
-    if explicit is Format.TABLE:
-        msg = "--format table is for the terminal: leave out -o, or choose a file format such as --format csv"
-        raise UsageError(msg)
-    if found is None and path.is_dir():
-        better = shlex.quote(str(path / f"report.{explicit or Format.CSV}"))
-        msg = f"-o {path}: it is a folder: type -o {better}"
-        raise UsageError(msg)
-    if found is None and path.exists() and not path.is_file():
-        msg = f"-o {path}: it is not a regular file: choose another name, or -o - for rows on stdout"
-        raise UsageError(msg)
-    if found is None:
-        suffixes = " ".join(f".{each}" for each in formats)
-        better = shlex.quote(f"{path}.{explicit or Format.CSV}")
-        msg = f"-o {path}: the suffix must say the format ({suffixes}): for instance -o {better}"
-        raise UsageError(msg)
-    if explicit not in (None, found):
-        better = shlex.quote(str(path.with_suffix(f".{explicit}")))
-        msg = f"-o {path} contradicts --format {explicit}: type -o {better}, or --format {found}"
-        raise UsageError(msg)
-    return found
-
-
-def render(
-    table: "pd.DataFrame",
-    form: Format,
-    stable: Mapping[str, Any] | None = None,
-    dialect: Dialect = Dialect.PLAIN,
-) -> bytes:
-    """The table's bytes in a file format; `stable` metadata go into Parquet and workbooks only.
-
-    Returns:
-        The file's content.
-
-    Raises:
-        UsageError: the format is `table`, which is no file format.
-    """
-    from fisher_cli import tables  # here, so that the options' Format can be had without waiting for pandas
-
-    match form:
-        case Format.CSV | Format.TSV:
-            text = tables.to_csv(table, separated(form, dialect))
-        case Format.JSON:
-            text = tables.to_json(table)
-        case Format.JSONL:
-            text = tables.to_jsonl(table)
-        case Format.PARQUET:
-            return tables.to_parquet(table, inside_parquet(stable or {}))
-        case Format.XLSX:
-            return render_workbook({MAIN_SHEET: table}, stable or {})
-        case Format.TABLE:
-            msg = "--format table is for the terminal: choose csv, tsv, json, jsonl, parquet or xlsx"
-            raise UsageError(msg)
-    return text.encode()
-
-
-def render_workbook(sheets: "Mapping[str, pd.DataFrame]", stable: Mapping[str, Any]) -> bytes:
-    """The tables as the sheets of one workbook, the settings among them."""
-    from fisher_cli.workbooks import workbook  # here, because xlsxwriter is an extra
-
-    return workbook(sheets, inside_parquet(stable))
-
-
-def inside_parquet(stable: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata that a Parquet file or a workbook carries."""
-    return {**stable, "tool": TOOL, "schema_version": SCHEMA_VERSION}
 
 
 @dataclass(frozen=True)
@@ -189,6 +92,16 @@ class ReportFiles:
         for path in paths:
             self._check_replaceable(path, listed)
 
+    def spare_inputs(self) -> None:
+        """Refuse to replace a checkpoint of the run.
+
+        Raises:
+            OutputError: a file of the report is one of them.
+        """
+        for path in (self.main, self.layers, self.record, *self.further):
+            if path.exists():
+                self._refuse_input(path)
+
     def write(
         self,
         main: "pd.DataFrame | Prepared",
@@ -207,7 +120,7 @@ class ReportFiles:
         """
         tables = {self.main: main, **({} if layers is None else {self.layers: layers}), **(further or {})}
         contents = self._contents(tables, metadata.stable)
-        record = self._record_text(contents, metadata).encode()
+        record = self._record(contents, metadata)
         stale = [path for path in self._earlier() if path not in contents]
         try:
             replace_all({self.record: record, **contents}, stale)
@@ -232,18 +145,27 @@ class ReportFiles:
         """The name of a table's sheet: the last word of the name that a file of its own would have."""
         return self.word if path == self.main else path.stem.rpartition(".")[2]
 
-    def _record_text(self, contents: "Mapping[Path, bytes | Prepared]", metadata: Metadata) -> str:
-        """The record: what it is about, the tables' hashes, and under `run` what differs between runs."""
+    def _record(self, contents: "Mapping[Path, bytes | Prepared]", metadata: Metadata) -> bytes:
+        """The record: what it is about, the tables' hashes, its own, and under `run` what differs between runs."""
         hashes = {path.name: _digest(content) for path, content in contents.items()}
         written = {"format": self.format, **({"csv_dialect": self.dialect} if self.format is Format.CSV else {})}
-        ours = {
-            "tool": TOOL,
-            "schema_version": SCHEMA_VERSION,
-            "tables": hashes,
-            "written": written,
-            "run": metadata.run,
-        }
-        return json_text({**metadata.stable, **ours}, indent=2) + "\n"
+        ours = {"tool": TOOL, "schema_version": SCHEMA_VERSION, "tables": hashes, "written": written}
+        closing = {"run": metadata.run, SEAL: UNSEALED}
+        return sealed(json_lines({**metadata.stable, **ours, **closing}).encode() + b"\n")
+
+    def is_made_of(self, ingredients: str) -> bool:
+        """Whether the report that is there was made of these, and every byte of it is as it was written."""
+        try:
+            content = self.record.read_bytes()
+            record = json.loads(content) if is_sealed(content) else None
+            if record is None or record["run"].get("made_of") != ingredients:
+                return False
+            paths = {name: self.main.with_name(name) for name in record["tables"] if "/" not in name}
+            return self.main.name in paths and all(
+                _digest_of_file(path) == record["tables"][name] for name, path in paths.items()
+            )
+        except (OSError, ValueError, RecursionError, LookupError, AttributeError, TypeError):
+            return False
 
     def _listed(self) -> set[str]:
         """The names that the record lists, with its own; none if there is no record or it is not ours."""
@@ -253,6 +175,8 @@ class ReportFiles:
             return set()
         if not isinstance(record, dict) or record.get("tool") != TOOL or not isinstance(record.get("tables"), dict):
             return set()
+        if is_newer(record):
+            return set()  # what a later version put there is not ours to replace
         return {*record["tables"], self.record.name}
 
     def _earlier(self) -> list[Path]:
@@ -288,9 +212,7 @@ class ReportFiles:
         if not stat.S_ISREG(mode):
             msg = f"cannot write {path}: it is not a regular file; choose another name"
             raise OutputError(msg)
-        if any(_is_same_file(path, each) for each in self.inputs):
-            msg = f"{path} is one of the checkpoints of this run and would be lost: choose another name for -o"
-            raise OutputError(msg)
+        self._refuse_input(path)
         if not self.force and not self._is_ours(path.name, listed):
             others = ", ".join(sorted(listed - {self.record.name})) if path == self.record else ""
             whose = f"belongs to the report {others}" if others else "exists"
@@ -298,6 +220,11 @@ class ReportFiles:
                 f"{path} {whose} and is not part of an earlier report {self.main.name}: "
                 "choose another name for -o, or replace it with --force"
             )
+            raise OutputError(msg)
+
+    def _refuse_input(self, path: Path) -> None:
+        if any(_is_same_file(path, each) for each in self.inputs):
+            msg = f"{path} is one of the checkpoints of this run and would be lost: choose another name for -o"
             raise OutputError(msg)
 
 
@@ -333,6 +260,11 @@ def _is_same_file(one: Path, other: Path) -> bool:
 
 def _digest(content: bytes | Prepared) -> str:
     return content.sha256 if isinstance(content, Prepared) else f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def _digest_of_file(path: Path) -> str:
+    with open(path, "rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def _size(content: bytes | Prepared) -> int:

@@ -13,6 +13,7 @@ from fisher_cli.cells import one_line
 from fisher_cli.errors import OutputError, RecordError
 from fisher_cli.integrity import check_report
 from fisher_cli.records import Key, Record, changes, journal_folder, read_records
+from fisher_cli.seal import SEAL
 from fisher_cli.shards import Part
 from fisher_cli.table_reading import read_table
 
@@ -24,7 +25,7 @@ KINDS: Final = ("", "spectrum")
 # Tables that a part has only if one of its checkpoints has something in it.
 _IF_ANY: Final = frozenset({"density"})
 # What a record says of its own part alone.
-OF_THE_PART: Final = frozenset({"part", "checkpoints", "ledgers", "tables", "run", "settings_digest"})
+OF_THE_PART: Final = frozenset({"part", "checkpoints", "ledgers", "tables", "run", "settings_digest", "written", SEAL})
 
 
 @dataclass(frozen=True)

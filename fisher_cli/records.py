@@ -4,30 +4,28 @@ The first line says what was asked: settings, data, versions. A record answers t
 content hash it names, so that resuming means skipping what is there. Tables are rendered from the records.
 """
 
-import fcntl
 import hashlib
-import io
 import json
 import os
-import socket
-import time
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from fisher_cli.cells import one_line
+from fisher_cli.checked_lines import START, checked_line, checked_value, checked_values, is_whole
 from fisher_cli.codec import decode, encode
 from fisher_cli.durable import GrowingFile, make_folder, replace_all
-from fisher_cli.errors import LockedError, RecordError
+from fisher_cli.errors import RecordError
+from fisher_cli.lock import locked
 from fisher_cli.results import Ledger, Measurement
 
 VERSION: Final = 1
 Key = tuple[str, str | None]
-_CHECKSUM: Final = 64  # hexadecimal digits of a SHA-256
 _RECORDS: Final = "records.jsonl"
-_INSPECTED: Final = "inspected.jsonl"
-_LOCK: Final = "lock"
+# How the text of a record begins: its key can be told without reading the rest.
+_KEY: Final = re.compile(rb'\{"record":\{"weights":"([^"\\]*)","previous":(?:null|"([^"\\]*)"),')
 
 
 @dataclass(frozen=True)
@@ -48,14 +46,70 @@ class Record:
 
 
 @dataclass
+class _Places:
+    """Where in the file the records are: start and length of their lines, without the ends; the last of each key.
+
+    `latest` is the last key of each weights.
+    """
+
+    of: dict[Key, tuple[int, int]] = field(default_factory=dict)
+    latest: dict[str, Key] = field(default_factory=dict)
+
+    def add(self, key: Key, start: int, length: int) -> None:
+        """A line further on."""
+        self.of.pop(key, None)
+        self.of[key] = start, length
+        self.latest[key[0]] = key
+
+
+@dataclass
 class Journal:
-    """The records of one report, held by one process at a time; made by `open_journal`."""
+    """The records of one report, held by one process at a time; made by `open_journal`.
+
+    Only their places are held: a record is read from the disk when it is asked for, however many there are.
+    """
 
     folder: Path
-    records: dict[Key, Record]
     dropped: int
+    _places: "_Places" = field(repr=False)
+    _size: int = field(repr=False)
     _lines: GrowingFile = field(repr=False)
     _lock: int = field(repr=False)
+    _decoded: "_Decoding" = field(default_factory=lambda: _Decoding(), repr=False)
+
+    @property
+    def keys(self) -> Collection[Key]:
+        """What there is a record of, the latest last."""
+        return self._places.of.keys()
+
+    @property
+    def records(self) -> dict[Key, Record]:
+        """All records, read anew."""
+        found = {key: self.find(key) for key in self._places.of}
+        return {key: record for key, record in found.items() if record is not None}
+
+    def find(self, key: Key) -> Record | None:
+        """The record of this key; None where there is none, or none that can be read."""
+        place = self._places.of.get(key)
+        if place is None:
+            return None
+        try:
+            with open(self.folder / _RECORDS, "rb") as file:
+                file.seek(place[0])
+                line = file.read(place[1])
+        except OSError:
+            return None
+        return self._decoded.record(checked_value(line))
+
+    def of_weights(self, weights: str) -> Record | None:
+        """The latest record of these weights, whatever stood before them."""
+        key = self._places.latest.get(weights)
+        return None if key is None else self.find(key)
+
+    def sha256(self) -> str:
+        """The hash of all that is written, the question included."""
+        with open(self.folder / _RECORDS, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def append(self, record: Record) -> None:
         """Add a record, down to the disk; it replaces an earlier one of the same key.
@@ -63,7 +117,7 @@ class Journal:
         Raises:
             RecordError: the disk is full, or the operating system refused for another reason.
         """
-        line = _line({"record": encode(record)})
+        line = checked_line({"record": encode(record)})
         try:
             self._lines.append(line)
         except OSError as error:
@@ -72,7 +126,8 @@ class Journal:
                 "make room and run the same command again: finished checkpoints are kept"
             )
             raise RecordError(msg) from error
-        self.records[record.key] = record
+        self._places.add(record.key, self._size, len(line))
+        self._size += len(line) + 1
 
     def close(self) -> None:
         """Let another process have it."""
@@ -116,7 +171,7 @@ def open_journal(folder: Path, asked: Mapping[str, Any], *, fresh: bool = False)
         if not folder.is_dir():
             msg = f"{folder} is in the way: a report keeps its journal there; choose another name for -o"
             raise RecordError(msg)
-        lock = _locked(folder)
+        lock = locked(folder)
     except OSError as error:
         msg = f"cannot write {folder}: {error.strerror or error}"
         raise RecordError(msg) from error
@@ -136,15 +191,41 @@ def _opened(folder: Path, asked: Mapping[str, Any], lock: int, *, fresh: bool) -
     content = path.read_bytes() if path.exists() else b""
     # A file without a whole first line was torn while it was begun: there is nothing in it.
     is_begun = not fresh and b"\n" in content
-    lines = _read(content) if is_begun else iter(())
     if is_begun:
-        _refuse_other_question(folder, next(lines), asked)
-    records, dropped = _records(lines)
+        _refuse_other_question(folder, checked_value(content[: content.index(b"\n")]), asked)
+    places, dropped = _index(content) if is_begun else (_Places(), 0)
     if not is_begun or dropped or not content.endswith(b"\n"):
-        kept = [_line({"record": encode(record)}) for record in records.values()]
-        head = _line({"journal": VERSION, "asked": asked})
-        replace_all({path: b"".join(line + b"\n" for line in (head, *kept))})
-    return Journal(folder, records, dropped, GrowingFile(path), lock)
+        kept = [content[start : start + length] for start, length in places.of.values()]
+        content = b"".join(line + b"\n" for line in (checked_line({"journal": VERSION, "asked": asked}), *kept))
+        replace_all({path: content})
+        places, _ = _index(content)
+    return Journal(folder, dropped, places, len(content), GrowingFile(path), lock)
+
+
+def _index(content: bytes) -> tuple[_Places, int]:
+    """Where the records are, the last one of each key, and how many lines hold none; the first line is the question."""
+    places = _Places()
+    start, dropped = content.index(b"\n") + 1, 0
+    while start < len(content):
+        end = content.find(b"\n", start)
+        end = len(content) if end < 0 else end
+        line = content[start:end]
+        key = _key(line)
+        if key is None:
+            dropped += 1
+        else:
+            places.add(key, start, len(line))
+        start = end + 1
+    return places, dropped
+
+
+def _key(line: bytes) -> Key | None:
+    """The key of a record's line, None where the checksum does not hold or it is no record."""
+    found = _KEY.match(line, START)
+    if found is None or not is_whole(line):
+        return None
+    weights, previous = found.groups()
+    return weights.decode(), None if previous is None else previous.decode()
 
 
 def _refuse_other_question(folder: Path, head: Any, asked: Mapping[str, Any]) -> None:
@@ -194,46 +275,38 @@ def changes(before: Any, now: Any, place: str = "") -> Iterator[Change]:
         yield Change(place, one_line(json.dumps(before))[:80], one_line(json.dumps(now))[:80])
 
 
-def _records(lines: Iterable[Any]) -> tuple[dict[Key, Record], int]:
-    """The records by key, the last one of each, and how many lines hold none.
+class _Decoding:
+    """Makes records of the values of lines; those that share a ledger, the larger part of a record, get one."""
 
-    The checkpoints of a run mostly share their ledger, the larger part of a record: it is made once.
-    """
-    records: dict[Key, Record] = {}
-    written, ledger, dropped = None, None, 0
-    for line in lines:
+    def __init__(self) -> None:
+        self._written: Any = None
+        self._ledger: Ledger | None = None
+
+    def record(self, value: Any) -> Record | None:
+        """The record; None where the value is none."""
         try:
-            found = line["record"]["measurement"].pop("ledger", None)
-            if found != written:
-                written, ledger = found, decode(Ledger, found) if found is not None else None
-            record = decode(Record, line["record"])
-            record = replace(record, measurement=replace(record.measurement, ledger=ledger))
+            written = value["record"]["measurement"].pop("ledger", None)
+            if written != self._written:
+                self._ledger = decode(Ledger, written) if written is not None else None
+                self._written = written
+            found = decode(Record, value["record"])
         except (ValueError, TypeError, KeyError, AttributeError):
+            return None
+        return replace(found, measurement=replace(found.measurement, ledger=self._ledger))
+
+
+def _records(lines: Iterable[Any]) -> tuple[dict[Key, Record], int]:
+    """The records by key, the last one of each, and how many lines hold none."""
+    records: dict[Key, Record] = {}
+    decoding, dropped = _Decoding(), 0
+    for line in lines:
+        record = decoding.record(line)
+        if record is None:
             dropped += 1
         else:
             records.pop(record.key, None)
             records[record.key] = record
     return records, dropped
-
-
-def _line(value: Any) -> bytes:
-    """A line without its end: the checksum of its text, and the text."""
-    text = json.dumps(value, ensure_ascii=True, separators=(",", ":")).encode()
-    return hashlib.sha256(text).hexdigest().encode() + b" " + text
-
-
-def _read(content: bytes) -> Iterator[Any]:
-    """The values of the lines; None where the checksum does not hold.
-
-    Yields:
-        One value per line, also for a last line that has no end.
-    """
-    for line in io.BytesIO(content.removesuffix(b"\n") + b"\n"):  # one line at a time: a journal can be long
-        checksum, text = line[:_CHECKSUM], line[_CHECKSUM + 1 : -1]
-        if hashlib.sha256(text).hexdigest().encode() != checksum or line[_CHECKSUM : _CHECKSUM + 1] != b" ":
-            yield None
-        else:
-            yield json.loads(text)
 
 
 def read_records(folder: Path) -> tuple[Mapping[str, Any], dict[Key, Record], int]:
@@ -244,7 +317,7 @@ def read_records(folder: Path) -> tuple[Mapping[str, Any], dict[Key, Record], in
     """
     path = folder / _RECORDS
     try:
-        lines = _read(path.read_bytes())
+        lines = checked_values(path.read_bytes())
     except OSError as error:
         msg = f"{path}: cannot be read ({error.strerror})"
         raise RecordError(msg) from error
@@ -253,76 +326,3 @@ def read_records(folder: Path) -> tuple[Mapping[str, Any], dict[Key, Record], in
         msg = f"{path}: its first line is damaged, or another version's"
         raise RecordError(msg)
     return head["asked"], *_records(lines)
-
-
-def recollect(folder: Path, way: Mapping[str, Any]) -> list[Any]:
-    """What `remember` kept of files that were looked at in the same way; nothing where none of it can be read."""
-    try:
-        head, *lines = _read((folder / _INSPECTED).read_bytes())
-    except (OSError, ValueError):
-        return []
-    return [line for line in lines if line is not None] if head == {"inspected": way} else []
-
-
-def remember(folder: Path, way: Mapping[str, Any], values: Iterable[Any]) -> None:
-    """Keep JSON values about files beside the records; it only saves time, and whoever loses it finds it again.
-
-    Raises:
-        RecordError: the disk is full, or the operating system refused for another reason.
-    """
-    content = b"".join(_line(each) + b"\n" for each in ({"inspected": way}, *values))
-    try:
-        replace_all({folder / _INSPECTED: content})
-    except OSError as error:
-        msg = f"cannot write {folder / _INSPECTED} ({len(content):,} bytes): {error.strerror or error}"
-        raise RecordError(msg) from error
-
-
-def inherit(folder: Path, other: Path) -> None:
-    """Keep what another journal's run knew of files, unless there is something already.
-
-    Raises:
-        RecordError: the disk is full, or the operating system refused for another reason.
-    """
-    source, target = other / _INSPECTED, folder / _INSPECTED
-    if not source.is_file() or target.exists():
-        return
-    try:
-        replace_all({target: source.read_bytes()})
-    except OSError as error:
-        msg = f"cannot write {target}: {error.strerror or error}"
-        raise RecordError(msg) from error
-
-
-def _locked(folder: Path) -> int:
-    """A descriptor that holds the journal's lock until it is closed; the system lets go of it when a process dies.
-
-    Raises:
-        LockedError: another process holds it.
-    """
-    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = _owner(descriptor)
-        os.close(descriptor)
-        msg = (
-            f"{folder.with_suffix('')}: another process is writing this report ({owner}); wait for it, or choose "
-            "another name for -o"
-        )
-        raise LockedError(msg) from None
-    except BaseException:
-        os.close(descriptor)
-        raise
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-    return descriptor
-
-
-def _owner(descriptor: int) -> str:
-    """Who holds the lock, as it says itself just after taking it."""
-    for _ in range(20):
-        if text := one_line(os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()):
-            return text
-        time.sleep(0.05)
-    return "which has not said who it is"

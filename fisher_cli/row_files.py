@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # Rows that are made, written and forgotten together, and a row group of Parquet.
 CHUNK_ROWS = 20_000
+# Bytes that are copied at once.
+_PIECE = 2**20
 
 
 class RowFile:
@@ -49,6 +51,23 @@ class RowFile:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         return Prepared(self._temporary, f"sha256:{digest}", self._temporary.stat().st_size)
 
+    def so_far(self) -> Prepared | None:
+        """A copy of the rows written yet, on the disk and whole; None for Parquet, whose index comes at its end."""
+        ending = self._writer.ending()
+        if ending is None:
+            return None
+        self._file.flush()
+        temporary, digest, size = temporary_name(self.path), hashlib.sha256(), 0
+        with open(self._temporary, "rb") as rows, open(create(temporary), "wb") as copy:
+            while piece := rows.read(_PIECE) or ending:
+                ending = b"" if piece is ending else ending
+                copy.write(piece)
+                digest.update(piece)
+                size += len(piece)
+            copy.flush()
+            sync(copy.fileno())
+        return Prepared(temporary, f"sha256:{digest.hexdigest()}", size)
+
     def discard(self) -> None:
         """Leave nothing of it."""
         self._file.close()
@@ -78,6 +97,10 @@ class KeptRows:
         self._count += len(rows)
         self._parts.append(rows)
 
+    def so_far(self) -> "pd.DataFrame":
+        """What there is yet."""
+        return self.finish({})
+
     def finish(self, _: Mapping[str, Any]) -> "pd.DataFrame":
         """All rows as one table."""
         import pandas as pd
@@ -92,6 +115,8 @@ class KeptRows:
 class _Rows(Protocol):
     def write(self, rows: "pd.DataFrame") -> None: ...
 
+    def ending(self) -> bytes | None: ...
+
     def end(self, metadata: Mapping[str, Any]) -> None: ...
 
 
@@ -102,17 +127,19 @@ class _TextRows:
         self._file, self._columns, self._form, self._dialect, self._is_first = file, columns, form, dialect, True
 
     def write(self, rows: "pd.DataFrame") -> None:
-        from fisher_cli.tables import rows_text
-
-        text = rows_text(rows, self._form, self._dialect, self._is_first)
-        self._file.write(text.encode())
+        self._file.write(self._text(rows))
         self._is_first = False
 
-    def end(self, metadata: Mapping[str, Any]) -> None:  # noqa: ARG002 - they go into Parquet only
-        from fisher_cli.tables import make_table
+    def _text(self, rows: "pd.DataFrame") -> bytes:
+        from fisher_cli.tables import rows_text
 
-        if self._is_first:  # a header at least
-            self.write(make_table([], self._columns))
+        return rows_text(rows, self._form, self._dialect, self._is_first).encode()
+
+    def ending(self) -> bytes:
+        return self._text(_no_rows(self._columns)) if self._is_first else b""  # a header at least
+
+    def end(self, metadata: Mapping[str, Any]) -> None:  # noqa: ARG002 - they go into Parquet only
+        self._file.write(self.ending())
 
 
 class _JsonRows:
@@ -130,8 +157,11 @@ class _JsonRows:
                 self._file.write(line.encode())
                 self._is_first = False
 
+    def ending(self) -> bytes:
+        return b"[]\n" if self._is_first else b"\n]\n"
+
     def end(self, metadata: Mapping[str, Any]) -> None:  # noqa: ARG002 - they go into Parquet only
-        self._file.write(b"[]\n" if self._is_first else b"\n]\n")
+        self._file.write(self.ending())
 
 
 class _ParquetRows:
@@ -153,11 +183,20 @@ class _ParquetRows:
         if len(rows):
             self._writer.write_table(arrow_table(rows, self._schema), row_group_size=len(rows))
 
+    def ending(self) -> None:
+        return None
+
     def end(self, metadata: Mapping[str, Any]) -> None:
         from fisher_cli.tables import METADATA_KEY
 
         self._writer.add_key_value_metadata({METADATA_KEY: json_text(metadata).encode()})
         self._writer.close()
+
+
+def _no_rows(columns: Sequence[Column]) -> "pd.DataFrame":
+    from fisher_cli.tables import make_table
+
+    return make_table([], columns)
 
 
 _WRITERS: dict[str, Callable[[IO[bytes], Sequence[Column], str, Dialect], _Rows]] = {

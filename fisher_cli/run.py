@@ -34,8 +34,11 @@ from fisher_cli.inputs.networks.architectures import Architecture
 from fisher_cli.inputs.networks.networks import Networks, outcome, refuse_nonfinite
 from fisher_cli.measurement import Observer, Silent, choose_device, measure
 from fisher_cli.normalizing import with_chosen_normalization
-from fisher_cli.records import Journal, Key, Record, recollect, remember
+from fisher_cli.recollection import recollect, remember
+from fisher_cli.records import Journal
+from fisher_cli.rejoining import Revisited, revisit
 from fisher_cli.results import Ledger, Measurement, Status
+from fisher_cli.row_sequence import Rows
 from fisher_cli.settings import Resources, Settings
 from fisher_cli.trail import Trail
 
@@ -43,8 +46,6 @@ _LOG = logging.getLogger(__name__)
 
 # Normalised inputs up to this size are made once and kept on the device for the whole run.
 RESIDENT_BYTES = 2**30
-# The records of a journal that were used are kept in memory, for copies of their weights, up to so many examples.
-MOST_EXAMPLES_HELD = 20_000
 
 
 def resident(examples: Examples, device: torch.device) -> Data:
@@ -114,14 +115,8 @@ class Run:
         self._batch_size = resources.batch_size
         self._known: tuple[nn.Module, Ledger] | None = None
         has_next = len(self.files) > 1 or following is not None
-        self._trail = Trail() if has_next and settings.looks_back else None
-        self._journal: Journal | None = None
-        self._used: dict[Key, int] = {}  # by record, how many examples it holds
-        self._held = 0
-        # The row before, and whether the trail knows it: of a row that was recalled it knows nothing.
-        self._before: CheckpointFile | None = None
-        self._is_traced = True
-        self._between = 0  # checkpoints without numbers between that row and a share's first
+        trail = Trail() if has_next and settings.looks_back else None
+        self._rows = self._rows_after(trail)
         self.analysis = Analysis(settings, resources, str(self.device), self.examples.describe())
 
     @property
@@ -158,11 +153,18 @@ class Run:
             raise last
         return examples
 
-    def network(self, file: CheckpointFile) -> tuple[Checkpoint, Architecture, nn.Module]:
-        """A file's weights, and in their network; for the next file of its kind the network is the same module."""
+    def network(
+        self, file: CheckpointFile, found: Callable[[Checkpoint, str | None], None] = lambda _checkpoint, _name: None
+    ) -> tuple[Checkpoint, Architecture, nn.Module]:
+        """A file's weights, and in their network; for the next file of its kind the network is the same module.
+
+        `found` is told of the checkpoint, and again with its architecture's name, as soon as each is known.
+        """
         checkpoint = load_checkpoint(file, self.reading)
+        found(checkpoint, None)
         refuse_nonfinite(checkpoint)
         architecture = self.networks.architecture(checkpoint)
+        found(checkpoint, architecture.name)
         return checkpoint, architecture, self.networks.load(architecture, checkpoint)
 
     def __len__(self) -> int:
@@ -180,7 +182,9 @@ class Run:
         start = time.perf_counter()
         for file in self._coming():
             self.observer.start(file.name)
-            measurement = self._identified(self._recalled(file) or self._measured_anew(file))
+            measurement = self._identified(self._rows.of(file))
+            if measurement.memory_ran_out_at is not None:
+                self._batch_size = measurement.batch_size
             self.analysis.measurements.append(measurement)
             self.analysis.seconds = time.perf_counter() - start
             self.observer.finish(measurement)
@@ -232,55 +236,26 @@ class Run:
         Returns:
             How many of the rows are finished already, as far as the files tell.
         """
-        self._journal = journal
+        self._rows.journal = journal
         if self._acquaintance.has_news:
             remember(journal.folder, self._way, map(encode, self._acquaintance.met.values()))
-        known = {weights for weights, _ in journal.records}
+        known = {weights for weights, _ in journal.keys}
         return sum(file.sha256 in known for file in self.share)
 
-    def _recalled(self, file: CheckpointFile) -> Measurement | None:
-        """The row as it was measured before, for the same weights after the same weights, under today's name."""
-        record = None
-        if self._journal is not None and file.sha256 is not None:
-            record = self._journal.records.get((file.sha256, self._before.sha256 if self._before else None))
-        of_record = record and (record.measurement.memory_ran_out_at, record.measurement.batch_size)
-        known = self._world.broadcast(of_record)
-        if known is None:
-            return None
-        self._before, self._is_traced, self._between = file, False, 0
-        if known[0] is not None:
-            self._batch_size = known[1]
-        if record is None:  # rank 0 has it
-            return Measurement(checkpoint=file.name, status=Status.OK)
-        self._let_go(record)
-        return replace(record.measurement, checkpoint=file.name, step=file.step, epoch=file.epoch)
+    def _rows_after(self, trail: Trail | None) -> Rows:
+        return Rows(self._settings, trail, lambda file: self.measure(file), self._revisited, self._world)
 
-    def _measured_anew(self, file: CheckpointFile) -> Measurement:
-        """The row, measured and kept; that before it too, if what joins both is not at hand."""
-        if self._trail is not None and self._before is not None and not self._is_traced:
-            self.measure(self._before)
-            for _ in range(self._between):
-                self._trail.advance()
-            self._is_traced = True  # also for the row after, should this one fail
-        found = self.measure(file)
-        if found.status in {Status.OK, Status.NOT_CONVERGED} and file.sha256 is not None:
-            if self._journal is not None:
-                record = Record(file.sha256, self._before.sha256 if self._before else None, found)
-                self._journal.append(record)
-                self._let_go(record)
-            self._before, self._is_traced = file, True
-        return found
-
-    def _let_go(self, record: Record) -> None:
-        """Forget the records that were used first when those held have many examples: they are on the disk."""
-        if self._journal is None:
-            return
-        self._held += (record.measurement.examples or 0) - self._used.get(record.key, 0)
-        self._used[record.key] = record.measurement.examples or 0
-        while self._held > MOST_EXAMPLES_HELD:
-            first = next(iter(self._used))
-            self._held -= self._used.pop(first)
-            self._journal.records.pop(first, None)
+    def _revisited(self, file: CheckpointFile, known: Measurement) -> Revisited | None:
+        """The network of a row that was measured before; None where it cannot be had, or memory does not suffice."""
+        try:
+            module = self.network(file)[2]
+            size = self._batch_size if known.memory_ran_out_at is None else known.batch_size
+            return revisit(module, self.data, self._settings, known, size, self.device)
+        except Exception as error:
+            if not isinstance(error, FisherError) and not is_out_of_memory(error):
+                raise
+        release_memory()
+        return None
 
     def measure(self, file: CheckpointFile) -> Measurement:
         """One checkpoint's row; a failure is a row that says why.
@@ -290,17 +265,18 @@ class Run:
             RanksError: another rank is gone.
         """
         row = Measurement(checkpoint=file.name, status=Status.OK, sha256=file.sha256, step=file.step, epoch=file.epoch)
+
+        def identified(checkpoint: Checkpoint, architecture: str | None) -> None:
+            nonlocal row
+            kind = checkpoint.weights_kind
+            row = replace(row, step=checkpoint.step, epoch=checkpoint.epoch, weights=kind, architecture=architecture)
+
         start = time.perf_counter()
-        if self._trail is not None:
-            self._trail.advance()
+        if self._rows.trail is not None:
+            self._rows.trail.advance()
         try:
             with self._world.in_step():
-                checkpoint = load_checkpoint(file, self.reading)
-                row = replace(row, step=checkpoint.step, epoch=checkpoint.epoch, weights=checkpoint.weights_kind)
-                refuse_nonfinite(checkpoint)
-                architecture = self.networks.architecture(checkpoint)
-                row = replace(row, architecture=architecture.name)
-                module = self.networks.load(architecture, checkpoint)
+                checkpoint, architecture, module = self.network(file, identified)
             loading = time.perf_counter() - start
             found = self._measured(module)
         except (UsageError, RanksError):
@@ -345,11 +321,9 @@ class Run:
             classes=self.examples.classes,
             known=self._known[1] if self._known is not None and self._known[0] is module else None,
             observer=self.observer,
-            trail=self._trail,
+            trail=self._rows.trail,
             world=self._world,
         )
-        if found.memory_ran_out_at is not None:
-            self._batch_size = found.batch_size
         if found.ledger is not None:
             self._known = (module, found.ledger)
         return found

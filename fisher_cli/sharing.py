@@ -60,26 +60,26 @@ class SharedRun(Run):
         """
         if index != self._next:
             self.approach(index)
-        self._next, before = index + 1, self._before
-        return None if before is None else before.sha256, self._measured_anew(self.files[index])
+        self._next, before = index + 1, self._rows.before
+        return None if before is None else before.sha256, self._rows.measured_anew(self.files[index])
 
     def approach(self, index: int) -> None:
         """Know what row `index` is held against: the last one before it with numbers, measured unless that is known.
 
         So a share's first row says the same as in the whole run, whose earlier rows others measure.
         """
-        first, recorded = self.files[index], self._journal.records if self._journal is not None else {}
-        self._before, self._is_traced, self._between = None, True, 0
+        first, recorded = self.files[index], () if self._rows.journal is None else self._rows.journal.keys
+        self._rows.stand_after(None, is_traced=True)
         for between, file in enumerate(reversed(self.files[:index])):
             if file.sha256 is not None and (first.sha256, file.sha256) in recorded:
-                self._before, self._is_traced, self._between = file, False, between
+                self._rows.stand_after(file, is_traced=False, between=between)
                 return
             if index - 1 - between in self.lost:
                 continue
             self.observer.start(file.name)
             if self.measure(file).status in {Status.OK, Status.NOT_CONVERGED}:
-                self._before = file
-                if self._trail is not None:
+                self._rows.stand_after(file, is_traced=True)
+                if self._rows.trail is not None:
                     for _ in range(between):
-                        self._trail.advance()
+                        self._rows.trail.advance()
                 return

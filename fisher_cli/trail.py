@@ -1,9 +1,11 @@
 """What a run remembers of the checkpoint before, and what the next one says about the way from there."""
 
+from torch import Tensor
+
 from fisher_cli.curvature.divergence import Footprint, buffers_share, footprint, movement, why_apart
+from fisher_cli.curvature.problem import Problem
 from fisher_cli.curvature.spectrum import Leading
-from fisher_cli.curvature.traces import Sweep
-from fisher_cli.results import Movement
+from fisher_cli.results import Movement, Trace
 
 # A part of kl_step that is not the analysed parameters' is worth a remark from this share on.
 _SHARE = 0.1
@@ -30,22 +32,21 @@ class Trail:
         elif self.last is not None:
             self.missed += 1
 
-    def step(self, swept: Sweep) -> tuple[Movement | None, tuple[str, ...]]:
+    def step(self, problem: Problem, outputs: Tensor, trace: Trace) -> tuple[Movement | None, tuple[str, ...]]:
         """How far the network has moved from the last one with numbers, and what a reader should know of it.
 
         None for the first, and with a reason where the two networks cannot be held against each other.
         """
         if self.last is None:
             return None, ()
-        problem = swept.engine.problem
         if why := why_apart(problem, self.last):
             return None, (f"no movement from the row before, which is of another network: {why}",)
-        found = movement(problem, swept.outputs, swept.trace, self.last)
+        found = movement(problem, outputs, trace, self.last)
         return found, tuple(self._remarks(found))
 
-    def leave(self, swept: Sweep) -> None:
+    def leave(self, problem: Problem, outputs: Tensor, trace: Trace) -> None:
         """Keep what the next checkpoint is held against; only when this one has all its numbers."""
-        self._left = footprint(swept.engine.problem, swept.outputs, swept.trace)
+        self._left = footprint(problem, outputs, trace)
 
     def withdraw(self) -> None:
         """Nothing is left by a checkpoint that failed on another rank after it was done here."""

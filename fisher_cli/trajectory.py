@@ -26,6 +26,9 @@ RISING_FROM, RISING_TO = 0.25, 0.75
 # called must not depend on when the run was stopped.
 FALLING_FROM, FALLING_TO = 0.75, 0.5
 
+# The smallest error beside another that still counts, so that its inverse square is a number.
+_LEAST = 1e-150
+
 
 class Phase(StrEnum):
     """What part of a run a checkpoint belongs to."""
@@ -204,16 +207,19 @@ def _ratio(above: Point, below: Point) -> tuple[float, float | None]:
 
 def _mean_error(terms: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> float:
     """sd/√N with N − 1 in the sd."""
-    return float(np.std(terms, ddof=1)) / math.sqrt(len(terms))
+    exponent = _exponent([float(np.abs(terms).max())])  # squares of large terms are beyond all floats
+    return math.ldexp(float(np.std(np.ldexp(terms, -exponent), ddof=1)), exponent) / math.sqrt(len(terms))
 
 
 # --- unimodal regression
 
 
 def _weights(points: Sequence[Point]) -> list[float]:
-    """1/error² of each value; all equal if one is not known or zero."""
+    """1/error² of each value, in some unit; all equal if one is not known or zero."""
     errors = [point.error for point in points]
     known = [error for error in errors if error]
+    exponent = _exponent(known)
+    known = [max(math.ldexp(error, -exponent), _LEAST) for error in known]
     return [1 / error**2 for error in known] if len(known) == len(errors) else [1.0] * len(errors)
 
 
@@ -227,6 +233,9 @@ def unimodal(values: Sequence[float], weights: Sequence[float], modes: Iterable[
 
     Source: Stout 2008 (doi:10.1016/j.csda.2008.08.005), by prefix sums of two isotonic regressions; O(n).
     """
+    # Scaled by a power of two, which changes no digit: squares of values above 1e154 are beyond all floats.
+    exponent = _exponent(values)
+    values = [math.ldexp(value, -exponent) for value in values]
     count, largest = len(values), max(weights)
     scaled = [weight / largest for weight in weights]
     before = [0.0, *(error for _, error in _isotonic_prefixes(values, scaled))]
@@ -238,7 +247,12 @@ def unimodal(values: Sequence[float], weights: Sequence[float], modes: Iterable[
     falling = _isotonic(values[cut:][::-1], scaled[cut:][::-1])[::-1]
     fit = rising + falling
     top = max(fit)
-    return fit, mode if fit[mode] == top else fit.index(top)
+    return [math.ldexp(value, exponent) for value in fit], mode if fit[mode] == top else fit.index(top)
+
+
+def _exponent(values: Iterable[float]) -> int:
+    """The power of two above the largest of the values."""
+    return math.frexp(max((abs(value) for value in values), default=0.0))[1]
 
 
 def _isotonic(values: Sequence[float], weights: Sequence[float]) -> list[float]:

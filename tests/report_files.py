@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from fisher_cli.cli.app import app
 from fisher_cli.columns import LAYER_COLUMNS, main_columns
 from fisher_cli.dialects import Dialect
-from fisher_cli.outputs import Metadata, ReportFiles, format_of
+from fisher_cli.formats import format_of
+from fisher_cli.outputs import Metadata, ReportFiles
 from fisher_cli.tables import make_table
 
 SAMPLES = Path(__file__).parent.parent / "sample_checkpoints"

@@ -12,11 +12,12 @@ from typer.testing import CliRunner
 
 import fisher_cli.run
 from fisher_cli.cli.app import app
+from fisher_cli.seal import SEAL
 from tests.test_resume import NET
 
 QUICK = ("--limit", "8", "--eigenvalues", "1", "--model", "./net.py:make")
 # What tells how a run went, and so differs from run to run.
-OF_THE_TIME = {"command", "seconds", "timings", "checks", "peak_memory_bytes", "parts"}
+OF_THE_TIME = {"command", "seconds", "timings", "checks", "peak_memory_bytes", "parts", "made_of"}
 
 
 @pytest.fixture
@@ -74,11 +75,12 @@ def assert_equal_reports(one: str, other: str, *words: str, may_differ: Collecti
         assert first.read_bytes() == second.read_bytes(), first
     kind = ".spectrum" if ".spectrum" in words else ""
     records = [json.loads(path.with_name(f"{path.stem}{kind}.meta.json").read_text()) for path in paths]
-    tables, runs = ([record.pop(name) for record in records] for name in ("tables", "run"))
+    tables, runs, _ = ([record.pop(name) for record in records] for name in ("tables", "run", SEAL))
     assert records[0] == records[1]
     assert list(tables[0].values()) == list(tables[1].values())
     assert runs[0].keys() - runs[1].keys() <= {"parts"}
-    assert {name for name in runs[1] if runs[0][name] != runs[1][name]} <= {*OF_THE_TIME, *may_differ}
+    assert runs[1].keys() - runs[0].keys() <= {"made_of"}
+    assert {name for name in runs[1] if runs[0].get(name) != runs[1][name]} <= {*OF_THE_TIME, *may_differ}
 
 
 def measured_from_now_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:

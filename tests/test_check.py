@@ -1,16 +1,21 @@
 """`fisher check` finds what was changed after a report was written, and says what."""
 
+import contextlib
 import json
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from fisher_cli.cli.app import app
+from fisher_cli.errors import FisherError
+from fisher_cli.integrity import check_report
+from fisher_cli.table_reading import read_table
 
 RUN = ["sample_checkpoints/digits-clean/step_00000.pt", "sample_checkpoints/digits-clean/step_00066.pt"]
 
@@ -68,28 +73,75 @@ def test_a_report_that_is_not_there(tmp_path: Path) -> None:
     assert "no such report" in said
 
 
-def test_flipped_bits_and_cuts_are_all_found(report: Path, record_property: Callable[[str, object], None]) -> None:
-    draw, found, trials = random.Random(0), 0, 0
-    for path in sorted(report.parent.glob("trend*")):
-        if not path.is_file():
-            continue
+def damaged(whole: bytes, flips: int, cuts: Iterable[int], draw: random.Random) -> Iterator[bytes]:
+    for _ in range(flips):
+        content, place = bytearray(whole), draw.randrange(len(whole))
+        content[place] ^= 1 << draw.randrange(8)
+        yield bytes(content)
+    for cut in cuts:
+        yield whole[:cut]
+
+
+def all_found(report: Path, flips: int, stride: int, record_property: Callable[[str, object], None]) -> None:
+    """`flips` flipped bits and cuts at every `stride`-th byte in every table, the record and the journal."""
+    draw, counts = random.Random(0), {"flips": 0, "cuts": 0, "found": 0}
+    files = [path for path in sorted(report.parent.glob("trend*")) if path.is_file()]
+    files.append(report.parent / "trend.journal" / "records.jsonl")
+    assert len(files) == 4
+    for path in files:
         whole = path.read_bytes()
-        for trial in range(10):
-            content = bytearray(whole)
-            place = draw.randrange(len(content))
-            if trial % 2:
-                content[place] ^= 1 << draw.randrange(8)
-            else:
-                del content[place:]
-            if path.suffix == ".json" and trial % 2:
-                continue  # the record's own numbers carry no hash; what it says about tables does
+        each, cuts = -(-flips // len(files)), range(0, len(whole), stride)
+        for content in damaged(whole, each, cuts, draw):
             path.write_bytes(content)
-            trials += 1
-            found += checked(report)[0] in {1, 4}
+            try:
+                counts["found"] += not all(finding.ok for finding in check_report(report))
+            except FisherError:
+                counts["found"] += 1
         path.write_bytes(whole)
-    record_property("found", f"{found}/{trials}")
-    assert found == trials >= 25
+        counts["flips"] += each
+        counts["cuts"] += len(cuts)
+    record_property("O3", counts)
+    assert counts["found"] == counts["flips"] + counts["cuts"]
+    assert counts["flips"] >= flips
     assert checked(report)[0] == 0
+
+
+def test_flipped_bits_and_cuts_are_all_found(report: Path, record_property: Callable[[str, object], None]) -> None:
+    """O3, a part."""
+    all_found(report, 80, 997, record_property)
+
+
+@pytest.mark.long
+def test_eight_hundred_flipped_bits_and_every_cut_are_found(
+    report: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """O3: every cut of the CSV report, and every eleventh of the Parquet one, whose files are larger."""
+    all_found(report, 800, 1 if report.suffix == ".csv" else 11, record_property)
+
+
+def test_without_the_hashes_most_flips_would_go_unnoticed(report: Path) -> None:
+    """The control: the tables as any program reads them."""
+    whole, draw, silent = report.read_bytes(), random.Random(1), 0
+    right = read_table(report)
+    for content in damaged(whole, 200, (), draw):
+        report.write_bytes(content)
+        with contextlib.suppress(Exception):
+            silent += len(pd.read_csv(report) if report.suffix == ".csv" else pd.read_parquet(report)) == len(right)
+    assert silent > 100
+
+
+def test_a_report_with_a_checkpoint_that_cannot_be_used_is_whole(tmp_path: Path) -> None:
+    """The journal has no row of it, and none is missed; a row that is gone is."""
+    (tmp_path / "bad.pt").write_bytes(b"no checkpoint")
+    report = tmp_path / "t.csv"
+    words = [*RUN, str(tmp_path / "bad.pt"), "--limit", "8", "--eigenvalues", "0", "-q", "-o", str(report)]
+    assert CliRunner().invoke(app, ["analyze", *words]).exit_code == 3
+    assert checked(report)[0] == 0
+    path = tmp_path / "t.journal" / "records.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+    code, said = checked(report)
+    assert code == 4
+    assert "lacks 1 of the rows" in said
 
 
 def test_what_is_wrong_is_said(report: Path) -> None:

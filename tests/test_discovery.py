@@ -46,7 +46,7 @@ def test_odd_file_names_become_printable_text(tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/odd\n\xff.pt"))
     path.write_bytes(b"")
     [file] = find_checkpoints([path])
-    assert file.name == r"odd\n\xff.pt"
+    assert file.name == r"odd\x0a\udcff.pt"
     assert str(file.error).isprintable()
 
 

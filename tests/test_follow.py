@@ -19,6 +19,7 @@ from fisher_cli.inputs.checkpoints.acquaintance import Acquaintance
 from fisher_cli.inputs.checkpoints.checkpoints import CheckpointFile, find_checkpoints
 from fisher_cli.inputs.checkpoints.following import Following, Watch
 from fisher_cli.inputs.formats.reading import Reading
+from fisher_cli.table_reading import read_table
 from tests.test_check import checked
 from tests.test_resume import QUICK, analyze, counted, desk, tables
 
@@ -288,6 +289,28 @@ def test_the_report_is_there_while_the_run_waits(monkeypatch: pytest.MonkeyPatch
     scripted(monkeypatch, count, partial(shutil.move, "last.pt", "ckpts/step_11.pt"), nothing, nothing, count)
     analyze("--follow", code=130)
     assert rows == [11, 12]
+
+
+@pytest.mark.parametrize("form", ["csv", "json", "jsonl", "parquet"])
+def test_rows_of_examples_are_there_while_the_run_waits(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In Parquet, whose index stands at the end of the file, they come with the end of the run."""
+    shutil.move("ckpts/step_11.pt", "later.pt")
+    seen = []
+
+    def count() -> None:
+        path = Path(f"r.examples.{form}")
+        seen.append(len(read_table(path)) if path.exists() else None)
+        assert len(read_table(Path(f"r.{form}"))) == 11
+        assert checked(Path(f"r.{form}").absolute())[0] == 0
+
+    scripted(monkeypatch, count, lambda: shutil.move("later.pt", "ckpts/step_11.pt"), nothing, nothing)
+    analyze("-o", f"r.{form}", "--per-example", "--follow", "--until", "11")
+    assert seen == [None if form == "parquet" else 88]
+    assert len(read_table(Path(f"r.examples.{form}"))) == 96
+    followed = Path(f"r.examples.{form}").read_bytes()
+    analyze("-o", f"r.{form}", "--per-example", "--no-resume")
+    assert Path(f"r.examples.{form}").read_bytes() == followed
+    assert not list(Path().glob(".*.tmp"))
 
 
 def test_a_polite_kill_while_waiting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,8 @@ GROUND = {
     "dialects",
     "launch",
     "watch",
+    "checked_lines",
+    "seal",
 } | {"__init__"}
 FLOORS: list[set[str]] = [
     GROUND,
@@ -36,6 +38,8 @@ FLOORS: list[set[str]] = [
     | {
         "metadata",
         "outputs",
+        "formats",
+        "recollection",
         "long_form",
         "workbooks",
         "workbook_reading",
@@ -44,9 +48,11 @@ FLOORS: list[set[str]] = [
         "inputs",
         "curvature",
         "trajectory",
+        "lock",
     },
     {"trail", "selection", "comparing", "verification", "measurement", "normalizing", "examples", "analysis", "run"}
     | {"library", "checkpoint_comparison", "reports", "distributed", "agreement"}
+    | {"rejoining", "row_sequence", "packed"}
     | {"sharing", "crew", "devices", "parts", "merging"},
     {"cli", "__main__"},
 ]
@@ -67,15 +73,19 @@ BESIDE = {
     "row_files": {"tables", "durable", "workbooks"},
     "long_form": {"glossary", "rows", "tables"},
     "workbooks": {"glossary", "tables"},
-    "outputs": {"tables", "row_files", "workbooks"},
-    "integrity": {"table_reading", "outputs", "records"},
+    "formats": {"tables", "workbooks"},
+    "outputs": {"tables", "row_files", "workbooks", "formats"},
+    "integrity": {"table_reading", "outputs", "records", "formats"},
     "measurement": {"trail", "comparing", "verification", "selection"},
     "analysis": {"examples"},
-    "run": {"measurement", "normalizing", "analysis", "trail", "agreement"},
+    "records": {"lock"},
+    "rejoining": {"measurement", "trail"},
+    "row_sequence": {"rejoining", "trail"},
+    "run": {"measurement", "normalizing", "analysis", "trail", "rejoining", "row_sequence", "packed", "agreement"},
     "library": {"run", "analysis", "measurement", "normalizing", "trail"},
-    "sharing": {"run", "measurement"},
+    "sharing": {"run", "measurement", "row_sequence"},
     "crew": {"sharing"},
-    "devices": {"crew", "sharing", "measurement"},
+    "devices": {"crew", "sharing", "measurement", "row_sequence", "trail"},
     "merging": {"parts"},
     "checkpoint_comparison": {"measurement", "run"},
     "__main__": {"cli"},

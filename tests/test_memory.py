@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from fisher_cli.curvature.routes import Route
 from fisher_cli.errors import DataError, OutOfMemoryError
 from fisher_cli.inputs.networks.digits_networks import digits_mlp
 from fisher_cli.measurement import Silent, measure
+from fisher_cli.records import open_journal
 from fisher_cli.reports.summary import render_summary
 from fisher_cli.results import Measurement, Status
 from fisher_cli.run import Run
@@ -331,6 +333,35 @@ def test_the_smaller_batch_is_kept_for_the_rest_of_the_run(
     assert "memory ran out at 16 examples at once: 4 were taken" in rows[1]["notes"]
     assert analysis.run_metadata()["resources"]["batch_size"] == 16
     assert [m.status for m in analysis.measurements] == [Status.OK] * 3
+
+
+def test_a_run_that_is_resumed_keeps_the_smaller_batch(
+    monkeypatch: pytest.MonkeyPatch, attempts: list[int | None], tmp_path: Path
+) -> None:
+    """D10: the size is read from the journal, also for what joins a newcomer to the row before it."""
+
+    def rows(*files: Path) -> str:
+        run = Run(files, Settings(limit=EXAMPLES, eigenvalues=0), Resources(batch_size=16), Following())
+        with open_journal(tmp_path / "t.journal", run.question) as journal:
+            run.keep_in(journal)
+            for _ in run:
+                pass
+        return to_csv(main_table(run.analysis.measurements, 0))
+
+    with monkeypatch.context() as patch:
+        forward, limit = Problem.forward, Shortage(above=6)
+
+        def limited(problem: Problem, inputs: Tensor) -> Tensor:
+            limit(len(inputs))
+            return forward(problem, inputs)
+
+        patch.setattr(Problem, "forward", limited)
+        whole = rows(FIRST, MIDDLE, LAST)
+        shutil.rmtree(tmp_path / "t.journal")
+        rows(FIRST, MIDDLE)
+    attempts.clear()
+    assert rows(FIRST, MIDDLE, LAST) == whole
+    assert attempts == [4, 4]  # the row before is evaluated again, the newcomer measured
 
 
 def test_the_automatic_size_and_the_reduced_one_are_both_recorded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 import fisher_cli.run
-from fisher_cli.records import _line, journal_folder
+from fisher_cli.checked_lines import checked_line
+from fisher_cli.records import journal_folder
 from tests.shard_runs import analyze, desk, parts, run
 
 __all__ = ["desk"]
@@ -71,7 +72,7 @@ def _relabel(path: Path, name: str, value: str) -> None:
     first, rest = path.read_bytes().split(b"\n", 1)
     head = json.loads(first[65:])
     head["asked"][name] = value
-    path.write_bytes(_line(head) + b"\n" + rest)
+    path.write_bytes(checked_line(head) + b"\n" + rest)
 
 
 def test_damaged_unfinished_and_foreign_parts_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,4 +122,4 @@ def _forget_predecessor(path: Path) -> None:
     head, first, *rest = path.read_bytes().splitlines()
     record = json.loads(first[65:])
     record["record"]["previous"] = None
-    path.write_bytes(b"".join(line + b"\n" for line in (head, _line(record), *rest)))
+    path.write_bytes(b"".join(line + b"\n" for line in (head, checked_line(record), *rest)))

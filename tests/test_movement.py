@@ -264,7 +264,7 @@ def test_what_is_kept_of_a_network_does_not_change_with_it() -> None:
 
 def test_a_single_checkpoint_keeps_no_trail() -> None:
     run = Run([FIRST], Settings(limit=5, eigenvalues=0), Resources())
-    assert run._trail is None
+    assert run._rows.trail is None
     assert next(iter(run)).movement is None
 
 

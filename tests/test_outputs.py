@@ -16,7 +16,8 @@ import pytest
 from fisher_cli import durable
 from fisher_cli.columns import Column, Kind
 from fisher_cli.errors import OutputError, UsageError
-from fisher_cli.outputs import Format, Metadata, ReportFiles, format_of, render
+from fisher_cli.formats import SCHEMA_VERSION, Format, format_of, render
+from fisher_cli.outputs import Metadata, ReportFiles
 from fisher_cli.table_reading import read_table
 from fisher_cli.tables import make_table
 
@@ -73,7 +74,7 @@ def test_a_report_is_three_files_that_agree(tmp_path: Path, form: str) -> None:
     assert set(names(tmp_path)) == {f"my.trend.{form}", f"my.trend.layers.{form}", "my.trend.meta.json"}
     record = json.loads(report.record.read_text())
     assert record["tool"] == "fisher"
-    assert record["schema_version"] == 1
+    assert record["schema_version"] == SCHEMA_VERSION
     assert record["settings"] == {"data": "digits"}
     assert record["run"] == {"seconds": 1.5}
     assert record["tables"] == {
@@ -88,7 +89,7 @@ def test_parquet_carries_only_what_is_stable(tmp_path: Path) -> None:
     report.write(table(), table(), METADATA)
     first = report.main.read_bytes()
     inside = json.loads(pq.read_schema(report.main).metadata[b"fisher"])
-    assert inside == {"tool": "fisher", "schema_version": 1, "settings": {"data": "digits"}}
+    assert inside == {"tool": "fisher", "schema_version": SCHEMA_VERSION, "settings": {"data": "digits"}}
     report.write(table(), table(), Metadata(METADATA.stable, {"seconds": 99, "host": "b"}))
     assert report.main.read_bytes() == first
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from fisher_cli.cli.app import app
 from fisher_cli.columns import SPECTRUM_COLUMNS, main_columns
-from fisher_cli.outputs import format_of, render
+from fisher_cli.formats import format_of, render
 from fisher_cli.reports.gallery import NAMES, draw
 from fisher_cli.reports.page import render_page
 from fisher_cli.reports.reported_run import read_run

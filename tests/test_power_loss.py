@@ -19,7 +19,8 @@ import pytest
 from fisher_cli import durable
 from fisher_cli.columns import Column, Kind
 from fisher_cli.errors import RecordError
-from fisher_cli.outputs import Metadata, ReportFiles, format_of
+from fisher_cli.formats import format_of
+from fisher_cli.outputs import Metadata, ReportFiles
 from fisher_cli.records import journal_folder, open_journal, read_records
 from fisher_cli.table_reading import read_table
 from fisher_cli.tables import make_table

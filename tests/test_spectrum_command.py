@@ -206,9 +206,9 @@ def test_what_did_not_converge_keeps_its_values_and_residuals(monkeypatch: pytes
     def strict(*words: object) -> Question:
         return replace(question(*words), tolerance=1e-300)  # type: ignore[arg-type]
 
-    question = fisher_cli.measurement._question
+    question = fisher_cli.measurement.question_of
     plain = table(MIDDLE, *HEAD, "--eigenvalues", "2")
-    monkeypatch.setattr(fisher_cli.measurement, "_question", strict)
+    monkeypatch.setattr(fisher_cli.measurement, "question_of", strict)
     found = table(MIDDLE, *HEAD, "--eigenvalues", "2", code=3)
     assert set(found["status"]) == {"not-converged"}
     assert found["error"].str.contains("did not reach the tolerance").all()

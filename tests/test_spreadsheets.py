@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from fisher_cli.cli.app import app
 from fisher_cli.columns import COLUMNS, MAIN, Column, Kind
 from fisher_cli.dialects import MARK, Dialect, separated
-from fisher_cli.outputs import format_of, render
+from fisher_cli.formats import format_of, render
 from fisher_cli.reports.drawing import picture
 from fisher_cli.reports.gallery import draw
 from fisher_cli.reports.reported_run import read_run

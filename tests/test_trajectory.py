@@ -33,6 +33,23 @@ def found(*values: float | None, error: float = 0.01) -> Trajectory:
     return result
 
 
+@pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e160, 1e300])
+def test_values_of_any_size_have_the_shape_of_their_ratios(scale: float) -> None:
+    values, factors = [6.0, 30.0, 77.0, 60.0, 18.0, 40.0, 9.0], [0.9, 1.0, 1.1]
+    plain, scaled = (
+        trajectory(
+            [Point(unit * v, unit * 0.01, tuple(unit * v * f for f in factors), i) for i, v in enumerate(values)]
+        )
+        for unit in (1.0, scale)
+    )
+    assert plain is not None
+    assert scaled is not None
+    assert (scaled.shape, scaled.phases, scaled.peak, scaled.rivals) == (
+        *(plain.shape, plain.phases, plain.peak, plain.rivals),
+    )
+    assert [value / scale for value in scaled.fit if value is not None] == pytest.approx(plain.fit)
+
+
 # --- the fit
 
 

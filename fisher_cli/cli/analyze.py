@@ -25,7 +25,7 @@ from fisher_cli.cli.sharing import check_sharing
 from fisher_cli.cli.streams import destinations
 from fisher_cli.dialects import Dialect, separated
 from fisher_cli.errors import UsageError
-from fisher_cli.outputs import Format
+from fisher_cli.formats import Format
 from fisher_cli.settings import Resources, Settings
 
 if TYPE_CHECKING:

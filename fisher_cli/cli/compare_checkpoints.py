@@ -12,7 +12,8 @@ from fisher_cli.cli import options
 from fisher_cli.cli.request import DATA, MODEL, NETWORK, RUNNING, SEED, asks
 from fisher_cli.cli.streams import destinations
 from fisher_cli.dialects import Dialect
-from fisher_cli.outputs import Format, Metadata, render
+from fisher_cli.formats import Format, render
+from fisher_cli.outputs import Metadata
 from fisher_cli.settings import Resources, Settings
 
 

@@ -14,7 +14,8 @@ from fisher_cli.cli import options
 from fisher_cli.cli.request import DATA, DEBUG, DEVICE, ESTIMATOR, MODEL, NETWORK, asks, changed, without
 from fisher_cli.cli.streams import ROWS_AS_THEY_COME, destinations, exit_code, why_nothing
 from fisher_cli.dialects import Dialect
-from fisher_cli.outputs import Format, Metadata, ReportFiles, render
+from fisher_cli.formats import Format, render
+from fisher_cli.outputs import Metadata, ReportFiles
 from fisher_cli.settings import Resources, Settings
 
 if TYPE_CHECKING:

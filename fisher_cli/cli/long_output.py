@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from fisher_cli.cli.sequence import Report
 from fisher_cli.dialects import Dialect
-from fisher_cli.outputs import Format
+from fisher_cli.formats import Format
 
 if TYPE_CHECKING:
     import pandas as pd

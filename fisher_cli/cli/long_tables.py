@@ -12,7 +12,8 @@ from fisher_cli.columns import Column
 from fisher_cli.dialects import Dialect
 from fisher_cli.durable import Prepared
 from fisher_cli.errors import OutputError
-from fisher_cli.outputs import Format, ReportFiles, render_workbook
+from fisher_cli.formats import Format, render_workbook
+from fisher_cli.outputs import ReportFiles
 from fisher_cli.row_files import KeptRows, RowFile
 
 if TYPE_CHECKING:
@@ -69,6 +70,10 @@ class LongRows:
         if self._done is None:
             self._done = _saying(self.path, lambda: self._file.finish(metadata))
         return self._done
+
+    def so_far(self) -> "Prepared | pd.DataFrame | None":
+        """What is written yet, ready to take its name; None where the form does not allow it."""
+        return _saying(self.path, lambda: self._file.so_far())
 
     def print(self, console: "Console", metadata: Mapping[str, Any]) -> None:
         """Put all of it on stdout."""

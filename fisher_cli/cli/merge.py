@@ -9,7 +9,7 @@ import typer
 from fisher_cli.cli import options
 from fisher_cli.cli.streams import exit_code
 from fisher_cli.errors import UsageError
-from fisher_cli.outputs import format_of
+from fisher_cli.formats import format_of
 
 
 def merge(

@@ -12,6 +12,7 @@ import typer
 from fisher_cli.cli import options
 from fisher_cli.cli.numbers import count, positive, positive_number
 from fisher_cli.cli.sharing import read_devices
+from fisher_cli.cli.up_to_date import WORDS
 from fisher_cli.presets import PRESETS, listing, settings_of
 from fisher_cli.settings import Estimator, LikelihoodName, Precision, Resources, Settings
 from fisher_cli.shards import Shard
@@ -123,6 +124,7 @@ def asks(*asked: Asked) -> Callable[[Callable[..., None]], Callable[..., None]]:
 
         @functools.wraps(command)
         def run(context: typer.Context, **given: Any) -> None:
+            WORDS.set(repr((context.command_path, sorted(context.params.items()))))
             typed = [(each, given.pop(each.name)) for each in asked]
             words, resources = (
                 {each.name: each.read(value) for each, value in typed if each.of is kind}

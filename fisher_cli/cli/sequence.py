@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 
 from fisher_cli.cli.long_tables import LongTable, Opened, open_rows
 from fisher_cli.cli.streams import ROWS_AS_THEY_COME, exit_code, why_nothing
+from fisher_cli.cli.up_to_date import made_of
 from fisher_cli.durable import Prepared
 from fisher_cli.errors import UsageError
+from fisher_cli.formats import Format, inside_parquet, render
 from fisher_cli.launch import launched
-from fisher_cli.outputs import Format, Metadata, ReportFiles, inside_parquet, render
-from fisher_cli.records import journal_folder, open_journal
+from fisher_cli.outputs import Metadata, ReportFiles
+from fisher_cli.packed import PackedMeasurements
+from fisher_cli.records import Journal, journal_folder, open_journal
 from fisher_cli.settings import Resources, Settings
 
 if TYPE_CHECKING:
@@ -109,15 +112,26 @@ def go_through(
         stack.callback(run.close)
         if files is not None:
             files = replace(files, inputs=tuple(file.path for file in run.files))
-            files.check_writable()
+            files.spare_inputs()
         _say_what_is_analysed(console, run)
-        stack.enter_context(_journal(console, run, files, resume=resume))  # until the report is written
+        journal = stack.enter_context(_journal(console, run, files, resume=resume))  # until the report is written
+        may_be_done = waits is None and to_stdout is None and not is_fresh
+        if world.broadcast(may_be_done and _is_done(run, journal, files)):
+            if files is not None:
+                console.message(f"report: {files.main}")  # nothing to measure, to write or to print
+            return 0
+        run.analysis.measurements = PackedMeasurements()
         opened = open_rows(stack, report.long, files, to_stdout)
         _measure(console, run, report, files, to_stdout, opened)
         stack = stack.pop_all()  # kept until the end: what goes to stdout does not go to stderr
     with stack:
-        code = _finish(console, run.analysis, report, files, to_stdout, opened)
+        code = _finish(console, run, report, files, to_stdout, opened, journal)
     return code if launch.speaks else 0
+
+
+def _is_done(run: "Run", journal: Journal | None, files: ReportFiles | None) -> bool:
+    """Whether the report that is there was made of just this."""
+    return files is not None and journal is not None and files.is_made_of(made_of(run, journal, files))
 
 
 def _run(
@@ -143,7 +157,7 @@ def _run(
 
 def _journal(
     console: "Console", run: "Run", files: ReportFiles | None, *, resume: bool
-) -> contextlib.AbstractContextManager[object]:
+) -> contextlib.AbstractContextManager[Journal | None]:
     """The journal of the report that is to be written, from which and into which the run's rows go."""
     if files is None:
         return contextlib.nullcontext()
@@ -203,7 +217,7 @@ def _measure(
     """
     with console.progress(None if run.is_following else len(run)) as progress:
         run.observer = progress
-        if files is not None and opened.file is None:
+        if files is not None:
             run.waiting = _Renewed(run, report, files, opened)
         try:
             for place, measurement in enumerate(run):
@@ -228,21 +242,21 @@ class _Renewed:
         self._run, self._report, self._files, self._opened, self._rows = run, report, files, opened, 0
 
     def __call__(self) -> None:
-        analysis = self._run.analysis
-        if len(analysis.measurements) > self._rows and analysis.succeeded:
-            # Another object of the same rows: tables that an analysis has made once stay as they are.
-            _write(replace(analysis), self._report, self._files, self._opened)
-        self._rows = len(analysis.measurements)
+        rows = len(self._run.analysis.measurements)
+        if rows > self._rows and (analysis := self._run.analysis.whole()).succeeded:
+            _write(analysis, self._report, self._files, self._opened, goes_on=True)
+        self._rows = rows
 
 
 def _keep(
     console: "Console", run: "Run", report: Report, files: ReportFiles | None, opened: Opened, *, by_user: bool
 ) -> None:
     """Write the rows that were finished before the run was stopped, and say so."""
-    done = len(run.analysis.measurements)
-    writes = files is not None and run.analysis.succeeded > 0
+    analysis = run.analysis.whole()
+    done = len(analysis.measurements)
+    writes = files is not None and analysis.succeeded > 0
     if files is not None and writes:
-        _write(run.analysis, report, files, opened)
+        _write(analysis, report, files, opened)
     if writes or by_user:
         where = (
             f"are in {files.main}; the same command goes on from there"
@@ -252,37 +266,55 @@ def _keep(
         console.message(f"{'interrupted' if by_user else 'stopped'}: {done} of {len(run)} checkpoints {where}")
 
 
-def _write(analysis: "Analysis", report: Report, files: ReportFiles, opened: Opened) -> None:
-    metadata = Metadata(analysis.stable_metadata(), analysis.run_metadata())
+def _write(
+    analysis: "Analysis",
+    report: Report,
+    files: ReportFiles,
+    opened: Opened,
+    made_of: str | None = None,
+    goes_on: bool = False,
+) -> None:
+    """Write the report; one that needs no more work says what it was `made_of`.
+
+    While the run `goes_on` its long table stays open: the rows that it has yet are copied.
+    """
+    metadata = Metadata(analysis.stable_metadata(), {**analysis.run_metadata(), "made_of": made_of})
     main, beside = report.tables(analysis)
     further: dict[Path, pd.DataFrame | Prepared] = {
         files.main.with_name(f"{files.main.stem}.{word}{files.main.suffix}"): table
         for word, table in report.further(analysis).items()
     }
     if opened.file is not None:
-        further[opened.file.path] = opened.file.prepared(inside_parquet(metadata.stable))
+        rows = opened.file.so_far() if goes_on else opened.file.prepared(inside_parquet(metadata.stable))
+        further |= {} if rows is None else {opened.file.path: rows}
     first = main if main is not None else further.pop(files.main)
     files.write(first, beside, metadata, further)
 
 
 def _finish(
     console: "Console",
-    analysis: "Analysis",
+    run: "Run",
     report: Report,
     files: ReportFiles | None,
     to_stdout: Format | None,
     opened: Opened,
+    journal: Journal | None,
 ) -> int:
     """Write and print what is left; the exit code: 0 all rows ok, 3 some not, 1 none, 4 by the gate.
 
     A run without a single result writes no file: it would only replace an earlier report. A shard always does, since
     its parts belong together.
     """
+    analysis, is_table = run.analysis.whole(), to_stdout is Format.TABLE
+    code = exit_code(analysis.measurements, analysis.succeeded)
+    failed = report.gate(analysis) if analysis.succeeded else ()
+    ingredients = None
+    if files is not None and journal is not None and code == 0 and not failed:
+        ingredients = made_of(run, journal, files)
     if analysis.part is not None and files is not None:
-        return _finish_part(console, analysis, report, files, opened)
-    is_table = to_stdout is Format.TABLE
+        return _finish_part(console, analysis, report, files, opened, ingredients)
     if files is not None and analysis.succeeded:
-        _write(analysis, report, files, opened)
+        _write(analysis, report, files, opened, ingredients)
     if is_table and analysis.succeeded:
         report.show(console, analysis)
     elif opened.stdout is not None:
@@ -295,16 +327,21 @@ def _finish(
         console.error(why_nothing(analysis.measurements))
     elif files is not None:
         console.message(f"report: {files.main}")
-    code = exit_code(analysis.measurements, analysis.succeeded)
-    failed = report.gate(analysis) if analysis.succeeded else ()
     for line in failed:
         console.error(line)
     return CHECK_FAILED if failed else code
 
 
-def _finish_part(console: "Console", analysis: "Analysis", report: Report, files: ReportFiles, opened: Opened) -> int:
+def _finish_part(
+    console: "Console",
+    analysis: "Analysis",
+    report: Report,
+    files: ReportFiles,
+    opened: Opened,
+    ingredients: str | None,
+) -> int:
     """Write the report of a shard; what the whole run shows is said when the parts are joined."""
-    _write(analysis, report, files, opened)
+    _write(analysis, report, files, opened, ingredients)
     console.message(f"report: {files.main}, to be joined with the other shards' by fisher merge")
     if not analysis.measurements:
         return 0

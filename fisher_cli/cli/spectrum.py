@@ -13,7 +13,7 @@ from fisher_cli.cli.sequence import Report, go_through
 from fisher_cli.cli.sharing import check_sharing
 from fisher_cli.cli.streams import destinations
 from fisher_cli.dialects import Dialect
-from fisher_cli.outputs import Format
+from fisher_cli.formats import Format
 from fisher_cli.settings import MatrixName, Resources, Settings, SpectrumMethod, SpectrumSettings
 
 if TYPE_CHECKING:

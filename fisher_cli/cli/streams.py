@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from fisher_cli.dialects import Dialect
 from fisher_cli.errors import OutputError, UsageError
-from fisher_cli.outputs import Format, ReportFiles, format_of
+from fisher_cli.formats import Format, format_of
+from fisher_cli.outputs import ReportFiles
 
 if TYPE_CHECKING:
     from fisher_cli.results import Inspection, Measurement

@@ -12,7 +12,7 @@ from fisher_cli.cli.request import DATA, MODEL, NETWORK, RUNNING, SEED, asks, wi
 from fisher_cli.cli.sequence import Report, go_through
 from fisher_cli.cli.streams import destinations
 from fisher_cli.dialects import Dialect
-from fisher_cli.outputs import Format
+from fisher_cli.formats import Format
 from fisher_cli.results import Outcome
 from fisher_cli.settings import Precision, Resources, Settings
 

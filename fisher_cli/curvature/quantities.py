@@ -10,6 +10,8 @@ from fisher_cli.results import Estimate
 
 # Resamplings of the examples: 200 know a standard deviation to 5 %.
 REPLICATES = 200
+# Rows of eigenvectors that are held in float64 at once.
+ROWS_AT_ONCE = 2**18
 
 
 def effective_rank(trace: float, squared_norm: float) -> float | None:
@@ -92,8 +94,10 @@ def subspace_overlap(vectors: Tensor, others: Tensor) -> float | None:
     least = min(vectors.shape[1], others.shape[1])
     if not least:
         return None
-    common = torch.promote_types(vectors.dtype, others.dtype)
-    return float((vectors.to(common).T @ others.to(common)).double().square().sum()) / least
+    inner = torch.zeros(vectors.shape[1], others.shape[1], dtype=torch.float64, device=vectors.device)
+    for one, other in zip(torch.split(vectors, ROWS_AT_ONCE), torch.split(others, ROWS_AT_ONCE), strict=True):
+        inner += one.double().T @ other.double()
+    return float(inner.square().sum()) / least
 
 
 def squared_norm(

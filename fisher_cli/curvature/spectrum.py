@@ -148,7 +148,7 @@ def spectrum(
         gradient_share=None
         if gradient is None or leading is None
         else quantities.gradient_share(leading.vectors, gradient),
-        overlap=_overlap(leading, before),
+        overlap=overlap(leading, before),
         density=density,
         products=probes + (density.products if density else 0),
         notes=tuple(filter(None, remarks)),
@@ -225,7 +225,15 @@ def _deflated(found: Eigensystem, vectors: Tensor) -> tuple[Tensor, Tensor, Tens
     return found.values[: len(kept)][kept], found.residuals[: len(kept)][kept], vectors[:, some]
 
 
-def _overlap(leading: Leading | None, before: Leading | None) -> float | None:
+@torch.inference_mode(mode=False)
+def leading_vectors(matrix: Matrix, question: Question) -> Leading | None:
+    """The leading eigenvectors alone, bit for bit those that `spectrum` gives beside its result."""
+    found, _ = _found(matrix, question)
+    return _leading(matrix.problem, found, _floor(matrix.problem, found))
+
+
+def overlap(leading: Leading | None, before: Leading | None) -> float | None:
+    """‖V_kᵀ W_l‖_F²/min(k, l) of two sets of eigenvectors, None unless they are of the same tensors."""
     if leading is None or before is None or dict(leading.layout) != dict(before.layout):
         return None
     return quantities.subspace_overlap(leading.vectors, before.vectors.to(leading.vectors.device))

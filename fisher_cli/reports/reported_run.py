@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fisher_cli.cells import one_line
 from fisher_cli.errors import FisherError, OutputError
-from fisher_cli.outputs import TOOL
+from fisher_cli.formats import SCHEMA_VERSION, TOOL, is_newer
 from fisher_cli.records import journal_folder, read_records
 from fisher_cli.results import Estimate, Measurement, Status, Trace
 from fisher_cli.table_reading import read_table
@@ -153,13 +153,25 @@ def numbers(table: "pd.DataFrame", name: str) -> list[float]:
 
 
 def _record(path: Path, word: str) -> Mapping[str, Any]:
-    """The record of a table, {} if there is none of ours."""
+    """The record of a table, {} if there is none of ours.
+
+    Raises:
+        OutputError: it is of a later version.
+    """
     stem = f"{path.stem}.{word}" if word else path.stem
     try:
         record = json.loads(path.with_name(f"{stem}.meta.json").read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
-    return record if isinstance(record, dict) and record.get("tool") == TOOL else {}
+    if not isinstance(record, dict) or record.get("tool") != TOOL:
+        return {}
+    if is_newer(record):
+        msg = (
+            f"{path}: a report of version {one_line(str(record.get('schema_version')))[:20]}, and this fisher knows 1 "
+            f"to {SCHEMA_VERSION}: it was written by a later one; install that"
+        )
+        raise OutputError(msg)
+    return record
 
 
 def _damage(path: Path, record: Mapping[str, Any], files: Sequence[Path]) -> Iterator[str]:

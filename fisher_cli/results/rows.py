@@ -47,7 +47,7 @@ class Measurement:
     `error` is one line, "" when all is well. `notes` are remarks that do not make the row fail.
     `timings` are seconds by stage; they go to the run's record, never into a table. `memory_ran_out_at` is the
     number of examples at once for which memory did not suffice, before `batch_size` was taken instead. `likelihood` is
-    the name of the outputs' distribution.
+    the name of the outputs' distribution. `movement_notes` are the last of the notes, on the way from the row before.
     """
 
     checkpoint: str
@@ -80,3 +80,4 @@ class Measurement:
     per_example: PerExample | None = None
     example_summary: ExampleSummary | None = None
     task2vec: tuple[FilterMeans, ...] = ()
+    movement_notes: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ import typer
 
 from fisher_cli.cli.options.panels import OUTPUT
 from fisher_cli.dialects import Dialect
-from fisher_cli.outputs import Format
+from fisher_cli.formats import Format
 
 Output = Annotated[
     Path | None,

@@ -8,6 +8,7 @@ from typing import Final
 
 from torch import Tensor
 
+from fisher_cli.cells import escape
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.checkpoints import discovery, duplicates, timeline
 from fisher_cli.inputs.checkpoints.acquaintance import Acquaintance, Found
@@ -266,6 +267,5 @@ def shown_name(path: Path, paths: Sequence[Path]) -> str:
 
 
 def _name(relative: Path) -> str:
-    # Names of files may hold any bytes; tables are UTF-8 and one line per row.
-    text = os.fsencode(relative.as_posix()).decode("utf-8", "backslashreplace")
-    return one_line(text, len(text) + 1)
+    # Names of files may hold any bytes; tables are UTF-8 and one line per row. `cells.unescape` gives the name back.
+    return escape(relative.as_posix())

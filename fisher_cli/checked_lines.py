@@ -1,0 +1,36 @@
+"""JSON values, one a line, each line with the SHA-256 of its text before it: what is damaged is told from the rest."""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+START: Final = 65  # where the text of a line begins: after the 64 digits of its checksum and a blank
+
+
+def checked_line(value: Any) -> bytes:
+    """A line without its end: the checksum of its text, and the text."""
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":")).encode()
+    return hashlib.sha256(text).hexdigest().encode() + b" " + text
+
+
+def is_whole(line: bytes) -> bool:
+    """Whether a line's checksum holds."""
+    is_apart = line[START - 1 : START] == b" "
+    return is_apart and hashlib.sha256(memoryview(line)[START:]).hexdigest().encode() == line[: START - 1]
+
+
+def checked_value(line: bytes) -> Any:
+    """The value of a line without its end; None where the checksum does not hold."""
+    return json.loads(line[START:]) if is_whole(line) else None
+
+
+def checked_values(content: bytes) -> Iterator[Any]:
+    """The values of the lines; None where the checksum does not hold.
+
+    Yields:
+        One value per line, also for a last line that has no end.
+    """
+    for line in io.BytesIO(content.removesuffix(b"\n") + b"\n"):  # one line at a time: a journal can be long
+        yield checked_value(line[:-1])

@@ -1,0 +1,136 @@
+"""Many small checkpoints: what is spent on each besides measuring it, what is held, and how a finished run resumes."""
+
+import json
+import os
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import fisher_cli.run
+from fisher_cli.codec import decode, encode
+from fisher_cli.results import Measurement
+from tests.test_records import in_child
+from tests.test_resume import NET, analyze, tables
+
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
+
+def checkpoints(count: int) -> None:
+    Path("net.py").write_text(NET)
+    Path("ckpts").mkdir()
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Tanh(), nn.Linear(4, 10))
+    for step in range(count):
+        torch.save(network.state_dict(), f"ckpts/step_{step}.pt")
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter += 0.01 * torch.randn_like(parameter)
+
+
+def resident() -> float:
+    """MiB of memory that this process holds now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+class Watched:
+    """Measures every `stride`-th checkpoint and says of the others what it found last, and looks on meanwhile."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, stride: int) -> None:
+        self.between: list[float] = []
+        self.waited: list[float] = []
+        self.held: list[float] = []
+        self.open: list[int] = []
+        self._ended: tuple[float, float] | None = None
+        self._last: Measurement | None = None
+        self._stride = stride
+        real = fisher_cli.run.Run.measure
+
+        def measure(run: fisher_cli.run.Run, file: fisher_cli.run.CheckpointFile) -> Measurement:
+            if self._ended is not None:
+                self.between.append(time.process_time() - self._ended[0])
+                self.waited.append(time.perf_counter() - self._ended[1])
+            self.held.append(resident())
+            self.open.append(descriptors())
+            if self._last is None or len(self.held) % self._stride == 0:
+                self._last = real(run, file)
+            found = _of_its_own(replace(self._last, checkpoint=file.name, sha256=file.sha256, step=file.step))
+            self._ended = time.process_time(), time.perf_counter()
+            return found
+
+        patch.setattr(fisher_cli.run.Run, "measure", measure)
+
+
+def _of_its_own(found: Measurement) -> Measurement:
+    """The same with objects of its own, as every measurement has."""
+    return replace(
+        decode(Measurement, json.loads(json.dumps(encode(replace(found, ledger=None))))), ledger=found.ledger
+    )
+
+
+def load(count: int, stride: int) -> str:
+    """What was found, in words."""
+    checkpoints(count)
+
+    def first(patch: Any = pytest.MonkeyPatch) -> None:
+        watched = Watched(patch(), stride)
+        said = analyze()
+        growth = watched.held[-1] - watched.held[100]
+        found = {
+            "ms": [1000 * statistics.median(times) for times in (watched.waited, watched.between)],
+            "growth": growth,
+            "open": [min(watched.open), max(watched.open)],
+            "said": len(said),
+        }
+        Path("found.json").write_text(json.dumps(found))
+
+    def again() -> None:
+        started = time.process_time()
+        said = analyze()
+        Path("again.json").write_text(json.dumps({"s": time.process_time() - started, "said": said}))
+
+    assert in_child(first) == 0
+    found, before = json.loads(Path("found.json").read_text()), tables()
+    assert in_child(again) == 0
+    resumed = json.loads(Path("again.json").read_text())
+    assert f"{count} of {count} checkpoints were finished before and are kept" in resumed["said"]
+    assert tables() == before
+    assert found["growth"] <= 50
+    assert found["open"][0] == found["open"][1]
+    assert found["said"] < 500 * count
+    return (
+        f"{count} checkpoints: {found['ms'][0]:.1f} ms each besides measuring (median; {found['ms'][1]:.1f} of the "
+        f"processor), {found['growth']:.0f} MiB more held at the last than at the hundredth, {found['open'][0]} files "
+        f"open, {found['said']} bytes said; {resumed['s']:.1f} s of the processor to resume when finished"
+    )
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_two_thousand_checkpoints(record_property: Callable[[str, object], None]) -> None:
+    """L1, a fifth."""
+    record_property("L1", load(2000, 500))
+
+
+@pytest.mark.long
+def test_ten_thousand_checkpoints(record_property: Callable[[str, object], None]) -> None:
+    """L1: every five hundredth is measured in earnest; what is counted is all that comes besides."""
+    record_property("L1", load(10_000, 500))
