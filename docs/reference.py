@@ -8,7 +8,7 @@ import typer
 
 from fisher_cli import columns, comparison_columns
 from fisher_cli.cli.app import app
-from fisher_cli.outputs import SCHEMA_VERSION, Format
+from fisher_cli.formats import SCHEMA_VERSION, Format
 
 TABLES = (
     ("The main table", "analyze", "NAME", columns.COLUMNS),
@@ -21,6 +21,7 @@ TABLES = (
     ("The main table, later columns", "analyze", "NAME, after the eigenvalues", columns.LATER_COLUMNS),
     ("Layers", "analyze", "NAME.layers", columns.LAYER_COLUMNS),
     ("Task2Vec", "analyze --preset task2vec", "NAME.task2vec", columns.TASK2VEC_COLUMNS),
+    ("The long form", "analyze --long, compare true-vs-empirical --long", "NAME.long", columns.LONG_COLUMNS),
     ("Eigenvalues", "spectrum", "NAME.spectrum", columns.SPECTRUM_COLUMNS),
     ("Density of eigenvalues", "spectrum", "NAME.density", columns.DENSITY_COLUMNS),
     (

@@ -289,14 +289,11 @@ def test_a_checkpoint_that_fails_is_a_row_and_leaves_the_others(desk: Path) -> N
     assert not Path("none.examples.csv").exists()
 
 
-@pytest.mark.parametrize("most", [20_000, 10])
-def test_rows_that_were_finished_before_are_the_same_when_resumed(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether the journal's records are held in memory or let go."""
+def test_rows_that_were_finished_before_are_the_same_when_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("examples", EARLY, LAST, "--labels", LABELS, "--limit", 25, "-q", "-o", "run.csv")
     fisher(*words)
     whole = Path("run.examples.csv").read_bytes(), Path("run.groups.csv").read_bytes()
     Path("run.examples.csv").unlink()
-    monkeypatch.setattr("fisher_cli.run.MOST_EXAMPLES_HELD", most)
     monkeypatch.setattr("fisher_cli.run.Run.measure", None)
     fisher(*words)
     assert (Path("run.examples.csv").read_bytes(), Path("run.groups.csv").read_bytes()) == whole

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import subprocess
 from pathlib import Path
 
@@ -43,7 +42,7 @@ def test_the_slurm_array_makes_the_report_of_the_whole_run() -> None:
         variables = {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_CPUS_PER_TASK": "1"}
         (words,) = in_bash(script, expect=1, **variables)
         run(*words)
-    (merge,) = [line[2:] for block in blocks("console") for line in block.splitlines() if "parts/part-*" in line]
+    (merge,) = [line[2:] for block in blocks("text") for line in block.splitlines() if "parts/part-*" in line]
     (words,) = in_bash(merge, expect=1)
     assert "parts/part-1.layers.csv" in words
     run(*words)
@@ -61,12 +60,3 @@ def test_the_kubernetes_job_asks_for_every_shard_once() -> None:
     assert shards == [(f"{shard}/4", f"parts/part-{shard}.csv") for shard in (1, 2, 3, 4)]
     assert "completions: 4\n" in job
     run(*words)  # the last one, as it was asked for
-
-
-def test_the_commands_of_the_document_run() -> None:
-    commands = [line[2:] for block in blocks("console") for line in block.splitlines()]
-    ours = [command for command in commands if "--devices" not in command and "parts/" not in command]
-    assert [command.split()[0] for command in ours] == ["fisher"] * 4 + ["sbatch"]
-    for command in ours[:4]:
-        run(*shlex.split(command)[1:])
-    run("check", "trend.csv")
