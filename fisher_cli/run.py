@@ -183,8 +183,7 @@ class Run:
         for file in self._coming():
             self.observer.start(file.name)
             measurement = self._identified(self._rows.of(file))
-            if measurement.memory_ran_out_at is not None:
-                self._batch_size = measurement.batch_size
+            self._learn(measurement)
             self.analysis.measurements.append(measurement)
             self.analysis.seconds = time.perf_counter() - start
             self.observer.finish(measurement)
@@ -324,6 +323,12 @@ class Run:
             trail=self._rows.trail,
             world=self._world,
         )
+        self._learn(found)
         if found.ledger is not None:
             self._known = (module, found.ledger)
         return found
+
+    def _learn(self, found: Measurement) -> None:
+        """Begin the next one with as many examples at once as memory allowed here, now or when the row was made."""
+        if found.memory_ran_out_at is not None:
+            self._batch_size = found.batch_size

@@ -5,17 +5,23 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+import fisher_cli.run
 from fisher_cli import devices
 from fisher_cli.crew import Queue
 from fisher_cli.devices import choose_devices
 from fisher_cli.errors import UsageError
 from fisher_cli.records import read_records
+from fisher_cli.results import Measurement
+from fisher_cli.settings import Resources, Settings
+from fisher_cli.sharing import SharedRun
 from tests.shard_runs import QUICK, analyze, assert_equal_reports, desk, run, spoil
 
 __all__ = ["desk"]
@@ -44,6 +50,21 @@ def make():
 
 
 # --- who measures what
+
+
+def test_a_worker_goes_on_with_the_batch_that_memory_left_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, real = [], fisher_cli.run.measure
+
+    def measure(*words: Any, batch_size: int | None, **options: Any) -> Measurement:
+        taken.append(batch_size)
+        found = real(*words, batch_size=batch_size, **options)
+        return replace(found, memory_ran_out_at=8, batch_size=4) if batch_size is None else found
+
+    monkeypatch.setattr(fisher_cli.run, "measure", measure)
+    worker = SharedRun([Path("ckpts")], Settings(model="./net.py:make", limit=8, eigenvalues=0), Resources())
+    for place in range(3):
+        worker.row(place)
+    assert taken == [None, 4, 4]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 8])
