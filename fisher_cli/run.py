@@ -15,6 +15,7 @@ from fisher_cli import __version__
 from fisher_cli.agreement import refuse_other_files
 from fisher_cli.analysis import Analysis
 from fisher_cli.codec import decode, encode
+from fisher_cli.curvature.allocation import manage_freed_memory
 from fisher_cli.curvature.memory import is_out_of_memory, release_memory
 from fisher_cli.curvature.problem import Data, TensorData
 from fisher_cli.curvature.world import ALONE, World
@@ -105,6 +106,7 @@ class Run:
         self.device = choose_device(world.own_device(resources.device))
         self.reading = Reading.of(settings, resources)
         self._acquaintance = self._acquainted(before)
+        manage_freed_memory(large=True)  # until a network is there: what files leave behind would be in its way
         self._watch = None if following is None else Watch(paths, self.reading, self._acquaintance, following)
         self.waiting: Callable[[], None] = lambda: None
         self.files = self._found(paths)
@@ -276,6 +278,8 @@ class Run:
         try:
             with self._world.in_step():
                 checkpoint, architecture, module = self.network(file, identified)
+            notes = checkpoint.notes + architecture.notes
+            del checkpoint, architecture  # with the weights as they were read: the network has its own
             loading = time.perf_counter() - start
             found = self._measured(module)
         except (UsageError, RanksError):
@@ -295,7 +299,7 @@ class Run:
             epoch=row.epoch,
             architecture=row.architecture,
             weights=row.weights,
-            notes=checkpoint.notes + architecture.notes + found.notes,
+            notes=notes + found.notes,
             timings=(("load", loading), *found.timings),
         )
 
