@@ -37,6 +37,7 @@ from fisher_cli.measurement import Observer, Silent, choose_device, measure
 from fisher_cli.normalizing import with_chosen_normalization
 from fisher_cli.recollection import recollect, remember
 from fisher_cli.records import Journal
+from fisher_cli.refusals import refuse_rounded
 from fisher_cli.rejoining import Revisited, revisit
 from fisher_cli.results import Ledger, Measurement, Status
 from fisher_cli.row_sequence import Rows
@@ -100,6 +101,7 @@ class Run:
         following: Following | None = None,
         world: World = ALONE,
     ) -> None:
+        refuse_rounded(settings)
         self._settings, self._resources = settings, resources
         self.observer: Observer = observer or Silent()
         self._world = world

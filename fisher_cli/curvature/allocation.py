@@ -23,8 +23,8 @@ def manage_freed_memory(*, large: bool) -> bool:
 
     Of a network that is not large, it keeps them: the same temporaries come back every batch, and fresh pages, which
     the kernel clears, cost more than the sums. Of a large one, it gives them back: freed blocks of many sizes, aligned
-    as tensors are, are hardly ever used again (a check of 100 million parameters, which holds 560 MiB, took 2.2 GiB). What is free
-    already is used first, so that this is to be said before files are read.
+    as tensors are, are hardly ever used again (a check of 100 million parameters, which holds 560 MiB, took 2.2 GiB).
+    What is free already is used first, so that this is to be said before files are read.
     """
     library = _library()
     if library is None:

@@ -153,8 +153,15 @@ class Problem:
             gradients_in_turn(outputs, self.parameters, scaled, add, keep=keep)
 
 
+def widened(values: Tensor) -> Tensor:
+    """Values of bfloat16 as float32, all others as they are."""
+    return values.float() if values.dtype is torch.bfloat16 else values
+
+
 def as_outputs(raw: object, examples: int) -> Tensor:
     """What a network returned, as outputs (B, C): (B, C), (B, C, 1, 1), (B,) for a single output, `.logits` of these.
+
+    Those of a network in bfloat16 become float32 here: the likelihood knows no less.
 
     Raises:
         ArchitectureError: it is nothing of the kind.
@@ -162,6 +169,8 @@ def as_outputs(raw: object, examples: int) -> Tensor:
     logits = getattr(raw, "logits", raw)
     if isinstance(logits, Mapping):
         logits = logits.get("logits")
+    if isinstance(logits, Tensor):
+        logits = widened(logits)
     if isinstance(logits, Tensor) and examples == 1 and logits.dim() <= 1:
         return logits.reshape(1, -1)  # `.squeeze()` removes the batch's dimension too when it is one
     if isinstance(logits, Tensor) and logits.dim() == 1 and len(logits) == examples:

@@ -19,7 +19,7 @@ from fisher_cli.curvature.gradient_norms.rules import RULES
 from fisher_cli.curvature.gradient_norms.work import spent_on
 from fisher_cli.curvature.kernels import reproducible_kernels
 from fisher_cli.curvature.memory import raise_if_out_of_memory
-from fisher_cli.curvature.problem import Batch, Problem
+from fisher_cli.curvature.problem import Batch, Problem, widened
 from fisher_cli.errors import ArchitectureError
 
 PER_EXAMPLE = "per-example"
@@ -298,6 +298,8 @@ def _of_call(plan: _Plan, index: int, cotangents: Tensor) -> Iterator[tuple[str,
     layout = served[0][1]
     # A bare parameter that is added or expanded is its own "input": it has no examples to bring to the front.
     inputs = call.inputs if call.is_bare else layout.examples_first(call.inputs)
+    # Here, and nowhere else, what a network in bfloat16 computed becomes float32: every rule multiplies and adds in it.
+    inputs, cotangents = widened(inputs), widened(cotangents)
     with torch.no_grad(), spent_on([name for name, _, _ in served]):
         parts = RULES[call.function].contributions(call.arguments, inputs, layout.examples_first(cotangents, 1))
         folded = [(name, parts[role].folded(layout.times)) for name, _, role in served]
