@@ -52,6 +52,7 @@ FLOORS: list[set[str]] = [
     {"trail", "selection", "comparing", "verification", "measurement", "normalizing", "examples", "analysis", "run"}
     | {"library", "checkpoint_comparison", "reports", "distributed", "agreement"}
     | {"rejoining", "row_sequence", "packed"}
+    | {"clock", "refusals"}
     | {"sharing", "crew", "devices", "parts", "merging"},
     {"cli", "__main__"},
 ]
@@ -75,18 +76,19 @@ BESIDE = {
     "formats": {"tables", "workbooks"},
     "outputs": {"tables", "row_files", "workbooks", "formats"},
     "integrity": {"table_reading", "outputs", "records", "formats"},
-    "measurement": {"trail", "comparing", "verification", "selection"},
+    "measurement": {"trail", "comparing", "verification", "selection", "clock", "refusals"},
     "analysis": {"examples"},
     "records": {"lock"},
     "rejoining": {"measurement", "trail"},
     "row_sequence": {"rejoining", "trail"},
-    "run": {"measurement", "normalizing", "analysis", "trail", "rejoining", "row_sequence", "packed", "agreement"},
+    "run": {"measurement", "normalizing", "analysis", "trail", "rejoining", "row_sequence", "packed", "agreement"}
+    | {"refusals"},
     "library": {"run", "analysis", "measurement", "normalizing", "trail"},
     "sharing": {"run", "measurement", "row_sequence"},
     "crew": {"sharing"},
     "devices": {"crew", "sharing", "measurement", "row_sequence", "trail"},
     "merging": {"parts"},
-    "checkpoint_comparison": {"measurement", "run"},
+    "checkpoint_comparison": {"measurement", "run", "refusals"},
     "__main__": {"cli"},
 }
 
