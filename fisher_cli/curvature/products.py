@@ -196,6 +196,10 @@ class Dual:
             parts.append((amplitudes * (directions.double() * tangent).sum(2)).T.reshape(-1))
         return self.jacobian.problem.world.gather(parts)
 
+    def coordinates(self, vectors: Tensor) -> Tensor:
+        """Aᵀv of several vectors, (M, k) for (P, k), one after the other."""
+        return torch.stack([self.project(vector) for vector in vectors.T], dim=1)
+
     def __call__(self, weights: Tensor) -> Tensor:
         """AᵀA w."""
         return self.project(self.combine(weights))

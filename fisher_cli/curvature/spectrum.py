@@ -284,15 +284,10 @@ def _with_coordinates(matrix: Matrix, found: Eigensystem) -> Eigensystem:
     """The coordinates of all columns on the eigenvectors, which cost a pass per vector where no Gram has them."""
     if found.coordinates is not None or found.vectors is None or not found.vectors.shape[1]:
         return found
-    coordinates, number = _projected(matrix, found.vectors), matrix.problem.examples
+    coordinates = Dual(matrix.jacobian(), matrix.scores_of).coordinates(found.vectors)
+    number = matrix.problem.examples
     examples = torch.arange(number).repeat_interleave(len(coordinates) // number)
     return replace(found, coordinates=coordinates, examples=examples)
-
-
-def _projected(matrix: Matrix, vectors: Tensor) -> Tensor:
-    """vᵀg_m/√N of all columns g_m, (M, k)."""
-    dual = Dual(matrix.jacobian(), matrix.scores_of)
-    return torch.stack([dual.project(vector) for vector in vectors.T], dim=1)
 
 
 def _errors(matrix: Matrix, found: Eigensystem, question: Question) -> tuple[float, ...] | None:
@@ -347,6 +342,6 @@ def _of_columns(matrix: Matrix, found: Eigensystem, vectors: Tensor) -> Tensor:
     """Aᵀv/√λ for eigenvectors v (P, l) of AAᵀ, orthonormal: those of AᵀA, (M, l)."""
     coordinates, rows = found.coordinates, matrix.problem.examples * matrix.scores
     if coordinates is None or len(coordinates) != rows:
-        coordinates = _projected(matrix, vectors)
+        coordinates = Dual(matrix.jacobian(), matrix.scores_of).coordinates(vectors)
     basis: Tensor = torch.linalg.qr(coordinates[:, : vectors.shape[1]]).Q
     return basis
