@@ -332,7 +332,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("inner products of score gradients not divided by N", f"{ROUTES}[mlp]",
          "total *= self.amplitudes / self.problem.examples", "total *= self.amplitudes"),
         ("a bias that shares its layer's cotangents forgotten", f"{ROUTES}[mlp]",
-         "part.inner_products(biases[name])", "part.inner_products()"),
+         "part.add_inner_products(total, biases[name])", "part.add_inner_products(total)"),
     ],
     "eigensystems": [
         ("residual from a Gram matrix squared",

@@ -8,13 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import engine, harness, spectrum, variances
+from benchmarks import engine, harness, leading_scores, products, spectrum, variances
 from benchmarks.eigensolvers import EMPIRICAL, TRUE
 from benchmarks.engine import TraceRow
 from benchmarks.estimators import ClassesRow, OverheadRow
 from benchmarks.harness import Row, number, record, table
+from benchmarks.leading_scores import LeadingRow
 from benchmarks.methods import FORWARD, true_alone
 from benchmarks.networks import CASES, Case, Setting
+from benchmarks.products import ProductRow
 from benchmarks.ranks import GOAL, RanksRow
 from benchmarks.spectrum import SpectrumRow
 from benchmarks.variances import EstimateRow
@@ -181,3 +183,62 @@ def test_a_report_is_written_as_markdown_and_json(tmp_path: Path, monkeypatch: p
     written = json.loads((tmp_path / "a.json").read_text())
     assert written["rows"][0]["trace"] is None
     assert written["rows"][0]["verdict"] == "wrong: NaN"
+
+
+def test_products_are_timed_in_turns_and_are_those_of_the_oracle() -> None:
+    """What is timed: F v by both ways, graphs kept or not. Multiples are of the forward pass of the same round."""
+    model = SMALL.network(Setting())
+    inputs, labels = SMALL.data(Setting(), 5)
+    problem = pose(model, TensorData(inputs.double(), labels))
+    found = products.ways(problem)
+    generator = torch.Generator().manual_seed(0)
+    vector = torch.randn(problem.size, generator=generator, dtype=torch.float64)
+    expected = reference(model, inputs.double(), labels).fisher @ vector
+    for way in (products.KEPT, products.ANEW):
+        for _ in range(2):
+            product = found[way]()
+            assert isinstance(product, torch.Tensor)
+            assert torch.allclose(product, expected, rtol=1e-9, atol=1e-12)
+    outputs = found[products.FORWARD]()
+    assert isinstance(outputs, list)
+    assert torch.equal(torch.cat(outputs), model(inputs.double()))
+    answer = products.work(CASES[1], 3, 2)
+    unit, *others = answer["rows"]
+    assert [row.way for row in answer["rows"]] == [products.FORWARD, products.KEPT, products.ANEW]
+    assert unit.passes == [1.0, 1.0]
+    for row in others:
+        assert row.passes == [mine / one for mine, one in zip(row.seconds, unit.seconds, strict=True)]
+    assert products.section(CASES[1], 3, answer).splitlines()[0] == "### digits-cnn: P = 7,514, N = 3, 3 at once"
+
+
+def test_products_are_held_against_what_is_stated() -> None:
+    row = ProductRow("mlp", products.KEPT, 4, seconds=[1.0, 2.0], passes=[4.0, 6.0])
+    assert row.verdict() == "within the 6 stated"
+    row.passes = [6.0, 6.6, 6.6]
+    assert row.verdict() == "above the 6 stated"
+    assert record(ProductRow("mlp", products.FORWARD, 4))["verdict"] == "—"
+
+
+@pytest.mark.parametrize(("bound", "count"), [(0.0, 4), (0.4, 4), (0.5, 3), (1.4, 3), (1.5, 2), (4.9, 1), (5.0, 0)])
+def test_the_fewest_columns_leave_at_most_the_bound(bound: float, count: int) -> None:
+    """Squared lengths of 1, 2, 3 and 4, two examples: without the smallest the trace left is ½, without two 1½."""
+    assert leading_scores.needed(torch.tensor([[4.0, 1.0], [2.0, 3.0]]), 2, bound) == count
+
+
+def test_lengths_of_columns_and_the_largest_eigenvalue_are_the_oracles() -> None:
+    model = SMALL.network(Setting())
+    inputs, labels = SMALL.data(Setting(), 5)
+    columns, largest = leading_scores.column_norms(model, inputs.double(), labels)
+    oracle = reference(model, inputs.double(), labels)
+    assert columns.shape == (5, 9)
+    assert float(columns.sum()) / 5 == pytest.approx(float(oracle.fisher.trace()), rel=1e-10)
+    assert largest == pytest.approx(float(torch.linalg.eigvalsh(oracle.fisher)[-1]), rel=1e-3)
+
+
+def test_leading_scores_that_fit_at_a_tolerance_are_said_to() -> None:
+    row = LeadingRow("far, 50", 1, 0.1, 4000, 10.0, needed=[3000, 1500, 1000])
+    assert row.verdict() == "from a tolerance of 1e-02 on"
+    assert LeadingRow("far, 50", 1, 0.1, 4000, 10.0, needed=[3000, 2000, 1501]).verdict() == "at none of these"
+    assert leading_scores.section([row], 64).splitlines()[4] == (
+        "| far, 50 | 1 | 0.10 | 10.0 | 4,000 | 3,000 | 1,500 | 1,000 | from a tolerance of 1e-02 on |"
+    )

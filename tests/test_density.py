@@ -13,7 +13,7 @@ from fisher_cli.curvature.krylov import tridiagonalise
 from fisher_cli.curvature.lanczos import largest_eigenpairs
 from fisher_cli.errors import NumericalError
 from fisher_cli.results import Density, Estimate, SpectralAxis
-from tests.spectra import ZOO, diagonal_product, matrix_with, product_of
+from tests.spectra import ZOO, diagonal_product, matrix_with, product_of, rotation
 
 SIZE = 120
 # Three outliers, a bulk over three decades, and more zeros than anything else: what Fisher matrices look like.
@@ -237,3 +237,80 @@ def test_without_reorthogonalisation_the_quadrature_is_not_exact(monkeypatch: py
 def test_nan_is_an_error() -> None:
     with pytest.raises(NumericalError):
         density(lambda vector: vector * math.nan, SIZE)
+
+
+def rectangular(values: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """AAᵀ (size, size) and AᵀA, square of as many rows as there are values, with these as their eigenvalues."""
+    count = len(values)
+    factor = rotation(size, 1)[:, :count] @ torch.diag(values.sqrt()) @ rotation(count, 2)
+    return factor @ factor.T, factor.T @ factor
+
+
+@pytest.mark.parametrize("locked", [0, 3])
+def test_zeros_that_the_number_of_columns_leaves_are_no_matter_of_the_quadrature(locked: int) -> None:
+    """60 eigenvalues over eight decades beside 1,140 zeros, which the control finds at its smallest node."""
+    values = torch.logspace(0, -8, 60, dtype=torch.float64)
+    large, small = rectangular(values, 1200)
+    grams = [
+        largest_eigenpairs(product_of(m), len(m), locked, tolerance=1e-12) if locked else None for m in (large, small)
+    ]
+    control = density(product_of(large), 1200, probes=20, steps=20, locked=grams[0])
+    found = density(product_of(small), 60, probes=20, steps=20, locked=grams[1], null=1140)
+    assert found.size == control.size == 1200
+    assert found.zeros.value == pytest.approx(1140 / 1200, abs=1 / 1200)
+    truth = torch.cat([values, torch.zeros(1140, dtype=torch.float64)])
+
+    def off(one: Density, place: float) -> float:
+        index = min(range(len(one.grid)), key=lambda i: abs(math.log10(one.grid[i] / place)))
+        return abs(one.cumulative[index] - float((truth <= one.grid[index]).double().mean()))
+
+    errors = [(off(found, 10.0**power), off(control, 10.0**power)) for power in range(-7, 0)]
+    print("cumulative share off by", [f"{one:.3f} ({other:.3f})" for one, other in errors])
+    assert max(one for one, _ in errors) < 0.03
+    assert errors[0][1] > 0.9
+    for function, expected in (
+        (trace, float(values.sum())),
+        (squared_norm, float(values.square().sum())),
+        (lambda each: spectral_sum(each, lambda _: 1.0), 1200.0),
+        (lambda each: effective_dimension(each, 0.01), float((values / (values + 0.01)).sum())),
+    ):
+        estimate = function(found)
+        assert estimate.estimator_error is not None
+        assert abs(estimate.value - expected) <= 4 * estimate.estimator_error + 1e-9 * expected
+    assert found.cumulative[-1] == pytest.approx(1.0, abs=1e-12)
+
+
+def test_moments_of_a_density_beside_zeros_are_exact_up_to_the_power_2m_minus_1() -> None:
+    """T11 for what `density` returns: P Σ w θᵏ = M qᵀ(AᵀA)ᵏq, and the next power is off."""
+    _, small = rectangular(torch.logspace(0, -2, 40, dtype=torch.float64), 100)
+    probes: list[Tensor] = []
+
+    def remembering(vector: Tensor) -> Tensor:
+        probes.append(vector.clone())
+        return small @ vector
+
+    found = density(remembering, 40, probes=1, steps=4, null=60)
+    nodes, weights = (torch.tensor(each[0], dtype=torch.float64) for each in (found.nodes, found.weights))
+    vector, errors = probes[0], []
+    for power in range(9):
+        moment = 40 * float(probes[0] @ vector)
+        errors.append(abs(100 * float((weights * nodes**power).sum()) / moment - 1))
+        vector = small @ vector
+    assert max(errors[:-1]) < 1e-12
+    assert errors[-1] > 1e-9
+
+
+def test_forty_steps_resolve_three_decades_of_an_even_spectrum_and_bound_the_rest() -> None:
+    """What the documents say of the resolution: 2,000 eigenvalues evenly over eight decades of λ."""
+    values = torch.logspace(0, -8, 2000, dtype=torch.float64)
+    found = density(diagonal_product(values), 2000, probes=5, steps=40)
+    grid, share = torch.tensor(found.grid, dtype=torch.float64), torch.tensor(found.cumulative, dtype=torch.float64)
+    truth = (values.unsqueeze(1) <= grid).double().mean(0)
+    least, most = torch.tensor(found.cumulative_range, dtype=torch.float64).T
+    off = (share - truth).abs()
+    resolved = grid >= 10.0**-2.5
+    print(f"off by {float(off[resolved].max()):.3f} above, {float(off[~resolved].max()):.3f} below")
+    assert float(off[resolved].max()) < 0.05
+    assert float(off[~resolved].max()) > 0.3
+    # Five probes know a share to some hundredths.
+    assert bool(((least - 0.04 <= truth) & (truth <= most + 0.04)).all())

@@ -32,6 +32,7 @@ def draw(*shape: int) -> Tensor:
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "conv1d": (lambda: nn.Conv1d(4, 6, 3, stride=2, padding=1), (3, 4, 9)),
     "conv2d": (lambda: nn.Conv2d(4, 6, 3, padding=1), (3, 4, 5, 6)),
+    "one channel": (lambda: nn.Conv2d(1, 6, 3, padding=1), (3, 1, 5, 6)),
     "no bias": (lambda: nn.Conv2d(4, 6, (3, 1), stride=(2, 1), bias=False), (3, 4, 7, 6)),
     "grouped": (lambda: nn.Conv2d(4, 6, 3, groups=2, dilation=2), (3, 4, 8, 8)),
     "depthwise": (lambda: nn.Conv2d(4, 8, 3, groups=4, padding=1), (3, 4, 5, 5)),
@@ -119,3 +120,22 @@ def test_everything_is_put_back() -> None:
         with pytest.raises(RuntimeError, match="weight"):
             functional.conv2d(draw(1, 1, 2, 2), draw(1, 2, 1, 1))
     assert [getattr(functional, name) for name in names] == before
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_one_channel_are_laid_out_like_others(channels: int) -> None:
+    """Else every activation behind the first layer is laid out in another way than its gradient, at ten times the cost.
+
+    An activation's strides say how it is laid out: with channels last they are (…, 1, …).
+    """
+    x = torch.rand(2, channels, 5, 4)
+    layer = nn.Conv2d(channels, 6, 3)
+    with transposable_layers():
+        outputs = layer(x)
+        (gradient,) = torch.autograd.grad(outputs.square().sum(), layer.weight)
+    assert outputs.stride(1) == 1
+    assert outputs.is_contiguous(memory_format=torch.channels_last)
+    plain = layer(x)
+    (expected,) = torch.autograd.grad(plain.square().sum(), layer.weight)
+    assert torch.allclose(outputs, plain, rtol=1e-5, atol=1e-6)
+    assert torch.allclose(gradient, expected, rtol=1e-4, atol=1e-5)

@@ -1,16 +1,23 @@
 """Fisher–vector products and eigenvalues against the dense matrices of the oracle."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
 
 from fisher_cli.curvature import eigensystems
+from fisher_cli.curvature import spectrum as spectrum_module
+from fisher_cli.curvature.density import effective_dimension
+from fisher_cli.curvature.eigensystems import matrices
 from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.gradients import gradient, projections
 from fisher_cli.curvature.problem import TensorData, pose
 from fisher_cli.curvature.products import empirical_product, fisher_product
-from fisher_cli.curvature.spectrum import empirical_eigenvalues, true_eigenvalues
+from fisher_cli.curvature.spectrum import Question, empirical_eigenvalues, true_eigenvalues
+from fisher_cli.curvature.spectrum import spectrum as spectrum_of
 from fisher_cli.curvature.traces import sweep
+from fisher_cli.results import Density
 from tests.cases import CASES, Case, mlp
 from tests.conftest import problem_of, reference_of
 from tests.reference import reference
@@ -146,3 +153,47 @@ def test_padding_that_only_later_examples_have_is_no_part_of_a_product() -> None
     problem = pose(model, TensorData(ids, labels))
     v, truth = torch.randn(problem.size).double(), reference(model, ids, labels).fisher
     assert torch.allclose(fisher_product(problem)(v), truth @ v, rtol=1e-10, atol=1e-12 * float(truth.trace()))
+
+
+@pytest.mark.parametrize("examples", [4, 40])
+def test_a_density_knows_the_zeros_that_few_columns_leave(examples: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight columns of 75 parameters, and eighty, of which symmetries leave seventeen zeros that nobody counts.
+
+    These are found where the smallest node is, as all zeros were if the question were put to vectors of length P; the
+    range that a quadrature leaves to the share has them.
+    """
+    torch.manual_seed(0)
+    model, x = mlp(5, 8, 3).double(), torch.randn(examples, 5).double()
+    labels = torch.randint(0, 3, (examples,))
+    problem = pose(model, TensorData(x, labels))
+    truth = torch.linalg.eigvalsh(reference(model, x, labels).fisher).clamp_min(0)
+    question = Question(2, tolerance=1e-10, full=True, whole=False, probes=30, steps=30, damping=0.01)
+
+    def asked() -> Density:
+        found, _ = spectrum_of(matrices(problem)[0], question, float(truth.sum()))
+        assert found.density is not None
+        return found.density
+
+    assert problem.size == 75
+    density = asked()
+    assert density.null == max(0, 75 - 2 * examples)
+    assert density.size == 75
+    zeros = float((truth < density.floor).double().mean())
+    first = next(index for index, place in enumerate(density.grid) if place >= density.floor)
+    least, most = density.cumulative_range[first]
+    assert least <= zeros <= most
+    if examples == 4:
+        assert density.zeros.value == pytest.approx(zeros, abs=1e-12)
+        assert not density.zeros.estimator_error
+    expected = float((truth / (truth + 0.01)).sum())
+    for found in (density, asked_of_parameters(asked, monkeypatch)):
+        estimate = effective_dimension(found, 0.01)
+        assert estimate.value == pytest.approx(expected, rel=1e-6, abs=4 * (estimate.estimator_error or 0))
+
+
+def asked_of_parameters(asked: Callable[[], Density], monkeypatch: pytest.MonkeyPatch) -> Density:
+    """The same with vectors of length P, whatever the number of columns."""
+    monkeypatch.setattr(spectrum_module, "_has_fewer_columns", lambda *_: False)
+    found = asked()
+    assert found.null == 0
+    return found

@@ -52,8 +52,8 @@ def _gauss(alphas: tuple[float, ...], betas: tuple[float, ...], share: float) ->
     return _Measure(nodes, share * vectors[0].square())
 
 
-def _measures(operator: Operator, rows: Rows, probes: int, steps: int, seed: int) -> list[_Measure]:
-    """Of independent probes orthogonal to the rows; none when these span the space."""
+def _measures(operator: Operator, rows: Rows, probes: int, steps: int, seed: int, total: int) -> list[_Measure]:
+    """Of independent probes orthogonal to the rows, as shares of so many eigenvalues; none when they span the space."""
     generator = torch.Generator().manual_seed(seed)
     outside, found = len(rows), []
     for _ in range(probes):
@@ -61,7 +61,7 @@ def _measures(operator: Operator, rows: Rows, probes: int, steps: int, seed: int
         if direction is None:
             break
         rows.append(direction)
-        found.append(_gauss(*chain(operator, rows, steps), 1 - outside / rows.size))
+        found.append(_gauss(*chain(operator, rows, steps), (rows.size - outside) / total))
         rows.truncate(outside)
     return found
 
@@ -88,9 +88,11 @@ def _positive(values: Tensor, least: float) -> Tensor:
     return (values >= least) & (values > 0)
 
 
-def _cumulative(measures: list[_Measure], exact: Tensor, size: int, grid: Tensor) -> tuple[Tensor, Tensor | None]:
+def _cumulative(
+    measures: list[_Measure], exact: Tensor, null: int, total: int, grid: Tensor
+) -> tuple[Tensor, Tensor | None]:
     """Share of eigenvalues ≤ λ with the range that the quadratures leave to it, (3, G), and its error over probes."""
-    known = (exact.unsqueeze(1) <= grid).double().sum(0) / size
+    known = ((exact.unsqueeze(1) <= grid).double().sum(0) + null * (grid >= 0)) / total
     if not measures:
         return known.expand(3, -1), torch.zeros_like(grid)
     draws = torch.stack([measure.cumulative(grid) for measure in measures])
@@ -121,6 +123,7 @@ def density(
     axis: SpectralAxis = SpectralAxis.LOGARITHMIC,
     floor: float | None = None,
     locked: Eigenpairs | None = None,
+    null: int = 0,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float64,
 ) -> Density:
@@ -142,6 +145,8 @@ def density(
         axis: logarithmic (density per decade) or linear (density per unit of λ).
         floor: share of λ₁ below which an eigenvalue counts as zero; default FLOOR, in float32 1.2e-5.
         locked: eigenpairs to take as exact.
+        null: so many more eigenvalues that are zero for certain: those of AAᵀ that AᵀA lacks. Left to the quadrature,
+            they would be found where its smallest node is.
         device: where the vectors live.
         dtype: of the vectors.
 
@@ -153,23 +158,23 @@ def density(
     """
     rows = orthonormal(None if locked is None else locked.vectors, size, dtype, device)
     exact = torch.zeros(0, dtype=torch.float64) if locked is None else locked.values
-    operator = Operator(product)
-    measures = _measures(operator, rows, probes, steps, seed)
+    operator, total = Operator(product), size + null
+    measures = _measures(operator, rows, probes, steps, seed, total)
     atoms = torch.cat([exact, *(measure.nodes for measure in measures)])
-    masses = torch.cat([torch.full_like(exact, 1 / size), *(measure.weights / len(measures) for measure in measures)])
+    masses = torch.cat([torch.full_like(exact, 1 / total), *(measure.weights / len(measures) for measure in measures)])
     top = max(float(atoms.max()), 0.0)
     least = top * (floor or max(FLOOR, ROUNDING * torch.finfo(dtype).eps))
     spread = (width or WIDTHS[axis]) * (top if axis is SpectralAxis.LINEAR else 1)
     grid = _grid(axis, least, top, spread, points)
     shown, dark = _positive(atoms, least), [~_positive(measure.nodes, least) for measure in measures]
     zeros = [float(measure.weights[zero].sum()) for measure, zero in zip(measures, dark, strict=True)]
-    cumulative, error = _cumulative(measures, exact, size, grid)
+    cumulative, error = _cumulative(measures, exact, null, total, grid)
     return Density(
-        size=size,
+        size=total,
         axis=axis,
         width=spread,
         floor=least,
-        zeros=_mean(zeros, float((~_positive(exact, least)).sum()) / size),
+        zeros=_mean(zeros, (float((~_positive(exact, least)).sum()) + null) / total),
         grid=tuple(grid.tolist()),
         density=tuple(_curve(axis, grid, atoms[shown], masses[shown], spread).tolist()),
         cumulative=tuple(cumulative[0].tolist()),
@@ -179,6 +184,7 @@ def density(
         weights=tuple(tuple(measure.weights.tolist()) for measure in measures),
         exact=tuple(exact.tolist()),
         products=operator.used,
+        null=null,
     )
 
 
@@ -193,7 +199,7 @@ def spectral_sum(density: Density, function: Callable[[float], float]) -> Estima
         density.size * math.fsum(weight * function(node) for node, weight in zip(nodes, weights, strict=True))
         for nodes, weights in zip(density.nodes, density.weights, strict=True)
     ]
-    return _mean(draws, math.fsum(map(function, density.exact)))
+    return _mean(draws, math.fsum(map(function, density.exact)) + (density.null * function(0.0) if density.null else 0))
 
 
 def trace(density: Density) -> Estimate:

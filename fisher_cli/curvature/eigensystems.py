@@ -1,5 +1,6 @@
 """Leading eigenvalues and eigenvectors of the true and the empirical Fisher, by the route that is cheapest."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -163,7 +164,7 @@ class Matrix:
             converged and _small(residuals, values, tolerance),
             products,
             whole=values if whole or len(gram) <= WHOLE_ROWS else None,
-            squared_norm=float(gram.square().sum()),
+            squared_norm=_squared_norm(gram),
             bound=bound,
             coordinates=inner[:, :count] * values[:count].clamp_min(0).sqrt(),
             examples=factor.examples,
@@ -187,7 +188,7 @@ class Matrix:
             True,
             vectors=some if vectors else None,
             whole=values,
-            squared_norm=float(matrix.square().sum()),
+            squared_norm=_squared_norm(matrix),
         )
 
     def _by_lanczos(self, count: int, tolerance: float, vectors: bool) -> Eigensystem:
@@ -253,7 +254,7 @@ class Matrix:
             device=self.problem.device,
             dtype=dtype,
             trace=self.trace if gram is None else float(gram.trace()),
-            squared_norm=None if gram is None else float(gram.square().sum()),
+            squared_norm=None if gram is None else _squared_norm(gram),
             keep_images=images,
         )
 
@@ -301,9 +302,14 @@ def matrices(
 
 
 def _require_finite(matrix: Tensor) -> None:
-    if not bool(matrix.isfinite().all()):
+    if not math.isfinite(float(torch.linalg.vector_norm(matrix, math.inf))):
         msg = "a gradient is NaN or infinite: eigenvalues cannot be computed"
         raise NumericalError(msg)
+
+
+def _squared_norm(matrix: Tensor) -> float:
+    """‖A‖_F² without a second matrix of its squares."""
+    return float(torch.dot(matrix.flatten(), matrix.flatten()))
 
 
 def _dropped(columns: Tensor, chosen: Tensor) -> float:

@@ -21,7 +21,7 @@ from fisher_cli.curvature.scores import ScoresOf
 from fisher_cli.curvature.world import World
 
 # Products of symmetric matrices are made in blocks of so many rows, the lower ones only.
-BLOCK_ROWS = 1024
+BLOCK_ROWS = 256
 
 
 @dataclass
@@ -49,15 +49,19 @@ class _Outer:
         inputs, cotangents, rows = parts
         return None if inputs is None or cotangents is None or rows is None else _Outer(inputs, cotangents, rows)
 
-    def inner_products(self, biases: int = 0) -> Tensor:
-        """(aᵀa' + biases) δᵀδ': a bias's columns are the cotangents themselves."""
-        inputs, products = symmetric_product(self.inputs) + biases, symmetric_product(self.cotangents)
+    def add_inner_products(self, total: Tensor, biases: int = 0) -> None:
+        """Add (aᵀa' + biases) δᵀδ' to the lower half: a bias's columns are the cotangents themselves."""
+        inputs = symmetric_product(self.inputs) + biases
         each = len(self.rows) // len(inputs)
-        if torch.equal(self.rows, torch.arange(len(inputs), device=inputs.device).repeat_interleave(each)):
-            products.view(len(inputs), each, len(inputs), each).mul_(inputs.view(len(inputs), 1, len(inputs), 1))
-        else:
-            products *= inputs[self.rows][:, self.rows]
-        return products
+        regular = torch.equal(self.rows, torch.arange(len(inputs), device=inputs.device).repeat_interleave(each))
+        for some, before in lower_blocks(len(self.rows), each if regular else 1):
+            block = self.cotangents[some] @ self.cotangents[before].T
+            if regular:
+                shared = inputs[some.start // each : some.stop // each, : before.stop // each]
+                block.view(len(shared), each, -1, each).mul_(shared.unsqueeze(1).unsqueeze(3))
+            else:
+                block *= inputs[self.rows[some]][:, self.rows[before]]
+            total[some, before] += block
 
     def combined(self, weights: Tensor) -> Tensor:
         """Σ_m w_m δ_m ⊗ a_m for each column of weights (M, k): (R·Q, k)."""
@@ -82,23 +86,39 @@ class _Explicit:
         columns = world.gather_to(owner, self.columns)
         return None if columns is None else _Explicit(columns)
 
-    def inner_products(self, biases: int = 0) -> Tensor:
+    def add_inner_products(self, total: Tensor, biases: int = 0) -> None:
+        """Add gᵀg' to the lower half."""
         assert not biases
-        return symmetric_product(self.columns)
+        for some, before in lower_blocks(len(self.columns)):
+            total[some, before] += self.columns[some] @ self.columns[before].T
 
     def combined(self, weights: Tensor) -> Tensor:
         """Σ_m w_m g_m for each column of weights (M, k): (size, k)."""
         return self.columns.T @ weights.to(self.columns.dtype)
 
 
+def lower_blocks(rows: int, multiple: int = 1) -> Iterator[tuple[slice, slice]]:
+    """Blocks of rows, and the columns up to the end of each: with them the lower half of a symmetric matrix is full."""
+    height = max(BLOCK_ROWS // multiple, 1) * multiple
+    for low in range(0, rows, height):
+        high = min(low + height, rows)
+        yield slice(low, high), slice(0, high)
+
+
+def mirror(matrix: Tensor) -> None:
+    """Make a matrix symmetric in place by what is below its diagonal."""
+    for some, _ in lower_blocks(len(matrix)):
+        matrix[: some.start, some] = matrix[some, : some.start].T
+        square = matrix[some, some].tril()
+        matrix[some, some] = square + square.tril(-1).T
+
+
 def symmetric_product(x: Tensor) -> Tensor:
     """X Xᵀ of X (M, size), the upper half mirrored."""
     total = x.new_empty(len(x), len(x))
-    for low in range(0, len(x), BLOCK_ROWS):
-        some = slice(low, low + BLOCK_ROWS)
-        block = x[some] @ x[: low + BLOCK_ROWS].T
-        total[some, : low + BLOCK_ROWS] = block
-        total[: low + BLOCK_ROWS, some] = block.T
+    for some, before in lower_blocks(len(x)):
+        total[some, before] = x[some] @ x[before].T
+    mirror(total)
     return total
 
 
@@ -128,8 +148,9 @@ class Factor:
         for name, owner in zip(multiplied, owners, strict=True):
             part = self.parts[name].gathered(world, owner)
             if part is not None:
-                total += part.inner_products(biases[name])
+                part.add_inner_products(total, biases[name])
         total = world.sum(total)
+        mirror(total)
         total *= self.amplitudes.unsqueeze(1)
         total *= self.amplitudes / self.problem.examples
         return total

@@ -21,9 +21,17 @@ Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
 def laid_out(images: Tensor) -> Tensor:
-    """Images with channels last on the CPU, where convolutions then make no copies of their own."""
-    last = images.dim() == 4 and images.device.type == "cpu"
-    return images.contiguous(memory_format=torch.channels_last) if last else images
+    """Images with channels last on the CPU, where convolutions then make no copies of their own.
+
+    With a single channel either order is the same memory, and torch would take the strides for channels first: all
+    that follows would be laid out so too, and be met by gradients with channels last.
+    """
+    if images.dim() != 4 or images.device.type != "cpu":
+        return images
+    _, channels, height, width = images.shape
+    if channels == 1:
+        return images.contiguous().as_strided(images.shape, (height * width, 1, width, 1))
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 class _Geometry(NamedTuple):

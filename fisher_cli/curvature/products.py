@@ -54,8 +54,8 @@ class Jacobian:
     """J_n of all examples as two linear maps, v ↦ J_n v and u ↦ Σ_n J_nᵀ u_n, batch by batch.
 
     The graphs of as many batches as fit into memory are kept between products, those of the backward passes too.
-    A product with JᵀMJ then costs about four forward passes, two each way, and about eight without: J v then goes
-    by forward mode, which has no use for graphs.
+    A product with JᵀMJ then costs four to six forward passes, about half of them each way, and seven to ten without:
+    J v then goes by forward mode, which has no use for graphs.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -195,6 +195,10 @@ class Dual:
             tangent = self.jacobian.push(piece, tangents).double()
             parts.append((amplitudes * (directions.double() * tangent).sum(2)).T.reshape(-1))
         return self.jacobian.problem.world.gather(parts)
+
+    def coordinates(self, vectors: Tensor) -> Tensor:
+        """Aᵀv of several vectors, (M, k) for (P, k), one after the other."""
+        return torch.stack([self.project(vector) for vector in vectors.T], dim=1)
 
     def __call__(self, weights: Tensor) -> Tensor:
         """AᵀA w."""

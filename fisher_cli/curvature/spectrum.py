@@ -12,6 +12,7 @@ from fisher_cli.curvature.batching import memory_bytes
 from fisher_cli.curvature.density import density as density_of
 from fisher_cli.curvature.density import effective_dimension as dimension_of
 from fisher_cli.curvature.eigensystems import Eigensystem, Matrix, matrices
+from fisher_cli.curvature.krylov import Product
 from fisher_cli.curvature.lanczos import Eigenpairs, Ending
 from fisher_cli.curvature.problem import Problem
 from fisher_cli.curvature.products import Dual
@@ -121,6 +122,8 @@ def spectrum(
     problem = matrix.problem
     floor = _floor(problem, found)
     leading = _leading(problem, found, floor)
+    if question.full:
+        found = _with_coordinates(matrix, found)
     norm, probes = _squared_norm(matrix, found, question)
     rank, damping = _effective_rank(trace, norm), question.damping or 1 / problem.examples
     density = _density(matrix, found, question) if question.full and found.whole is None else None
@@ -277,37 +280,68 @@ def _normalised_dimension(problem: Problem, found: Eigensystem, floor: float) ->
     return quantities.normalised_effective_dimension(above, problem.size, float(above.sum()), problem.examples)
 
 
+def _with_coordinates(matrix: Matrix, found: Eigensystem) -> Eigensystem:
+    """The coordinates of all columns on the eigenvectors, which cost a pass per vector where no Gram has them."""
+    if found.coordinates is not None or found.vectors is None or not found.vectors.shape[1]:
+        return found
+    coordinates = Dual(matrix.jacobian(), matrix.scores_of).coordinates(found.vectors)
+    number = matrix.problem.examples
+    examples = torch.arange(number).repeat_interleave(len(coordinates) // number)
+    return replace(found, coordinates=coordinates, examples=examples)
+
+
 def _errors(matrix: Matrix, found: Eigensystem, question: Question) -> tuple[float, ...] | None:
-    """Of the leading eigenvalues over examples; their coordinates cost a pass per vector where no Gram has them."""
+    """Of the leading eigenvalues over examples."""
     coordinates, examples = found.coordinates, found.examples
     if coordinates is None or examples is None:
-        if found.vectors is None or not found.vectors.shape[1]:
-            return None
-        dual = Dual(matrix.jacobian(), matrix.scores_of)
-        coordinates = torch.stack([dual.project(vector) for vector in found.vectors.T], dim=1)
-        number = len(coordinates) // matrix.problem.examples
-        examples = torch.arange(matrix.problem.examples).repeat_interleave(number)
+        return None
     return quantities.bootstrap_errors(coordinates, examples, matrix.problem.examples, seed=question.seed)
 
 
 def _density(matrix: Matrix, found: Eigensystem, question: Question) -> Density | None:
-    """By stochastic Lanczos quadrature beside the leading eigenpairs; None where its vectors do not fit."""
+    """By stochastic Lanczos quadrature beside the leading eigenpairs; None where its vectors do not fit.
+
+    Of AᵀA where that is smaller: the null vectors of F that the number of columns leaves are then no matter of the
+    quadrature.
+    """
     problem, vectors = matrix.problem, found.vectors
-    held = (question.steps + question.count) * problem.size
     room = memory_bytes(problem.device) * BASIS_SHARE
+    by_columns = _has_fewer_columns(matrix, room)
+    size = problem.examples * matrix.scores if by_columns else problem.size
+    held = (question.steps + question.count) * size
     dtype = torch.float64 if held * 8 <= room else problem.dtype
     if held * dtype.itemsize > room or vectors is None:
         return None
     values, residuals, vectors = _deflated(found, vectors)
+    product: Product = matrix.product
+    if by_columns:
+        product, vectors = Dual(matrix.jacobian(), matrix.scores_of), _of_columns(matrix, found, vectors)
     locked = Eigenpairs(values.cpu(), vectors.to(dtype), residuals.cpu(), Ending.CONVERGED, 0, 0)
     return density_of(
-        matrix.product,
-        problem.size,
+        product,
+        size,
         probes=question.probes,
         steps=question.steps,
         seed=question.seed,
         floor=max(NODE_FLOOR, NODE_ROUNDING * torch.finfo(problem.dtype).eps),
         locked=locked if len(locked.values) else None,
+        null=problem.size - size,
         device=problem.device,
         dtype=dtype,
     )
+
+
+def _has_fewer_columns(matrix: Matrix, room: float) -> bool:
+    """Whether F has fewer columns than parameters, and a batch's scores, made anew in every product, fit twice."""
+    problem = matrix.problem
+    scores = min(problem.product_batch_size, problem.examples) * matrix.scores * problem.outputs
+    return problem.examples * matrix.scores < problem.size and 2 * scores * 8 <= room
+
+
+def _of_columns(matrix: Matrix, found: Eigensystem, vectors: Tensor) -> Tensor:
+    """Aᵀv/√λ for eigenvectors v (P, l) of AAᵀ, orthonormal: those of AᵀA, (M, l)."""
+    coordinates, rows = found.coordinates, matrix.problem.examples * matrix.scores
+    if coordinates is None or len(coordinates) != rows:
+        coordinates = Dual(matrix.jacobian(), matrix.scores_of).coordinates(vectors)
+    basis: Tensor = torch.linalg.qr(coordinates[:, : vectors.shape[1]]).Q
+    return basis

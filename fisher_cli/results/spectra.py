@@ -33,7 +33,8 @@ class SpectralAxis(StrEnum):
 class Density:
     """The distribution of all P = `size` eigenvalues λ of one matrix, from the quadratures of random probes.
 
-    nodes, weights: per probe, with Σ_j w_j f(θ_j) + Σ f(exact) / P ≈ tr f / P; `exact` are eigenvalues known already.
+    nodes, weights: per probe, with Σ_j w_j f(θ_j) + (Σ f(exact) + null · f(0)) / P ≈ tr f / P; `exact` are eigenvalues
+    known already, and `null` is the number of those that are zero because the matrix has too few columns for others.
     zeros: share of the eigenvalues below `floor`, which the curve leaves out.
     grid, density: share of the eigenvalues per decade (logarithmic axis) or per unit of λ (linear), each of them a
     Gaussian with the standard deviation `width` in that unit; the curve's integral and `zeros` add up to one.
@@ -55,6 +56,7 @@ class Density:
     weights: tuple[tuple[float, ...], ...]
     exact: tuple[float, ...]
     products: int
+    null: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
