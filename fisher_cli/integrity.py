@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,8 +13,9 @@ from fisher_cli.errors import OutputError, RecordError
 from fisher_cli.formats import SCHEMA_VERSION, TOOL, is_newer
 from fisher_cli.records import journal_folder, read_records
 from fisher_cli.results import Status
+from fisher_cli.rows import Value
 from fisher_cli.seal import SEAL, is_sealed
-from fisher_cli.table_reading import read_table
+from fisher_cli.table_reading import read_rows
 
 _RECORD: Final = ".meta.json"
 
@@ -109,19 +111,25 @@ def _rows(report: Path) -> tuple[list[Finding], set[str]]:
     """
     name = f"rows of {report.name}"
     try:
-        table = read_table(report)
+        columns, rows = read_rows(report)
     except OutputError as error:
         return [Finding(name, False, str(error))], set()
-    if not {"checkpoint", "status"} <= set(table.columns):
+    names = {column.name for column in columns}
+    if not {"checkpoint", "status"} <= names:
         return [], set()
-    is_failed = table["status"].isin([Status.REJECTED, Status.FAILED])
-    failed = {encodable(each) for each in table["checkpoint"][is_failed]}
-    unknown = set(table["status"].dropna()) - set(Status)
+    failed = {encodable(str(row["checkpoint"])) for row in rows if row["status"] in {Status.REJECTED, Status.FAILED}}
+    unknown = {str(row["status"]) for row in rows if row["status"] is not None} - set(Status)
     if unknown:
-        return [Finding(name, False, f"have a status that does not exist: {sorted(unknown)[0]}")], failed
-    if "order" in table.columns and not table["order"].is_monotonic_increasing:
+        return [Finding(name, False, f"have a status that does not exist: {min(unknown)}")], failed
+    if "order" in names and not _is_rising([row["order"] for row in rows]):
         return [Finding(name, False, "are not in order of training")], failed
-    return [Finding(name, True, f"{len(table)} in order")], failed
+    return [Finding(name, True, f"{len(rows)} in order")], failed
+
+
+def _is_rising(orders: Sequence[Value]) -> bool:
+    """Whether there is a place for every row, none before that of the row above."""
+    known = [order for order in orders if isinstance(order, int)]
+    return len(known) == len(orders) and all(one <= other for one, other in pairwise(known))
 
 
 def _journal(folder: Path, record: dict[str, Any] | None, failed: Collection[str]) -> Finding:

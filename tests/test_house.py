@@ -76,7 +76,7 @@ BESIDE = {
     "workbooks": {"glossary", "tables"},
     "formats": {"tables", "workbooks"},
     "outputs": {"tables", "row_files", "workbooks", "formats"},
-    "integrity": {"table_reading", "outputs", "records", "formats"},
+    "integrity": {"table_reading", "outputs", "records", "formats", "rows"},
     "measurement": {"trail", "comparing", "verification", "selection"},
     "analysis": {"examples"},
     "records": {"lock"},
