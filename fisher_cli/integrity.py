@@ -11,7 +11,7 @@ from typing import Any, Final
 from fisher_cli.cells import encodable
 from fisher_cli.errors import OutputError, RecordError
 from fisher_cli.formats import SCHEMA_VERSION, TOOL, is_newer
-from fisher_cli.records import journal_folder, read_records
+from fisher_cli.records import ends_whole, journal_folder, read_records
 from fisher_cli.results import Status
 from fisher_cli.rows import Value
 from fisher_cli.seal import SEAL, is_sealed
@@ -140,6 +140,8 @@ def _journal(folder: Path, record: dict[str, Any] | None, failed: Collection[str
         return Finding(folder.name, False, str(error))
     if dropped:
         return Finding(folder.name, False, f"has {dropped} damaged lines; the same command measures those again")
+    if not ends_whole(folder):
+        return Finding(folder.name, False, "lacks the end of its last line; the same command mends it")
     rows = [each for each in (record or {}).get("checkpoints", []) if isinstance(each, dict)]
     listed = {each.get("sha256") for each in rows if each.get("checkpoint") not in failed}
     missing = listed - {None} - {weights for weights, _ in records}
