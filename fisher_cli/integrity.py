@@ -33,8 +33,14 @@ def check_report(report: Path) -> list[Finding]:
     """Look at every file of a report: `name.csv` (or another format) with what its record lists, and the journal.
 
     Raises:
-        OutputError: there is no such report.
+        OutputError: there is no such report, or it is another file of one.
     """
+    if report.is_dir():
+        msg = f"{report}: a folder; name the table of a report, such as trend.csv"
+        raise OutputError(msg)
+    if report.name.endswith(_RECORD):
+        msg = f"{report}: the record of a report; name its table, such as {report.name.removesuffix(_RECORD)}.csv"
+        raise OutputError(msg)
     if not report.is_file():
         msg = f"{report}: no such report; check the path"
         raise OutputError(msg)

@@ -164,7 +164,8 @@ def _journal(
     journal = open_journal(journal_folder(files.main), run.question, fresh=files.force or not resume)
     finished = run.keep_in(journal)
     if journal.dropped:
-        console.message(f"{journal.dropped} damaged rows of the journal were dropped and are measured again")
+        those = "1 damaged row" if journal.dropped == 1 else f"{journal.dropped} damaged rows"
+        console.message(f"{those} of the journal dropped, to be measured again")
     if finished:
         console.message(f"{finished} of {len(run)} checkpoints were finished before and are kept")
     return journal
