@@ -164,8 +164,7 @@ def _journal(
     journal = open_journal(journal_folder(files.main), run.question, fresh=files.force or not resume)
     finished = run.keep_in(journal)
     if journal.dropped:
-        those = "1 damaged row" if journal.dropped == 1 else f"{journal.dropped} damaged rows"
-        console.message(f"{those} of the journal dropped, to be measured again")
+        console.message(f"damaged rows of the journal, dropped and measured again: {journal.dropped}")
     if finished:
         console.message(f"{finished} of {len(run)} checkpoints were finished before and are kept")
     return journal
