@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from enum import Enum
+from functools import lru_cache
 from numbers import Integral, Real
 from typing import Any
 
@@ -146,24 +147,32 @@ def _plain(value: Any) -> Any:
     """The value in JSON's own types."""
     kind = type(value)  # most values are of these types, and telling an abstract one takes longer
     if kind is str:
-        return encodable(value)
+        return value if value.isprintable() and "\\" not in value else encodable(value)
     if kind is float:
         return value if math.isfinite(value) else None
-    if kind is int:
+    if kind is int or value is None or kind is bool:
         return value
+    if kind is dict:
+        return {_key(key) if type(key) is str else encodable(str(key)): _plain(each) for key, each in value.items()}
+    if kind is list or kind is tuple:
+        return [_plain(each) for each in value]
     if isinstance(value, Mapping):
         return {encodable(str(key)): _plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(each) for each in value]
     if isinstance(value, Enum):
         return _plain(value.value)
-    if value is None or isinstance(value, bool):
-        return value
     if isinstance(value, Integral):
         return int(value)
     if isinstance(value, Real):
         return float(value) if math.isfinite(value) else None
     return encodable(str(value))
+
+
+@lru_cache
+def _key(text: str) -> str:
+    """`encodable` of a key: the same few come again in every object."""
+    return encodable(text)
 
 
 def _code(number: int) -> str:

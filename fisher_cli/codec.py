@@ -11,10 +11,11 @@ from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from functools import cache
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, Final, TypeVar, get_args, get_origin
 
 _Kind = TypeVar("_Kind")
 Decoder = Callable[[Any], Any]
+_PLAIN: Final = frozenset({str, int, float, bool, type(None)})
 
 
 def encode(value: Any) -> Any:
@@ -23,16 +24,25 @@ def encode(value: Any) -> Any:
     Raises:
         TypeError: it is neither a dataclass, an enum, a tuple, text, a number, a truth value nor None.
     """
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
     if isinstance(value, Enum):
         return value.value
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
     if isinstance(value, tuple):
         return [encode(each) for each in value]
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: encode(getattr(value, field.name)) for field in fields(value)}
-    msg = f"{type(value).__name__} cannot be recorded"
+    if (names := _names(typing.cast("Any", kind))) is not None:
+        return {name: encode(getattr(value, name)) for name in names}
+    if isinstance(value, str | int | float):
+        return value
+    msg = f"{kind.__name__} cannot be recorded"
     raise TypeError(msg)
+
+
+@cache
+def _names(kind: type) -> tuple[str, ...] | None:
+    """The fields of a dataclass; None for another type."""
+    return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else None
 
 
 def decode(kind: type[_Kind], value: Any) -> _Kind:
@@ -67,13 +77,13 @@ def _refuse(value: Any, what: str) -> typing.NoReturn:
 
 def _plain(kind: Any) -> Decoder:
     accepted = {int, float} if kind is float else {kind}
-
-    make: Decoder = float if kind is float else sys.intern if kind is str else kind
+    # Names come again in every record: one text for all of them.
+    make: Decoder | None = float if kind is float else sys.intern if kind is str else None
 
     def decoded(value: Any) -> Any:
         if type(value) not in accepted:
             _refuse(value, getattr(kind, "__name__", str(kind)))
-        return None if value is None else make(value)  # names come again in every record: one text for all of them
+        return value if make is None else make(value)
 
     return decoded
 
@@ -84,7 +94,9 @@ def _dataclass(kind: Any) -> Decoder:
     needed = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
 
     def decoded(value: Any) -> Any:
-        if not isinstance(value, dict) or value.keys() - parts.keys() or needed - value.keys():
+        # Most records have just these fields, in this order, and comparing sets of them costs more than all else here.
+        is_usual = type(value) is dict and value.keys() == parts.keys()
+        if not is_usual and (not isinstance(value, dict) or value.keys() - parts.keys() or needed - value.keys()):
             _refuse(value, f"{kind.__name__}: it needs the fields {', '.join(parts)}")
         return kind(**{name: parts[name](each) for name, each in value.items()})
 
@@ -99,6 +111,8 @@ def _one_of(kinds: tuple[Any, ...]) -> Decoder:
     def decoded(value: Any) -> Any:
         if value is None and may_be_none:
             return None
+        if len(ways) == 1:
+            return ways[0](value)
         for way in ways:
             try:
                 return way(value)

@@ -2,18 +2,20 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
 from fisher_cli.cells import encodable
 from fisher_cli.errors import OutputError, RecordError
 from fisher_cli.formats import SCHEMA_VERSION, TOOL, is_newer
-from fisher_cli.records import journal_folder, read_records
+from fisher_cli.records import ends_whole, journal_folder, read_records
 from fisher_cli.results import Status
+from fisher_cli.rows import Value
 from fisher_cli.seal import SEAL, is_sealed
-from fisher_cli.table_reading import read_table
+from fisher_cli.table_reading import read_rows
 
 _RECORD: Final = ".meta.json"
 
@@ -31,8 +33,14 @@ def check_report(report: Path) -> list[Finding]:
     """Look at every file of a report: `name.csv` (or another format) with what its record lists, and the journal.
 
     Raises:
-        OutputError: there is no such report.
+        OutputError: there is no such report, or it is another file of one.
     """
+    if report.is_dir():
+        msg = f"{report}: a folder; name the table of a report, such as trend.csv"
+        raise OutputError(msg)
+    if report.name.endswith(_RECORD):
+        msg = f"{report}: the record of a report; name its table, such as {report.name.removesuffix(_RECORD)}.csv"
+        raise OutputError(msg)
     if not report.is_file():
         msg = f"{report}: no such report; check the path"
         raise OutputError(msg)
@@ -109,19 +117,25 @@ def _rows(report: Path) -> tuple[list[Finding], set[str]]:
     """
     name = f"rows of {report.name}"
     try:
-        table = read_table(report)
+        columns, rows = read_rows(report)
     except OutputError as error:
         return [Finding(name, False, str(error))], set()
-    if not {"checkpoint", "status"} <= set(table.columns):
+    names = {column.name for column in columns}
+    if not {"checkpoint", "status"} <= names:
         return [], set()
-    is_failed = table["status"].isin([Status.REJECTED, Status.FAILED])
-    failed = {encodable(each) for each in table["checkpoint"][is_failed]}
-    unknown = set(table["status"].dropna()) - set(Status)
+    failed = {encodable(str(row["checkpoint"])) for row in rows if row["status"] in {Status.REJECTED, Status.FAILED}}
+    unknown = {str(row["status"]) for row in rows if row["status"] is not None} - set(Status)
     if unknown:
-        return [Finding(name, False, f"have a status that does not exist: {sorted(unknown)[0]}")], failed
-    if "order" in table.columns and not table["order"].is_monotonic_increasing:
+        return [Finding(name, False, f"have a status that does not exist: {min(unknown)}")], failed
+    if "order" in names and not _is_rising([row["order"] for row in rows]):
         return [Finding(name, False, "are not in order of training")], failed
-    return [Finding(name, True, f"{len(table)} in order")], failed
+    return [Finding(name, True, f"{len(rows)} in order")], failed
+
+
+def _is_rising(orders: Sequence[Value]) -> bool:
+    """Whether there is a place for every row, none before that of the row above."""
+    known = [order for order in orders if isinstance(order, int)]
+    return len(known) == len(orders) and all(one <= other for one, other in pairwise(known))
 
 
 def _journal(folder: Path, record: dict[str, Any] | None, failed: Collection[str]) -> Finding:
@@ -132,6 +146,8 @@ def _journal(folder: Path, record: dict[str, Any] | None, failed: Collection[str
         return Finding(folder.name, False, str(error))
     if dropped:
         return Finding(folder.name, False, f"has {dropped} damaged lines; the same command measures those again")
+    if not ends_whole(folder):
+        return Finding(folder.name, False, "lacks the end of its last line; the same command mends it")
     rows = [each for each in (record or {}).get("checkpoints", []) if isinstance(each, dict)]
     listed = {each.get("sha256") for each in rows if each.get("checkpoint") not in failed}
     missing = listed - {None} - {weights for weights, _ in records}

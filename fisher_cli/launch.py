@@ -7,13 +7,17 @@ from functools import cache
 
 @dataclass(frozen=True)
 class Launch:
-    """The place of this process among all (`rank` of `size`) and among those on its machine; who started it."""
+    """The place of this process among all (`rank` of `size`) and among those on its machine; who started it.
+
+    `store` is where the launcher keeps what the ranks meet by, host and port; None if a rank does.
+    """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
     parent: int = 0
+    store: tuple[str, int] | None = None
 
     @property
     def speaks(self) -> bool:
@@ -32,4 +36,10 @@ def launched() -> Launch:
     if not rank < size or size == 1:
         return Launch()
     local = [int(text) if text.isdecimal() else usual for text, usual in zip(texts[2:], (rank, size), strict=True)]
-    return Launch(rank, size, local[0], local[1], os.getppid())
+    return Launch(rank, size, local[0], local[1], os.getppid(), _store())
+
+
+def _store() -> tuple[str, int] | None:
+    port = os.environ.get("MASTER_PORT", "")
+    is_launchers = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and port.isdecimal()
+    return (os.environ["MASTER_ADDR"], int(port)) if is_launchers else None

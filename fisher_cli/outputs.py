@@ -126,7 +126,10 @@ class ReportFiles:
             replace_all({self.record: record, **contents}, stale)
         except OSError as error:
             size = len(record) + sum(_size(content) for content in contents.values())
-            msg = f"cannot write {self.main} and its companions ({size:,} bytes): {error.strerror or error}"
+            msg = (
+                f"cannot write {self.main} and its companions ({size:,} bytes): {error.strerror or error}; "
+                "mend that and run the same command again: nothing that was there is lost"
+            )
             raise OutputError(msg) from error
 
     def _contents(
@@ -246,7 +249,7 @@ def _check_folder(target: Path, longest_name: str) -> None:
         write_new(probe, bytes(4096))  # an empty file fits even on a full disk
         probe.unlink()
     except OSError as error:
-        msg = f"cannot write {target}: {error.strerror}"
+        msg = f"cannot write {target}: {error.strerror}; mend that, or choose another folder for -o"
         raise OutputError(msg) from error
 
 

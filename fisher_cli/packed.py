@@ -1,12 +1,11 @@
-"""The measurements of a long run, held in little memory: those beyond the first thousand as compressed JSON."""
+"""The measurements of a long run, held in little memory: those beyond the first thousand as bytes."""
 
-import json
-import zlib
+import marshal
 from collections.abc import Iterable, MutableSequence
 from dataclasses import replace
 from typing import Any, Final
 
-from fisher_cli.codec import decode, encode
+from fisher_cli.compact import compact, restored
 from fisher_cli.results import Ledger, Measurement
 
 # A measurement of four layers takes some seven thousand bytes as it is, and one and a half packed.
@@ -40,13 +39,14 @@ class PackedMeasurements(MutableSequence[Measurement]):
         self._rows.insert(index, value)
 
 
+# These bytes never leave the process, so that marshal, which trusts what it reads, may read them: a sixth of the time
+# that JSON takes.
 def _packed(measurement: Measurement) -> tuple[bytes, Ledger | None]:
-    text = json.dumps(encode(replace(measurement, ledger=None)), separators=(",", ":"))
-    return zlib.compress(text.encode(), 1), measurement.ledger
+    return marshal.dumps(compact(replace(measurement, ledger=None))), measurement.ledger
 
 
 def _unpacked(row: Measurement | tuple[bytes, Ledger | None]) -> Measurement:
     if isinstance(row, Measurement):
         return row
     content, ledger = row
-    return replace(decode(Measurement, json.loads(zlib.decompress(content))), ledger=ledger)
+    return replace(restored(Measurement, marshal.loads(content)), ledger=ledger)

@@ -326,3 +326,8 @@ def read_records(folder: Path) -> tuple[Mapping[str, Any], dict[Key, Record], in
         msg = f"{path}: its first line is damaged, or another version's"
         raise RecordError(msg)
     return head["asked"], *_records(lines)
+
+
+def ends_whole(folder: Path) -> bool:
+    """Whether the last line of a journal has its end; without it a kill or a cut came there, and no record is lost."""
+    return (folder / _RECORDS).read_bytes().endswith(b"\n")

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fisher_cli.cells import unescape, unguard
-from fisher_cli.columns import Kind
+from fisher_cli.columns import Column, Kind
 from fisher_cli.dialects import recognised
 from fisher_cli.errors import OutputError
 from fisher_cli.glossary import INTEGER_TEXT, column_named
@@ -37,6 +37,19 @@ def read_table(path: Path, sheet: str | None = None) -> pd.DataFrame:
     Raises:
         OutputError: the file is missing, damaged, or not a table of ours.
     """
+    columns, rows = read_rows(path, sheet)
+    return make_table(rows, columns)
+
+
+def read_rows(path: Path, sheet: str | None = None) -> tuple[list[Column], list[dict[str, Value]]]:
+    """The columns and rows of `read_table` without the table, which takes longer than reading where rows are few.
+
+    Returns:
+        The columns, and one mapping from column names to cells per row; None for an empty cell.
+
+    Raises:
+        OutputError: the file is missing, damaged, or not a table of ours.
+    """
     readers: dict[str, Callable[[Path], Rows]] = {
         **{".csv": _read_csv, ".tsv": _read_csv, ".json": _read_json, ".jsonl": _read_json},
         ".xlsx": lambda path: _read_workbook(path, sheet),
@@ -44,10 +57,7 @@ def read_table(path: Path, sheet: str | None = None) -> pd.DataFrame:
     try:
         names, rows = readers.get(path.suffix.lower(), _read_parquet)(path)
         columns = [column_named(name, [row[i] for row in rows]) for i, name in enumerate(names)]
-        return make_table(
-            [{c.name: _parse(value, c.kind) for c, value in zip(columns, row, strict=True)} for row in rows],
-            columns,
-        )
+        return columns, [{c.name: _parse(value, c.kind) for c, value in zip(columns, row, strict=True)} for row in rows]
     except FileNotFoundError:
         msg = f"{path}: no such report; check the path"
         raise OutputError(msg) from None

@@ -8,6 +8,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -137,22 +138,20 @@ def make_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[Column]) -> 
     rows = list(rows)
     series = {
         column.name: pd.Series(
-            [_cell(row.get(column.name), column.kind) for row in rows], dtype=_PANDAS_TYPES[column.kind]
+            _cells([row.get(column.name) for row in rows], column.kind), dtype=_PANDAS_TYPES[column.kind]
         )
         for column in columns
     }
     return pd.DataFrame(series, columns=[column.name for column in columns])
 
 
-def _cell(value: Any, kind: Kind) -> Value:
-    """The value as its column's kind, or None; nothing that a file may state (a step of 10³⁰) can fail."""
-    if value is None:
-        return None
+def _cells(values: Sequence[Any], kind: Kind) -> list[Value]:
+    """The values as their column's kind, or None; nothing that a file may state (a step of 10³⁰) can fail."""
     if kind is Kind.TEXT:
-        return str(value) or None
+        return [None if value is None else str(value) or None for value in values]
     if kind is Kind.INTEGER:
-        return int(value) if -(2**63) <= value < 2**63 else None
-    return float(value) if math.isfinite(value) else None
+        return [None if value is None or not -(2**63) <= value < 2**63 else int(value) for value in values]
+    return [None if value is None or not math.isfinite(value) else float(value) for value in values]
 
 
 # --- tables → text or bytes
@@ -171,13 +170,14 @@ def to_csv(table: pd.DataFrame, form: Separated = PLAIN, header: bool = True) ->
     Returns:
         The header, unless it is not wanted, and a line per row.
     """
-    text = _separated(zip(*plain_columns(table, str), strict=True), form)
+    safe = cache(lambda text: escape(guard(text)))  # texts come again in most rows
+    text = _separated(zip(*plain_columns(table, safe), strict=True), form)
     return csv_header(table.columns, form) + text if header else text
 
 
 def csv_header(names: Iterable[str], form: Separated = PLAIN) -> str:
     """The first line of `to_csv`, and what stands before it."""
-    return form.mark + _separated([list(names)], form)
+    return form.mark + _separated([[escape(guard(name)) for name in names]], form)
 
 
 def csv_row(
@@ -189,8 +189,8 @@ def csv_row(
 ) -> str:
     """One line of `to_csv` of a main table, for writing rows as they come; its phase is not yet known."""
     row = main_row(measurement, order, eigenvalues, path_length)
-    cells = [_cell(row.get(column.name), column.kind) for column in main_columns(eigenvalues)]
-    return _separated([cells], form)
+    cells = [_cells([row.get(column.name)], column.kind)[0] for column in main_columns(eigenvalues)]
+    return _separated([[escape(guard(cell)) if isinstance(cell, str) else cell for cell in cells]], form)
 
 
 def rows_text(table: pd.DataFrame, form: str, dialect: Dialect = Dialect.PLAIN, header: bool = True) -> str:
@@ -199,18 +199,14 @@ def rows_text(table: pd.DataFrame, form: str, dialect: Dialect = Dialect.PLAIN, 
 
 
 def _separated(rows: Iterable[Sequence[Value]], form: Separated) -> str:
-    """Rows of cells as separated values, text made safe."""
+    """Rows of cells as separated values; text is safe already."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, delimiter=form.separator, lineterminator=form.line_end)
-    for row in rows:
-        writer.writerow([_separated_cell(cell, form) for cell in row])
+    if form.decimal == ".":
+        writer.writerows(rows)
+    else:
+        writer.writerows([[form.number(cell) if isinstance(cell, float) else cell for cell in row] for row in rows])
     return buffer.getvalue()
-
-
-def _separated_cell(cell: Value, form: Separated) -> Value:
-    if isinstance(cell, str):
-        return escape(guard(cell))
-    return form.number(cell) if isinstance(cell, float) and form.decimal != "." else cell
 
 
 def to_jsonl(table: pd.DataFrame) -> str:
@@ -267,10 +263,15 @@ def arrow_table(table: pd.DataFrame, schema: pa.Schema) -> pa.Table:
 
 def plain_columns(table: pd.DataFrame, safe: Callable[[str], str]) -> list[list[Value]]:
     """The table's columns as Python values, NA as None, text made safe."""
-    return [
-        [None if value is pd.NA else safe(value) if isinstance(value, str) else value for value in table[name].tolist()]
-        for name in table.columns
-    ]
+    return [_plain_cells(table[name], safe) for name in table.columns]
+
+
+def _plain_cells(column: "pd.Series[Any]", safe: Callable[[str], str]) -> list[Value]:
+    held: Any = column.array
+    values: list[Value] = held.to_numpy(dtype=object, na_value=None).tolist()
+    if isinstance(column.dtype, pd.StringDtype):
+        return [safe(value) if isinstance(value, str) else value for value in values]
+    return values
 
 
 def _json_rows(table: pd.DataFrame) -> Iterable[str]:

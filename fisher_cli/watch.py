@@ -9,6 +9,7 @@ import json
 import math
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,8 @@ LEAVING, WAITING = 30.0, 5.0
 # Rank 0 mostly fails for the same reason as the others, and says it itself if given so long.
 PRECEDENCE = 5.0
 STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
+# So often in a row must the launcher's store refuse before it counts as gone.
+REFUSALS = 3
 _STOP = "fisher/stop"
 _GONE = -1
 _NO_LAUNCHER = "the launcher has ended"
@@ -63,7 +66,7 @@ class Watch:
         self._heard = math.inf
         self._say: Say = lambda _: None
         self._reason = ""
-        self._beats = 0
+        self._beats = self._refusals = 0
         self._seen: dict[int, tuple[int, float]] = {}
         self.is_orderly = True
 
@@ -172,6 +175,7 @@ class Watch:
     def _watch(self) -> None:
         last = time.monotonic()
         noticed = told = math.inf
+        ending = "stopped"
         while not self._is_over.wait(INTERVAL):
             now = time.monotonic()
             if now - last > SILENCE / 2:  # this process itself stood still
@@ -180,8 +184,8 @@ class Watch:
             if now - self._heard > LEAVING:
                 os._exit(1)
             if told < now:
-                if self._heard > now and now - told > (WAITING if self._is_patient else LEAVING):
-                    self._say(self._reason or "stopped")
+                if self._heard > now and now - told > (LEAVING if self._is_computing else WAITING):
+                    self._say(self._reason or ending)
                     os._exit(1)
                 continue
             word = self._word()
@@ -189,7 +193,7 @@ class Watch:
                 continue
             noticed = min(noticed, now)
             if word["signal"] or word.get("is_silent") or not self._launch.speaks or now - noticed >= PRECEDENCE:
-                told = now
+                told, ending = now, word["text"] if word["rank"] is None else ending
                 self._stop(word)
 
     def _word(self) -> dict[str, Any] | None:
@@ -199,7 +203,7 @@ class Watch:
             return gone
         store = self._store
         if store is None:
-            return None
+            return gone if self._is_refused() else None
         try:
             if store.check([_STOP]):
                 word: dict[str, Any] = json.loads(store.get(_STOP))
@@ -213,6 +217,27 @@ class Watch:
             return None
         text = f"nothing was heard from it for {SILENCE:.0f} seconds"
         return {"signal": 0, "rank": silent, "text": text, "is_silent": True}
+
+    @property
+    def _is_computing(self) -> bool:
+        """Whether it may be in the middle of something besides waiting for other ranks."""
+        return not self._is_patient and self._store is not None
+
+    def _is_refused(self) -> bool:
+        """Whether nobody listens where the launcher keeps its store.
+
+        It may have ended before this process could ask who started it, and torch waits for the store for minutes.
+        """
+        if self._launch.store is None:
+            return False
+        try:
+            with contextlib.closing(socket.create_connection(self._launch.store, timeout=INTERVAL)):
+                self._refusals = 0
+        except ConnectionRefusedError:
+            self._refusals += 1
+        except OSError:  # a name that is not known yet, a network that is slow
+            self._refusals = 0
+        return self._refusals >= REFUSALS
 
     def _silent(self, store: Store) -> int | None:
         """A rank whose counter stands still. Rank 0 looks at all, the others at rank 0."""

@@ -13,6 +13,18 @@ from tests.cases import CASES, Case
 from tests.data_files import save_image
 from tests.reference import Reference, reference
 
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The counts of the long lists, which their tests leave in `record_property`."""
+    reports = [each for outcome in ("passed", "failed") for each in terminalreporter.stats.get(outcome, ())]
+    counted = [each for each in reports if each.when == "call" and each.user_properties]
+    if counted and "long" in terminalreporter.config.option.markexpr.replace("not long", "", 1):
+        terminalreporter.section("counts")
+        for report in counted:
+            for name, value in report.user_properties:
+                terminalreporter.write_line(f"{report.nodeid}: {name}: {value}")
+
+
 _references: dict[tuple[str, torch.dtype], Reference] = {}
 
 

@@ -20,6 +20,7 @@ from tests.test_resume import QUICK, ROOT, _forget, analyze, counted, desk, tabl
 
 __all__ = ["desk"]  # its fixture: twelve checkpoints
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+REMEDY = "; mend that, or choose another folder for -o"
 ENDS = {False: "transient", True: "persistent"}
 
 
@@ -194,6 +195,6 @@ def test_full_and_read_only_folders_are_said_before_anything_is_computed() -> No
     )
     assert done.stdout.split() == ["1", "1"], done.stderr
     assert done.stderr.splitlines() == [
-        "error: cannot write full/r.csv: No space left on device",
-        "error: cannot write shut/r.csv: Read-only file system",
+        f"error: cannot write full/r.csv: No space left on device{REMEDY}",
+        f"error: cannot write shut/r.csv: Read-only file system{REMEDY}",
     ]

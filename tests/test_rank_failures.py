@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ from fisher_cli.cli.app import app
 from fisher_cli.errors import ArchitectureError
 from fisher_cli.inputs.factories import built
 from fisher_cli.records import read_records
-from tests.test_ranks import assert_equal, torchrun
+from tests.test_ranks import assert_equal, environment, torchrun
 
 WORDS = ("analyze", "ckpts", "--limit", "8", "-b", "2", "--eigenvalues", "1", "--model", "./net.py:make", "-o", "r.csv")
 TABLES = ("r.csv", "r.layers.csv")
@@ -167,6 +168,21 @@ def test_whoever_ends_all_end_and_another_number_of_ranks_goes_on(desk: Path, wh
     for name, content in uninterrupted().items():
         Path(name).write_bytes(content)
         assert_equal(Path(name), resumed[name])
+
+
+def test_ranks_whose_launcher_ended_before_they_looked_for_it_end_too(desk: Path) -> None:
+    """Nobody keeps the store that they are to meet by; torch alone would wait for it for five minutes."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound, and nobody listens
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(closed.getsockname()[1])}
+        ranks = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+        words = environment(**place, **ranks, TORCHELASTIC_USE_AGENT_STORE="True")
+        command = [sys.executable, "-m", "fisher_cli", *WORDS]
+        done = subprocess.run(
+            command, env=words, cwd=desk, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+    assert done.returncode == 1, done.stderr
+    assert "the launcher has ended" in done.stderr
 
 
 def test_a_signal_while_a_network_is_built_is_no_error_of_its_factory() -> None:

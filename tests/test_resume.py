@@ -6,6 +6,7 @@ import random
 import resource
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +18,9 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
+import fisher_cli.cli.app
 import fisher_cli.run
-from fisher_cli.cli.app import STOPPING_SIGNALS, _stop, app
+from fisher_cli.cli.app import STOPPING_SIGNALS, _stop, app, main
 from fisher_cli.errors import LockedError
 from fisher_cli.outputs import ReportFiles
 from fisher_cli.records import open_journal, read_records
@@ -73,8 +75,9 @@ def run_quietly() -> None:
         signal.signal(number, _stop)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     code = 0
+    sys.argv = ["fisher", "analyze", "ckpts", *QUICK, "-o", "r.csv"]
     try:
-        app(["analyze", "ckpts", *QUICK, "-o", "r.csv"], prog_name="fisher")
+        main()
     except SystemExit as stop:
         code = int(stop.code or 0)
     os._exit(code)
@@ -177,7 +180,7 @@ def _signals(trials: int, record_property: Callable[[str, object], None]) -> Non
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
     for trial in range(trials):
         number = numbers[trial % 4]
-        code = _killed_after(0.05 + draw.uniform(0, 0.9 * took), number)
+        code = _killed_after(0.02 + draw.uniform(0, 0.9 * took), number)
         codes.add(code)
         assert code in {0, 128 + number}
         analyze()
@@ -191,6 +194,16 @@ def _signals(trials: int, record_property: Callable[[str, object], None]) -> Non
 def test_a_signal_at_any_instant_ends_the_run_in_order(record_property: Callable[[str, object], None]) -> None:
     """D5, a part of the hundred."""
     _signals(12, record_property)
+
+
+def test_ctrl_c_while_the_commands_are_made_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fisher_cli.cli.app, "app", interrupted)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # handlers of this process stay as they are
+    with pytest.raises(SystemExit, match="130"):
+        main()
 
 
 @pytest.mark.long

@@ -44,15 +44,21 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+def queued() -> float:
+    """Seconds in which this process could have worked and others had the processors; waiting for the disk is none."""
+    return int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
+
+
 class Watched:
     """Measures every `stride`-th checkpoint and says of the others what it found last, and looks on meanwhile."""
 
     def __init__(self, patch: pytest.MonkeyPatch, stride: int) -> None:
         self.between: list[float] = []
         self.waited: list[float] = []
+        self.alone: list[float] = []
         self.held: list[float] = []
         self.open: list[int] = []
-        self._ended: tuple[float, float] | None = None
+        self._ended: tuple[float, float, float] | None = None
         self._last: Measurement | None = None
         self._stride = stride
         real = fisher_cli.run.Run.measure
@@ -61,12 +67,13 @@ class Watched:
             if self._ended is not None:
                 self.between.append(time.process_time() - self._ended[0])
                 self.waited.append(time.perf_counter() - self._ended[1])
+                self.alone.append(self.waited[-1] - (queued() - self._ended[2]))
             self.held.append(resident())
             self.open.append(descriptors())
             if self._last is None or len(self.held) % self._stride == 0:
                 self._last = real(run, file)
             found = _of_its_own(replace(self._last, checkpoint=file.name, sha256=file.sha256, step=file.step))
-            self._ended = time.process_time(), time.perf_counter()
+            self._ended = time.process_time(), time.perf_counter(), queued()
             return found
 
         patch.setattr(fisher_cli.run.Run, "measure", measure)
@@ -88,7 +95,7 @@ def load(count: int, stride: int) -> str:
         said = analyze()
         growth = watched.held[-1] - watched.held[100]
         found = {
-            "ms": [1000 * statistics.median(times) for times in (watched.waited, watched.between)],
+            "ms": [1000 * statistics.median(times) for times in (watched.waited, watched.alone, watched.between)],
             "growth": growth,
             "open": [min(watched.open), max(watched.open)],
             "said": len(said),
@@ -109,10 +116,12 @@ def load(count: int, stride: int) -> str:
     assert found["growth"] <= 50
     assert found["open"][0] == found["open"][1]
     assert found["said"] < 500 * count
+    clock, alone, processor = found["ms"]
     return (
-        f"{count} checkpoints: {found['ms'][0]:.1f} ms each besides measuring (median; {found['ms'][1]:.1f} of the "
-        f"processor), {found['growth']:.0f} MiB more held at the last than at the hundredth, {found['open'][0]} files "
-        f"open, {found['said']} bytes said; {resumed['s']:.1f} s of the processor to resume when finished"
+        f"{count} checkpoints: {processor:.1f} ms each of the processor besides measuring (median), by the clock "
+        f"{alone:.1f} but for waiting for a processor, {clock:.1f} with that; "
+        f"{found['growth']:.0f} MiB more held at the last than at the hundredth, {found['open'][0]} files open, "
+        f"{found['said']} bytes said; {resumed['s']:.1f} s of the processor to resume when finished"
     )
 
 

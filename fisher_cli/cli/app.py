@@ -212,4 +212,7 @@ def main() -> None:
     for number in STOPPING_SIGNALS:
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP, and so it stays
             signal.signal(number, _stop)
-    app()
+    try:
+        app()
+    except KeyboardInterrupt:  # while the commands are made, before there is one that could end in its own way
+        sys.exit(128 + signal.SIGINT)

@@ -165,7 +165,7 @@ def _journal(
     journal = open_journal(journal_folder(files.main), run.question, fresh=files.force or not resume)
     finished = run.keep_in(journal)
     if journal.dropped:
-        console.message(f"{journal.dropped} damaged rows of the journal were dropped and are measured again")
+        console.message(f"damaged rows of the journal, dropped and measured again: {journal.dropped}")
     if finished:
         console.message(f"{finished} of {len(run)} checkpoints were finished before and are kept")
     return journal
