@@ -28,6 +28,7 @@ GROUND = {
     "codec",
     "dialects",
     "launch",
+    "machine",
     "watch",
     "checked_lines",
     "seal",
@@ -53,7 +54,8 @@ FLOORS: list[set[str]] = [
     {"trail", "selection", "comparing", "verification", "measurement", "normalizing", "examples", "analysis", "run"}
     | {"library", "checkpoint_comparison", "reports", "distributed", "agreement"}
     | {"rejoining", "row_sequence", "packed"}
-    | {"sharing", "crew", "devices", "parts", "merging"},
+    | {"sharing", "crew", "devices", "parts", "merging"}
+    | {"outline", "probe", "forecast"},
     {"cli", "__main__"},
 ]
 # Which of the same floor may be used by whom.
@@ -87,6 +89,9 @@ BESIDE = {
     "crew": {"sharing"},
     "devices": {"crew", "sharing", "measurement", "row_sequence", "trail"},
     "merging": {"parts"},
+    "outline": {"selection"},
+    "probe": {"run", "measurement", "trail"},
+    "forecast": {"probe", "outline", "run"},
     "checkpoint_comparison": {"measurement", "run"},
     "__main__": {"cli"},
 }

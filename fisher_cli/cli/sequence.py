@@ -311,8 +311,7 @@ def _finish(
     ingredients = None
     if files is not None and journal is not None and code == 0 and not failed:
         ingredients = made_of(run, journal, files)
-    if analysis.part is not None:
-        # Of several ranks only the first has files.
+    if analysis.part is not None:  # of several ranks only the first has files
         return 0 if files is None else _finish_part(console, analysis, report, files, opened, ingredients)
     if files is not None and analysis.succeeded:
         _write(analysis, report, files, opened, ingredients)

@@ -25,3 +25,13 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     return bool(mallopt(_MMAP_THRESHOLD, _HEAP_BELOW_BYTES)) and bool(mallopt(_TRIM_THRESHOLD, _KEEP_BYTES))
+
+
+def return_freed_memory() -> None:
+    """Give what is freed back to the system, so that what is resident is what is held; nothing without glibc."""
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        ctypes.CDLL(ctypes.util.find_library("c") or "libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):
+        return
