@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from benchmarks.harness import NotApplicableError, package
 from fisher_cli.curvature.batching import memory_bytes, values_per_example
 from fisher_cli.curvature.eigensystems import matrices
-from fisher_cli.curvature.problem import TensorData, pose, reproducible_kernels
+from fisher_cli.curvature.kernels import reproducible_kernels
+from fisher_cli.curvature.problem import TensorData, pose
 from fisher_cli.curvature.routes import Route, fits
 
 TOLERANCE = 1e-3

@@ -150,6 +150,7 @@ class Analysis:
                     "notes": list(m.notes),
                     "likelihood": parameterisation(m.likelihood, m.classes),
                     "examples": examples_record(m.example_summary),
+                    **({} if m.rounding is None else {"rounding": asdict(m.rounding)}),
                 }
                 for m in self.measurements
             ],

@@ -31,6 +31,7 @@ from fisher_cli.curvature.relative_entropy import agreement
 from fisher_cli.errors import ArchitectureError, NumericalError, OutOfMemoryError, UsageError
 from fisher_cli.inputs.checkpoints.checkpoints import Checkpoint, CheckpointFile
 from fisher_cli.measurement import posed
+from fisher_cli.refusals import refuse_rounded
 from fisher_cli.results import CheckpointComparison, Estimate, LayerStep
 from fisher_cli.run import Run
 from fisher_cli.settings import Resources, Settings
@@ -88,6 +89,7 @@ def compare_checkpoints(a: Path, b: Path, settings: Settings, resources: Resourc
         OutOfMemoryError: memory runs out with a single example at once.
     """
     start = time.perf_counter()
+    refuse_rounded(settings, gives_traces=False)
     run = Run([a, b], settings, resources)
     pair = _Pair(run, _in_order(run.files, (a, b)), settings)
     size = resources.batch_size

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -14,6 +14,7 @@ from fisher_cli.probe import Probed, probe
 from fisher_cli.records import Key
 from fisher_cli.results import Forecast, Refusal
 from fisher_cli.run import Run
+from fisher_cli.settings import Precision
 
 # Parts of a measurement that a row takes which was measured after another row, and one that such a row is held against.
 JOINING = ("load", "pose", "movement", "eigenvalues_true")
@@ -117,19 +118,22 @@ def _refused_without_memory(run: Run, place: int, available: int) -> tuple[Refus
         found = outline(architecture.build, run.analysis.settings, run.data.batch(0, 1)[0])
     except FisherError:
         return None  # told by the probe
-    if found is None or (least := found.bytes + machine.resident_memory()) <= available:
+    here = machine.resident_memory()
+    if found is None or found.bytes + here <= available:
         return None
-    return too_large(least, available, run.analysis.settings.precision.value), found
+    return too_large(found, here, available), found
 
 
-def too_large(least: int, available: int, precision: str) -> Refusal:
-    """Why a network is refused before it is built."""
+def too_large(found: Outline, here: int, available: int) -> Refusal:
+    """Why a network is refused before it is built, where so many bytes are taken already."""
     remedies = ["analyse fewer parameters with --exclude", "take a machine with more memory"]
-    if precision == "float64":
-        remedies.insert(0, "type --dtype float32")
+    for precision, words in ((Precision.BFLOAT16, "bfloat16 --eigenvalues 0"), (Precision.FLOAT32, "float32")):
+        smaller = replace(found, precision=precision)
+        if smaller.itemsize < found.itemsize and smaller.bytes + here <= available:
+            remedies.insert(0, f"type --dtype {words}")
     return Refusal(
-        f"even one example at once takes {_gib(least)}, and there are {_gib(available)}: the network and the weights "
-        "it was given, the mean gradient in float64, and one example",
+        f"even one example at once takes {_gib(found.bytes + here)}, and there are {_gib(available)}: the network, "
+        "the weights that it is given, the mean gradient in float64, and one example",
         tuple(remedies),
     )
 
@@ -163,7 +167,7 @@ def _refusal(run: Run, probed: Probed, available: int, processes: int) -> Refusa
     if processes > 1 and peak <= available:
         few = "one process" if available < 2 * peak else f"{available // peak} processes"
         remedies.append(f"give --devices no more than {few}")
-    if settings.precision.value == "float64":
+    if settings.precision is Precision.FLOAT64:
         remedies.append("type --dtype float32")
     remedies.append("analyse fewer parameters with --exclude")
     many = f"{processes} processes of " if processes > 1 else ""

@@ -1,9 +1,7 @@
 """One network on one dataset: everything the settings ask for, as one Measurement."""
 
 import logging
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -11,20 +9,23 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from fisher_cli.clock import Clock
 from fisher_cli.comparing import with_comparison
 from fisher_cli.curvature.eigensystems import Matrix, matrices
 from fisher_cli.curvature.gradients import gradient
 from fisher_cli.curvature.memory import is_out_of_memory, release_memory
 from fisher_cli.curvature.normalization_statistics import discrepancies, recalibrate, recalibration, remark
 from fisher_cli.curvature.problem import Data, Problem, pose
+from fisher_cli.curvature.rounding import round_network
 from fisher_cli.curvature.spectrum import Question, spectrum
 from fisher_cli.curvature.task2vec import task2vec
 from fisher_cli.curvature.traces import Sweep, sweep
 from fisher_cli.curvature.world import ALONE, World
 from fisher_cli.errors import DataError, OutOfMemoryError, UsageError
-from fisher_cli.results import Ledger, Measurement, Spectrum, Status
+from fisher_cli.refusals import refuse_rounded
+from fisher_cli.results import Check, Ledger, Measurement, Rounding, Spectrum, Status
 from fisher_cli.selection import select_parameters, without_head
-from fisher_cli.settings import MatrixName, Settings, SpectrumMethod
+from fisher_cli.settings import MatrixName, Precision, Settings, SpectrumMethod
 from fisher_cli.trail import Trail
 from fisher_cli.verification import verified
 
@@ -58,24 +59,6 @@ class Silent:
 
     def finish(self, measurement: Measurement) -> None:
         """Ignore it."""
-
-
-class _Clock:
-    """Seconds by stage; a stage inside another is taken out of it, so that all add up to the whole."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._inside = 0.0
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start, before, self._inside = time.perf_counter(), self._inside, 0.0
-        try:
-            yield
-        finally:
-            spent = time.perf_counter() - start
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent - self._inside
-            self._inside = before + spent
 
 
 def choose_device(name: str) -> torch.device:
@@ -141,19 +124,20 @@ def measure(
     Raises:
         OutOfMemoryError: memory runs out with a single example at once.
     """
-    observer, clock = observer or Silent(), _Clock()
+    observer, clock, rounded = observer or Silent(), Clock(), list[tuple[Check | None, Rounding]]()
 
     def attempt(size: int | None, *, keep_graphs: bool = True) -> Measurement | int:
         """The measurement, or the number of examples at once for which memory did not suffice."""
         at_once = size or POSED_EXAMPLES
         try:
             with clock("pose"), world.in_step():
-                problem = replace(posed(module, data, settings, size, device, classes, world), keep_graphs=keep_graphs)
+                problem = posed(module, data, settings, size, device, classes, world, is_rounded=bool(rounded))
+                problem = replace(problem, keep_graphs=keep_graphs)
             at_once = min(problem.batch_size, problem.examples)
             with world.in_step():
                 if settings.verify:
                     return verified(problem, settings, observer.stage, clock)
-                return _measured(problem, settings, verify, known, observer, clock, trail)
+                return _measured(problem, settings, verify, known, observer, clock, trail, rounded)
         except Exception as error:
             if trail is not None:
                 trail.withdraw()
@@ -162,6 +146,7 @@ def measure(
             _LOG.debug("memory ran out at %d examples at once", at_once, exc_info=True)
             return at_once
 
+    refuse_rounded(settings)
     found, ran_out_at = attempt(batch_size), None
     while isinstance(found, int):
         ran_out_at, size = ran_out_at or found, found // 2
@@ -195,8 +180,14 @@ def posed(
     device: torch.device | None,
     classes: int | None,
     world: World = ALONE,
+    *,
+    is_rounded: bool = False,
 ) -> Problem:
-    """The problem that the settings pose of a network on examples, so many at once."""
+    """The problem that the settings pose of a network on examples, so many at once.
+
+    For bfloat16 the network is in float32 until it `is_rounded`: first both are compared.
+    """
+    is_yet_to_be = settings.precision is Precision.BFLOAT16 and not is_rounded
     problem = pose(
         module,
         data,
@@ -204,7 +195,7 @@ def posed(
         parameters=select_parameters(module, settings),
         batch_size=size,
         device=device,
-        dtype=getattr(torch, settings.precision.value),
+        dtype=torch.float32 if is_yet_to_be else getattr(torch, settings.precision.value),
         world=world,
     )
     _check_classes(problem, classes)
@@ -217,8 +208,9 @@ def _measured(
     verify: bool,
     known: Ledger | None,
     observer: Observer,
-    clock: _Clock,
+    clock: Clock,
     trail: Trail | None,
+    rounded: list[tuple[Check | None, Rounding]],
 ) -> Measurement:
     # Shares of the whole that the progress bar gives to the stages; products dominate where eigenvalues are asked.
     share = 0.4 if settings.eigenvalues else 0.95
@@ -226,6 +218,9 @@ def _measured(
     if settings.recalibrate_bn:
         with clock("normalization"):
             notes.append(recalibration(recalibrate(problem), problem.examples))
+    if settings.precision is Precision.BFLOAT16 and not rounded:
+        rounded.append(round_network(problem, settings.seed, verify=verify, timed=clock))
+    check, rounding = rounded[0] if rounded else (None, None)
     with clock("traces"):
         swept = sweep(
             problem,
@@ -234,13 +229,17 @@ def _measured(
             target_error=settings.target_error,
             seed=settings.seed,
             verify=verify,
+            is_checked=bool(rounded),
             known=known,
             advance=lambda done: observer.stage("traces", share * done),
             timed=clock,
         )
     with clock("gradient"):
         squares = torch.tensor(swept.trace.per_example_empirical, dtype=torch.float64, device=problem.device)
-        signal = gradient(problem, swept.mean_gradient, squares)
+        signal = gradient(swept.engine, swept.mean_gradient, squares)
+    if settings.spectrum is None and settings.comparison is None:
+        # Nothing else asks for ḡ, which takes twice what the network does.
+        swept = replace(swept, mean_gradient=swept.mean_gradient.new_empty(0))
     if not signal.signal_to_noise and settings.asks_for_rows:
         notes.append("gradient_snr is not above zero: left empty")
     if not settings.recalibrate_bn:
@@ -262,7 +261,8 @@ def _measured(
         batch_size=problem.batch_size,
         notes=tuple(notes),
         ledger=swept.ledger,
-        check=swept.check,
+        check=swept.check or check,
+        rounding=rounding,
         movement=movement,
         movement_notes=remarks,
         likelihood=problem.likelihood.name,
@@ -319,7 +319,7 @@ def _matrices(swept: Sweep, settings: Settings) -> Iterator[tuple[Matrix, float]
 
 
 def _with_eigenvalues(
-    measurement: Measurement, swept: Sweep, settings: Settings, observer: Observer, clock: _Clock, trail: Trail | None
+    measurement: Measurement, swept: Sweep, settings: Settings, observer: Observer, clock: Clock, trail: Trail | None
 ) -> Measurement:
     question, spectra = question_of(settings), list[Spectrum]()
     for matrix, trace in _matrices(swept, settings):

@@ -7,19 +7,19 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fisher_cli.curvature.batching import DIRECTIONS_AT_ONCE, OVERHEAD, values_per_example
+from fisher_cli.curvature.batching import OVERHEAD, values_per_example
 from fisher_cli.errors import FisherError
 from fisher_cli.inputs.checkpoints.discovery import candidates
 from fisher_cli.inputs.networks.shapes import hollow
 from fisher_cli.selection import select_parameters
-from fisher_cli.settings import Settings
+from fisher_cli.settings import Precision, Settings
 
-DOUBLE = 8
+SINGLE, DOUBLE = 4, 8
 
 
 @dataclass(frozen=True)
 class Outline:
-    """Sizes of a network on the meta device: `tensors` are the bytes of its parameters and buffers.
+    """Sizes of a network on the meta device: `tensors` counts the values of its parameters and buffers.
 
     `analysed` counts the parameters that are analysed. `values` and `outputs` are those of one example, None where a
     forward pass without memory cannot tell.
@@ -27,21 +27,34 @@ class Outline:
 
     tensors: int
     analysed: int
-    itemsize: int
+    precision: Precision
     values: int | None = None
     outputs: int | None = None
 
     @property
+    def itemsize(self) -> int:
+        """Bytes of a value in the precision of the measurement."""
+        return _type(self.precision).itemsize
+
+    @property
     def bytes(self) -> int:
-        """The least that a measurement holds: the network, the weights that it was given, the float64 mean gradient."""
-        return 2 * self.tensors + DOUBLE * self.analysed + self.batch(1)
+        """The least that there is at once: when weights are loaded, or of one example with the float64 mean gradient.
+
+        The network is built in float32, and has its weights beside it until they are copied.
+        """
+        loading = self.tensors * (SINGLE + min(SINGLE, self.itemsize))
+        return max(loading, self.itemsize * self.tensors + DOUBLE * self.analysed + self.batch(1))
 
     def batch(self, examples: int) -> int:
         """About what so many examples at once take in a sweep: the rule by which batches are chosen, upside down."""
         if self.values is None or self.outputs is None:
             return 0
-        directions = min(self.outputs, DIRECTIONS_AT_ONCE)
-        return examples * self.values * (directions + OVERHEAD) * self.itemsize
+        return examples * self.values * (1 + OVERHEAD) * self.itemsize
+
+
+def _type(precision: Precision) -> torch.dtype:
+    found: torch.dtype = getattr(torch, precision.value)
+    return found
 
 
 def outline(build: Callable[[], nn.Module], settings: Settings, inputs: Tensor | None = None) -> Outline | None:
@@ -52,16 +65,16 @@ def outline(build: Callable[[], nn.Module], settings: Settings, inputs: Tensor |
     Raises:
         FisherError: the network is not there, or no parameter of it is analysed.
     """
-    dtype = getattr(torch, settings.precision.value)
+    dtype = _type(settings.precision)
     try:
         model = hollow(build).to("meta").to(dtype).eval()
         analysed = sum(parameter.numel() for parameter in select_parameters(model, settings).values())
-        tensors = sum(each.numel() * each.element_size() for each in model.state_dict().values())
+        tensors = sum(each.numel() for each in model.state_dict().values())
     except FisherError:
         raise
     except Exception:  # the user's own code may do anything
         return None
-    found = Outline(tensors, analysed, dtype.itemsize)
+    found = Outline(tensors, analysed, settings.precision)
     if inputs is None:
         return found
     try:
@@ -69,7 +82,7 @@ def outline(build: Callable[[], nn.Module], settings: Settings, inputs: Tensor |
         with torch.no_grad():
             raw = model(some.clone())
         outputs = getattr(raw, "logits", raw).shape[-1]
-        return Outline(tensors, analysed, dtype.itemsize, values_per_example(model, some), outputs)
+        return Outline(tensors, analysed, settings.precision, values_per_example(model, some), outputs)
     except Exception:  # likewise, such as a branch on a value that is not there
         return found
 

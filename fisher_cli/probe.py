@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fisher_cli import machine
-from fisher_cli.curvature.allocation import return_freed_memory
+from fisher_cli.curvature.allocation import trim
 from fisher_cli.curvature.batching import CPU_BYTES
 from fisher_cli.curvature.demands import KEPT_GRAPHS, Demand, demand
 from fisher_cli.curvature.eigensystems import Matrix, matrices
@@ -29,7 +29,7 @@ from fisher_cli.trail import Trail
 EXAMPLE_BYTES = 600
 # Stages of a measurement whose seconds do not grow with the examples; those of batches of the sweep; the others go
 # by the batches of products.
-CONSTANT, BY_BATCH = {"load", "pose", "check", "ledger"}, {"traces"}
+CONSTANT, BY_BATCH = {"load", "pose", "check", "ledger", "rounding"}, {"traces", "gradient"}
 # A probe of the columns of a factor holds no more than this.
 FACTOR_BYTES = 2**29
 # Products with a matrix that are timed, after one that is not.
@@ -94,7 +94,8 @@ class Probed:
         """What the batches of the sweep have freed lies in pieces between what is held, and is not used again."""
         if not self.demands:
             return ()
-        in_pieces = 0 if self.problem.device.type == "cuda" else min(max(0, self.peak - self.held), CPU_BYTES)
+        gives_back = self.problem.device.type == "cuda" or self.problem.is_large
+        in_pieces = 0 if gives_back else min(max(0, self.peak - self.held), CPU_BYTES)
         largest = max(self.demands, key=lambda each: each.bytes)
         return ("held when eigenvalues begin, measured", self.held), ("freed in pieces", in_pieces), *largest.parts
 
@@ -133,9 +134,9 @@ def probe(run: Run, places: tuple[int, ...], batch_size: int | None) -> Probed:
         if trail is not None:
             trail.advance()
         start = time.perf_counter()
-        loaded = run.network(run.files[place])
+        _, architecture, module = run.network(run.files[place])
         loading = time.perf_counter() - start
-        module, classes = loaded[2], run.examples.classes
+        classes = run.examples.classes
         automatic = posed(module, run.data, settings, None, run.device, classes)
         problem = (
             automatic if batch_size is None else posed(module, run.data, settings, batch_size, run.device, classes)
@@ -150,7 +151,7 @@ def probe(run: Run, places: tuple[int, ...], batch_size: int | None) -> Probed:
     _as_table(found, settings)
     peak = _peak(run.device)
     held = _held(problem, trail)
-    probed = Probed(problem, found, loaded[1].name, count, batch, base, peak, held)
+    probed = Probed(problem, found, architecture.name, count, batch, base, peak, held)
     probed.seconds = _scaled({"load": loading, **dict(found.timings)}, probed, at_once)
     part = replace(problem, data=few, batch_size=batch, product_batch_size=at_once)
     if batch < min(problem.batch_size, problem.examples):
@@ -168,12 +169,11 @@ def _as_table(found: Measurement, settings: Settings) -> None:
 
 
 def _held(problem: Problem, trail: Trail | None) -> int:
-    """What is resident when eigenvalues begin: what is now, less this row's own footprint, with the mean gradient."""
-    return_freed_memory()
+    """What is resident when eigenvalues begin: what is now, less the footprint that this row leaves in the end."""
+    trim()
     device = problem.device
     tensors = sum(each.numel() * each.element_size() for each in problem.model.state_dict().values())
-    footprint = tensors if trail is not None and device.type == "cpu" else 0
-    return _resident(device) - footprint + 8 * problem.size
+    return _resident(device) - (tensors if trail is not None and device.type == "cpu" else 0)
 
 
 def _scaled(timings: dict[str, float], probed: Probed, at_once: int) -> dict[str, float]:
@@ -208,7 +208,7 @@ def _growth(device: torch.device) -> Iterator[Callable[[], int]]:
     Yields:
         That function.
     """
-    return_freed_memory()
+    trim()
     before = _resident(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

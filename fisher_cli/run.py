@@ -15,6 +15,7 @@ from fisher_cli import __version__
 from fisher_cli.agreement import refuse_other_files
 from fisher_cli.analysis import Analysis
 from fisher_cli.codec import decode, encode
+from fisher_cli.curvature.allocation import manage_freed_memory
 from fisher_cli.curvature.memory import is_out_of_memory, release_memory
 from fisher_cli.curvature.problem import Data, TensorData
 from fisher_cli.curvature.world import ALONE, World
@@ -36,6 +37,7 @@ from fisher_cli.measurement import Observer, Silent, choose_device, measure
 from fisher_cli.normalizing import with_chosen_normalization
 from fisher_cli.recollection import recollect, remember
 from fisher_cli.records import Journal
+from fisher_cli.refusals import refuse_rounded
 from fisher_cli.rejoining import Revisited, revisit
 from fisher_cli.results import Ledger, Measurement, Status
 from fisher_cli.row_sequence import Rows
@@ -99,12 +101,14 @@ class Run:
         following: Following | None = None,
         world: World = ALONE,
     ) -> None:
+        refuse_rounded(settings)
         self._settings, self._resources = settings, resources
         self.observer: Observer = observer or Silent()
         self._world = world
         self.device = choose_device(world.own_device(resources.device))
         self.reading = Reading.of(settings, resources)
         self._acquaintance = self._acquainted(before)
+        manage_freed_memory(large=True)  # until a network is there: what files leave behind would be in its way
         self._watch = None if following is None else Watch(paths, self.reading, self._acquaintance, following)
         self.waiting: Callable[[], None] = lambda: None
         self.files = self._found(paths)
@@ -280,6 +284,8 @@ class Run:
         try:
             with self._world.in_step():
                 checkpoint, architecture, module = self.network(file, identified)
+            notes = checkpoint.notes + architecture.notes
+            del checkpoint, architecture  # with the weights as they were read: the network has its own
             loading = time.perf_counter() - start
             found = self._measured(module)
         except (UsageError, RanksError):
@@ -299,7 +305,7 @@ class Run:
             epoch=row.epoch,
             architecture=row.architecture,
             weights=row.weights,
-            notes=checkpoint.notes + architecture.notes + found.notes,
+            notes=notes + found.notes,
             timings=(("load", loading), *found.timings),
         )
 

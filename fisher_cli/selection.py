@@ -7,7 +7,8 @@ from functools import partial
 import torch
 from torch import nn
 
-from fisher_cli.curvature.problem import Problem, reproducible_kernels
+from fisher_cli.curvature.kernels import reproducible_kernels
+from fisher_cli.curvature.problem import Problem
 from fisher_cli.errors import UsageError
 from fisher_cli.inputs.checkpoints.pruning import plain_name
 from fisher_cli.settings import Settings

@@ -31,10 +31,11 @@ class LikelihoodName(StrEnum):
 
 
 class Precision(StrEnum):
-    """The floating-point type in which the network is evaluated."""
+    """The floating-point type in which the network is evaluated; sums are float32 and float64 in all of them."""
 
     FLOAT32 = "float32"
     FLOAT64 = "float64"
+    BFLOAT16 = "bfloat16"
 
 
 class MatrixName(StrEnum):
@@ -97,6 +98,18 @@ def _one_of(names: type[StrEnum], value: str) -> StrEnum:
         msg = f"{value!r} is none of {', '.join(names)}"
         raise ValueError(msg)
     return names(value)
+
+
+def read_precision(name: str) -> Precision:
+    """The precision of this name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name in {"float16", "half", "fp16"}:
+        msg = f"{name}: gradients of confident examples lie below its smallest number, 6e-8, and would vanish: bfloat16"
+        raise ValueError(msg)
+    return Precision(_one_of(Precision, name))
 
 
 def _patterns(value: str | Iterable[str]) -> tuple[str, ...]:
@@ -186,7 +199,7 @@ class Settings:
             "model_arguments": _pairs,
             "estimator": lambda name: _one_of(Estimator, name),
             "likelihood": lambda name: _one_of(LikelihoodName, name),
-            "precision": lambda name: _one_of(Precision, name),
+            "precision": read_precision,
             "include": _patterns,
             "exclude": _patterns,
         }
@@ -220,7 +233,7 @@ class Settings:
     @property
     def looks_back(self) -> bool:
         """Whether a row needs the network of the row before: for its movement, or for the overlap of eigenspaces."""
-        return self.spectrum is not None or self.asks_for_rows
+        return self.spectrum is not None or (self.asks_for_rows and self.precision is not Precision.BFLOAT16)
 
     @property
     def asks_for_rows(self) -> bool:

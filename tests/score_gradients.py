@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from fisher_cli.curvature.problem import Problem, TensorData, pose, reproducible_kernels
+from fisher_cli.curvature.kernels import reproducible_kernels
+from fisher_cli.curvature.problem import Problem, TensorData, pose
 from fisher_cli.curvature.scores import ScoresOf
 from tests import test_any_network as odd
 from tests.cases import CASES, Case

@@ -232,7 +232,9 @@ def test_the_outline_of_a_network_has_its_sizes() -> None:
     build = lambda: torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))  # noqa: E731
     found = outline(build, Settings(data="none"), torch.zeros(5, 4))
     assert found is not None
-    assert (found.tensors, found.analysed, found.values, found.outputs) == (4 * 23, 23, 4 + 3 + 3 + 2, 2)
+    assert (found.tensors, found.analysed, found.values, found.outputs) == (23, 23, 4 + 3 + 3 + 2, 2)
+    assert found.bytes == 4 * 23 + 8 * 23 + found.batch(1)
+    assert outline(build, Settings(data="none", precision="bfloat16", exclude="0.*")).bytes == 23 * (4 + 2)  # type: ignore[arg-type,union-attr]
     assert all(each.is_meta for each in hollow(build).parameters())
 
     def fails() -> torch.nn.Module:

@@ -54,6 +54,7 @@ FLOORS: list[set[str]] = [
     {"trail", "selection", "comparing", "verification", "measurement", "normalizing", "examples", "analysis", "run"}
     | {"library", "checkpoint_comparison", "reports", "distributed", "agreement"}
     | {"rejoining", "row_sequence", "packed"}
+    | {"clock", "refusals"}
     | {"sharing", "crew", "devices", "parts", "merging"}
     | {"outline", "probe", "forecast"},
     {"cli", "__main__"},
@@ -78,12 +79,13 @@ BESIDE = {
     "formats": {"tables", "workbooks"},
     "outputs": {"tables", "row_files", "workbooks", "formats"},
     "integrity": {"table_reading", "outputs", "records", "formats"},
-    "measurement": {"trail", "comparing", "verification", "selection"},
+    "measurement": {"trail", "comparing", "verification", "selection", "clock", "refusals"},
     "analysis": {"examples"},
     "records": {"lock"},
     "rejoining": {"measurement", "trail"},
     "row_sequence": {"rejoining", "trail"},
-    "run": {"measurement", "normalizing", "analysis", "trail", "rejoining", "row_sequence", "packed", "agreement"},
+    "run": {"measurement", "normalizing", "analysis", "trail", "rejoining", "row_sequence", "packed", "agreement"}
+    | {"refusals"},
     "library": {"run", "analysis", "measurement", "normalizing", "trail"},
     "sharing": {"run", "measurement", "row_sequence"},
     "crew": {"sharing"},
@@ -92,7 +94,7 @@ BESIDE = {
     "outline": {"selection"},
     "probe": {"run", "measurement", "trail"},
     "forecast": {"probe", "outline", "run"},
-    "checkpoint_comparison": {"measurement", "run"},
+    "checkpoint_comparison": {"measurement", "run", "refusals"},
     "__main__": {"cli"},
 }
 

@@ -81,7 +81,7 @@ def _refused_at_sight(checkpoints: Sequence[Path], settings: Settings) -> str | 
     found = None if factory is None else outline(factory.build, settings)
     if found is None or found.bytes + machine.resident_memory() <= available:
         return None
-    refusal = too_large(found.bytes + machine.resident_memory(), available, settings.precision.value)
+    refusal = too_large(found, machine.resident_memory(), available)
     return f"{refusal.reason}: {', or '.join(refusal.remedies)}"
 
 

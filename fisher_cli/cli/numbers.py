@@ -3,6 +3,7 @@
 import math
 
 from fisher_cli.errors import UsageError
+from fisher_cli.settings import Precision, read_precision
 
 
 def positive(text: str, option: str, word: str) -> int | None:
@@ -47,3 +48,16 @@ def positive_number(text: str | None, option: str, example: str) -> float | None
         msg = f"{option} {text}: type a positive number, such as {example}"
         raise UsageError(msg)
     return value
+
+
+def precision(name: str) -> Precision:
+    """The precision of this name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    try:
+        return read_precision(name)
+    except ValueError as error:
+        msg = f"--dtype {error}; type float32, float64 or bfloat16"
+        raise UsageError(msg) from error

@@ -10,11 +10,11 @@ from typing import Any
 import typer
 
 from fisher_cli.cli import options
-from fisher_cli.cli.numbers import count, positive, positive_number
+from fisher_cli.cli.numbers import count, positive, positive_number, precision
 from fisher_cli.cli.sharing import read_devices
 from fisher_cli.cli.up_to_date import WORDS
 from fisher_cli.presets import PRESETS, listing, settings_of
-from fisher_cli.settings import Estimator, LikelihoodName, Precision, Resources, Settings
+from fisher_cli.settings import Estimator, LikelihoodName, Resources, Settings
 from fisher_cli.shards import Shard
 
 
@@ -79,7 +79,7 @@ NETWORK = (
     Asked("exclude", options.Exclude, [], tuple),
     Asked("likelihood", options.LikelihoodOption, LikelihoodName.AUTO),
     Asked("recalibrate_bn", options.RecalibrateBatchNorm, False),
-    Asked("precision", options.PrecisionOption, Precision.FLOAT32),
+    Asked("precision", options.PrecisionOption, "float32", precision),
 )
 PRESET = (
     Asked("preset", options.Preset),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fisher_cli.cli.first_row import FirstRow
 from fisher_cli.cli.long_tables import LongTable, Opened, open_rows
 from fisher_cli.cli.streams import ROWS_AS_THEY_COME, exit_code, why_nothing
 from fisher_cli.cli.up_to_date import made_of
@@ -191,17 +192,6 @@ def _by(run: "Run") -> str:
     return f", {ranks} ranks" if ranks > 1 else ""
 
 
-def _say_who_idles(console: "Console", run: "Run", measurement: "Measurement") -> None:
-    """Ranks share whole batches, so that results do not depend on their number; there may be fewer than ranks."""
-    ranks, at_once, examples = run.analysis.resources.ranks, measurement.batch_size, measurement.examples
-    if at_once is None or examples is None or ranks <= 1 or (batches := -(-examples // at_once)) >= ranks:
-        return
-    console.message(
-        f"{ranks} ranks and {batches} batches of up to {at_once} examples: the other ranks have nothing to do; "
-        f"-b {max(1, examples // (4 * ranks))} gives work to all"
-    )
-
-
 def _measure(
     console: "Console",
     run: "Run",
@@ -215,6 +205,7 @@ def _measure(
     Raises:
         BaseException: whatever ended the run is passed on after the finished rows were written.
     """
+    first = FirstRow(console, run.analysis.resources.ranks)
     with console.progress(None if run.is_following else len(run)) as progress:
         run.observer = progress
         if files is not None:
@@ -227,8 +218,7 @@ def _measure(
                     for text in [lines] if isinstance(lines, str) else lines:
                         console.write(text)
                 opened.add(measurement, order)
-                if order == 0:
-                    _say_who_idles(console, run, measurement)
+                first.take(measurement)
                 run.analysis.measurements[place] = report.finished(measurement)
         except BaseException as error:
             _keep(console, run, report, files, opened, by_user=not isinstance(error, Exception))

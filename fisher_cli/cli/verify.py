@@ -8,13 +8,14 @@ import typer
 
 from fisher_cli.cli import options
 from fisher_cli.cli.numbers import positive
+from fisher_cli.cli.numbers import precision as read_precision
 from fisher_cli.cli.request import DATA, MODEL, NETWORK, RUNNING, SEED, asks, without
 from fisher_cli.cli.sequence import Report, go_through
 from fisher_cli.cli.streams import destinations
 from fisher_cli.dialects import Dialect
 from fisher_cli.formats import Format
 from fisher_cli.results import Outcome
-from fisher_cli.settings import Precision, Resources, Settings
+from fisher_cli.settings import Resources, Settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +31,7 @@ def verify(
     resources: Resources,
     checkpoints: options.Checkpoints,
     limit: options.Limit = "32",
-    precision: options.PrecisionOption = Precision.FLOAT64,
+    precision: options.PrecisionOption = "float64",
     output: options.VerifyOutput = None,
     format: options.FormatOption = None,
     csv_dialect: options.CsvDialect = Dialect.PLAIN,
@@ -42,7 +43,9 @@ def verify(
 
     Exit code 4 if one fails. Example: fisher verify ckpts/last.pt --data cifar10 --model resnet18
     """  # noqa: DOC501 - this text is the command's help
-    settings = replace(settings, limit=positive(limit, "--limit", "all"), precision=precision, verify=True)
+    settings = replace(
+        settings, limit=positive(limit, "--limit", "all"), precision=read_precision(precision), verify=True
+    )
     files, to_stdout = destinations(output, format, force, csv_dialect)
     if files is not None:
         files = files.named("verify", "expansion")

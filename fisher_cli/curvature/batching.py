@@ -5,6 +5,8 @@ import os
 import torch
 from torch import Tensor, nn
 
+from fisher_cli.curvature.allocation import is_large
+
 # Directions whose cotangents are held at once; more of them are taken in turns.
 DIRECTIONS_AT_ONCE = 16
 # The working set of a batch stays below this share of the memory …
@@ -14,6 +16,8 @@ CPU_BYTES = 384 * 2**20
 LARGEST = 1024
 # Graphs kept between products hold at most this share of the memory.
 GRAPH_SHARE = 1 / 8
+# Of a large network, whose gradients fill the memory, the cotangents held at once on the CPU take no more than this.
+LARGE_COTANGENT_BYTES = 2**25
 # Besides one cotangent per direction a layer's output is held as such, as the next layer's input, as patches.
 OVERHEAD = 6
 
@@ -37,6 +41,18 @@ def values_per_example(model: nn.Module, inputs: Tensor) -> int:
         for handle in handles:
             handle.remove()
     return max(1, total // len(inputs))
+
+
+def network_bytes(model: nn.Module) -> int:
+    """What the parameters take, those that are not analysed too; in bfloat16 as much as in float32, as sums do."""
+    return sum(parameter.numel() * max(4, parameter.element_size()) for parameter in model.parameters())
+
+
+def directions_at_once(model: nn.Module, bytes_per_direction: int, device: torch.device) -> int:
+    """Directions that go back together: 16, fewer of a large network on the CPU, by what their cotangents take."""
+    if device.type != "cpu" or not is_large(network_bytes(model)):
+        return DIRECTIONS_AT_ONCE
+    return max(1, min(DIRECTIONS_AT_ONCE, LARGE_COTANGENT_BYTES // max(1, bytes_per_direction)))
 
 
 def memory_bytes(device: torch.device) -> int:

@@ -3,23 +3,27 @@
 import torch
 from torch import Tensor
 
+from fisher_cli.curvature.backward import squared_norm
+from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.moments import mean_of
-from fisher_cli.curvature.problem import Problem
-from fisher_cli.curvature.products import split
-from fisher_cli.curvature.tangents import push_forward
+from fisher_cli.curvature.products import views
+from fisher_cli.curvature.scores import empirical_scores
 from fisher_cli.results import Estimate, Gradient
 
-# Entries of ḡ that are squared at once: of a large network's no second one is made.
-_AT_ONCE = 2**22
 
+def projections(engine: Engine, vector: Tensor) -> Tensor:
+    """g_nᵀ v for the observed score's gradients g_n = J_nᵀ s_y, (N,) in float64, for v (P,) of any precision.
 
-def projections(problem: Problem, vector: Tensor) -> Tensor:
-    """g_nᵀ v = s_yᵀ J_n v for every example, (N,) in float64, without a per-example gradient."""
-    push, tangents, parts = push_forward(problem), split(problem, vector), []
-    for batch in problem.batches(problem.product_batch_size):
-        outputs, tangent = push(batch, tangents)
-        score = problem.likelihood.observed_score(outputs, batch.labels)
-        parts.append((score * tangent.double()).sum(dim=1))
+    One forward and one backward pass; layer by layer, so that neither a gradient nor a second v is made.
+    """
+    problem, vectors, parts = engine.problem, views(engine.problem, vector), []
+    # The mean gradient is there beside the batch by now.
+    size = max(1, problem.batch_size // 2) if problem.is_large else problem.batch_size
+    for batch in problem.batches(size):
+        evaluated = engine.evaluate(batch)
+        outputs = evaluated.outputs.detach()
+        direction, amplitude = empirical_scores(problem.likelihood, outputs, batch.labels)
+        parts.append((evaluated.project(direction, vectors) * amplitude)[0])
     return problem.world.gather(parts)
 
 
@@ -36,14 +40,14 @@ def two_batch_estimates(small_norm: float, large_norm: float, small: int, large:
 
 
 @torch.inference_mode(mode=False)
-def gradient(problem: Problem, mean_gradient: Tensor, squared_norms: Tensor) -> Gradient:
+def gradient(engine: Engine, mean_gradient: Tensor, squared_norms: Tensor) -> Gradient:
     """‖ḡ‖², tr Σ = mean ‖g_n‖² − ‖ḡ‖², and the signal-to-noise ratio (‖ḡ‖² − s²/N)/s², s² = N/(N − 1) · tr Σ.
 
     The ratio's error is the delta method's over examples: with m = ‖ḡ‖² and e = mean ‖g_n‖² the ratio is
     (N − 1)/N · m/(e − m) − 1/N, and example n moves m by 2(ḡᵀg_n − m) and e by ‖g_n‖² − e.
 
     Args:
-        problem: the network and its examples; one forward-mode pass is made over them.
+        engine: that of the network and its examples; one pass is made over them.
         mean_gradient: ḡ, (P,) in float64.
         squared_norms: ‖g_n‖², (N,) in float64.
 
@@ -51,7 +55,7 @@ def gradient(problem: Problem, mean_gradient: Tensor, squared_norms: Tensor) -> 
     the inverse of the ratio.
     """
     n = len(squared_norms)
-    m, e = sum(float(part.square().sum()) for part in torch.split(mean_gradient, _AT_ONCE)), float(squared_norms.mean())
+    m, e = float(squared_norm(mean_gradient)), float(squared_norms.mean())
     covariance = e - m
     if n < 2 or covariance <= 0:
         return Gradient(m, max(covariance, 0.0), None)
@@ -59,7 +63,7 @@ def gradient(problem: Problem, mean_gradient: Tensor, squared_norms: Tensor) -> 
     value = squared / spread
     if not value > 0:
         return Gradient(m, covariance, None)
-    moved_m = 2 * (projections(problem, mean_gradient) - m)
+    moved_m = 2 * (projections(engine, mean_gradient) - m)
     moved_e = squared_norms - e
     influence = (n - 1) / n * (moved_m * e - m * moved_e) / covariance**2
     error = mean_of(influence).standard_error

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from fisher_cli.curvature.problem import Problem, reproducible_kernels
+from fisher_cli.curvature.kernels import reproducible_kernels
+from fisher_cli.curvature.problem import Problem
 from fisher_cli.curvature.world import World
 from fisher_cli.errors import ArchitectureError
 from fisher_cli.results import UNSETTLED_NOTE

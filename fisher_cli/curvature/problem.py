@@ -1,18 +1,16 @@
 """The question every estimator answers: a network in evaluation mode, a likelihood, examples, parameters."""
 
-import contextlib
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from fisher_cli.curvature.allocation import keep_freed_memory
-from fisher_cli.curvature.batching import automatic_batch_size, values_per_example
+from fisher_cli.curvature.allocation import is_large, manage_freed_memory, trim
+from fisher_cli.curvature.backward import add_to, gradients_in_turn
+from fisher_cli.curvature.batching import automatic_batch_size, network_bytes, values_per_example
+from fisher_cli.curvature.kernels import reproducible_kernels
 from fisher_cli.curvature.likelihoods import Likelihood, likelihood_named
 from fisher_cli.curvature.world import ALONE, World
 from fisher_cli.errors import ArchitectureError, CoupledExamplesError, DataError, NumericalError
@@ -59,60 +57,6 @@ class Batch:
         return len(self.inputs)
 
 
-_fused_batch_norm = functional.batch_norm
-
-
-def _batch_norm(
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    """x ↦ x ∘ s + t with s = γ/√(σ² + ε), t = β − μ ∘ s: batch norm in evaluation, whose derivatives are products."""
-    if training or running_mean is None or running_var is None or input.dtype != running_var.dtype:
-        return _fused_batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    scale = torch.rsqrt(running_var + eps)
-    if weight is not None:
-        scale = weight * scale
-    shift = -running_mean * scale if bias is None else torch.addcmul(bias, running_mean, scale, value=-1)
-    shape = (-1, *(1,) * (input.dim() - 2))
-    return torch.addcmul(shift.reshape(shape), input, scale.reshape(shape))
-
-
-@contextlib.contextmanager
-def reproducible_kernels() -> Iterator[None]:
-    """Run with gradients, with kernels that every kind of derivative exists for, in full float32.
-
-    The fused attention kernels have neither forward-mode derivatives nor double backward, and the encoder's
-    fast path bypasses autograd; the plain kernel computes the same function. Batch norm's fused kernel has slow
-    ones. TF32 keeps 10 bits of mantissa.
-    """
-    previous = functional.batch_norm
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    cudnn_tf32, matmul_tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    functional.batch_norm = _batch_norm
-    torch.backends.mha.set_fastpath_enabled(False)
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        with (
-            sdpa_kernel(SDPBackend.MATH),
-            torch.inference_mode(mode=False),
-            torch.enable_grad(),
-            warnings.catch_warnings(),
-        ):
-            # Slow is what the fallback is there for; the ledger says which parameters take it.
-            warnings.filterwarnings("ignore", message="There is a performance drop")
-            yield
-    finally:
-        functional.batch_norm = previous
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = cudnn_tf32, matmul_tf32
-
-
 @dataclass(frozen=True)
 class Problem:
     """A network q(y | x, θ), N examples and the parameters θ with respect to which all derivatives are taken.
@@ -151,6 +95,16 @@ class Problem:
     def dtype(self) -> torch.dtype:
         """The network's precision."""
         return next(iter(self.parameters.values())).dtype
+
+    @property
+    def is_large(self) -> bool:
+        """Whether each set of gradients fills memory that batches cannot have."""
+        return is_large(network_bytes(self.model))
+
+    def give_back_memory(self) -> None:
+        """Let the system have what earlier stages freed, before the next one asks: for a large network only."""
+        if self.is_large:
+            trim()
 
     def slice(self, start: int, stop: int) -> Batch:
         """Examples start … stop − 1 as a batch."""
@@ -191,17 +145,23 @@ class Problem:
         """
         scale = float(cotangents.abs().amax()) or 1.0
         scaled = (cotangents.double() / scale).to(outputs.dtype)
+
+        def add(name: str, part: Tensor) -> None:
+            add_to(total[name], part, scale)
+
         with reproducible_kernels():
-            parts = torch.autograd.grad(
-                outputs, list(self.parameters.values()), scaled, retain_graph=keep, allow_unused=True
-            )
-        for part, sums in zip(parts, total.values(), strict=True):
-            if part is not None:
-                sums.add_(part.to_dense(), alpha=scale)
+            gradients_in_turn(outputs, self.parameters, scaled, add, keep=keep)
+
+
+def widened(values: Tensor) -> Tensor:
+    """Values of bfloat16 as float32, all others as they are."""
+    return values.float() if values.dtype is torch.bfloat16 else values
 
 
 def as_outputs(raw: object, examples: int) -> Tensor:
     """What a network returned, as outputs (B, C): (B, C), (B, C, 1, 1), (B,) for a single output, `.logits` of these.
+
+    Those of a network in bfloat16 become float32 here: the likelihood knows no less.
 
     Raises:
         ArchitectureError: it is nothing of the kind.
@@ -209,6 +169,8 @@ def as_outputs(raw: object, examples: int) -> Tensor:
     logits = getattr(raw, "logits", raw)
     if isinstance(logits, Mapping):
         logits = logits.get("logits")
+    if isinstance(logits, Tensor):
+        logits = widened(logits)
     if isinstance(logits, Tensor) and examples == 1 and logits.dim() <= 1:
         return logits.reshape(1, -1)  # `.squeeze()` removes the batch's dimension too when it is one
     if isinstance(logits, Tensor) and logits.dim() == 1 and len(logits) == examples:
@@ -318,12 +280,12 @@ def pose(
     if not chosen:
         msg = "there are no parameters to analyse: check --include and --exclude"
         raise ArchitectureError(msg)
-    keep_freed_memory()
     _refuse_parameters(chosen)
     model.eval()
     first = next(iter(chosen.values()))
     double = dtype is None and first.dtype is torch.float64
     model.to(device=device or first.device, dtype=torch.float64 if double else dtype or torch.float32)
+    manage_freed_memory(large=is_large(network_bytes(model)))
     _use_plain_gradients(model)
     _refuse_coupling(model)
     outputs = _probe(model, data, first)

@@ -27,10 +27,10 @@ OutputProduct = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 def split(problem: Problem, vector: Tensor) -> dict[str, Tensor]:
     """A flat vector (P,) as tensors of the parameters' shapes and precision."""
-    return {name: part.to(problem.parameters[name].dtype) for name, part in _views(problem, vector.reshape(-1)).items()}
+    return {name: part.to(problem.parameters[name].dtype) for name, part in views(problem, vector.reshape(-1)).items()}
 
 
-def _views(problem: Problem, vector: Tensor) -> dict[str, Tensor]:
+def views(problem: Problem, vector: Tensor) -> dict[str, Tensor]:
     """Views of a flat vector (P,) in the parameters' shapes."""
     sizes = [parameter.numel() for parameter in problem.parameters.values()]
     parts = torch.split(vector, sizes)
@@ -123,7 +123,7 @@ class Jacobian:
     def pull(self, piece: Piece, cotangents: Tensor, total: Tensor) -> None:
         """Add Σ_n J_nᵀ u_n for cotangents u (B, C) to a flat vector (P,)."""
         graph = tracked(self.problem, piece.batch) if piece.graph is None else piece.graph
-        self.problem.add_pulled_back(graph, cotangents, _views(self.problem, total), keep=piece.graph is not None)
+        self.problem.add_pulled_back(graph, cotangents, views(self.problem, total), keep=piece.graph is not None)
 
 
 def product(jacobian: Jacobian, output_product: OutputProduct) -> Callable[[Tensor], Tensor]:

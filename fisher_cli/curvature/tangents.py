@@ -11,12 +11,13 @@ from torch.autograd import forward_ad
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.func import jvp
 
+from fisher_cli.curvature.backward import gradients_in_turn, inner_product
 from fisher_cli.curvature.batching import graph_bytes
 from fisher_cli.curvature.gradient_norms.capture import recorded_calls
-from fisher_cli.curvature.krylov import dot
+from fisher_cli.curvature.kernels import reproducible_kernels
 from fisher_cli.curvature.linear_layers import transposable_layers
 from fisher_cli.curvature.memory import raise_if_out_of_memory
-from fisher_cli.curvature.problem import Batch, Problem, reproducible_kernels
+from fisher_cli.curvature.problem import Batch, Problem
 from fisher_cli.curvature.substitution import substituted
 
 PushForward = Callable[[Batch, Mapping[str, Tensor]], tuple[Tensor, Tensor]]
@@ -138,11 +139,14 @@ def is_transpose(problem: Problem, push: PushForward) -> bool:
         raise_if_out_of_memory(error)
         return False
     direction = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
+    backward = 0.0
+
+    def add(name: str, gradient: Tensor) -> None:
+        nonlocal backward
+        backward += float(inner_product(gradient, tangents[name]))
+
     with reproducible_kernels():
-        recorded = problem.forward(batch.inputs)
-        parts = torch.autograd.grad(recorded, list(problem.parameters.values()), direction, allow_unused=True)
-    pairs = zip(parts, tangents.values(), strict=True)
-    backward = sum(float(dot(part.to_dense().reshape(-1), v.reshape(-1))) for part, v in pairs if part is not None)
+        gradients_in_turn(problem.forward(batch.inputs), problem.parameters, direction, add)
     forth = float((direction.double() * tangent.double()).sum())
     scale = float(direction.double().norm() * tangent.double().norm())
     return abs(forth - backward) <= ADJOINT_TOLERANCE[problem.dtype] * scale

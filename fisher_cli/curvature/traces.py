@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature import consistency
+from fisher_cli.curvature.backward import add_to
 from fisher_cli.curvature.deflation import deflated, pilot
 from fisher_cli.curvature.gradient_norms import verification
 from fisher_cli.curvature.gradient_norms.engine import Engine, Pass
 from fisher_cli.curvature.ledger import with_work, without_work
 from fisher_cli.curvature.moments import Moments, as_floats, over_ranks, ratio_of_means
 from fisher_cli.curvature.predictions import PredictionTotals
-from fisher_cli.curvature.problem import Problem
+from fisher_cli.curvature.problem import Batch, Problem
 from fisher_cli.curvature.scores import Scores, Scoring, exact, sampled
 from fisher_cli.curvature.world import World
 from fisher_cli.errors import NumericalError
@@ -95,6 +96,7 @@ def sweep(
     target_error: float | None = None,
     seed: int = 0,
     verify: bool = True,
+    is_checked: bool = False,
     known: Ledger | None = None,
     advance: Advance | None = None,
     timed: Timed = lambda _stage: nullcontext(),
@@ -112,6 +114,7 @@ def sweep(
             standard error over examples.
         seed: of labels and signs.
         verify: compare a few examples with plain autograd, alone and in their batch, and count the ledger's work.
+        is_checked: the engine's rules were held against autograd before: only the work is counted.
         known: a ledger of this network with other weights; where it still holds, its work is not counted anew.
         advance: told the fraction of examples done after each batch.
         timed: makes the context in which a named part of the work is done, `check` or `ledger`.
@@ -122,23 +125,16 @@ def sweep(
         CoupledExamplesError: an example's outputs depend on the others, on chance or on earlier calls.
     """
     engine, check = Engine(problem), None
-    if verify:
+    if verify and not is_checked:
         with timed("check"):
             check = verification.check(engine)
+            problem.give_back_memory()
     scoring, described = _scoring(engine, estimator, samples, target_error, seed)
     totals = _Totals(gradient=torch.zeros(problem.size, dtype=torch.float64, device=problem.device))
     sizes = [parameter.numel() for parameter in problem.parameters.values()]
     totals.sums = dict(zip(problem.parameters, torch.split(totals.gradient, sizes), strict=True))
     for batch in problem.batches():
-        evaluated = engine.evaluate(batch)
-        outputs = evaluated.outputs.detach()
-        if not bool(outputs.isfinite().all()):
-            last = batch.start + len(batch) - 1
-            msg = f"the network's outputs are NaN or infinite among examples {batch.start} to {last}"
-            raise NumericalError(msg)
-        totals.outputs.append(outputs)
-        totals.predictions.add(problem.likelihood, outputs, batch.labels)
-        _add_traces(totals, evaluated, scoring(outputs, batch.labels, batch.start))
+        _add_batch(totals, engine, batch, scoring)
         if advance is not None:
             advance(min(1.0, problem.world.size * (batch.start + len(batch)) / problem.examples))
     has_columns = described == "exact" and problem.likelihood.name == "softmax"
@@ -147,8 +143,10 @@ def sweep(
     predictions, trace, mean_gradient = _summarise(problem, engine.ledger(), totals, described)
     ledger = without_work(trace, totals.directions)
     if verify:
+        problem.give_back_memory()
         with timed("ledger"):
             ledger = with_work(ledger, engine, scoring, known)
+    problem.give_back_memory()
     columns = torch.cat(totals.columns) if has_columns else None
     outputs, per_example = torch.cat(totals.outputs), totals.predictions.per_example()
     return Sweep(predictions, trace, mean_gradient, ledger, check, columns, outputs, engine, per_example)
@@ -169,11 +167,28 @@ def _scoring(
     return deflated(engine, found, seed), f"deflated k={found.columns}"
 
 
+def _add_batch(totals: _Totals, engine: Engine, batch: Batch, scoring: Scoring) -> None:
+    """Take in a batch, whose graph is let go before the next one is made.
+
+    Raises:
+        NumericalError: the outputs are NaN or infinite.
+    """
+    evaluated = engine.evaluate(batch)
+    outputs = evaluated.outputs.detach()
+    if not bool(outputs.isfinite().all()):
+        last = batch.start + len(batch) - 1
+        msg = f"the network's outputs are NaN or infinite among examples {batch.start} to {last}"
+        raise NumericalError(msg)
+    totals.outputs.append(outputs)
+    totals.predictions.add(engine.problem.likelihood, outputs, batch.labels)
+    _add_traces(totals, evaluated, scoring(outputs, batch.labels, batch.start))
+
+
 def _add_traces(totals: _Totals, evaluated: Pass, scores: Scores) -> None:
     totals.directions = len(scores.directions)
 
     def add(name: str, part: Tensor) -> None:
-        totals.sums[name] += part.detach().reshape(-1)
+        add_to(totals.sums[name], part.detach())
 
     norms = evaluated.measure(scores.directions, scores.observed, add)
     true_draws, empirical_terms = torch.zeros_like(scores.true), torch.zeros_like(scores.true[0])

@@ -4,7 +4,7 @@ Everywhere: natural logarithms, mean over examples, sum over classes, evaluation
 """
 
 from fisher_cli.results.comparisons import AgainstNull, Comparison, Finding, Interval, LayerComparison, Verdict
-from fisher_cli.results.coverage import Check, Coverage, Ledger
+from fisher_cli.results.coverage import Check, Coverage, Ledger, Rounding
 from fisher_cli.results.examples import (
     Concentration,
     ExampleGroup,
@@ -56,6 +56,7 @@ __all__ = [
     "Predictions",
     "Ratio",
     "Refusal",
+    "Rounding",
     "SpectralAxis",
     "Spectrum",
     "Status",

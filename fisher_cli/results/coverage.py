@@ -29,6 +29,29 @@ class Ledger:
     backward: float | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rounding:
+    """What evaluation in bfloat16 costs: both traces of the first `examples` in either precision, on the same network.
+
+    Errors are |tr − tr₃₂|/tr₃₂, None where the trace is zero; the rounding of the weights is in them.
+    """
+
+    examples: int
+    trace_true_float32: float
+    trace_true_bfloat16: float
+    trace_true_error: float | None
+    trace_empirical_float32: float
+    trace_empirical_bfloat16: float
+    trace_empirical_error: float | None
+
+    def sentence(self) -> str:
+        """The errors in words."""
+        each = {"true": self.trace_true_error, "empirical": self.trace_empirical_error}
+        errors = " and ".join(f"{error:.1e} ({name})" for name, error in each.items() if error is not None)
+        what = f"off by {errors} of float32's" if errors else "zero in float32"
+        return f"bfloat16: the traces of the first {self.examples} examples are {what}"
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """The run-time check: some examples and directions recomputed with plain autograd, one by one.

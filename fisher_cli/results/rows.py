@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from fisher_cli.results.comparisons import Comparison
-from fisher_cli.results.coverage import Check, Ledger
+from fisher_cli.results.coverage import Check, Ledger, Rounding
 from fisher_cli.results.examples import ExampleSummary, PerExample
 from fisher_cli.results.identities import Verification
 from fisher_cli.results.movement import Movement
@@ -81,3 +81,4 @@ class Measurement:
     example_summary: ExampleSummary | None = None
     task2vec: tuple[FilterMeans, ...] = ()
     movement_notes: tuple[str, ...] = ()
+    rounding: Rounding | None = None

@@ -6,7 +6,7 @@ import typer
 
 from fisher_cli.cli.options.panels import QUANTITIES
 from fisher_cli.presets import PRESETS
-from fisher_cli.settings import Estimator, LikelihoodName, MatrixName, Precision, SpectrumMethod
+from fisher_cli.settings import Estimator, LikelihoodName, MatrixName, SpectrumMethod
 
 EstimatorOption = Annotated[
     Estimator,
@@ -179,11 +179,11 @@ RecalibrateBatchNorm = Annotated[
     ),
 ]
 PrecisionOption = Annotated[
-    Precision,
+    str,
     typer.Option(
         "--dtype",
         metavar="NAME",
-        help="Precision of the network's evaluation: float32 or float64.",
+        help="Precision of the network's evaluation: float32, float64, or bfloat16 for traces alone.",
         rich_help_panel=QUANTITIES,
     ),
 ]

@@ -49,6 +49,10 @@ CANCELLATION = 3e-6
 SAFE_NORM = 1e-12
 # So many float32 squares may be added in float32; in a sum over a million the last four digits are lost.
 ADDED_AT_ONCE = 2**13
+# Values of gradients that are there at once where their norms are taken from themselves.
+GRADIENT_VALUES = 2**22
+# Values of a vector of parameters that are converted to the network's precision at once.
+VECTOR_VALUES = 2**20
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,7 @@ class OuterProducts:
         if directions * rows * columns > positions * (columns + directions * rows):
             products = _through_gram(a, stacked.reshape(len(a), directions, rows, positions))
         if products is None:
-            gradient = torch.bmm(stacked, a.transpose(1, 2)).reshape(len(a), directions, rows, columns)
-            products = _squared_rows(gradient).sum(2)
+            products = _explicitly(a, stacked, rows)
         return products.reshape(examples, groups, directions).sum(1).T
 
     def weighted_sum(self, picks: Picks, shape: torch.Size) -> Tensor:
@@ -105,6 +108,21 @@ class OuterProducts:
         oriented = gradient.transpose(3, 4) if self.transposed else gradient
         return oriented.reshape(*gradient.shape[:2], shape.numel())
 
+    def projections(self, vector: Tensor) -> Tensor:
+        """⟨g, V⟩ = Σ_l δ_lᵀ V a_l, (K, B) in float64, for V in the parameter's shape."""
+        groups, columns, rows = self.inputs.shape[1], self.inputs.shape[2], self.cotangents.shape[3]
+        v = vector.reshape(groups, columns, rows).mT if self.transposed else vector.reshape(groups, rows, columns)
+        # All examples side by side: broadcast over them, V would be copied for each. A few rows of V at a time, whose
+        # copy in the network's precision is no second V.
+        a = self.inputs.permute(1, 2, 0, 3)
+        beside, some = a.flatten(2), max(1, VECTOR_VALUES // (groups * columns))
+        total = torch.zeros(self.cotangents.shape[:2], dtype=torch.float64, device=a.device)
+        for low in range(0, rows, some):
+            values = v[:, low : low + some].to(a.dtype) @ beside
+            cotangents = self.cotangents[:, :, :, low : low + some]
+            total += _dots(cotangents, values.reshape(groups, -1, *a.shape[2:]).permute(2, 0, 1, 3))
+        return total
+
     def gram(self) -> Tensor:
         """Inner products of the gradients of all pairs of directions, (B, K, K) in float64."""
         directions, examples, groups, rows, positions = self.cotangents.shape
@@ -116,6 +134,11 @@ class OuterProducts:
             weighted = delta @ (a.mT @ a)
             products = (weighted.reshape(len(a), directions, -1) @ delta.reshape(len(a), directions, -1).mT).double()
         return products.reshape(examples, groups, directions, directions).sum(1)
+
+
+def _dots(cotangents: Tensor, values: Tensor) -> Tensor:
+    """Sums of products (K, B) in float64 of cotangents (K, B, …) and values (B, …)."""
+    return torch.stack([(each.double() * values.double()).flatten(1).sum(1) for each in cotangents])
 
 
 def _inner_products(gradient: Tensor) -> Tensor:
@@ -133,6 +156,22 @@ def _squared_rows(values: Tensor) -> Tensor:
             return norms.double().square()
     exact: Tensor = torch.linalg.vector_norm(values, dim=-1, dtype=torch.float64)
     return exact.square()
+
+
+def _explicitly(a: Tensor, stacked: Tensor, rows: int) -> Tensor:
+    """‖Σ_l δ_l a_lᵀ‖², (X, K) in float64, of a (X, Q, L) and δ (X, K·R, L), by the gradients, a few of them at once."""
+    size, height = rows * a.shape[1], stacked.shape[1]
+    some = max(1, GRADIENT_VALUES // (size * (height // rows)))
+    taken = max(1, GRADIENT_VALUES // size) * rows
+    parts = []
+    for low in range(0, len(a), some):
+        transposed = a[low : low + some].transpose(1, 2)
+        found = []
+        for first in range(0, height, taken):
+            gradient = torch.bmm(stacked[low : low + some, first : first + taken], transposed)
+            found.append(_squared_rows(gradient.reshape(len(transposed), -1, rows, a.shape[1])).sum(2))
+        parts.append(torch.cat(found, 1))
+    return torch.cat(parts)
 
 
 def _through_gram(a: Tensor, delta: Tensor) -> Tensor | None:
@@ -167,6 +206,10 @@ class Vectors:
     def weighted_sum(self, picks: Picks, shape: torch.Size) -> Tensor:
         """Σ_kb c_kb g_kb, in the parameter's shape."""
         return picks.combined(self.values).sum(0).reshape(shape)
+
+    def projections(self, vector: Tensor) -> Tensor:
+        """⟨g, V⟩, (K, B) in float64, for V in the parameter's shape."""
+        return self.values.double() @ vector.double().reshape(-1)
 
     def gradients(self, shape: torch.Size) -> Tensor:
         """The gradients themselves, (K, B, size)."""
@@ -204,7 +247,11 @@ class Rows:
         """Σ_kb c_kb Σ_l e_{id_l} δ_lᵀ, in the parameter's shape."""
         combined = picks.combined(self.cotangents) * self.counted.unsqueeze(2)
         total = torch.zeros(shape, dtype=combined.dtype, device=combined.device)
-        return total.index_add(0, self.ids.reshape(-1), combined.flatten(0, 1))
+        return total.index_add_(0, self.ids.reshape(-1), combined.flatten(0, 1))
+
+    def projections(self, vector: Tensor) -> Tensor:
+        """⟨g, V⟩ = Σ_l δ_lᵀ V_{id_l}, (K, B) in float64, for V in the parameter's shape."""
+        return _dots(self.cotangents, vector[self.ids] * self.counted.unsqueeze(2))
 
     def gradients(self, shape: torch.Size) -> Tensor:
         """The gradients themselves, (K, B, size)."""

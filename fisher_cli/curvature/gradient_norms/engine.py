@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 from torch.func import vmap
 
-from fisher_cli.curvature.batching import DIRECTIONS_AT_ONCE
+from fisher_cli.curvature.backward import Take, gradients_in_turn, inner_product
+from fisher_cli.curvature.batching import directions_at_once
 from fisher_cli.curvature.gradient_norms import per_example
 from fisher_cli.curvature.gradient_norms.capture import Call, recorded_calls
 from fisher_cli.curvature.gradient_norms.contributions import Contribution, Picks, can_be_joined, joined, squared_norms
@@ -16,13 +17,13 @@ from fisher_cli.curvature.gradient_norms.graph import Graph, read_graph
 from fisher_cli.curvature.gradient_norms.layouts import Layout, find_layout, ratios_for
 from fisher_cli.curvature.gradient_norms.rules import RULES
 from fisher_cli.curvature.gradient_norms.work import spent_on
+from fisher_cli.curvature.kernels import reproducible_kernels
 from fisher_cli.curvature.memory import raise_if_out_of_memory
-from fisher_cli.curvature.problem import Batch, Problem, reproducible_kernels
+from fisher_cli.curvature.problem import Batch, Problem, widened
 from fisher_cli.errors import ArchitectureError
 
 PER_EXAMPLE = "per-example"
 UNUSED = "unused"
-Take = Callable[[str, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Pass:
     norms(directions (K, B, C)) is {parameter name: ‖Jᵀ v‖² (K, B) in float64}; measure(directions, coefficients
     (K, B), take) gives these, and to `take` every parameter's name with Σ_nk c_kn J_nᵀ v_kn, in the network's precision
     and in parts that add up to it: of a large network no two parameters' are there at once.
+    project(directions, vectors) is Σ_parameters (Jᵀ v)ᵀ u (K, B) in float64 for a vector u by parameter, in its shape.
     gram(directions) is the sum of (Jᵀ v_k)ᵀ(Jᵀ v_k') (B, K, K) in float64 over the parameters that rules cover
     with contributions of one form.
     contributions(directions) is, for every parameter with a path to the outputs, its name and its contributions,
@@ -41,6 +43,7 @@ class Pass:
     outputs: Tensor
     norms: Callable[[Tensor], dict[str, Tensor]]
     measure: Callable[[Tensor, Tensor, Take], dict[str, Tensor]]
+    project: Callable[[Tensor, Mapping[str, Tensor]], Tensor]
     gram: Callable[[Tensor], Tensor]
     contributions: Callable[[Tensor], Iterator[tuple[str, list[Contribution] | Tensor]]]
 
@@ -52,6 +55,17 @@ class _Plan:
     by_rules: Mapping[str, Sequence[tuple[int, Layout, str]]]
     by_example: tuple[str, ...]
     calls: Sequence[Call]
+
+    @property
+    def wanted(self) -> list[int]:
+        """The calls whose outputs' cotangents are asked for."""
+        return sorted({index for uses in self.by_rules.values() for index, _, _ in uses})
+
+    @property
+    def bytes_per_direction(self) -> int:
+        """What these cotangents take."""
+        shapes = [(self.calls[index].output_shape, self.calls[index].inputs.element_size()) for index in self.wanted]
+        return sum(shape.numel() * size for shape, size in shapes)
 
 
 @dataclass
@@ -103,11 +117,25 @@ class Engine:
 
         def measured(directions: Tensor, coefficients: Tensor | None, take: Take | None) -> dict[str, Tensor]:
             pieces: list[dict[str, Tensor]] = []
-            for start in range(0, len(directions), DIRECTIONS_AT_ONCE):
-                some = slice(start, start + DIRECTIONS_AT_ONCE)
+            at_once = directions_at_once(self.problem.model, plan.bytes_per_direction, self.problem.device)
+            for start in range(0, len(directions), at_once):
+                some = slice(start, start + at_once)
                 chosen = None if coefficients is None else coefficients[some]
                 pieces.append(self._some(plan, outputs, batch, directions[some], chosen, take))
             return {name: torch.cat([piece[name] for piece in pieces]) for name in self.problem.parameters}
+
+        def project(directions: Tensor, vectors: Mapping[str, Tensor]) -> Tensor:
+            total = torch.zeros(directions.shape[:2], dtype=torch.float64, device=directions.device)
+            with torch.no_grad():
+                for name, parts in _contributions(plan, outputs, directions):
+                    total += sum(part.projections(vectors[name]) for part in parts)
+
+            def product(name: str, gradient: Tensor) -> Tensor:
+                return inner_product(gradient, vectors[name])
+
+            if plan.by_example:
+                total += sum(self._by_example(plan.by_example, batch, directions, product).values())
+            return total
 
         def gram(directions: Tensor) -> Tensor:
             shape = (directions.shape[1], len(directions), len(directions))
@@ -123,7 +151,7 @@ class Engine:
             if plan.by_example:
                 yield from self._by_example(plan.by_example, batch, directions, per_example.flat).items()
 
-        return Pass(outputs, norms, measure, gram, contributions)
+        return Pass(outputs, norms, measure, project, gram, contributions)
 
     def _find_layouts(
         self, outputs: Tensor, calls: Sequence[Call], graph: Graph, examples: int
@@ -193,29 +221,25 @@ class Engine:
             with spent_on(plan.by_example):
                 found |= self._by_example(plan.by_example, batch, directions)
                 if coefficients is not None and take is not None:
-                    sums = self._sums_by_autograd(plan.by_example, outputs, directions, coefficients)
-                    for name in list(sums):
-                        take(name, sums.pop(name))
+                    self._sums_by_autograd(plan.by_example, outputs, directions, coefficients, take)
         zero = torch.zeros(directions.shape[:2], dtype=torch.float64, device=directions.device)
         return {name: found.get(name, zero) for name in self.problem.parameters}
 
     def _sums_by_autograd(
-        self, names: Sequence[str], outputs: Tensor, directions: Tensor, coefficients: Tensor
-    ) -> dict[str, Tensor]:
+        self, names: Sequence[str], outputs: Tensor, directions: Tensor, coefficients: Tensor, take: Take
+    ) -> None:
         """Σ_nk c_kn J_nᵀ v_kn of some parameters by one ordinary backward pass."""
         cotangents = (directions.double() * coefficients.unsqueeze(2)).sum(0).to(outputs.dtype)
-        parameters = [self.problem.parameters[name] for name in names]
+        parameters = {name: self.problem.parameters[name] for name in names}
         with reproducible_kernels():
-            gradients = torch.autograd.grad(outputs, parameters, cotangents, retain_graph=True, allow_unused=True)
-        pairs = zip(names, gradients, strict=True)
-        return {name: gradient.to_dense() for name, gradient in pairs if gradient is not None}
+            gradients_in_turn(outputs, parameters, cotangents, take, keep=True)
 
     def _by_example(
         self,
         names: Sequence[str],
         batch: Batch,
         directions: Tensor,
-        reduction: per_example.Reduction = per_example.squared_norm,
+        reduction: per_example.Reduction = per_example.norm,
     ) -> dict[str, Tensor]:
         if self.vectorise:
             try:
@@ -252,7 +276,7 @@ def _cotangents(outputs: Tensor, edges: Sequence[GradientEdge], directions: Tens
 
 def _contributions(plan: _Plan, outputs: Tensor, directions: Tensor) -> Iterator[tuple[str, list[Contribution]]]:
     """Each parameter with its contributions on the cotangents of all directions, which are let go once used."""
-    wanted = sorted({index for uses in plan.by_rules.values() for index, _, _ in uses})
+    wanted = plan.wanted
     if not wanted:
         return
     edges = [plan.calls[index].edge for index in wanted]
@@ -274,6 +298,8 @@ def _of_call(plan: _Plan, index: int, cotangents: Tensor) -> Iterator[tuple[str,
     layout = served[0][1]
     # A bare parameter that is added or expanded is its own "input": it has no examples to bring to the front.
     inputs = call.inputs if call.is_bare else layout.examples_first(call.inputs)
+    # Here, and nowhere else, what a network in bfloat16 computed becomes float32: every rule multiplies and adds in it.
+    inputs, cotangents = widened(inputs), widened(cotangents)
     with torch.no_grad(), spent_on([name for name, _, _ in served]):
         parts = RULES[call.function].contributions(call.arguments, inputs, layout.examples_first(cotangents, 1))
         folded = [(name, parts[role].folded(layout.times)) for name, _, role in served]

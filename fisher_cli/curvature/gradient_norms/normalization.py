@@ -38,13 +38,17 @@ def instance_norm(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tens
     """Weight and bias; x̂ from the running statistics where the layer uses those."""
     normalized = functional.instance_norm(
         inputs,
-        arguments["running_mean"],
-        arguments["running_var"],
+        _like(arguments["running_mean"], inputs),
+        _like(arguments["running_var"], inputs),
         use_input_stats=arguments["use_input_stats"],
         momentum=0.0,
         eps=arguments["eps"],
     )
     return _channelwise(normalized, cotangents)
+
+
+def _like(statistic: Tensor | None, inputs: Tensor) -> Tensor | None:
+    return None if statistic is None else statistic.to(inputs.dtype)
 
 
 def _elementwise(normalized: Tensor, dimensions: int, cotangents: Tensor) -> dict[str, Contribution]:

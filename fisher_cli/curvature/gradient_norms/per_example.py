@@ -6,34 +6,30 @@ import torch
 from torch import Tensor
 from torch.func import vjp, vmap
 
-from fisher_cli.curvature.problem import Problem, as_outputs, reproducible_kernels
+from fisher_cli.curvature.backward import gradients_in_turn, squared_norm
+from fisher_cli.curvature.kernels import reproducible_kernels
+from fisher_cli.curvature.problem import Problem, as_outputs
 from fisher_cli.curvature.substitution import substituted
 
 # Values of per-example gradients held at once; 2^24 float32 values are 64 MiB.
 MAXIMUM_VALUES = 2**24
 
-# Values that are squared in float64 at once.
-SQUARED_AT_ONCE = 2**22
-
-Reduction = Callable[[Tensor], Tensor]
-"""A gradient in the shape of its parameter → what is kept of it."""
+Reduction = Callable[[str, Tensor], Tensor]
+"""A parameter's name and a gradient in its shape → what is kept of it."""
 
 
-def squared_norm(gradient: Tensor) -> Tensor:
-    """‖g‖² in float64, by parts where a copy in that precision would be large."""
-    if gradient.numel() <= SQUARED_AT_ONCE:
-        return gradient.double().square().sum()
-    parts = torch.split(gradient.reshape(-1), SQUARED_AT_ONCE)
-    return torch.stack([part.double().square().sum() for part in parts]).sum()
+def norm(_name: str, gradient: Tensor) -> Tensor:
+    """‖g‖² in float64."""
+    return squared_norm(gradient)
 
 
-def flat(gradient: Tensor) -> Tensor:
+def flat(_name: str, gradient: Tensor) -> Tensor:
     """The gradient itself as a vector."""
     return gradient.reshape(-1)
 
 
 def vectorised(
-    problem: Problem, names: Sequence[str], inputs: Tensor, directions: Tensor, reduction: Reduction = squared_norm
+    problem: Problem, names: Sequence[str], inputs: Tensor, directions: Tensor, reduction: Reduction = norm
 ) -> dict[str, Tensor]:
     """‖Jᵀ v‖² for directions (K, B, C) and each named parameter, (K, B) in float64, by `torch.func` in chunks.
 
@@ -65,15 +61,15 @@ def _chunk(
 
         pull_back = vjp(outputs, chosen)[1]
 
-        def norm(vector: Tensor) -> dict[str, Tensor]:
+        def reduced(vector: Tensor) -> dict[str, Tensor]:
             (gradients,) = pull_back(vector)
             # Some vectorised backward functions return a gradient per example of a batch that is not theirs.
             if any(gradient.shape != chosen[name].shape for name, gradient in gradients.items()):
                 msg = "a vectorised gradient has another shape than its parameter"
                 raise RuntimeError(msg)
-            return {name: reduction(gradient) for name, gradient in gradients.items()}
+            return {name: reduction(name, gradient) for name, gradient in gradients.items()}
 
-        return vmap(norm)(vectors)
+        return vmap(reduced)(vectors)
 
     # Outside of the transform no_grad is not seen by it, but keeps the other parameters from being tracked.
     with reproducible_kernels(), torch.no_grad():
@@ -85,25 +81,21 @@ def _chunk(
 
 
 def one_by_one(
-    problem: Problem, names: Sequence[str], inputs: Tensor, directions: Tensor, reduction: Reduction = squared_norm
+    problem: Problem, names: Sequence[str], inputs: Tensor, directions: Tensor, reduction: Reduction = norm
 ) -> dict[str, Tensor]:
     """‖Jᵀ v‖², or another reduction of Jᵀ v, by plain autograd on one example and one direction at a time, as above."""
-    parameters = [problem.parameters[name] for name in names]
+    parameters = {name: problem.parameters[name] for name in names}
     found = {}
-    for name, parameter in zip(names, parameters, strict=True):
-        empty = reduction(torch.zeros_like(parameter, requires_grad=False))
+    for name, parameter in parameters.items():
+        empty = reduction(name, torch.zeros_like(parameter, requires_grad=False))
         found[name] = empty.new_zeros(*directions.shape[:2], *empty.shape)
     for example in range(len(inputs)):
         with reproducible_kernels():
             outputs = problem.forward(inputs[example : example + 1])
-            for k in range(len(directions)):
-                if not outputs.requires_grad:
-                    continue
-                gradients = torch.autograd.grad(
-                    outputs, parameters, directions[k, example : example + 1], retain_graph=True, allow_unused=True
-                )
-                for name, gradient in zip(names, gradients, strict=True):
-                    if gradient is not None:
-                        found[name][k, example] = reduction(gradient.to_dense())
-                del gradients, gradient  # before the next ones are made: of a large network one set at a time
+            for k in range(len(directions) if outputs.requires_grad else 0):
+
+                def keep(name: str, gradient: Tensor, place: tuple[int, int] = (k, example)) -> None:
+                    found[name][place] = reduction(name, gradient)
+
+                gradients_in_turn(outputs, parameters, directions[k, example : example + 1], keep, keep=True)
     return found

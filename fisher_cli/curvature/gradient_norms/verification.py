@@ -8,8 +8,9 @@ from torch import Tensor
 
 from fisher_cli.curvature.gradient_norms import per_example
 from fisher_cli.curvature.gradient_norms.engine import Engine
+from fisher_cli.curvature.kernels import reproducible_kernels
 from fisher_cli.curvature.memory import raise_if_out_of_memory
-from fisher_cli.curvature.problem import Batch, Problem, reproducible_kernels
+from fisher_cli.curvature.problem import Batch, Problem
 from fisher_cli.errors import CoupledExamplesError, VerificationError
 from fisher_cli.results import Check
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fisher_cli.curvature.identities.plain import Change
 from fisher_cli.curvature.identities.statements import ALONE, Subject
-from fisher_cli.curvature.problem import reproducible_kernels
+from fisher_cli.curvature.kernels import reproducible_kernels
 
 # Two sides are proportional, or a side is explained, to this relative accuracy.
 EXPLAINED = 1e-4

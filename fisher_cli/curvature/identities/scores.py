@@ -8,7 +8,7 @@ from torch import Tensor
 from fisher_cli.curvature.identities import causes
 from fisher_cli.curvature.identities.plain import covariance, probabilities, targets
 from fisher_cli.curvature.identities.statements import ALONE, Statement, Subject
-from fisher_cli.curvature.problem import reproducible_kernels
+from fisher_cli.curvature.kernels import reproducible_kernels
 from fisher_cli.results import Identity
 
 # Examples of which the score at every class is taken.

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
 from torch import nn
 
 from fisher_cli.errors import ArchitectureError, CheckpointError, FisherError, NumericalError
@@ -47,6 +48,8 @@ class Networks:
             self._built = {key: architecture.build()}
         module = self._built[key]
         remove_masks(module)
+        if any(parameter.dtype is torch.bfloat16 for parameter in module.parameters()):
+            module.float()  # else the weights would be rounded before anybody asks for that
         load_weights(module, checkpoint)
         apply_masks(module, own_masks(module, checkpoint))
         return module

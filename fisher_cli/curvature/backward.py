@@ -1,0 +1,60 @@
+"""A backward pass that hands over one parameter's gradient at a time, so that no two are there at once."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor
+
+Take = Callable[[str, Tensor], None]
+
+# Values converted to float64 at once: a copy of a large gradient in that precision would be twice its size.
+PIECE = 2**18
+
+
+def gradients_in_turn(
+    outputs: Tensor, parameters: Mapping[str, Tensor], cotangents: Tensor, take: Take, *, keep: bool = False
+) -> None:
+    """Give `take` every parameter's name and its gradient Σ_n J_nᵀ u_n as soon as the backward pass has it.
+
+    Outputs and cotangents u are (B, C). A parameter without a path to the outputs is left out. The graph is kept
+    where `keep` says so. `torch.autograd.grad` alone returns all gradients together, as many values as there are
+    parameters; what autograd is given here in place of each is a single zero, expanded.
+    """
+
+    def hand_over(name: str, gradient: Tensor) -> Tensor:
+        with torch.no_grad():
+            take(name, gradient.to_dense())
+        if gradient.layout is not torch.strided:
+            return gradient  # has no more than its rows
+        return torch.zeros((), dtype=gradient.dtype, device=gradient.device).expand(gradient.shape)
+
+    handles = [
+        tensor.register_hook(partial(hand_over, name))  # type: ignore[no-untyped-call]
+        for name, tensor in parameters.items()
+    ]
+    try:
+        torch.autograd.grad(outputs, list(parameters.values()), cotangents, retain_graph=keep, allow_unused=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def add_to(total: Tensor, part: Tensor, scale: float = 1.0) -> None:
+    """Add scale · part to a float64 total of the same shape in place, piece by piece."""
+    flat, values = total.view(-1), part.reshape(-1)
+    for low in range(0, len(flat), PIECE):
+        flat[low : low + PIECE].add_(values[low : low + PIECE], alpha=scale)
+
+
+def squared_norm(values: Tensor) -> Tensor:
+    """‖v‖² in float64, piece by piece."""
+    if values.numel() <= PIECE:
+        return values.double().square().sum()
+    return torch.stack([piece.double().square().sum() for piece in torch.split(values.reshape(-1), PIECE)]).sum()
+
+
+def inner_product(values: Tensor, vector: Tensor) -> Tensor:
+    """⟨v, u⟩ in float64 of two tensors of one shape, piece by piece."""
+    pairs = zip(torch.split(values.reshape(-1), PIECE), torch.split(vector.reshape(-1), PIECE), strict=True)
+    return torch.stack([(one.double() * other.double()).sum() for one, other in pairs]).sum()

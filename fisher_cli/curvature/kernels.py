@@ -1,0 +1,63 @@
+"""The kernels that networks are evaluated with: those that every kind of derivative exists for, in full precision."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+_fused_batch_norm = functional.batch_norm
+
+
+def _batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """x ↦ x ∘ s + t with s = γ/√(σ² + ε), t = β − μ ∘ s: batch norm in evaluation, whose derivatives are products."""
+    if training or running_mean is None or running_var is None or input.dtype != running_var.dtype:
+        return _fused_batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    scale = torch.rsqrt(running_var + eps)
+    if weight is not None:
+        scale = weight * scale
+    shift = -running_mean * scale if bias is None else torch.addcmul(bias, running_mean, scale, value=-1)
+    shape = (-1, *(1,) * (input.dim() - 2))
+    return torch.addcmul(shift.reshape(shape), input, scale.reshape(shape))
+
+
+@contextlib.contextmanager
+def reproducible_kernels() -> Iterator[None]:
+    """Run with gradients, with kernels that every kind of derivative exists for, in full float32.
+
+    The fused attention kernels have neither forward-mode derivatives nor double backward, and the encoder's
+    fast path bypasses autograd; the plain kernel computes the same function. Batch norm's fused kernel has slow
+    ones. TF32 keeps 10 bits of mantissa.
+    """
+    previous = functional.batch_norm
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    cudnn_tf32, matmul_tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    functional.batch_norm = _batch_norm
+    torch.backends.mha.set_fastpath_enabled(False)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with (
+            sdpa_kernel(SDPBackend.MATH),
+            torch.inference_mode(mode=False),
+            torch.enable_grad(),
+            warnings.catch_warnings(),
+        ):
+            # Slow is what the fallback is there for; the ledger says which parameters take it.
+            warnings.filterwarnings("ignore", message="There is a performance drop")
+            yield
+    finally:
+        functional.batch_norm = previous
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = cudnn_tf32, matmul_tf32
