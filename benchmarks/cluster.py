@@ -5,9 +5,9 @@
 Every assumption is a field with its default; nothing here was measured on a GPU.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-DOUBLE = 8
+SINGLE, DOUBLE = 4, 8
 GIB, TERA = 2**30, 10**12
 
 
@@ -15,8 +15,9 @@ GIB, TERA = 2**30, 10**12
 class Workload:
     """A run over checkpoints of a transformer classifier, traces without eigenvalues.
 
-    `width` values per token and layer, `kept` of them times that are outputs of modules for the engine's batch rule;
-    `directions` are backward passes per example (six of the deflated estimator). `itemsize` is of the weights.
+    `kept` times `width` values are the outputs of one layer's modules for a token, by which the engine's batches are
+    chosen; `directions` are backward passes per example (six of the deflated estimator). `itemsize` is of the weights;
+    in bfloat16 there is no movement, which float32 has.
     """
 
     parameters: float = 7e9
@@ -29,14 +30,14 @@ class Workload:
     checkpoints: int = 100
     itemsize: int = 2
     batch: int = 1
-    movement: bool = True
+    movement: bool = False
 
     @property
     def passes(self) -> float:
         """Forward passes of the whole, in multiplications: see docs/scaling.md.
 
         One forward; per direction one backward pass to the inputs and as much again for the norms; the mean gradient
-        one more; J ḡ for the signal-to-noise ratio and J Δ for the movement three each.
+        one more; its inner products with every example's gradient three, and J Δ for the movement three.
         """
         return 1 + 2 * self.directions + 1 + 3 + 3 * self.movement
 
@@ -102,8 +103,8 @@ class Cost:
 def cost(work: Workload, cluster: Cluster, layout: Layout | None = None) -> Cost:
     """One shard of the checkpoints per node, the examples shared out among the GPUs of the node.
 
-    A run of T checkpoints in n shards takes T + n − 1 measurements. Every rank reads every checkpoint that it measures
-    from the node's page cache, which is filled once from storage.
+    With movement a run of T checkpoints in n shards takes T + n − 1 measurements, else T. Every rank reads every
+    checkpoint that it measures from the node's page cache, which is filled once from storage.
     """
     layout = layout or Layout()
     p, ranks = work.parameters, cluster.gpus_per_node
@@ -121,15 +122,17 @@ def cost(work: Workload, cluster: Cluster, layout: Layout | None = None) -> Cost
     gpu = (
         ("weights", weights / layout.weight_shares),
         ("mean gradient", gradient),
-        # The check against autograd and J v hold a gradient or a tangent in the weights' type.
-        ("one gradient", weights / layout.weight_shares),
+        ("step of the movement", work.movement * weights / layout.weight_shares),
         ("batch", work.batch * values * (work.directions + 6) * work.itemsize),
     )
-    # The file's bytes, the weights that were read from it, and the network of the row before.
-    node = (("checkpoints being read", ranks * 2 * weights), ("networks of the row before", ranks * weights))
+    # The file's bytes, the weights that were read from it, and the network, which is built in float32.
+    node = (
+        ("checkpoints being read", ranks * (2 * weights + SINGLE * p)),
+        ("networks of the row before", work.movement * ranks * weights),
+    )
     return Cost(
         seconds,
-        (work.checkpoints + cluster.nodes - 1) / cluster.nodes,
+        (work.checkpoints + work.movement * (cluster.nodes - 1)) / cluster.nodes,
         gpu,
         node,
         sum(size for _, size in gpu) <= cluster.memory,
@@ -151,19 +154,21 @@ def lines(work: Workload, cluster: Cluster) -> list[str]:
         for name, seconds in today.seconds
     ]
     total = sum(seconds for _, seconds in today.seconds)
+    node = sum(size for _, size in today.node)
     rows = ["| cause | one measurement | the run |", "|---|---:|---:|", *shown]
     rows += [f"| all | {total:,.1f} s | {today.total_seconds / 3600:,.2f} h |", ""]
     rows += ["| on each GPU | GiB by cause | GiB | fits |", "|---|---|---:|---|"]
     for name, layout in layouts.items():
         found = cost(work, cluster, layout)
-        causes = ", ".join(f"{cause} {size / GIB:,.1f}" for cause, size in found.gpu)
+        causes = ", ".join(f"{cause} {size / GIB:,.1f}" for cause, size in found.gpu if size)
         rows.append(f"| {name} | {causes} | {found.gpu_bytes / GIB:,.0f} | {'yes' if found.fits_gpu else 'no'} |")
+    rows += ["", f"On each node while checkpoints are read: {node / GIB:,.0f} of {cluster.host_memory / GIB:,.0f} GiB."]
     return rows
 
 
 def predicted() -> list[str]:
     """The run of docs/scaling.md: 100 checkpoints of seven billion parameters on 64 GPUs."""
-    return lines(replace(Workload()), Cluster())
+    return lines(Workload(), Cluster())
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from typer.testing import CliRunner
 
 from fisher_cli import machine
 from fisher_cli.cli.app import app
+from fisher_cli.errors import CheckpointError
+from fisher_cli.forecast import Plan, plan
 from fisher_cli.inputs.networks.shapes import hollow
 from fisher_cli.launch import Launch
 from fisher_cli.outline import outline
@@ -275,3 +278,31 @@ def test_a_limit_of_a_control_group_is_the_memory(tmp_path: Path) -> None:
     huge.write_text("9223372036854771712\n")
     assert machine.total_memory((none, tmp_path / "missing", huge))[1] == "the machine's memory"
     assert machine.total_memory((none, limit)) == (MEBIBYTE, "the control group's limit")
+
+
+def planned(letters: str, recorded: Sequence[tuple[str, str | None]], share: slice = slice(None)) -> Plan:
+    """The plan of a run over checkpoints named by letters; an x cannot be read."""
+    broken = CheckpointError("no checkpoint")
+    files = [SimpleNamespace(sha256=each, error=broken if each == "x" else None) for each in letters]
+    settings = SimpleNamespace(looks_back=True)
+    analysis = SimpleNamespace(settings=settings, first_order=share.start or 0)
+    run: Any = SimpleNamespace(files=files, share=files[share], analysis=analysis)
+    return plan(run, recorded)
+
+
+@pytest.mark.parametrize(
+    ("letters", "recorded", "share", "expected"),
+    [
+        ("abc", [], slice(None), Plan((0, 1, 2), 0, 0, 0, 0, None)),
+        ("axc", [], slice(None), Plan((0, 2), 0, 0, 0, 1, None)),
+        # The row before a new one is evaluated again.
+        ("abc", [("a", None), ("b", "a")], slice(None), Plan((2,), 2, 0, 1, 0, None)),
+        # One that came between: it is measured, the one after it joined to it.
+        ("abc", [("a", None), ("c", "a")], slice(None), Plan((1,), 1, 1, 1, 0, None)),
+        # A shard measures the last one before it that can be read; not where its first row is finished.
+        ("abxcd", [], slice(3, 5), Plan((3, 4), 0, 0, 0, 0, 1)),
+        ("abxcd", [("c", "b")], slice(3, 5), Plan((4,), 1, 0, 1, 0, None)),
+    ],
+)
+def test_what_is_left_to_do(letters: str, recorded: list[tuple[str, str | None]], share: slice, expected: Plan) -> None:
+    assert planned(letters, recorded, share) == expected
