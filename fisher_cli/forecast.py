@@ -8,7 +8,7 @@ import torch
 
 from fisher_cli import machine
 from fisher_cli.curvature.routes import Route
-from fisher_cli.errors import FisherError
+from fisher_cli.errors import FisherError, OutOfMemoryError, UsageError
 from fisher_cli.outline import Outline, outline
 from fisher_cli.probe import Probed, probe
 from fisher_cli.records import Key
@@ -84,6 +84,11 @@ def forecast(
         batch_size: as asked for.
         processes: how many such runs share the checkpoints out on this machine.
         say: told what is done meanwhile.
+
+    Raises:
+        OutOfMemoryError: the probe found no memory for a single example.
+        UsageError: what was asked cannot be.
+        FisherError: the checkpoint that was probed cannot be measured.
     """
     todo = plan(run, recorded)
     if not todo.places:
@@ -98,7 +103,13 @@ def forecast(
     if len(run.files) > 1 and before is None and run.analysis.settings.looks_back:
         places = (place, place)
     say(f"a probe of {run.files[place].name} on a few examples")
-    probed = probe(run, places, batch_size)
+    try:
+        probed = probe(run, places, batch_size)
+    except (UsageError, OutOfMemoryError):
+        raise
+    except FisherError as error:
+        msg = f"{run.files[place].name}, on which the run was to be tried: {error}"
+        raise FisherError(msg) from error
     refusal = _refusal(run, probed, available, processes)
     return _described(run, todo, place, probed, refusal, (available, whose), processes)
 

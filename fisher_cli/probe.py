@@ -148,6 +148,7 @@ def probe(run: Run, places: tuple[int, ...], batch_size: int | None) -> Probed:
         found = measure(
             module, few, small, batch_size=batch_size and batch, device=run.device, classes=classes, trail=trail
         )
+    batch = found.batch_size or batch  # less where memory ran out
     _as_table(found, settings)
     peak = _peak(run.device)
     held = _held(problem, trail)

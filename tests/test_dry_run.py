@@ -196,11 +196,12 @@ def test_people_get_lines_with_what_they_are_read_off() -> None:
 
 
 def test_what_does_not_fit_is_refused_with_what_to_change(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each remedy is then tried on the same memory, and fits."""
     whole = (CLEAN / "step_00000.pt", "--limit", "1400", "--dry-run", "--format", "json")
     words = (*whole, "--eigenvalues", "0", "--model", "digits-mlp", "-b", "1400")
     needed = json.loads(run("analyze", *words)[0])
-    monkeypatch.setattr(machine, "total_memory", lambda: (needed["peak_bytes"] - 1, "the machine's memory"))
+    # This process has the memory of other tests, which is not to be taken for a network's.
+    monkeypatch.setattr(machine, "resident_memory", lambda: 0)
+    monkeypatch.setattr(machine, "total_memory", lambda: (needed["peak_bytes"] // 2, "the machine's memory"))
     out, err = run("analyze", *words, code=4)
     assert json.loads(out)["refusal"]["remedies"]
     assert err.splitlines()[-1].startswith("error: does not fit: ")
@@ -269,6 +270,24 @@ def test_no_file_that_can_be_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(b"no checkpoint")
     error = run("analyze", tmp_path, "--dry-run", code=1)[1]
     assert error.startswith("error: a.pt:")
+
+
+def test_what_the_probe_meets_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that no row could be made of, and memory that is not even enough for one example."""
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(
+        "from torch import nn\n\n\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    torch.save({"1.weight": torch.full((10, 64), float("nan")), "1.bias": torch.zeros(10)}, "a.pt")
+    error = run("analyze", "a.pt", "--model", "net.py:make", "--dry-run", code=1)[1].splitlines()[-1]
+    assert error.startswith("error: a.pt, on which the run was to be tried: NaN or infinite weights in ")
+
+    def fails(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("fisher_cli.measurement.sweep", fails)
+    error = run("analyze", *QUICK, "--dry-run", code=4)[1].splitlines()[-1]
+    assert error.startswith("error: does not fit: memory ran out on cpu even with 1 example at once")
 
 
 def test_a_limit_of_a_control_group_is_the_memory(tmp_path: Path) -> None:

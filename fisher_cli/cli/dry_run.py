@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fisher_cli.cli.streams import why_nothing
-from fisher_cli.errors import UsageError
+from fisher_cli.errors import OutOfMemoryError, UsageError
 from fisher_cli.formats import Format
 from fisher_cli.launch import launched
 from fisher_cli.outputs import ReportFiles
@@ -60,7 +60,11 @@ def foretell(
         if refused is not None:
             console.error(refused)
             return DOES_NOT_FIT
-        return _told(console, checkpoints, settings, resources, files, form, resume)
+        try:
+            return _told(console, checkpoints, settings, resources, files, form, resume)
+        except OutOfMemoryError as error:
+            console.error(f"does not fit: {error}")
+            return DOES_NOT_FIT
 
 
 def _refused_at_sight(checkpoints: Sequence[Path], settings: Settings) -> str | None:
