@@ -1,6 +1,7 @@
 """Random small networks over all layer kinds, likelihoods and batch sizes, each parameter against the oracle.
 
-Twenty of them by default, two hundred with `make test-long`; network n is the same on every run.
+Twenty of them by default, two hundred with `make test-long`; network n is the same on every run. Ten, or two hundred,
+are drawn by hypothesis, which looks for the smallest one that fails.
 """
 
 import random
@@ -8,6 +9,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fisher_cli.curvature.problem import TensorData, pose
@@ -160,9 +163,8 @@ def tokens(choose: random.Random) -> tuple[nn.Sequential, int]:
     return nn.Sequential(*layers), width
 
 
-def network(seed: int) -> tuple[nn.Module, Tensor, Tensor, str]:
-    """Network, inputs, labels and likelihood number `seed`."""
-    choose = random.Random(seed)
+def network(choose: random.Random, seed: int) -> tuple[nn.Module, Tensor, Tensor, str]:
+    """Network, inputs, labels and likelihood; `seed` is that of the numbers in them."""
     torch.manual_seed(seed)
     examples = choose.choice([3, 5, 8])
     kind = choose.choice(["line", "image", "image", "cube", "tokens", "tokens"])
@@ -181,8 +183,8 @@ def network(seed: int) -> tuple[nn.Module, Tensor, Tensor, str]:
     return model.eval(), inputs, torch.randint(0, max(2, outputs), (examples,)), likelihood
 
 
-def check(seed: int, dtype: torch.dtype, tolerance: float) -> None:
-    model, inputs, labels, likelihood = network(seed)
+def check(choose: random.Random, seed: int, dtype: torch.dtype, tolerance: float) -> None:
+    model, inputs, labels, likelihood = network(choose, seed)
     model = model.to(dtype)
     inputs = inputs.to(dtype) if inputs.is_floating_point() else inputs
     expected = reference(model, inputs, labels, likelihood)
@@ -208,13 +210,30 @@ def long(first: int, count: int) -> list[object]:
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
 @pytest.mark.parametrize("seed", long(0, COUNT))
 def test_random_networks_in_float64(seed: int) -> None:
-    check(seed, torch.float64, 1e-10)
+    check(random.Random(seed), seed, torch.float64, 1e-10)
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
 @pytest.mark.parametrize("seed", long(0, COUNT))
 def test_random_networks_in_float32(seed: int) -> None:
-    check(seed, torch.float32, 1e-5)
+    check(random.Random(seed), seed, torch.float32, 1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
+@pytest.mark.parametrize("count", [SHORT // 2, pytest.param(COUNT, marks=pytest.mark.long)])
+def test_networks_that_hypothesis_draws(count: int) -> None:
+    seen = []
+
+    @settings(
+        max_examples=count, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    )
+    @given(choose=st.randoms(use_true_random=False), seed=st.integers(0, 2**32 - 1))
+    def every(choose: random.Random, seed: int) -> None:
+        check(choose, seed, torch.float64, 1e-10)
+        seen.append(seed)
+
+    every()
+    assert len(seen) >= count
 
 
 def traces_by_loop(model: nn.Module, inputs: Tensor) -> dict[str, float]:

@@ -13,6 +13,8 @@ DIRECTIONS_AT_ONCE = 16
 MEMORY_SHARE = 1 / 16
 # … and, on the CPU, below this: larger batches fall out of the caches. It gives a ResNet-20 sixteen examples.
 CPU_BYTES = 384 * 2**20
+# … but for this many examples, with which large convolutions are faster than one by one although nothing is cached.
+FEWEST = 8
 LARGEST = 1024
 # Graphs kept between products hold at most this share of the memory.
 GRAPH_SHARE = 1 / 8
@@ -63,12 +65,15 @@ def memory_bytes(device: torch.device) -> int:
 
 
 def automatic_batch_size(values: int, like: Tensor, directions: int, examples: int) -> int:
-    """Batch size = budget / (values per example · (directions + overhead) · bytes per value), from 1 to 1024."""
+    """Batch size = budget / (values per example · (directions + overhead) · bytes per value), from 1 to 1024.
+
+    On the CPU the budget is that of the caches, or of eight examples if these stay within the share of the memory.
+    """
     at_once = min(directions, DIRECTIONS_AT_ONCE)
     per_example = values * (at_once + OVERHEAD) * like.element_size()
     budget = int(memory_bytes(like.device) * MEMORY_SHARE)
     if like.device.type == "cpu":
-        budget = min(budget, CPU_BYTES)
+        budget = min(budget, max(CPU_BYTES, FEWEST * per_example))
     return max(1, min(LARGEST, examples, budget // per_example))
 
 

@@ -1,10 +1,16 @@
 """The deflated estimator: leading columns of a root of Λ exactly, the rest as two random mixtures.
 
 With Λ_n = R_n R_nᵀ, tr F = mean_n Σ_j ‖J_nᵀ r_nj‖². The first k columns are taken as they are; the others are
-added up with random signs, twice independently, E ‖J_nᵀ Σ_j ε_j r_nj‖² = Σ_j ‖J_nᵀ r_nj‖². The variance of a
-mixture is 2 Σ_{i≠j} (r_iᵀ J Jᵀ r_j)², so the root matters: M^½ V with V the eigenvectors of M^½ K̄ M^½, K̄ the mean
-of J_n J_nᵀ over a few pilot examples, makes those products small. M is Λ, for softmax less the part of the observed
-score, whose direction is taken first: it serves the empirical Fisher as well.
+added up with random signs, twice, E ‖J_nᵀ Σ_j ε_j r_nj‖² = Σ_j ‖J_nᵀ r_nj‖². The variance of a mixture is
+2 Σ_{i≠j} G_ij², G_ij = r_iᵀ J Jᵀ r_j, so the root matters: M^½ V with V the eigenvectors of M^½ K̄ M^½, K̄ the mean of
+J_n J_nᵀ over a few pilot examples, makes those products small. M is Λ, for softmax less the part of the observed score,
+whose direction is taken first: it serves the empirical Fisher as well.
+
+The two mixtures are antithetic. Columns come in pairs of neighbours; the second mixture turns the sign of one column of
+each pair, which one by a coin. The products within a pair, the largest, cancel in the mean, whose variance is
+Σ_{i≠j} G_ij² over all other pairs. In the difference they stay: its square states Σ_{i≠j} G_ij² and as much again
+within pairs, never less than the variance in expectation, and not near zero by the chance of two draws that agree,
+which would happen half of the time where two columns of one example carry the error.
 """
 
 from collections.abc import Iterator
@@ -22,7 +28,7 @@ from fisher_cli.curvature.scores import Scores, Scoring, exact, generator_of, un
 PILOT_EXAMPLES = 32
 # … but no more than this share of the data, which would cost more than it saves, and no fewer than four.
 PILOT_SHARE, FEWEST_PILOT_EXAMPLES = 1 / 16, 4
-# Two mixtures: their difference gives the estimator's own error over all examples, which a pilot cannot.
+# Two mixtures: their difference states the estimator's own error over all examples, which a pilot cannot.
 MIXTURES = 2
 # Up to this many outputs the root is turned by the pilot, at C³ per example; above, the closed-form root is used.
 PILOT_OUTPUTS = 64
@@ -132,7 +138,10 @@ def _spread_examples(engine: Engine) -> Iterator[Batch]:
 
 
 def _enough_columns(inner: Tensor, examples: int, target_error: float | None, least: int = 0) -> int:
-    """The smallest k whose predicted estimator error is within the target; inner products (B, C, C) of J Jᵀ columns."""
+    """The smallest k whose predicted estimator error is within the target; inner products (B, C, C) of J Jᵀ columns.
+
+    A target that the user names holds for the stated error, which errs upwards by what is within pairs.
+    """
     traces = inner.diagonal(dim1=1, dim2=2).sum(1)
     if target_error is None:
         spread = float(traces.var()) if len(traces) > 1 else float(traces.square().mean())
@@ -143,21 +152,23 @@ def _enough_columns(inner: Tensor, examples: int, target_error: float | None, le
     for columns in range(least, min(outputs - 1, MOST_COLUMNS)):
         tail = inner[:, columns:, columns:]
         off_diagonal = tail.square().sum((1, 2)) - tail.diagonal(dim1=1, dim2=2).square().sum(1)
-        if float(2 * off_diagonal.mean()) / MIXTURES <= allowed:
+        paired = paired_products(tail)
+        variance = off_diagonal - paired if target_error is None else off_diagonal + paired
+        if float(variance.mean()) <= allowed:
             return columns
     return min(outputs - 1, MOST_COLUMNS)
 
 
 def deflated(engine: Engine, found: Pilot, seed: int) -> Scoring:
-    """k leading columns of the root exactly and two mixtures of the others, each ε a random sign of its example."""
+    """k leading columns of the root exactly and two antithetic mixtures of the others, with signs of each example."""
     likelihood = engine.problem.likelihood
     if found.columns >= rank_of(engine.problem):
         return lambda outputs, labels, _: exact(likelihood, outputs, labels)
 
     def scoring(outputs: Tensor, labels: Tensor, start: int) -> Scores:
-        signs = torch.stack(
-            [_signs(outputs.shape[1], generator_of(seed, "signs", start + n)) for n in range(len(outputs))], dim=1
-        ).to(outputs.device)
+        generators = [generator_of(seed, "signs", start + n) for n in range(len(outputs))]
+        each = [antithetic_signs(outputs.shape[1], found.columns, generator) for generator in generators]
+        signs = torch.stack(each, dim=1).to(outputs.device)
         if found.kernel is None:
             vectors = _closed_form(likelihood, outputs, labels, found.columns, signs)
         else:
@@ -186,8 +197,19 @@ def _with_first_observed(likelihood: Likelihood, outputs: Tensor, labels: Tensor
     return Scores(directions, torch.cat([first.weights, scores.true[1:]]), observed, scores.draws)
 
 
-def _signs(outputs: int, generator: torch.Generator) -> Tensor:
-    return torch.randint(0, 2, (MIXTURES, outputs), generator=generator).double() * 2 - 1
+def antithetic_signs(outputs: int, columns: int, generator: torch.Generator) -> Tensor:
+    """Two rows of random signs (2, C), which differ in exactly one of columns k and k + 1, and so pair by pair."""
+    first, coins = torch.randint(0, 2, (2, outputs), generator=generator).double() * 2 - 1
+    turned = torch.ones(outputs, dtype=torch.float64)
+    turned[columns::2] = coins[columns::2]
+    turned[columns + 1 :: 2] = -coins[columns:-1:2]
+    return torch.stack([first, first * turned])
+
+
+def paired_products(tail: Tensor) -> Tensor:
+    """Σ G_ij² over ordered pairs i ≠ j of columns that antithetic signs pair, of inner products (B, D, D): (B,)."""
+    above = tail.diagonal(1, dim1=1, dim2=2)[:, ::2]
+    return 2 * above.square().sum(1)
 
 
 def _closed_form(likelihood: Likelihood, outputs: Tensor, labels: Tensor, columns: int, signs: Tensor) -> Tensor:
