@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from benchmarks import cluster, ranks
 from benchmarks.harness import Answer, Report, ask, number, parsed, parser, provenance, say, table
-from benchmarks.networks import mlp, small_vit
+from benchmarks.networks import small_vit
 from fisher_cli.curvature.problem import TensorData
 from fisher_cli.measurement import measure
 from fisher_cli.settings import Settings
@@ -35,24 +35,24 @@ AXES = {
 }
 ABOUT_AXES = {
     "examples": "a ViT of 0.6 million parameters, 10 classes, exact",
-    "classes": "an MLP of width 512, 512 examples, exact: C − 1 backward passes",
-    "deflated": "an MLP of width 512, 512 examples: six backward passes whatever C is",
-    "parameters": "a transformer of four layers and 16 tokens, 32 examples, 10 classes, exact; the width is varied",
+    "classes": "a transformer of four layers of width 128 and 16 tokens, 96 examples, exact: C − 1 backward passes",
+    "deflated": "the same, six backward passes whatever C is",
+    "parameters": "the same with 32 examples, 10 classes, exact; the width is varied",
     "ranks": "the traces of benchmarks/ranks.py: processor seconds of all processes",
 }
 QUICK_VALUES = 2
-FEW, MANY = 32, 512
+FEW, MANY = 32, 96
 
 
 class Transformer(nn.Module):
     """Four layers on sequences of 16 vectors; P = 48 width² and little more."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, classes: int = 10) -> None:
         super().__init__()
         self.inner = nn.Linear(16, width)
         layer = nn.TransformerEncoderLayer(width, 4, 4 * width, dropout=0.0, batch_first=True)
         self.encoder = nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
-        self.head = nn.Linear(width, 10)
+        self.head = nn.Linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         outputs: Tensor = self.head(self.encoder(self.inner(x)).mean(1))
@@ -91,7 +91,7 @@ def _case(axis: str, value: int) -> tuple[nn.Module, TensorData]:
     if axis == "examples":
         return small_vit(), TensorData(torch.randn(value, 3, 32, 32), torch.arange(value) % 10)
     if axis in {"classes", "deflated"}:
-        return mlp(value), TensorData(torch.randn(MANY, 784), torch.arange(MANY) % value)
+        return Transformer(128, value), TensorData(torch.randn(MANY, 16, 16), torch.arange(MANY) % value)
     return Transformer(value), TensorData(torch.randn(FEW, 16, 16), torch.arange(FEW) % 10)
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fisher_cli import machine
 from fisher_cli.curvature.allocation import trim
@@ -83,7 +83,7 @@ class Probed:
         more = (problem.examples - self.examples) * (3 * problem.outputs * problem.dtype.itemsize + EXAMPLE_BYTES)
         larger = int(self.slope * (min(problem.batch_size, problem.examples) - self.batch))
         return (
-            ("Python, torch and the data", self.base),
+            ("Python, torch, the data, and files being read", self.base),
             ("weights, gradient, check and batches, measured", self.peak - self.base),
             (f"batches of more than {self.batch}", larger),
             ("outputs and terms of the other examples", more),
@@ -134,7 +134,7 @@ def probe(run: Run, places: tuple[int, ...], batch_size: int | None) -> Probed:
         if trail is not None:
             trail.advance()
         start = time.perf_counter()
-        _, architecture, module = run.network(run.files[place])
+        name, module = _network(run, place)
         loading = time.perf_counter() - start
         classes = run.examples.classes
         automatic = posed(module, run.data, settings, None, run.device, classes)
@@ -152,7 +152,7 @@ def probe(run: Run, places: tuple[int, ...], batch_size: int | None) -> Probed:
     _as_table(found, settings)
     peak = _peak(run.device)
     held = _held(problem, trail)
-    probed = Probed(problem, found, architecture.name, count, batch, base, peak, held)
+    probed = Probed(problem, found, name, count, batch, base, peak, held)
     probed.seconds = _scaled({"load": loading, **dict(found.timings)}, probed, at_once)
     part = replace(problem, data=few, batch_size=batch, product_batch_size=at_once)
     if batch < min(problem.batch_size, problem.examples):
@@ -160,6 +160,12 @@ def probe(run: Run, places: tuple[int, ...], batch_size: int | None) -> Probed:
     if settings.eigenvalues:
         _eigenvalues(probed, part, settings, looks_back=trail is not None)
     return probed
+
+
+def _network(run: Run, place: int) -> tuple[str, nn.Module]:
+    """The name of a file's network, and it with its weights; those that were read are let go, as in a run."""
+    _, architecture, module = run.network(run.files[place])
+    return architecture.name, module
 
 
 def _as_table(found: Measurement, settings: Settings) -> None:
