@@ -33,26 +33,35 @@ class Workload:
     movement: bool = False
 
     @property
-    def passes(self) -> float:
-        """Forward passes of the whole, in multiplications: see docs/scaling.md.
+    def network_passes(self) -> float:
+        """Passes through the network, in forward passes, in the type of the weights: see docs/scaling.md.
 
-        One forward; per direction one backward pass to the inputs and as much again for the norms; the mean gradient
-        one more; its inner products with every example's gradient three, and J Δ for the movement three.
+        One forward; per direction one backward pass to the inputs; one forward and one backward pass for the inner
+        products of the mean gradient with every example's; J Δ of the movement three.
         """
-        return 1 + 2 * self.directions + 1 + 3 + 3 * self.movement
+        return 1 + self.directions + 2 + 3 * self.movement
+
+    @property
+    def rule_passes(self) -> float:
+        """What layers' rules multiply, in forward passes, in float32: norms, the mean gradient, those inner products.
+
+        A norm costs no more than the product of cotangents and inputs.
+        """
+        return self.directions + 2
 
 
 @dataclass(frozen=True)
 class Cluster:
     """GPUs in nodes; rates are what is reached, not what is printed on the box.
 
-    `flops` per GPU, `storage` bytes per second that a node reads from the file system, `host` from host memory to one
-    GPU, `fabric` of a sum over ranks within a node.
+    `flops` per GPU in the type of the weights, `float32` those in float32 without TF32; `storage` bytes per second that
+    a node reads from the file system, `host` from host memory to one GPU, `fabric` of a sum over ranks within a node.
     """
 
     gpus: int = 64
     gpus_per_node: int = 8
     flops: float = 300 * TERA
+    float32: float = 40 * TERA
     memory: int = 80 * GIB
     host_memory: int = 2048 * GIB
     storage: float = 2e9
@@ -108,11 +117,12 @@ def cost(work: Workload, cluster: Cluster, layout: Layout | None = None) -> Cost
     """
     layout = layout or Layout()
     p, ranks = work.parameters, cluster.gpus_per_node
-    flops = 2 * p * work.tokens * work.examples * work.passes
+    one = 2 * p * work.tokens * work.examples / ranks
     weights = p * work.itemsize
     gradient = p * layout.gradient_itemsize / layout.gradient_shares
     seconds = (
-        ("compute", flops / (ranks * cluster.flops)),
+        ("passes through the network", one * work.network_passes / cluster.flops),
+        ("rules of the layers", one * work.rule_passes / cluster.float32),
         ("storage", weights / cluster.storage),
         ("to the GPU", weights / cluster.host),
         # A ring moves every byte twice.
