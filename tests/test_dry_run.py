@@ -114,6 +114,7 @@ def make(folder: Path, name: str) -> None:
                 ("vit_1", ("--limit", "200")),
                 ("cnn_10", ("--limit", "16", "--eigenvalues", "0")),
                 ("vit_10", ("--limit", "32", "--eigenvalues", "0")),
+                ("cnn_10", ("--limit", "4", "--eigenvalues", "2")),
                 ("vit_10", ("--limit", "16", "--eigenvalues", "2")),
                 ("cnn_100", ("--limit", "2", "--eigenvalues", "0")),
                 ("vit_100", ("--limit", "4", "--eigenvalues", "0")),
