@@ -33,12 +33,14 @@ docs: .venv/dev  ## write what the documents take from the code, and the picture
 	$(BIN)/cog -r -I docs README.md docs/*.md
 
 bench: .venv/bench  ## traces and eigenvalues beside their peers, products, estimators, ranks: into benchmarks/*.md and *.json
+bench: .venv/bench  ## traces and eigenvalues beside their peers, estimators, ranks, scaling: into benchmarks/*.md and *.json
 	$(BIN)/python -m benchmarks.engine --trained --write
 	$(BIN)/python -m benchmarks.spectrum --large --write
 	$(BIN)/python -m benchmarks.products --write
 	$(BIN)/python -m benchmarks.leading_scores --write
 	$(BIN)/python -m benchmarks.estimators --write
 	$(BIN)/python -m benchmarks.ranks --write
+	$(BIN)/python -m benchmarks.scaling --write
 
 samples: .venv/fisher  ## train the networks in sample_checkpoints/ again
 	$(BIN)/python sample_checkpoints/make.py

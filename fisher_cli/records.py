@@ -186,6 +186,24 @@ def open_journal(folder: Path, asked: Mapping[str, Any], *, fresh: bool = False)
         raise
 
 
+def kept_keys(folder: Path, asked: Mapping[str, Any]) -> Collection[Key]:
+    """What the journal of this folder has whole records of, for this question; nothing is made or changed.
+
+    Raises:
+        RecordError: its records answer another question, or it cannot be read.
+    """
+    path = folder / _RECORDS
+    try:
+        content = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        msg = f"{path}: cannot be read ({error.strerror})"
+        raise RecordError(msg) from error
+    if b"\n" not in content:
+        return ()
+    _refuse_other_question(folder, checked_value(content[: content.index(b"\n")]), json.loads(json.dumps(asked)))
+    return _index(content)[0].of.keys()
+
+
 def _opened(folder: Path, asked: Mapping[str, Any], lock: int, *, fresh: bool) -> Journal:
     path = folder / _RECORDS
     content = path.read_bytes() if path.exists() else b""

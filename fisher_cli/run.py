@@ -157,6 +157,10 @@ class Run:
             raise last
         return examples
 
+    def checkpoint(self, file: CheckpointFile) -> Checkpoint:
+        """A file's weights, read anew."""
+        return load_checkpoint(file, self.reading)
+
     def network(
         self, file: CheckpointFile, found: Callable[[Checkpoint, str | None], None] = lambda _checkpoint, _name: None
     ) -> tuple[Checkpoint, Architecture, nn.Module]:
@@ -164,7 +168,7 @@ class Run:
 
         `found` is told of the checkpoint, and again with its architecture's name, as soon as each is known.
         """
-        checkpoint = load_checkpoint(file, self.reading)
+        checkpoint = self.checkpoint(file)
         found(checkpoint, None)
         refuse_nonfinite(checkpoint)
         architecture = self.networks.architecture(checkpoint)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from fisher_cli.curvature.world import ALONE, World
 from fisher_cli.inputs.checkpoints.checkpoints import CheckpointFile
 from fisher_cli.measurement import Observer
 from fisher_cli.results import Measurement, Status
@@ -27,9 +28,10 @@ class SharedRun(Run):
         observer: Observer | None = None,
         before: Path | None = None,
         files: Sequence[CheckpointFile] | None = None,
+        world: World = ALONE,
     ) -> None:
         self._given, self._next, self.lost = files, -1, frozenset[int]()
-        super().__init__(paths, settings, resources, observer, before)
+        super().__init__(paths, settings, resources, observer, before, world=world)
         if resources.shard is not None:
             self.analysis.part = Part.of(resources.shard, ((file.name, file.sha256) for file in self.files))
 
@@ -66,12 +68,13 @@ class SharedRun(Run):
     def approach(self, index: int) -> None:
         """Know what row `index` is held against: the last one before it with numbers, measured unless that is known.
 
-        So a share's first row says the same as in the whole run, whose earlier rows others measure.
+        So a share's first row says the same as in the whole run, whose earlier rows others measure. Of several ranks
+        the first has the journal, and all do as it says.
         """
-        first, recorded = self.files[index], () if self._rows.journal is None else self._rows.journal.keys
+        recorded = self._recorded_predecessors(self.files[index])
         self._rows.stand_after(None, is_traced=True)
         for between, file in enumerate(reversed(self.files[:index])):
-            if file.sha256 is not None and (first.sha256, file.sha256) in recorded:
+            if file.sha256 in recorded:
                 self._rows.stand_after(file, is_traced=False, between=between)
                 return
             if index - 1 - between in self.lost:
@@ -83,3 +86,11 @@ class SharedRun(Run):
                     for _ in range(between):
                         self._rows.trail.advance()
                 return
+
+    def _recorded_predecessors(self, file: CheckpointFile) -> set[str | None]:
+        """The weights after which the journal has a row of this checkpoint."""
+        keys = () if self._rows.journal is None else self._rows.journal.keys
+        found: list[str] = self._world.broadcast(
+            [before for weights, before in keys if before is not None and weights == file.sha256]
+        )
+        return set(found)

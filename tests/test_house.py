@@ -27,6 +27,7 @@ GROUND = {
     "codec",
     "dialects",
     "launch",
+    "machine",
     "watch",
     "checked_lines",
     "seal",
@@ -54,7 +55,8 @@ FLOORS: list[set[str]] = [
     | {"library", "checkpoint_comparison", "reports", "distributed", "agreement"}
     | {"rejoining", "row_sequence", "packed"}
     | {"clock", "refusals"}
-    | {"sharing", "crew", "devices", "parts", "merging"},
+    | {"sharing", "crew", "devices", "parts", "merging"}
+    | {"outline", "probe", "forecast"},
     {"cli", "__main__"},
 ]
 # Which of the same floor may be used by whom.
@@ -89,6 +91,9 @@ BESIDE = {
     "crew": {"sharing"},
     "devices": {"crew", "sharing", "measurement", "row_sequence", "trail"},
     "merging": {"parts"},
+    "outline": {"selection"},
+    "probe": {"run", "measurement", "trail"},
+    "forecast": {"probe", "outline", "run"},
     "checkpoint_comparison": {"measurement", "run", "refusals"},
     "__main__": {"cli"},
 }

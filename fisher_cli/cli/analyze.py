@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from fisher_cli.cli import examples, long_output, options
+from fisher_cli.cli.dry_run import foretell
 from fisher_cli.cli.request import (
     DATA,
     EIGENVALUES,
@@ -50,6 +51,7 @@ def analyze(
     per_example: options.PerExample = False,
     follow: options.Follow = False,
     until: options.Until = None,
+    dry_run: options.DryRun = False,
     resume: options.Resume = True,
     force: options.Force = False,
     quiet: options.Quiet = False,
@@ -61,7 +63,7 @@ def analyze(
     from fisher_cli.trajectory import PathLength
 
     path = PathLength()
-    files, to_stdout = destinations(output, format, force, csv_dialect)
+    files, to_stdout = destinations(output, None if dry_run else format, force, csv_dialect)
     report = Report(
         lambda measurement, order, form: _line(measurement, order, form, csv_dialect, settings.eigenvalues, path),
         lambda analysis: _tables(analysis, layers),
@@ -84,6 +86,8 @@ def analyze(
         msg = f"--until {until} says when to stop waiting: add --follow"
         raise UsageError(msg)
     check_sharing(settings, resources, files, follows=follow)
+    if dry_run:
+        raise typer.Exit(foretell(checkpoints, settings, resources, files, format, quiet, resume, follow))
     if files is not None:
         words = {"examples": per_example, "task2vec": settings.task2vec, long_output.WORD: long}
         files = files.and_(*(word for word, is_asked in words.items() if is_asked))

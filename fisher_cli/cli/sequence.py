@@ -89,8 +89,8 @@ def go_through(
     if launch.size > 1 and waits is not None:
         msg = "--follow waits in one process: type the command without torchrun"
         raise UsageError(msg)
-    if launch.size > 1 and (resources.shard is not None or resources.devices):
-        msg = "torchrun shares out the examples, --shard and --devices the checkpoints: leave one of them out"
+    if launch.size > 1 and resources.devices:
+        msg = "--devices starts processes of its own, and torchrun has started these: leave one of the two out"
         raise UsageError(msg)
     if not launch.speaks:
         files = to_stdout = None
@@ -152,7 +152,7 @@ def _run(
 
         return DeviceRun(checkpoints, settings, resources, before)
     if resources.shard is not None:
-        return SharedRun(checkpoints, settings, resources, before=before)
+        return SharedRun(checkpoints, settings, resources, before=before, world=world)
     return Run(checkpoints, settings, resources, before=before, following=following, world=world)
 
 
@@ -301,8 +301,8 @@ def _finish(
     ingredients = None
     if files is not None and journal is not None and code == 0 and not failed:
         ingredients = made_of(run, journal, files)
-    if analysis.part is not None and files is not None:
-        return _finish_part(console, analysis, report, files, opened, ingredients)
+    if analysis.part is not None:  # of several ranks only the first has files
+        return 0 if files is None else _finish_part(console, analysis, report, files, opened, ingredients)
     if files is not None and analysis.succeeded:
         _write(analysis, report, files, opened, ingredients)
     if is_table and analysis.succeeded:

@@ -113,7 +113,7 @@ class Matrix:
         count = min(count, self.problem.size)
         if route is None:
             route = choose(self.engine, self.scores, count, whole=whole)
-            few = self._few_columns(tolerance) if route in {Route.LANCZOS, Route.DUAL} else None
+            few = self.few_columns(tolerance) if route in {Route.LANCZOS, Route.DUAL} else None
             rows = 0 if few is None else int(few.sum())
             if few is not None and rows <= WHOLE_ROWS and fits(self.engine, self.scores, rows):
                 found = self._by_gram(count, tolerance, vectors, whole, few)
@@ -123,7 +123,7 @@ class Matrix:
             msg = "the route gram-leading needs the norms of the columns"
             raise ValueError(msg)
         if route is Route.GRAM or route is Route.LEADING:
-            few = self._few_columns(tolerance) if route is Route.LEADING else None
+            few = self.few_columns(tolerance) if route is Route.LEADING else None
             return self._by_gram(count, tolerance, vectors, whole, few)
         if route is Route.DENSE:
             return self._by_matrix(count, vectors)
@@ -131,7 +131,7 @@ class Matrix:
             return self._by_dual(count, tolerance, vectors)
         return self._by_lanczos(count, tolerance, vectors)
 
-    def _few_columns(self, tolerance: float) -> Tensor | None:
+    def few_columns(self, tolerance: float) -> Tensor | None:
         """The mask (N, K) of the largest columns that leave a negligible trace, None where norms are not known."""
         if self.columns is None:
             return None

@@ -95,6 +95,11 @@ class Jacobian:
             return Piece(batch, outputs.detach(), None, None), room
         return Piece(batch, outputs.detach(), outputs, transpose), room
 
+    def graph_bytes(self, batch: Batch) -> int:
+        """What the graphs of a batch hold beside parameters and buffers, where there is room for them."""
+        whole = 2**62
+        return whole - self._piece(batch, whole)[1]
+
     @contextmanager
     def _holding(self) -> Iterator[dict[int, int]]:
         """The bytes, by address, that graphs made meanwhile hold beside parameters and buffers."""

@@ -40,7 +40,8 @@ class Route(StrEnum):
 class Shapes:
     """What one example costs: multiplications of a forward pass, and of columns held as they are or as two factors.
 
-    `widths` is Σ (R + Q) over the layers held as two factors, R·Q being many; `layers` their number.
+    `widths` is Σ (R + Q) over the layers held as two factors, R·Q being many; `layers` their number. `together` values
+    of a column that is held as it is are made at once.
     """
 
     forward: int
@@ -48,6 +49,7 @@ class Shapes:
     cotangents: int
     inputs: int
     layers: int
+    together: int = 0
 
     @classmethod
     def of(cls, engine: Engine) -> "Shapes":
@@ -56,7 +58,7 @@ class Shapes:
         batch = problem.slice(0, 1)
         evaluated = engine.evaluate(batch)
         direction = torch.ones(1, 1, problem.outputs, dtype=evaluated.outputs.dtype, device=problem.device)
-        forward = explicit = cotangents = inputs = layers = 0
+        forward = explicit = cotangents = inputs = layers = largest = by_example = 0
         with torch.no_grad():
             for name, found in evaluated.contributions(direction):
                 outer = [part for part in found if isinstance(part, OuterProducts)]
@@ -65,9 +67,14 @@ class Shapes:
                 if not isinstance(found, torch.Tensor) and is_outer(found):
                     cotangents, inputs = cotangents + outer[0].cotangents.numel(), inputs + outer[0].inputs.numel()
                     layers += 1
+                    continue
+                size = problem.parameters[name].numel()
+                explicit += size
+                if isinstance(found, torch.Tensor):
+                    by_example += size
                 else:
-                    explicit += problem.parameters[name].numel()
-        return cls(max(forward, problem.size), explicit, cotangents, inputs, layers)
+                    largest = max(largest, size)
+        return cls(max(forward, problem.size), explicit, cotangents, inputs, layers, max(largest, by_example))
 
     def held(self, columns: int, examples: int, itemsize: int) -> int:
         """Bytes of so many columns of the factor, of their inner products and of two more matrices of that size."""
@@ -89,7 +96,7 @@ def choose(engine: Engine, scores: int, count: int, *, whole: bool = False) -> R
     columns, itemsize = problem.examples * scores, problem.dtype.itemsize
     memory = memory_bytes(problem.device)
     fits = shapes.held(columns, problem.examples, itemsize) <= memory * FACTOR_SHARE
-    gram = _gram_work(shapes, problem.examples, scores, problem.batch_size, whole)
+    gram = gram_work(shapes, problem.examples, scores, problem.batch_size, whole)
     dense = _dense_work(shapes, problem.examples, scores, problem.size, problem.batch_size)
     if problem.size > DENSE_PARAMETERS or 3 * problem.size**2 * 8 > memory * FACTOR_SHARE:
         dense = float("inf")
@@ -107,7 +114,8 @@ def choose(engine: Engine, scores: int, count: int, *, whole: bool = False) -> R
     return Route.DUAL if small and EXPECTED_VECTORS * problem.size * itemsize > memory * BASIS_SHARE else Route.LANCZOS
 
 
-def _gram_work(shapes: Shapes, examples: int, scores: int, batch: int, whole: bool) -> float:
+def gram_work(shapes: Shapes, examples: int, scores: int, batch: int, whole: bool) -> float:
+    """Multiplications of the Gram route, about: passes, inner products, matrices written, the small eigenproblem."""
     columns = examples * scores
     passes = 2 * (scores + 1) * examples * shapes.forward + -(-examples // batch) * 4 * PER_BATCH
     products = columns**2 * (shapes.explicit + shapes.cotangents) / 2 + examples**2 * shapes.inputs / 2

@@ -14,6 +14,7 @@ from fisher_cli.results.examples import (
     PerExample,
     Ratio,
 )
+from fisher_cli.results.forecasts import Forecast, Refusal
 from fisher_cli.results.identities import ExpansionStep, Identity, Outcome, Verification
 from fisher_cli.results.movement import UNSETTLED_NOTE, CheckpointComparison, LayerStep, Movement
 from fisher_cli.results.rows import Inspection, Measurement
@@ -38,6 +39,7 @@ __all__ = [
     "ExpansionStep",
     "FilterMeans",
     "Finding",
+    "Forecast",
     "Gradient",
     "Identity",
     "Inspection",
@@ -53,6 +55,7 @@ __all__ = [
     "PerExample",
     "Predictions",
     "Ratio",
+    "Refusal",
     "Rounding",
     "SpectralAxis",
     "Spectrum",

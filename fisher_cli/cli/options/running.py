@@ -41,6 +41,15 @@ Until = Annotated[
         rich_help_panel=RUNNING,
     ),
 ]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        metavar="",
+        help="Say what it will take in memory and time, from a probe of seconds; write nothing. 4: it does not fit.",
+        rich_help_panel=RUNNING,
+    ),
+]
 Devices = Annotated[
     str | None,
     typer.Option(

@@ -1,0 +1,149 @@
+"""`--dry-run`: what an analysis will cost, from a network without memory and a probe of seconds; writes nothing."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fisher_cli.cli.streams import why_nothing
+from fisher_cli.errors import OutOfMemoryError, UsageError
+from fisher_cli.formats import Format
+from fisher_cli.launch import launched
+from fisher_cli.outputs import ReportFiles
+from fisher_cli.settings import Resources, Settings
+
+if TYPE_CHECKING:
+    from fisher_cli.records import Key
+    from fisher_cli.reports.console import Console
+    from fisher_cli.run import Run
+
+# Exit code for what does not fit into memory: a check that fails.
+DOES_NOT_FIT = 4
+
+
+def foretell(
+    checkpoints: Sequence[Path],
+    settings: Settings,
+    resources: Resources,
+    files: ReportFiles | None,
+    form: Format | None,
+    quiet: bool,
+    resume: bool = True,
+    follows: bool = False,
+) -> int:
+    """Print what the same command without --dry-run will take, as lines, or as JSON with --format json.
+
+    Returns:
+        The exit code: 0 if it fits, 4 if it does not.
+
+    Raises:
+        UsageError: this is not told of several ranks, or of a run that waits, or not in this format.
+    """
+    if launched().size > 1:
+        msg = "--dry-run tells what one process takes: type it without torchrun; ranks share out the batches"
+        raise UsageError(msg)
+    if follows:
+        msg = "--dry-run with --follow: nobody knows how many checkpoints will come; leave one of the two out"
+        raise UsageError(msg)
+    if form not in {None, Format.TABLE, Format.JSON}:
+        msg = f"--dry-run prints lines, or JSON: leave --format {form} out, or type --format json"
+        raise UsageError(msg)
+
+    from fisher_cli.reports.console import Console
+
+    console = Console(quiet=quiet)
+    with contextlib.redirect_stdout(sys.stderr):
+        refused = _refused_at_sight(checkpoints, settings)
+        if refused is not None:
+            console.error(refused)
+            return DOES_NOT_FIT
+        try:
+            return _told(console, checkpoints, settings, resources, files, form, resume)
+        except OutOfMemoryError as error:
+            console.error(f"does not fit: {error}")
+            return DOES_NOT_FIT
+
+
+def _refused_at_sight(checkpoints: Sequence[Path], settings: Settings) -> str | None:
+    """Why this cannot be, by the sizes of the files and of a network that a function of the user's makes."""
+    from fisher_cli import machine
+    from fisher_cli.forecast import too_large
+    from fisher_cli.inputs.networks.architectures import find_factory
+    from fisher_cli.outline import largest_checkpoint, outline
+
+    available, whose = machine.total_memory()
+    largest = largest_checkpoint(checkpoints)
+    if largest + machine.resident_memory() > available:
+        return (
+            f"a file of {largest / 2**30:,.1f} GiB is read whole, and {whose} is {available / 2**30:,.1f} GiB: "
+            "save the weights alone, without the optimizer, or take a machine with more memory"
+        )
+    factory = find_factory(settings.model, dict(settings.model_arguments))
+    found = None if factory is None else outline(factory.build, settings)
+    if found is None or found.bytes + machine.resident_memory() <= available:
+        return None
+    refusal = too_large(found, machine.resident_memory(), available)
+    return f"{refusal.reason}: {', or '.join(refusal.remedies)}"
+
+
+def _told(
+    console: "Console",
+    checkpoints: Sequence[Path],
+    settings: Settings,
+    resources: Resources,
+    files: ReportFiles | None,
+    form: Format | None,
+    resume: bool,
+) -> int:
+    from fisher_cli.devices import choose_devices
+    from fisher_cli.forecast import forecast
+    from fisher_cli.reports.forecast import forecast_lines
+    from fisher_cli.run import Run
+    from fisher_cli.sharing import SharedRun
+
+    devices = choose_devices(resources.devices) if resources.devices else []
+    if devices:
+        resources = replace(resources, device=devices[0], devices=())
+    run = (Run if resources.shard is None else SharedRun)(checkpoints, settings, resources)
+    recorded = _recorded(run, files, resume=resume)
+    # On GPUs each process has a memory of its own.
+    processes = 1 if run.device.type == "cuda" else max(1, len(devices))
+    found = forecast(run, recorded, resources.batch_size, processes, console.message)
+    if found is None:
+        return _nothing_to_do(console, run)
+    if form is Format.JSON:
+        console.write(f"{json.dumps(asdict(found), indent=2)}\n")
+    else:
+        console.write("".join(f"{line}\n" for line in forecast_lines(found)))
+    if found.refusal is None:
+        return 0
+    console.error(f"does not fit: {found.refusal.reason}: {', or '.join(found.refusal.remedies)}")
+    return DOES_NOT_FIT
+
+
+def _recorded(run: "Run", files: ReportFiles | None, *, resume: bool) -> "Collection[Key]":
+    """What the journal of the report has of this run; nothing where it would be begun anew."""
+    from fisher_cli.records import journal_folder, kept_keys
+
+    if files is None or files.force or not resume:
+        return ()
+    return kept_keys(journal_folder(files.main), run.question)
+
+
+def _nothing_to_do(console: "Console", run: "Run") -> int:
+    """Say why there is no measurement to make; the exit code."""
+    from fisher_cli.results import Measurement, Status
+
+    broken = [
+        Measurement(checkpoint=file.name, status=Status.REJECTED, error=str(file.error))
+        for file in run.share
+        if file.error is not None
+    ]
+    if broken and len(broken) == len(run.share):
+        console.error(why_nothing(broken))
+        return 1
+    console.write("nothing is left to measure\n")
+    return 0
