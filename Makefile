@@ -32,8 +32,7 @@ docs: .venv/dev  ## write what the documents take from the code, and the picture
 	$(BIN)/fisher plot demo-report/digits-clean.csv --what traces --width two-columns --force -o docs/images/digits-clean.svg
 	$(BIN)/cog -r -I docs README.md docs/*.md
 
-bench: .venv/bench  ## traces and eigenvalues beside their peers, products, estimators, ranks: into benchmarks/*.md and *.json
-bench: .venv/bench  ## traces and eigenvalues beside their peers, estimators, ranks, scaling: into benchmarks/*.md and *.json
+bench: .venv/bench  ## traces and eigenvalues beside their peers, products, estimators, ranks, scaling: into benchmarks/
 	$(BIN)/python -m benchmarks.engine --trained --write
 	$(BIN)/python -m benchmarks.spectrum --large --write
 	$(BIN)/python -m benchmarks.products --write
