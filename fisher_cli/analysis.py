@@ -1,7 +1,6 @@
 """The measurements of a run, its tables, and the record of where they come from."""
 
 import platform
-import resource
 import sys
 from collections.abc import Mapping, MutableSequence
 from dataclasses import asdict, dataclass, field, replace
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fisher_cli import __version__
+from fisher_cli import __version__, machine
 from fisher_cli.metadata import examples_record, ledger_record, parameterisation, spectrum_record
 from fisher_cli.results import Ledger, Measurement, Status
 from fisher_cli.settings import Resources, Settings
@@ -160,7 +159,6 @@ class Analysis:
 
     def run_metadata(self) -> dict[str, Any]:
         """How it went this time: versions, device, timings, memory, command."""
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -181,7 +179,7 @@ class Analysis:
                 for m in self.measurements
                 if m.verification is not None
             ],
-            "peak_memory_bytes": peak,
+            "peak_memory_bytes": machine.peak_memory(),
             "peak_device_memory_bytes": torch.cuda.max_memory_allocated() if self.device.startswith("cuda") else None,
         }
 
