@@ -1,7 +1,7 @@
 """The journal of a run, `name.journal/`: one checksummed line per finished checkpoint, only ever appended to.
 
 The first line says what was asked: settings, data, versions. A record answers that question for the weights whose
-content hash it names, so that resuming means skipping what is there. Tables are rendered from the records.
+content hash it names: resuming means skipping what is there. Tables are rendered from the records.
 """
 
 import hashlib
@@ -47,10 +47,7 @@ class Record:
 
 @dataclass
 class _Places:
-    """Where in the file the records are: start and length of their lines, without the ends; the last of each key.
-
-    `latest` is the last key of each weights.
-    """
+    """Start and length of the records' lines, without the ends: the last of each key; `latest`: each weights' last key."""
 
     of: dict[Key, tuple[int, int]] = field(default_factory=dict)
     latest: dict[str, Key] = field(default_factory=dict)
@@ -347,5 +344,5 @@ def read_records(folder: Path) -> tuple[Mapping[str, Any], dict[Key, Record], in
 
 
 def ends_whole(folder: Path) -> bool:
-    """Whether the last line of a journal has its end; without it a kill or a cut came there, and no record is lost."""
+    """Whether the last line of a journal has its end; without it a cut came there, and no record is lost."""
     return (folder / _RECORDS).read_bytes().endswith(b"\n")

@@ -207,8 +207,6 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
          "gradient.sum(dimension + 1, keepdim=True)", "gradient.mean(dimension + 1, keepdim=True)"),
     ],
     "gradient_norms.per_example": [
-        ("square of the sum for the sum of squares", f"{NETWORK}[ExtraParameter-3]",
-         "gradient.double().square().sum()", "gradient.double().sum().square()"),
         ("directions of the first examples used for all", f"{ANY}::test_vectorised_gradients_equal_those_one_by_one",
          "directions[first : first + columns, some]", "directions[first : first + columns, : some.stop - some.start]"),
     ],
@@ -241,15 +239,23 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("buffers not put back", f"{ANY}::test_buffers_that_the_network_writes_are_put_back",
          "            module._buffers.update(held)\n", "            del held\n"),
     ],
-    "problem": [
+    "kernels": [
         ("batch norm evaluated without eps", f"{ORACLE}[residual-float64]",
          "scale = torch.rsqrt(running_var + eps)", "scale = torch.rsqrt(running_var)"),
+    ],
+    "backward": [
+        ("square of the sum for the sum of squares", f"{NETWORK}[ExtraParameter-3]",
+         "return values.double().square().sum()", "return values.double().sum().square()"),
+        ("scale of the cotangents not given back", SPECTRUM,
+         "add_(values[low : low + PIECE], alpha=scale)", "add_(values[low : low + PIECE])"),
+        ("second piece of a large gradient forgotten", "tests/test_backward.py::test_sums_in_pieces",
+         "range(0, len(flat), PIECE)", "range(0, min(len(flat), PIECE), PIECE)"),
+    ],
+    "problem": [
         ("network left in training mode", f"{TRACES}::test_what_no_rule_covers_goes_through_per_example_gradients",
          "    model.eval()\n", ""),
         ("uneven last batch dropped", ORACLE,
          "share(-(-self.examples // size))", "share(self.examples // size)"),
-        ("scale of the cotangents not given back", SPECTRUM,
-         "sums.add_(part.to_dense(), alpha=scale)", "sums.add_(part.to_dense())"),
         ("labels of the examples before", ORACLE,
          "return self.inputs[start:stop], self.labels[start:stop]",
          "return self.inputs[start:stop], self.labels.roll(1, 0)[start:stop]"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fisher_cli.curvature import linear_layers, moments, problem, products, scores, traces
+from fisher_cli.curvature import kernels, linear_layers, moments, products, scores, traces
 from fisher_cli.curvature.gradient_norms import engine
 from fisher_cli.curvature.identities import expansion, heads, hessians, plain, spectra, suite
 from fisher_cli.curvature.identities import traces as trace_identities
@@ -110,7 +110,7 @@ def training_mode(patch: pytest.MonkeyPatch) -> None:
         input, _, _, weight, bias, *_ = given
         return torch.batch_norm(input, weight, bias, None, None, True, 0.1, 1e-5, False)
 
-    patch.setattr(problem, "_batch_norm", of_the_batch)
+    patch.setattr(kernels, "_batch_norm", of_the_batch)
     patch.setattr(linear_layers, "_batch_norm", lambda _: of_the_batch)
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import fisher_cli.curvature.ledger
-from fisher_cli import analyze, measurement
+from fisher_cli import analyze
+from fisher_cli.clock import Clock
 from fisher_cli.curvature import consistency, traces
 from fisher_cli.curvature.gradient_norms.engine import Engine, Pass, Take
 from fisher_cli.curvature.gradient_norms.work import Operations, counted, spent_on
@@ -349,7 +350,7 @@ def test_the_check_says_what_it_compared_and_the_largest_difference(monkeypatch:
 def test_a_stage_inside_another_is_taken_out_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([0.0, 1.0, 4.0, 5.0, 5.5, 10.0, 20.0, 23.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(seconds))
-    clock = measurement._Clock()
+    clock = Clock()
     with clock("traces"):
         with clock("check"):
             pass

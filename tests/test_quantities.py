@@ -134,8 +134,10 @@ def test_the_errors_are_the_same_by_every_route(route: Route) -> None:
         question = Question(3, tolerance=1e-9)
         expected = spectrum._errors(matrix, matrix.leading(3, route=Route.GRAM), question)
         found = matrix.leading(3, tolerance=1e-9, route=route, vectors=True)
-        assert spectrum._errors(matrix, found, question) == pytest.approx(expected, rel=1e-6)
-        assert spectrum._errors(matrix, replace(found, vectors=None, coordinates=None), question) is None
+        located = spectrum._with_coordinates(matrix, found)
+        assert spectrum._errors(matrix, located, question) == pytest.approx(expected, rel=1e-6)
+        nowhere = spectrum._with_coordinates(matrix, replace(found, vectors=None, coordinates=None))
+        assert spectrum._errors(matrix, nowhere, question) is None
 
 
 def test_the_bootstraps_errors_are_the_spread_of_eigenvalues_over_data_sets() -> None:
