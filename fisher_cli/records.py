@@ -47,7 +47,7 @@ class Record:
 
 @dataclass
 class _Places:
-    """Start and length of the records' lines, without the ends: the last of each key; `latest`: each weights' last key."""
+    """Start and length of records' lines, without their ends: the last of each key; `latest`: that of each weights."""
 
     of: dict[Key, tuple[int, int]] = field(default_factory=dict)
     latest: dict[str, Key] = field(default_factory=dict)
