@@ -97,7 +97,7 @@ def forecast(
     place = max(todo.places, key=lambda each: run.files[each].path.stat().st_size)
     refused = _refused_without_memory(run, place, available)
     if refused is not None:
-        return _described(run, todo, place, None, refused, (available, whose), processes)
+        return _described(run, todo, place, (available, whose), processes, refused[0], sketch=refused[1])
     before = _before(run, place) if run.analysis.settings.looks_back and len(run.files) > 1 else None
     places = (place,) if before is None else (before, place)
     if len(run.files) > 1 and before is None and run.analysis.settings.looks_back:
@@ -111,7 +111,7 @@ def forecast(
         msg = f"{run.files[place].name}, on which the run was to be tried: {error}"
         raise FisherError(msg) from error
     refusal = _refusal(run, probed, available, processes)
-    return _described(run, todo, place, probed, refusal, (available, whose), processes)
+    return _described(run, todo, place, (available, whose), processes, refusal, probed=probed)
 
 
 def available_memory(device: torch.device) -> tuple[int, str]:
@@ -189,12 +189,14 @@ def _described(
     run: Run,
     todo: Plan,
     place: int,
-    probed: Probed | None,
-    refused: tuple[Refusal, Outline] | Refusal | None,
     available: tuple[int, str],
     processes: int,
+    refusal: Refusal | None,
+    *,
+    probed: Probed | None = None,
+    sketch: Outline | None = None,
 ) -> Forecast:
-    refusal, sketch = refused if isinstance(refused, tuple) else (refused, None)
+    """What was found by the probe, or by the network's outline where that was enough to refuse."""
     seconds = {} if probed is None else probed.seconds
     joining = sum(seconds.get(stage, 0.0) for stage in JOINING)
     whole = todo.measurements * sum(seconds.values()) + (todo.joined + todo.revisited) * joining

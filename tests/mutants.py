@@ -21,7 +21,8 @@ from types import CodeType, ModuleType
 
 import pytest
 
-from tests.mutations import CHECKS, MUTATIONS, PACKAGE, Mutation
+from tests.mutation import CHECKS, PACKAGE, Mutation
+from tests.mutations import MUTATIONS
 
 ROOT = Path(__file__).parent.parent
 # What the tests import besides the package; imported once, before the forks.

@@ -3,12 +3,7 @@
 Every original text occurs exactly once in its module, so that an entry whose text is gone is noticed.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-PACKAGE = "fisher_cli.curvature"
-# The modules whose `check` looks at every trace as it is made.
-CHECKS = ("gradient_norms.verification", "consistency")
+from tests.mutation import Mutation, pairs
 
 TRACES, SPECTRUM, ESTIMATORS = "tests/test_traces.py", "tests/test_spectrum.py", "tests/test_estimators.py"
 LIKELIHOODS, LANCZOS, MOMENTS = "tests/test_likelihoods.py", "tests/test_lanczos.py", "tests/test_moments.py"
@@ -241,14 +236,14 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
     ],
     "kernels": [
         ("batch norm evaluated without eps", f"{ORACLE}[residual-float64]",
-         "scale = torch.rsqrt(running_var + eps)", "scale = torch.rsqrt(running_var)"),
+         "scale = torch.rsqrt(variance + eps)", "scale = torch.rsqrt(variance)"),
     ],
-    "backward": [
+    "sums": [
         ("square of the sum for the sum of squares", f"{NETWORK}[ExtraParameter-3]",
-         "return values.double().square().sum()", "return values.double().sum().square()"),
+         "return dot(values, values)", "return values.double().sum().square()"),
         ("scale of the cotangents not given back", SPECTRUM,
          "add_(values[low : low + PIECE], alpha=scale)", "add_(values[low : low + PIECE])"),
-        ("second piece of a large gradient forgotten", "tests/test_backward.py::test_sums_in_pieces",
+        ("second piece of a large gradient forgotten", "tests/test_sums.py",
          "range(0, len(flat), PIECE)", "range(0, min(len(flat), PIECE), PIECE)"),
     ],
     "problem": [
@@ -366,43 +361,6 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
     ],
 }  # fmt: skip
 
-
-class StaleMutationError(Exception):
-    """The text that an edit replaces does not occur exactly once."""
-
-
-@dataclass(frozen=True)
-class Mutation:
-    """A planted error: edits (original, replacement) of one module, and the file or test that is to catch it."""
-
-    name: str
-    module: str
-    edits: tuple[tuple[str, str], ...]
-    tests: str
-
-    @property
-    def is_in_a_check(self) -> bool:
-        """Whether the error is in one of the run-time checks, which must then be on."""
-        return self.module in CHECKS
-
-    def applied(self, source: str) -> str:
-        """The source with the error in it.
-
-        Raises:
-            StaleMutationError: an original text is gone, or there are several of it.
-        """
-        for original, replacement in self.edits:
-            if source.count(original) != 1:
-                msg = f"{self.name}: {source.count(original)} times in {self.module}: {original!r}"
-                raise StaleMutationError(msg)
-            source = source.replace(original, replacement)
-        return source
-
-
-def _pairs(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    return tuple(zip(texts[::2], texts[1::2], strict=True))
-
-
 MUTATIONS = [
-    Mutation(name, module, _pairs(texts), tests) for module, entries in TABLE.items() for name, tests, *texts in entries
+    Mutation(name, module, pairs(texts), tests) for module, entries in TABLE.items() for name, tests, *texts in entries
 ]

@@ -2,13 +2,11 @@
 
 import weakref
 
-import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fisher_cli.curvature import backward
-from fisher_cli.curvature.backward import add_to, gradients_in_turn, inner_product, squared_norm
+from fisher_cli.curvature.backward import gradients_in_turn
 from tests.cases import Case
 
 
@@ -49,14 +47,3 @@ def test_sparse_gradients_are_handed_over_dense() -> None:
     found: dict[str, Tensor] = {}
     gradients_in_turn(outputs, {"weight": weight}, torch.ones(3, 3), found.__setitem__)
     assert found["weight"].sum(1).tolist() == [0, 6, 0, 0, 3]
-
-
-@pytest.mark.parametrize("piece", [1, 7, 2**18])
-def test_sums_in_pieces(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backward, "PIECE", piece)
-    values, others = torch.randn(5, 4), torch.randn(4, 5).double().T
-    total = torch.ones(5, 4).double()
-    add_to(total, values, 3.0)
-    assert torch.allclose(total, 1 + 3 * values.double(), rtol=0, atol=1e-15)
-    assert float(squared_norm(values)) == pytest.approx(float(values.double().square().sum()), rel=1e-14)
-    assert float(inner_product(values, others)) == pytest.approx(float((values.double() * others).sum()), rel=1e-13)

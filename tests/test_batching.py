@@ -11,34 +11,30 @@ GIBIBYTE = 2**30
 PER_VALUE = (10 + OVERHEAD) * 4
 
 
-@pytest.fixture(params=[16, 4096])
-def memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """A machine of so many GiB, in bytes."""
-    total = request.param * GIBIBYTE
-    monkeypatch.setattr(batching, "memory_bytes", lambda _: total)
-    return int(total)
+@pytest.fixture(autouse=True)
+def memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of 16 GiB."""
+    monkeypatch.setattr(batching, "memory_bytes", lambda _: 16 * GIBIBYTE)
 
 
 def size_of(bytes_per_example: float, examples: int = 10**6) -> int:
     return automatic_batch_size(int(bytes_per_example / PER_VALUE), torch.zeros(1), 10, examples)
 
 
-@pytest.mark.usefixtures("memory")
 def test_small_examples_fill_the_caches() -> None:
     assert size_of(CPU_BYTES / 16) == 16
     assert size_of(CPU_BYTES / 1e6) == LARGEST
     assert size_of(CPU_BYTES / 16, examples=5) == 5
 
 
-def test_large_examples_are_taken_eight_at_once_as_far_as_the_memory_goes(memory: int) -> None:
-    share = memory * MEMORY_SHARE
-    assert size_of(CPU_BYTES / 3) == (8 if share >= FEWEST * CPU_BYTES / 3 else int(3 * share / CPU_BYTES))
-    assert size_of(share / 8) == 8
+def test_large_examples_are_taken_eight_at_once_as_far_as_the_memory_goes() -> None:
+    share = 16 * GIBIBYTE * MEMORY_SHARE
+    assert FEWEST == 8
+    assert size_of(CPU_BYTES / 7) == size_of(CPU_BYTES / 3) == size_of(share / 8) == 8
     assert size_of(share / 5) == 5
     assert size_of(2 * share) == 1
 
 
-@pytest.mark.usefixtures("memory")
 def test_directions_beyond_sixteen_are_taken_in_turns() -> None:
     sizes = [automatic_batch_size(10**5, torch.zeros(1), directions, 10**6) for directions in (1, 16, 17, 1000)]
     assert sizes[0] > sizes[1] == sizes[2] == sizes[3]

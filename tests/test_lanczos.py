@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fisher_cli.curvature import krylov
+from fisher_cli.curvature import krylov, sums
 from fisher_cli.curvature.lanczos import Eigenpairs, Ending, largest_eigenpairs
 from fisher_cli.errors import NumericalError
 from tests.spectra import (
@@ -209,6 +209,7 @@ def test_kept_images_give_the_same_residuals_without_further_products() -> None:
 def test_small_blocks_and_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"PIECE": 70, "PATCH": 1000, "MOST_ROWS": 3, "FEWEST_ROWS": 3}.items():
         monkeypatch.setattr(krylov, name, value)
+    monkeypatch.setattr(sums, "PIECE", 70)
     for spectrum in ("1/k²", "rank five", "two values"):
         for dtype in TOLERANCE:
             found = solve(spectrum, dtype, 5, keep_images=True)

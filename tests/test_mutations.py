@@ -11,7 +11,8 @@ import pytest
 
 import fisher_cli
 from tests.mutants import ROOT, Outcome
-from tests.mutations import MUTATIONS, PACKAGE, Mutation
+from tests.mutation import PACKAGE, Mutation
+from tests.mutations import MUTATIONS
 
 SHARE = 0.96
 

@@ -8,9 +8,6 @@ from torch import Tensor
 
 Take = Callable[[str, Tensor], None]
 
-# Values converted to float64 at once: a copy of a large gradient in that precision would be twice its size.
-PIECE = 2**18
-
 
 def gradients_in_turn(
     outputs: Tensor, parameters: Mapping[str, Tensor], cotangents: Tensor, take: Take, *, keep: bool = False
@@ -38,23 +35,3 @@ def gradients_in_turn(
     finally:
         for handle in handles:
             handle.remove()
-
-
-def add_to(total: Tensor, part: Tensor, scale: float = 1.0) -> None:
-    """Add scale · part to a float64 total of the same shape in place, piece by piece."""
-    flat, values = total.view(-1), part.reshape(-1)
-    for low in range(0, len(flat), PIECE):
-        flat[low : low + PIECE].add_(values[low : low + PIECE], alpha=scale)
-
-
-def squared_norm(values: Tensor) -> Tensor:
-    """‖v‖² in float64, piece by piece."""
-    if values.numel() <= PIECE:
-        return values.double().square().sum()
-    return torch.stack([piece.double().square().sum() for piece in torch.split(values.reshape(-1), PIECE)]).sum()
-
-
-def inner_product(values: Tensor, vector: Tensor) -> Tensor:
-    """⟨v, u⟩ in float64 of two tensors of one shape, piece by piece."""
-    pairs = zip(torch.split(values.reshape(-1), PIECE), torch.split(vector.reshape(-1), PIECE), strict=True)
-    return torch.stack([(one.double() * other.double()).sum() for one, other in pairs]).sum()

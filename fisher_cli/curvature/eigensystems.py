@@ -11,12 +11,12 @@ from fisher_cli.curvature import factors
 from fisher_cli.curvature.batching import memory_bytes
 from fisher_cli.curvature.gradient_norms import verification
 from fisher_cli.curvature.gradient_norms.engine import Engine
-from fisher_cli.curvature.krylov import dot
 from fisher_cli.curvature.lanczos import ROUNDING, Eigenpairs, largest_eigenpairs
 from fisher_cli.curvature.problem import Problem
 from fisher_cli.curvature.products import Dual, Jacobian, empirical_product, fisher_product
 from fisher_cli.curvature.routes import BASIS_SHARE, EXPECTED_VECTORS, WHOLE_ROWS, Route, choose, fits
 from fisher_cli.curvature.scores import ScoresOf, empirical_scores, true_scores
+from fisher_cli.curvature.sums import dot, squared_norm
 from fisher_cli.errors import NumericalError
 
 # Of the score gradients left out by `gram-leading`, the trace may be this share of tolerance · tr F; what that is of
@@ -164,7 +164,7 @@ class Matrix:
             converged and _small(residuals, values, tolerance),
             products,
             whole=values if whole or len(gram) <= WHOLE_ROWS else None,
-            squared_norm=_squared_norm(gram),
+            squared_norm=float(squared_norm(gram)),
             bound=bound,
             coordinates=inner[:, :count] * values[:count].clamp_min(0).sqrt(),
             examples=factor.examples,
@@ -188,7 +188,7 @@ class Matrix:
             True,
             vectors=some if vectors else None,
             whole=values,
-            squared_norm=_squared_norm(matrix),
+            squared_norm=float(squared_norm(matrix)),
         )
 
     def _by_lanczos(self, count: int, tolerance: float, vectors: bool) -> Eigensystem:
@@ -254,7 +254,7 @@ class Matrix:
             device=self.problem.device,
             dtype=dtype,
             trace=self.trace if gram is None else float(gram.trace()),
-            squared_norm=None if gram is None else _squared_norm(gram),
+            squared_norm=None if gram is None else float(squared_norm(gram)),
             keep_images=images,
         )
 
@@ -305,11 +305,6 @@ def _require_finite(matrix: Tensor) -> None:
     if not math.isfinite(float(torch.linalg.vector_norm(matrix, math.inf))):
         msg = "a gradient is NaN or infinite: eigenvalues cannot be computed"
         raise NumericalError(msg)
-
-
-def _squared_norm(matrix: Tensor) -> float:
-    """‖A‖_F² without a second matrix of its squares."""
-    return float(torch.dot(matrix.flatten(), matrix.flatten()))
 
 
 def _dropped(columns: Tensor, chosen: Tensor) -> float:

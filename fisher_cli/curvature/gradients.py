@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from fisher_cli.curvature.backward import squared_norm
 from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.moments import mean_of
 from fisher_cli.curvature.products import views
 from fisher_cli.curvature.scores import empirical_scores
+from fisher_cli.curvature.sums import squared_norm
 from fisher_cli.results import Estimate, Gradient
 
 

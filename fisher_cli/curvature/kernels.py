@@ -2,35 +2,52 @@
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-_fused_batch_norm = functional.batch_norm
+BatchNorm = Callable[..., Tensor]
+"""As torch.nn.functional's."""
 
 
-def _batch_norm(
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
+def in_evaluation(
+    original: BatchNorm, kernel: Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, float], Tensor]
+) -> BatchNorm:
+    """Batch norm by a kernel (x, μ, σ², γ, β, ε); the original in training and for statistics of another type."""
+
+    def batch_norm(
+        input: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        if training or running_mean is None or running_var is None or input.dtype != running_var.dtype:
+            return original(input, running_mean, running_var, weight, bias, training, momentum, eps)
+        return kernel(input, running_mean, running_var, weight, bias, eps)
+
+    return batch_norm
+
+
+def _evaluated(
+    input: Tensor, mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> Tensor:
-    """x ↦ x ∘ s + t with s = γ/√(σ² + ε), t = β − μ ∘ s: batch norm in evaluation, whose derivatives are products."""
-    if training or running_mean is None or running_var is None or input.dtype != running_var.dtype:
-        return _fused_batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    scale = torch.rsqrt(running_var + eps)
+    """x ↦ x ∘ s + t with s = γ/√(σ² + ε), t = β − μ ∘ s, whose derivatives are products."""
+    scale = torch.rsqrt(variance + eps)
     if weight is not None:
         scale = weight * scale
-    shift = -running_mean * scale if bias is None else torch.addcmul(bias, running_mean, scale, value=-1)
+    shift = -mean * scale if bias is None else torch.addcmul(bias, mean, scale, value=-1)
     shape = (-1, *(1,) * (input.dim() - 2))
     return torch.addcmul(shift.reshape(shape), input, scale.reshape(shape))
+
+
+_batch_norm = in_evaluation(functional.batch_norm, _evaluated)
 
 
 @contextlib.contextmanager

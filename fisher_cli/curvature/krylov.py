@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fisher_cli.curvature.sums import PIECE, dot
 from fisher_cli.errors import NumericalError
 
 Product = Callable[[Tensor], Tensor]
@@ -18,8 +19,8 @@ Product = Callable[[Tensor], Tensor]
 
 # A new vector this many units in the last place of the matrix's norm long is rounding: the space is invariant.
 BREAKDOWN = 50
-# Components at a time in sums over vectors, numbers at a time in a change of basis.
-PIECE, PATCH = 2**20, 2**22
+# Numbers at a time in a change of basis.
+PATCH = 2**22
 # Rows are allocated in blocks of this many bytes, but never fewer or more rows than these.
 BLOCK_BYTES, FEWEST_ROWS, MOST_ROWS = 2**26, 8, 512
 
@@ -27,14 +28,6 @@ BLOCK_BYTES, FEWEST_ROWS, MOST_ROWS = 2**26, 8, 512
 def _pieces(size: int, width: int | None = None) -> Iterator[slice]:
     width = width or PIECE
     return (slice(low, low + width) for low in range(0, size, width))
-
-
-def dot(one: Tensor, other: Tensor) -> Tensor:
-    """uᵀv of two vectors of any precision, summed in float64; stays on their device."""
-    total = torch.zeros((), dtype=torch.float64, device=one.device)
-    for piece in _pieces(len(one)):
-        total += torch.dot(one[piece].double(), other[piece].double())
-    return total
 
 
 class Rows:

@@ -12,8 +12,9 @@ from enum import Enum, StrEnum, auto
 import torch
 from torch import Tensor
 
-from fisher_cli.curvature.krylov import Operator, Product, Rows, dot
+from fisher_cli.curvature.krylov import Operator, Product, Rows
 from fisher_cli.curvature.subspace import Ritz, Subspace
+from fisher_cli.curvature.sums import dot
 
 # The search for overlooked eigenvalues may miss one with this probability over its random start vector.
 SEARCH_RISK = 1e-3

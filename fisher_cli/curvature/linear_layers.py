@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from fisher_cli.curvature.kernels import BatchNorm, in_evaluation
+
 _ATEN: Final = torch.ops.aten
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -179,24 +181,16 @@ def _convolution(original: Callable[..., Tensor], dimensions: int) -> Callable[.
     return convolution
 
 
-def _batch_norm(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def batch_norm(
-        input: Tensor,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        training: bool = False,
-        momentum: float = 0.1,
-        eps: float = 1e-5,
+def _batch_norm(original: BatchNorm) -> BatchNorm:
+    def kernel(
+        input: Tensor, mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     ) -> Tensor:
-        given = (running_mean, running_var, weight, bias)
-        if training or any(tensor is None or tensor.dtype != input.dtype for tensor in given):
-            return original(input, running_mean, running_var, weight, bias, training, momentum, eps)
-        found: Tensor = _BatchNorm.apply(input, weight, bias, running_mean, running_var, eps)
+        if any(tensor is None or tensor.dtype != input.dtype for tensor in (mean, weight, bias)):
+            return original(input, mean, variance, weight, bias, False, 0.0, eps)
+        found: Tensor = _BatchNorm.apply(input, weight, bias, mean, variance, eps)
         return found
 
-    return batch_norm
+    return in_evaluation(original, kernel)
 
 
 @contextlib.contextmanager

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from fisher_cli.curvature.allocation import is_large, manage_freed_memory, trim
-from fisher_cli.curvature.backward import add_to, gradients_in_turn
+from fisher_cli.curvature.backward import gradients_in_turn
 from fisher_cli.curvature.batching import automatic_batch_size, network_bytes, values_per_example
 from fisher_cli.curvature.kernels import reproducible_kernels
 from fisher_cli.curvature.likelihoods import Likelihood, likelihood_named
+from fisher_cli.curvature.sums import add_to
 from fisher_cli.curvature.world import ALONE, World
 from fisher_cli.errors import ArchitectureError, CoupledExamplesError, DataError, NumericalError
 

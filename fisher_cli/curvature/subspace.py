@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fisher_cli.curvature.krylov import BREAKDOWN, Operator, Rows, dot, random_direction, step, unit
+from fisher_cli.curvature.krylov import BREAKDOWN, Operator, Rows, random_direction, step, unit
+from fisher_cli.curvature.sums import dot
 from fisher_cli.errors import NumericalError
 
 # A Ritz value this far below zero, relative to the largest, is no rounding, not even that of float32 products.

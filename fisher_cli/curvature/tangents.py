@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.func import jvp
 
-from fisher_cli.curvature.backward import gradients_in_turn, inner_product
+from fisher_cli.curvature.backward import gradients_in_turn
 from fisher_cli.curvature.batching import graph_bytes
 from fisher_cli.curvature.gradient_norms.capture import recorded_calls
 from fisher_cli.curvature.kernels import reproducible_kernels
@@ -19,6 +19,7 @@ from fisher_cli.curvature.linear_layers import transposable_layers
 from fisher_cli.curvature.memory import raise_if_out_of_memory
 from fisher_cli.curvature.problem import Batch, Problem
 from fisher_cli.curvature.substitution import substituted
+from fisher_cli.curvature.sums import dot
 
 PushForward = Callable[[Batch, Mapping[str, Tensor]], tuple[Tensor, Tensor]]
 """(batch, v by parameter) → outputs (B, C) and J v (B, C)."""
@@ -143,7 +144,7 @@ def is_transpose(problem: Problem, push: PushForward) -> bool:
 
     def add(name: str, gradient: Tensor) -> None:
         nonlocal backward
-        backward += float(inner_product(gradient, tangents[name]))
+        backward += float(dot(gradient, tangents[name]))
 
     with reproducible_kernels():
         gradients_in_turn(problem.forward(batch.inputs), problem.parameters, direction, add)

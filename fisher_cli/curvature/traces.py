@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature import consistency
-from fisher_cli.curvature.backward import add_to
 from fisher_cli.curvature.deflation import deflated, pilot
 from fisher_cli.curvature.gradient_norms import verification
 from fisher_cli.curvature.gradient_norms.engine import Engine, Pass
@@ -17,6 +16,7 @@ from fisher_cli.curvature.moments import Moments, as_floats, over_ranks, ratio_o
 from fisher_cli.curvature.predictions import PredictionTotals
 from fisher_cli.curvature.problem import Batch, Problem
 from fisher_cli.curvature.scores import Scores, Scoring, exact, sampled
+from fisher_cli.curvature.sums import add_to
 from fisher_cli.curvature.world import World
 from fisher_cli.errors import NumericalError
 from fisher_cli.results import Check, LayerTrace, Ledger, PerExample, Predictions, Trace

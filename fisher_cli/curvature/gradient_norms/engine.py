@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 from torch.func import vmap
 
-from fisher_cli.curvature.backward import Take, gradients_in_turn, inner_product
+from fisher_cli.curvature.backward import Take, gradients_in_turn
 from fisher_cli.curvature.batching import directions_at_once
 from fisher_cli.curvature.gradient_norms import per_example
 from fisher_cli.curvature.gradient_norms.capture import Call, recorded_calls
@@ -20,6 +20,7 @@ from fisher_cli.curvature.gradient_norms.work import spent_on
 from fisher_cli.curvature.kernels import reproducible_kernels
 from fisher_cli.curvature.memory import raise_if_out_of_memory
 from fisher_cli.curvature.problem import Batch, Problem, widened
+from fisher_cli.curvature.sums import dot
 from fisher_cli.errors import ArchitectureError
 
 PER_EXAMPLE = "per-example"
@@ -131,7 +132,7 @@ class Engine:
                     total += sum(part.projections(vectors[name]) for part in parts)
 
             def product(name: str, gradient: Tensor) -> Tensor:
-                return inner_product(gradient, vectors[name])
+                return dot(gradient, vectors[name])
 
             if plan.by_example:
                 total += sum(self._by_example(plan.by_example, batch, directions, product).values())

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 from torch.func import vjp, vmap
 
-from fisher_cli.curvature.backward import gradients_in_turn, squared_norm
+from fisher_cli.curvature.backward import gradients_in_turn
 from fisher_cli.curvature.kernels import reproducible_kernels
 from fisher_cli.curvature.problem import Problem, as_outputs
 from fisher_cli.curvature.substitution import substituted
+from fisher_cli.curvature.sums import squared_norm
 
 # Values of per-example gradients held at once; 2^24 float32 values are 64 MiB.
 MAXIMUM_VALUES = 2**24
