@@ -32,7 +32,8 @@ def _told(found: Forecast) -> Iterator[tuple[str, str]]:
         yield "", stages
     yield "memory", _memory(found)
     for name, size in found.parts:
-        yield "", f"{size / _MIB:>9,.0f} MiB  {name}"
+        if size > _MIB / 2:
+            yield "", f"{size / _MIB:>9,.0f} MiB  {name}"
     if found.probed:
         yield (
             "read off",
