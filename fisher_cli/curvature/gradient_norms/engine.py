@@ -1,6 +1,6 @@
 """Squared per-example gradient norms of every parameter, for many score directions at once, batch after batch."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +13,8 @@ from fisher_cli.curvature.batching import directions_at_once
 from fisher_cli.curvature.gradient_norms import per_example
 from fisher_cli.curvature.gradient_norms.capture import Call, recorded_calls
 from fisher_cli.curvature.gradient_norms.contributions import Contribution, Picks, can_be_joined, joined, squared_norms
+from fisher_cli.curvature.gradient_norms.convolution_transpose import convolutions_by_convolutions
+from fisher_cli.curvature.gradient_norms.doubts import Doubts
 from fisher_cli.curvature.gradient_norms.graph import Graph, read_graph
 from fisher_cli.curvature.gradient_norms.layouts import Layout, find_layout, ratios_for
 from fisher_cli.curvature.gradient_norms.rules import RULES
@@ -22,6 +24,9 @@ from fisher_cli.curvature.memory import raise_if_out_of_memory
 from fisher_cli.curvature.problem import Batch, Problem, widened
 from fisher_cli.curvature.sums import dot
 from fisher_cli.errors import ArchitectureError
+
+Also = Callable[[str, Sequence[Contribution]], None]
+"""Told each parameter's name and contributions."""
 
 PER_EXAMPLE = "per-example"
 UNUSED = "unused"
@@ -81,6 +86,7 @@ class Engine:
     methods: dict[str, set[str]] = field(default_factory=dict)
     vectorise: bool = True
     _layouts: dict[object, tuple[Layout | None, ...]] = field(default_factory=dict)
+    _careful: set[str] = field(default_factory=set)  # parameters whose quick route was inexact once
 
     def ledger(self) -> dict[str, str]:
         """One word or several per parameter: how its norms were found."""
@@ -101,7 +107,11 @@ class Engine:
         Raises:
             ArchitectureError: the outputs do not depend on the analysed parameters.
         """
-        with reproducible_kernels(), recorded_calls(self.problem.parameters) as calls:
+        with (
+            reproducible_kernels(),
+            convolutions_by_convolutions(self.problem.device),
+            recorded_calls(self.problem.parameters) as calls,
+        ):
             outputs = self.problem.forward(batch.inputs)
         if not outputs.requires_grad:
             msg = "the network's outputs do not depend on the analysed parameters: check --include and --exclude"
@@ -209,15 +219,14 @@ class Engine:
         take: Take | None,
     ) -> dict[str, Tensor]:
         """Norms of the gradients of some directions; `take` is given their weighted sums."""
-        found: dict[str, Tensor] = {}
         picks = None if coefficients is None else Picks.of(coefficients)
-        with torch.no_grad():
-            for name, parts in _contributions(plan, outputs, directions):
-                with spent_on([name]):
-                    found[name] = squared_norms(parts)
-                    if picks is not None and take is not None:
-                        shape = self.problem.parameters[name].shape
-                        take(name, _total(part.weighted_sum(picks, shape) for part in parts))
+
+        def also(name: str, parts: Sequence[Contribution]) -> None:
+            if picks is not None and take is not None:
+                shape = self.problem.parameters[name].shape
+                take(name, _total(part.weighted_sum(picks, shape) for part in parts))
+
+        found = self._norms_by_rules(plan, outputs, directions, also)
         if plan.by_example:
             with spent_on(plan.by_example):
                 found |= self._by_example(plan.by_example, batch, directions)
@@ -225,6 +234,32 @@ class Engine:
                     self._sums_by_autograd(plan.by_example, outputs, directions, coefficients, take)
         zero = torch.zeros(directions.shape[:2], dtype=torch.float64, device=directions.device)
         return {name: found.get(name, zero) for name in self.problem.parameters}
+
+    def _norms_by_rules(self, plan: _Plan, outputs: Tensor, directions: Tensor, also: Also) -> dict[str, Tensor]:
+        """Norms of all parameters with a rule. On the CPU each route is judged when it is taken, elsewhere at the end.
+
+        There the norms of a parameter whose quick route was inexact are taken again, and judged at once from then on.
+        """
+        doubts = None if directions.device.type == "cpu" else Doubts()
+
+        def norms(also: Also | None, only: Container[str] | None, doubts: Doubts | None) -> dict[str, Tensor]:
+            found: dict[str, Tensor] = {}
+            for name, parts in _contributions(plan, outputs, directions):
+                with spent_on([name]):
+                    if only is None or name in only:
+                        given = None if doubts is None or name in self._careful else doubts.of(name)
+                        found[name] = squared_norms(parts, given)
+                    if also is not None:
+                        also(name, parts)
+            return found
+
+        with torch.no_grad():
+            found = norms(also, None, doubts)
+            inexact = set() if doubts is None else doubts.owners()
+            if inexact:
+                self._careful |= inexact
+                found |= norms(None, inexact, None)
+        return found
 
     def _sums_by_autograd(
         self, names: Sequence[str], outputs: Tensor, directions: Tensor, coefficients: Tensor, take: Take
