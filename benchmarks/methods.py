@@ -17,7 +17,7 @@ from fisher_cli.curvature.problem import TensorData, pose
 from fisher_cli.curvature.traces import sweep
 
 # The rows of per-example Jacobians that torch.func may hold at once, in bytes.
-JACOBIAN_BYTES = 512 * 2**20
+JACOBIAN_BYTES, GPU_JACOBIAN_BYTES = 512 * 2**20, 8 * 2**30
 # Up to so many parameters the trace of an operator, which takes one product with each unit vector, is asked for.
 UNIT_VECTORS = 10_000
 UNIT_VECTORS_AT_ONCE = 64
@@ -96,7 +96,8 @@ def torch_func(model: nn.Module, inputs: Tensor, _: Tensor, batch: int) -> Answe
         return torch.dot(value.exp(), norms)
 
     row_bytes = 4 * 10 * sum(p.numel() for p in parameters.values())
-    chunk = max(1, min(batch, JACOBIAN_BYTES // row_bytes))
+    held = JACOBIAN_BYTES if inputs.device.type == "cpu" else GPU_JACOBIAN_BYTES
+    chunk = max(1, min(batch, held // row_bytes))
     return Answer(float(torch.func.vmap(term, chunk_size=chunk)(inputs).double().mean()))
 
 
@@ -113,8 +114,8 @@ def curvlinops(model: nn.Module, inputs: Tensor, labels: Tensor, batch: int) -> 
     )
     total = 0.0
     for start in range(0, size, UNIT_VECTORS_AT_ONCE):
-        columns = torch.arange(start, min(start + UNIT_VECTORS_AT_ONCE, size))
-        units = torch.zeros(size, len(columns))
+        columns = torch.arange(start, min(start + UNIT_VECTORS_AT_ONCE, size), device=inputs.device)
+        units = torch.zeros(size, len(columns), device=inputs.device)
         units[columns, columns - start] = 1
         total += float((operator @ units)[columns, columns - start].double().sum())
     return Answer(total)
@@ -124,7 +125,7 @@ def nngeometry(model: nn.Module, inputs: Tensor, labels: Tensor, batch: int) -> 
     """The diagonal of F from a square root of the Fisher of the logits, C − 1 backward passes per batch."""
     fim, diagonal = package("nngeometry.metrics").FIM, package("nngeometry.object").PMatDiag
     loader = DataLoader(TensorDataset(inputs, labels), batch_size=batch)
-    return Answer(float(fim(model, loader, diagonal, variant="classif_logits").trace()))
+    return Answer(float(fim(model, loader, diagonal, variant="classif_logits", device=inputs.device).trace()))
 
 
 def backpack(model: nn.Module, inputs: Tensor, labels: Tensor, batch: int) -> Answer:

@@ -189,8 +189,9 @@ class Analysis:
         return self.device.startswith("cuda")
 
     def _gpu(self) -> dict[str, Any]:
-        """What the last digits depend on."""
+        """What its allocator took in all, and what the last digits depend on."""
         return {
+            "peak_device_memory_reserved_bytes": torch.cuda.max_memory_reserved(self.device),
             "gpu": torch.cuda.get_device_name(self.device),
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]

@@ -12,7 +12,7 @@ DIRECTIONS_AT_ONCE = 16
 # The working set of a batch stays below this share of the memory, of a GPU, which nothing else uses and which small
 # batches leave idle, below a larger one …
 MEMORY_SHARE = 1 / 16
-GPU_MEMORY_SHARE = 1 / 4
+GPU_MEMORY_SHARE = 1 / 2
 # … in which a batch of at least so many examples is a multiple of it: GPU kernels work on tiles of positions.
 GPU_MULTIPLE = 16
 # … and, on the CPU, below this: larger batches fall out of the caches. It gives a ResNet-20 sixteen examples.

@@ -19,7 +19,9 @@ from torch.nn import functional
 _ATEN: Final = torch.ops.aten
 
 # Convolutions over so few positions go through one matrix product, which cuDNN's heuristics do not find there.
-FEW_POSITIONS = 16
+FEW_POSITIONS = 49
+# With a stride and more positions than so many in a phase, cuDNN's own kernel for the gradient is the fastest.
+MANY_POSITIONS = 100
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,13 @@ class Geometry:
             x, weight, bias, self.stride, self.padding, self.dilation, False, none, self.groups
         )
         return y
+
+    def own_input_gradient(self, u: Tensor, weight: Tensor, size: Sequence[int]) -> Tensor:
+        """The gradient of ⟨u, x ∗ W⟩ with respect to x by the library's own kernel."""
+        x = u.new_empty(1).expand(len(u), self.groups * weight.shape[1], *size)  # its shape alone is read
+        shape = (self.stride, self.padding, self.dilation, False, (0,) * len(self.stride), self.groups)
+        gradient: Tensor = _ATEN.convolution_backward(u, x, weight, None, *shape, [True, False, False])[0]
+        return gradient
 
     def parameter_gradients(self, u: Tensor, x: Tensor, weight: Tensor, has_bias: bool) -> tuple[Tensor, Tensor | None]:
         """The gradients of ⟨u, x ∗ W + b⟩ with respect to W and b."""
@@ -84,6 +93,9 @@ def input_gradient(u: Tensor, weight: Tensor, size: Sequence[int], geometry: Geo
         [_Phase.of(residue, *rest) for residue in range(min(rest[2], rest[0]))]
         for rest in zip(size, weight.shape[2:], geometry.stride, geometry.padding, geometry.dilation, strict=True)
     ]
+    is_wide = math.prod(each[0].positions for each in dimensions) > MANY_POSITIONS
+    if is_wide and max(geometry.stride) > 1 and math.prod(weight.shape[2:]) > 1:
+        return geometry.own_input_gradient(u, weight, size)
     turned = _turned(weight, geometry.groups)
     phases = [each for each in itertools.product(*dimensions) if all(len(one.taps) for one in each)]
     if len(phases) == 1 and all(stride == 1 for stride in geometry.stride):
@@ -113,10 +125,20 @@ def _of_phase(u: Tensor, turned: Tensor, phase: Sequence[_Phase], groups: int) -
     if not is_even:
         u = functional.pad(u, [amount for pair in reversed(margins) for amount in pair])
     padding = [before for before, _ in margins] if is_even else [0] * len(margins)
-    if groups == 1 and math.prod(one.positions for one in phase) <= FEW_POSITIONS:
+    is_narrow = math.prod(one.positions for one in phase) <= FEW_POSITIONS
+    if groups == 1 and math.prod(kernel.shape[2:]) == 1 and not any(padding):
+        return _of_points(u, kernel.flatten(1), together=is_narrow)
+    if groups == 1 and is_narrow:
         return _by_product(u, kernel, padding, steps)
     y: Tensor = _ATEN.convolution(u, kernel, None, (1,) * len(steps), padding, steps, False, (0,) * len(steps), groups)
     return y
+
+
+def _of_points(u: Tensor, kernel: Tensor, *, together: bool) -> Tensor:
+    """A kernel (C_in, C_out) on every position by itself, of each example in turn or of all examples `together`."""
+    columns = u.flatten(2)
+    found = torch.einsum("ic,bcl->bil", kernel, columns) if together else torch.matmul(kernel, columns)
+    return found.reshape(len(u), len(kernel), *u.shape[2:])
 
 
 def _by_product(u: Tensor, kernel: Tensor, padding: Sequence[int], steps: Sequence[int]) -> Tensor:
@@ -225,9 +247,9 @@ def _convolution(original: Callable[..., Tensor], dimensions: int) -> Callable[.
 
 
 @contextlib.contextmanager
-def convolutions_by_convolutions(device: torch.device) -> Iterator[None]:
-    """Let torch.nn.functional's convolutions be `convolve` while the context is open, where the device is a GPU."""
-    names = ("conv1d", "conv2d", "conv3d") if device.type == "cuda" else ()
+def convolutions_by_convolutions(*, wanted: bool) -> Iterator[None]:
+    """Let torch.nn.functional's convolutions be `convolve` while the context is open, if that is wanted."""
+    names = ("conv1d", "conv2d", "conv3d") if wanted else ()
     originals = {name: getattr(functional, name) for name in names}
     try:
         for dimensions, name in enumerate(names, 1):

@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 
 
+def runs_behind(device: torch.device) -> bool:
+    """Whether the device works on what was asked earlier while the program goes on."""
+    return device.type != "cpu"
+
+
 @dataclass
 class Doubts:
     """Whether quick routes to norms were inexact, asked of the device once for many parameters.

@@ -14,7 +14,7 @@ from fisher_cli.curvature.gradient_norms import per_example
 from fisher_cli.curvature.gradient_norms.capture import Call, recorded_calls
 from fisher_cli.curvature.gradient_norms.contributions import Contribution, Picks, can_be_joined, joined, squared_norms
 from fisher_cli.curvature.gradient_norms.convolution_transpose import convolutions_by_convolutions
-from fisher_cli.curvature.gradient_norms.doubts import Doubts
+from fisher_cli.curvature.gradient_norms.doubts import Doubts, runs_behind
 from fisher_cli.curvature.gradient_norms.graph import Graph, read_graph
 from fisher_cli.curvature.gradient_norms.layouts import Layout, find_layout, ratios_for
 from fisher_cli.curvature.gradient_norms.rules import RULES
@@ -109,7 +109,7 @@ class Engine:
         """
         with (
             reproducible_kernels(),
-            convolutions_by_convolutions(self.problem.device),
+            convolutions_by_convolutions(wanted=runs_behind(self.problem.device)),
             recorded_calls(self.problem.parameters) as calls,
         ):
             outputs = self.problem.forward(batch.inputs)
@@ -240,7 +240,7 @@ class Engine:
 
         There the norms of a parameter whose quick route was inexact are taken again, and judged at once from then on.
         """
-        doubts = None if directions.device.type == "cpu" else Doubts()
+        doubts = Doubts() if runs_behind(directions.device) else None
 
         def norms(also: Also | None, only: Container[str] | None, doubts: Doubts | None) -> dict[str, Tensor]:
             found: dict[str, Tensor] = {}
