@@ -12,7 +12,7 @@ import torch
 from fisher_cli import __version__, machine
 from fisher_cli.metadata import examples_record, ledger_record, parameterisation, spectrum_record
 from fisher_cli.results import Ledger, Measurement, Status
-from fisher_cli.settings import Resources, Settings
+from fisher_cli.settings import Precision, Resources, Settings
 from fisher_cli.shards import Part
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ class Analysis:
             "gpu": torch.cuda.get_device_name(self.device),
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
-            "tf32": False,
+            "tf32": self.settings.precision is Precision.TF32,
         }
 
 

@@ -14,7 +14,7 @@ from fisher_cli.comparing import with_comparison
 from fisher_cli.curvature.determinism import without_determinism
 from fisher_cli.curvature.eigensystems import Matrix, matrices
 from fisher_cli.curvature.gradients import gradient
-from fisher_cli.curvature.kernels import steady_arithmetic
+from fisher_cli.curvature.kernels import steady_arithmetic, tf32_products
 from fisher_cli.curvature.memory import is_out_of_memory, release_memory
 from fisher_cli.curvature.normalization_statistics import discrepancies, recalibrate, recalibration, remark
 from fisher_cli.curvature.problem import Data, Problem, pose
@@ -24,7 +24,7 @@ from fisher_cli.curvature.task2vec import task2vec
 from fisher_cli.curvature.traces import Sweep, sweep
 from fisher_cli.curvature.world import ALONE, World
 from fisher_cli.errors import DataError, OutOfMemoryError
-from fisher_cli.refusals import refuse_rounded
+from fisher_cli.refusals import refuse_rounded, refuse_tf32_on
 from fisher_cli.results import Check, Ledger, Measurement, Rounding, Spectrum, Status
 from fisher_cli.selection import select_parameters, without_head
 from fisher_cli.settings import MatrixName, Precision, Settings, SpectrumMethod
@@ -127,6 +127,7 @@ def measure(
             return at_once
 
     refuse_rounded(settings)
+    refuse_tf32_on((device or next(module.parameters()).device).type, settings)
     found, ran_out_at = attempt(batch_size), None
     while isinstance(found, int):
         ran_out_at, size = ran_out_at or found, found // 2
@@ -170,7 +171,7 @@ def posed(
 
     For bfloat16 the network is in float32 until it `is_rounded`: first both are compared.
     """
-    is_yet_to_be = settings.precision is Precision.BFLOAT16 and not is_rounded
+    is_yet_to_be = settings.precision.is_rounded and not is_rounded
     problem = pose(
         module,
         data,
@@ -178,7 +179,7 @@ def posed(
         parameters=select_parameters(module, settings),
         batch_size=size,
         device=device,
-        dtype=torch.float32 if is_yet_to_be else getattr(torch, settings.precision.value),
+        dtype=torch.float32 if is_yet_to_be else getattr(torch, settings.precision.storage),
         world=world,
     )
     _check_classes(problem, classes)
@@ -201,10 +202,11 @@ def _measured(
     if settings.recalibrate_bn:
         with clock("normalization"):
             notes.append(recalibration(recalibrate(problem), problem.examples))
-    if settings.precision is Precision.BFLOAT16 and not rounded:
-        rounded.append(round_network(problem, settings.seed, verify=verify, timed=clock))
+    tf32 = settings.precision is Precision.TF32
+    if settings.precision.is_rounded and not rounded:
+        rounded.append(round_network(problem, settings.seed, tf32=tf32, verify=verify, timed=clock))
     check, rounding = rounded[0] if rounded else (None, None)
-    with clock("traces"):
+    with clock("traces"), tf32_products(wanted=tf32):
         swept = sweep(
             problem,
             estimator=settings.estimator.value,

@@ -31,7 +31,7 @@ def with_chosen_normalization(
 
     likelihood = str(settings.likelihood)
     first = data(examples.candidates[0])
-    dtype = getattr(torch, settings.precision)
+    dtype = getattr(torch, settings.precision.storage)
     problem = pose(module, first, likelihood=likelihood, device=device, dtype=dtype, world=world)
 
     def losses_of(normalization: Normalization) -> Tensor:

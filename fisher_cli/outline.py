@@ -53,7 +53,7 @@ class Outline:
 
 
 def _type(precision: Precision) -> torch.dtype:
-    found: torch.dtype = getattr(torch, precision.value)
+    found: torch.dtype = getattr(torch, precision.storage)
     return found
 
 

@@ -1,24 +1,39 @@
 """What cannot be asked together, refused before anything is read."""
 
+from typing import Final
+
 from fisher_cli.errors import UsageError
 from fisher_cli.settings import Precision, Settings
 
+_DIGITS: Final = {Precision.BFLOAT16: "two to three", Precision.TF32: "three"}
+
+
+def refuse_tf32_on(device: str, settings: Settings) -> None:
+    """Refuse TF32 where there is none.
+
+    Raises:
+        UsageError: it is asked for on the CPU.
+    """
+    if settings.precision is Precision.TF32 and device == "cpu":
+        msg = "--dtype tf32 is how NVIDIA GPUs multiply, and this is the CPU: type --dtype float32"
+        raise UsageError(msg)
+
 
 def refuse_rounded(settings: Settings, *, gives_traces: bool = True) -> None:
-    """Refuse what bfloat16 has too few digits for: all but traces.
+    """Refuse what bfloat16 and TF32 have too few digits for: all but traces.
 
     Raises:
         UsageError: it is asked for.
     """
-    if settings.precision is not Precision.BFLOAT16:
+    if not settings.precision.is_rounded:
         return
+    name, digits = settings.precision.value, _DIGITS[settings.precision]
     is_more = settings.spectrum is not None or settings.comparison is not None or settings.verify or settings.task2vec
     if is_more or not gives_traces:
-        msg = "--dtype bfloat16 has two to three digits, which is enough for traces alone: type --dtype float32"
+        msg = f"--dtype {name} has {digits} digits, which is enough for traces alone: type --dtype float32"
         raise UsageError(msg)
     if settings.eigenvalues:
         msg = (
-            "--dtype bfloat16 has two to three digits, too few for eigenvalues: add --eigenvalues 0, or type --dtype "
-            "float32"
+            f"--dtype {name} has {digits} digits, too few for eigenvalues: add --eigenvalues 0, or type --dtype float32"
         )
         raise UsageError(msg)

@@ -38,7 +38,7 @@ from fisher_cli.measurement import Observer, Silent, measure
 from fisher_cli.normalizing import with_chosen_normalization
 from fisher_cli.recollection import recollect, remember
 from fisher_cli.records import Journal
-from fisher_cli.refusals import refuse_rounded
+from fisher_cli.refusals import refuse_rounded, refuse_tf32_on
 from fisher_cli.rejoining import Revisited, revisit
 from fisher_cli.results import Ledger, Measurement, Status
 from fisher_cli.row_sequence import Rows
@@ -107,6 +107,7 @@ class Run:
         self.observer: Observer = observer or Silent()
         self._world = world
         self.device = choose_device(world.own_device(resources.device))
+        refuse_tf32_on(self.device.type, settings)
         self.reading = Reading.of(settings, resources)
         self._acquaintance = self._acquainted(before)
         manage_freed_memory(large=True)  # until a network is there: what files leave behind would be in its way

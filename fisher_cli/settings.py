@@ -31,11 +31,25 @@ class LikelihoodName(StrEnum):
 
 
 class Precision(StrEnum):
-    """The floating-point type in which the network is evaluated; sums are float32 and float64 in all of them."""
+    """In which the network is evaluated; sums are float32 and float64 in all of them.
+
+    TF32 holds everything in float32, and a GPU multiplies it with ten bits of the mantissa.
+    """
 
     FLOAT32 = "float32"
     FLOAT64 = "float64"
     BFLOAT16 = "bfloat16"
+    TF32 = "tf32"
+
+    @property
+    def storage(self) -> str:
+        """The type of the network's tensors."""
+        return "float32" if self is Precision.TF32 else self.value
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether the network's products have fewer digits than float32, enough for traces alone."""
+        return self in {Precision.BFLOAT16, Precision.TF32}
 
 
 class MatrixName(StrEnum):
@@ -233,7 +247,7 @@ class Settings:
     @property
     def looks_back(self) -> bool:
         """Whether a row needs the network of the row before: for its movement, or for the overlap of eigenspaces."""
-        return self.spectrum is not None or (self.asks_for_rows and self.precision is not Precision.BFLOAT16)
+        return self.spectrum is not None or (self.asks_for_rows and not self.precision.is_rounded)
 
     @property
     def asks_for_rows(self) -> bool:

@@ -238,3 +238,13 @@ def test_a_dry_run_foretells_the_memory(width: int, examples: int, tmp_path: Pat
     ratio = foretold["peak_bytes"] / measured
     print(f"measured {measured / 2**20:,.0f} MiB, foretold of it {ratio:.2f}")
     assert ratio == pytest.approx(1, abs=0.15)
+
+
+def test_tf32_where_it_is_asked_for_says_what_it_costs(tmp_path: Path) -> None:
+    report = tmp_path / "report.csv"
+    words = ("analyze", str(CLEAN), "--limit", "64", "--eigenvalues", "0", "--dtype", "tf32", "-o", str(report))
+    assert "tf32: the traces of the first 4 examples are off by" in run(*words)
+    record = json.loads(report.with_suffix(".meta.json").read_text())
+    assert record["run"]["tf32"] is True
+    errors = [row["rounding"]["trace_true_error"] for row in record["checkpoints"]]
+    assert all(1e-9 < error < 0.02 for error in errors), errors

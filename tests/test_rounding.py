@@ -15,6 +15,7 @@ from fisher_cli import analyze
 from fisher_cli.cli.app import app
 from fisher_cli.curvature.gradient_norms import engine as engine_module
 from fisher_cli.curvature.gradient_norms.engine import Engine
+from fisher_cli.curvature.kernels import tf32_products
 from fisher_cli.curvature.problem import Problem, TensorData, pose
 from fisher_cli.curvature.rounding import round_network
 from fisher_cli.curvature.traces import sweep
@@ -61,12 +62,12 @@ def test_the_shown_error_is_the_true_one(case: Case) -> None:
     after = sweep(replace(coarse, data=few), estimator="exact", is_checked=True).trace
     if precise.outputs <= 5:
         assert shown.trace_true_float32 == pytest.approx(before.true.value, rel=1e-5)
-        assert shown.trace_true_bfloat16 == pytest.approx(after.true.value, rel=2e-2)
+        assert shown.trace_true_rounded == pytest.approx(after.true.value, rel=2e-2)
         assert shown.trace_true_error == pytest.approx(
-            abs(shown.trace_true_bfloat16 / shown.trace_true_float32 - 1), rel=1e-9
+            abs(shown.trace_true_rounded / shown.trace_true_float32 - 1), rel=1e-9
         )
     assert shown.trace_empirical_float32 == pytest.approx(before.empirical.value, rel=1e-5)
-    assert shown.trace_empirical_bfloat16 == pytest.approx(after.empirical.value, rel=2e-2)
+    assert shown.trace_empirical_rounded == pytest.approx(after.empirical.value, rel=2e-2)
     assert shown.examples == 4
 
 
@@ -158,8 +159,8 @@ def test_precision_belongs_to_the_question() -> None:
         (["compare", "checkpoints", "X", "X", "--dtype", "bfloat16"], "enough for traces alone"),
         (["verify", "X", "--dtype", "bfloat16"], "enough for traces alone"),
         (["analyze", "X", "--dtype", "float16"], "below its smallest number, 6e-8"),
-        (["verify", "X", "--dtype", "half"], "type float32, float64 or bfloat16"),
-        (["analyze", "X", "--dtype", "int8"], "type float32, float64 or bfloat16"),
+        (["verify", "X", "--dtype", "half"], "type float32, float64, bfloat16 or tf32"),
+        (["analyze", "X", "--dtype", "int8"], "type float32, float64, bfloat16 or tf32"),
     ],
 )
 def test_what_has_too_few_digits_is_refused_in_one_line(words: list[str], told: str) -> None:
@@ -177,3 +178,41 @@ def test_from_python_it_is_refused_as_well() -> None:
         analyze(model, (inputs, labels), precision="bfloat16")
     found = analyze(model, (inputs, labels), precision="bfloat16", eigenvalues=0)
     assert found.measurements[0].rounding is not None
+
+
+def test_tf32_is_refused_where_there_is_none() -> None:
+    ran = CliRunner().invoke(
+        app, ["analyze", str(SAMPLES / "digits-clean"), "--dtype", "tf32", "--eigenvalues", "0", "--device", "cpu"]
+    )
+    assert ran.exit_code == 2
+    assert "--dtype tf32 is how NVIDIA GPUs multiply, and this is the CPU: type --dtype float32" in ran.stderr
+
+
+def test_tf32_has_too_few_digits_for_eigenvalues() -> None:
+    ran = CliRunner().invoke(app, ["analyze", str(SAMPLES / "digits-clean"), "--dtype", "tf32"])
+    assert ran.exit_code == 2
+    assert "--dtype tf32 has three digits, too few for eigenvalues: add --eigenvalues 0" in ran.stderr
+
+
+def test_networks_alone_multiply_in_tf32(case: Case) -> None:
+    """Forward and backward passes may; norms, sums and whoever called are left in float32."""
+    allowed: set[tuple[str, bool]] = set()
+    matmul = torch.backends.cuda.matmul
+    problem, norms = posed(case), engine_module.squared_norms
+    problem.model.register_forward_hook(lambda *_: allowed.add(("network", matmul.allow_tf32)))
+
+    def watched(*given: Any) -> Tensor:
+        allowed.add(("norms", matmul.allow_tf32))
+        return norms(*given)
+
+    with pytest.MonkeyPatch.context() as patch, tf32_products():
+        patch.setattr(engine_module, "squared_norms", watched)
+        expected = sweep(problem, verify=False).trace.true.value
+    assert ("network", True) in allowed
+    assert ("norms", True) not in allowed
+    assert not matmul.allow_tf32
+    assert sweep(posed(case), verify=False).trace.true.value == pytest.approx(expected, rel=1e-6)
+    problem = posed(case)
+    _, shown = round_network(problem, tf32=True)
+    assert {each.dtype for each in problem.parameters.values()} == {torch.float32}
+    assert shown.precision == "tf32"

@@ -124,7 +124,7 @@ def test_what_does_not_go_together(checkpoints: Any, data: Any, said: str) -> No
         ({"zzz": 3}, "unknown argument 'zzz'; there are data, split, limit"),
         ({"estimator": "best"}, "'best' is none of auto, exact"),
         ({"precision": "float16"}, "float16: gradients of confident examples lie below its smallest number"),
-        ({"precision": "int8"}, "'int8' is none of float32, float64, bfloat16"),
+        ({"precision": "int8"}, "'int8' is none of float32, float64, bfloat16, tf32"),
         ({"likelihood": "poisson"}, "'poisson' is none of auto, softmax"),
         ({"eigenvalues": -1}, "eigenvalues -1: give a positive whole number, or 0 for none"),
         ({"limit": 0}, "at least 1 example is needed"),

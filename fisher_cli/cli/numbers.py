@@ -59,5 +59,5 @@ def precision(name: str) -> Precision:
     try:
         return read_precision(name)
     except ValueError as error:
-        msg = f"--dtype {error}; type float32, float64 or bfloat16"
+        msg = f"--dtype {error}; type float32, float64, bfloat16 or tf32"
         raise UsageError(msg) from error

@@ -3,6 +3,7 @@
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -64,6 +65,24 @@ def full_precision() -> Iterator[None]:
         cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
+_tf32: ContextVar[bool] = ContextVar("fisher_tf32", default=False)
+
+
+@contextlib.contextmanager
+def tf32_products(*, wanted: bool = True) -> Iterator[None]:
+    """Let networks multiply in TF32 on a GPU while the context is open; everything outside of them stays float32."""
+    token = _tf32.set(wanted)
+    try:
+        yield
+    finally:
+        _tf32.reset(token)
+
+
+def network_is_in_tf32() -> bool:
+    """Whether `tf32_products` is open."""
+    return _tf32.get()
+
+
 @contextlib.contextmanager
 def steady_arithmetic() -> Iterator[None]:
     """Run in full float32 and, on a GPU, with kernels that give the same bits every time."""
@@ -73,7 +92,7 @@ def steady_arithmetic() -> Iterator[None]:
 
 @contextlib.contextmanager
 def reproducible_kernels() -> Iterator[None]:
-    """Run with gradients, with kernels that every kind of derivative exists for, in full float32, the same every time.
+    """Run with gradients, with kernels that every kind of derivative exists for, the same every time, in full float32.
 
     The fused attention kernels have neither forward-mode derivatives nor double backward, and the encoder's
     fast path bypasses autograd; the plain kernel computes the same function. Batch norm's fused kernel has slow
@@ -90,6 +109,7 @@ def reproducible_kernels() -> Iterator[None]:
             torch.inference_mode(mode=False),
             torch.enable_grad(),
         ):
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = _tf32.get()
             # Slow is what the fallback is there for; the ledger says which parameters take it.
             warnings.filterwarnings("ignore", message="There is a performance drop")
             # Autograd's thread for a GPU has no context before its first operation, and says so.

@@ -1,4 +1,4 @@
-"""Evaluation in bfloat16, and what it costs: the same traces of a few examples in float32 before and in it after."""
+"""Evaluation in bfloat16 or TF32, and its cost: the same traces of a few examples in float32 before and in it after."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -8,6 +8,7 @@ import torch
 from fisher_cli.curvature.deflation import Pilot, columns_for_many_outputs, deflated
 from fisher_cli.curvature.gradient_norms import verification
 from fisher_cli.curvature.gradient_norms.engine import Engine
+from fisher_cli.curvature.kernels import tf32_products
 from fisher_cli.curvature.problem import Problem
 from fisher_cli.results import Check, Rounding
 
@@ -31,9 +32,16 @@ def _traces(problem: Problem, seed: int) -> tuple[float, float]:
 
 @torch.inference_mode(mode=False)
 def round_network(
-    problem: Problem, seed: int = 0, *, verify: bool = True, timed: Timed = lambda _stage: nullcontext()
+    problem: Problem,
+    seed: int = 0,
+    *,
+    tf32: bool = False,
+    verify: bool = True,
+    timed: Timed = lambda _stage: nullcontext(),
 ) -> tuple[Check | None, Rounding]:
     """Convert the problem's network to bfloat16 in place; |tr − tr₃₂|/tr₃₂ of both traces on its first examples.
+
+    With `tf32` it stays as it is, and what is compared are its traces within `tf32_products`.
 
     The network is to be in float32, with its weights as they were read: their rounding is a part of the error. One
     after the other, so that no second network is made. Labels' signs are the same in both. With `verify` the rules are
@@ -44,21 +52,24 @@ def round_network(
         with timed("check"):
             check = verification.check(Engine(problem))
     with timed("rounding"):
-        return check, _compared(problem, seed)
+        return check, _compared(problem, seed, tf32=tf32)
 
 
-def _compared(problem: Problem, seed: int) -> Rounding:
+def _compared(problem: Problem, seed: int, *, tf32: bool) -> Rounding:
     true, empirical = _traces(problem, seed)
-    problem.model.to(torch.bfloat16)
-    problem.give_back_memory()
-    rounded_true, rounded_empirical = _traces(problem, seed)
+    if not tf32:
+        problem.model.to(torch.bfloat16)
+        problem.give_back_memory()
+    with tf32_products(wanted=tf32):
+        rounded_true, rounded_empirical = _traces(problem, seed)
     return Rounding(
+        precision="tf32" if tf32 else "bfloat16",
         examples=min(EXAMPLES, problem.batch_size, problem.examples),
         trace_true_float32=true,
-        trace_true_bfloat16=rounded_true,
+        trace_true_rounded=rounded_true,
         trace_true_error=_relative(rounded_true, true),
         trace_empirical_float32=empirical,
-        trace_empirical_bfloat16=rounded_empirical,
+        trace_empirical_rounded=rounded_empirical,
         trace_empirical_error=_relative(rounded_empirical, empirical),
     )
 

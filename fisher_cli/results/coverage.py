@@ -31,17 +31,18 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rounding:
-    """What evaluation in bfloat16 costs: both traces of the first `examples` in either precision, on the same network.
+    """What bfloat16 or TF32 costs: both traces of the first `examples` in either precision, on the same network.
 
     Errors are |tr − tr₃₂|/tr₃₂, None where the trace is zero; the rounding of the weights is in them.
     """
 
+    precision: str
     examples: int
     trace_true_float32: float
-    trace_true_bfloat16: float
+    trace_true_rounded: float
     trace_true_error: float | None
     trace_empirical_float32: float
-    trace_empirical_bfloat16: float
+    trace_empirical_rounded: float
     trace_empirical_error: float | None
 
     def sentence(self) -> str:
@@ -49,7 +50,7 @@ class Rounding:
         each = {"true": self.trace_true_error, "empirical": self.trace_empirical_error}
         errors = " and ".join(f"{error:.1e} ({name})" for name, error in each.items() if error is not None)
         what = f"off by {errors} of float32's" if errors else "zero in float32"
-        return f"bfloat16: the traces of the first {self.examples} examples are {what}"
+        return f"{self.precision}: the traces of the first {self.examples} examples are {what}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,7 +183,7 @@ PrecisionOption = Annotated[
     typer.Option(
         "--dtype",
         metavar="NAME",
-        help="Precision of the network's evaluation: float32, float64, or bfloat16 for traces alone.",
+        help="Precision of the network's evaluation: float32, float64; for traces alone bfloat16, or tf32 on a GPU.",
         rich_help_panel=QUANTITIES,
     ),
 ]

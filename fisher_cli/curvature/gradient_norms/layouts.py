@@ -13,10 +13,12 @@ from torch import Tensor
 
 from fisher_cli.curvature.gradient_norms.capture import Call
 from fisher_cli.curvature.gradient_norms.rules import RULES
+from fisher_cli.curvature.kernels import network_is_in_tf32
 
 # Largest accepted deviation from the ratios, relative to the cotangent's largest entry; a wrong layout is off by
 # the spread of the ratios, about a third.
 TOLERANCE = {torch.bfloat16: 0.1, torch.float32: 1e-3, torch.float64: 1e-7}
+TF32_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ def _candidates(call: Call, examples: int) -> Iterator[Layout]:
 
 def find_layout(call: Call, cotangent: Tensor, scaled: Tensor, ratios: Tensor) -> Layout | None:
     """The layout under which `scaled` is `cotangent` with every example multiplied by its ratio; None if none is."""
-    limit = TOLERANCE[cotangent.dtype] * float(cotangent.abs().amax()) if cotangent.numel() else 0.0
+    tolerance = TF32_TOLERANCE if network_is_in_tf32() else TOLERANCE[cotangent.dtype]
+    limit = tolerance * float(cotangent.abs().amax()) if cotangent.numel() else 0.0
     for layout in _candidates(call, len(ratios)):
         difference = scaled - cotangent * layout.spread(ratios, cotangent.dim())
         if float(difference.abs().amax()) <= limit:
