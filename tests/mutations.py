@@ -7,7 +7,7 @@ from tests.mutation import Mutation, pairs
 
 TRACES, SPECTRUM, ESTIMATORS = "tests/test_traces.py", "tests/test_spectrum.py", "tests/test_estimators.py"
 LIKELIHOODS, LANCZOS, MOMENTS = "tests/test_likelihoods.py", "tests/test_lanczos.py", "tests/test_moments.py"
-LAYERS = "tests/test_linear_layers.py"
+LAYERS, DRAWS = "tests/test_linear_layers.py", "tests/test_draws.py"
 ANY, LEDGER = "tests/test_any_network.py", "tests/test_ledger.py"
 
 # Of slow files the one test that is to catch the error.
@@ -65,7 +65,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("residual of a regression with the wrong sign", f"{MEAN_GRADIENT}[regression]",
          "return outputs.double() - _targets(outputs, labels)", "return _targets(outputs, labels) - outputs.double()"),
         ("drawn label one class too far", f"{SEEDS}[linear-sampled]",
-         "torch.searchsorted(p[0].cumsum(0), uniform)", "(torch.searchsorted(p[0].cumsum(0), uniform) + 1)"),
+         "labels = draws.classes(p, samples)", "labels = (draws.classes(p, samples) + 1).clamp_max(p.shape[1] - 1)"),
         ("yes-or-no labels drawn with p and 1 − p exchanged", f"{SEEDS}[one logit-sampled]",
          "torch.where(uniform < torch.sigmoid(z), -torch.sigmoid(-z)",
          "torch.where(uniform > torch.sigmoid(z), -torch.sigmoid(-z)"),
@@ -78,12 +78,24 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("sampled labels not divided by their number", f"{SEEDS}[linear-sampled]",
          "scale**2 / samples, range", "scale**2, range"),
         ("draws numbered within the batch", BATCHES,
-         'generator_of(seed, "labels", start + n)', 'generator_of(seed, "labels", n)'),
+         'of_examples(seed, "labels", start, len(outputs)', 'of_examples(seed, "labels", 0, len(outputs)'),
         ("amplitude of a score not rooted", f"{ROUTES}[mlp]",
          "return root.directions, root.weights.sqrt()", "return root.directions, root.weights"),
         ("a score of zero divided by its scale", LIKELIHOODS,
          "vectors / torch.where(scale > 0, scale, torch.ones_like(scale)).unsqueeze(-1)",
          "vectors / scale.unsqueeze(-1)"),
+    ],
+    "draws": [
+        ("a shift that repeats the sign", DRAWS,
+         " & ((1 << (_BITS - by)) - 1)", ""),
+        ("every example with the same stream", DRAWS,
+         "indices * _GAMMA + int", "indices * 0 + int"),
+        ("normal numbers without half a step", DRAWS,
+         "(_shifted(words, 12).double() + 0.5)", "_shifted(words, 12).double()"),
+        ("a class without a chance at the number zero", DRAWS,
+         "within, right=True)", "within)"),
+        ("a bit used for all 64 signs of a word", DRAWS,
+         "torch.arange(_BITS, device=words.device)", "torch.zeros(_BITS, dtype=torch.long)"),
     ],
     "deflation": [
         ("weight of a mixture forgotten", f"{SEEDS}[sequence-deflated]",
@@ -96,11 +108,11 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
          f"{ESTIMATORS}::test_the_claimed_error_holds_where_few_examples_carry_the_trace",
          "torch.stack([first, first * turned])", "torch.stack([first, coins])"),
         ("neighbours turned together", f"{ESTIMATORS}::test_the_claimed_error_is_the_spread_on_many_examples",
-         "= -coins[columns:-1:2]", "= coins[columns:-1:2]"),
+         "= -coins[:, columns:-1:2]", "= coins[:, columns:-1:2]"),
         ("a target held for the variance alone", f"{ESTIMATORS}::test_a_target_holds_for_the_error_that_is_stated",
          "off_diagonal + paired", "off_diagonal - paired"),
         ("signs numbered within the batch", BATCHES,
-         'generator_of(seed, "signs", start + n)', 'generator_of(seed, "signs", n)'),
+         'of_examples(seed, "signs", start, len(outputs)', 'of_examples(seed, "signs", 0, len(outputs)'),
         ("one column neither exact nor mixed", f"{SEEDS}[sequence-deflated]",
          "r[:, :, found.columns :], signs[:, :, found.columns :]",
          "r[:, :, found.columns + 1 :], signs[:, :, found.columns + 1 :]"),

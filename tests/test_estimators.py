@@ -15,10 +15,12 @@ from fisher_cli.curvature.deflation import (
     _closed_form,
     _enough_columns,
     _output_kernels,
+    antithetic_signs,
     deflated,
     pilot,
     roots,
 )
+from fisher_cli.curvature.draws import of_examples
 from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.likelihoods import Gaussian, Likelihood, Sigmoid, Softmax
 from fisher_cli.curvature.problem import Problem, TensorData, pose
@@ -220,10 +222,37 @@ def test_the_observed_score_survives_saturation(gap: float, kernel: Tensor | Non
 
 
 def test_sampled_labels_have_the_models_frequencies() -> None:
-    z = torch.tensor([[1.0, 0.0, -1.0]]).double()
-    scores = Softmax().sampled_scores(z, 20_000, torch.Generator().manual_seed(0))
+    z = torch.tensor([[1.0, 0.0, -1.0], [-2.0, 0.0, 1.5]]).double()
+    scores = Softmax().sampled_scores(z, 20_000, of_examples(0, "labels", 0, 2, z.device))
     frequencies = (scores < 0).double().mean(0)
-    assert frequencies.tolist() == pytest.approx(torch.softmax(z[0], 0).tolist(), abs=0.012)
+    assert frequencies.flatten().tolist() == pytest.approx(torch.softmax(z, 1).flatten().tolist(), abs=0.012)
+
+
+@pytest.mark.parametrize(("kind", "classes"), KINDS, ids=lambda value: getattr(value, "name", str(value)))
+def test_sampled_scores_of_a_batch_are_those_of_its_examples_with_the_covariance_of_the_score(
+    kind: Likelihood, classes: int
+) -> None:
+    z = outputs_of(classes)
+    scores = kind.sampled_scores(z, 40_000, of_examples(1, "labels", 3, len(z), z.device))
+    for n in range(len(z)):
+        alone = kind.sampled_scores(z[n : n + 1], 40_000, of_examples(1, "labels", 3 + n, 1, z.device))
+        assert torch.equal(alone[:, 0], scores[:, n])
+    second = torch.einsum("sbc,sbd->bcd", scores, scores) / len(scores)
+    assert torch.allclose(second, covariance(kind, z), atol=0.04)
+    assert float(scores.mean(0).abs().max()) < 0.03
+
+
+@pytest.mark.parametrize("columns", [0, 1, 4])
+def test_signs_are_antithetic_within_pairs_and_fair(columns: int) -> None:
+    first, second = antithetic_signs(9, columns, of_examples(0, "signs", 0, 4000, torch.device("cpu")))
+    turned = first * second
+    assert bool((turned[:, :columns] == 1).all())
+    for column in range(columns, 8, 2):
+        assert bool((turned[:, column] == -turned[:, column + 1]).all())
+    for signs in (first, second):
+        products = (signs.T @ signs).fill_diagonal_(0)
+        assert float(products.abs().max()) < 5 * 4000**0.5
+        assert float(signs.sum(0).abs().max()) < 5 * 4000**0.5
 
 
 def test_one_label_has_no_known_error() -> None:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fisher_cli.curvature.draws import of_examples
 from fisher_cli.curvature.likelihoods import Likelihood, Softmax
-from fisher_cli.curvature.scores import generator_of, unit_scale
+from fisher_cli.curvature.scores import unit_scale
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,8 @@ class DrawnScores:
 
 def drawn_scores(likelihood: Likelihood, outputs: Tensor, start: int, labels: int, seed: int) -> DrawnScores:
     """Scores at `labels` labels drawn for each example of a batch that begins with example `start`."""
-    draws = [
-        likelihood.sampled_scores(outputs[n : n + 1], labels, generator_of(seed, "null", start + n))
-        for n in range(len(outputs))
-    ]
-    unit, scales = unit_scale(torch.stack(draws, 1))
+    draws = of_examples(seed, "null", start, len(outputs), outputs.device)
+    unit, scales = unit_scale(likelihood.sampled_scores(outputs, labels, draws))
     return DrawnScores(unit.to(outputs.dtype), scales.T)
 
 
@@ -113,14 +111,10 @@ def _of_classes(likelihood: Softmax, outputs: Tensor, labels: Tensor) -> tuple[T
 
 
 def drawn(likelihood: Likelihood, outputs: Tensor, found: Coordinates, start: int, draws: int, seed: int) -> Tensor:
-    """Coordinates (draws, B, K) of the scores at labels drawn from the model, each example with its own generator."""
-    sets = []
-    for example in range(len(outputs)):
-        generator = generator_of(seed, "null", start + example)
-        if found.labels is not None and found.probabilities is not None:
-            uniform = torch.rand(draws, generator=generator, dtype=torch.float64).to(outputs.device)
-            chosen = torch.searchsorted(found.probabilities[example].cumsum(0), uniform)
-            sets.append(found.labels[example][chosen.clamp_max(found.labels.shape[1] - 1)])
-        else:
-            sets.append(likelihood.sampled_scores(outputs[example : example + 1], draws, generator))
-    return torch.stack(sets, 1)
+    """Coordinates (draws, B, K) of the scores at labels drawn from the model, each example with its own numbers."""
+    random = of_examples(seed, "null", start, len(outputs), outputs.device)
+    if found.labels is None or found.probabilities is None:
+        return likelihood.sampled_scores(outputs, draws, random)
+    chosen = random.classes(found.probabilities, draws)
+    examples = torch.arange(len(outputs), device=outputs.device)
+    return found.labels[examples, chosen.T]

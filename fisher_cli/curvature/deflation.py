@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature.batching import DIRECTIONS_AT_ONCE
+from fisher_cli.curvature.draws import Draws, of_examples
 from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.likelihoods import Likelihood, Softmax
 from fisher_cli.curvature.problem import Batch, Problem
-from fisher_cli.curvature.scores import Scores, Scoring, exact, generator_of, unit_scale, with_observed
+from fisher_cli.curvature.scores import Scores, Scoring, exact, unit_scale, with_observed
 
 PILOT_EXAMPLES = 32
 # … but no more than this share of the data, which would cost more than it saves, and no fewer than four.
@@ -166,9 +167,8 @@ def deflated(engine: Engine, found: Pilot, seed: int) -> Scoring:
         return lambda outputs, labels, _: exact(likelihood, outputs, labels)
 
     def scoring(outputs: Tensor, labels: Tensor, start: int) -> Scores:
-        generators = [generator_of(seed, "signs", start + n) for n in range(len(outputs))]
-        each = [antithetic_signs(outputs.shape[1], found.columns, generator) for generator in generators]
-        signs = torch.stack(each, dim=1).to(outputs.device)
+        draws = of_examples(seed, "signs", start, len(outputs), outputs.device)
+        signs = antithetic_signs(outputs.shape[1], found.columns, draws)
         if found.kernel is None:
             vectors = _closed_form(likelihood, outputs, labels, found.columns, signs)
         else:
@@ -179,8 +179,8 @@ def deflated(engine: Engine, found: Pilot, seed: int) -> Scoring:
         unit, scale = unit_scale(vectors)
         weights = scale**2
         weights[found.columns :] /= MIXTURES
-        draws = range(found.columns, found.columns + MIXTURES)
-        return _with_first_observed(likelihood, outputs, labels, Scores(unit.to(outputs.dtype), weights, scale, draws))
+        drawn = range(found.columns, found.columns + MIXTURES)
+        return _with_first_observed(likelihood, outputs, labels, Scores(unit.to(outputs.dtype), weights, scale, drawn))
 
     return scoring
 
@@ -197,12 +197,12 @@ def _with_first_observed(likelihood: Likelihood, outputs: Tensor, labels: Tensor
     return Scores(directions, torch.cat([first.weights, scores.true[1:]]), observed, scores.draws)
 
 
-def antithetic_signs(outputs: int, columns: int, generator: torch.Generator) -> Tensor:
-    """Two rows of random signs (2, C), which differ in exactly one of columns k and k + 1, and so pair by pair."""
-    first, coins = torch.randint(0, 2, (2, outputs), generator=generator).double() * 2 - 1
-    turned = torch.ones(outputs, dtype=torch.float64)
-    turned[columns::2] = coins[columns::2]
-    turned[columns + 1 :: 2] = -coins[columns:-1:2]
+def antithetic_signs(outputs: int, columns: int, draws: Draws) -> Tensor:
+    """Two sets of random signs (2, B, C), which differ in exactly one of columns k and k + 1, and so pair by pair."""
+    first, coins = draws.signs(2, outputs).unbind(1)
+    turned = torch.ones_like(first)
+    turned[:, columns::2] = coins[:, columns::2]
+    turned[:, columns + 1 :: 2] = -coins[:, columns:-1:2]
     return torch.stack([first, first * turned])
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fisher_cli.curvature.draws import Draws
 from fisher_cli.errors import DataError
 
 LOG_TWO_PI_E = math.log(2 * math.pi) + 1
@@ -53,8 +54,8 @@ class Likelihood(ABC):
         """s_y = ∂(−log q(y | z))/∂z, (B, C) in float64, at the dataset's labels."""
 
     @abstractmethod
-    def sampled_scores(self, outputs: Tensor, samples: int, generator: torch.Generator) -> Tensor:
-        """s_ŷ at labels ŷ drawn from the model for one example's outputs (1, C): (samples, C) in float64."""
+    def sampled_scores(self, outputs: Tensor, samples: int, draws: Draws) -> Tensor:
+        """s_ŷ at labels ŷ drawn from the model for each example of outputs (B, C): (samples, B, C) in float64."""
 
     @abstractmethod
     def covariance_product(self, outputs: Tensor, vectors: Tensor) -> Tensor:
@@ -160,12 +161,12 @@ class Softmax(Likelihood):
         index = labels.unsqueeze(1)
         return p.scatter(1, index, -complement.gather(1, index))
 
-    def sampled_scores(self, outputs: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+    def sampled_scores(self, outputs: Tensor, samples: int, draws: Draws) -> Tensor:
         """p − e_ŷ, labels by inverting the cumulative distribution at uniform numbers."""
         p, complement = self.probabilities(outputs)
-        uniform = torch.rand(samples, generator=generator, dtype=torch.float64).to(p.device)
-        labels = torch.searchsorted(p[0].cumsum(0), uniform).clamp_max(p.shape[1] - 1).unsqueeze(1)
-        return p.expand(samples, -1).scatter(1, labels, -complement.expand(samples, -1).gather(1, labels))
+        labels = draws.classes(p, samples).T.unsqueeze(2)
+        p, complement = (each.expand(samples, -1, -1) for each in (p, complement))
+        return p.scatter(2, labels, -complement.gather(2, labels))
 
     def covariance_product(self, outputs: Tensor, vectors: Tensor) -> Tensor:
         """Λ v = p ∘ (v − pᵀv)."""
@@ -229,10 +230,10 @@ class Sigmoid(Likelihood):
         z, y = outputs.double(), _targets(outputs, labels)
         return (1 - y) * torch.sigmoid(z) - y * torch.sigmoid(-z)
 
-    def sampled_scores(self, outputs: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+    def sampled_scores(self, outputs: Tensor, samples: int, draws: Draws) -> Tensor:
         """σ(z) − ŷ, each label one where a uniform number is below σ(z)."""
         z = outputs.double()
-        uniform = torch.rand(samples, z.shape[1], generator=generator, dtype=torch.float64).to(z.device)
+        uniform = draws.uniforms(samples, z.shape[1]).transpose(0, 1)
         return torch.where(uniform < torch.sigmoid(z), -torch.sigmoid(-z), torch.sigmoid(z))
 
     def covariance_product(self, outputs: Tensor, vectors: Tensor) -> Tensor:
@@ -293,10 +294,9 @@ class Gaussian(Likelihood):
         """s_y = z − y."""
         return outputs.double() - _targets(outputs, labels)
 
-    def sampled_scores(self, outputs: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+    def sampled_scores(self, outputs: Tensor, samples: int, draws: Draws) -> Tensor:
         """z − ŷ: standard normal."""
-        shape = (samples, outputs.shape[1])
-        return torch.randn(shape, generator=generator, dtype=torch.float64).to(outputs.device)
+        return draws.normals(samples, outputs.shape[1]).transpose(0, 1)
 
     def covariance_product(self, outputs: Tensor, vectors: Tensor) -> Tensor:  # noqa: ARG002 - Λ = I
         """Λ v = v."""

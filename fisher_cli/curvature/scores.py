@@ -1,12 +1,12 @@
 """Scores: the output-space vectors in which all our matrices differ, M = mean_n Σ_k w_nk (J_nᵀ v_nk)(J_nᵀ v_nk)ᵀ."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fisher_cli.curvature import draws
 from fisher_cli.curvature.likelihoods import Likelihood
 
 
@@ -67,12 +67,6 @@ def with_observed(
     )
 
 
-def generator_of(seed: int, purpose: str, example: int) -> torch.Generator:
-    """A generator that belongs to one example: the same whatever the batch, the order or the number of processes."""
-    digest = hashlib.blake2b(f"{seed}/{purpose}/{example}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
-
-
 def sampled(likelihood: Likelihood, samples: int, seed: int) -> Scoring:
     """Scores s_ŷ/√S of S labels ŷ drawn from the model, E Σ_k v_k v_kᵀ = Λ.
 
@@ -81,14 +75,8 @@ def sampled(likelihood: Likelihood, samples: int, seed: int) -> Scoring:
     """
 
     def scoring(outputs: Tensor, labels: Tensor, start: int) -> Scores:
-        drawn = torch.stack(
-            [
-                likelihood.sampled_scores(outputs[n : n + 1], samples, generator_of(seed, "labels", start + n))
-                for n in range(len(outputs))
-            ],
-            dim=1,
-        )
-        unit, scale = unit_scale(drawn)
+        labels_drawn = draws.of_examples(seed, "labels", start, len(outputs), outputs.device)
+        unit, scale = unit_scale(likelihood.sampled_scores(outputs, samples, labels_drawn))
         return with_observed(likelihood, outputs, labels, unit.to(outputs.dtype), scale**2 / samples, range(samples))
 
     return scoring
