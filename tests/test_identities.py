@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -116,12 +117,12 @@ def training_mode(patch: pytest.MonkeyPatch) -> None:
 
 def missing_layer(patch: pytest.MonkeyPatch) -> None:
     """The rules forget the hidden layer's weight."""
-    original = engine._contributions
+    original = engine._Uses.completed_by
 
-    def without(*given: object) -> object:
-        return (each for each in original(*given) if each[0] != "hidden.weight")  # type: ignore[arg-type]
+    def without(*given: Any) -> object:
+        return (each for each in original(*given) if each[0] != "hidden.weight")
 
-    patch.setattr(engine, "_contributions", without)
+    patch.setattr(engine._Uses, "completed_by", without)
 
 
 def observed_labels(patch: pytest.MonkeyPatch) -> None:

@@ -5,12 +5,11 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge
-from torch.func import vmap
 
 from fisher_cli.curvature.backward import Take, gradients_in_turn
 from fisher_cli.curvature.batching import directions_at_once
 from fisher_cli.curvature.gradient_norms import per_example
+from fisher_cli.curvature.gradient_norms.arrivals import cotangents_in_turn
 from fisher_cli.curvature.gradient_norms.capture import Call, recorded_calls
 from fisher_cli.curvature.gradient_norms.contributions import Contribution, Picks, can_be_joined, joined, squared_norms
 from fisher_cli.curvature.gradient_norms.graph import Graph, read_graph
@@ -25,6 +24,9 @@ from fisher_cli.errors import ArchitectureError
 
 PER_EXAMPLE = "per-example"
 UNUSED = "unused"
+
+TakeParts = Callable[[str, list[Contribution]], None]
+"""A parameter's name and what each of its uses contributes."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,9 @@ class _Plan:
 
     @property
     def bytes_per_direction(self) -> int:
-        """What these cotangents take."""
+        """What the cotangents of one of them take, the largest: they are let go one after another."""
         shapes = [(self.calls[index].output_shape, self.calls[index].inputs.element_size()) for index in self.wanted]
-        return sum(shape.numel() * size for shape, size in shapes)
+        return max((shape.numel() * size for shape, size in shapes), default=0)
 
 
 @dataclass
@@ -127,9 +129,12 @@ class Engine:
 
         def project(directions: Tensor, vectors: Mapping[str, Tensor]) -> Tensor:
             total = torch.zeros(directions.shape[:2], dtype=torch.float64, device=directions.device)
+
+            def add(name: str, parts: list[Contribution]) -> None:
+                total.add_(sum(part.projections(vectors[name]) for part in parts))
+
             with torch.no_grad():
-                for name, parts in _contributions(plan, outputs, directions):
-                    total += sum(part.projections(vectors[name]) for part in parts)
+                _contributions(plan, outputs, directions, add)
 
             def product(name: str, gradient: Tensor) -> Tensor:
                 return dot(gradient, vectors[name])
@@ -141,14 +146,17 @@ class Engine:
         def gram(directions: Tensor) -> Tensor:
             shape = (directions.shape[1], len(directions), len(directions))
             total = torch.zeros(shape, dtype=torch.float64, device=directions.device)
-            for parts in _contributions(plan, outputs, directions):
-                one = joined(parts[1])
+
+            def add(_name: str, parts: list[Contribution]) -> None:
+                one = joined(parts)
                 if one is not None:
-                    total += one.gram()
+                    total.add_(one.gram())
+
+            _contributions(plan, outputs, directions, add)
             return total
 
         def contributions(directions: Tensor) -> Iterator[tuple[str, list[Contribution] | Tensor]]:
-            yield from _contributions(plan, outputs, directions)
+            yield from _one_after_another(plan, outputs, directions)
             if plan.by_example:
                 yield from self._by_example(plan.by_example, batch, directions, per_example.flat).items()
 
@@ -167,10 +175,14 @@ class Engine:
         direction = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
         ratios = ratios_for(examples, outputs)
         pair = torch.stack([direction, direction * ratios.unsqueeze(1)])
-        found = _cotangents(outputs, [call.edge for call in calls], pair)
-        layouts = tuple(find_layout(call, both[0], both[1], ratios) for call, both in zip(calls, found, strict=True))
-        self._layouts[signature] = layouts
-        return layouts
+        layouts: list[Layout | None] = [None] * len(calls)
+
+        def find(index: int, both: Tensor) -> None:
+            layouts[index] = find_layout(calls[index], both[0], both[1], ratios)
+
+        cotangents_in_turn(outputs, [call.edge for call in calls], pair, find)
+        self._layouts[signature] = tuple(layouts)
+        return tuple(layouts)
 
     def _plan(self, graph: Graph, calls: Sequence[Call], layouts: Sequence[Layout | None]) -> _Plan:
         """A parameter goes by rules when every use of it in the graph is a call whose rule and layout are known."""
@@ -211,13 +223,16 @@ class Engine:
         """Norms of the gradients of some directions; `take` is given their weighted sums."""
         found: dict[str, Tensor] = {}
         picks = None if coefficients is None else Picks.of(coefficients)
+
+        def use(name: str, parts: list[Contribution]) -> None:
+            with spent_on([name]):
+                found[name] = squared_norms(parts)
+                if picks is not None and take is not None:
+                    shape = self.problem.parameters[name].shape
+                    take(name, _total(part.weighted_sum(picks, shape) for part in parts))
+
         with torch.no_grad():
-            for name, parts in _contributions(plan, outputs, directions):
-                with spent_on([name]):
-                    found[name] = squared_norms(parts)
-                    if picks is not None and take is not None:
-                        shape = self.problem.parameters[name].shape
-                        take(name, _total(part.weighted_sum(picks, shape) for part in parts))
+            _contributions(plan, outputs, directions, use)
         if plan.by_example:
             with spent_on(plan.by_example):
                 found |= self._by_example(plan.by_example, batch, directions)
@@ -259,35 +274,43 @@ def _total(tensors: Iterable[Tensor]) -> Tensor:
     return first
 
 
-def _cotangents(outputs: Tensor, edges: Sequence[GradientEdge], directions: Tensor) -> Sequence[Tensor]:
-    """The cotangents of every edge for every direction, (K, …): K backward passes as one, else one by one.
+@dataclass
+class _Uses:
+    """The contributions of parameters whose other uses are still to come."""
 
-    Asking for the calls' output edges alone means that no weight gradient is ever computed.
-    """
-    with reproducible_kernels():
-        try:
-            # Not autograd's own `is_grads_batched`: it takes the backward of a convolution one direction at a time.
-            return vmap(lambda one: torch.autograd.grad(outputs, edges, one, retain_graph=True))(directions)
-        except (RuntimeError, NotImplementedError) as error:
-            raise_if_out_of_memory(error)
-            # Some operation's backward cannot be vectorised.
-            each = [torch.autograd.grad(outputs, edges, direction, retain_graph=True) for direction in directions]
-            return [torch.stack(gradients) for gradients in zip(*each, strict=True)]
+    plan: _Plan
+    pending: dict[str, dict[int, Contribution]] = field(default_factory=dict)
+
+    def completed_by(self, index: int, cotangents: Tensor) -> Iterator[tuple[str, list[Contribution]]]:
+        """Each parameter of which this call was the last use to come, with the contributions of all, last first."""
+        for name, part in _of_call(self.plan, index, cotangents):
+            parts = self.pending.setdefault(name, {})
+            parts[index] = part
+            if len(parts) == len(self.plan.by_rules[name]):
+                del self.pending[name]
+                yield name, [parts[each] for each in sorted(parts, reverse=True)]
 
 
-def _contributions(plan: _Plan, outputs: Tensor, directions: Tensor) -> Iterator[tuple[str, list[Contribution]]]:
-    """Each parameter with its contributions on the cotangents of all directions, which are let go once used."""
-    wanted = plan.wanted
-    if not wanted:
-        return
-    edges = [plan.calls[index].edge for index in wanted]
-    stacked = dict(zip(wanted, _cotangents(outputs, edges, directions), strict=True))
-    pending: dict[str, list[Contribution]] = {}
-    for index in reversed(wanted):
-        for name, part in _of_call(plan, index, stacked.pop(index)):
-            pending.setdefault(name, []).append(part)
-            if len(pending[name]) == len(plan.by_rules[name]):
-                yield name, pending.pop(name)
+def _contributions(plan: _Plan, outputs: Tensor, directions: Tensor, take: TakeParts) -> None:
+    """Give `take` each parameter with its contributions while the backward pass of all directions goes on."""
+    wanted, uses = plan.wanted, _Uses(plan)
+
+    def receive(place: int, cotangents: Tensor) -> None:
+        for name, parts in uses.completed_by(wanted[place], cotangents):
+            take(name, parts)
+
+    if wanted:
+        cotangents_in_turn(outputs, [plan.calls[index].edge for index in wanted], directions, receive)
+
+
+def _one_after_another(plan: _Plan, outputs: Tensor, directions: Tensor) -> Iterator[tuple[str, list[Contribution]]]:
+    """The same for whoever asks for the next when it is done with one: all cotangents are held until they are used."""
+    wanted, uses, held = plan.wanted, _Uses(plan), dict[int, Tensor]()
+    if wanted:
+        edges = [plan.calls[index].edge for index in wanted]
+        cotangents_in_turn(outputs, edges, directions, held.__setitem__)
+    for place in reversed(range(len(wanted))):
+        yield from uses.completed_by(wanted[place], held.pop(place))
 
 
 def _of_call(plan: _Plan, index: int, cotangents: Tensor) -> Iterator[tuple[str, Contribution]]:
