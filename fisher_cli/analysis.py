@@ -180,7 +180,21 @@ class Analysis:
                 if m.verification is not None
             ],
             "peak_memory_bytes": machine.peak_memory(),
-            "peak_device_memory_bytes": torch.cuda.max_memory_allocated() if self.device.startswith("cuda") else None,
+            "peak_device_memory_bytes": torch.cuda.max_memory_allocated(self.device) if self._on_gpu else None,
+            **(self._gpu() if self._on_gpu else {}),
+        }
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self.device.startswith("cuda")
+
+    def _gpu(self) -> dict[str, Any]:
+        """What the last digits depend on."""
+        return {
+            "gpu": torch.cuda.get_device_name(self.device),
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+            "tf32": False,
         }
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
+from fisher_cli.accelerator import choose_device
 from fisher_cli.crew import Crew, Orders
 from fisher_cli.errors import UsageError
 from fisher_cli.inputs.checkpoints.checkpoints import CheckpointFile
-from fisher_cli.measurement import choose_device
 from fisher_cli.records import Record
 from fisher_cli.results import Measurement, Status
 from fisher_cli.row_sequence import Rows

@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fisher_cli.accelerator import choose_device
 from fisher_cli.analysis import Analysis
 from fisher_cli.curvature.problem import TensorData
 from fisher_cli.errors import DataError, UsageError
-from fisher_cli.measurement import choose_device, measure
+from fisher_cli.measurement import measure
 from fisher_cli.normalizing import with_chosen_normalization
 from fisher_cli.presets import settings_of
 from fisher_cli.run import Run, load_data, resident

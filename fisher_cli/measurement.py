@@ -11,8 +11,10 @@ from torch import nn
 
 from fisher_cli.clock import Clock
 from fisher_cli.comparing import with_comparison
+from fisher_cli.curvature.determinism import without_determinism
 from fisher_cli.curvature.eigensystems import Matrix, matrices
 from fisher_cli.curvature.gradients import gradient
+from fisher_cli.curvature.kernels import steady_arithmetic
 from fisher_cli.curvature.memory import is_out_of_memory, release_memory
 from fisher_cli.curvature.normalization_statistics import discrepancies, recalibrate, recalibration, remark
 from fisher_cli.curvature.problem import Data, Problem, pose
@@ -21,7 +23,7 @@ from fisher_cli.curvature.spectrum import Question, spectrum
 from fisher_cli.curvature.task2vec import task2vec
 from fisher_cli.curvature.traces import Sweep, sweep
 from fisher_cli.curvature.world import ALONE, World
-from fisher_cli.errors import DataError, OutOfMemoryError, UsageError
+from fisher_cli.errors import DataError, OutOfMemoryError
 from fisher_cli.refusals import refuse_rounded
 from fisher_cli.results import Check, Ledger, Measurement, Rounding, Spectrum, Status
 from fisher_cli.selection import select_parameters, without_head
@@ -59,28 +61,6 @@ class Silent:
 
     def finish(self, measurement: Measurement) -> None:
         """Ignore it."""
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; `auto` is CUDA where there is one, else the CPU.
-
-    Raises:
-        UsageError: there is no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        msg = f"unknown device {name!r}: use auto, cpu, cuda or cuda:N"
-        raise UsageError(msg) from error
-    if device.type not in {"cpu", "cuda"}:
-        msg = f"device {name!r} is not supported: use auto, cpu, cuda or cuda:N"
-        raise UsageError(msg)
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        msg = f"device {name!r} is not here ({torch.cuda.device_count()} CUDA devices found): use --device auto or cpu"
-        raise UsageError(msg)
-    return device
 
 
 def _check_classes(problem: Problem, classes: int | None) -> None:
@@ -134,7 +114,7 @@ def measure(
                 problem = posed(module, data, settings, size, device, classes, world, is_rounded=bool(rounded))
                 problem = replace(problem, keep_graphs=keep_graphs)
             at_once = min(problem.batch_size, problem.examples)
-            with world.in_step():
+            with world.in_step(), steady_arithmetic():
                 if settings.verify:
                     return verified(problem, settings, observer.stage, clock)
                 return _measured(problem, settings, verify, known, observer, clock, trail, rounded)
@@ -159,7 +139,10 @@ def measure(
     if ran_out_at:
         taken = "1 was" if found.batch_size == 1 else f"{found.batch_size} were"
         notes += (f"memory ran out at {ran_out_at} examples at once: {taken} taken",)
-    notes += found.movement_notes
+    notes += found.movement_notes + tuple(
+        f"{operation} has no deterministic kernel on a GPU: last digits may differ between runs"
+        for operation in without_determinism()
+    )
     return replace(found, timings=tuple(clock.seconds.items()), notes=notes, memory_ran_out_at=ran_out_at)
 
 

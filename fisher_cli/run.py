@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from fisher_cli import __version__
+from fisher_cli.accelerator import choose_device
 from fisher_cli.agreement import refuse_other_files
 from fisher_cli.analysis import Analysis
 from fisher_cli.codec import decode, encode
@@ -33,7 +34,7 @@ from fisher_cli.inputs.data.datasets import Examples, load_examples
 from fisher_cli.inputs.factories import code_digest
 from fisher_cli.inputs.networks.architectures import Architecture
 from fisher_cli.inputs.networks.networks import Networks, outcome, refuse_nonfinite
-from fisher_cli.measurement import Observer, Silent, choose_device, measure
+from fisher_cli.measurement import Observer, Silent, measure
 from fisher_cli.normalizing import with_chosen_normalization
 from fisher_cli.recollection import recollect, remember
 from fisher_cli.records import Journal

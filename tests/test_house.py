@@ -50,6 +50,7 @@ FLOORS: list[set[str]] = [
         "curvature",
         "trajectory",
         "lock",
+        "accelerator",
     },
     {"trail", "selection", "comparing", "verification", "measurement", "normalizing", "examples", "analysis", "run"}
     | {"library", "checkpoint_comparison", "reports", "distributed", "agreement"}
@@ -61,6 +62,7 @@ FLOORS: list[set[str]] = [
 ]
 # Which of the same floor may be used by whom.
 BESIDE = {
+    "accelerator": {"curvature"},
     "columns": {"cells"},
     "comparison_columns": {"columns"},
     "presets": {"settings", "errors"},

@@ -9,8 +9,12 @@ from fisher_cli.curvature.allocation import is_large
 
 # Directions whose cotangents are held at once; more of them are taken in turns.
 DIRECTIONS_AT_ONCE = 16
-# The working set of a batch stays below this share of the memory …
+# The working set of a batch stays below this share of the memory, of a GPU, which nothing else uses and which small
+# batches leave idle, below a larger one …
 MEMORY_SHARE = 1 / 16
+GPU_MEMORY_SHARE = 1 / 4
+# … in which a batch of at least so many examples is a multiple of it: GPU kernels work on tiles of positions.
+GPU_MULTIPLE = 16
 # … and, on the CPU, below this: larger batches fall out of the caches. It gives a ResNet-20 sixteen examples.
 CPU_BYTES = 384 * 2**20
 # … but for this many examples, with which large convolutions are faster than one by one although nothing is cached.
@@ -68,13 +72,17 @@ def automatic_batch_size(values: int, like: Tensor, directions: int, examples: i
     """Batch size = budget / (values per example · (directions + overhead) · bytes per value), from 1 to 1024.
 
     On the CPU the budget is that of the caches, or of eight examples if these stay within the share of the memory.
+    On a GPU a batch of more than sixteen is a multiple of sixteen, unless it holds all examples.
     """
     at_once = min(directions, DIRECTIONS_AT_ONCE)
     per_example = values * (at_once + OVERHEAD) * like.element_size()
-    budget = int(memory_bytes(like.device) * MEMORY_SHARE)
     if like.device.type == "cpu":
-        budget = min(budget, max(CPU_BYTES, FEWEST * per_example))
-    return max(1, min(LARGEST, examples, budget // per_example))
+        budget = min(int(memory_bytes(like.device) * MEMORY_SHARE), max(CPU_BYTES, FEWEST * per_example))
+        return max(1, min(LARGEST, examples, budget // per_example))
+    fitting = min(LARGEST, int(memory_bytes(like.device) * GPU_MEMORY_SHARE) // per_example)
+    if fitting > GPU_MULTIPLE:
+        fitting -= fitting % GPU_MULTIPLE
+    return max(1, min(examples, fitting))
 
 
 def graph_bytes(device: torch.device) -> int:

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from fisher_cli.curvature.determinism import deterministic
+
 BatchNorm = Callable[..., Tensor]
 """As torch.nn.functional's."""
 
@@ -51,30 +53,48 @@ _batch_norm = in_evaluation(functional.batch_norm, _evaluated)
 
 
 @contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Multiply float32 as float32 on GPUs, whatever the process has allowed: TF32 keeps 10 bits of the mantissa."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.allow_tf32 = matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before
+
+
+@contextlib.contextmanager
+def steady_arithmetic() -> Iterator[None]:
+    """Run in full float32 and, on a GPU, with kernels that give the same bits every time."""
+    with full_precision(), warnings.catch_warnings(), deterministic():
+        yield
+
+
+@contextlib.contextmanager
 def reproducible_kernels() -> Iterator[None]:
-    """Run with gradients, with kernels that every kind of derivative exists for, in full float32.
+    """Run with gradients, with kernels that every kind of derivative exists for, in full float32, the same every time.
 
     The fused attention kernels have neither forward-mode derivatives nor double backward, and the encoder's
     fast path bypasses autograd; the plain kernel computes the same function. Batch norm's fused kernel has slow
-    ones. TF32 keeps 10 bits of mantissa.
+    ones. On a GPU the deterministic kernels are taken.
     """
     previous = functional.batch_norm
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    cudnn_tf32, matmul_tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     functional.batch_norm = _batch_norm
     torch.backends.mha.set_fastpath_enabled(False)
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:
         with (
+            steady_arithmetic(),
             sdpa_kernel(SDPBackend.MATH),
             torch.inference_mode(mode=False),
             torch.enable_grad(),
-            warnings.catch_warnings(),
         ):
             # Slow is what the fallback is there for; the ledger says which parameters take it.
             warnings.filterwarnings("ignore", message="There is a performance drop")
+            # Autograd's thread for a GPU has no context before its first operation, and says so.
+            warnings.filterwarnings("ignore", message="Attempting to run cuBLAS, but there was no current CUDA")
             yield
     finally:
         functional.batch_norm = previous
         torch.backends.mha.set_fastpath_enabled(fast_path)
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = cudnn_tf32, matmul_tf32

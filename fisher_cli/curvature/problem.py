@@ -12,6 +12,7 @@ from fisher_cli.curvature.backward import gradients_in_turn
 from fisher_cli.curvature.batching import automatic_batch_size, network_bytes, values_per_example
 from fisher_cli.curvature.kernels import reproducible_kernels
 from fisher_cli.curvature.likelihoods import Likelihood, likelihood_named
+from fisher_cli.curvature.prefetch import one_ahead, pinned
 from fisher_cli.curvature.sums import add_to
 from fisher_cli.curvature.world import ALONE, World
 from fisher_cli.errors import ArchitectureError, CoupledExamplesError, DataError, NumericalError
@@ -109,8 +110,16 @@ class Problem:
 
     def slice(self, start: int, stop: int) -> Batch:
         """Examples start … stop − 1 as a batch."""
-        inputs, labels = self.data.batch(start, stop)
-        labels = labels.to(self.device)
+        return self._batch(*self.data.batch(start, stop), start)
+
+    def _ready(self, bounds: tuple[int, int]) -> tuple[int, Tensor, Tensor]:
+        """The first example's number, inputs and labels where a GPU fetches them without waiting."""
+        inputs, labels = self.data.batch(*bounds)
+        return bounds[0], pinned(inputs), pinned(labels)
+
+    def _batch(self, inputs: Tensor, labels: Tensor, start: int) -> Batch:
+        """Inputs and labels on the network's device."""
+        labels = labels.to(self.device, non_blocking=True)
         if not labels.is_floating_point():
             labels = labels.long()
         return Batch(_on(inputs, next(iter(self.parameters.values()))), labels, start)
@@ -121,8 +130,16 @@ class Problem:
         Ranks share whole batches: every example is computed in the company that it has with a single rank, bit by bit.
         """
         size = size or self.batch_size
-        for index in self.world.share(-(-self.examples // size)):
-            yield self.slice(index * size, min((index + 1) * size, self.examples))
+        bounds = [
+            (index * size, min((index + 1) * size, self.examples))
+            for index in self.world.share(-(-self.examples // size))
+        ]
+        if self.device.type == "cpu":
+            for start, stop in bounds:
+                yield self.slice(start, stop)
+        else:
+            for start, inputs, labels in one_ahead(self._ready, bounds):
+                yield self._batch(inputs, labels, start)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """The network's outputs z, (B, C), on a copy of the inputs: a network may work on them in place."""
@@ -223,7 +240,8 @@ def _refuse_coupling(model: nn.Module) -> None:
 
 def _on(inputs: Tensor, like: Tensor) -> Tensor:
     """Inputs on a parameter's device, in its precision when they are floating-point."""
-    return inputs.to(like.device, like.dtype if inputs.is_floating_point() else None)
+    there = inputs.to(like.device, non_blocking=True)
+    return there.to(like.dtype) if inputs.is_floating_point() else there
 
 
 def _probe(model: nn.Module, data: Data, like: Tensor) -> Tensor:

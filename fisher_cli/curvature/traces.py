@@ -11,6 +11,7 @@ from fisher_cli.curvature import consistency
 from fisher_cli.curvature.deflation import deflated, pilot
 from fisher_cli.curvature.gradient_norms import verification
 from fisher_cli.curvature.gradient_norms.engine import Engine, Pass
+from fisher_cli.curvature.kernels import steady_arithmetic
 from fisher_cli.curvature.ledger import with_work, without_work
 from fisher_cli.curvature.moments import Moments, as_floats, over_ranks, ratio_of_means
 from fisher_cli.curvature.predictions import PredictionTotals
@@ -88,6 +89,7 @@ class _Totals:
 
 
 @torch.inference_mode(mode=False)
+@steady_arithmetic()
 def sweep(
     problem: Problem,
     *,

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fisher_cli.curvature.gradient_norms.doubts import Doubts
+
 
 @dataclass(frozen=True)
 class Picks:
@@ -23,7 +25,7 @@ class Picks:
     @classmethod
     def of(cls, coefficients: Tensor) -> "Picks | None":
         """What coefficients (K, B), of which at most one of each b is not zero, pick; None where all are zero."""
-        rows = coefficients.ne(0).any(1).nonzero().flatten().tolist()
+        rows = [row for row, taken in enumerate(coefficients.ne(0).any(1).tolist()) if taken]
         if not rows:
             return None
         index = coefficients.abs().argmax(0)
@@ -71,7 +73,7 @@ class OuterProducts:
         delta = _split(self.cotangents, 1, times).permute(0, 1, 3, 4, 2, 5).flatten(4)
         return OuterProducts(a, delta, self.transposed)
 
-    def squared_norms(self) -> Tensor:
+    def squared_norms(self, doubts: Doubts | None = None) -> Tensor:
         """‖Σ_l δ_l a_lᵀ‖² summed over groups, (K, B) in float64.
 
         Two routes give the same number. Explicit: form the R × Q gradient, K·R·Q·L multiplications. Gram:
@@ -82,14 +84,18 @@ class OuterProducts:
         directions, examples, groups, rows, positions = self.cotangents.shape
         columns = self.inputs.shape[2]
         if positions == 1:
-            return (_squared_rows(self.cotangents.squeeze(4)) * _squared_rows(self.inputs.squeeze(3))).sum(2)
+            left, right = (
+                _squared_rows(self.cotangents.squeeze(4), doubts),
+                _squared_rows(self.inputs.squeeze(3), doubts),
+            )
+            return (left * right).sum(2)
         stacked = self.cotangents.permute(1, 2, 0, 3, 4).reshape(examples * groups, directions * rows, positions)
         a = self.inputs.reshape(examples * groups, columns, positions)
         products = None
         if directions * rows * columns > positions * (columns + directions * rows):
-            products = _through_gram(a, stacked.reshape(len(a), directions, rows, positions))
+            products = _through_gram(a, stacked.reshape(len(a), directions, rows, positions), doubts)
         if products is None:
-            products = _explicitly(a, stacked, rows)
+            products = _explicitly(a, stacked, rows, doubts)
         return products.reshape(examples, groups, directions).sum(1).T
 
     def weighted_sum(self, picks: Picks, shape: torch.Size) -> Tensor:
@@ -146,19 +152,22 @@ def _inner_products(gradient: Tensor) -> Tensor:
     return (gradient @ gradient.mT).double()
 
 
-def _squared_rows(values: Tensor) -> Tensor:
+def _squared_rows(values: Tensor, doubts: Doubts | None = None) -> Tensor:
     """Sums of squares over the last dimension in float64; added there only where float32 would lose digits."""
     if values.shape[-1] <= ADDED_AT_ONCE:
         norms: Tensor = torch.linalg.vector_norm(values, dim=-1)
         # The largest of what is added up later: a small one beside it does not matter.
         largest = norms.amax(-1)
-        if bool(((largest >= SAFE_NORM) & largest.isfinite()).all()):
+        precise = ((largest >= SAFE_NORM) & largest.isfinite()).all()
+        if doubts is not None:
+            doubts.note(~precise)
+        if doubts is not None or bool(precise):
             return norms.double().square()
     exact: Tensor = torch.linalg.vector_norm(values, dim=-1, dtype=torch.float64)
     return exact.square()
 
 
-def _explicitly(a: Tensor, stacked: Tensor, rows: int) -> Tensor:
+def _explicitly(a: Tensor, stacked: Tensor, rows: int, doubts: Doubts | None) -> Tensor:
     """‖Σ_l δ_l a_lᵀ‖², (X, K) in float64, of a (X, Q, L) and δ (X, K·R, L), by the gradients, a few of them at once."""
     size, height = rows * a.shape[1], stacked.shape[1]
     some = max(1, GRADIENT_VALUES // (size * (height // rows)))
@@ -169,12 +178,12 @@ def _explicitly(a: Tensor, stacked: Tensor, rows: int) -> Tensor:
         found = []
         for first in range(0, height, taken):
             gradient = torch.bmm(stacked[low : low + some, first : first + taken], transposed)
-            found.append(_squared_rows(gradient.reshape(len(transposed), -1, rows, a.shape[1])).sum(2))
+            found.append(_squared_rows(gradient.reshape(len(transposed), -1, rows, a.shape[1]), doubts).sum(2))
         parts.append(torch.cat(found, 1))
     return torch.cat(parts)
 
 
-def _through_gram(a: Tensor, delta: Tensor) -> Tensor | None:
+def _through_gram(a: Tensor, delta: Tensor, doubts: Doubts | None) -> Tensor | None:
     """Σ_lm (a_lᵀa_m)(δ_lᵀδ_m), (X, K) in float64, of a (X, Q, L) and δ (X, K, R, L); None where it would be inexact.
 
     Large terms that cancel lose their digits twice as fast here as in the gradient itself, and tiny ones underflow
@@ -185,6 +194,9 @@ def _through_gram(a: Tensor, delta: Tensor) -> Tensor | None:
     own = terms.diagonal(dim1=2, dim2=3).double().sum(2)
     exact = (torch.finfo(a.dtype).eps * own <= CANCELLATION * products) & products.isfinite()
     small = own < SAFE_NORM**2
+    if doubts is not None:
+        doubts.note(~exact.all() | (small & (delta.abs().amax((2, 3)) > 0)).any())
+        return products
     underflowing = bool(small.any()) and bool((delta.abs().amax((2, 3))[small] > 0).any())
     return products if bool(exact.all()) and not underflowing else None
 
@@ -199,9 +211,9 @@ class Vectors:
         """The same with every `times` consecutive examples summed into one."""
         return self if times == 1 else Vectors(_split(self.values, 1, times).sum(2))
 
-    def squared_norms(self) -> Tensor:
+    def squared_norms(self, doubts: Doubts | None = None) -> Tensor:
         """‖g‖², (K, B) in float64."""
-        return _squared_rows(self.values)
+        return _squared_rows(self.values, doubts)
 
     def weighted_sum(self, picks: Picks, shape: torch.Size) -> Tensor:
         """Σ_kb c_kb g_kb, in the parameter's shape."""
@@ -237,7 +249,7 @@ class Rows:
             self.ids.reshape(-1, times * self.ids.shape[1]), delta, self.counted.reshape(len(self.ids) // times, -1)
         )
 
-    def squared_norms(self) -> Tensor:
+    def squared_norms(self, doubts: Doubts | None = None) -> Tensor:  # noqa: ARG002 - added in float64: exact
         """Σ_lm [id_l = id_m] δ_lᵀδ_m, (K, B) in float64."""
         same = (self.ids.unsqueeze(1) == self.ids.unsqueeze(2)) & self.counted.unsqueeze(1) & self.counted.unsqueeze(2)
         summed = same.to(self.cotangents.dtype) @ self.cotangents
@@ -290,18 +302,21 @@ def joined(parts: Sequence[Contribution]) -> Contribution | None:
     return None
 
 
-def squared_norms(parts: Sequence[Contribution]) -> Tensor:
-    """‖Σ_calls gradient‖², (K, B) in float64, of contributions that `can_be_joined`."""
+def squared_norms(parts: Sequence[Contribution], doubts: Doubts | None = None) -> Tensor:
+    """‖Σ_calls gradient‖², (K, B) in float64, of contributions that `can_be_joined`.
+
+    With `doubts` the quickest routes are taken at once, and what speaks against them is kept there to be asked later.
+    """
     one = joined(parts)
     if one is not None:
-        return one.squared_norms()
+        return one.squared_norms(doubts)
     outer = [part for part in parts if isinstance(part, OuterProducts)]
-    return _tied(outer, [part for part in parts if isinstance(part, Rows)])
+    return _tied(outer, [part for part in parts if isinstance(part, Rows)], doubts)
 
 
-def _tied(outer: Sequence[OuterProducts], rows: Sequence[Rows]) -> Tensor:
+def _tied(outer: Sequence[OuterProducts], rows: Sequence[Rows], doubts: Doubts | None) -> Tensor:
     """An embedding tied to a linear layer: both norms and twice Σ_lm δ_l[id_m] (a_lᵀ d_m)."""
-    total = squared_norms(outer) + squared_norms(rows)
+    total = squared_norms(outer, doubts) + squared_norms(rows, doubts)
     for product in outer:
         a, delta = product.inputs.squeeze(1), product.cotangents.squeeze(2)
         for row in rows:

@@ -1,6 +1,6 @@
 """Squared per-example gradient norms of every parameter, for many score directions at once, batch after batch."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -12,21 +12,21 @@ from fisher_cli.curvature.gradient_norms import per_example
 from fisher_cli.curvature.gradient_norms.arrivals import cotangents_in_turn
 from fisher_cli.curvature.gradient_norms.capture import Call, recorded_calls
 from fisher_cli.curvature.gradient_norms.contributions import Contribution, Picks, can_be_joined, joined, squared_norms
+from fisher_cli.curvature.gradient_norms.convolution_transpose import convolutions_by_convolutions
+from fisher_cli.curvature.gradient_norms.doubts import Doubts
 from fisher_cli.curvature.gradient_norms.graph import Graph, read_graph
 from fisher_cli.curvature.gradient_norms.layouts import Layout, find_layout, ratios_for
+from fisher_cli.curvature.gradient_norms.plan import Plan, TakeParts, contributions_in_turn, one_after_another
 from fisher_cli.curvature.gradient_norms.rules import RULES
 from fisher_cli.curvature.gradient_norms.work import spent_on
 from fisher_cli.curvature.kernels import reproducible_kernels
 from fisher_cli.curvature.memory import raise_if_out_of_memory
-from fisher_cli.curvature.problem import Batch, Problem, widened
+from fisher_cli.curvature.problem import Batch, Problem
 from fisher_cli.curvature.sums import dot
 from fisher_cli.errors import ArchitectureError
 
 PER_EXAMPLE = "per-example"
 UNUSED = "unused"
-
-TakeParts = Callable[[str, list[Contribution]], None]
-"""A parameter's name and what each of its uses contributes."""
 
 
 @dataclass(frozen=True)
@@ -51,26 +51,6 @@ class Pass:
     contributions: Callable[[Tensor], Iterator[tuple[str, list[Contribution] | Tensor]]]
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """Which calls of a batch serve which parameter: (call, layout, role) by parameter; the rest by example."""
-
-    by_rules: Mapping[str, Sequence[tuple[int, Layout, str]]]
-    by_example: tuple[str, ...]
-    calls: Sequence[Call]
-
-    @property
-    def wanted(self) -> list[int]:
-        """The calls whose outputs' cotangents are asked for."""
-        return sorted({index for uses in self.by_rules.values() for index, _, _ in uses})
-
-    @property
-    def bytes_per_direction(self) -> int:
-        """What the cotangents of one of them take, the largest: they are let go one after another."""
-        shapes = [(self.calls[index].output_shape, self.calls[index].inputs.element_size()) for index in self.wanted]
-        return max((shape.numel() * size for shape, size in shapes), default=0)
-
-
 @dataclass
 class Engine:
     """The norms of a problem; remembers what it has learned about the network from earlier batches.
@@ -83,6 +63,7 @@ class Engine:
     methods: dict[str, set[str]] = field(default_factory=dict)
     vectorise: bool = True
     _layouts: dict[object, tuple[Layout | None, ...]] = field(default_factory=dict)
+    _careful: set[str] = field(default_factory=set)  # parameters whose quick route was inexact once
 
     def ledger(self) -> dict[str, str]:
         """One word or several per parameter: how its norms were found."""
@@ -103,7 +84,11 @@ class Engine:
         Raises:
             ArchitectureError: the outputs do not depend on the analysed parameters.
         """
-        with reproducible_kernels(), recorded_calls(self.problem.parameters) as calls:
+        with (
+            reproducible_kernels(),
+            convolutions_by_convolutions(self.problem.device),
+            recorded_calls(self.problem.parameters) as calls,
+        ):
             outputs = self.problem.forward(batch.inputs)
         if not outputs.requires_grad:
             msg = "the network's outputs do not depend on the analysed parameters: check --include and --exclude"
@@ -134,7 +119,7 @@ class Engine:
                 total.add_(sum(part.projections(vectors[name]) for part in parts))
 
             with torch.no_grad():
-                _contributions(plan, outputs, directions, add)
+                contributions_in_turn(plan, outputs, directions, add)
 
             def product(name: str, gradient: Tensor) -> Tensor:
                 return dot(gradient, vectors[name])
@@ -152,11 +137,11 @@ class Engine:
                 if one is not None:
                     total.add_(one.gram())
 
-            _contributions(plan, outputs, directions, add)
+            contributions_in_turn(plan, outputs, directions, add)
             return total
 
         def contributions(directions: Tensor) -> Iterator[tuple[str, list[Contribution] | Tensor]]:
-            yield from _one_after_another(plan, outputs, directions)
+            yield from one_after_another(plan, outputs, directions)
             if plan.by_example:
                 yield from self._by_example(plan.by_example, batch, directions, per_example.flat).items()
 
@@ -184,7 +169,7 @@ class Engine:
         self._layouts[signature] = tuple(layouts)
         return tuple(layouts)
 
-    def _plan(self, graph: Graph, calls: Sequence[Call], layouts: Sequence[Layout | None]) -> _Plan:
+    def _plan(self, graph: Graph, calls: Sequence[Call], layouts: Sequence[Layout | None]) -> Plan:
         """A parameter goes by rules when every use of it in the graph is a call whose rule and layout are known."""
         serving: dict[int, list[tuple[int, Layout, str]]] = {}
         for index, (call, layout) in enumerate(zip(calls, layouts, strict=True)):
@@ -206,14 +191,14 @@ class Engine:
             else:
                 by_example.append(name)
                 self._note(name, PER_EXAMPLE)
-        return _Plan(by_rules, tuple(by_example), calls)
+        return Plan(by_rules, tuple(by_example), calls)
 
     def _note(self, name: str, method: str) -> None:
         self.methods.setdefault(name, set()).add(method)
 
     def _some(
         self,
-        plan: _Plan,
+        plan: Plan,
         outputs: Tensor,
         batch: Batch,
         directions: Tensor,
@@ -221,18 +206,14 @@ class Engine:
         take: Take | None,
     ) -> dict[str, Tensor]:
         """Norms of the gradients of some directions; `take` is given their weighted sums."""
-        found: dict[str, Tensor] = {}
         picks = None if coefficients is None else Picks.of(coefficients)
 
-        def use(name: str, parts: list[Contribution]) -> None:
-            with spent_on([name]):
-                found[name] = squared_norms(parts)
-                if picks is not None and take is not None:
-                    shape = self.problem.parameters[name].shape
-                    take(name, _total(part.weighted_sum(picks, shape) for part in parts))
+        def also(name: str, parts: list[Contribution]) -> None:
+            if picks is not None and take is not None:
+                shape = self.problem.parameters[name].shape
+                take(name, _total(part.weighted_sum(picks, shape) for part in parts))
 
-        with torch.no_grad():
-            _contributions(plan, outputs, directions, use)
+        found = self._norms_by_rules(plan, outputs, directions, also)
         if plan.by_example:
             with spent_on(plan.by_example):
                 found |= self._by_example(plan.by_example, batch, directions)
@@ -240,6 +221,35 @@ class Engine:
                     self._sums_by_autograd(plan.by_example, outputs, directions, coefficients, take)
         zero = torch.zeros(directions.shape[:2], dtype=torch.float64, device=directions.device)
         return {name: found.get(name, zero) for name in self.problem.parameters}
+
+    def _norms_by_rules(self, plan: Plan, outputs: Tensor, directions: Tensor, also: TakeParts) -> dict[str, Tensor]:
+        """Norms of all parameters with a rule. On the CPU each route is judged when it is taken, elsewhere at the end.
+
+        There the norms of a parameter whose quick route was inexact are taken again, and judged at once from then on.
+        """
+        doubts = None if directions.device.type == "cpu" else Doubts()
+
+        def norms(also: TakeParts | None, only: Container[str] | None, doubts: Doubts | None) -> dict[str, Tensor]:
+            found: dict[str, Tensor] = {}
+
+            def use(name: str, parts: list[Contribution]) -> None:
+                with spent_on([name]):
+                    if only is None or name in only:
+                        given = None if doubts is None or name in self._careful else doubts.of(name)
+                        found[name] = squared_norms(parts, given)
+                    if also is not None:
+                        also(name, parts)
+
+            contributions_in_turn(plan, outputs, directions, use)
+            return found
+
+        with torch.no_grad():
+            found = norms(also, None, doubts)
+            inexact = set() if doubts is None else doubts.owners()
+            if inexact:
+                self._careful |= inexact
+                found |= norms(None, inexact, None)
+        return found
 
     def _sums_by_autograd(
         self, names: Sequence[str], outputs: Tensor, directions: Tensor, coefficients: Tensor, take: Take
@@ -272,59 +282,3 @@ def _total(tensors: Iterable[Tensor]) -> Tensor:
     for other in others:
         first = first + other
     return first
-
-
-@dataclass
-class _Uses:
-    """The contributions of parameters whose other uses are still to come."""
-
-    plan: _Plan
-    pending: dict[str, dict[int, Contribution]] = field(default_factory=dict)
-
-    def completed_by(self, index: int, cotangents: Tensor) -> Iterator[tuple[str, list[Contribution]]]:
-        """Each parameter of which this call was the last use to come, with the contributions of all, last first."""
-        for name, part in _of_call(self.plan, index, cotangents):
-            parts = self.pending.setdefault(name, {})
-            parts[index] = part
-            if len(parts) == len(self.plan.by_rules[name]):
-                del self.pending[name]
-                yield name, [parts[each] for each in sorted(parts, reverse=True)]
-
-
-def _contributions(plan: _Plan, outputs: Tensor, directions: Tensor, take: TakeParts) -> None:
-    """Give `take` each parameter with its contributions while the backward pass of all directions goes on."""
-    wanted, uses = plan.wanted, _Uses(plan)
-
-    def receive(place: int, cotangents: Tensor) -> None:
-        for name, parts in uses.completed_by(wanted[place], cotangents):
-            take(name, parts)
-
-    if wanted:
-        cotangents_in_turn(outputs, [plan.calls[index].edge for index in wanted], directions, receive)
-
-
-def _one_after_another(plan: _Plan, outputs: Tensor, directions: Tensor) -> Iterator[tuple[str, list[Contribution]]]:
-    """The same for whoever asks for the next when it is done with one: all cotangents are held until they are used."""
-    wanted, uses, held = plan.wanted, _Uses(plan), dict[int, Tensor]()
-    if wanted:
-        edges = [plan.calls[index].edge for index in wanted]
-        cotangents_in_turn(outputs, edges, directions, held.__setitem__)
-    for place in reversed(range(len(wanted))):
-        yield from uses.completed_by(wanted[place], held.pop(place))
-
-
-def _of_call(plan: _Plan, index: int, cotangents: Tensor) -> Iterator[tuple[str, Contribution]]:
-    """What one call contributes to each parameter it serves, examples folded."""
-    call = plan.calls[index]
-    served = [
-        (name, layout, role) for name, uses in plan.by_rules.items() for number, layout, role in uses if number == index
-    ]
-    layout = served[0][1]
-    # A bare parameter that is added or expanded is its own "input": it has no examples to bring to the front.
-    inputs = call.inputs if call.is_bare else layout.examples_first(call.inputs)
-    # Here, and nowhere else, what a network in bfloat16 computed becomes float32: every rule multiplies and adds in it.
-    inputs, cotangents = widened(inputs), widened(cotangents)
-    with torch.no_grad(), spent_on([name for name, _, _ in served]):
-        parts = RULES[call.function].contributions(call.arguments, inputs, layout.examples_first(cotangents, 1))
-        folded = [(name, parts[role].folded(layout.times)) for name, _, role in served]
-    yield from folded

@@ -1,0 +1,34 @@
+"""What a quick route to a norm leaves to be asked afterwards, so that the program does not wait for the device."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Doubts:
+    """Whether quick routes to norms were inexact, asked of the device once for many parameters.
+
+    A GPU is hundreds of operations behind the program that asks for them; every question about a value waits until it
+    has caught up, and leaves it idle while the program goes on.
+    """
+
+    _flags: dict[str, list[Tensor]] = field(default_factory=dict)
+    _owner: str = ""
+
+    def of(self, owner: str) -> "Doubts":
+        """These doubts, of which the next ones are this owner's."""
+        self._owner = owner
+        return self
+
+    def note(self, inexact: Tensor) -> None:
+        """Keep a flag to be asked for."""
+        self._flags.setdefault(self._owner, []).append(inexact)
+
+    def owners(self) -> set[str]:
+        """The owners of which anything was inexact: the one question."""
+        if not self._flags:
+            return set()
+        answers = torch.stack([torch.stack(flags).any() for flags in self._flags.values()]).tolist()
+        return {owner for owner, answer in zip(self._flags, answers, strict=True) if answer}
