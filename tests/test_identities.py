@@ -4,13 +4,14 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from fisher_cli.curvature import kernels, linear_layers, moments, products, scores, traces
-from fisher_cli.curvature.gradient_norms import engine
+from fisher_cli.curvature.gradient_norms import engine, plan
 from fisher_cli.curvature.identities import expansion, heads, hessians, plain, spectra, suite
 from fisher_cli.curvature.identities import traces as trace_identities
 from fisher_cli.curvature.identities.statements import Subject
@@ -116,12 +117,12 @@ def training_mode(patch: pytest.MonkeyPatch) -> None:
 
 def missing_layer(patch: pytest.MonkeyPatch) -> None:
     """The rules forget the hidden layer's weight."""
-    original = engine._contributions
+    original = plan.Uses.completed_by
 
-    def without(*given: object) -> object:
-        return (each for each in original(*given) if each[0] != "hidden.weight")  # type: ignore[arg-type]
+    def without(*given: Any) -> object:
+        return (each for each in original(*given) if each[0] != "hidden.weight")
 
-    patch.setattr(engine, "_contributions", without)
+    patch.setattr(plan.Uses, "completed_by", without)
 
 
 def observed_labels(patch: pytest.MonkeyPatch) -> None:
@@ -181,7 +182,7 @@ def single_sums(patch: pytest.MonkeyPatch) -> None:
 def mixed_examples(patch: pytest.MonkeyPatch) -> None:
     """The engine hands the examples of a batch out in another order."""
     original = engine.squared_norms
-    patch.setattr(engine, "squared_norms", lambda parts: original(parts).flip(1))
+    patch.setattr(engine, "squared_norms", lambda *given: original(*given).flip(1))
 
 
 FAULTS: list[tuple[Plant, set[str], str]] = [

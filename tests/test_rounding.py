@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from fisher_cli import analyze
 from fisher_cli.cli.app import app
 from fisher_cli.curvature.gradient_norms import engine as engine_module
+from fisher_cli.curvature.gradient_norms import plan as plan_module
 from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.kernels import tf32_products
 from fisher_cli.curvature.problem import Problem, TensorData, pose
@@ -104,7 +105,7 @@ def test_rules_are_given_float32(name: str, monkeypatch: pytest.MonkeyPatch) -> 
         return contributions
 
     watched = {word: replace(rule, contributions=watching(rule)) for word, rule in engine_module.RULES.items()}
-    monkeypatch.setattr(engine_module, "RULES", watched)
+    monkeypatch.setattr(plan_module, "RULES", watched)
     sweep(problem, is_checked=True)
     assert seen == {torch.float32}
 

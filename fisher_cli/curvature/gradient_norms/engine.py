@@ -5,28 +5,25 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge
-from torch.func import vmap
 
 from fisher_cli.curvature.backward import Take, gradients_in_turn
 from fisher_cli.curvature.batching import directions_at_once
 from fisher_cli.curvature.gradient_norms import per_example
+from fisher_cli.curvature.gradient_norms.arrivals import cotangents_in_turn
 from fisher_cli.curvature.gradient_norms.capture import Call, recorded_calls
 from fisher_cli.curvature.gradient_norms.contributions import Contribution, Picks, can_be_joined, joined, squared_norms
 from fisher_cli.curvature.gradient_norms.convolution_transpose import convolutions_by_convolutions
 from fisher_cli.curvature.gradient_norms.doubts import Doubts, runs_behind
 from fisher_cli.curvature.gradient_norms.graph import Graph, read_graph
 from fisher_cli.curvature.gradient_norms.layouts import Layout, find_layout, ratios_for
+from fisher_cli.curvature.gradient_norms.plan import Plan, TakeParts, contributions_in_turn, one_after_another
 from fisher_cli.curvature.gradient_norms.rules import RULES
 from fisher_cli.curvature.gradient_norms.work import spent_on
 from fisher_cli.curvature.kernels import reproducible_kernels
 from fisher_cli.curvature.memory import raise_if_out_of_memory
-from fisher_cli.curvature.problem import Batch, Problem, widened
+from fisher_cli.curvature.problem import Batch, Problem
 from fisher_cli.curvature.sums import dot
 from fisher_cli.errors import ArchitectureError
-
-Also = Callable[[str, Sequence[Contribution]], None]
-"""Told each parameter's name and contributions."""
 
 PER_EXAMPLE = "per-example"
 UNUSED = "unused"
@@ -52,26 +49,6 @@ class Pass:
     project: Callable[[Tensor, Mapping[str, Tensor]], Tensor]
     gram: Callable[[Tensor], Tensor]
     contributions: Callable[[Tensor], Iterator[tuple[str, list[Contribution] | Tensor]]]
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Which calls of a batch serve which parameter: (call, layout, role) by parameter; the rest by example."""
-
-    by_rules: Mapping[str, Sequence[tuple[int, Layout, str]]]
-    by_example: tuple[str, ...]
-    calls: Sequence[Call]
-
-    @property
-    def wanted(self) -> list[int]:
-        """The calls whose outputs' cotangents are asked for."""
-        return sorted({index for uses in self.by_rules.values() for index, _, _ in uses})
-
-    @property
-    def bytes_per_direction(self) -> int:
-        """What these cotangents take."""
-        shapes = [(self.calls[index].output_shape, self.calls[index].inputs.element_size()) for index in self.wanted]
-        return sum(shape.numel() * size for shape, size in shapes)
 
 
 @dataclass
@@ -137,9 +114,12 @@ class Engine:
 
         def project(directions: Tensor, vectors: Mapping[str, Tensor]) -> Tensor:
             total = torch.zeros(directions.shape[:2], dtype=torch.float64, device=directions.device)
+
+            def add(name: str, parts: list[Contribution]) -> None:
+                total.add_(sum(part.projections(vectors[name]) for part in parts))
+
             with torch.no_grad():
-                for name, parts in _contributions(plan, outputs, directions):
-                    total += sum(part.projections(vectors[name]) for part in parts)
+                contributions_in_turn(plan, outputs, directions, add)
 
             def product(name: str, gradient: Tensor) -> Tensor:
                 return dot(gradient, vectors[name])
@@ -151,14 +131,17 @@ class Engine:
         def gram(directions: Tensor) -> Tensor:
             shape = (directions.shape[1], len(directions), len(directions))
             total = torch.zeros(shape, dtype=torch.float64, device=directions.device)
-            for parts in _contributions(plan, outputs, directions):
-                one = joined(parts[1])
+
+            def add(_name: str, parts: list[Contribution]) -> None:
+                one = joined(parts)
                 if one is not None:
-                    total += one.gram()
+                    total.add_(one.gram())
+
+            contributions_in_turn(plan, outputs, directions, add)
             return total
 
         def contributions(directions: Tensor) -> Iterator[tuple[str, list[Contribution] | Tensor]]:
-            yield from _contributions(plan, outputs, directions)
+            yield from one_after_another(plan, outputs, directions)
             if plan.by_example:
                 yield from self._by_example(plan.by_example, batch, directions, per_example.flat).items()
 
@@ -177,12 +160,16 @@ class Engine:
         direction = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
         ratios = ratios_for(examples, outputs)
         pair = torch.stack([direction, direction * ratios.unsqueeze(1)])
-        found = _cotangents(outputs, [call.edge for call in calls], pair)
-        layouts = tuple(find_layout(call, both[0], both[1], ratios) for call, both in zip(calls, found, strict=True))
-        self._layouts[signature] = layouts
-        return layouts
+        layouts: list[Layout | None] = [None] * len(calls)
 
-    def _plan(self, graph: Graph, calls: Sequence[Call], layouts: Sequence[Layout | None]) -> _Plan:
+        def find(index: int, both: Tensor) -> None:
+            layouts[index] = find_layout(calls[index], both[0], both[1], ratios)
+
+        cotangents_in_turn(outputs, [call.edge for call in calls], pair, find)
+        self._layouts[signature] = tuple(layouts)
+        return tuple(layouts)
+
+    def _plan(self, graph: Graph, calls: Sequence[Call], layouts: Sequence[Layout | None]) -> Plan:
         """A parameter goes by rules when every use of it in the graph is a call whose rule and layout are known."""
         serving: dict[int, list[tuple[int, Layout, str]]] = {}
         for index, (call, layout) in enumerate(zip(calls, layouts, strict=True)):
@@ -204,14 +191,14 @@ class Engine:
             else:
                 by_example.append(name)
                 self._note(name, PER_EXAMPLE)
-        return _Plan(by_rules, tuple(by_example), calls)
+        return Plan(by_rules, tuple(by_example), calls)
 
     def _note(self, name: str, method: str) -> None:
         self.methods.setdefault(name, set()).add(method)
 
     def _some(
         self,
-        plan: _Plan,
+        plan: Plan,
         outputs: Tensor,
         batch: Batch,
         directions: Tensor,
@@ -221,7 +208,7 @@ class Engine:
         """Norms of the gradients of some directions; `take` is given their weighted sums."""
         picks = None if coefficients is None else Picks.of(coefficients)
 
-        def also(name: str, parts: Sequence[Contribution]) -> None:
+        def also(name: str, parts: list[Contribution]) -> None:
             if picks is not None and take is not None:
                 shape = self.problem.parameters[name].shape
                 take(name, _total(part.weighted_sum(picks, shape) for part in parts))
@@ -235,22 +222,25 @@ class Engine:
         zero = torch.zeros(directions.shape[:2], dtype=torch.float64, device=directions.device)
         return {name: found.get(name, zero) for name in self.problem.parameters}
 
-    def _norms_by_rules(self, plan: _Plan, outputs: Tensor, directions: Tensor, also: Also) -> dict[str, Tensor]:
+    def _norms_by_rules(self, plan: Plan, outputs: Tensor, directions: Tensor, also: TakeParts) -> dict[str, Tensor]:
         """Norms of all parameters with a rule. On the CPU each route is judged when it is taken, elsewhere at the end.
 
         There the norms of a parameter whose quick route was inexact are taken again, and judged at once from then on.
         """
         doubts = Doubts() if runs_behind(directions.device) else None
 
-        def norms(also: Also | None, only: Container[str] | None, doubts: Doubts | None) -> dict[str, Tensor]:
+        def norms(also: TakeParts | None, only: Container[str] | None, doubts: Doubts | None) -> dict[str, Tensor]:
             found: dict[str, Tensor] = {}
-            for name, parts in _contributions(plan, outputs, directions):
+
+            def use(name: str, parts: list[Contribution]) -> None:
                 with spent_on([name]):
                     if only is None or name in only:
                         given = None if doubts is None or name in self._careful else doubts.of(name)
                         found[name] = squared_norms(parts, given)
                     if also is not None:
                         also(name, parts)
+
+            contributions_in_turn(plan, outputs, directions, use)
             return found
 
         with torch.no_grad():
@@ -292,51 +282,3 @@ def _total(tensors: Iterable[Tensor]) -> Tensor:
     for other in others:
         first = first + other
     return first
-
-
-def _cotangents(outputs: Tensor, edges: Sequence[GradientEdge], directions: Tensor) -> Sequence[Tensor]:
-    """The cotangents of every edge for every direction, (K, …): K backward passes as one, else one by one.
-
-    Asking for the calls' output edges alone means that no weight gradient is ever computed.
-    """
-    with reproducible_kernels():
-        try:
-            # Not autograd's own `is_grads_batched`: it takes the backward of a convolution one direction at a time.
-            return vmap(lambda one: torch.autograd.grad(outputs, edges, one, retain_graph=True))(directions)
-        except (RuntimeError, NotImplementedError) as error:
-            raise_if_out_of_memory(error)
-            # Some operation's backward cannot be vectorised.
-            each = [torch.autograd.grad(outputs, edges, direction, retain_graph=True) for direction in directions]
-            return [torch.stack(gradients) for gradients in zip(*each, strict=True)]
-
-
-def _contributions(plan: _Plan, outputs: Tensor, directions: Tensor) -> Iterator[tuple[str, list[Contribution]]]:
-    """Each parameter with its contributions on the cotangents of all directions, which are let go once used."""
-    wanted = plan.wanted
-    if not wanted:
-        return
-    edges = [plan.calls[index].edge for index in wanted]
-    stacked = dict(zip(wanted, _cotangents(outputs, edges, directions), strict=True))
-    pending: dict[str, list[Contribution]] = {}
-    for index in reversed(wanted):
-        for name, part in _of_call(plan, index, stacked.pop(index)):
-            pending.setdefault(name, []).append(part)
-            if len(pending[name]) == len(plan.by_rules[name]):
-                yield name, pending.pop(name)
-
-
-def _of_call(plan: _Plan, index: int, cotangents: Tensor) -> Iterator[tuple[str, Contribution]]:
-    """What one call contributes to each parameter it serves, examples folded."""
-    call = plan.calls[index]
-    served = [
-        (name, layout, role) for name, uses in plan.by_rules.items() for number, layout, role in uses if number == index
-    ]
-    layout = served[0][1]
-    # A bare parameter that is added or expanded is its own "input": it has no examples to bring to the front.
-    inputs = call.inputs if call.is_bare else layout.examples_first(call.inputs)
-    # Here, and nowhere else, what a network in bfloat16 computed becomes float32: every rule multiplies and adds in it.
-    inputs, cotangents = widened(inputs), widened(cotangents)
-    with torch.no_grad(), spent_on([name for name, _, _ in served]):
-        parts = RULES[call.function].contributions(call.arguments, inputs, layout.examples_first(cotangents, 1))
-        folded = [(name, parts[role].folded(layout.times)) for name, _, role in served]
-    yield from folded

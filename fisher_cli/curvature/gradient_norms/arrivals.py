@@ -1,0 +1,117 @@
+"""Cotangents given away as the backward pass reaches them, so that those of two layers are never there at once."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from contextvars import copy_context
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+from torch.func import vmap
+
+from fisher_cli.curvature.kernels import full_precision, reproducible_kernels
+from fisher_cli.curvature.memory import raise_if_out_of_memory
+
+Receive = Callable[[int, Tensor], None]
+"""An edge's index and its cotangents of all directions, (K, …)."""
+
+
+class _Handed(torch.autograd.Function):
+    """Gives a tensor of a vectorised backward pass away with all directions; what it returns nobody needs."""
+
+    @staticmethod
+    def forward(cotangent: Tensor, hand: Callable[[Tensor, bool], None]) -> Tensor:
+        """Give away what no direction is told apart in."""
+        hand(cotangent, False)
+        return cotangent.new_empty(0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Nothing goes back through it."""
+
+    @staticmethod
+    def vmap(_info: Any, in_dims: Any, cotangent: Tensor, hand: Callable[[Tensor, bool], None]) -> tuple[Tensor, None]:
+        """Give away all directions, which come first."""
+        hand(cotangent.movedim(in_dims[0], 0), True)
+        return cotangent.new_empty(0), None
+
+
+def cotangents_in_turn(outputs: Tensor, edges: Sequence[GradientEdge], directions: Tensor, receive: Receive) -> None:
+    """Give `receive` the cotangents of every edge, Jᵀ v of what it stands for, for directions v (K, B, C).
+
+    K backward passes as one, in which each edge's are let go as soon as `receive` has them; where some operation's
+    backward cannot be vectorised one by one, all of them kept. Asking for edges alone means that no weight gradient is
+    ever computed. An edge is given once.
+    """
+    given = set[int]()
+
+    def once(index: int, cotangents: Tensor) -> None:
+        if index not in given:
+            receive(index, cotangents)
+            given.add(index)
+
+    with reproducible_kernels():
+        try:
+            _vectorised(outputs, edges, directions, once)
+        except (RuntimeError, NotImplementedError) as error:
+            raise_if_out_of_memory(error)
+            each = [torch.autograd.grad(outputs, edges, direction, retain_graph=True) for direction in directions]
+            with full_precision():
+                for index, gradients in enumerate(zip(*each, strict=True)):
+                    once(index, torch.stack(gradients))
+
+
+def _vectorised(outputs: Tensor, edges: Sequence[GradientEdge], directions: Tensor, receive: Receive) -> None:
+    """The same by one vectorised pass, in which the edges that it passes through are watched.
+
+    Only the last ones on their way are asked for. On a GPU autograd does its work in a thread of its own, which knows
+    this one's context by a copy.
+    """
+    last = _last(edges)
+    watched: dict[Any, list[tuple[int, int]]] = {}
+    for index, edge in enumerate(edges):
+        if index not in last:
+            watched.setdefault(edge.node, []).append((index, edge.output_nr))
+    context = copy_context()
+
+    def hand(index: int, cotangents: Tensor, is_batched: bool) -> None:
+        every = cotangents if is_batched else cotangents.expand(len(directions), *cotangents.shape)
+        with full_precision():  # what the network multiplies in is not what its norms are to be in
+            context.run(receive, index, every)
+
+    def reach(places: Sequence[tuple[int, int]], gradients: Sequence[Tensor]) -> None:
+        for index, place in places:
+            if gradients[place] is None:
+                msg = "an operation has no gradient"
+                raise RuntimeError(msg)
+            _Handed.apply(gradients[place], partial(hand, index))
+
+    # Not autograd's own `is_grads_batched`: it takes the backward of a convolution one direction at a time.
+    with ExitStack() as stack:
+        for node, places in watched.items():
+            stack.callback(node.register_prehook(partial(reach, places)).remove)
+        wanted = [edges[index] for index in last]
+        found = vmap(lambda one: torch.autograd.grad(outputs, wanted, one, retain_graph=True))(directions)
+    with full_precision():
+        for index, cotangents in zip(last, found, strict=True):
+            receive(index, cotangents)
+
+
+def _last(edges: Sequence[GradientEdge]) -> list[int]:
+    """The edges from which no node of the others can be reached: whoever asks for these passes through all."""
+    wanted = {edge.node for edge in edges}
+    reaches: dict[Any, bool] = {}
+    for root in wanted:
+        waiting = [root]
+        while waiting:
+            node = waiting[-1]
+            successors = [successor for successor, _ in node.next_functions if successor is not None]
+            unknown = [successor for successor in successors if successor not in reaches]
+            if unknown and node not in reaches:
+                waiting += unknown
+            else:
+                waiting.pop()
+                reaches[node] = any(successor in wanted or reaches[successor] for successor in successors)
+    return [index for index, edge in enumerate(edges) if not reaches[edge.node]]
