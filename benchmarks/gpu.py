@@ -36,7 +36,7 @@ from benchmarks.harness import (
 from benchmarks.methods import FORWARD, METHODS, Method, autograd_loop
 from benchmarks.networks import CLASSES, Case, Setting, case_named, cifar_resnet18
 from fisher_cli.curvature.determinism import make_deterministic
-from fisher_cli.curvature.kernels import full_precision
+from fisher_cli.curvature.kernels import full_precision, tf32_products
 from fisher_cli.curvature.problem import TensorData, pose
 from fisher_cli.curvature.traces import sweep
 
@@ -174,6 +174,50 @@ def measure(case: Case, rounds: int) -> list[TraceRow]:
     return rows
 
 
+@dataclass
+class Rounded:
+    """An exact sweep in float32 and with the network's products in TF32."""
+
+    network: str
+    precise: float
+    rounded: float
+    difference: float
+
+    def verdict(self) -> str:
+        """How many times as fast."""
+        return f"{self.precise / self.rounded:.1f} times as fast"
+
+
+def in_tf32(case: Case) -> Rounded:
+    """Seconds of both, and |tr − tr₃₂|/tr₃₂ of the true trace of all examples."""
+    inputs, labels = case.data(Setting(), case.examples)
+    problem = pose(case.network(Setting()).cuda(), TensorData(inputs, labels))
+    seconds, traces = [], []
+    for wanted in (False, True):
+        with tf32_products(wanted=wanted):
+            traces.append(sweep(problem, estimator="exact", verify=False).trace.true.value)
+            seconds.append(repeated(lambda each: sweep(each, estimator="exact", verify=False), lambda: problem))
+    return Rounded(case.name, *seconds, abs(traces[1] - traces[0]) / traces[0])
+
+
+def tf32_table(rows: Sequence[Rounded]) -> str:
+    columns = ["network", "float32, seconds", "TF32, seconds", "relative difference of the trace", "verdict:"]
+    return table(
+        "The exact sweep with the network's products in TF32 (`--dtype tf32`), random weights",
+        columns,
+        [
+            [
+                each.network,
+                number([each.precise], 3),
+                number([each.rounded], 3),
+                f"{each.difference:.0e}",
+                each.verdict(),
+            ]
+            for each in rows
+        ],
+    )
+
+
 def stages(build: Callable[[], nn.Module]) -> tuple[nn.Module, nn.Module]:
     """A ResNet up to its third stage, and from there."""
     torch.manual_seed(0)
@@ -219,7 +263,9 @@ def late_table(rows: Sequence[Late]) -> str:
 
 
 def options_of(arguments: Sequence[str]) -> argparse.Namespace:
-    made = parser("benchmarks.gpu", __doc__, [*(case.name for case in GPU_CASES), "late"], "an eighth of the examples")
+    made = parser(
+        "benchmarks.gpu", __doc__, [*(case.name for case in GPU_CASES), "tf32", "late"], "an eighth of the examples"
+    )
     return parsed(made, arguments)
 
 
@@ -242,6 +288,9 @@ def main(arguments: Sequence[str]) -> None:
             with full_precision():
                 rows = measure(chosen, options.rounds)
             report.add(section(chosen, Setting(), chosen.examples, rows), rows)
+    if "tf32" in options.only:
+        compared = [in_tf32(case) for case in GPU_CASES if case.name in {"resnet18", "resnet50", "vit"}]
+        report.add(tf32_table(compared), compared)
     if "late" in options.only:
         late = [
             late_layers(name, build, rate, options.rounds)

@@ -8,6 +8,7 @@ from tests.mutation import Mutation, pairs
 TRACES, SPECTRUM, ESTIMATORS = "tests/test_traces.py", "tests/test_spectrum.py", "tests/test_estimators.py"
 LIKELIHOODS, LANCZOS, MOMENTS = "tests/test_likelihoods.py", "tests/test_lanczos.py", "tests/test_moments.py"
 LAYERS, DRAWS = "tests/test_linear_layers.py", "tests/test_draws.py"
+TRANSPOSE = "tests/test_convolution_transpose.py"
 ANY, LEDGER = "tests/test_any_network.py", "tests/test_ledger.py"
 
 # Of slow files the one test that is to catch the error.
@@ -132,7 +133,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
     ],
     "gradient_norms.contributions": [
         ("cross term of a reused layer missing", f"{ORACLE}[sequence-float64]",
-         "return one.squared_norms()", "return torch.stack([part.squared_norms() for part in parts]).sum(0)"),
+         "return one.squared_norms(doubts)", "return torch.stack([part.squared_norms() for part in parts]).sum(0)"),
         ("cross term of a tied embedding counted once", f"{ORACLE}[sequence-float64]",
          "total = total + 2 * (picked", "total = total + (picked"),
         ("bias of a reused layer averaged over its uses", f"{ORACLE}[sequence-float64]",
@@ -162,6 +163,15 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
          "delta = self.cotangents.unflatten(1, (times, -1)).transpose(1, 2).flatten(2, 3)"),
         ("padding row in the cross term of a tied embedding", f"{ORACLE}[sequence-float64]",
          ".gather(2, ids) * row.counted.unsqueeze(2)", ".gather(2, ids)"),
+    ],
+    "gradient_norms.convolution_transpose": [
+        ("kernel not turned around", TRANSPOSE,
+         "range(seen[-1], -1, -(stride // apart))", "range(seen[0], seen[-1] + 1, stride // apart)"),
+        ("dilation forgotten between taps", TRANSPOSE, "seen else 0\n", "seen else 0\n        dilation = apart\n"),
+        ("phases one position late", TRANSPOSE, "slice(one.residue, None, s)", "slice((one.residue + 1) % s, None, s)"),
+    ],
+    "gradient_norms.doubts": [
+        ("doubts never asked", "tests/test_running_behind.py", "if answer}", "if answer and not owner}"),
     ],
     "gradient_norms.convolution": [
         ("grouped convolution as if ungrouped", f"{ORACLE}[grouped-float64]",
