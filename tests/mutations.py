@@ -8,7 +8,7 @@ from tests.mutation import Mutation, pairs
 TRACES, SPECTRUM, ESTIMATORS = "tests/test_traces.py", "tests/test_spectrum.py", "tests/test_estimators.py"
 LIKELIHOODS, LANCZOS, MOMENTS = "tests/test_likelihoods.py", "tests/test_lanczos.py", "tests/test_moments.py"
 LAYERS, DRAWS = "tests/test_linear_layers.py", "tests/test_draws.py"
-TRANSPOSE = "tests/test_convolution_transpose.py"
+TRANSPOSE = "tests/test_convolution_transpose.py::test_every_geometry_has_the_gradients_of_autograd"
 ANY, LEDGER = "tests/test_any_network.py", "tests/test_ledger.py"
 
 # Of slow files the one test that is to catch the error.
@@ -171,7 +171,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("phases one position late", TRANSPOSE, "slice(one.residue, None, s)", "slice((one.residue + 1) % s, None, s)"),
     ],
     "gradient_norms.doubts": [
-        ("doubts never asked", "tests/test_running_behind.py", "if answer}", "if answer and not owner}"),
+        ("doubts never asked", "tests/test_running_behind.py::test_what_cancels_is_noted_and_taken_again", "if answer}", "if answer and not owner}"),
     ],
     "gradient_norms.convolution": [
         ("grouped convolution as if ungrouped", f"{ORACLE}[grouped-float64]",
