@@ -171,7 +171,8 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("phases one position late", TRANSPOSE, "slice(one.residue, None, s)", "slice((one.residue + 1) % s, None, s)"),
     ],
     "gradient_norms.doubts": [
-        ("doubts never asked", "tests/test_running_behind.py::test_what_cancels_is_noted_and_taken_again", "if answer}", "if answer and not owner}"),
+        ("doubts never asked", "tests/test_running_behind.py::test_what_cancels_is_noted_and_taken_again",
+         "if answer}", "if answer and not owner}"),
     ],
     "gradient_norms.convolution": [
         ("grouped convolution as if ungrouped", f"{ORACLE}[grouped-float64]",
