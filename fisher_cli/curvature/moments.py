@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -11,57 +11,78 @@ from fisher_cli.curvature.world import World
 from fisher_cli.results import Estimate
 
 
+def _zero() -> Tensor:
+    return torch.zeros((), dtype=torch.float64)
+
+
 @dataclass
 class Moments:
-    """Count, mean and M₂ = Σ (x − mean)² of a stream of values, in float64.
+    """Count, means and M₂ = Σ (x − mean)² of one or many streams of values, in float64 on the device of the values.
 
-    Merged batch by batch; Σx² − N·mean² would lose everything when the spread is small.
+    Merged batch by batch; Σx² − N·mean² would lose everything when the spread is small. Nothing is read back from the
+    device before the estimates: a GPU never waits for it.
     Source: Chan, Golub and LeVeque 1983 (doi:10.1080/00031305.1983.10483115).
     """
 
     count: int = 0
-    mean: float = 0.0
-    squares: float = 0.0
-    sampling: float = 0.0
+    mean: Tensor = field(default_factory=_zero)
+    squares: Tensor = field(default_factory=_zero)
+    sampling: Tensor = field(default_factory=_zero)
 
     def add(self, values: Tensor, variances: Tensor | None = None) -> None:
-        """Take in one value per example, (B,), and the variance that sampling gave each; NaN where that is unknown."""
+        """Take in one value per example, (…, B), and the variance that sampling gave each; NaN where it is unknown."""
         if variances is not None:
-            self.sampling += float(variances.double().sum())
+            self.sampling = self.sampling + variances.double().sum(-1)
         values = values.detach().double()
-        mean = float(values.mean())
-        self._merge(len(values), mean, float((values - mean).square().sum()))
+        mean = values.mean(-1)
+        self._merge(values.shape[-1], mean, (values - mean.unsqueeze(-1)).square().sum(-1))
 
-    def _merge(self, count: int, mean: float, squares: float) -> None:
+    def _merge(self, count: int, mean: Tensor, squares: Tensor) -> None:
         shift, total = mean - self.mean, self.count + count
-        self.squares += squares + shift**2 * self.count * count / total
-        self.mean += shift * count / total
+        self.squares = self.squares + squares + shift**2 * (self.count * count / total)
+        self.mean = self.mean + shift * (count / total)
         self.count = total
 
-    def estimate(self) -> Estimate:
-        """The mean with √(sd²/N − estimator variance), N − 1 in the sd, and the estimator's own error beside it.
+    def rows(self) -> list[list[float]]:
+        """Means, M₂ and sampling of all streams, read back from the device at once."""
+        sampling = self.sampling.to(self.mean.device).expand_as(self.mean)
+        rows: list[list[float]] = torch.stack([self.mean, self.squares, sampling]).reshape(3, -1).tolist()
+        return rows
 
-        No error over examples from a single example.
-        """
-        unknown = math.isnan(self.sampling)
-        variance = 0.0 if unknown else self.sampling / self.count**2
-        added = None if unknown else math.sqrt(variance)
-        if self.count < 2:
-            return Estimate(self.mean, None, added)
-        spread = self.squares / (self.count - 1) / self.count
-        return Estimate(self.mean, math.sqrt(max(0.0, spread - variance)), added)
+    def estimates(self) -> list[Estimate]:
+        """One estimate per stream, as `estimate`."""
+        return [_estimate(self.count, *stream) for stream in zip(*self.rows(), strict=True)]
+
+    def estimate(self) -> Estimate:
+        """The mean of a single stream with its errors."""
+        (found,) = self.estimates()
+        return found
+
+
+def _estimate(count: int, mean: float, squares: float, sampling: float) -> Estimate:
+    """The mean with √(sd²/N − estimator variance), N − 1 in the sd, and the estimator's own error beside it.
+
+    No error over examples from a single example.
+    """
+    unknown = math.isnan(sampling)
+    variance = 0.0 if unknown else sampling / count**2
+    added = None if unknown else math.sqrt(variance)
+    if count < 2:
+        return Estimate(mean, None, added)
+    spread = squares / (count - 1) / count
+    return Estimate(mean, math.sqrt(max(0.0, spread - variance)), added)
 
 
 def over_ranks(moments: Sequence[Moments], world: World) -> list[Moments]:
     """The same streams of all ranks as one, merged in order of the ranks."""
-    mine = [[each.count, each.mean, each.squares, each.sampling] for each in moments]
     if world.size == 1:
         return list(moments)
     merged = [Moments() for _ in moments]
-    for rank in world.exchange(mine):
-        for whole, (count, mean, squares, sampling) in zip(merged, rank, strict=True):
-            whole.sampling += sampling
+    for rank in world.exchange([[each.count, list(each.mean.shape), each.rows()] for each in moments]):
+        for whole, (count, shape, rows) in zip(merged, rank, strict=True):
             if count:
+                mean, squares, sampling = torch.tensor(rows, dtype=torch.float64).reshape(3, *shape)
+                whole.sampling = whole.sampling + sampling
                 whole._merge(count, mean, squares)
     return merged
 

@@ -81,4 +81,4 @@ class PredictionTotals:
     @staticmethod
     def _keep(kept: dict[str, list[Tensor]], **values: Tensor) -> None:
         for name, value in values.items():
-            kept.setdefault(name, []).append(value.detach().cpu())
+            kept.setdefault(name, []).append(value.detach())

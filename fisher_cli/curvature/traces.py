@@ -1,7 +1,7 @@
 """The traces of the true and the empirical Fisher, per parameter and per example, in one sweep over the data."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +13,7 @@ from fisher_cli.curvature.gradient_norms import verification
 from fisher_cli.curvature.gradient_norms.engine import Engine, Pass
 from fisher_cli.curvature.kernels import steady_arithmetic
 from fisher_cli.curvature.ledger import with_work, without_work
+from fisher_cli.curvature.memory import raise_if_out_of_memory
 from fisher_cli.curvature.moments import Moments, as_floats, over_ranks, ratio_of_means
 from fisher_cli.curvature.predictions import PredictionTotals
 from fisher_cli.curvature.problem import Batch, Problem
@@ -58,8 +59,9 @@ class _Totals:
 
     predictions: PredictionTotals = field(default_factory=PredictionTotals)
     true: Moments = field(default_factory=Moments)
-    true_layers: dict[str, Moments] = field(default_factory=dict)
-    empirical_layers: dict[str, Moments] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    true_layers: Moments = field(default_factory=Moments)
+    empirical_layers: Moments = field(default_factory=Moments)
     true_terms: list[Tensor] = field(default_factory=list)
     empirical_terms: list[Tensor] = field(default_factory=list)
     gradient: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
@@ -67,18 +69,52 @@ class _Totals:
     columns: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
     directions: int = 0
+    finite: list[tuple[int, int, Tensor]] = field(default_factory=list)
+
+    def require_finite_outputs(self) -> None:
+        """Read back which batches had finite outputs, and forget it.
+
+        Raises:
+            NumericalError: one has not; the first is named.
+        """
+        flags = torch.stack([flag for _, _, flag in self.finite]).tolist() if self.finite else []
+        for (first, last, _), is_finite in zip(self.finite, flags, strict=True):
+            if not is_finite:
+                msg = f"the network's outputs are NaN or infinite among examples {first} to {last}"
+                raise NumericalError(msg)
+        self.finite.clear()
+
+    @contextmanager
+    def naming_outputs(self) -> Iterator[None]:
+        """The loop over batches, after which, or after whose error, outputs that are not finite are named.
+
+        Of NaN outputs there are no eigenvectors: the deflated estimator does not reach the end.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            RuntimeError: whatever else went wrong.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            raise_if_out_of_memory(error)
+            self.require_finite_outputs()
+            raise
+        self.require_finite_outputs()
 
     def over_ranks(self, world: World, names: Sequence[str], *, with_columns: bool) -> "_Totals":
         """Those of all ranks, whose terms are in order of the examples; the gradient, a sum, is left to be added."""
         if world.size == 1:
             return self
-        layers = [each.get(name, Moments()) for each in (self.true_layers, self.empirical_layers) for name in names]
-        true, *layers = over_ranks([self.true, *layers], world)
+        true, true_layers, empirical_layers = over_ranks([self.true, self.true_layers, self.empirical_layers], world)
         return _Totals(
             predictions=self.predictions.over_ranks(world),
             true=true,
-            true_layers=dict(zip(names, layers[: len(names)], strict=True)),
-            empirical_layers=dict(zip(names, layers[len(names) :], strict=True)),
+            names=tuple(names),
+            true_layers=true_layers,
+            empirical_layers=empirical_layers,
             true_terms=[world.gather(self.true_terms)],
             empirical_terms=[world.gather(self.empirical_terms)],
             gradient=self.gradient,
@@ -135,10 +171,11 @@ def sweep(
     totals = _Totals(gradient=torch.zeros(problem.size, dtype=torch.float64, device=problem.device))
     sizes = [parameter.numel() for parameter in problem.parameters.values()]
     totals.sums = dict(zip(problem.parameters, torch.split(totals.gradient, sizes), strict=True))
-    for batch in problem.batches():
-        _add_batch(totals, engine, batch, scoring)
-        if advance is not None:
-            advance(min(1.0, problem.world.size * (batch.start + len(batch)) / problem.examples))
+    with totals.naming_outputs():
+        for batch in problem.batches():
+            _add_batch(totals, engine, batch, scoring)
+            if advance is not None:
+                advance(min(1.0, problem.world.size * (batch.start + len(batch)) / problem.examples))
     has_columns = described == "exact" and problem.likelihood.name == "softmax"
     totals = totals.over_ranks(problem.world, list(problem.parameters), with_columns=has_columns)
     engine.share_methods()
@@ -177,10 +214,9 @@ def _add_batch(totals: _Totals, engine: Engine, batch: Batch, scoring: Scoring) 
     """
     evaluated = engine.evaluate(batch)
     outputs = evaluated.outputs.detach()
-    if not bool(outputs.isfinite().all()):
-        last = batch.start + len(batch) - 1
-        msg = f"the network's outputs are NaN or infinite among examples {batch.start} to {last}"
-        raise NumericalError(msg)
+    totals.finite.append((batch.start, batch.start + len(batch) - 1, outputs.isfinite().all()))
+    if reads_are_free(outputs.device):
+        totals.require_finite_outputs()
     totals.outputs.append(outputs)
     totals.predictions.add(engine.problem.likelihood, outputs, batch.labels)
     _add_traces(totals, evaluated, scoring(outputs, batch.labels, batch.start))
@@ -193,29 +229,32 @@ def _add_traces(totals: _Totals, evaluated: Pass, scores: Scores) -> None:
         add_to(totals.sums[name], part.detach())
 
     norms = evaluated.measure(scores.directions, scores.observed, add)
-    true_draws, empirical_terms = torch.zeros_like(scores.true), torch.zeros_like(scores.true[0])
-    for name, values in norms.items():
-        draws, empirical = values * scores.true, (values * scores.observed**2).sum(0)
-        totals.true_layers.setdefault(name, Moments()).add(
-            draws.sum(0), _variance_of_draws(draws[scores.draws.start : scores.draws.stop])
-        )
-        totals.empirical_layers.setdefault(name, Moments()).add(empirical)
-        true_draws += draws
-        empirical_terms += empirical
-    totals.true.add(true_draws.sum(0), _variance_of_draws(true_draws[scores.draws.start : scores.draws.stop]))
-    totals.columns.append(true_draws.T)
-    totals.true_terms.append(true_draws.sum(0))
-    totals.empirical_terms.append(empirical_terms)
+    totals.names, layers = tuple(norms), torch.stack(list(norms.values()))
+    empirical = (layers * scores.observed**2).sum(1)
+    layers *= scores.true
+    columns, drawn = layers.sum(0), slice(scores.draws.start, scores.draws.stop)
+    totals.true_layers.add(layers.sum(1), _variance_of_draws(layers[:, drawn]))
+    totals.empirical_layers.add(empirical)
+    totals.true.add(columns.sum(0), _variance_of_draws(columns[drawn]))
+    totals.columns.append(columns.T)
+    totals.true_terms.append(columns.sum(0))
+    totals.empirical_terms.append(empirical.sum(0))
+
+
+def reads_are_free(device: torch.device) -> bool:
+    """Whether a value can be looked at without waiting for work that was only asked for."""
+    return device.type == "cpu"
 
 
 def _variance_of_draws(draws: Tensor) -> Tensor:
-    """The variance of a sum of m independent draws (m, B), each already divided by m, from their spread: (B,).
+    """The variance of a sum of m independent draws (…, m, B), each already divided by m, from their spread: (…, B).
 
     Zero where nothing is drawn, NaN where a single draw cannot tell.
     """
-    if len(draws) > 1:
-        return len(draws) * draws.var(dim=0)
-    return torch.full_like(draws.sum(0), float("nan") if len(draws) else 0.0)
+    count = draws.shape[-2]
+    if count > 1:
+        return count * draws.var(dim=-2)
+    return torch.full_like(draws.sum(-2), float("nan") if count else 0.0)
 
 
 def _summarise(
@@ -229,8 +268,10 @@ def _summarise(
     empirical.add(empirical_terms)
     sizes = {name: parameter.numel() for name, parameter in problem.parameters.items()}
     layers = tuple(
-        LayerTrace(name, sizes[name], methods[name], summed.estimate(), totals.empirical_layers[name].estimate())
-        for name, summed in totals.true_layers.items()
+        LayerTrace(name, sizes[name], methods[name], *both)
+        for name, *both in zip(
+            totals.names, totals.true_layers.estimates(), totals.empirical_layers.estimates(), strict=True
+        )
     )
     trace = Trace(
         estimator=estimator,
