@@ -175,7 +175,9 @@ def _passes(folder: Path, settings: Settings) -> float:
     while not times or sum(times) < 1:
         start = time.process_time()
         for batch, scores in prepared:
-            engine.evaluate(batch).measure(scores.directions, scores.observed, lambda _name, _sum: None)
+            engine.evaluate(batch).measure(
+                scores.directions, scores.observed, lambda _name, _sum: None, scores.observed_row
+            )
         times.append(time.process_time() - start)
     return statistics.median(times)
 

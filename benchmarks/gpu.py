@@ -45,7 +45,7 @@ Made = TypeVar("Made")
 # The truth is a loop over examples and classes; it and every method are held against each other on so many examples.
 CHECKED_EXAMPLES = 8
 REPEATS, REPEATED_SECONDS, SLOW_SECONDS = 5, 1.0, 20.0
-LATE_BATCH = 256
+LATE_BATCH, LATE_EXAMPLES = 256, 2048
 GOAL = 0.5
 MATRIX = 8192
 LOOP_EXAMPLES = 32
@@ -230,8 +230,8 @@ def stages(build: Callable[[], nn.Module]) -> tuple[nn.Module, nn.Module]:
 def late_layers(name: str, build: Callable[[], nn.Module], rate: float, rounds: int) -> Late:
     """The exact sweep of the last stage, verdicts of rules and all statistics included, at a batch of 256."""
     early, late = stages(build)
-    inputs = torch.randn(LATE_BATCH, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    labels = torch.randint(CLASSES, (LATE_BATCH,), generator=torch.Generator().manual_seed(2))
+    inputs = torch.randn(LATE_EXAMPLES, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    labels = torch.randint(CLASSES, (LATE_EXAMPLES,), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         features = torch.cat([early.cuda()(part.cuda()) for part in inputs.split(64)])
     problem = pose(late, TensorData(features, labels), batch_size=LATE_BATCH, device="cuda")
@@ -246,7 +246,7 @@ def late_layers(name: str, build: Callable[[], nn.Module], rate: float, rounds: 
 def late_table(rows: Sequence[Late]) -> str:
     columns = ["network", "milliseconds", "TFLOP of products", "TFLOP/s", "share of the matrix rate", "verdict:"]
     return table(
-        f"The last stage of ResNets at a batch of {LATE_BATCH}, exact, {CLASSES} classes",
+        f"The last stage of ResNets, {LATE_EXAMPLES:,} examples at a batch of {LATE_BATCH}, exact, {CLASSES} classes",
         columns,
         [
             [

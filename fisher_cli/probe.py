@@ -240,7 +240,7 @@ def _of_batch(problem: Problem, size: int) -> int:
     with _growth(problem.device) as growth:
         evaluated = engine.evaluate(batch)
         scores = exact(problem.likelihood, evaluated.outputs.detach(), batch.labels)
-        evaluated.measure(scores.directions, scores.observed, lambda _name, _sum: None)
+        evaluated.measure(scores.directions, scores.observed, lambda _name, _sum: None, scores.observed_row)
         return growth()
 
 

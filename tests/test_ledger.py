@@ -105,8 +105,8 @@ class Forgetful(Engine):
     def evaluate(self, batch: Batch) -> Pass:
         found = super().evaluate(batch)
 
-        def measure(directions: Tensor, coefficients: Tensor, take: Take) -> dict[str, Tensor]:
-            norms = found.measure(directions, coefficients, take)
+        def measure(directions: Tensor, coefficients: Tensor, take: Take, row: int | None) -> dict[str, Tensor]:
+            norms = found.measure(directions, coefficients, take, row)
             return {name: norms[name] for name in norms if name != "3.bias"}
 
         return replace(found, measure=measure)

@@ -2,9 +2,9 @@
 
 With Λ_n = R_n R_nᵀ, tr F = mean_n Σ_j ‖J_nᵀ r_nj‖². The first k columns are taken as they are; the others are
 added up with random signs, twice, E ‖J_nᵀ Σ_j ε_j r_nj‖² = Σ_j ‖J_nᵀ r_nj‖². The variance of a mixture is
-2 Σ_{i≠j} G_ij², G_ij = r_iᵀ J Jᵀ r_j, so the root matters: M^½ V with V the eigenvectors of M^½ K̄ M^½, K̄ the mean of
-J_n J_nᵀ over a few pilot examples, makes those products small. M is Λ, for softmax less the part of the observed score,
-whose direction is taken first: it serves the empirical Fisher as well.
+2 Σ_{i≠j} G_ij², G_ij = r_iᵀ J Jᵀ r_j, so the root matters: R V with V the eigenvectors of Rᵀ K̄ R, R a root of M and K̄
+the mean of J_n J_nᵀ over a few pilot examples, makes those products small. M is Λ, for softmax less the part of the
+observed score, whose direction is taken first: it serves the empirical Fisher as well.
 
 The two mixtures are antithetic. Columns come in pairs of neighbours; the second mixture turns the sign of one column of
 each pair, which one by a coin. The products within a pair, the largest, cancel in the mean, whose variance is
@@ -49,38 +49,27 @@ class Pilot:
 def roots(likelihood: Likelihood, outputs: Tensor, labels: Tensor, kernel: Tensor) -> Tensor:
     """R_n with R_n R_nᵀ = Λ_n, (B, C, C) in float64, the columns by what they carry of the trace where that is free.
 
-    Softmax: the first column is a multiple of the observed score, which the empirical Fisher needs anyway. What it
-    leaves of Λ, M, is taken as M^½ V with V the eigenvectors of M^½ K̄ M^½, by descending eigenvalue.
+    Softmax: the first column is a multiple of the observed score, which the empirical Fisher needs anyway; those that
+    the closed-form root has after it are turned, R V with V the eigenvectors of Rᵀ K̄ R by descending eigenvalue.
+    Whatever root R of a matrix M is turned so, what comes out is M^½ turned. A last column of zeros makes C of them.
     """
+    found = likelihood.root(outputs, labels)
+    columns = (found.directions.double() * found.weights.sqrt().unsqueeze(2)).permute(1, 2, 0)
     if not isinstance(likelihood, Softmax):
-        identity = torch.eye(outputs.shape[1], dtype=torch.float64, device=outputs.device)
-        products = [likelihood.covariance_product(outputs, row.expand_as(outputs)) for row in identity]
-        return _turned(torch.stack(products, 1), kernel)
-    first = likelihood.observed_column(outputs, labels)
-    column = first.directions[0].double() * first.weights[0].sqrt().unsqueeze(1)
-    return torch.cat([column.unsqueeze(2), _turned(_others(likelihood, outputs, labels), kernel)[:, :, :-1]], 2)
+        return _turned(columns, kernel)
+    first, others = columns[:, :, :1], columns[:, :, 1:]
+    return torch.cat([first, _turned(others, kernel), torch.zeros_like(first)], 2)
 
 
-def _others(likelihood: Softmax, outputs: Tensor, labels: Tensor) -> Tensor:
-    """Λ less the part of the observed score, q (diag π − ππᵀ): π the probabilities of the others, which sum to one.
-
-    It is what the first step of a Cholesky factorisation leaves, without its cancellation; q = 1 − p_y.
-    """
-    p, complement = likelihood.probabilities(outputs)
-    index = labels.unsqueeze(1)
-    q = complement.gather(1, index)
-    others = p.scatter(1, index, 0.0) / torch.where(q > 0, q, torch.ones_like(q))
-    return q.unsqueeze(2) * (torch.diag_embed(others) - others.unsqueeze(2) * others.unsqueeze(1))
-
-
-def _turned(covariance: Tensor, kernel: Tensor) -> Tensor:
-    """M^½ V, V the eigenvectors of M^½ K̄ M^½ by descending eigenvalue, of positive semidefinite M (B, C, C)."""
-    # Scaled: at saturated outputs M may be as small as the smallest numbers.
-    scale = covariance.diagonal(dim1=1, dim2=2).amax(1).clamp_min(torch.finfo(torch.float64).tiny).reshape(-1, 1, 1)
-    values, vectors = torch.linalg.eigh((covariance + covariance.mT) / (2 * scale))
-    half = (vectors * values.clamp_min(0).sqrt().unsqueeze(1)) @ vectors.mT
-    _, turned = torch.linalg.eigh(half @ kernel @ half)
-    root: Tensor = (half @ turned.flip(2)) * scale.sqrt()
+def _turned(columns: Tensor, kernel: Tensor) -> Tensor:
+    """R V, V the eigenvectors of Rᵀ K̄ R by descending eigenvalue, of roots R (B, C, M)."""
+    if not columns.shape[2]:
+        return columns
+    # Scaled: at saturated outputs R may be as small as the smallest numbers.
+    scale = columns.abs().amax((1, 2), keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    scaled = columns / scale
+    _, turned = torch.linalg.eigh(scaled.mT @ kernel @ scaled)
+    root: Tensor = (scaled @ turned.flip(2)) * scale
     # An eigenvector's sign is the library's whim; fixed, a mixture is the same in every batch.
     largest = root.gather(1, root.abs().argmax(1, keepdim=True))
     return torch.where(largest < 0, -root, root)

@@ -52,7 +52,7 @@ def _operations(engine: Engine, scoring: Scoring) -> Operations | None:
     scores = scoring(evaluated.outputs.detach(), batch.labels, batch.start)
     try:
         with counted() as operations:
-            evaluated.measure(scores.directions, scores.observed, lambda _name, _sum: None)
+            evaluated.measure(scores.directions, scores.observed, lambda _name, _sum: None, scores.observed_row)
     except (RuntimeError, NotImplementedError, TypeError) as error:
         raise_if_out_of_memory(error)
         return None

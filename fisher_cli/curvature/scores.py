@@ -15,15 +15,16 @@ class Scores:
     """Directions v (K, B, C), and what each matrix makes of them, (K, B) in float64.
 
     true: weights with Σ_k w_k v_k v_kᵀ = Λ, the covariance of the score under the model's own labels, exactly
-    or in expectation; observed: coefficients, one of each example not zero, with Σ_k c_k v_k = s_y, the score
-    at the dataset's label. `draws` are the directions that are independent draws of the same distribution:
-    their spread is the estimator's own error.
+    or in expectation; observed: coefficients, one of each example not zero and all of the same direction,
+    `observed_row`, with Σ_k c_k v_k = s_y, the score at the dataset's label. `draws` are the directions that are
+    independent draws of the same distribution: their spread is the estimator's own error.
     """
 
     directions: Tensor
     true: Tensor
     observed: Tensor
     draws: range = range(0)
+    observed_row: int = 0
 
 
 Scoring = Callable[[Tensor, Tensor, int], Scores]
@@ -64,6 +65,7 @@ def with_observed(
         torch.cat([weights, none]),
         torch.cat([torch.zeros_like(weights), scale.unsqueeze(0)]),
         draws,
+        len(directions),
     )
 
 

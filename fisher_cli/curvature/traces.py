@@ -228,7 +228,7 @@ def _add_traces(totals: _Totals, evaluated: Pass, scores: Scores) -> None:
     def add(name: str, part: Tensor) -> None:
         add_to(totals.sums[name], part.detach())
 
-    norms = evaluated.measure(scores.directions, scores.observed, add)
+    norms = evaluated.measure(scores.directions, scores.observed, add, scores.observed_row)
     totals.names, layers = tuple(norms), torch.stack(list(norms.values()))
     empirical = (layers * scores.observed**2).sum(1)
     layers *= scores.true

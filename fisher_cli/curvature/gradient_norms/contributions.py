@@ -23,8 +23,14 @@ class Picks:
     row: int | None
 
     @classmethod
-    def of(cls, coefficients: Tensor) -> "Picks | None":
-        """What coefficients (K, B), of which at most one of each b is not zero, pick; None where all are zero."""
+    def of(cls, coefficients: Tensor, row: int | None = None) -> "Picks | None":
+        """What coefficients (K, B), of which at most one of each b is not zero, pick; None where all are zero.
+
+        Who knows that they are those of one `row` says so, and need not wait for the device to tell.
+        """
+        if row is not None:
+            chosen = coefficients[row]
+            return cls(torch.full_like(chosen, row, dtype=torch.int64), chosen, row)
         rows = [row for row, taken in enumerate(coefficients.ne(0).any(1).tolist()) if taken]
         if not rows:
             return None

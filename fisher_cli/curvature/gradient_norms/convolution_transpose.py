@@ -117,8 +117,10 @@ def _of_phase(u: Tensor, turned: Tensor, phase: Sequence[_Phase], groups: int) -
     """The gradient at the positions of one phase."""
     kernel = turned
     for dimension, one in enumerate(phase, 2):
-        if one.taps != range(kernel.shape[dimension]):
-            kernel = kernel.index_select(dimension, torch.tensor(one.taps, device=kernel.device))
+        # The last tap first, by slices of a kernel turned around: an index would be one more thing to wait for.
+        behind, size = kernel.shape[dimension] - 1 - one.taps[0], len(one.taps)
+        some = [slice(None)] * dimension + [slice(behind, None, -one.taps.step)]
+        kernel = kernel.flip(dimension)[tuple(some)].narrow(dimension, 0, size)
     margins = [one.margins(given) for one, given in zip(phase, u.shape[2:], strict=True)]
     steps = [one.step for one in phase]
     is_even = all(before == after and before >= 0 for before, after in margins)

@@ -34,8 +34,9 @@ class Pass:
     """One batch evaluated: its outputs with their graph, and the squared norms of any directions.
 
     norms(directions (K, B, C)) is {parameter name: ‖Jᵀ v‖² (K, B) in float64}; measure(directions, coefficients
-    (K, B), take) gives these, and to `take` every parameter's name with Σ_nk c_kn J_nᵀ v_kn, in the network's precision
-    and in parts that add up to it: of a large network no two parameters' are there at once.
+    (K, B), take, row) gives these, and to `take` every parameter's name with Σ_nk c_kn J_nᵀ v_kn, in the network's
+    precision and in parts that add up to it: of a large network no two parameters' are there at once. At most one
+    coefficient of an example is not zero; `row` says which one, where it is the same of all.
     project(directions, vectors) is Σ_parameters (Jᵀ v)ᵀ u (K, B) in float64 for a vector u by parameter, in its shape.
     gram(directions) is the sum of (Jᵀ v_k)ᵀ(Jᵀ v_k') (B, K, K) in float64 over the parameters that rules cover
     with contributions of one form.
@@ -45,7 +46,7 @@ class Pass:
 
     outputs: Tensor
     norms: Callable[[Tensor], dict[str, Tensor]]
-    measure: Callable[[Tensor, Tensor, Take], dict[str, Tensor]]
+    measure: Callable[[Tensor, Tensor, Take, int | None], dict[str, Tensor]]
     project: Callable[[Tensor, Mapping[str, Tensor]], Tensor]
     gram: Callable[[Tensor], Tensor]
     contributions: Callable[[Tensor], Iterator[tuple[str, list[Contribution] | Tensor]]]
@@ -100,16 +101,21 @@ class Engine:
         def norms(directions: Tensor) -> dict[str, Tensor]:
             return measured(directions, None, None)
 
-        def measure(directions: Tensor, coefficients: Tensor, take: Take) -> dict[str, Tensor]:
-            return measured(directions, coefficients, take)
+        def measure(directions: Tensor, coefficients: Tensor, take: Take, row: int | None = None) -> dict[str, Tensor]:
+            return measured(directions, coefficients, take, row)
 
-        def measured(directions: Tensor, coefficients: Tensor | None, take: Take | None) -> dict[str, Tensor]:
+        def measured(
+            directions: Tensor, coefficients: Tensor | None, take: Take | None, row: int | None = None
+        ) -> dict[str, Tensor]:
             pieces: list[dict[str, Tensor]] = []
             at_once = directions_at_once(self.problem.model, plan.bytes_per_direction, self.problem.device)
             for start in range(0, len(directions), at_once):
                 some = slice(start, start + at_once)
-                chosen = None if coefficients is None else coefficients[some]
-                pieces.append(self._some(plan, outputs, batch, directions[some], chosen, take))
+                chosen, there = None if coefficients is None else coefficients[some], row
+                if row is not None:
+                    there = row - start
+                    chosen = chosen if 0 <= there < at_once else None
+                pieces.append(self._some(plan, outputs, batch, directions[some], chosen, take, there))
             return {name: torch.cat([piece[name] for piece in pieces]) for name in self.problem.parameters}
 
         def project(directions: Tensor, vectors: Mapping[str, Tensor]) -> Tensor:
@@ -204,9 +210,10 @@ class Engine:
         directions: Tensor,
         coefficients: Tensor | None,
         take: Take | None,
+        row: int | None,
     ) -> dict[str, Tensor]:
         """Norms of the gradients of some directions; `take` is given their weighted sums."""
-        picks = None if coefficients is None else Picks.of(coefficients)
+        picks = None if coefficients is None else Picks.of(coefficients, row)
 
         def also(name: str, parts: list[Contribution]) -> None:
             if picks is not None and take is not None:
