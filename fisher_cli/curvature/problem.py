@@ -13,6 +13,7 @@ from fisher_cli.curvature.batching import automatic_batch_size, network_bytes, v
 from fisher_cli.curvature.kernels import reproducible_kernels
 from fisher_cli.curvature.likelihoods import Likelihood, likelihood_named
 from fisher_cli.curvature.prefetch import one_ahead, pinned
+from fisher_cli.curvature.recomputation import Block
 from fisher_cli.curvature.sums import add_to
 from fisher_cli.curvature.world import ALONE, World
 from fisher_cli.errors import ArchitectureError, CoupledExamplesError, DataError, NumericalError
@@ -65,7 +66,8 @@ class Problem:
 
     `parameters` holds each analysed tensor once, under its first name. `batch_size` examples go through the network
     at once with many directions, `product_batch_size` with one; `keep_graphs` allows products to keep their graphs.
-    The ranks of the `world` share the batches. Make one with `pose`.
+    The ranks of the `world` share the batches. Activations of `blocks` are not kept but computed anew in the backward
+    pass. Make one with `pose`.
     """
 
     model: nn.Module
@@ -77,6 +79,7 @@ class Problem:
     product_batch_size: int
     keep_graphs: bool = True
     world: World = ALONE
+    blocks: tuple[Block, ...] = ()
 
     @property
     def examples(self) -> int:
