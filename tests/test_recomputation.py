@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,12 +12,15 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef  # type: ignore[attr-defined]
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from typer.testing import CliRunner
 
+from fisher_cli.cli.app import app
 from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.problem import Problem, TensorData, pose
 from fisher_cli.curvature.recomputation import Block, blocks_of
 from fisher_cli.curvature.traces import sweep
-from fisher_cli.errors import ArchitectureError
+from fisher_cli.errors import ArchitectureError, UsageError
+from fisher_cli.selection import recomputing as posed_anew
 
 
 class Inner(nn.Module):
@@ -57,9 +61,7 @@ def flat() -> nn.Module:
 
 
 def in_place() -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(6, 6), *[Greedy(6) for _ in range(6)], nn.LeakyReLU(inplace=True), nn.Linear(6, 3)
-    )
+    return nn.Sequential(nn.Linear(6, 6), *[Greedy(6) for _ in range(6)], nn.LeakyReLU(inplace=True), nn.Linear(6, 3))
 
 
 class Tied(nn.Module):
@@ -203,3 +205,54 @@ def test_blocks_are_even_shares_of_the_activations() -> None:
     assert block == Block("", (*(range(start, start + 4) for start in range(0, 20, 4)), range(20, 25)))
     named = {block.name for block in blocks_of(Tied(), torch.randn(1, 6))}
     assert named == {"parts.0", "parts.1", "parts.2"}
+
+
+NETWORK = """
+from torch import nn
+
+def make():
+    blocks = [nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64)) for _ in range(12)]
+    return nn.Sequential(nn.Flatten(), *blocks, nn.Linear(64, 10))
+
+def plain():
+    return nn.Linear(64, 10)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "net.py").write_text(NETWORK)
+    names: dict[str, Any] = {}
+    exec(NETWORK, names)
+    for step in range(2):
+        torch.manual_seed(step)
+        torch.save(names["make"]().state_dict(), tmp_path / f"step{step}.pt")
+    torch.save(names["plain"]().state_dict(), tmp_path / "plain.pt")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+ASKED = ["--limit", "12", "--model", "./net.py:make", "--eigenvalues", "0", "-b", "4"]
+
+
+def test_the_command_writes_the_same_tables(folder: Path) -> None:
+    for name in ("keep", "recompute"):
+        words = ["analyze", "step0.pt", "step1.pt", *ASKED, "--activations", name, "-o", f"{name}.csv"]
+        found = CliRunner().invoke(app, words)
+        assert found.exit_code == 0, found.stderr
+    for suffix in (".csv", ".layers.csv"):
+        assert (folder / f"keep{suffix}").read_bytes() == (folder / f"recompute{suffix}").read_bytes()
+
+
+@pytest.mark.usefixtures("folder")
+def test_what_it_cannot_do_is_refused_in_one_line_with_what_to_type() -> None:
+    with_eigenvalues = ["analyze", "step0.pt", *ASKED, "--activations", "recompute", "--eigenvalues", "2"]
+    found = CliRunner().invoke(app, with_eigenvalues)
+    assert found.exit_code == 2
+    assert "add --eigenvalues 0" in found.stderr
+
+
+def test_a_network_without_blocks_is_refused() -> None:
+    problem = pose(nn.Linear(6, 3), TensorData(torch.randn(6, 6), torch.arange(6) % 3), batch_size=3)
+    with pytest.raises(UsageError, match="no blocks were found"):
+        posed_anew(problem)
