@@ -120,7 +120,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
     ],
     "gradient_norms.contributions": [
         ("cross term of a reused layer missing", f"{ORACLE}[sequence-float64]",
-         "return one.squared_norms()", "return torch.stack([part.squared_norms() for part in parts]).sum(0)"),
+         "return one.squared_norms(doubts)", "return torch.stack([part.squared_norms() for part in parts]).sum(0)"),
         ("cross term of a tied embedding counted once", f"{ORACLE}[sequence-float64]",
          "total = total + 2 * (picked", "total = total + (picked"),
         ("bias of a reused layer averaged over its uses", f"{ORACLE}[sequence-float64]",

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from fisher_cli import analyze
 from fisher_cli.cli.app import app
-from fisher_cli.curvature.gradient_norms import engine as engine_module
+from fisher_cli.curvature.gradient_norms import plan as plan_module
 from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.problem import Problem, TensorData, pose
 from fisher_cli.curvature.rounding import round_network
@@ -102,8 +102,8 @@ def test_rules_are_given_float32(name: str, monkeypatch: pytest.MonkeyPatch) -> 
 
         return contributions
 
-    watched = {word: replace(rule, contributions=watching(rule)) for word, rule in engine_module.RULES.items()}
-    monkeypatch.setattr(engine_module, "RULES", watched)
+    watched = {word: replace(rule, contributions=watching(rule)) for word, rule in plan_module.RULES.items()}
+    monkeypatch.setattr(plan_module, "RULES", watched)
     sweep(problem, is_checked=True)
     assert seen == {torch.float32}
 
