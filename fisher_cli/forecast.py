@@ -14,7 +14,7 @@ from fisher_cli.probe import Probed, probe
 from fisher_cli.records import Key
 from fisher_cli.results import Forecast, Refusal
 from fisher_cli.run import Run
-from fisher_cli.settings import Precision
+from fisher_cli.settings import Activations, Precision
 
 # Parts of a measurement that a row takes which was measured after another row, and one that such a row is held against.
 JOINING = ("load", "pose", "movement", "eigenvalues_true")
@@ -175,6 +175,8 @@ def _refusal(run: Run, probed: Probed, available: int, processes: int) -> Refusa
             remedies.append(f"type --limit {examples}")
         remedies.append(f"type --eigenvalues 0, which takes {_gib(probed.batches_peak)}")
         remedies.append("share the examples out with torchrun on several machines")
+    if probed.batches_peak > each and run.activations is Activations.KEEP and not settings.eigenvalues:
+        remedies.append("type --activations recompute, if what a batch saves in a deep network is what does not fit")
     if processes > 1 and peak <= available:
         few = "one process" if available < 2 * peak else f"{available // peak} processes"
         remedies.append(f"give --devices no more than {few}")

@@ -24,10 +24,10 @@ from fisher_cli.curvature.task2vec import task2vec
 from fisher_cli.curvature.traces import Sweep, sweep
 from fisher_cli.curvature.world import ALONE, World
 from fisher_cli.errors import DataError, OutOfMemoryError
-from fisher_cli.refusals import refuse_rounded, refuse_tf32_on
+from fisher_cli.refusals import refuse_recomputed, refuse_rounded, refuse_tf32_on
 from fisher_cli.results import Check, Ledger, Measurement, Rounding, Spectrum, Status
-from fisher_cli.selection import select_parameters, without_head
-from fisher_cli.settings import MatrixName, Precision, Settings, SpectrumMethod
+from fisher_cli.selection import recomputing, select_parameters, without_head
+from fisher_cli.settings import Activations, MatrixName, Precision, Settings, SpectrumMethod
 from fisher_cli.trail import Trail
 from fisher_cli.verification import verified
 
@@ -84,6 +84,7 @@ def measure(
     settings: Settings,
     *,
     batch_size: int | None = None,
+    activations: Activations = Activations.KEEP,
     device: torch.device | None = None,
     classes: int | None = None,
     verify: bool = True,
@@ -113,6 +114,8 @@ def measure(
             with clock("pose"), world.in_step():
                 problem = posed(module, data, settings, size, device, classes, world, is_rounded=bool(rounded))
                 problem = replace(problem, keep_graphs=keep_graphs)
+                if activations is Activations.RECOMPUTE:
+                    problem = recomputing(problem)
             at_once = min(problem.batch_size, problem.examples)
             with world.in_step(), steady_arithmetic():
                 if settings.verify:
@@ -128,6 +131,7 @@ def measure(
 
     refuse_rounded(settings)
     refuse_tf32_on((device or next(module.parameters()).device).type, settings)
+    refuse_recomputed(settings, activations)
     found, ran_out_at = attempt(batch_size), None
     while isinstance(found, int):
         ran_out_at, size = ran_out_at or found, found // 2

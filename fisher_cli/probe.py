@@ -22,7 +22,8 @@ from fisher_cli.curvature.traces import EXACT_OUTPUTS, sweep
 from fisher_cli.measurement import measure, posed
 from fisher_cli.results import Measurement
 from fisher_cli.run import Run
-from fisher_cli.settings import Estimator, Settings
+from fisher_cli.selection import recomputing
+from fisher_cli.settings import Activations, Estimator, Settings
 from fisher_cli.trail import Trail
 
 # What a measurement keeps of one example besides its outputs: some sixteen numbers as Python objects.
@@ -146,7 +147,14 @@ def probe(run: Run, places: tuple[int, ...], batch_size: int | None) -> Probed:
         count = min(problem.examples, max(2 * batch, at_once))
         few = First(run.data, count)
         found = measure(
-            module, few, small, batch_size=batch_size and batch, device=run.device, classes=classes, trail=trail
+            module,
+            few,
+            small,
+            batch_size=batch_size and batch,
+            activations=run.activations,
+            device=run.device,
+            classes=classes,
+            trail=trail,
         )
     batch = found.batch_size or batch  # less where memory ran out
     _as_table(found, settings)
@@ -154,6 +162,8 @@ def probe(run: Run, places: tuple[int, ...], batch_size: int | None) -> Probed:
     held = _held(problem, trail)
     probed = Probed(problem, found, name, count, batch, base, peak, held)
     probed.seconds = _scaled({"load": loading, **dict(found.timings)}, probed, at_once)
+    if run.activations is Activations.RECOMPUTE:
+        probed.problem = problem = recomputing(problem)
     part = replace(problem, data=few, batch_size=batch, product_batch_size=at_once)
     if batch < min(problem.batch_size, problem.examples):
         probed.slope = _slope(part, batch)

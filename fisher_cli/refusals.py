@@ -3,7 +3,22 @@
 from typing import Final
 
 from fisher_cli.errors import UsageError
-from fisher_cli.settings import Precision, Settings
+from fisher_cli.settings import Activations, Precision, Settings
+
+
+def refuse_recomputed(settings: Settings, activations: Activations) -> None:
+    """Refuse what keeps the graphs of whole batches where activations are to be computed anew: all but traces.
+
+    Raises:
+        UsageError: it is asked for.
+    """
+    if activations is Activations.RECOMPUTE and settings.eigenvalues:
+        msg = (
+            "--activations recompute is for traces: products for eigenvalues keep what layers save; add --eigenvalues "
+            "0, or leave it out"
+        )
+        raise UsageError(msg)
+
 
 _DIGITS: Final = {Precision.BFLOAT16: "two to three", Precision.TF32: "three"}
 

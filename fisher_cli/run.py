@@ -38,7 +38,7 @@ from fisher_cli.measurement import Observer, Silent, measure
 from fisher_cli.normalizing import with_chosen_normalization
 from fisher_cli.recollection import recollect, remember
 from fisher_cli.records import Journal
-from fisher_cli.refusals import refuse_rounded, refuse_tf32_on
+from fisher_cli.refusals import refuse_recomputed, refuse_rounded, refuse_tf32_on
 from fisher_cli.rejoining import Revisited, revisit
 from fisher_cli.results import Ledger, Measurement, Status
 from fisher_cli.row_sequence import Rows
@@ -103,6 +103,8 @@ class Run:
         world: World = ALONE,
     ) -> None:
         refuse_rounded(settings)
+        refuse_recomputed(settings, resources.activations)
+        self.activations = resources.activations
         self._settings, self._resources = settings, resources
         self.observer: Observer = observer or Silent()
         self._world = world
@@ -328,6 +330,7 @@ class Run:
             self.data,
             self._settings,
             batch_size=self._batch_size,
+            activations=self.activations,
             device=self.device,
             classes=self.examples.classes,
             known=self._known[1] if self._known is not None and self._known[0] is module else None,

@@ -1,4 +1,4 @@
-"""Which of a network's parameters are analysed."""
+"""Which of a network's parameters are analysed, and which of its blocks keep no activations."""
 
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -9,6 +9,7 @@ from torch import nn
 
 from fisher_cli.curvature.kernels import reproducible_kernels
 from fisher_cli.curvature.problem import Problem
+from fisher_cli.curvature.recomputation import blocks_of
 from fisher_cli.errors import UsageError
 from fisher_cli.inputs.checkpoints.pruning import plain_name
 from fisher_cli.settings import Settings
@@ -75,3 +76,19 @@ def _layers(module: nn.Module) -> dict[nn.Module, dict[str, nn.Parameter]]:
         for layer in module.modules()
         if isinstance(layer, WEIGHTED)
     }
+
+
+def recomputing(problem: Problem) -> Problem:
+    """The same problem, with the activations of its network's blocks computed anew in the backward pass.
+
+    Raises:
+        UsageError: there are no blocks.
+    """
+    blocks = blocks_of(problem.model, problem.slice(0, 1).inputs)
+    if not blocks:
+        msg = (
+            "--activations recompute: no blocks were found in the network (children of nn.Sequential or "
+            "nn.ModuleList); type --activations keep"
+        )
+        raise UsageError(msg)
+    return replace(problem, blocks=blocks)

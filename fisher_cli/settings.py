@@ -52,6 +52,13 @@ class Precision(StrEnum):
         return self in {Precision.BFLOAT16, Precision.TF32}
 
 
+class Activations(StrEnum):
+    """What becomes of what layers save for the backward pass: it is kept, or computed anew block by block."""
+
+    KEEP = "keep"
+    RECOMPUTE = "recompute"
+
+
 class MatrixName(StrEnum):
     """Whose eigenvalues `fisher spectrum` finds."""
 
@@ -279,6 +286,7 @@ class Resources:
     `batch_size` None means: chosen from the network's shapes and the machine's memory. `trust_pickle` lets files run
     their own code while they are read. `shard` None means all checkpoints; `devices` are those that share them out on
     this machine, one process each, none for a single process on `device`. `ranks` processes share the examples.
+    `activations` says whether those of a batch are kept or computed anew.
     """
 
     batch_size: int | None = None
@@ -289,6 +297,7 @@ class Resources:
     shard: Shard | None = None
     devices: tuple[str, ...] = ()
     ranks: int = 1
+    activations: Activations = Activations.KEEP
 
     def as_dict(self) -> dict[str, Any]:
         """The resources as plain JSON values, in declaration order."""

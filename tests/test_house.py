@@ -94,7 +94,7 @@ BESIDE = {
     "devices": {"crew", "sharing", "measurement", "row_sequence", "trail"},
     "merging": {"parts"},
     "outline": {"selection"},
-    "probe": {"run", "measurement", "trail"},
+    "probe": {"run", "measurement", "trail", "selection"},
     "forecast": {"probe", "outline", "run"},
     "checkpoint_comparison": {"measurement", "run", "refusals"},
     "__main__": {"cli"},

@@ -7,6 +7,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +21,7 @@ from fisher_cli.curvature.eigensystems import matrices
 from fisher_cli.curvature.problem import TensorData, pose
 from fisher_cli.curvature.routes import Route
 from fisher_cli.measurement import measure
-from fisher_cli.settings import Settings
+from fisher_cli.settings import Activations, Settings
 from tests.test_records import in_child
 
 MEBIBYTE = 2**20
@@ -191,3 +192,54 @@ def test_ten_eigenvalues_of_a_hundred_million_parameters(tmp_path: Path, record_
     record_property("dual", words)
     assert size > 99_000_000
     assert extra <= DUAL_VECTORS * 4 * size
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
+        self.norm = nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = x + self.second(torch.relu(self.norm(self.first(x))))
+        return outputs
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_recomputed_activations_take_less_the_deeper_a_network_is(
+    tmp_path: Path, record_property: Callable[..., None]
+) -> None:
+    """Traces of eight images by ten classes, in processes of their own; a network of four times the depth."""
+
+    def work(depth: int, activations: Activations) -> None:
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        blocks = [_Residual(16) for _ in range(depth)]
+        network = nn.Sequential(nn.Conv2d(3, 16, 3), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+        data = TensorData(torch.randn(8, 3, 66, 66), torch.arange(8) % 10)
+        settings = Settings(eigenvalues=0, data="tensors")
+        measure(_small(), data, settings, batch_size=8)  # what the first use loads
+        before, start = _resident(), time.perf_counter()
+        found = measure(network, data, settings, batch_size=8, activations=activations)
+        seconds = time.perf_counter() - start
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        assert found.trace is not None
+        (tmp_path / "found").write_text(f"{peak - before} {seconds} {found.trace.true.value!r}")
+
+    taken: dict[tuple[int, Activations], tuple[float, float, str]] = {}
+    for depth in (16, 64):
+        for activations in Activations:
+            assert in_child(lambda depth=depth, activations=activations: work(depth, activations)) == 0  # type: ignore[misc]
+            size, seconds, value = (tmp_path / "found").read_text().split()
+            taken[depth, activations] = int(size) / MEBIBYTE, float(seconds), value
+            words = f"{depth} blocks, {activations}: {int(size) / MEBIBYTE:,.0f} MiB, {float(seconds):.1f} s"
+            print(words)
+            record_property(f"{depth} {activations}", words)
+        assert taken[depth, Activations.KEEP][2] == taken[depth, Activations.RECOMPUTE][2]
+    kept, anew = (taken[64, each][0] - taken[16, each][0] for each in (Activations.KEEP, Activations.RECOMPUTE))
+    assert anew <= kept / 2.5
+
+
+def _small() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))

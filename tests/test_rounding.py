@@ -104,7 +104,7 @@ def test_rules_are_given_float32(name: str, monkeypatch: pytest.MonkeyPatch) -> 
 
         return contributions
 
-    watched = {word: replace(rule, contributions=watching(rule)) for word, rule in engine_module.RULES.items()}
+    watched = {word: replace(rule, contributions=watching(rule)) for word, rule in plan_module.RULES.items()}
     monkeypatch.setattr(plan_module, "RULES", watched)
     sweep(problem, is_checked=True)
     assert seen == {torch.float32}

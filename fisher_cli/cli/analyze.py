@@ -9,6 +9,7 @@ import typer
 from fisher_cli.cli import examples, long_output, options
 from fisher_cli.cli.dry_run import foretell
 from fisher_cli.cli.request import (
+    ACTIVATIONS,
     DATA,
     EIGENVALUES,
     ESTIMATOR,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from fisher_cli.trajectory import PathLength
 
 
-@asks(*DATA, *MODEL, *ESTIMATOR, *SAMPLING, *EIGENVALUES, *NETWORK, *PRESET, *SEED, *RUNNING, *SHARING)
+@asks(*DATA, *MODEL, *ESTIMATOR, *SAMPLING, *EIGENVALUES, *NETWORK, *PRESET, *SEED, *RUNNING, *ACTIVATIONS, *SHARING)
 def analyze(
     settings: Settings,
     resources: Resources,

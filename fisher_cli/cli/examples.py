@@ -8,7 +8,7 @@ import typer
 
 from fisher_cli.cli import options
 from fisher_cli.cli.long_tables import LongTable
-from fisher_cli.cli.request import DATA, ESTIMATOR, MODEL, NETWORK, PRESET, RUNNING, SAMPLING, SEED, asks
+from fisher_cli.cli.request import ACTIVATIONS, DATA, ESTIMATOR, MODEL, NETWORK, PRESET, RUNNING, SAMPLING, SEED, asks
 from fisher_cli.cli.sequence import Report, go_through
 from fisher_cli.cli.streams import destinations
 from fisher_cli.columns import EXAMPLE_COLUMNS
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fisher_cli.results import Measurement
 
 
-@asks(*DATA, *MODEL, *ESTIMATOR, *SAMPLING, *NETWORK, *PRESET, *SEED, *RUNNING)
+@asks(*DATA, *MODEL, *ESTIMATOR, *SAMPLING, *NETWORK, *PRESET, *SEED, *RUNNING, *ACTIVATIONS)
 def examples(
     settings: Settings,
     resources: Resources,

@@ -14,7 +14,7 @@ from fisher_cli.cli.numbers import count, positive, positive_number, precision
 from fisher_cli.cli.sharing import read_devices
 from fisher_cli.cli.up_to_date import WORDS
 from fisher_cli.presets import PRESETS, listing, settings_of
-from fisher_cli.settings import Estimator, LikelihoodName, Resources, Settings
+from fisher_cli.settings import Activations, Estimator, LikelihoodName, Resources, Settings
 from fisher_cli.shards import Shard
 
 
@@ -93,6 +93,7 @@ BATCH_SIZE = (
 DEVICE = (Asked("device", options.Device, "auto", of=Resources),)
 DEBUG = (Asked("debug", options.Debug, False, of=None),)
 RUNNING = (*BATCH_SIZE, *DEVICE, *DEBUG)
+ACTIVATIONS = (Asked("activations", options.ActivationsOption, Activations.KEEP, of=Resources),)
 SHARING = (
     Asked("devices", options.Devices, read=read_devices, of=Resources),
     Asked("shard", options.ShardOption, read=Shard.read, of=Resources),

@@ -13,6 +13,7 @@ from fisher_cli.curvature.batching import automatic_batch_size, network_bytes, v
 from fisher_cli.curvature.kernels import reproducible_kernels
 from fisher_cli.curvature.likelihoods import Likelihood, likelihood_named
 from fisher_cli.curvature.prefetch import one_ahead, pinned
+from fisher_cli.curvature.recomputation import Block, Recomputation, recomputed
 from fisher_cli.curvature.sums import add_to
 from fisher_cli.curvature.world import ALONE, World
 from fisher_cli.errors import ArchitectureError, CoupledExamplesError, DataError, NumericalError
@@ -65,7 +66,8 @@ class Problem:
 
     `parameters` holds each analysed tensor once, under its first name. `batch_size` examples go through the network
     at once with many directions, `product_batch_size` with one; `keep_graphs` allows products to keep their graphs.
-    The ranks of the `world` share the batches. Make one with `pose`.
+    The ranks of the `world` share the batches. Activations of `blocks` are not kept but computed anew in the backward
+    pass. Make one with `pose`.
     """
 
     model: nn.Module
@@ -77,6 +79,7 @@ class Problem:
     product_batch_size: int
     keep_graphs: bool = True
     world: World = ALONE
+    blocks: tuple[Block, ...] = ()
 
     @property
     def examples(self) -> int:
@@ -144,6 +147,15 @@ class Problem:
     def forward(self, inputs: Tensor) -> Tensor:
         """The network's outputs z, (B, C), on a copy of the inputs: a network may work on them in place."""
         return as_outputs(self.model(inputs.clone()), len(inputs))
+
+    def tracked_outputs(self, inputs: Tensor) -> Tensor:
+        """The outputs with their graph, whose `blocks` save nothing but what they are given."""
+        while True:
+            memory = Recomputation(lambda _keep: reproducible_kernels())
+            with reproducible_kernels(), recomputed(self.model, self.blocks, memory):
+                outputs = self.forward(inputs)
+            if memory.is_sound():
+                return outputs
 
     def pull_back(self, outputs: Tensor, cotangents: Tensor) -> Tensor:
         """Σ_n J_nᵀ u_n for cotangents u (B, C), flat (P,) in float64; consumes the graph of the outputs."""

@@ -60,6 +60,7 @@ from fisher_cli.cli.options.quantities import (
 )
 from fisher_cli.cli.options.running import (
     DEBUG_KEY,
+    ActivationsOption,
     BatchSize,
     Debug,
     Device,
@@ -73,6 +74,7 @@ from fisher_cli.cli.options.running import (
 
 __all__ = [
     "DEBUG_KEY",
+    "ActivationsOption",
     "BatchSize",
     "CheckpointComparisonOutput",
     "Checkpoints",

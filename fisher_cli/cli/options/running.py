@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from fisher_cli.cli.options.panels import OUTPUT, RUNNING
+from fisher_cli.settings import Activations
 
 DEBUG_KEY = "fisher.debug"
 
@@ -13,6 +14,15 @@ BatchSize = Annotated[
     str,
     typer.Option(
         "-b", "--batch-size", metavar="auto|N", help="Examples at once; changes no result.", rich_help_panel=RUNNING
+    ),
+]
+ActivationsOption = Annotated[
+    Activations,
+    typer.Option(
+        "--activations",
+        help="Keep what layers save for the backward pass, or compute it anew block by block: less memory in a deep "
+        "network, about one forward pass more; changes no result.",
+        rich_help_panel=RUNNING,
     ),
 ]
 Device = Annotated[

@@ -17,6 +17,8 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from fisher_cli.curvature.recomputation import Held
+
 _CONVOLUTION = {"input": None, "weight": None, "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 _TRANSPOSED = {
     "input": None,
@@ -28,6 +30,8 @@ _TRANSPOSED = {
     "groups": 1,
     "dilation": 1,
 }
+
+Hold = Callable[[Tensor], Held]
 
 # Argument names with defaults, in order, of the watched functions of torch.nn.functional.
 SIGNATURES: dict[str, dict[str, Any]] = {
@@ -98,10 +102,15 @@ class Call:
     function: str
     arguments: Mapping[str, Any]
     roles: tuple[tuple[str, int], ...]
-    inputs: Tensor
-    version: int
+    held: Held
+    itemsize: int
     output_shape: torch.Size
     edge: GradientEdge
+
+    @property
+    def inputs(self) -> Tensor:
+        """What the function was given."""
+        return self.held.get()
 
     @property
     def is_bare(self) -> bool:
@@ -111,7 +120,7 @@ class Call:
     @property
     def unchanged(self) -> bool:
         """Whether the input still holds what the function was given."""
-        return self.inputs._version == self.version
+        return self.held.unchanged
 
 
 @dataclass
@@ -119,6 +128,7 @@ class _Recorder:
     """Collects calls that read watched parameters; what a watched function calls in turn is part of its call."""
 
     watched: frozenset[int]
+    hold: Hold
     depth: int = 0
     calls: list[Call] = field(default_factory=list)
 
@@ -130,9 +140,9 @@ class _Recorder:
             return
         arguments["output_dimensions"] = output.dim()
         # Detached: the graph of earlier layers is held by the edges, not by the inputs.
-        version = inputs._version
-        edge = get_gradient_edge(output)
-        self.calls.append(Call(function, arguments, roles, inputs.detach(), version, output.shape, edge))
+        held, edge = self.hold(inputs), get_gradient_edge(output)
+        arguments.pop("input", None)
+        self.calls.append(Call(function, arguments, roles, held, inputs.itemsize, output.shape, edge))
 
 
 class _BareParameters(TorchFunctionMode):
@@ -183,9 +193,12 @@ def _watching(name: str, original: Callable[..., Any], recorder: _Recorder) -> C
 
 
 @contextmanager
-def recorded_calls(parameters: Mapping[str, Tensor]) -> Iterator[list[Call]]:
-    """Record the uses of the parameters while the context is open; everything is put back whatever happens."""
-    recorder = _Recorder(frozenset(id(parameter) for parameter in parameters.values()))
+def recorded_calls(parameters: Mapping[str, Tensor], hold: Hold = Held.of) -> Iterator[list[Call]]:
+    """Record the uses of the parameters while the context is open; everything is put back whatever happens.
+
+    `hold` says how the inputs are held.
+    """
+    recorder = _Recorder(frozenset(id(parameter) for parameter in parameters.values()), hold)
     originals = {name: getattr(functional, name) for name in SIGNATURES}
     try:
         for name, original in originals.items():

@@ -1,6 +1,7 @@
 """Squared per-example gradient norms of every parameter, for many score directions at once, batch after batch."""
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -10,7 +11,7 @@ from fisher_cli.curvature.backward import Take, gradients_in_turn
 from fisher_cli.curvature.batching import directions_at_once
 from fisher_cli.curvature.gradient_norms import per_example
 from fisher_cli.curvature.gradient_norms.arrivals import cotangents_in_turn
-from fisher_cli.curvature.gradient_norms.capture import Call, recorded_calls
+from fisher_cli.curvature.gradient_norms.capture import Call, Hold, recorded_calls
 from fisher_cli.curvature.gradient_norms.contributions import Contribution, Picks, can_be_joined, joined, squared_norms
 from fisher_cli.curvature.gradient_norms.convolution_transpose import convolutions_by_convolutions
 from fisher_cli.curvature.gradient_norms.doubts import Doubts, runs_behind
@@ -18,10 +19,11 @@ from fisher_cli.curvature.gradient_norms.graph import Graph, read_graph
 from fisher_cli.curvature.gradient_norms.layouts import Layout, find_layout, ratios_for
 from fisher_cli.curvature.gradient_norms.plan import Plan, TakeParts, contributions_in_turn, one_after_another
 from fisher_cli.curvature.gradient_norms.rules import RULES
-from fisher_cli.curvature.gradient_norms.work import spent_on
+from fisher_cli.curvature.gradient_norms.work import spent_on, uncounted
 from fisher_cli.curvature.kernels import reproducible_kernels
 from fisher_cli.curvature.memory import raise_if_out_of_memory
 from fisher_cli.curvature.problem import Batch, Problem
+from fisher_cli.curvature.recomputation import Held, Recomputation, recomputed
 from fisher_cli.curvature.sums import dot
 from fisher_cli.errors import ArchitectureError
 
@@ -85,12 +87,7 @@ class Engine:
         Raises:
             ArchitectureError: the outputs do not depend on the analysed parameters.
         """
-        with (
-            reproducible_kernels(),
-            convolutions_by_convolutions(wanted=runs_behind(self.problem.device)),
-            recorded_calls(self.problem.parameters) as calls,
-        ):
-            outputs = self.problem.forward(batch.inputs)
+        outputs, calls = self._forward(batch.inputs)
         if not outputs.requires_grad:
             msg = "the network's outputs do not depend on the analysed parameters: check --include and --exclude"
             raise ArchitectureError(msg)
@@ -152,6 +149,40 @@ class Engine:
                 yield from self._by_example(plan.by_example, batch, directions, per_example.flat).items()
 
         return Pass(outputs, norms, measure, project, gram, contributions)
+
+    def _forward(self, inputs: Tensor) -> tuple[Tensor, list[Call]]:
+        """The outputs with their graph, and the calls on the way; what blocks save is there in the backward pass."""
+        problem = self.problem
+        if not problem.blocks:
+            with self._recorded(Held.of) as calls:
+                return problem.forward(inputs), calls
+        while True:
+            memory = Recomputation(self._recorded_again)
+            with self._recorded(memory.hold) as calls, recomputed(problem.model, problem.blocks, memory):
+                outputs = problem.forward(inputs)
+            if memory.is_sound():
+                return outputs, calls
+
+    @contextmanager
+    def _recorded(self, hold: Hold) -> Iterator[list[Call]]:
+        """What a batch goes forward in."""
+        with (
+            reproducible_kernels(),
+            convolutions_by_convolutions(wanted=runs_behind(self.problem.device)),
+            recorded_calls(self.problem.parameters, hold) as calls,
+        ):
+            yield calls
+
+    @contextmanager
+    def _recorded_again(self, keep: Callable[[Tensor], object]) -> Iterator[None]:
+        """The same for a block that goes forward a second time, whose operations nobody counts."""
+
+        def hold(tensor: Tensor) -> Held:
+            keep(tensor)
+            return Held.of(tensor)
+
+        with uncounted(), self._recorded(hold):
+            yield
 
     def _find_layouts(
         self, outputs: Tensor, calls: Sequence[Call], graph: Graph, examples: int

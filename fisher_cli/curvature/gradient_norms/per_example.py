@@ -91,8 +91,8 @@ def one_by_one(
         empty = reduction(name, torch.zeros_like(parameter, requires_grad=False))
         found[name] = empty.new_zeros(*directions.shape[:2], *empty.shape)
     for example in range(len(inputs)):
+        outputs = problem.tracked_outputs(inputs[example : example + 1])
         with reproducible_kernels():
-            outputs = problem.forward(inputs[example : example + 1])
             for k in range(len(directions) if outputs.requires_grad else 0):
 
                 def keep(name: str, gradient: Tensor, place: tuple[int, int] = (k, example)) -> None:

@@ -34,7 +34,7 @@ class Plan:
     @property
     def bytes_per_direction(self) -> int:
         """What the cotangents of one of them take, the largest: they are let go one after another."""
-        shapes = [(self.calls[index].output_shape, self.calls[index].inputs.element_size()) for index in self.wanted]
+        shapes = [(self.calls[index].output_shape, self.calls[index].itemsize) for index in self.wanted]
         return max((shape.numel() * size for shape, size in shapes), default=0)
 
 

@@ -30,13 +30,15 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.by_owners: Counter[tuple[str, ...]] = Counter()
         self.owners: tuple[str, ...] = ()
+        self.is_paused = False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         named = dict(kwargs or {})
         result = func(*args, **named)
-        self.by_owners[self.owners] += _operations(func, args, named, result)
+        if not self.is_paused:
+            self.by_owners[self.owners] += _operations(func, args, named, result)
         return result
 
     def shares(self, sizes: Mapping[str, int]) -> tuple[dict[str, float], float]:
@@ -78,6 +80,20 @@ def spent_on(names: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         operations.owners = before
+
+
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """Count nothing of what is inside, if anybody counts."""
+    operations = _active.get()
+    if operations is None:
+        yield
+        return
+    before, operations.is_paused = operations.is_paused, True
+    try:
+        yield
+    finally:
+        operations.is_paused = before
 
 
 def _operations(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> int:
