@@ -16,7 +16,7 @@ from fisher_cli.curvature.eigensystems import Matrix, matrices
 from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.problem import Data, Problem
 from fisher_cli.curvature.products import Jacobian
-from fisher_cli.curvature.routes import WHOLE_ROWS, Route, Shapes, choose, fits, gram_work
+from fisher_cli.curvature.routes import WHOLE_ROWS, Route, Shapes, choose, fits, gram_work, vectors_fit
 from fisher_cli.curvature.scores import exact
 from fisher_cli.curvature.traces import EXACT_OUTPUTS, sweep
 from fisher_cli.measurement import measure, posed
@@ -252,7 +252,8 @@ def _eigenvalues(probed: Probed, part: Problem, settings: Settings, *, looks_bac
     engine, count = Engine(probed.problem), min(settings.eigenvalues, probed.problem.size)
     few, whole = matrices(part, engine=Engine(part)), matrices(probed.problem, engine=engine)
     # The true Fisher's eigenvectors stay for the row after, those of the row before until this one is done.
-    kept = [("eigenvectors of the true Fisher", (1 + looks_back) * count * part.size * part.dtype.itemsize)]
+    each = count * part.size * part.dtype.itemsize if vectors_fit(part, count) else 0
+    before, kept = ("eigenvectors of the row before", looks_back * each), list[tuple[str, int]]()
     graphs = 0
     for small, matrix in zip(few, whole, strict=True):
         route, columns = _route(matrix, small, settings)
@@ -260,11 +261,10 @@ def _eigenvalues(probed: Probed, part: Problem, settings: Settings, *, looks_bac
             batch = part.slice(0, min(part.product_batch_size, part.examples))
             graphs = Jacobian(part).graph_bytes(batch) // len(batch)
         found = demand(matrix, route, count, columns, graphs)
-        if matrix.empirical:
-            found = replace(found, parts=(*found.parts, *kept[: 1 if found.products else None]))
-        else:
-            # Both matrices go by one Jacobian.
-            kept += [part for part in found.parts if part[0] == KEPT_GRAPHS]
+        # Both matrices go by one Jacobian.
+        beside = [one for one in kept if one[0] != KEPT_GRAPHS or not found.products]
+        found = replace(found, parts=(*found.parts, before, *beside))
+        kept += [("eigenvectors of the true Fisher", each), *(one for one in found.parts if one[0] == KEPT_GRAPHS)]
         probed.demands.append(found)
         name = "eigenvalues_empirical" if matrix.empirical else "eigenvalues_true"
         probed.seconds[name] = _seconds(matrix, small, found, count, columns)

@@ -118,6 +118,7 @@ def make(folder: Path, name: str) -> None:
                 ("vit_10", ("--limit", "16", "--eigenvalues", "2")),
                 ("cnn_100", ("--limit", "2", "--eigenvalues", "0")),
                 ("vit_100", ("--limit", "4", "--eigenvalues", "0")),
+                ("vit_100", ("--limit", "4", "--eigenvalues", "2")),
             )
         ),
     ],
@@ -131,7 +132,11 @@ def test_memory_is_foretold(
     foretold = json.loads(said)
     _, peak = in_a_process(tmp_path, *command, "-o", "r.csv")
     ratio = foretold["peak_bytes"] / peak
-    record_property("memory", f"{foretold['parameters']:,} parameters: {peak / MEBIBYTE:,.0f} MiB, ratio {ratio:.3f}")
+    record_property(
+        " ".join((name, *words)),
+        f"{foretold['parameters']:,} parameters, {', '.join(dict(foretold['routes']).values()) or 'no eigenvalues'}: "
+        f"measured {peak / MEBIBYTE:,.0f} MiB, foretold {foretold['peak_bytes'] / MEBIBYTE:,.0f}, ratio {ratio:.2f}",
+    )
     assert abs(ratio - 1) <= TOLERANCE, (ratio, foretold["parts"])
     assert sum(size for _, size in foretold["parts"]) == foretold["peak_bytes"]
     million = int(name.rpartition("_")[2])

@@ -19,16 +19,13 @@ from fisher_cli.curvature.routes import (
     WHOLE_ROWS,
     Route,
     Shapes,
+    vectors_fit,
 )
 from fisher_cli.curvature.spectrum import NORM_PROBES
 
 DOUBLE = 8
 # Matrices of M × M in float64: while inner products are added up, and while an eigenvalue problem is solved.
 GRAM_SUMS, GRAM_SOLVER = 3, 6
-# Sets of eigenvectors (P, k) in float64 at once, while they are combined of the columns and put together.
-COMBINED = 4
-# Pieces of a factor and the whole that they are joined to.
-PIECES_AND_WHOLE = 2
 KEPT_GRAPHS = "kept graphs"
 
 
@@ -43,7 +40,7 @@ class Demand:
     @property
     def bytes(self) -> int:
         """All parts."""
-        return sum(size for _, size in self.parts)
+        return _total(self.parts)
 
 
 def demand(matrix: Matrix, route: Route, count: int, columns: int, graphs: int) -> Demand:
@@ -58,29 +55,41 @@ def demand(matrix: Matrix, route: Route, count: int, columns: int, graphs: int) 
     """
     problem = matrix.problem
     if route in {Route.GRAM, Route.LEADING}:
-        return Demand(route, _gram(matrix, count, columns))
+        return Demand(route, max(_gram(matrix, count, columns), _kept(problem, count), key=_total))
     if route is Route.DENSE:
         return Demand(route, (("the matrix and its eigenvectors", 2 * GRAM_SUMS * problem.size**2 * DOUBLE),))
     products = FIRST_PRODUCTS + PRODUCTS_EACH * count
     kept = min(problem.examples * graphs, graph_bytes(problem.device)) if problem.keep_graphs else 0
     shared = (KEPT_GRAPHS, kept), ("one product", _product(problem))
     if route is Route.DUAL:
-        vectors = EXPECTED_VECTORS * columns * DOUBLE + 2 * count * problem.size * DOUBLE
+        vectors = EXPECTED_VECTORS * columns * DOUBLE
+        vectors += 2 * count * problem.size * DOUBLE if vectors_fit(problem, count) else 0
         return Demand(route, (("vectors of the dual, and eigenvectors", vectors), *shared), products)
     return Demand(route, (("vectors of Lanczos", _basis(problem, products, count)), *shared), products + NORM_PROBES)
 
 
+def _total(parts: tuple[tuple[str, int], ...]) -> int:
+    return sum(size for _, size in parts)
+
+
 def _gram(matrix: Matrix, count: int, columns: int) -> tuple[tuple[str, int], ...]:
-    """Of the factor and its inner products: while the pieces are joined, or while the small matrix is solved."""
+    """While there is the factor: with a batch's gradients of one parameter, or its inner products and what follows."""
     problem, shapes = matrix.problem, Shapes.of(matrix.engine)
     itemsize, square = problem.dtype.itemsize, columns**2 * DOUBLE
     values = columns * (shapes.explicit + shapes.cotangents) + problem.examples * shapes.inputs
     batch = min(problem.batch_size, problem.examples) * matrix.scores
-    joining = (PIECES_AND_WHOLE - 1) * values * itemsize + batch * shapes.together * itemsize
+    gradients = batch * shapes.together * itemsize
     solver = GRAM_SOLVER if columns <= WHOLE_ROWS else GRAM_SUMS
-    solving = max(solver * square, GRAM_SUMS * square + COMBINED * count * problem.size * DOUBLE)
-    rest = ("their pieces", joining) if joining > solving else ("inner products and eigenvectors", solving)
+    vectors = count * problem.size * DOUBLE if vectors_fit(problem, count) else 0
+    solving = max(solver * square, GRAM_SUMS * square + vectors)
+    rest = ("a batch of them", gradients) if gradients > solving else ("inner products and eigenvectors", solving)
     return ("columns of the factor", values * itemsize), rest
+
+
+def _kept(problem: Problem, count: int) -> tuple[tuple[str, int], ...]:
+    """When the factor is gone: eigenvectors in float64, in the network's precision, and those of them that are kept."""
+    size = count * problem.size * (DOUBLE + 2 * problem.dtype.itemsize)
+    return (("eigenvectors", size if vectors_fit(problem, count) else 0),)
 
 
 def _product(problem: Problem) -> int:

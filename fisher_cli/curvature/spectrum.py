@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature import quantities
+from fisher_cli.curvature.allocation import large_blocks_given_back
 from fisher_cli.curvature.batching import memory_bytes
 from fisher_cli.curvature.density import density as density_of
 from fisher_cli.curvature.density import effective_dimension as dimension_of
@@ -16,7 +17,7 @@ from fisher_cli.curvature.krylov import Product
 from fisher_cli.curvature.lanczos import Eigenpairs, Ending
 from fisher_cli.curvature.problem import Problem
 from fisher_cli.curvature.products import Dual
-from fisher_cli.curvature.routes import BASIS_SHARE, Route
+from fisher_cli.curvature.routes import BASIS_SHARE, Route, vectors_fit
 from fisher_cli.results import Density, Eigenvalues, Estimate, Spectrum
 
 # The whole spectrum is taken without being asked for up to so many rows: about twenty seconds on two cores.
@@ -188,8 +189,7 @@ def _found(matrix: Matrix, question: Question) -> tuple[Eigensystem, bool]:
     problem = matrix.problem
     rows = min(problem.examples * matrix.scores, problem.size)
     whole = question.full and (rows <= AUTOMATIC_ROWS if question.whole is None else question.whole)
-    share = memory_bytes(problem.device) * BASIS_SHARE
-    affordable = min(question.count, problem.size) * problem.size * 8 <= share
+    affordable = vectors_fit(problem, question.count)
     found = matrix.leading(question.count, tolerance=question.tolerance, vectors=affordable, whole=whole)
     if question.whole is False:
         found = replace(found, whole=None)  # asked for a density, and got all on the way
@@ -213,7 +213,8 @@ def _leading(problem: Problem, found: Eigensystem, floor: float) -> Leading | No
         return None
     above = _columns_above(found, found.vectors, floor)
     layout = {name: parameter.shape for name, parameter in problem.parameters.items()}
-    return Leading(found.vectors[:, above].to(problem.dtype), layout)
+    with large_blocks_given_back(large=problem.is_large):
+        return Leading(found.vectors.to(problem.dtype)[:, above], layout)
 
 
 def _columns_above(found: Eigensystem, vectors: Tensor, limit: float) -> Tensor:
