@@ -154,12 +154,12 @@ def _gib(count: int) -> str:
 
 
 def _peak(probed: Probed) -> int:
-    return max(probed.batches_peak, probed.eigenvalues_peak)
+    return max(probed.batches_peak, probed.later_peak)
 
 
 def _refusal(run: Run, probed: Probed, available: int, processes: int) -> Refusal | None:
     """Why this cannot be done here, and what can; None if it can."""
-    peak, settings, problem = _peak(probed), run.analysis.settings, probed.problem
+    peak, settings = _peak(probed), run.analysis.settings
     each = available // processes
     if peak <= each:
         return None
@@ -167,14 +167,8 @@ def _refusal(run: Run, probed: Probed, available: int, processes: int) -> Refusa
     if probed.slope and probed.batches_peak > each:
         size = int(probed.batch + (each - probed.peak) / probed.slope)
         remedies.append(f"type -b {size}" if size >= 1 else "type -b 1")
-    if probed.demands and probed.eigenvalues_peak > each:
-        largest = max(probed.demands, key=lambda demand: demand.bytes)
-        room = each - (probed.eigenvalues_peak - largest.bytes)
-        examples = math.floor(problem.examples * room / largest.bytes)
-        if largest.route in {Route.GRAM, Route.LEADING} and examples >= 1:
-            remedies.append(f"type --limit {examples}")
-        remedies.append(f"type --eigenvalues 0, which takes {_gib(probed.batches_peak)}")
-        remedies.append("share the examples out with torchrun on several machines")
+    if probed.largest is not None and probed.later_peak > each:
+        remedies += _less(run, probed, each)
     if probed.batches_peak > each and run.activations is Activations.KEEP and not settings.eigenvalues:
         remedies.append("type --activations recompute, if what a batch saves in a deep network is what does not fit")
     if processes > 1 and peak <= available:
@@ -185,6 +179,22 @@ def _refusal(run: Run, probed: Probed, available: int, processes: int) -> Refusa
     remedies.append("analyse fewer parameters with --exclude")
     many = f"{processes} processes of " if processes > 1 else ""
     return Refusal(f"{many}{_gib(peak)}, and there are {_gib(available)}", tuple(remedies))
+
+
+def _less(run: Run, probed: Probed, each: int) -> list[str]:
+    """What to change where the traces may fit and what follows them does not, with so many bytes for a process."""
+    found, settings = list[str](), run.analysis.settings
+    assert probed.largest is not None
+    room = each - (probed.later_peak - probed.largest.bytes)
+    examples = math.floor(probed.problem.examples * room / probed.largest.bytes)
+    by_factor = any(route in {Route.GRAM, Route.LEADING} for _, route in probed.later.routes)
+    if by_factor and examples >= 1:
+        found.append(f"type --limit {examples}")
+    if settings.asks_for_rows:
+        found.append(f"type --eigenvalues 0, which takes {_gib(probed.batches_peak)}")
+    if settings.comparison is None:
+        found.append("share the examples out with torchrun on several machines")
+    return found
 
 
 def _described(
@@ -205,7 +215,6 @@ def _described(
     measured = None if probed is None else probed.measurement
     trace = None if measured is None else measured.trace
     ledger = None if measured is None else measured.ledger
-    routes = () if probed is None else zip(("true", "empirical"), probed.demands, strict=False)
     size = 0 if sketch is None else sketch.analysed
     return Forecast(
         checkpoint=run.files[place].name,
@@ -221,7 +230,7 @@ def _described(
         batch_size=1 if probed is None else min(probed.problem.batch_size, probed.problem.examples),
         estimator="" if trace is None else trace.estimator,
         passes=0 if ledger is None else ledger.directions,
-        routes=tuple((name, found.route.value) for name, found in routes),
+        routes=() if probed is None else tuple(probed.later.routes),
         seconds=tuple(seconds.items()),
         total_seconds=whole / processes,
         peak_bytes=sketch.bytes + machine.resident_memory() if sketch is not None else _peak(probed) if probed else 0,

@@ -18,8 +18,9 @@ from fisher_cli.curvature.kernels import steady_arithmetic, tf32_products
 from fisher_cli.curvature.memory import is_out_of_memory, release_memory
 from fisher_cli.curvature.normalization_statistics import discrepancies, recalibrate, recalibration, remark
 from fisher_cli.curvature.problem import Data, Problem, pose
+from fisher_cli.curvature.question import Question
 from fisher_cli.curvature.rounding import round_network
-from fisher_cli.curvature.spectrum import Question, spectrum
+from fisher_cli.curvature.spectrum import spectrum
 from fisher_cli.curvature.task2vec import task2vec
 from fisher_cli.curvature.traces import Sweep, sweep
 from fisher_cli.curvature.world import ALONE, World
@@ -69,8 +70,7 @@ def _check_classes(problem: Problem, classes: int | None) -> None:
     Raises:
         DataError: they differ.
     """
-    binary = problem.outputs == 1 and classes == 2
-    if classes is not None and problem.outputs != classes and not binary:
+    if classes is not None and problem.outputs != classes and (problem.outputs, classes) != (1, 2):
         msg = (
             f"the network has {problem.outputs} outputs and the data {classes} classes: "
             f"check --data, or give the network's own labels with --labels"

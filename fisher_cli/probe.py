@@ -1,29 +1,25 @@
 """A few batches of the real thing: what one measurement takes in memory and time, extrapolated to all examples."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fisher_cli import machine
 from fisher_cli.curvature.allocation import trim
 from fisher_cli.curvature.batching import CPU_BYTES
-from fisher_cli.curvature.demands import KEPT_GRAPHS, Demand, demand
-from fisher_cli.curvature.eigensystems import Matrix, matrices
+from fisher_cli.curvature.demands import Demand
 from fisher_cli.curvature.gradient_norms.engine import Engine
-from fisher_cli.curvature.problem import Data, Problem
-from fisher_cli.curvature.products import Jacobian
-from fisher_cli.curvature.routes import WHOLE_ROWS, Route, Shapes, choose, fits, gram_work
+from fisher_cli.curvature.problem import Problem
 from fisher_cli.curvature.scores import exact
-from fisher_cli.curvature.traces import EXACT_OUTPUTS, sweep
+from fisher_cli.growth import growth, resident
+from fisher_cli.matrix_probe import First, Foreseen, MatrixProbe
 from fisher_cli.measurement import measure, posed
 from fisher_cli.results import Measurement
 from fisher_cli.run import Run
 from fisher_cli.selection import recomputing
-from fisher_cli.settings import Activations, Estimator, Settings
+from fisher_cli.settings import Activations, Settings
 from fisher_cli.trail import Trail
 
 # What a measurement keeps of one example besides its outputs: some sixteen numbers as Python objects.
@@ -31,35 +27,11 @@ EXAMPLE_BYTES = 600
 # Stages of a measurement whose seconds do not grow with the examples; those of batches of the sweep; the others go
 # by the batches of products.
 CONSTANT, BY_BATCH = {"load", "pose", "check", "ledger", "rounding"}, {"traces", "gradient"}
-# A probe of the columns of a factor holds no more than this.
-FACTOR_BYTES = 2**29
-# Products with a matrix that are timed, after one that is not.
-TIMED_PRODUCTS = 2
-
-
-@dataclass(frozen=True)
-class First:
-    """The first `count` of some examples."""
-
-    data: Data
-    count: int
-
-    @property
-    def labels(self) -> Tensor:
-        """(count,) or (count, C)."""
-        return self.data.labels[: self.count]
-
-    def __len__(self) -> int:
-        return self.count
-
-    def batch(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Inputs and labels of examples start … stop − 1."""
-        return self.data.batch(start, min(stop, self.count))
 
 
 @dataclass
 class Probed:
-    """What was seen: a measurement without eigenvalues on a few examples, and what eigenvalues of all would take.
+    """What was seen: a measurement without eigenvalues on a few examples, and what those of all would take `later`.
 
     `problem` is that of all examples, `examples` how many were measured, at the batch size `batch`. `base` is what was
     resident before, `peak` the most during the measurement, `held` what is held when eigenvalues begin; `slope` is
@@ -75,7 +47,7 @@ class Probed:
     peak: int
     held: int
     slope: float = 0.0
-    demands: list[Demand] = field(default_factory=list)
+    later: Foreseen = field(default_factory=Foreseen)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -91,34 +63,43 @@ class Probed:
         )
 
     @property
-    def _eigenvalue_parts(self) -> tuple[tuple[str, int], ...]:
-        """What the batches of the sweep have freed lies in pieces between what is held, and is not used again."""
-        if not self.demands:
-            return ()
+    def _freed(self) -> int:
+        """What the batches of the sweep have freed lies in pieces between what is held."""
         gives_back = self.problem.device.type == "cuda" or self.problem.is_large
-        in_pieces = 0 if gives_back else min(max(0, self.peak - self.held), CPU_BYTES)
-        largest = max(self.demands, key=lambda each: each.bytes)
-        return ("held when eigenvalues begin, measured", self.held), ("freed in pieces", in_pieces), *largest.parts
+        return 0 if gives_back else min(max(0, self.peak - self.held), CPU_BYTES)
+
+    @property
+    def largest(self) -> Demand | None:
+        """The step after the sweep that takes the most, None where there is none."""
+        return max(self.later.demands, key=lambda each: each.bytes + each.beside(self._freed), default=None)
+
+    @property
+    def _later_parts(self) -> tuple[tuple[str, int], ...]:
+        if self.largest is None:
+            return ()
+        held = ("held after the traces, measured", self.held)
+        return held, ("freed in pieces", self.largest.beside(self._freed)), *self.largest.parts
 
     @property
     def batches_peak(self) -> int:
-        """The peak without eigenvalues, of all examples at the batch size that was asked for."""
+        """The peak until the traces are there, of all examples at the batch size that was asked for."""
         return sum(size for _, size in self._batch_parts)
 
     @property
-    def eigenvalues_peak(self) -> int:
-        """The peak while eigenvalues are found, 0 where none are asked for."""
-        return sum(size for _, size in self._eigenvalue_parts)
+    def later_peak(self) -> int:
+        """The peak after that, 0 where nothing is asked for beside the traces."""
+        return sum(size for _, size in self._later_parts)
 
     @property
     def fullest(self) -> str:
-        """When memory is fullest."""
-        return "eigenvalues" if self.eigenvalues_peak > self.batches_peak else "traces"
+        """What is found when memory is fullest."""
+        is_later = self.largest is not None and self.later_peak > self.batches_peak
+        return self.largest.finds if self.largest is not None and is_later else "traces"
 
     @property
     def parts(self) -> tuple[tuple[str, int], ...]:
         """What is there then, by what it is for."""
-        found = self._eigenvalue_parts if self.eigenvalues_peak > self.batches_peak else self._batch_parts
+        found = self._later_parts if self.later_peak > self.batches_peak else self._batch_parts
         return tuple((name, size) for name, size in found if size)
 
 
@@ -129,7 +110,7 @@ def probe(run: Run, places: tuple[int, ...], batch_size: int | None) -> Probed:
     is done as it will be; of these a small share is.
     """
     settings, base = run.analysis.settings, _peak(run.device)
-    small = replace(settings, eigenvalues=0)
+    small = replace(settings, eigenvalues=0, comparison=None)
     trail = Trail() if len(places) > 1 else None
     for place in places:
         if trail is not None:
@@ -159,7 +140,7 @@ def probe(run: Run, places: tuple[int, ...], batch_size: int | None) -> Probed:
     batch = found.batch_size or batch  # less where memory ran out
     _as_table(found, settings)
     peak = _peak(run.device)
-    held = _held(problem, trail)
+    held = _held(problem, leaves_footprint=trail is not None and settings.spectrum is None)
     probed = Probed(problem, found, name, count, batch, base, peak, held)
     probed.seconds = _scaled({"load": loading, **dict(found.timings)}, probed, at_once)
     if run.activations is Activations.RECOMPUTE:
@@ -167,8 +148,8 @@ def probe(run: Run, places: tuple[int, ...], batch_size: int | None) -> Probed:
     part = replace(problem, data=few, batch_size=batch, product_batch_size=at_once)
     if batch < min(problem.batch_size, problem.examples):
         probed.slope = _slope(part, batch)
-    if settings.eigenvalues:
-        _eigenvalues(probed, part, settings, looks_back=trail is not None)
+    probed.later = MatrixProbe(problem, part, settings, looks_back=trail is not None).foresee()
+    probed.seconds |= probed.later.seconds
     return probed
 
 
@@ -185,12 +166,12 @@ def _as_table(found: Measurement, settings: Settings) -> None:
     main_table([found], settings.eigenvalues)
 
 
-def _held(problem: Problem, trail: Trail | None) -> int:
+def _held(problem: Problem, *, leaves_footprint: bool) -> int:
     """What is resident when eigenvalues begin: what is now, less the footprint that this row leaves in the end."""
     trim()
     device = problem.device
     tensors = sum(each.numel() * each.element_size() for each in problem.model.state_dict().values())
-    return _resident(device) - (tensors if trail is not None and device.type == "cpu" else 0)
+    return resident(device) - (tensors if leaves_footprint and device.type == "cpu" else 0)
 
 
 def _scaled(timings: dict[str, float], probed: Probed, at_once: int) -> dict[str, float]:
@@ -213,29 +194,6 @@ def _peak(device: torch.device) -> int:
     return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else machine.peak_memory()
 
 
-def _resident(device: torch.device) -> int:
-    """What there is now."""
-    return torch.cuda.memory_allocated(device) if device.type == "cuda" else machine.resident_memory()
-
-
-@contextmanager
-def _growth(device: torch.device) -> Iterator[Callable[[], int]]:
-    """Bytes that were added at the fullest moment within, as a function to ask when it is over.
-
-    Yields:
-        That function.
-    """
-    trim()
-    before = _resident(device)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        yield lambda: torch.cuda.max_memory_allocated(device) - before
-    elif machine.begin_peak():
-        yield lambda: machine.peak_memory() - before
-    else:
-        yield lambda: 0
-
-
 def _slope(problem: Problem, batch: int) -> float:
     """Bytes that one more example in a batch takes in a sweep, from a batch and from half of it."""
     halves = {size: _of_batch(problem, size) for size in {max(1, batch // 2), batch}}
@@ -247,82 +205,8 @@ def _slope(problem: Problem, batch: int) -> float:
 
 def _of_batch(problem: Problem, size: int) -> int:
     engine, batch = Engine(problem), problem.slice(0, size)
-    with _growth(problem.device) as growth:
+    with growth(problem.device) as grown:
         evaluated = engine.evaluate(batch)
         scores = exact(problem.likelihood, evaluated.outputs.detach(), batch.labels)
         evaluated.measure(scores.directions, scores.observed, lambda _name, _sum: None, scores.observed_row)
-        return growth()
-
-
-# --- eigenvalues
-
-
-def _eigenvalues(probed: Probed, part: Problem, settings: Settings, *, looks_back: bool) -> None:
-    """What those of both matrices will take, and how long, by the ways that they will go."""
-    engine, count = Engine(probed.problem), min(settings.eigenvalues, probed.problem.size)
-    few, whole = matrices(part, engine=Engine(part)), matrices(probed.problem, engine=engine)
-    # The true Fisher's eigenvectors stay for the row after, those of the row before until this one is done.
-    kept = [("eigenvectors of the true Fisher", (1 + looks_back) * count * part.size * part.dtype.itemsize)]
-    graphs = 0
-    for small, matrix in zip(few, whole, strict=True):
-        route, columns = _route(matrix, small, settings)
-        if route in {Route.LANCZOS, Route.DUAL} and not graphs:
-            batch = part.slice(0, min(part.product_batch_size, part.examples))
-            graphs = Jacobian(part).graph_bytes(batch) // len(batch)
-        found = demand(matrix, route, count, columns, graphs)
-        if matrix.empirical:
-            found = replace(found, parts=(*found.parts, *kept[: 1 if found.products else None]))
-        else:
-            # Both matrices go by one Jacobian.
-            kept += [part for part in found.parts if part[0] == KEPT_GRAPHS]
-        probed.demands.append(found)
-        name = "eigenvalues_empirical" if matrix.empirical else "eigenvalues_true"
-        probed.seconds[name] = _seconds(matrix, small, found, count, columns)
-
-
-def _route(matrix: Matrix, small: Matrix, settings: Settings) -> tuple[Route, int]:
-    """The way to the eigenvalues of all examples, and the columns of the factor that it takes.
-
-    Whether a few columns are enough is told by the share of them that are on the few examples.
-    """
-    problem, columns = matrix.problem, matrix.problem.examples * matrix.scores
-    route = choose(matrix.engine, matrix.scores, min(settings.eigenvalues, problem.size))
-    if route not in {Route.LANCZOS, Route.DUAL} or matrix.empirical or not _is_exact(problem, settings):
-        return route, columns
-    swept = sweep(small.problem, estimator="exact", verify=False)
-    chosen = replace(small, columns=swept.columns).few_columns(settings.eigenvalue_tolerance)
-    if chosen is not None:
-        rows = -(-int(chosen.sum()) * problem.examples // small.problem.examples)
-        if rows <= WHOLE_ROWS and fits(matrix.engine, matrix.scores, rows):
-            return Route.LEADING, rows
-    return route, columns
-
-
-def _is_exact(problem: Problem, settings: Settings) -> bool:
-    if settings.estimator is Estimator.AUTO:
-        return problem.outputs <= EXACT_OUTPUTS
-    return settings.estimator is Estimator.EXACT
-
-
-def _seconds(matrix: Matrix, small: Matrix, found: Demand, count: int, columns: int) -> float:
-    """Seconds from a part of the work: some products, or the factor of a few examples."""
-    problem, part = matrix.problem, small.problem
-    if found.products:
-        jacobian = Jacobian(part)
-        product = replace(small, jacobian=lambda: jacobian).product
-        vector = torch.ones(part.size, dtype=torch.float64, device=part.device)
-        product(vector)
-        start = time.perf_counter()
-        for _ in range(TIMED_PRODUCTS):
-            product(vector)
-        each = (time.perf_counter() - start) / TIMED_PRODUCTS
-        return each * found.products * problem.examples / part.examples
-    shapes = Shapes.of(small.engine)
-    few = max(1, min(part.examples, FACTOR_BYTES // (2 * shapes.held(matrix.scores, 1, part.dtype.itemsize))))
-    part = replace(part, data=First(part.data, few), batch_size=min(part.batch_size, few))
-    start = time.perf_counter()
-    replace(small, engine=Engine(part)).leading(count, route=Route.DENSE if found.route is Route.DENSE else Route.GRAM)
-    seconds = time.perf_counter() - start
-    done = gram_work(shapes, few, matrix.scores, part.batch_size, whole=False)
-    wanted = gram_work(shapes, max(1, columns // matrix.scores), matrix.scores, problem.batch_size, whole=False)
-    return seconds * wanted / done
+        return grown()

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from fisher_cli import machine
 from fisher_cli.cli.app import app
+from fisher_cli.curvature.routes import Route
 from fisher_cli.errors import CheckpointError
 from fisher_cli.forecast import Plan, plan
 from fisher_cli.inputs.networks.shapes import hollow
@@ -118,6 +119,7 @@ def make(folder: Path, name: str) -> None:
                 ("vit_10", ("--limit", "16", "--eigenvalues", "2")),
                 ("cnn_100", ("--limit", "2", "--eigenvalues", "0")),
                 ("vit_100", ("--limit", "4", "--eigenvalues", "0")),
+                ("vit_100", ("--limit", "4", "--eigenvalues", "2")),
             )
         ),
     ],
@@ -125,13 +127,40 @@ def make(folder: Path, name: str) -> None:
 def test_memory_is_foretold(
     name: str, words: Sequence[str], tmp_path: Path, record_property: Callable[..., None]
 ) -> None:
-    make(tmp_path, name)
-    command = ("analyze", name, "--model", f"net.py:{name}", *words)
-    said, _ = in_a_process(tmp_path, *command, "--dry-run", "--format", "json")
+    hold_against_a_run(("analyze",), name, words, tmp_path, record_property)
+
+
+OTHERS = [
+    ("spectrum", "cnn_1", "--limit 32"),
+    ("spectrum", "vit_1", "--limit 100 --method density --eigenvalues 5 --probes 2 --steps 20"),
+    ("compare true-vs-empirical", "cnn_1", "--limit 32"),
+    ("compare true-vs-empirical", "vit_1", "--limit 100"),
+    ("examples", "cnn_1", "--limit 64"),
+]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("command", "name", "words"), OTHERS)
+def test_memory_of_other_commands_is_foretold(
+    command: str, name: str, words: str, tmp_path: Path, record_property: Callable[..., None]
+) -> None:
+    hold_against_a_run(command.split(), name, words.split(), tmp_path, record_property)
+
+
+def hold_against_a_run(
+    command: Sequence[str], name: str, words: Sequence[str], folder: Path, record_property: Callable[..., None]
+) -> None:
+    make(folder, name)
+    asked = (*command, name, "--model", f"net.py:{name}", *words)
+    said, _ = in_a_process(folder, *asked, "--dry-run", "--format", "json")
     foretold = json.loads(said)
-    _, peak = in_a_process(tmp_path, *command, "-o", "r.csv")
+    _, peak = in_a_process(folder, *asked, "-o", "r.csv")
     ratio = foretold["peak_bytes"] / peak
-    record_property("memory", f"{foretold['parameters']:,} parameters: {peak / MEBIBYTE:,.0f} MiB, ratio {ratio:.3f}")
+    record_property(
+        " ".join((*command, name, *words)),
+        f"{foretold['parameters']:,} parameters, {', '.join(dict(foretold['routes']).values()) or 'no eigenvalues'}: "
+        f"measured {peak / MEBIBYTE:,.0f} MiB, foretold {foretold['peak_bytes'] / MEBIBYTE:,.0f}, ratio {ratio:.2f}",
+    )
     assert abs(ratio - 1) <= TOLERANCE, (ratio, foretold["parts"])
     assert sum(size for _, size in foretold["parts"]) == foretold["peak_bytes"]
     million = int(name.rpartition("_")[2])
@@ -188,13 +217,51 @@ def test_people_get_lines_with_what_they_are_read_off() -> None:
     assert "true Fisher by gram, empirical Fisher by gram" in out
     assert "a measurement of 16 examples of step_" in out
     assert "probe" in err
-    assert [duration(seconds) for seconds in (0.44, 50, 600, 7600, 3e5)] == [
-        "0.4 s",
-        "50 s",
-        "10 min",
-        "2 h 7 min",
-        "3 d 11 h",
-    ]
+    words = ["0.4 s", "50 s", "10 min", "2 h 7 min", "3 d 11 h"]
+    assert [duration(seconds) for seconds in (0.44, 50, 600, 7600, 3e5)] == words
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "lines"),
+    [
+        ("spectrum", ("--eigenvalues", "2"), ("true Fisher by gram, empirical Fisher by gram",)),
+        ("spectrum", ("--matrix", "empirical"), ("eigenvalues   empirical Fisher by gram",)),
+        ("compare true-vs-empirical", (), ("true Fisher by gram, empirical Fisher by gram", "MiB")),
+        ("examples", (), ("1 forward and 9 backward passes per example (exact)", "while traces are found")),
+    ],
+)
+def test_other_commands_foretell_with_the_same_lines_and_refuse_alike(
+    command: str, words: Sequence[str], lines: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = (*command.split(), CLEAN, "--limit", "20", "-b", "8", *words, "-o", "r.csv", "--dry-run")
+    out, _ = run(*asked)
+    assert "14 checkpoints" in out
+    for line in lines:
+        assert line in out
+    assert list(tmp_path.iterdir()) == []
+    found = json.loads(run(*asked, "--format", "json")[0])
+    assert sum(size for _, size in found["parts"]) == found["peak_bytes"]
+    assert any(name.startswith("eigenvalues") for name, _ in found["seconds"]) == (command == "spectrum")
+    monkeypatch.setattr(machine, "total_memory", lambda: (found["peak_bytes"] // 2, "the machine's memory"))
+    monkeypatch.setattr(machine, "resident_memory", lambda: 0)
+    error = run(*asked, code=4)[1].splitlines()[-1]
+    assert error.startswith("error: does not fit: ")
+    assert "--exclude" in error
+    assert "--eigenvalues 0" not in error
+
+
+def test_ways_that_go_by_products_and_densities_have_their_own_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = (CLEAN / "step_00000.pt", "--limit", "20", "-b", "8", "--dry-run", "--format", "json")
+    monkeypatch.setattr("fisher_cli.matrix_probe.choose", lambda *_, **__: Route.LANCZOS)
+    # No column is left out for being small.
+    monkeypatch.setattr("fisher_cli.matrix_probe.WHOLE_ROWS", -1)
+    density = json.loads(run("spectrum", *asked, "--method", "density")[0])
+    assert {dict(density["routes"])[name] for name in ("true", "empirical")} == {"lanczos"}
+    monkeypatch.setattr("fisher_cli.matrix_probe.score_gram.is_affordable", lambda _: False)
+    compared = json.loads(run("compare", "true-vs-empirical", *asked)[0])
+    assert "norms and directions" in dict(compared["seconds"])
+    assert dict(compared["routes"])["true"] == "lanczos"
 
 
 def test_what_does_not_fit_is_refused_with_what_to_change(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,20 +1,24 @@
 """The factor A of a Fisher, its inner products and combinations, against score gradients by plain autograd."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fisher_cli.curvature import factors
-from fisher_cli.curvature.factors import collect, dense, symmetric_product
+from fisher_cli import machine
+from fisher_cli.curvature import score_columns
+from fisher_cli.curvature.factors import collect, dense
 from fisher_cli.curvature.gradient_norms import verification
 from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.problem import Problem, TensorData, pose
+from fisher_cli.curvature.score_columns import symmetric_product
 from fisher_cli.curvature.scores import ScoresOf, empirical_scores, true_scores
 from tests.cases import mlp
 from tests.score_gradients import NETWORKS, factor
+from tests.test_records import in_child
 
 SCORES = pytest.mark.parametrize("scores_of", [true_scores, empirical_scores], ids=["true", "empirical"])
 
@@ -153,7 +157,7 @@ def test_batches_of_any_size_and_plans_that_change_give_the_same_columns(
 def test_networks_of_the_tests_are_what_they_are_made_for() -> None:
     """Outer products of which several share cotangents; a layer that is an outer product in some batches only."""
     branches = collect(verified(posed(Branches, 9)), true_scores)
-    outer = {name for name, part in branches.parts.items() if isinstance(part, factors._Outer)}
+    outer = {name for name, part in branches.parts.items() if isinstance(part, score_columns.Outer)}
     assert outer == {"first.weight", "second.weight", "plain.weight", "head.weight"}
     cotangents = branches.parts["first.weight"].cotangents  # type: ignore[union-attr]
     for name in ("second.weight", "plain.weight"):
@@ -162,7 +166,7 @@ def test_networks_of_the_tests_are_what_they_are_made_for() -> None:
         assert torch.equal(branches.parts[name].columns, cotangents)
     engine = verified(posed(Moody, 2))
     moody = collect(engine, true_scores)
-    assert isinstance(moody.parts["inner.weight"], factors._Explicit)
+    assert isinstance(moody.parts["inner.weight"], score_columns.Explicit)
     assert {"linear", "per-example"} <= engine.methods["inner.weight"]
     assert "unused" in engine.methods["inner.weight"]
 
@@ -208,7 +212,7 @@ def test_combinations_of_huge_and_of_tiny_coefficients_do_not_overflow() -> None
 def test_symmetric_products_by_blocks_are_the_product_with_one_half_mirrored(
     block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(factors, "BLOCK_ROWS", block)
+    monkeypatch.setattr(score_columns, "BLOCK_ROWS", block)
     x = torch.randn(12, 7, generator=torch.Generator().manual_seed(1)).double()
     found = symmetric_product(x)
     assert torch.allclose(found, x @ x.T, rtol=0, atol=1e-14 * float(x.square().sum(1).max()))
@@ -218,7 +222,7 @@ def test_symmetric_products_by_blocks_are_the_product_with_one_half_mirrored(
 
 @SCORES
 def test_small_blocks_change_no_gram(scores_of: ScoresOf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(factors, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(score_columns, "BLOCK_ROWS", 4)
     compare(posed(Branches, 4), scores_of)
 
 
@@ -227,9 +231,38 @@ def test_a_factor_holds_outer_products_as_their_two_factors() -> None:
     problem = posed(lambda: mlp(5, 50, 40, 3), 4)
     found = collect(verified(problem), true_scores)
     held = sum(
-        part.inputs.numel() + part.cotangents.numel() if isinstance(part, factors._Outer) else part.columns.numel()
+        part.inputs.numel() + part.cotangents.numel() if isinstance(part, score_columns.Outer) else part.columns.numel()
         for part in found.parts.values()
     )
     examples, columns = 9, 18
     assert held == examples * (5 + 50 + 40) + 2 * columns * (50 + 40 + 3)
     assert held < columns * problem.size / 10
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.skipif(not machine.begin_peak(), reason="no peak of a part of a process here")
+@pytest.mark.parametrize("batch_size", [2, 8])
+def test_what_is_made_beside_the_columns_is_one_batch_of_one_parameter(batch_size: int, tmp_path: Path) -> None:
+    """In resident memory: freed blocks that nothing fits into would be as bad as a second copy."""
+
+    def work() -> None:
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(96, 96, 3, padding=1) for _ in range(8)]
+        network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 10))
+        problem = pose(network, TensorData(torch.randn(8, 96, 4, 4), torch.arange(8)), batch_size=batch_size)
+        engine = Engine(problem)
+        for batch in problem.batches():  # what a batch takes has been taken before
+            evaluated = engine.evaluate(batch)
+            evaluated.norms(true_scores(problem.likelihood, evaluated.outputs.detach(), batch.labels)[0])
+        before = machine.resident_memory()
+        machine.begin_peak()
+        found = collect(engine, true_scores)
+        held = sum(part.columns.nbytes for part in found.parts.values())
+        found.combine(torch.ones(72, 1).double())
+        (tmp_path / "found").write_text(f"{held} {machine.peak_memory() - before}")
+
+    assert in_child(work) == 0
+    held, grown = map(int, (tmp_path / "found").read_text().split())
+    one_parameter = held * batch_size // 8 // 8
+    assert held > 150 * 2**20
+    assert held < grown < 1.1 * held + one_parameter

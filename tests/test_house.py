@@ -57,7 +57,7 @@ FLOORS: list[set[str]] = [
     | {"rejoining", "row_sequence", "packed"}
     | {"clock", "refusals"}
     | {"sharing", "crew", "devices", "parts", "merging"}
-    | {"outline", "probe", "forecast"},
+    | {"outline", "growth", "matrix_probe", "probe", "forecast"},
     {"cli", "__main__"},
 ]
 # Which of the same floor may be used by whom.
@@ -94,7 +94,8 @@ BESIDE = {
     "devices": {"crew", "sharing", "measurement", "row_sequence", "trail"},
     "merging": {"parts"},
     "outline": {"selection"},
-    "probe": {"run", "measurement", "trail", "selection"},
+    "matrix_probe": {"measurement", "growth"},
+    "probe": {"run", "measurement", "trail", "selection", "growth", "matrix_probe"},
     "forecast": {"probe", "outline", "run"},
     "checkpoint_comparison": {"measurement", "run", "refusals"},
     "__main__": {"cli"},

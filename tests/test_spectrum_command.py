@@ -17,7 +17,6 @@ from typer.testing import CliRunner, Result
 import fisher_cli.measurement
 from fisher_cli import analyze
 from fisher_cli.cli.app import app
-from fisher_cli.curvature import spectrum as spectrum_module
 from fisher_cli.curvature.spectrum import Question
 from fisher_cli.inputs.data.datasets import load_examples
 from fisher_cli.inputs.networks.digits_networks import digits_mlp
@@ -218,7 +217,7 @@ def test_what_did_not_converge_keeps_its_values_and_residuals(monkeypatch: pytes
 
 
 def test_vectors_that_do_not_fit_are_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spectrum_module, "BASIS_SHARE", 1e-12)
+    monkeypatch.setattr("fisher_cli.curvature.routes.BASIS_SHARE", 1e-12)
     found = analyze([FIRST, MIDDLE], limit=10, eigenvalues=2)
     assert found.table["subspace_overlap"].isna().all()
     assert found.table["eig_true_1"].notna().all()

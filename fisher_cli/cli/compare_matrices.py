@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from fisher_cli.cli import long_output, options
+from fisher_cli.cli.dry_run import foretell
 from fisher_cli.cli.numbers import count, positive_number
 from fisher_cli.cli.request import DATA, ESTIMATOR, MODEL, NETWORK, RUNNING, SAMPLING, SEED, asks
 from fisher_cli.cli.sequence import Report, go_through
@@ -37,6 +38,7 @@ def true_vs_empirical(
     long: options.Long = False,
     layers: options.ComparisonLayers = None,
     fail_ratio_below: options.FailRatioBelow = None,
+    dry_run: options.DryRun = False,
     resume: options.Resume = True,
     force: options.Force = False,
     quiet: options.Quiet = False,
@@ -51,9 +53,11 @@ def true_vs_empirical(
     asked = ComparisonSettings(damping=positive_number(damping, "--damping", "0.001"), draws=count(draws, "--draws"))
     least = positive_number(fail_ratio_below, "--fail-ratio-below", "0.5")
     settings = replace(settings, eigenvalues=eigenvalues, comparison=asked)
-    files, to_stdout = destinations(output, format, force, csv_dialect)
+    files, to_stdout = destinations(output, None if dry_run else format, force, csv_dialect)
     if files is not None:
         files = files.named("compare", "compare.layers").and_(*([long_output.WORD] if long else []))
+    if dry_run:
+        raise typer.Exit(foretell(checkpoints, settings, resources, files, format, quiet, resume))
     report = Report(
         partial(_lines, csv_dialect, eigenvalues),
         partial(_tables, layers is not False),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from fisher_cli.cli import options
+from fisher_cli.cli.dry_run import foretell
 from fisher_cli.cli.long_tables import LongTable
 from fisher_cli.cli.request import ACTIVATIONS, DATA, ESTIMATOR, MODEL, NETWORK, PRESET, RUNNING, SAMPLING, SEED, asks
 from fisher_cli.cli.sequence import Report, go_through
@@ -33,6 +34,7 @@ def examples(
     output: options.ExamplesOutput = None,
     format: options.FormatOption = None,
     csv_dialect: options.CsvDialect = Dialect.PLAIN,
+    dry_run: options.DryRun = False,
     resume: options.Resume = True,
     force: options.Force = False,
     quiet: options.Quiet = False,
@@ -42,9 +44,11 @@ def examples(
     Example: fisher examples ckpts/ --data cifar10 --labels noisy.csv -o trend.csv
     """  # noqa: DOC501 - this text is the command's help
     settings = replace(settings, eigenvalues=0, movement=False)
-    files, to_stdout = destinations(output, format, force, csv_dialect)
+    files, to_stdout = destinations(output, None if dry_run else format, force, csv_dialect)
     if files is not None:
         files = files.named("examples", "groups")
+    if dry_run:
+        raise typer.Exit(foretell(checkpoints, settings, resources, files, format, quiet, resume))
     report = Report(
         lambda measurement, order, form: _lines(measurement, order, form, csv_dialect, top),
         _tables,

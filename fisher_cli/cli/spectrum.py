@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from fisher_cli.cli import options
+from fisher_cli.cli.dry_run import foretell
 from fisher_cli.cli.numbers import positive_number
 from fisher_cli.cli.request import DATA, ESTIMATOR, MODEL, NETWORK, PRESET, RUNNING, SEED, SHARING, asks
 from fisher_cli.cli.sequence import Report, go_through
@@ -38,6 +39,7 @@ def spectrum(
     output: options.SpectrumOutput = None,
     format: options.FormatOption = None,
     csv_dialect: options.CsvDialect = Dialect.PLAIN,
+    dry_run: options.DryRun = False,
     resume: options.Resume = True,
     force: options.Force = False,
     quiet: options.Quiet = False,
@@ -54,10 +56,12 @@ def spectrum(
         steps=steps,
     )
     settings = replace(settings, eigenvalues=eigenvalues, spectrum=asked)
-    files, to_stdout = destinations(output, format, force, csv_dialect)
+    files, to_stdout = destinations(output, None if dry_run else format, force, csv_dialect)
     check_sharing(settings, resources, files)
     if files is not None:
         files = files.named("spectrum", "density")
+    if dry_run:
+        raise typer.Exit(foretell(checkpoints, settings, resources, files, format, quiet, resume))
     report = Report(partial(_lines, csv_dialect), _tables, _show)
     code = go_through(checkpoints, settings, resources, report, files, to_stdout, quiet=quiet, resume=resume)
     raise typer.Exit(code)

@@ -3,6 +3,8 @@
 import ctypes
 import ctypes.util
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 # glibc's mallopt parameters and their values by whether the network is large: blocks of this many bytes and more are
@@ -11,6 +13,8 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _VALUES = {False: (2**31 - 1, 2**30), True: (2**26, 2**16)}
 # Parameters of so many bytes make a large network.
 LARGE_BYTES = 2**28
+# Of a network that is not large, blocks from this size on may add up where each is kept, or made once.
+LARGE_BLOCK = 2**22
 
 
 def is_large(network_bytes: int) -> bool:
@@ -31,6 +35,25 @@ def manage_freed_memory(*, large: bool) -> bool:
         return False
     trim, mapped = _VALUES[large]
     return bool(library.mallopt(_MMAP_THRESHOLD, mapped)) and bool(library.mallopt(_TRIM_THRESHOLD, trim))
+
+
+@contextmanager
+def large_blocks_given_back(*, large: bool) -> Iterator[None]:
+    """Within, blocks of `LARGE_BLOCK` bytes and more go back to the system when they are freed, and only those do.
+
+    For what is made beside something that stays, of another size each time: an aligned block does not fit into the
+    hole that one of the same size has left, and where something is kept behind each of them the holes add up to as
+    much as all of it (the columns of a factor, each parameter's made beside its gradients, took twice what they hold).
+    `large` says how freed memory of this network is managed otherwise.
+    """
+    library = None if large else _library()
+    if library is not None:
+        library.mallopt(_MMAP_THRESHOLD, LARGE_BLOCK)
+    try:
+        yield
+    finally:
+        if library is not None:
+            library.mallopt(_MMAP_THRESHOLD, _VALUES[large][1])
 
 
 def trim() -> None:

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from fisher_cli.curvature.factors import explicit
 from fisher_cli.curvature.gradient_norms.contributions import Contribution, OuterProducts
 from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.gradient_norms.per_example import MAXIMUM_VALUES
+from fisher_cli.curvature.score_columns import explicit
 from fisher_cli.curvature.scores import true_scores
 
 

@@ -328,5 +328,6 @@ def _primal_residuals(gram: Tensor, values: Tensor, vectors: Tensor, rank: int) 
 
 
 def _unit_columns(vectors: Tensor) -> Tensor:
+    """The same columns, at unit length in place."""
     lengths: Tensor = vectors.norm(dim=0)
-    return vectors / lengths.clamp_min(torch.finfo(torch.float64).tiny)
+    return vectors.div_(lengths.clamp_min(torch.finfo(torch.float64).tiny))

@@ -9,117 +9,16 @@ a parameter's columns, multiplies them and lets them go.
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 import torch
 from torch import Tensor
 
+from fisher_cli.curvature.allocation import large_blocks_given_back
 from fisher_cli.curvature.gradient_norms.contributions import Contribution, OuterProducts
 from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.problem import Batch, Problem
+from fisher_cli.curvature.score_columns import Explicit, Outer, explicit, is_outer, mirror
 from fisher_cli.curvature.scores import ScoresOf
-from fisher_cli.curvature.world import World
-
-# Products of symmetric matrices are made in blocks of so many rows, the lower ones only.
-BLOCK_ROWS = 256
-
-
-@dataclass
-class _Outer:
-    """Columns δ ⊗ a: inputs a (n, Q), cotangents δ (M, R), and the row of a that belongs to each δ."""
-
-    inputs: Tensor
-    cotangents: Tensor
-    rows: Tensor
-
-    @property
-    def columns(self) -> Tensor:
-        """The columns as they are, (M, R·Q)."""
-        return (self.cotangents.unsqueeze(2) * self.inputs[self.rows].unsqueeze(1)).flatten(1)
-
-    @property
-    def work(self) -> int:
-        """Multiplications of the inner products, about, for each pair of columns."""
-        return self.inputs.shape[1] + self.cotangents.shape[1]
-
-    def gathered(self, world: World, owner: int) -> "_Outer | None":
-        """The columns of all ranks, for one of them."""
-        before = sum(world.exchange(len(self.inputs))[: world.rank])
-        parts = [world.gather_to(owner, part) for part in (self.inputs, self.cotangents, self.rows + before)]
-        inputs, cotangents, rows = parts
-        return None if inputs is None or cotangents is None or rows is None else _Outer(inputs, cotangents, rows)
-
-    def add_inner_products(self, total: Tensor, biases: int = 0) -> None:
-        """Add (aᵀa' + biases) δᵀδ' to the lower half: a bias's columns are the cotangents themselves."""
-        inputs = symmetric_product(self.inputs) + biases
-        each = len(self.rows) // len(inputs)
-        regular = torch.equal(self.rows, torch.arange(len(inputs), device=inputs.device).repeat_interleave(each))
-        for some, before in lower_blocks(len(self.rows), each if regular else 1):
-            block = self.cotangents[some] @ self.cotangents[before].T
-            if regular:
-                shared = inputs[some.start // each : some.stop // each, : before.stop // each]
-                block.view(len(shared), each, -1, each).mul_(shared.unsqueeze(1).unsqueeze(3))
-            else:
-                block *= inputs[self.rows[some]][:, self.rows[before]]
-            total[some, before] += block
-
-    def combined(self, weights: Tensor) -> Tensor:
-        """Σ_m w_m δ_m ⊗ a_m for each column of weights (M, k): (R·Q, k)."""
-        inputs = self.inputs[self.rows]
-        sums = inputs.new_empty(self.cotangents.shape[1] * inputs.shape[1], weights.shape[1])
-        for index, one in enumerate(weights.T.to(inputs.dtype)):
-            sums[:, index] = (self.cotangents.T @ (inputs * one.unsqueeze(1))).flatten()
-        return sums
-
-
-@dataclass
-class _Explicit:
-    """Columns as they are, (M, size)."""
-
-    columns: Tensor
-
-    @property
-    def work(self) -> int:
-        return self.columns.shape[1]
-
-    def gathered(self, world: World, owner: int) -> "_Explicit | None":
-        columns = world.gather_to(owner, self.columns)
-        return None if columns is None else _Explicit(columns)
-
-    def add_inner_products(self, total: Tensor, biases: int = 0) -> None:
-        """Add gᵀg' to the lower half."""
-        assert not biases
-        for some, before in lower_blocks(len(self.columns)):
-            total[some, before] += self.columns[some] @ self.columns[before].T
-
-    def combined(self, weights: Tensor) -> Tensor:
-        """Σ_m w_m g_m for each column of weights (M, k): (size, k)."""
-        return self.columns.T @ weights.to(self.columns.dtype)
-
-
-def lower_blocks(rows: int, multiple: int = 1) -> Iterator[tuple[slice, slice]]:
-    """Blocks of rows, and the columns up to the end of each: with them the lower half of a symmetric matrix is full."""
-    height = max(BLOCK_ROWS // multiple, 1) * multiple
-    for low in range(0, rows, height):
-        high = min(low + height, rows)
-        yield slice(low, high), slice(0, high)
-
-
-def mirror(matrix: Tensor) -> None:
-    """Make a matrix symmetric in place by what is below its diagonal."""
-    for some, _ in lower_blocks(len(matrix)):
-        matrix[: some.start, some] = matrix[some, : some.start].T
-        square = matrix[some, some].tril()
-        matrix[some, some] = square + square.tril(-1).T
-
-
-def symmetric_product(x: Tensor) -> Tensor:
-    """X Xᵀ of X (M, size), the upper half mirrored."""
-    total = x.new_empty(len(x), len(x))
-    for some, before in lower_blocks(len(x)):
-        total[some, before] = x[some] @ x[before].T
-    mirror(total)
-    return total
 
 
 @dataclass
@@ -134,7 +33,7 @@ class Factor:
     amplitudes: Tensor
     examples: Tensor
     mine: slice
-    parts: dict[str, _Outer | _Explicit]
+    parts: dict[str, Outer | Explicit]
 
     def gram(self) -> Tensor:
         """AᵀA, (M, M) in float64: it has the non-zero eigenvalues of A Aᵀ."""
@@ -143,7 +42,7 @@ class Factor:
         served = self._served()
         biases = Counter(served.values())
         multiplied = [name for name in self.parts if name not in served]
-        multiplied.sort(key=lambda name: isinstance(self.parts[name], _Outer))
+        multiplied.sort(key=lambda name: isinstance(self.parts[name], Outer))
         owners = shared_out([self.parts[name].work for name in multiplied], world.size)
         for name, owner in zip(multiplied, owners, strict=True):
             part = self.parts[name].gathered(world, owner)
@@ -157,11 +56,11 @@ class Factor:
 
     def _served(self) -> dict[str, str]:
         """Biases, by the layer whose products count them in: on every rank with examples its columns are the same."""
-        outer = {name: part for name, part in self.parts.items() if isinstance(part, _Outer)}
+        outer = {name: part for name, part in self.parts.items() if isinstance(part, Outer)}
         found = {
             name: next((other for other, layer in outer.items() if _is_bias(part, layer)), None)
             for name, part in self.parts.items()
-            if isinstance(part, _Explicit)
+            if isinstance(part, Explicit)
         }
         said = [each for each in self.problem.world.exchange(found if self._has_columns else None) if each is not None]
         return {name: layer for name, layer in said[0].items() if layer and all(each[name] == layer for each in said)}
@@ -175,14 +74,13 @@ class Factor:
         weights = coefficients * (self.amplitudes / self.problem.examples**0.5).unsqueeze(1)
         scale = weights.abs().amax(0).clamp_min(torch.finfo(torch.float64).tiny)
         weights = weights[self.mine]
-        blocks = []
-        for name, parameter in self.problem.parameters.items():
-            if name in self.parts:
-                blocks.append(self.parts[name].combined(weights / scale).double())
-            else:
-                blocks.append(weights.new_zeros(parameter.numel(), weights.shape[1]))
-        combined: Tensor = self.problem.world.sum(torch.cat(blocks)) * scale
-        return combined
+        with large_blocks_given_back(large=self.problem.is_large):
+            combined, start = weights.new_zeros(self.problem.size, weights.shape[1]), 0
+            for name, parameter in self.problem.parameters.items():
+                if name in self.parts:
+                    combined[start : start + parameter.numel()] = self.parts[name].combined(weights / scale)
+                start += parameter.numel()
+            return self.problem.world.sum(combined).mul_(scale)
 
 
 def shared_out(work: Sequence[int], ranks: int) -> list[int]:
@@ -194,106 +92,128 @@ def shared_out(work: Sequence[int], ranks: int) -> list[int]:
     return owners
 
 
-def _is_bias(one: _Explicit, other: _Outer) -> bool:
+def _is_bias(one: Explicit, other: Outer) -> bool:
     return one.columns.shape == other.cotangents.shape and torch.equal(one.columns, other.cotangents)
 
 
 class _Collector:
-    """Gathers the parts of a factor batch by batch: what a network does may depend on the batch."""
+    """Gathers the parts of a factor batch by batch: what a network does may depend on the batch.
 
-    def __init__(self, problem: Problem) -> None:
+    Every part is made once, in full length, and filled: what is held is the factor, and a batch's columns of one
+    parameter beside it.
+    """
+
+    def __init__(self, problem: Problem, examples: int, columns: int) -> None:
         self._problem = problem
         self._shapes = {name: parameter.shape for name, parameter in problem.parameters.items()}
-        self._pieces: dict[str, list[_Outer | _Explicit | int]] = {name: [] for name in self._shapes}
+        self._parts: dict[str, Outer | Explicit] = {}
+        self._examples, self._columns = examples, columns
+        self._seen = self._filled = 0  # examples and columns so far
 
     def add(self, found: Iterable[tuple[str, list[Contribution] | Tensor]], chosen: Tensor) -> None:
         """Keep the chosen (B, K) columns of all parameters in one batch."""
-        rows = torch.arange(len(chosen), device=chosen.device).unsqueeze(1).expand_as(chosen)[chosen]
+        batch, directions = chosen.shape
+        examples, which = chosen.nonzero(as_tuple=True)
+        order, some = which * batch + examples, slice(self._filled, self._filled + len(examples))
         missing = set(self._shapes)
         for name, parts in found:
             missing.remove(name)
             if not isinstance(parts, Tensor) and is_outer(parts):
-                part = parts[0]
-                assert isinstance(part, OuterProducts)
-                cotangents = part.cotangents.flatten(2).transpose(0, 1)[chosen]
-                self._pieces[name].append(_Outer(part.inputs.flatten(1), cotangents, rows))
+                outer = parts[0]
+                assert isinstance(outer, OuterProducts)
+                cotangents = outer.cotangents.flatten(2).flatten(0, 1)[order]
+                self._keep_outer(name, Outer(outer.inputs.flatten(1), cotangents, examples), some)
             else:
-                self._pieces[name].append(_Explicit(explicit(parts, self._shapes[name]).transpose(0, 1)[chosen]))
-        for name in missing:
-            self._pieces[name].append(len(rows))
+                columns = explicit(parts, self._shapes[name]).reshape(directions * batch, -1)
+                torch.index_select(columns, 0, order, out=self._explicit(name, columns).columns[some])
+                del columns  # before the next ones are made
+        for name in [*self._parts]:
+            if name in missing:
+                self._explicit(name, self._parameter(name)).columns[some] = 0
+        self._seen, self._filled = self._seen + batch, some.stop
 
-    def parts(self) -> dict[str, _Outer | _Explicit]:
-        """The columns of all batches, outer products where they are in every batch; none of unused parameters."""
-        here = {name: sorted({type(piece).__name__ for piece in pieces}) for name, pieces in self._pieces.items()}
-        everywhere = self._problem.world.exchange(here)
-        made: dict[str, _Outer | _Explicit] = {}
-        for name, pieces in self._pieces.items():
-            kinds = {kind for rank in everywhere for kind in rank[name]}
-            if kinds == {_Outer.__name__}:
-                made[name] = _joined([self._no_outer(name), *(each for each in pieces if isinstance(each, _Outer))])
-            elif kinds != {int.__name__}:
-                made[name] = _Explicit(torch.cat([self._zeros(name, 0), *(self._columns(name, e) for e in pieces)]))
+    def _keep_outer(self, name: str, piece: Outer, some: slice) -> None:
+        """An outer product as its two factors, if that is what the parameter has been in every batch before."""
+        part = self._parts.get(name)
+        if part is None and not self._seen:
+            self._parts[name] = part = Outer(
+                piece.inputs.new_empty(self._examples, piece.inputs.shape[1]),
+                piece.cotangents.new_empty(self._columns, piece.cotangents.shape[1]),
+                piece.rows.new_empty(self._columns),
+            )
+        if isinstance(part, Outer):
+            part.inputs[self._seen : self._seen + len(piece.inputs)] = piece.inputs
+            part.cotangents[some] = piece.cotangents
+            part.rows[some] = piece.rows + self._seen
+        else:
+            self._explicit(name, piece.inputs).columns[some] = piece.columns
+
+    def _explicit(self, name: str, like: Tensor) -> Explicit:
+        """The part of a parameter that has not been outer products alone, and its columns so far as they are."""
+        part = self._parts.get(name)
+        if isinstance(part, Explicit):
+            return part
+        made = Explicit(like.new_empty(self._columns, self._shapes[name].numel()))
+        before = slice(self._filled)
+        made.columns[before] = 0 if part is None else part.first(self._filled).columns
+        self._parts[name] = made
         return made
 
-    def _columns(self, name: str, piece: _Outer | _Explicit | int) -> Tensor:
-        return self._zeros(name, piece) if isinstance(piece, int) else piece.columns
+    def parts(self) -> dict[str, Outer | Explicit]:
+        """The columns of all batches, outer products where they are in every batch; none of unused parameters."""
+        here = {name: type(self._parts[name]).__name__ if name in self._parts else "" for name in self._shapes}
+        everywhere = [each for each in self._problem.world.exchange(here if self._examples else None) if each]
+        made: dict[str, Outer | Explicit] = {}
+        for name in self._shapes:
+            kinds = {each[name] for each in everywhere}
+            if kinds == {Outer.__name__}:
+                made[name] = self._parts.get(name) or self._no_outer(name)
+            elif kinds != {""}:
+                made[name] = self._explicit(name, self._parameter(name))
+        return made
 
-    def _zeros(self, name: str, columns: int) -> Tensor:
-        like = self._problem.parameters[name].detach()
-        return like.new_zeros(columns, like.numel())
+    def _parameter(self, name: str) -> Tensor:
+        return self._problem.parameters[name].detach()
 
-    def _no_outer(self, name: str) -> _Outer:
+    def _no_outer(self, name: str) -> Outer:
         """Of a rank without examples."""
-        like = self._problem.parameters[name].detach()
+        like = self._parameter(name)
         none = like.new_zeros(0, len(like))
-        return _Outer(like.new_zeros(0, like.numel() // len(like)), none, none.new_zeros(0, dtype=torch.int64))
-
-
-def _joined(pieces: Sequence[_Outer]) -> _Outer:
-    starts = accumulate((len(piece.inputs) for piece in pieces), initial=0)
-    rows = [piece.rows + start for piece, start in zip(pieces, starts, strict=False)]
-    inputs, cotangents = [piece.inputs for piece in pieces], [piece.cotangents for piece in pieces]
-    return _Outer(torch.cat(inputs), torch.cat(cotangents), torch.cat(rows))
-
-
-def is_outer(found: list[Contribution]) -> bool:
-    """Whether gradients are plain outer products, cheaper to hold and to multiply as their two factors."""
-    if len(found) != 1 or not isinstance(found[0], OuterProducts) or found[0].transposed:
-        return False
-    _, _, groups, rows, positions = found[0].cotangents.shape
-    columns = found[0].inputs.shape[2]
-    return groups == 1 and positions == 1 and rows * columns > rows + columns
-
-
-def explicit(found: list[Contribution] | Tensor, shape: torch.Size) -> Tensor:
-    """The gradients of one parameter, (K, B, size)."""
-    if isinstance(found, Tensor):
-        return found
-    first, *others = (part.gradients(shape) for part in found)
-    for other in others:
-        first = first + other
-    return first
+        return Outer(like.new_zeros(0, like.numel() // len(like)), none, none.new_zeros(0, dtype=torch.int64))
 
 
 def collect(engine: Engine, scores_of: ScoresOf, chosen: Tensor | None = None) -> Factor:
     """The factor of all examples, of all their scores or of those chosen, a mask (N, K).
 
-    One forward pass, K backward passes, and a gradient per column: M · P values are held, less for linear layers.
+    One forward pass, K backward passes, and a gradient per column: M · P values are held, less for linear layers, and
+    those of a batch's columns of one parameter besides.
     """
-    problem = engine.problem
-    collector, world = _Collector(problem), problem.world
+    problem, here = engine.problem, _examples_here(engine.problem)
+    world, collector = problem.world, None
     amplitudes, examples = [], []
     for batch, found, weights in _scored(engine, scores_of):
-        some = torch.ones_like(weights.T, dtype=torch.bool) if chosen is None else chosen[batch.start :][: len(batch)]
+        every = torch.ones_like(weights.T, dtype=torch.bool)
+        some = every if chosen is None else chosen[batch.start :][: len(batch)].to(every.device)
         rows = torch.arange(batch.start, batch.start + len(batch), device=weights.device)
         amplitudes.append(weights.T[some])
         examples.append(rows.unsqueeze(1).expand_as(some)[some])
-        with torch.no_grad():
+        if collector is None:
+            count = len(here) * len(weights) if chosen is None else int(chosen[here.start : here.stop].sum())
+            collector = _Collector(problem, len(here), count)
+        with torch.no_grad(), large_blocks_given_back(large=problem.is_large):
             collector.add(found, some)
     counts = world.exchange(sum(map(len, amplitudes)))
     first = sum(counts[: world.rank])
     mine = slice(first, first + counts[world.rank])
-    return Factor(problem, world.gather(amplitudes), world.gather(examples), mine, collector.parts())
+    parts = (collector or _Collector(problem, 0, 0)).parts()
+    return Factor(problem, world.gather(amplitudes), world.gather(examples), mine, parts)
+
+
+def _examples_here(problem: Problem) -> range:
+    """Which examples this rank's batches have."""
+    size = problem.batch_size
+    batches = problem.world.share(-(-problem.examples // size))
+    return range(batches.start * size, min(batches.stop * size, problem.examples))
 
 
 def _scored(

@@ -6,9 +6,10 @@ from enum import StrEnum
 import torch
 
 from fisher_cli.curvature.batching import memory_bytes
-from fisher_cli.curvature.factors import is_outer
 from fisher_cli.curvature.gradient_norms.contributions import OuterProducts
 from fisher_cli.curvature.gradient_norms.engine import Engine
+from fisher_cli.curvature.problem import Problem
+from fisher_cli.curvature.score_columns import is_outer
 
 # Products that Lanczos takes, about: so many, and so many more for each eigenvalue.
 FIRST_PRODUCTS, PRODUCTS_EACH = 15, 3
@@ -88,6 +89,11 @@ def fits(engine: Engine, scores: int, columns: int) -> bool:
     columns += min(problem.batch_size, problem.examples) * scores
     held = Shapes.of(engine).held(columns, problem.examples, problem.dtype.itemsize)
     return held <= memory_bytes(problem.device) * FACTOR_SHARE
+
+
+def vectors_fit(problem: Problem, count: int) -> bool:
+    """Whether there is memory for so many eigenvectors in float64."""
+    return min(count, problem.size) * problem.size * 8 <= memory_bytes(problem.device) * BASIS_SHARE
 
 
 def choose(engine: Engine, scores: int, count: int, *, whole: bool = False) -> Route:

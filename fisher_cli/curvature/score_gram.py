@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from fisher_cli.curvature import factors
+from fisher_cli.curvature import factors, score_columns
 from fisher_cli.curvature.batching import memory_bytes
 from fisher_cli.curvature.coordinates import coordinates, drawn
 from fisher_cli.curvature.gradient_norms.engine import Engine
@@ -108,8 +108,8 @@ class ScoreGram:
     def squared_norm(self) -> float:
         """‖F‖_F² = Σ_ij w_i w_j U_ij²/N², in blocks of rows."""
         weights, total = self.roots.square(), 0.0
-        for start in range(0, len(weights), factors.BLOCK_ROWS):
-            some = slice(start, start + factors.BLOCK_ROWS)
+        for start in range(0, len(weights), score_columns.BLOCK_ROWS):
+            some = slice(start, start + score_columns.BLOCK_ROWS)
             total += float(weights[some] @ (self.products[some].square() @ weights))
         return total
 

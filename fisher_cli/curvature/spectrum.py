@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature import quantities
+from fisher_cli.curvature.allocation import large_blocks_given_back
 from fisher_cli.curvature.batching import memory_bytes
 from fisher_cli.curvature.density import density as density_of
 from fisher_cli.curvature.density import effective_dimension as dimension_of
@@ -16,11 +17,10 @@ from fisher_cli.curvature.krylov import Product
 from fisher_cli.curvature.lanczos import Eigenpairs, Ending
 from fisher_cli.curvature.problem import Problem
 from fisher_cli.curvature.products import Dual
-from fisher_cli.curvature.routes import BASIS_SHARE, Route
+from fisher_cli.curvature.question import Question
+from fisher_cli.curvature.routes import BASIS_SHARE, Route, vectors_fit
 from fisher_cli.results import Density, Eigenvalues, Estimate, Spectrum
 
-# The whole spectrum is taken without being asked for up to so many rows: about twenty seconds on two cores.
-AUTOMATIC_ROWS = 4000
 # Random vectors for what the leading eigenvalues leave of ‖F‖_F²; a sixth of what Lanczos costs for five of them.
 NORM_PROBES = 8
 # Eigenvectors are deflated from this share of the largest eigenvalue on: their orthogonality is beyond doubt.
@@ -31,24 +31,6 @@ NEGLIGIBLE = 0.01
 ROUNDING = 100
 # A node of a quadrature below so many units of the network's precision is.
 NODE_ROUNDING, NODE_FLOOR = 10, 1e-8
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked of a matrix: how many leading eigenvalues, to which tolerance, and how far beyond them.
-
-    `whole` None means up to AUTOMATIC_ROWS. `damping` None means 1/N. Without `full` only what is almost free
-    beside the leading eigenvalues is answered, and no eigenvalue beyond them is looked for.
-    """
-
-    count: int
-    tolerance: float = 1e-3
-    seed: int = 0
-    full: bool = False
-    whole: bool | None = None
-    damping: float | None = None
-    probes: int = 5
-    steps: int = 40
 
 
 @dataclass(frozen=True)
@@ -187,9 +169,8 @@ def _found(matrix: Matrix, question: Question) -> tuple[Eigensystem, bool]:
     """The leading eigenpairs, and whether there is memory for their vectors."""
     problem = matrix.problem
     rows = min(problem.examples * matrix.scores, problem.size)
-    whole = question.full and (rows <= AUTOMATIC_ROWS if question.whole is None else question.whole)
-    share = memory_bytes(problem.device) * BASIS_SHARE
-    affordable = min(question.count, problem.size) * problem.size * 8 <= share
+    whole = question.wants_all(rows)
+    affordable = vectors_fit(problem, question.count)
     found = matrix.leading(question.count, tolerance=question.tolerance, vectors=affordable, whole=whole)
     if question.whole is False:
         found = replace(found, whole=None)  # asked for a density, and got all on the way
@@ -213,7 +194,8 @@ def _leading(problem: Problem, found: Eigensystem, floor: float) -> Leading | No
         return None
     above = _columns_above(found, found.vectors, floor)
     layout = {name: parameter.shape for name, parameter in problem.parameters.items()}
-    return Leading(found.vectors[:, above].to(problem.dtype), layout)
+    with large_blocks_given_back(large=problem.is_large):
+        return Leading(found.vectors.to(problem.dtype)[:, above], layout)
 
 
 def _columns_above(found: Eigensystem, vectors: Tensor, limit: float) -> Tensor:
@@ -249,7 +231,10 @@ def _squared_norm(matrix: Matrix, found: Eigensystem, question: Question) -> tup
     if found.vectors is None or found.values[0] <= 0:
         return None, 0
     values, residuals, vectors = _deflated(found, found.vectors)
-    norm = quantities.squared_norm(matrix.product, values, residuals, vectors, probes=NORM_PROBES, seed=question.seed)
+    with large_blocks_given_back(large=matrix.problem.is_large):
+        norm = quantities.squared_norm(
+            matrix.product, values, residuals, vectors, probes=NORM_PROBES, seed=question.seed
+        )
     return norm, NORM_PROBES
 
 
@@ -305,13 +290,10 @@ def _density(matrix: Matrix, found: Eigensystem, question: Question) -> Density 
     quadrature.
     """
     problem, vectors = matrix.problem, found.vectors
-    room = memory_bytes(problem.device) * BASIS_SHARE
-    by_columns = _has_fewer_columns(matrix, room)
-    size = problem.examples * matrix.scores if by_columns else problem.size
-    held = (question.steps + question.count) * size
-    dtype = torch.float64 if held * 8 <= room else problem.dtype
-    if held * dtype.itemsize > room or vectors is None:
+    chosen = density_vectors(matrix, question)
+    if chosen is None or vectors is None:
         return None
+    size, dtype, by_columns = chosen
     values, residuals, vectors = _deflated(found, vectors)
     product: Product = matrix.product
     if by_columns:
@@ -329,6 +311,16 @@ def _density(matrix: Matrix, found: Eigensystem, question: Question) -> Density 
         device=problem.device,
         dtype=dtype,
     )
+
+
+def density_vectors(matrix: Matrix, question: Question) -> tuple[int, torch.dtype, bool] | None:
+    """Length and precision of the vectors of a density, and whether they are AᵀA's; None where they do not fit."""
+    problem, room = matrix.problem, memory_bytes(matrix.problem.device) * BASIS_SHARE
+    by_columns = _has_fewer_columns(matrix, room)
+    size = problem.examples * matrix.scores if by_columns else problem.size
+    held = (question.steps + question.count) * size
+    dtype = torch.float64 if held * 8 <= room else problem.dtype
+    return (size, dtype, by_columns) if held * dtype.itemsize <= room else None
 
 
 def _has_fewer_columns(matrix: Matrix, room: float) -> bool:

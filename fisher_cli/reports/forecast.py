@@ -29,7 +29,8 @@ def _told(found: Forecast) -> Iterator[tuple[str, str]]:
     if found.seconds:
         stages = ", ".join(f"{name} {duration(seconds)}" for name, seconds in found.seconds if seconds >= 0.05)
         yield "time", f"{duration(found.seconds_each)} a measurement, {duration(found.total_seconds)} in all"
-        yield "", stages
+        if stages:
+            yield "", stages
     yield "memory", _memory(found)
     for name, size in found.parts:
         if size > _MIB / 2:
