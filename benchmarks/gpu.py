@@ -6,19 +6,21 @@ Without a GPU it ends with one line.
 """
 
 import argparse
+import contextlib
 import copy
 import gc
 import math
+import signal
 import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet50
 
@@ -33,7 +35,7 @@ from benchmarks.harness import (
     say,
     table,
 )
-from benchmarks.methods import FORWARD, METHODS, Method, autograd_loop
+from benchmarks.methods import FORWARD, METHODS, Answer, Method, autograd_loop
 from benchmarks.networks import CLASSES, Case, Setting, case_named, cifar_resnet18
 from fisher_cli.curvature.determinism import make_deterministic
 from fisher_cli.curvature.kernels import full_precision, tf32_products
@@ -44,7 +46,7 @@ Made = TypeVar("Made")
 
 # The truth is a loop over examples and classes; it and every method are held against each other on so many examples.
 CHECKED_EXAMPLES = 8
-REPEATS, REPEATED_SECONDS, SLOW_SECONDS = 5, 1.0, 20.0
+REPEATS, REPEATED_SECONDS = 3, 1.0
 LATE_BATCH, LATE_EXAMPLES = 256, 2048
 GOAL = 0.5
 MATRIX = 8192
@@ -52,11 +54,11 @@ LOOP_EXAMPLES = 32
 ABOUT = (
     "Rounds: {rounds}. Within a round all methods take turns in one process, each on a network of its own that is on "
     "the card already, inputs as well for all but ours, with TF32 off; the median of up to "
-    f"{REPEATS} runs, after one on {CHECKED_EXAMPLES} examples, counts. A method slower than {SLOW_SECONDS:.0f} s is "
-    f"run once; the loop is run on {LOOP_EXAMPLES} examples, and its seconds are scaled to all. A forward pass is one "
+    f"{REPEATS} runs, after one on {CHECKED_EXAMPLES} examples, counts; after {REPEATED_SECONDS:.0f} s none is begun "
+    f"anew. The loop is run on {LOOP_EXAMPLES} examples, and its seconds are scaled to all. A forward pass is one "
     "over all examples without gradients at the batch that the peers are given. Memory is what torch's allocator holds "
     f"at most beyond what it held before. The error is that of the {CHECKED_EXAMPLES} examples, relative to a loop in "
-    f"float64 on the CPU. Matrix rate: a product of two {MATRIX:,} × {MATRIX:,} matrices in float32."
+    f"float64. Matrix rate: a product of two {MATRIX:,} × {MATRIX:,} matrices in float32."
 )
 
 
@@ -123,7 +125,43 @@ def matrix_rate() -> float:
         return 2 * MATRIX**3 / repeated(lambda a: torch.matmul(a, b), lambda: a)
 
 
-def turn(row: TraceRow, method: Method, case: Case, forward: float | None) -> float | None:
+@contextlib.contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Give up what takes longer, in the main thread.
+
+    Raises:
+        TimeoutError: it did.
+    """
+
+    def give_up(_number: int, _frame: object) -> None:
+        msg = f"no answer within {seconds:.0f} s"
+        raise TimeoutError(msg)
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def measured(
+    method: Method, network: nn.Module, data: tuple[Tensor, Tensor], batch: int, limit: float
+) -> tuple[Answer, float, int]:
+    """What it finds of a few examples, its seconds with all of them, and the bytes that it adds."""
+    few = (each[:CHECKED_EXAMPLES] for each in data)
+    with at_most(limit):
+        found = method.run(copy.deepcopy(network), *few, batch)
+        gc.collect()
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        seconds = repeated(lambda model: method.run(model, *data, batch), lambda: copy.deepcopy(network))
+    return found, seconds, torch.cuda.max_memory_allocated() - before
+
+
+def turn(row: TraceRow, method: Method, case: Case, forward: float | None, limit: float) -> float | None:
     """One method's turn; its seconds. What it raises is its verdict."""
     inputs, labels = case.data(Setting(), case.examples)
     ours = method.distribution == "fisher-cli"
@@ -132,16 +170,9 @@ def turn(row: TraceRow, method: Method, case: Case, forward: float | None) -> fl
     if method.run is autograd_loop:
         scale = max(1.0, len(x) / LOOP_EXAMPLES)
         x, y = x[:LOOP_EXAMPLES], y[:LOOP_EXAMPLES]
-    few = slice(CHECKED_EXAMPLES)
     network = case.network(Setting()).cuda()
     try:
-        found = method.run(copy.deepcopy(network), x[few], y[few], case.batch)
-        gc.collect()
-        torch.cuda.empty_cache()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        seconds = scale * repeated(lambda model: method.run(model, x, y, case.batch), lambda: copy.deepcopy(network))
-        peak = torch.cuda.max_memory_allocated() - before
+        found, seconds, peak = measured(method, network, (x, y), case.batch, limit)
     except NotApplicableError as reason:
         row.failure = f"n/a: {reason}"
     except ModuleNotFoundError as error:
@@ -150,24 +181,24 @@ def turn(row: TraceRow, method: Method, case: Case, forward: float | None) -> fl
         row.failure = f"fails: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:100]}"
     else:
         row.take(
-            {"seconds": seconds, "mebibytes": peak / 2**20, "trace": found.trace, "error": found.error},
+            {"seconds": scale * seconds, "mebibytes": peak / 2**20, "trace": found.trace, "error": found.error},
             {} if forward is None else {FORWARD.name: forward},
         )
-        return seconds
+        return scale * seconds
     return None
 
 
-def measure(case: Case, rounds: int) -> list[TraceRow]:
+def measure(case: Case, rounds: int, limit: float) -> list[TraceRow]:
     """All methods on one network, in turns."""
     inputs, labels = case.data(Setting(), CHECKED_EXAMPLES)
-    truth = autograd_loop(case.network(Setting()).double(), inputs.double(), labels, 1).trace
+    truth = autograd_loop(case.network(Setting()).double().cuda(), inputs.double().cuda(), labels.cuda(), 1).trace
     rows = [TraceRow(case.name, method.name, FORWARD.name, weights=Setting().words, truth=truth) for method in METHODS]
     for number_of_round in range(rounds):
         forward = None
         for row, method in zip(rows, METHODS, strict=True):
-            if row.failure is None and (not row.seconds or row.seconds[0] < SLOW_SECONDS):
+            if row.failure is None:
                 say(f"{case.name}, round {number_of_round + 1}: {method.name}")
-                seconds = turn(row, method, case, forward)
+                seconds = turn(row, method, case, forward, limit)
                 forward = seconds if method is FORWARD else forward
             gc.collect()
             torch.cuda.empty_cache()
@@ -286,7 +317,7 @@ def main(arguments: Sequence[str]) -> None:
         if case.name in options.only:
             chosen = replace(case, examples=case.examples // 8) if options.quick else case
             with full_precision():
-                rows = measure(chosen, options.rounds)
+                rows = measure(chosen, options.rounds, options.limit)
             report.add(section(chosen, Setting(), chosen.examples, rows), rows)
     if "tf32" in options.only:
         compared = [in_tf32(case) for case in GPU_CASES if case.name in {"resnet18", "resnet50", "vit"}]
