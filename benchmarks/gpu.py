@@ -305,7 +305,7 @@ def main(arguments: Sequence[str]) -> None:
     options = options_of(arguments)
     if not torch.cuda.is_available():
         say("no CUDA device is here: nothing was measured")
-        raise SystemExit(1)
+        return
     make_deterministic()
     warnings.simplefilter("ignore")
     packages = [method.distribution for method in METHODS if method.distribution]

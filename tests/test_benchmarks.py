@@ -2,13 +2,14 @@
 
 import json
 import math
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from benchmarks import engine, harness, leading_scores, products, spectrum, variances
+from benchmarks import engine, gpu, harness, leading_scores, products, spectrum, variances
 from benchmarks.eigensolvers import EMPIRICAL, TRUE
 from benchmarks.engine import TraceRow
 from benchmarks.estimators import ClassesRow, OverheadRow
@@ -242,3 +243,23 @@ def test_leading_scores_that_fit_at_a_tolerance_are_said_to() -> None:
     assert leading_scores.section([row], 64).splitlines()[4] == (
         "| far, 50 | 1 | 0.10 | 10.0 | 4,000 | 3,000 | 1,500 | 1,000 | from a tolerance of 1e-02 on |"
     )
+
+
+def test_without_a_gpu_its_benchmark_says_so_and_measures_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    gpu.main([])
+    assert capsys.readouterr() == ("", "no CUDA device is here: nothing was measured\n")
+
+
+def test_the_share_of_the_matrix_rate_is_that_of_the_median() -> None:
+    late = gpu.Late("ResNet-18", [0.2, 0.1, 0.4], flops=5e12, rate=50e12)
+    assert late.share() == pytest.approx(0.5)
+    assert late.verdict() == "reached"
+    assert gpu.Late("ResNet-18", [0.3], flops=5e12, rate=50e12).verdict() == "below 50%"
+
+
+def test_a_method_that_takes_too_long_is_given_up() -> None:
+    with pytest.raises(TimeoutError, match="no answer within 0 s"), gpu.at_most(0.05):
+        time.sleep(5)
