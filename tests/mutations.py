@@ -13,6 +13,7 @@ ANY, LEDGER = "tests/test_any_network.py", "tests/test_ledger.py"
 
 # Of slow files the one test that is to catch the error.
 ORACLE = f"{TRACES}::test_traces_equal_the_oracle_for_every_parameter"
+PRODUCTS_OF_POSITIONS = "tests/test_position_products.py"
 MEAN_GRADIENT = f"{TRACES}::test_the_mean_gradient_equals_the_oracle"
 REFUSED = f"{TRACES}::test_what_cannot_be_measured_is_refused_in_one_line"
 NETWORK = f"{ANY}::test_traces_and_eigenvalues_equal_the_oracle"
@@ -143,22 +144,11 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("positions with the same id taken as different rows", f"{ORACLE}[sequence-float64]",
          "summed = same.to(self.cotangents.dtype) @ self.cotangents\n        return (summed",
          "summed = self.cotangents * self.counted.unsqueeze(2)\n        return (summed"),
-        ("norms summed in float32", ORACLE,
-         "return norms.double().square()", "return norms.float().square().double()"),
-        ("only the positions' own terms of the Gram form", f"{ORACLE}[residual-float64]",
-         "products = terms.sum(3)", "products = terms.diagonal(dim1=2, dim2=3)"),
-        ("cancellation guard removed", f"{ANY}::test_cancellation_in_float32_stays_that_of_autograd",
-         "return products if bool(exact.all()) and not underflowing else None",
-         "return products if not underflowing else None"),
-        ("underflow of the products of positions", f"{TRACES}::test_inputs_whose_squares_underflow_lose_nothing",
-         "and not underflowing else None", "else None"),
         ("positions folded into the wrong examples", f"{NETWORK}[Windows-3]",
          "Vectors(_split(self.values, 1, times).sum(2))", "Vectors(self.values.unflatten(1, (times, -1)).sum(1))"),
-        ("squares in float32 that underflow",
-         f"{TRACES}::test_gradients_whose_squares_underflow_in_float32_keep_their_traces",
-         "largest >= SAFE_NORM", "largest >= 0"),
         ("sum of a transposed convolution's gradients not turned", f"{MEAN_GRADIENT}[grouped]",
-         "oriented = gradient.transpose(1, 2) if self.transposed else gradient", "oriented = gradient"),
+         "return (gradient.transpose(1, 2) if self.transposed else gradient).reshape(shape)\n\n    def gradients",
+         "return gradient.reshape(shape)\n\n    def gradients"),
         ("ids folded into the wrong examples", f"{NETWORK}[PaddedLater-3]",
          "delta = _split(self.cotangents, 1, times).flatten(2, 3)",
          "delta = self.cotangents.unflatten(1, (times, -1)).transpose(1, 2).flatten(2, 3)"),
@@ -174,6 +164,24 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
     "gradient_norms.doubts": [
         ("doubts never asked", "tests/test_running_behind.py::test_what_cancels_is_noted_and_taken_again",
          "if answer}", "if answer and not owner}"),
+    ],
+    "gradient_norms.position_products": [
+        ("norms summed in float32", ORACLE,
+         "return norms.double().square()", "return norms.float().square().double()"),
+        ("only the positions' own terms of the Gram form", f"{ORACLE}[residual-float64]",
+         "return terms.sum(3).double()", "return terms.diagonal(dim1=2, dim2=3).double()"),
+        ("cancellation guard removed", f"{ANY}::test_cancellation_in_float32_stays_that_of_autograd",
+         "return found if bool(exact.all()) and not underflowing else None",
+         "return found if not underflowing else None"),
+        ("underflow of the products of positions", f"{TRACES}::test_inputs_whose_squares_underflow_lose_nothing",
+         "and not underflowing else None", "else None"),
+        ("squares in float32 that underflow",
+         f"{TRACES}::test_gradients_whose_squares_underflow_in_float32_keep_their_traces",
+         "largest >= SAFE_NORM", "largest >= 0"),
+        ("only the positions' own terms where rows lie side by side", PRODUCTS_OF_POSITIONS,
+         "return torch.bmm(gram, delta).mul_(delta).sum(2).double().sum(1), own", "return own, own"),
+        ("weight gradient of the wrong examples", PRODUCTS_OF_POSITIONS,
+         "first = low // self.groups", "first = 0"),
     ],
     "gradient_norms.convolution": [
         ("grouped convolution as if ungrouped", f"{ORACLE}[grouped-float64]",
@@ -266,9 +274,9 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("square of the sum for the sum of squares", f"{NETWORK}[ExtraParameter-3]",
          "return dot(values, values)", "return values.double().sum().square()"),
         ("scale of the cotangents not given back", SPECTRUM,
-         "add_(values[low : low + PIECE], alpha=scale)", "add_(values[low : low + PIECE])"),
+         "add_(values[low : low + ADDED_AT_ONCE], alpha=scale)", "add_(values[low : low + ADDED_AT_ONCE])"),
         ("second piece of a large gradient forgotten", "tests/test_sums.py",
-         "range(0, len(flat), PIECE)", "range(0, min(len(flat), PIECE), PIECE)"),
+         "range(0, len(flat), ADDED_AT_ONCE)", "range(0, min(len(flat), ADDED_AT_ONCE), ADDED_AT_ONCE)"),
     ],
     "problem": [
         ("network left in training mode", f"{TRACES}::test_what_no_rule_covers_goes_through_per_example_gradients",

@@ -181,8 +181,13 @@ def single_sums(patch: pytest.MonkeyPatch) -> None:
 
 def mixed_examples(patch: pytest.MonkeyPatch) -> None:
     """The engine hands the examples of a batch out in another order."""
-    original = engine.squared_norms
-    patch.setattr(engine, "squared_norms", lambda *given: original(*given).flip(1))
+    alone, with_sum = engine.squared_norms, engine.norms_and_sum
+
+    def flipped(norms: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+        return norms.flip(1), total
+
+    patch.setattr(engine, "squared_norms", lambda *given: alone(*given).flip(1))
+    patch.setattr(engine, "norms_and_sum", lambda *given: flipped(*with_sum(*given)))
 
 
 FAULTS: list[tuple[Plant, set[str], str]] = [

@@ -199,17 +199,18 @@ def test_networks_alone_multiply_in_tf32(case: Case) -> None:
     """Forward and backward passes may; norms, sums and whoever called are left in float32."""
     allowed: set[tuple[str, bool]] = set()
     matmul = torch.backends.cuda.matmul
-    problem, norms = posed(case), engine_module.squared_norms
+    problem, norms = posed(case), engine_module.norms_and_sum
     problem.model.register_forward_hook(lambda *_: allowed.add(("network", matmul.allow_tf32)))
 
-    def watched(*given: Any) -> Tensor:
+    def watched(*given: Any) -> tuple[Tensor, Tensor]:
         allowed.add(("norms", matmul.allow_tf32))
         return norms(*given)
 
     with pytest.MonkeyPatch.context() as patch, tf32_products():
-        patch.setattr(engine_module, "squared_norms", watched)
+        patch.setattr(engine_module, "norms_and_sum", watched)
         expected = sweep(problem, verify=False).trace.true.value
     assert ("network", True) in allowed
+    assert ("norms", False) in allowed
     assert ("norms", True) not in allowed
     assert not matmul.allow_tf32
     assert sweep(posed(case), verify=False).trace.true.value == pytest.approx(expected, rel=1e-6)

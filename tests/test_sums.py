@@ -10,6 +10,7 @@ from fisher_cli.curvature.sums import add_to, dot, squared_norm
 @pytest.mark.parametrize("piece", [1, 7, 2**18])
 def test_sums_in_pieces(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sums, "PIECE", piece)
+    monkeypatch.setattr(sums, "ADDED_AT_ONCE", piece)
     values, others = torch.randn(5, 4), torch.randn(4, 5).double().T
     total = torch.ones(5, 4).double()
     add_to(total, values, 3.0)

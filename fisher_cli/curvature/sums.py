@@ -5,6 +5,8 @@ from torch import Tensor
 
 # Values converted to float64 at once: a copy of a large gradient in that precision would be twice its size.
 PIECE = 2**20
+# Values added to a total at once: what is converted stays in the caches.
+ADDED_AT_ONCE = 2**16
 
 
 def dot(one: Tensor, other: Tensor) -> Tensor:
@@ -22,5 +24,5 @@ def squared_norm(values: Tensor) -> Tensor:
 def add_to(total: Tensor, part: Tensor, scale: float = 1.0) -> None:
     """Add scale · part to a float64 total of the same shape in place."""
     flat, values = total.view(-1), part.reshape(-1)
-    for low in range(0, len(flat), PIECE):
-        flat[low : low + PIECE].add_(values[low : low + PIECE], alpha=scale)
+    for low in range(0, len(flat), ADDED_AT_ONCE):
+        flat[low : low + ADDED_AT_ONCE].add_(values[low : low + ADDED_AT_ONCE], alpha=scale)

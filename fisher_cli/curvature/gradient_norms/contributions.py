@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature.gradient_norms.doubts import Doubts
+from fisher_cli.curvature.gradient_norms.position_products import Weighted, explicitly, squared_rows, through_gram
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,6 @@ def _split(tensor: Tensor, dimension: int, times: int) -> Tensor:
     return tensor.reshape(*shape[:dimension], -1, times, *shape[dimension + 1 :])
 
 
-# Rounding that the Gram form may add, relative to the norm, by the estimate of `_through_gram`.
-CANCELLATION = 3e-6
-# Below this, squares of float32 entries may have lost digits to underflow.
-SAFE_NORM = 1e-12
-# So many float32 squares may be added in float32; in a sum over a million the last four digits are lost.
-ADDED_AT_ONCE = 2**13
-# Values of gradients that are there at once where their norms are taken from themselves.
-GRADIENT_VALUES = 2**22
 # Values of a vector of parameters that are converted to the network's precision at once.
 VECTOR_VALUES = 2**20
 
@@ -87,32 +80,45 @@ class OuterProducts:
         taken. One position needs neither: ‖δ‖²‖a‖². Source: Goodfellow 2015 (arXiv:1510.01799) for one
         position; Rochette, Manoel and Tramel 2019 (arXiv:1912.06015) for the convolution's Gram form.
         """
-        directions, examples, groups, rows, positions = self.cotangents.shape
-        columns = self.inputs.shape[2]
+        return self.measured(None, doubts)[0]
+
+    def measured(self, picks: Picks | None, doubts: Doubts | None = None) -> tuple[Tensor, Tensor | None]:
+        """The squared norms, and, where gradients were formed, the weighted sum of those that are picked, (G, R, Q)."""
+        examples, groups, columns, positions = self.inputs.shape
+        directions, rows = len(self.cotangents), self.cotangents.shape[3]
         if positions == 1:
             left, right = (
-                _squared_rows(self.cotangents.squeeze(4), doubts),
-                _squared_rows(self.inputs.squeeze(3), doubts),
+                squared_rows(self.cotangents.squeeze(4), doubts),
+                squared_rows(self.inputs.squeeze(3), doubts),
             )
-            return (left * right).sum(2)
-        stacked = self.cotangents.permute(1, 2, 0, 3, 4).reshape(examples * groups, directions * rows, positions)
-        a = self.inputs.reshape(examples * groups, columns, positions)
-        products = None
+            return (left * right).sum(2), None
+        a, delta = self.inputs.flatten(0, 1), self.cotangents.flatten(1, 2)
+        products, total = None, None
         if directions * rows * columns > positions * (columns + directions * rows):
-            products = _through_gram(a, stacked.reshape(len(a), directions, rows, positions), doubts)
+            products = through_gram(a, delta, doubts)
         if products is None:
-            products = _explicitly(a, stacked, rows, doubts)
-        return products.reshape(examples, groups, directions).sum(1).T
+            weighted = None if picks is None or picks.row is None else Weighted(picks.row, picks.coefficients, groups)
+            products, total = explicitly(a, delta, doubts, weighted)
+        return products.reshape(directions, examples, groups).sum(2), total
 
     def weighted_sum(self, picks: Picks, shape: torch.Size) -> Tensor:
         """Σ_kb c_kb Σ_l δ_l a_lᵀ, in the parameter's shape."""
         combined = picks.combined(self.cotangents)
-        if combined.shape[2] * self.inputs.shape[2] <= combined.shape[3] * (combined.shape[2] + self.inputs.shape[2]):
-            gradient = torch.matmul(combined, self.inputs.transpose(2, 3)).sum(0)
+        _, groups, rows, positions = combined.shape
+        columns = self.inputs.shape[2]
+        a, delta = self.inputs.transpose(2, 3), combined.transpose(2, 3)
+        if groups == 1 and a.is_contiguous() and delta.is_contiguous():
+            # Features of all positions of all examples lie side by side: one product, of what is there.
+            gradient = torch.mm(delta.reshape(-1, rows).T, a.reshape(-1, columns)).unsqueeze(0)
+        elif rows * columns <= positions * (rows + columns):
+            gradient = torch.matmul(combined, a).sum(0)
         else:
             gradient = torch.einsum("bgrl,bgql->grq", combined, self.inputs)
-        oriented = gradient.transpose(1, 2) if self.transposed else gradient
-        return oriented.reshape(shape)
+        return self.oriented(gradient, shape)
+
+    def oriented(self, gradient: Tensor, shape: torch.Size) -> Tensor:
+        """A gradient (G, R, Q) in the parameter's shape."""
+        return (gradient.transpose(1, 2) if self.transposed else gradient).reshape(shape)
 
     def gradients(self, shape: torch.Size) -> Tensor:
         """The gradients themselves, (K, B, size)."""
@@ -158,55 +164,6 @@ def _inner_products(gradient: Tensor) -> Tensor:
     return (gradient @ gradient.mT).double()
 
 
-def _squared_rows(values: Tensor, doubts: Doubts | None = None) -> Tensor:
-    """Sums of squares over the last dimension in float64; added there only where float32 would lose digits."""
-    if values.shape[-1] <= ADDED_AT_ONCE:
-        norms: Tensor = torch.linalg.vector_norm(values, dim=-1)
-        # The largest of what is added up later: a small one beside it does not matter.
-        largest = norms.amax(-1)
-        precise = ((largest >= SAFE_NORM) & largest.isfinite()).all()
-        if doubts is not None:
-            doubts.note(~precise)
-        if doubts is not None or bool(precise):
-            return norms.double().square()
-    exact: Tensor = torch.linalg.vector_norm(values, dim=-1, dtype=torch.float64)
-    return exact.square()
-
-
-def _explicitly(a: Tensor, stacked: Tensor, rows: int, doubts: Doubts | None) -> Tensor:
-    """‖Σ_l δ_l a_lᵀ‖², (X, K) in float64, of a (X, Q, L) and δ (X, K·R, L), by the gradients, a few of them at once."""
-    size, height = rows * a.shape[1], stacked.shape[1]
-    some = max(1, GRADIENT_VALUES // (size * (height // rows)))
-    taken = max(1, GRADIENT_VALUES // size) * rows
-    parts = []
-    for low in range(0, len(a), some):
-        transposed = a[low : low + some].transpose(1, 2)
-        found = []
-        for first in range(0, height, taken):
-            gradient = torch.bmm(stacked[low : low + some, first : first + taken], transposed)
-            found.append(_squared_rows(gradient.reshape(len(transposed), -1, rows, a.shape[1]), doubts).sum(2))
-        parts.append(torch.cat(found, 1))
-    return torch.cat(parts)
-
-
-def _through_gram(a: Tensor, delta: Tensor, doubts: Doubts | None) -> Tensor | None:
-    """Σ_lm (a_lᵀa_m)(δ_lᵀδ_m), (X, K) in float64, of a (X, Q, L) and δ (X, K, R, L); None where it would be inexact.
-
-    Large terms that cancel lose their digits twice as fast here as in the gradient itself, and tiny ones underflow
-    twice as early. The terms l = m alone tell: against the result, how much cancels.
-    """
-    terms = torch.matmul(delta.transpose(2, 3), delta).mul_(torch.bmm(a.transpose(1, 2), a).unsqueeze(1))
-    products = terms.sum(3).double().sum(2)
-    own = terms.diagonal(dim1=2, dim2=3).double().sum(2)
-    exact = (torch.finfo(a.dtype).eps * own <= CANCELLATION * products) & products.isfinite()
-    small = own < SAFE_NORM**2
-    if doubts is not None:
-        doubts.note(~exact.all() | (small & (delta.abs().amax((2, 3)) > 0)).any())
-        return products
-    underflowing = bool(small.any()) and bool((delta.abs().amax((2, 3))[small] > 0).any())
-    return products if bool(exact.all()) and not underflowing else None
-
-
 @dataclass(frozen=True)
 class Vectors:
     """The gradient itself, (K, B, size), of a parameter small enough for that."""
@@ -219,7 +176,7 @@ class Vectors:
 
     def squared_norms(self, doubts: Doubts | None = None) -> Tensor:
         """‖g‖², (K, B) in float64."""
-        return _squared_rows(self.values, doubts)
+        return squared_rows(self.values, doubts)
 
     def weighted_sum(self, picks: Picks, shape: torch.Size) -> Tensor:
         """Σ_kb c_kb g_kb, in the parameter's shape."""
@@ -318,6 +275,20 @@ def squared_norms(parts: Sequence[Contribution], doubts: Doubts | None = None) -
         return one.squared_norms(doubts)
     outer = [part for part in parts if isinstance(part, OuterProducts)]
     return _tied(outer, [part for part in parts if isinstance(part, Rows)], doubts)
+
+
+def norms_and_sum(
+    parts: Sequence[Contribution], picks: Picks, shape: torch.Size, doubts: Doubts | None = None
+) -> tuple[Tensor, Tensor]:
+    """`squared_norms`, and Σ_kb c_kb g_kb in the parameter's shape: from the same gradients where these are formed."""
+    one = joined(parts)
+    if isinstance(one, OuterProducts):
+        norms, gradient = one.measured(picks, doubts)
+        return norms, one.weighted_sum(picks, shape) if gradient is None else one.oriented(gradient, shape)
+    total, *others = [part.weighted_sum(picks, shape) for part in parts]
+    for other in others:
+        total = total + other
+    return squared_norms(parts, doubts), total
 
 
 def _tied(outer: Sequence[OuterProducts], rows: Sequence[Rows], doubts: Doubts | None) -> Tensor:

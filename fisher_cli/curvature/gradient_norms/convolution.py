@@ -58,7 +58,10 @@ def convolution(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor
     padded = functional.pad(inputs, pad) if any(pad) else inputs
     a = patches(padded, kernel, stride, dilation, grid).reshape(examples, groups, -1, math.prod(grid))
     delta = cotangents.reshape(directions, examples, groups, channels // groups, -1)
-    return {"weight": OuterProducts(a, delta), "bias": Vectors(delta.sum(4).flatten(2))}
+    parts: dict[str, Contribution] = {"weight": OuterProducts(a, delta)}
+    if arguments["bias"] is not None:
+        parts["bias"] = Vectors(delta.sum(4).flatten(2))
+    return parts
 
 
 def transposed_convolution(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Contribution]:

@@ -1,6 +1,6 @@
 """Squared per-example gradient norms of every parameter, for many score directions at once, batch after batch."""
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -12,12 +12,19 @@ from fisher_cli.curvature.batching import directions_at_once
 from fisher_cli.curvature.gradient_norms import per_example
 from fisher_cli.curvature.gradient_norms.arrivals import cotangents_in_turn
 from fisher_cli.curvature.gradient_norms.capture import Call, Hold, recorded_calls
-from fisher_cli.curvature.gradient_norms.contributions import Contribution, Picks, can_be_joined, joined, squared_norms
+from fisher_cli.curvature.gradient_norms.contributions import (
+    Contribution,
+    Picks,
+    can_be_joined,
+    joined,
+    norms_and_sum,
+    squared_norms,
+)
 from fisher_cli.curvature.gradient_norms.convolution_transpose import convolutions_by_convolutions
 from fisher_cli.curvature.gradient_norms.doubts import Doubts, runs_behind
 from fisher_cli.curvature.gradient_norms.graph import Graph, read_graph
 from fisher_cli.curvature.gradient_norms.layouts import Layout, find_layout, ratios_for
-from fisher_cli.curvature.gradient_norms.plan import Plan, TakeParts, contributions_in_turn, one_after_another
+from fisher_cli.curvature.gradient_norms.plan import Plan, contributions_in_turn, one_after_another
 from fisher_cli.curvature.gradient_norms.rules import RULES
 from fisher_cli.curvature.gradient_norms.work import spent_on, uncounted
 from fisher_cli.curvature.kernels import reproducible_kernels
@@ -246,12 +253,7 @@ class Engine:
         """Norms of the gradients of some directions; `take` is given their weighted sums."""
         picks = None if coefficients is None else Picks.of(coefficients, row)
 
-        def also(name: str, parts: list[Contribution]) -> None:
-            if picks is not None and take is not None:
-                shape = self.problem.parameters[name].shape
-                take(name, _total(part.weighted_sum(picks, shape) for part in parts))
-
-        found = self._norms_by_rules(plan, outputs, directions, also)
+        found = self._norms_by_rules(plan, outputs, directions, picks, take)
         if plan.by_example:
             with spent_on(plan.by_example):
                 found |= self._by_example(plan.by_example, batch, directions)
@@ -260,33 +262,41 @@ class Engine:
         zero = torch.zeros(directions.shape[:2], dtype=torch.float64, device=directions.device)
         return {name: found.get(name, zero) for name in self.problem.parameters}
 
-    def _norms_by_rules(self, plan: Plan, outputs: Tensor, directions: Tensor, also: TakeParts) -> dict[str, Tensor]:
-        """Norms of all parameters with a rule. On the CPU each route is judged when it is taken, elsewhere at the end.
+    def _norms_by_rules(
+        self, plan: Plan, outputs: Tensor, directions: Tensor, picks: Picks | None, take: Take | None
+    ) -> dict[str, Tensor]:
+        """Norms of all parameters with a rule; `take` is given the sums of what is picked.
 
-        There the norms of a parameter whose quick route was inexact are taken again, and judged at once from then on.
+        On the CPU each route is judged when it is taken, elsewhere at the end: there the norms of a parameter whose
+        quick route was inexact are taken again, and judged at once from then on.
         """
         doubts = Doubts() if runs_behind(directions.device) else None
+        found: dict[str, Tensor] = {}
+        inexact = set[str]()
 
-        def norms(also: TakeParts | None, only: Container[str] | None, doubts: Doubts | None) -> dict[str, Tensor]:
-            found: dict[str, Tensor] = {}
+        def norms(name: str, parts: list[Contribution]) -> Tensor:
+            given = None if doubts is None or name in self._careful else doubts.of(name)
+            if picks is None or take is None:
+                return squared_norms(parts, given)
+            squares, total = norms_and_sum(parts, picks, self.problem.parameters[name].shape, given)
+            take(name, total)
+            return squares
 
-            def use(name: str, parts: list[Contribution]) -> None:
+        def first(name: str, parts: list[Contribution]) -> None:
+            with spent_on([name]):
+                found[name] = norms(name, parts)
+
+        def again(name: str, parts: list[Contribution]) -> None:
+            if name in inexact:
                 with spent_on([name]):
-                    if only is None or name in only:
-                        given = None if doubts is None or name in self._careful else doubts.of(name)
-                        found[name] = squared_norms(parts, given)
-                    if also is not None:
-                        also(name, parts)
-
-            contributions_in_turn(plan, outputs, directions, use)
-            return found
+                    found[name] = squared_norms(parts)
 
         with torch.no_grad():
-            found = norms(also, None, doubts)
-            inexact = set() if doubts is None else doubts.owners()
+            contributions_in_turn(plan, outputs, directions, first)
+            inexact |= set() if doubts is None else doubts.owners()
+            self._careful |= inexact
             if inexact:
-                self._careful |= inexact
-                found |= norms(None, inexact, None)
+                contributions_in_turn(plan, outputs, directions, again)
         return found
 
     def _sums_by_autograd(
@@ -312,11 +322,3 @@ class Engine:
                 raise_if_out_of_memory(error)
                 self.vectorise = False
         return per_example.one_by_one(self.problem, names, batch.inputs, directions, reduction)
-
-
-def _total(tensors: Iterable[Tensor]) -> Tensor:
-    """The sum of one or more tensors."""
-    first, *others = tensors
-    for other in others:
-        first = first + other
-    return first

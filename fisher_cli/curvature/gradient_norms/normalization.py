@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fisher_cli.curvature.gradient_norms.contributions import Contribution, Vectors
+from fisher_cli.curvature.gradient_norms.doubts import runs_behind
 
 
 def _channelwise(normalized: Tensor, cotangents: Tensor) -> dict[str, Contribution]:
@@ -56,7 +57,12 @@ def _elementwise(normalized: Tensor, dimensions: int, cotangents: Tensor) -> dic
     elements = normalized.shape[normalized.dim() - dimensions :].numel()
     x_hat = normalized.reshape(len(normalized), -1, elements)
     delta = cotangents.reshape(len(cotangents), *x_hat.shape)
-    return {"weight": Vectors(torch.einsum("kble,ble->kbe", delta, x_hat)), "bias": Vectors(delta.sum(2))}
+    if runs_behind(delta.device):
+        weight = torch.einsum("kble,ble->kbe", delta, x_hat)
+    else:
+        # As a product of matrices it would be one for every element, whose positions do not lie side by side.
+        weight = torch.stack([(each * x_hat).sum(1) for each in delta])
+    return {"weight": Vectors(weight), "bias": Vectors(delta.sum(2))}
 
 
 def layer_norm(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Contribution]:
