@@ -102,11 +102,11 @@ def make(folder: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("cnn_1", ("--limit", "6", "-b", "3", "--eigenvalues", "2")),
         ("vit_1", ("--limit", "8", "-b", "4", "--eigenvalues", "0")),
         *(
             pytest.param(name, words, marks=pytest.mark.long)
             for name, words in (
+                ("cnn_1", ("--limit", "6", "-b", "3", "--eigenvalues", "2")),
                 ("cnn_1", ("--limit", "200", "--eigenvalues", "0", "-b", "160")),
                 ("cnn_1", ("--limit", "32")),
                 ("cnn_1", ("--limit", "200")),

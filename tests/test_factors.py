@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from fisher_cli import machine
 from fisher_cli.curvature import score_columns
+from fisher_cli.curvature.allocation import trim
 from fisher_cli.curvature.factors import collect, dense
 from fisher_cli.curvature.gradient_norms import verification
 from fisher_cli.curvature.gradient_norms.engine import Engine
@@ -254,6 +255,7 @@ def test_what_is_made_beside_the_columns_is_one_batch_of_one_parameter(batch_siz
         for batch in problem.batches():  # what a batch takes has been taken before
             evaluated = engine.evaluate(batch)
             evaluated.norms(true_scores(problem.likelihood, evaluated.outputs.detach(), batch.labels)[0])
+        trim()  # else what the process had freed before it forked would serve again, and no growth be seen
         before = machine.resident_memory()
         machine.begin_peak()
         found = collect(engine, true_scores)
