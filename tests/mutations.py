@@ -122,7 +122,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("one column both exact and mixed", f"{ESTIMATORS}::test_the_closed_form_root_is_a_root_over_all_signs",
          "tail[:, :columns] = 0", "tail[:, : columns - 1] = 0"),
         ("smallest columns taken exactly instead of the largest",
-         f"{ESTIMATORS}::test_variance_per_pass_is_far_below_that_of_sampled_labels",
+         f"{ESTIMATORS}::test_turned_columns_are_orthogonal_and_carry_less_and_less",
          "scaled @ turned.flip(2)", "scaled @ turned"),
         ("allowed variance with the share not squared",
          f"{ESTIMATORS}::test_no_more_columns_are_taken_exactly_than_the_error_asks_for",

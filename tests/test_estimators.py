@@ -55,6 +55,18 @@ def test_the_turned_root_is_a_root(kind: Likelihood, classes: int) -> None:
         assert torch.allclose(r @ r.mT, covariance(kind, z), atol=1e-14)
 
 
+@pytest.mark.parametrize(("kind", "classes"), KINDS, ids=lambda value: getattr(value, "name", str(value)))
+def test_turned_columns_are_orthogonal_and_carry_less_and_less(kind: Likelihood, classes: int) -> None:
+    """Under K̄, after the first, which is a multiple of the observed score where the likelihood is softmax."""
+    z, mixed = outputs_of(classes), torch.randn(classes, classes, generator=torch.Generator().manual_seed(0)).double()
+    kernel = mixed @ mixed.T
+    r = roots(kind, z, torch.zeros(len(z), dtype=torch.long), kernel)[:, :, 1 if kind.name == "softmax" else 0 :]
+    products = r.mT @ kernel @ r
+    carried = products.diagonal(dim1=1, dim2=2)
+    assert torch.allclose(products, torch.diag_embed(carried), atol=1e-12)
+    assert bool((carried.diff(dim=1) <= 1e-15).all())
+
+
 def over_all_signs(kind: Likelihood, z: Tensor, columns: int) -> Tensor:
     """Leading columns of the closed-form root, and the mean over every sign pattern of its mixtures."""
     classes, labels = z.shape[1], torch.zeros(len(z), dtype=torch.long)
