@@ -58,7 +58,7 @@ def posed(inputs: torch.Tensor) -> Problem:
 def test_no_value_is_read_back_between_batches(estimator: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if on a device; the first batch, in which layouts are found, apart."""
     problem, reads, before = posed(torch.randn(40, 5)), list[str](), list[int]()
-    monkeypatch.setattr(traces, "reads_are_free", lambda _device: False)
+    monkeypatch.setattr(traces, "runs_behind", lambda _device: True)
     with Calls(reads), Operations(reads):
         traces.sweep(problem, estimator=estimator, verify=False, advance=lambda _: before.append(len(reads)))
     assert len(before) == 5
@@ -75,7 +75,7 @@ def test_outputs_that_are_not_finite_are_named_after_the_loop_as_within(
     inputs[[21, 33]] = torch.nan
     said, seen = [], list[list[float]]()
     for free in (True, False):
-        monkeypatch.setattr(traces, "reads_are_free", lambda _device, free=free: free)
+        monkeypatch.setattr(traces, "runs_behind", lambda _device, free=free: not free)
         fractions: list[float] = []
         with pytest.raises(NumericalError) as caught:
             traces.sweep(posed(inputs), estimator=estimator, verify=False, advance=fractions.append)

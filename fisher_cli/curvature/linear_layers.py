@@ -6,20 +6,18 @@ J those are constants: here the backward pass is a function of the cotangent alo
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from fisher_cli.curvature.convolutions import Geometry, Gradients, convolutions_by
 from fisher_cli.curvature.kernels import BatchNorm, in_evaluation
 
 _ATEN: Final = torch.ops.aten
-
-Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
-"""With respect to inputs, weight and bias; None where nobody asks."""
 
 
 def laid_out(images: Tensor) -> Tensor:
@@ -36,35 +34,11 @@ def laid_out(images: Tensor) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
-class _Geometry(NamedTuple):
-    """What a convolution is given besides tensors."""
-
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int
-
-    def of(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """x ∗ W + b."""
-        none = (0,) * len(self.stride)
-        y: Tensor = _ATEN.convolution(
-            x, weight, bias, self.stride, self.padding, self.dilation, False, none, self.groups
-        )
-        return y
-
-    def back(self, u: Tensor, x: Tensor, weight: Tensor, wanted: Sequence[bool]) -> Gradients:
-        """The gradients of ⟨u, x ∗ W + b⟩."""
-        none, sizes, wanted = (0,) * len(self.stride), [len(weight)], list(wanted)
-        shape = (self.stride, self.padding, self.dilation, False, none, self.groups)
-        gradients: Gradients = _ATEN.convolution_backward(u, x, weight, sizes, *shape, wanted)
-        return gradients
-
-
 class _Convolution(torch.autograd.Function):
     """x ∗ W + b."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geometry) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
         x = laid_out(x)
         ctx.save_for_backward(x, weight)
         ctx.geometry = geometry
@@ -82,7 +56,7 @@ class _ConvolutionBackward(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, u: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry, wanted: Sequence[bool]
+        ctx: Any, u: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, wanted: Sequence[bool]
     ) -> Gradients:
         ctx.save_for_backward(x, weight)
         ctx.geometry, ctx.shape = geometry, u.shape
@@ -158,27 +132,9 @@ class _BatchNormBackward(torch.autograd.Function):
         return total.expand_as(x), None, None, None, None, None, None
 
 
-def _each(value: int | Sequence[int], dimensions: int) -> tuple[int, ...]:
-    return (value,) * dimensions if isinstance(value, int) else tuple(value)
-
-
-def _convolution(original: Callable[..., Tensor], dimensions: int) -> Callable[..., Tensor]:
-    def convolution(
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: int | Sequence[int] = 1,
-        padding: str | int | Sequence[int] = 0,
-        dilation: int | Sequence[int] = 1,
-        groups: int = 1,
-    ) -> Tensor:
-        if isinstance(padding, str) or input.dim() != dimensions + 2 or not input.is_floating_point():
-            return original(input, weight, bias, stride, padding, dilation, groups)
-        sizes = [_each(value, dimensions) for value in (stride, padding, dilation)]
-        found: Tensor = _Convolution.apply(input, weight, bias, _Geometry(sizes[0], sizes[1], sizes[2], groups))
-        return found
-
-    return convolution
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    found: Tensor = _Convolution.apply(x, weight, bias, geometry)
+    return found
 
 
 def _batch_norm(original: BatchNorm) -> BatchNorm:
@@ -200,13 +156,10 @@ def transposable_layers() -> Iterator[None]:
     Their graphs can be differentiated once with respect to parameters and inputs, and once more with respect to the
     cotangent; a second derivative with respect to parameters or inputs is missing from them.
     """
-    names = ("conv1d", "conv2d", "conv3d", "batch_norm")
-    originals = {name: getattr(functional, name) for name in names}
+    original = functional.batch_norm
+    functional.batch_norm = _batch_norm(original)
     try:
-        for dimensions, name in enumerate(names[:3], 1):
-            setattr(functional, name, _convolution(originals[name], dimensions))
-        functional.batch_norm = _batch_norm(originals["batch_norm"])
-        yield
+        with convolutions_by(_convolve):
+            yield
     finally:
-        for name, original in originals.items():
-            setattr(functional, name, original)
+        functional.batch_norm = original

@@ -10,6 +10,7 @@ from torch import Tensor
 from fisher_cli.curvature import consistency
 from fisher_cli.curvature.deflation import deflated, pilot
 from fisher_cli.curvature.gradient_norms import verification
+from fisher_cli.curvature.gradient_norms.doubts import runs_behind
 from fisher_cli.curvature.gradient_norms.engine import Engine, Pass
 from fisher_cli.curvature.kernels import steady_arithmetic
 from fisher_cli.curvature.ledger import with_work, without_work
@@ -215,7 +216,7 @@ def _add_batch(totals: _Totals, engine: Engine, batch: Batch, scoring: Scoring) 
     evaluated = engine.evaluate(batch)
     outputs = evaluated.outputs.detach()
     totals.finite.append((batch.start, batch.start + len(batch) - 1, outputs.isfinite().all()))
-    if reads_are_free(outputs.device):
+    if not runs_behind(outputs.device):
         totals.require_finite_outputs()
     totals.outputs.append(outputs)
     totals.predictions.add(engine.problem.likelihood, outputs, batch.labels)
@@ -239,11 +240,6 @@ def _add_traces(totals: _Totals, evaluated: Pass, scores: Scores) -> None:
     totals.columns.append(columns.T)
     totals.true_terms.append(columns.sum(0))
     totals.empirical_terms.append(empirical.sum(0))
-
-
-def reads_are_free(device: torch.device) -> bool:
-    """Whether a value can be looked at without waiting for work that was only asked for."""
-    return device.type == "cpu"
 
 
 def _variance_of_draws(draws: Tensor) -> Tensor:

@@ -1,14 +1,13 @@
 """Convolutions whose gradient with respect to their input is made of convolutions, for GPUs.
 
-In float32 cuDNN's own kernels for that gradient take up to three and a half times as long as a convolution with the
-same number of multiplications, and the deterministic ones, with a stride, up to eight. The multiplications are those of
-convolutions of the cotangent: output positions i of one residue modulo the stride see the same taps of the kernel.
+In float32 cuDNN's own choices for that gradient are slower there than convolutions with the same number of
+multiplications, the deterministic ones most. The multiplications are those of convolutions of the cotangent: output
+positions i of one residue modulo the stride see the same taps of the kernel.
 """
 
-import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,44 +15,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fisher_cli.curvature.convolutions import Geometry
+
 _ATEN: Final = torch.ops.aten
 
 # Convolutions over so few positions go through one matrix product, which cuDNN's heuristics do not find there.
 FEW_POSITIONS = 49
 # With a stride and more positions than so many in a phase, cuDNN's own kernel for the gradient is the fastest.
 MANY_POSITIONS = 100
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """What a convolution is given besides tensors, one entry for every spatial dimension."""
-
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int
-
-    def of(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """x ∗ W + b."""
-        none = (0,) * len(self.stride)
-        y: Tensor = _ATEN.convolution(
-            x, weight, bias, self.stride, self.padding, self.dilation, False, none, self.groups
-        )
-        return y
-
-    def own_input_gradient(self, u: Tensor, weight: Tensor, size: Sequence[int]) -> Tensor:
-        """The gradient of ⟨u, x ∗ W⟩ with respect to x by the library's own kernel."""
-        x = u.new_empty(1).expand(len(u), self.groups * weight.shape[1], *size)  # its shape alone is read
-        shape = (self.stride, self.padding, self.dilation, False, (0,) * len(self.stride), self.groups)
-        gradient: Tensor = _ATEN.convolution_backward(u, x, weight, None, *shape, [True, False, False])[0]
-        return gradient
-
-    def parameter_gradients(self, u: Tensor, x: Tensor, weight: Tensor, has_bias: bool) -> tuple[Tensor, Tensor | None]:
-        """The gradients of ⟨u, x ∗ W + b⟩ with respect to W and b."""
-        shape = (self.stride, self.padding, self.dilation, False, (0,) * len(self.stride), self.groups)
-        wanted = [False, True, has_bias]
-        _, to_weight, to_bias = _ATEN.convolution_backward(u, x, weight, [len(weight)], *shape, wanted)
-        return to_weight, to_bias
 
 
 @dataclass(frozen=True)
@@ -95,7 +64,10 @@ def input_gradient(u: Tensor, weight: Tensor, size: Sequence[int], geometry: Geo
     ]
     is_wide = math.prod(each[0].positions for each in dimensions) > MANY_POSITIONS
     if is_wide and max(geometry.stride) > 1 and math.prod(weight.shape[2:]) > 1:
-        return geometry.own_input_gradient(u, weight, size)
+        x = u.new_empty(1).expand(len(u), geometry.groups * weight.shape[1], *size)  # its shape alone is read
+        found, _, _ = geometry.back(u, x, weight, (True, False, False))
+        assert found is not None
+        return found
     turned = _turned(weight, geometry.groups)
     phases = [each for each in itertools.product(*dimensions) if all(len(one.taps) for one in each)]
     if len(phases) == 1 and all(stride == 1 for stride in geometry.stride):
@@ -201,7 +173,8 @@ class _OfParameters(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
         weight, x = ctx.saved_tensors
-        return *ctx.geometry.parameter_gradients(u, x, weight, ctx.has_bias), None, None, None
+        _, to_weight, to_bias = ctx.geometry.back(u, x, weight, (False, True, ctx.has_bias))
+        return to_weight, to_bias, None, None, None
 
 
 class _Joined(torch.autograd.Function):
@@ -223,40 +196,3 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry)
     if weight.requires_grad or (bias is not None and bias.requires_grad):
         y = _Joined.apply(y, _OfParameters.apply(weight, bias, x.detach(), y.detach(), geometry))
     return y
-
-
-def _each(value: int | Sequence[int], dimensions: int) -> tuple[int, ...]:
-    values = (value,) if isinstance(value, int) else tuple(value)
-    return values * dimensions if len(values) == 1 else values
-
-
-def _convolution(original: Callable[..., Tensor], dimensions: int) -> Callable[..., Tensor]:
-    def convolution(
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: int | Sequence[int] = 1,
-        padding: str | int | Sequence[int] = 0,
-        dilation: int | Sequence[int] = 1,
-        groups: int = 1,
-    ) -> Tensor:
-        if isinstance(padding, str) or input.dim() != dimensions + 2:
-            return original(input, weight, bias, stride, padding, dilation, groups)
-        sizes = [_each(value, dimensions) for value in (stride, padding, dilation)]
-        return convolve(input, weight, bias, Geometry(sizes[0], sizes[1], sizes[2], groups))
-
-    return convolution
-
-
-@contextlib.contextmanager
-def convolutions_by_convolutions(*, wanted: bool) -> Iterator[None]:
-    """Let torch.nn.functional's convolutions be `convolve` while the context is open, if that is wanted."""
-    names = ("conv1d", "conv2d", "conv3d") if wanted else ()
-    originals = {name: getattr(functional, name) for name in names}
-    try:
-        for dimensions, name in enumerate(names, 1):
-            setattr(functional, name, _convolution(originals[name], dimensions))
-        yield
-    finally:
-        for name, original in originals.items():
-            setattr(functional, name, original)

@@ -1,7 +1,7 @@
 """Squared per-example gradient norms of every parameter, for many score directions at once, batch after batch."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fisher_cli.curvature.backward import Take, gradients_in_turn
 from fisher_cli.curvature.batching import directions_at_once
+from fisher_cli.curvature.convolutions import convolutions_by
 from fisher_cli.curvature.gradient_norms import per_example
 from fisher_cli.curvature.gradient_norms.arrivals import cotangents_in_turn
 from fisher_cli.curvature.gradient_norms.capture import Call, Hold, recorded_calls
@@ -20,7 +21,7 @@ from fisher_cli.curvature.gradient_norms.contributions import (
     norms_and_sum,
     squared_norms,
 )
-from fisher_cli.curvature.gradient_norms.convolution_transpose import convolutions_by_convolutions
+from fisher_cli.curvature.gradient_norms.convolution_transpose import convolve
 from fisher_cli.curvature.gradient_norms.doubts import Doubts, runs_behind
 from fisher_cli.curvature.gradient_norms.graph import Graph, read_graph
 from fisher_cli.curvature.gradient_norms.layouts import Layout, find_layout, ratios_for
@@ -175,7 +176,7 @@ class Engine:
         """What a batch goes forward in."""
         with (
             reproducible_kernels(),
-            convolutions_by_convolutions(wanted=runs_behind(self.problem.device)),
+            convolutions_by(convolve) if runs_behind(self.problem.device) else nullcontext(),
             recorded_calls(self.problem.parameters, hold) as calls,
         ):
             yield calls
