@@ -17,7 +17,7 @@ class Workload:
 
     `kept` times `width` values are the outputs of one layer's modules for a token, by which the engine's batches are
     chosen; `directions` are backward passes per example (six of the deflated estimator). `itemsize` is of the weights;
-    in bfloat16 there is no movement, which float32 has.
+    in bfloat16 there is no movement, which float32 has. A layer has `tensors` parameters.
     """
 
     parameters: float = 7e9
@@ -31,6 +31,7 @@ class Workload:
     itemsize: int = 2
     batch: int = 1
     movement: bool = False
+    tensors: int = 9
 
     @property
     def network_passes(self) -> float:
@@ -55,7 +56,8 @@ class Cluster:
     """GPUs in nodes; rates are what is reached, not what is printed on the box.
 
     `flops` per GPU in the type of the weights, `float32` those in float32 without TF32; `storage` bytes per second that
-    a node reads from the file system, `host` from host memory to one GPU, `fabric` of a sum over ranks within a node.
+    a node reads from the file system, `host` from host memory to one GPU, `fabric` from one GPU to others of its node.
+    `meeting` is what it takes the ranks of a node to tell each other a number, in seconds.
     """
 
     gpus: int = 64
@@ -67,6 +69,7 @@ class Cluster:
     storage: float = 2e9
     host: float = 20e9
     fabric: float = 100e9
+    meeting: float = 2e-4
 
     @property
     def nodes(self) -> int:
@@ -78,11 +81,11 @@ class Cluster:
 class Layout:
     """How memory is laid out; the defaults are what is built today.
 
-    `gradient_shares` is over how many ranks the float64 mean gradient is divided, 1: every rank has it whole;
-    `weight_shares` the same of the weights.
+    `gradient_shares` is over how many ranks the float64 mean gradient is divided, None: all that share the examples,
+    1: every rank has it whole; `weight_shares` the same of the weights.
     """
 
-    gradient_shares: int = 1
+    gradient_shares: int | None = None
     weight_shares: int = 1
     gradient_itemsize: int = DOUBLE
 
@@ -117,16 +120,16 @@ def cost(work: Workload, cluster: Cluster, layout: Layout | None = None) -> Cost
     """
     layout = layout or Layout()
     p, ranks = work.parameters, cluster.gpus_per_node
+    shares = layout.gradient_shares or ranks
     one = 2 * p * work.tokens * work.examples / ranks
     weights = p * work.itemsize
-    gradient = p * layout.gradient_itemsize / layout.gradient_shares
+    gradient = p * layout.gradient_itemsize / shares
     seconds = (
         ("passes through the network", one * work.network_passes / cluster.flops),
         ("rules of the layers", one * work.rule_passes / cluster.float32),
         ("storage", weights / cluster.storage),
         ("to the GPU", weights / cluster.host),
-        # A ring moves every byte twice.
-        ("sum over ranks", 2 * p * layout.gradient_itemsize / cluster.fabric if ranks > 1 else 0.0),
+        ("sum over ranks", _over_ranks(work, cluster, layout.gradient_itemsize, shares)),
     )
     values = work.layers * work.tokens * work.width * work.kept
     gpu = (
@@ -150,14 +153,27 @@ def cost(work: Workload, cluster: Cluster, layout: Layout | None = None) -> Cost
     )
 
 
+def _over_ranks(work: Workload, cluster: Cluster, itemsize: int, shares: int) -> float:
+    """Seconds of the mean gradient: one sum at the end, or what is shared out batch by batch and read in a second pass.
+
+    A batch's sums, and what is read for one, are float32. Of both a rank has its own share. Before each parameter of a
+    batch the ranks meet twice, to agree on it and to begin; the second pass takes half a batch at once.
+    """
+    p, ranks = work.parameters, cluster.gpus_per_node
+    if ranks == 1 or shares == 1:
+        return 2 * p * itemsize / cluster.fabric * (ranks > 1)  # a ring moves every byte twice
+    times = work.examples / ranks * (1 / work.batch + 1 / max(1, work.batch // 2))
+    return times * (p * SINGLE * (1 - 1 / ranks) / cluster.fabric + 2 * work.layers * work.tensors * cluster.meeting)
+
+
 def lines(work: Workload, cluster: Cluster) -> list[str]:
-    """The prediction as Markdown: time, and memory today and with what would have to change."""
+    """The prediction as Markdown: time, and memory today, as it would be otherwise, and with what could be changed."""
     today = cost(work, cluster)
     layouts = {
-        "today": Layout(),
-        "mean gradient shared out among a node's ranks": Layout(gradient_shares=cluster.gpus_per_node),
-        "the same in float32": Layout(gradient_shares=cluster.gpus_per_node, gradient_itemsize=4),
-        "weights as well (FSDP)": Layout(cluster.gpus_per_node, cluster.gpus_per_node),
+        "mean gradient whole on every rank": Layout(gradient_shares=1),
+        "today: shared out among a node's ranks": Layout(),
+        "the same in float32": Layout(gradient_itemsize=SINGLE),
+        "weights as well (FSDP)": Layout(weight_shares=cluster.gpus_per_node),
     }
     shown = [
         f"| {name} | {seconds:,.1f} s | {seconds * today.measurements_each / 3600:,.2f} h |"

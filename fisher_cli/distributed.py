@@ -20,6 +20,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from fisher_cli import __version__, errors
 from fisher_cli.curvature.memory import is_out_of_memory
+from fisher_cli.curvature.sums import add_to
 from fisher_cli.curvature.world import ALONE, World
 from fisher_cli.errors import FisherError, RanksError, UsageError
 from fisher_cli.launch import Launch
@@ -29,11 +30,14 @@ from fisher_cli.watch import Say, Watch
 PATIENCE = timedelta(days=1)
 # All must have started within this time.
 STARTING = timedelta(minutes=5)
-# Values at a time in sums of other precisions than float64.
+# Values at a time in sums of other precisions than float64, and in what is scattered.
 PIECE = 2**22
 # What the ranks are about to do.
-_SUM, _GATHER, _GATHER_TO, _EXCHANGE, _REASONS, _DONE, _FAILED = range(1, 8)
+_SUM, _GATHER, _GATHER_TO, _EXCHANGE, _REASONS, _DONE, _FAILED, _NUMBERS, _ADD, _COLLECT = range(1, 11)
 _NAMES = {_SUM: "a sum", _GATHER: "rows", _GATHER_TO: "rows for one", _EXCHANGE: "words", _DONE: "the end of a stage"}
+_NAMES |= {_NUMBERS: "numbers", _ADD: "a sum that is scattered", _COLLECT: "a scattered sum"}
+# The numbers of these, which are lengths, must be the same.
+_ALIKE = {_SUM, _ADD, _COLLECT}
 
 
 class _FailedElsewhere(Exception):
@@ -61,11 +65,54 @@ class Ranks(World):
                 flat[start : start + PIECE] = piece
         return tensor
 
+    def scattered(self, count: int) -> int:
+        """How many of `count` values are this rank's where a vector is scattered: its share of every `PIECE`."""
+        return sum(self._lengths(start, stop)[self.rank] for start, stop in _pieces(count))
+
+    def _lengths(self, start: int, stop: int) -> list[int]:
+        return [len(self.share(stop - start, rank)) for rank in range(self.size)]
+
+    def add_scattered(self, vector: Tensor, total: Tensor) -> None:
+        """Add Σ over the ranks of a vector (n,), in float64, to a total that is scattered over them.
+
+        Every rank sends each other one its share as it is: of float32 that is half of what a sum in float64 moves, and
+        goes to all ranks at once.
+        """
+        # Memory is taken before ranks meet: whoever has none must be able to say so.
+        largest, mine = min(len(vector), PIECE), 0
+        room = vector.new_empty(self.size * self._lengths(0, largest)[self.rank])
+        copied = None if vector.is_contiguous() else vector.new_empty(largest)
+        with self._together(_ADD, len(vector)):
+            for start, stop in _pieces(len(vector)):
+                lengths = self._lengths(start, stop)
+                length, piece = lengths[self.rank], vector[start:stop]
+                received = room[: self.size * length]
+                sent = piece if copied is None else copied[: len(piece)].copy_(piece)
+                dist.all_to_all_single(received, sent, [length] * self.size, lengths)
+                for part in received.view(self.size, length):
+                    add_to(total[mine : mine + length], part)
+                mine += length
+
+    def gather_scattered(self, total: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+        """The vector (count,) of a scattered total, in another precision, on every rank."""
+        largest, mine = self._lengths(0, min(count, PIECE))[0], 0
+        vector, sent = total.new_empty(count, dtype=dtype), total.new_zeros(largest, dtype=dtype)
+        every = [torch.empty_like(sent) for _ in range(self.size)]
+        with self._together(_COLLECT, count):
+            for start, stop in _pieces(count):
+                lengths = self._lengths(start, stop)
+                sent[: lengths[self.rank]] = total[mine : mine + lengths[self.rank]]
+                dist.all_gather(every, sent)
+                for part, into, length in zip(every, torch.split(vector[start:stop], lengths), lengths, strict=True):
+                    into.copy_(part[:length])
+                mine += lengths[self.rank]
+        return vector
+
     def gather(self, parts: Sequence[Tensor]) -> Tensor:
         """The rows of all ranks in their order, (Σ rows, …), from this rank's in parts, of which there may be none."""
         mine, counts = self._described(parts)
+        every = [torch.empty_like(mine) for _ in counts]
         with self._together(_GATHER, 0):
-            every = [torch.empty_like(mine) for _ in counts]
             dist.all_gather(every, mine)
         return torch.cat([rows[:count] for rows, count in zip(every, counts, strict=True)])
 
@@ -101,6 +148,11 @@ class Ranks(World):
         """Every rank's JSON value, in order of the ranks."""
         return self._exchanged(_EXCHANGE, value)
 
+    def numbers(self, mine: int) -> list[int]:
+        """Every rank's whole number, in order of the ranks: half of what an exchange takes."""
+        with self._together(_NUMBERS, mine) as numbers:
+            return numbers
+
     def _exchanged(self, kind: int, value: Any) -> list[Any]:
         text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         with self._together(kind, len(text)) as lengths:
@@ -131,7 +183,7 @@ class Ranks(World):
         if _FAILED in kinds and kind != _FAILED:
             raise _FailedElsewhere
         others = set(kinds) - {_FAILED}
-        if kind != _FAILED and (len(others) > 1 or (kind == _SUM and len(set(numbers)) > 1)):
+        if kind != _FAILED and (len(others) > 1 or (kind in _ALIKE and len(set(numbers)) > 1)):
             words = ", ".join(f"rank {i}: {_NAMES.get(each, each)} ({numbers[i]})" for i, each in enumerate(kinds))
             msg = f"the ranks went different ways ({words}); this is a defect of fisher: please report it"
             raise RanksError(msg)
@@ -211,6 +263,11 @@ class Ranks(World):
             first, other = (" / ".join(kinds[rank]) for rank in (0, odd))
             msg = f"the ranks must be alike: rank 0 has {first}, rank {odd} has {other}"
             raise UsageError(msg)
+
+
+def _pieces(count: int) -> Iterator[tuple[int, int]]:
+    """The bounds of `PIECE` values after the other; the last may be fewer."""
+    return ((start, min(start + PIECE, count)) for start in range(0, count, PIECE))
 
 
 def _told(error: Exception) -> list[str]:

@@ -225,10 +225,10 @@ def _measured(
         )
     with clock("gradient"):
         squares = torch.tensor(swept.trace.per_example_empirical, dtype=torch.float64, device=problem.device)
-        signal = gradient(swept.engine, swept.mean_gradient, squares)
+        signal = gradient(swept.engine, swept.gradient, squares)
     if settings.spectrum is None and settings.comparison is None:
         # Nothing else asks for ḡ, which takes twice what the network does.
-        swept = replace(swept, mean_gradient=swept.mean_gradient.new_empty(0))
+        swept.gradient.forget()
     if not signal.signal_to_noise and settings.asks_for_rows:
         notes.append("gradient_snr is not above zero: left empty")
     if not settings.recalibrate_bn:
@@ -311,11 +311,11 @@ def _with_eigenvalues(
     measurement: Measurement, swept: Sweep, settings: Settings, observer: Observer, clock: Clock, trail: Trail | None
 ) -> Measurement:
     question, spectra = question_of(settings), list[Spectrum]()
+    gradient = swept.mean_gradient if question.full else None
     for matrix, trace in _matrices(swept, settings):
         name = "empirical" if matrix.empirical else "true"
         observer.stage(f"eigenvalues of the {name} Fisher", 0.75 if matrix.empirical else 0.45)
         before = None if trail is None else trail.before.get(name)
-        gradient = swept.mean_gradient if question.full else None
         with clock(f"eigenvalues_{name}"):
             found, leading = spectrum(matrix, question, trace, gradient=gradient, before=before)
         spectra.append(found)

@@ -324,7 +324,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
          "totals.names, totals.true_layers.estimates(), totals.empirical_layers.estimates(), strict=True",
          "totals.names[1:], totals.true_layers.estimates()[1:], totals.empirical_layers.estimates()[1:], strict=True"),
         ("mean gradient not divided by N", MEAN_GRADIENT,
-         "problem.world.sum(totals.gradient).div_(problem.examples)", "problem.world.sum(totals.gradient)"),
+         "totals.gradient.complete()", "problem.world.sum(totals.gradient.whole())"),
         ("empirical coefficient not squared", ORACLE,
          "layers * scores.observed**2", "layers * scores.observed"),
         ("variance of a sum of draws without their number",

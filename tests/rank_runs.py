@@ -4,6 +4,7 @@ A task is the words of a command, or the name of a function below, which returns
 all tasks into FILE.json.done.
 """
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from fisher_cli.errors import CheckpointError, DataError, NumericalError, UsageE
 from fisher_cli.inputs.checkpoints.checkpoints import CheckpointFile
 from fisher_cli.launch import launched
 from tests.cases import CASES
+from tests.shared_gradient_runs import SHARED_GRADIENT_TASKS, as_large
 
 
 def problem_of(world: World, batch_size: int = 2) -> Problem:
@@ -187,7 +189,15 @@ TASKS: dict[str, Callable[[World], Any]] = {
         unlike_machines,
         other_files,
     )
-}
+} | SHARED_GRADIENT_TASKS
+AS_LARGE = "as-large"
+
+
+def command(words: list[str]) -> Any:
+    """Go through the words of a command; after `AS_LARGE` its networks count as large."""
+    large, words = (as_large(), words[1:]) if words[0] == AS_LARGE else (contextlib.nullcontext(), words)
+    with large:
+        return app(words, prog_name="fisher", standalone_mode=False)
 
 
 def main(file: Path) -> None:
@@ -196,7 +206,7 @@ def main(file: Path) -> None:
         _be_silent()
     for task in json.loads(file.read_text()):
         if isinstance(task, list):
-            done.append(app(task, prog_name="fisher", standalone_mode=False))
+            done.append(command(task))
         else:
             with joined(launch, "cpu", lambda _: None) as world:
                 done.append(TASKS[task](world))

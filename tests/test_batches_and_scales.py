@@ -154,7 +154,7 @@ def test_t13_the_norm_of_a_batch_gradient_under_the_datas_labels(size: int) -> N
     problem = posed(model, x, y)
     found = sweep(problem)
     squares = torch.tensor(found.trace.per_example_empirical, dtype=torch.float64)
-    signal = gradient(found.engine, found.mean_gradient, squares)
+    signal = gradient(found.engine, found.gradient, squares)
     expected = (6 - size) / (size * 5) * signal.covariance + signal.norm_squared
     assert mean_norm == pytest.approx(expected, rel=1e-12)
     # Two batch sizes give what per-example gradients give, B_b the whole data or not.

@@ -19,7 +19,8 @@ from fisher_cli.curvature.factors import shared_out
 from fisher_cli.launch import Launch, launched
 from fisher_cli.records import read_records
 from fisher_cli.seal import SEAL
-from tests.rank_runs import TASKS
+from tests.rank_runs import AS_LARGE, TASKS
+from tests.shared_gradient_runs import as_large
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "sample_checkpoints"
@@ -40,9 +41,11 @@ COMMANDS: dict[str, list[str]] = {
     "normalised": ["analyze", MLP[0], "--limit", "90", "-b", "16", "--eigenvalues", "0", "--normalize", "auto"],
     "spectrum": ["spectrum", MLP[2], "--limit", "60", "-b", "8", "--eigenvalues", "4"],
     "per-example": ["examples", MLP[1], "--limit", "50", "-b", "8"],
+    "large": [AS_LARGE, "analyze", *MLP[:2], "--limit", "33", "-b", "8", "--eigenvalues", "1"],
+    "large-spectrum": [AS_LARGE, "spectrum", CNN[1], "--limit", "20", "-b", "8", "--eigenvalues", "2"],
 }
 # Three ranks repeat these; the others share nothing out that these do not.
-THREE = ("exact", "exact-cnn", "deflated", "sampled", "recalibrated", "one-batch", "two-examples")
+THREE = ("exact", "exact-cnn", "deflated", "sampled", "recalibrated", "one-batch", "two-examples", "large")
 # So many examples that eigenvalues come from products: some seconds.
 LONG = {"lanczos": ["analyze", *MLP[1:], "--limit", "700", "-b", "64", "--eigenvalues", "3", "--estimator", "deflated"]}
 SIDE_TABLES = {
@@ -51,6 +54,8 @@ SIDE_TABLES = {
     "deflated": ["deflated.layers"],
     "task2vec": ["task2vec.task2vec"],
     "spectrum": ["spectrum.spectrum"],
+    "large": ["large.layers"],
+    "large-spectrum": ["large-spectrum.spectrum"],
     "per-example": ["per-example.examples", "per-example.groups"],
 }
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -97,8 +102,11 @@ def together(folder: Path, ranks: int, *, long: bool = False) -> tuple[Path, lis
         done, out, err = [0] * len(words), "", ""
         if ranks == 1:
             with contextlib.chdir(here):
-                results = [CliRunner().invoke(app, command, prog_name="fisher") for command in words]
-            assert [each.exit_code for each in results] == done, [each.output for each in results]
+                for command in words:
+                    large = as_large() if command[0] == AS_LARGE else contextlib.nullcontext()
+                    with large:
+                        result = CliRunner().invoke(app, command[command[0] == AS_LARGE :], prog_name="fisher")
+                    assert result.exit_code == 0, result.output
         else:
             (here / "tasks.json").write_text(json.dumps([*words, *([] if long else TASKS)]))
             process = torchrun(ranks, "tests.rank_runs", "tasks.json", cwd=here)
@@ -133,7 +141,7 @@ def assert_equal(one: Path, other: Path) -> None:
 def check_that_tables_do_not_depend_on_the_number_of_ranks(folder: Path, ranks: int) -> None:
     alone, here = together(folder, 1)[0], together(folder, ranks)[0]
     for name in commands(ranks):
-        is_main = name not in {"spectrum", "per-example"}
+        is_main = name not in {"spectrum", "large-spectrum", "per-example"}
         for table in [*([name] if is_main else []), *SIDE_TABLES.get(name, [])]:
             assert_equal(alone / f"{table}.csv", here / f"{table}.csv")
 
@@ -226,6 +234,33 @@ def check_when_memory_runs_out_on_one_rank_all_take_half_the_batch(folder: Path,
     assert "memory ran out at 4 examples at once: 2 were taken" in notes
 
 
+def check_a_sum_that_is_scattered_is_a_sum(folder: Path, ranks: int) -> None:
+    assert told(folder, ranks, "scattered_sums") == [[True] * 26] * ranks
+
+
+def check_a_shared_mean_gradient_is_that_of_one_rank(folder: Path, ranks: int) -> None:
+    """ḡ, its products with every example's gradient, norm, ratio and error; each rank has its part of every one."""
+    for name, difference, held, size in told(folder, ranks, "shared_gradients"):
+        assert difference <= (1e-14 if "float64" in name else 1e-7), name
+        assert (len(held), sum(held)) == (ranks, size), name
+    assert told(folder, ranks, "small_networks_share_nothing")
+
+
+def check_a_rank_that_fails_within_a_batch_takes_all_with_it(folder: Path, ranks: int) -> None:
+    first, *others = told(folder, ranks, "memory_runs_out_in_the_middle_of_a_batch")
+    assert all(other == first for other in others)
+    assert first == [[2, 4, True]] * 4
+    assert told(folder, ranks, "an_error_in_the_middle_of_a_batch") == [["odd"] * 2] * ranks
+
+
+def check_a_shared_mean_gradient_takes_a_share_of_the_memory(folder: Path, ranks: int) -> None:
+    """To within one parameter's values and what is received of a piece of it."""
+    size, told_by_ranks, alone = told(folder, ranks, "memory_of_a_shared_gradient")
+    for held, grown in told_by_ranks:
+        assert held <= size / ranks + 6
+        assert grown == alone == 0 or grown <= alone - 8 * (size - held) + 32 * 2**20  # 0: nobody tells peaks here
+
+
 def check_unlike_machines_and_unlike_files_are_refused_on_all_ranks(folder: Path, ranks: int) -> None:
     first, *others = told(folder, ranks, "unlike_machines")
     assert all(other == first for other in others)
@@ -248,6 +283,10 @@ CHECKS = [
     check_sums_are_in_float64_and_the_same_bits_on_all_ranks,
     check_what_fails_on_one_rank_fails_on_all_in_the_same_words,
     check_when_memory_runs_out_on_one_rank_all_take_half_the_batch,
+    check_a_sum_that_is_scattered_is_a_sum,
+    check_a_shared_mean_gradient_is_that_of_one_rank,
+    check_a_rank_that_fails_within_a_batch_takes_all_with_it,
+    check_a_shared_mean_gradient_takes_a_share_of_the_memory,
     check_unlike_machines_and_unlike_files_are_refused_on_all_ranks,
 ]
 

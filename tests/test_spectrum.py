@@ -12,6 +12,7 @@ from fisher_cli.curvature.density import effective_dimension
 from fisher_cli.curvature.eigensystems import matrices
 from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.gradients import gradient, projections
+from fisher_cli.curvature.mean_gradient import MeanGradient
 from fisher_cli.curvature.problem import TensorData, pose
 from fisher_cli.curvature.products import empirical_product, fisher_product
 from fisher_cli.curvature.spectrum import Question, empirical_eigenvalues, true_eigenvalues
@@ -68,11 +69,11 @@ def test_few_parameters_have_few_eigenvalues_and_a_note() -> None:
 def test_projections_on_a_vector_are_those_of_the_per_example_gradients(case: Case) -> None:
     problem = problem_of(case)
     swept = sweep(problem)
-    found = projections(swept.engine, swept.mean_gradient)
+    found = projections(swept.engine, swept.gradient)
     # mean_n g_nᵀ ḡ = ‖ḡ‖² exactly.
     assert float(found.mean()) == pytest.approx(float(swept.mean_gradient.square().sum()), rel=1e-10)
     vector = torch.randn(problem.size, generator=torch.Generator().manual_seed(3)).double()
-    for n, value in enumerate(projections(swept.engine, vector).tolist()):
+    for n, value in enumerate(projections(swept.engine, MeanGradient(problem, vector)).tolist()):
         batch = problem.slice(n, n + 1)
         outputs = problem.forward(batch.inputs)
         score = problem.likelihood.observed_score(outputs.detach(), batch.labels)
@@ -84,7 +85,7 @@ def test_gradient_statistics_equal_their_definitions() -> None:
     problem, expected = problem_of(case), reference_of(case)
     swept = sweep(problem)
     squares = torch.tensor(swept.trace.per_example_empirical).double()
-    found = gradient(swept.engine, swept.mean_gradient, squares)
+    found = gradient(swept.engine, swept.gradient, squares)
     norm = float(expected.mean_gradient.square().sum())
     assert found.norm_squared == pytest.approx(norm)
     assert found.covariance == pytest.approx(float(expected.empirical.trace()) - norm)
@@ -102,7 +103,7 @@ def test_the_signal_to_noise_ratio_of_few_examples_equals_its_definition() -> No
     mean = gradients.mean(0)
     spread = float((gradients - mean).square().sum()) / 4
     problem = pose(model, TensorData(x, y), batch_size=2)
-    found = gradient(Engine(problem), mean, gradients.square().sum(1))
+    found = gradient(Engine(problem), MeanGradient(problem, mean), gradients.square().sum(1))
     assert found.signal_to_noise is not None
     assert found.signal_to_noise.value == pytest.approx((float(mean.square().sum()) - spread / 5) / spread, rel=1e-12)
 
@@ -115,7 +116,7 @@ def signal_of(examples: int, seed: int) -> tuple[float, float]:
     x = torch.randn(examples, 3, generator=generator).double()
     problem = pose(model, TensorData(x, (x[:, 0] > 0).long()), batch_size=1000)
     swept = sweep(problem, verify=False)
-    found = gradient(swept.engine, swept.mean_gradient, torch.tensor(swept.trace.per_example_empirical).double())
+    found = gradient(swept.engine, swept.gradient, torch.tensor(swept.trace.per_example_empirical).double())
     assert found.signal_to_noise is not None
     assert found.signal_to_noise.standard_error is not None
     return found.signal_to_noise.value, found.signal_to_noise.standard_error

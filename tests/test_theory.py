@@ -174,7 +174,7 @@ def test_t13_the_squared_gradient_of_a_batch_with_the_data_s_labels(batch: int) 
     mean = sum(float(rows[list(some)].mean(0).square().sum()) for some in batches) / len(batches)
     swept = sweep(problem)
     squares = torch.tensor(swept.trace.per_example_empirical, dtype=torch.float64)
-    found = gradient(swept.engine, swept.mean_gradient, squares)
+    found = gradient(swept.engine, swept.gradient, squares)
     expected = (count - batch) / (batch * (count - 1)) * found.covariance + found.norm_squared
     assert mean == pytest.approx(expected, rel=1e-12)
 
@@ -187,7 +187,7 @@ def test_t13_the_noise_scale_of_mccandlish() -> None:
     covariance, squared = (small - large) / (1 - 1 / n), (n * large - small) / (n - 1)
     swept = sweep(problem)
     squares = torch.tensor(swept.trace.per_example_empirical, dtype=torch.float64)
-    found = gradient(swept.engine, swept.mean_gradient, squares)
+    found = gradient(swept.engine, swept.gradient, squares)
     assert found.covariance * n / (n - 1) == pytest.approx(covariance, rel=1e-12)
     assert found.norm_squared - covariance / n == pytest.approx(squared, rel=1e-10)
     assert swept.trace.empirical.value == pytest.approx((n - 1) / n * covariance + found.norm_squared, rel=1e-12)

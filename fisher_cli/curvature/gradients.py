@@ -4,26 +4,25 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature.gradient_norms.engine import Engine
+from fisher_cli.curvature.mean_gradient import MeanGradient
 from fisher_cli.curvature.moments import mean_of
-from fisher_cli.curvature.products import views
 from fisher_cli.curvature.scores import empirical_scores
-from fisher_cli.curvature.sums import squared_norm
 from fisher_cli.results import Estimate, Gradient
 
 
-def projections(engine: Engine, vector: Tensor) -> Tensor:
-    """g_nᵀ v for the observed score's gradients g_n = J_nᵀ s_y, (N,) in float64, for v (P,) of any precision.
+def projections(engine: Engine, mean_gradient: MeanGradient) -> Tensor:
+    """g_nᵀ ḡ for the observed score's gradients g_n = J_nᵀ s_y, (N,) in float64.
 
-    One forward and one backward pass; layer by layer, so that neither a gradient nor a second v is made.
+    One forward and one backward pass; layer by layer, so that neither a gradient nor a second ḡ is made.
     """
-    problem, vectors, parts = engine.problem, views(engine.problem, vector), []
+    problem, parts = engine.problem, []
     # The mean gradient is there beside the batch by now.
     size = max(1, problem.batch_size // 2) if problem.is_large else problem.batch_size
-    for batch in problem.batches(size):
+    for batch in mean_gradient.reading(problem.batches(size)):
         evaluated = engine.evaluate(batch)
         outputs = evaluated.outputs.detach()
         direction, amplitude = empirical_scores(problem.likelihood, outputs, batch.labels)
-        parts.append((evaluated.project(direction, vectors) * amplitude)[0])
+        parts.append((evaluated.project(direction, mean_gradient.part) * amplitude)[0])
     return problem.world.gather(parts)
 
 
@@ -40,7 +39,7 @@ def two_batch_estimates(small_norm: float, large_norm: float, small: int, large:
 
 
 @torch.inference_mode(mode=False)
-def gradient(engine: Engine, mean_gradient: Tensor, squared_norms: Tensor) -> Gradient:
+def gradient(engine: Engine, mean_gradient: MeanGradient, squared_norms: Tensor) -> Gradient:
     """‖ḡ‖², tr Σ = mean ‖g_n‖² − ‖ḡ‖², and the signal-to-noise ratio (‖ḡ‖² − s²/N)/s², s² = N/(N − 1) · tr Σ.
 
     The ratio's error is the delta method's over examples: with m = ‖ḡ‖² and e = mean ‖g_n‖² the ratio is
@@ -48,14 +47,14 @@ def gradient(engine: Engine, mean_gradient: Tensor, squared_norms: Tensor) -> Gr
 
     Args:
         engine: that of the network and its examples; one pass is made over them.
-        mean_gradient: ḡ, (P,) in float64.
+        mean_gradient: ḡ.
         squared_norms: ‖g_n‖², (N,) in float64.
 
     Source: McCandlish et al. 2018 (arXiv:1812.06162), appendix A, for the unbiased form. Their noise scale B_simple is
     the inverse of the ratio.
     """
     n = len(squared_norms)
-    m, e = float(squared_norm(mean_gradient)), float(squared_norms.mean())
+    m, e = mean_gradient.squared_norm(), float(squared_norms.mean())
     covariance = e - m
     if n < 2 or covariance <= 0:
         return Gradient(m, max(covariance, 0.0), None)

@@ -14,12 +14,12 @@ from fisher_cli.curvature.gradient_norms.doubts import runs_behind
 from fisher_cli.curvature.gradient_norms.engine import Engine, Pass
 from fisher_cli.curvature.kernels import steady_arithmetic
 from fisher_cli.curvature.ledger import with_work, without_work
+from fisher_cli.curvature.mean_gradient import MeanGradient, mean_gradient
 from fisher_cli.curvature.memory import raise_if_out_of_memory
 from fisher_cli.curvature.moments import Moments, as_floats, over_ranks, ratio_of_means
 from fisher_cli.curvature.predictions import PredictionTotals
 from fisher_cli.curvature.problem import Batch, Problem
 from fisher_cli.curvature.scores import Scores, Scoring, exact, sampled
-from fisher_cli.curvature.sums import add_to
 from fisher_cli.curvature.world import World
 from fisher_cli.errors import NumericalError
 from fisher_cli.results import Check, LayerTrace, Ledger, PerExample, Predictions, Trace
@@ -33,7 +33,7 @@ EXACT_OUTPUTS = 32
 
 @dataclass(frozen=True)
 class Sweep:
-    """What one sweep over the examples gives: predictions, both traces, and the mean gradient ḡ (P,) in float64.
+    """What one sweep over the examples gives: predictions, both traces, and the mean gradient ḡ.
 
     `ledger` says how every parameter was covered, `check` how the engine compares with plain autograd. `columns`
     are the terms of the true trace by example and score, (N, K), for the exact estimator. `outputs` are the network's,
@@ -42,7 +42,7 @@ class Sweep:
 
     predictions: Predictions
     trace: Trace
-    mean_gradient: Tensor
+    gradient: MeanGradient
     ledger: Ledger
     check: Check | None
     columns: Tensor | None
@@ -50,14 +50,17 @@ class Sweep:
     engine: Engine
     per_example: PerExample
 
+    @property
+    def mean_gradient(self) -> Tensor:
+        """ḡ, (P,) in float64; gathered on every rank where it is shared out, and then collective."""
+        return self.gradient.whole()
+
 
 @dataclass
 class _Totals:
-    """Running sums of a sweep; `sums` are those of the gradient by parameter, parts of the one tensor `gradient` (P,).
+    """Running sums of a sweep; of a large network the memory does not hold a second `gradient`."""
 
-    Of a large network the memory does not hold a second one.
-    """
-
+    gradient: MeanGradient
     predictions: PredictionTotals = field(default_factory=PredictionTotals)
     true: Moments = field(default_factory=Moments)
     names: tuple[str, ...] = ()
@@ -65,8 +68,6 @@ class _Totals:
     empirical_layers: Moments = field(default_factory=Moments)
     true_terms: list[Tensor] = field(default_factory=list)
     empirical_terms: list[Tensor] = field(default_factory=list)
-    gradient: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
-    sums: dict[str, Tensor] = field(default_factory=dict)
     columns: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
     directions: int = 0
@@ -106,11 +107,12 @@ class _Totals:
         self.require_finite_outputs()
 
     def over_ranks(self, world: World, names: Sequence[str], *, with_columns: bool) -> "_Totals":
-        """Those of all ranks, whose terms are in order of the examples; the gradient, a sum, is left to be added."""
+        """Those of all ranks, whose terms are in order of the examples; the gradient is left to be completed."""
         if world.size == 1:
             return self
         true, true_layers, empirical_layers = over_ranks([self.true, self.true_layers, self.empirical_layers], world)
         return _Totals(
+            gradient=self.gradient,
             predictions=self.predictions.over_ranks(world),
             true=true,
             names=tuple(names),
@@ -118,7 +120,6 @@ class _Totals:
             empirical_layers=empirical_layers,
             true_terms=[world.gather(self.true_terms)],
             empirical_terms=[world.gather(self.empirical_terms)],
-            gradient=self.gradient,
             columns=[world.gather(self.columns)] if with_columns else [],
             outputs=[world.gather(self.outputs)],
             directions=max(world.exchange(self.directions)),
@@ -169,18 +170,16 @@ def sweep(
             check = verification.check(engine)
             problem.give_back_memory()
     scoring, described = _scoring(engine, estimator, samples, target_error, seed)
-    totals = _Totals(gradient=torch.zeros(problem.size, dtype=torch.float64, device=problem.device))
-    sizes = [parameter.numel() for parameter in problem.parameters.values()]
-    totals.sums = dict(zip(problem.parameters, torch.split(totals.gradient, sizes), strict=True))
+    totals = _Totals(mean_gradient(problem))
     with totals.naming_outputs():
-        for batch in problem.batches():
+        for batch in totals.gradient.adding(problem.batches()):
             _add_batch(totals, engine, batch, scoring)
             if advance is not None:
                 advance(min(1.0, problem.world.size * (batch.start + len(batch)) / problem.examples))
     has_columns = described == "exact" and problem.likelihood.name == "softmax"
     totals = totals.over_ranks(problem.world, list(problem.parameters), with_columns=has_columns)
     engine.share_methods()
-    predictions, trace, mean_gradient = _summarise(problem, engine.ledger(), totals, described)
+    predictions, trace = _summarise(problem, engine.ledger(), totals, described)
     ledger = without_work(trace, totals.directions)
     if verify:
         problem.give_back_memory()
@@ -189,7 +188,7 @@ def sweep(
     problem.give_back_memory()
     columns = torch.cat(totals.columns) if has_columns else None
     outputs, per_example = torch.cat(totals.outputs), totals.predictions.per_example()
-    return Sweep(predictions, trace, mean_gradient, ledger, check, columns, outputs, engine, per_example)
+    return Sweep(predictions, trace, totals.gradient, ledger, check, columns, outputs, engine, per_example)
 
 
 def _scoring(
@@ -226,10 +225,7 @@ def _add_batch(totals: _Totals, engine: Engine, batch: Batch, scoring: Scoring) 
 def _add_traces(totals: _Totals, evaluated: Pass, scores: Scores) -> None:
     totals.directions = len(scores.directions)
 
-    def add(name: str, part: Tensor) -> None:
-        add_to(totals.sums[name], part.detach())
-
-    norms = evaluated.measure(scores.directions, scores.observed, add, scores.observed_row)
+    norms = evaluated.measure(scores.directions, scores.observed, totals.gradient.add, scores.observed_row)
     totals.names, layers = tuple(norms), torch.stack(list(norms.values()))
     empirical = (layers * scores.observed**2).sum(1)
     layers *= scores.true
@@ -255,7 +251,7 @@ def _variance_of_draws(draws: Tensor) -> Tensor:
 
 def _summarise(
     problem: Problem, methods: Mapping[str, str], totals: _Totals, estimator: str
-) -> tuple[Predictions, Trace, Tensor]:
+) -> tuple[Predictions, Trace]:
     true_terms, empirical_terms = torch.cat(totals.true_terms), torch.cat(totals.empirical_terms)
     if not bool(true_terms.isfinite().all() and empirical_terms.isfinite().all()):
         msg = "a gradient is NaN or infinite: the traces cannot be computed"
@@ -279,5 +275,5 @@ def _summarise(
         per_example_empirical=as_floats(empirical_terms),
     )
     consistency.check(trace, sizes, problem.examples)
-    mean_gradient = problem.world.sum(totals.gradient).div_(problem.examples)
-    return totals.predictions.predictions(), trace, mean_gradient
+    totals.gradient.complete()
+    return totals.predictions.predictions(), trace

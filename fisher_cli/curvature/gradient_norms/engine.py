@@ -1,6 +1,6 @@
 """Squared per-example gradient norms of every parameter, for many score directions at once, batch after batch."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
@@ -38,6 +38,9 @@ from fisher_cli.errors import ArchitectureError
 PER_EXAMPLE = "per-example"
 UNUSED = "unused"
 
+PartOf = Callable[[str], Tensor]
+"""A parameter's name → what a vector has for it, in its shape."""
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -47,7 +50,8 @@ class Pass:
     (K, B), take, row) gives these, and to `take` every parameter's name with Σ_nk c_kn J_nᵀ v_kn, in the network's
     precision and in parts that add up to it: of a large network no two parameters' are there at once. At most one
     coefficient of an example is not zero; `row` says which one, where it is the same of all.
-    project(directions, vectors) is Σ_parameters (Jᵀ v)ᵀ u (K, B) in float64 for a vector u by parameter, in its shape.
+    project(directions, part) is Σ_parameters (Jᵀ v)ᵀ u (K, B) in float64 for a vector u whose part(name) is that of a
+    parameter, in its shape, and asked for once.
     gram(directions) is the sum of (Jᵀ v_k)ᵀ(Jᵀ v_k') (B, K, K) in float64 over the parameters that rules cover
     with contributions of one form.
     contributions(directions) is, for every parameter with a path to the outputs, its name and its contributions,
@@ -57,7 +61,7 @@ class Pass:
     outputs: Tensor
     norms: Callable[[Tensor], dict[str, Tensor]]
     measure: Callable[[Tensor, Tensor, Take, int | None], dict[str, Tensor]]
-    project: Callable[[Tensor, Mapping[str, Tensor]], Tensor]
+    project: Callable[[Tensor, PartOf], Tensor]
     gram: Callable[[Tensor], Tensor]
     contributions: Callable[[Tensor], Iterator[tuple[str, list[Contribution] | Tensor]]]
 
@@ -123,14 +127,18 @@ class Engine:
                 pieces.append(self._some(plan, outputs, batch, directions[some], chosen, take, there))
             return {name: torch.cat([piece[name] for piece in pieces]) for name in self.problem.parameters}
 
-        def project(directions: Tensor, vectors: Mapping[str, Tensor]) -> Tensor:
+        def project(directions: Tensor, part_of: PartOf) -> Tensor:
             total = torch.zeros(directions.shape[:2], dtype=torch.float64, device=directions.device)
 
             def add(name: str, parts: list[Contribution]) -> None:
-                total.add_(sum(part.projections(vectors[name]) for part in parts))
+                vector = part_of(name)
+                total.add_(sum(part.projections(vector) for part in parts))
 
             with torch.no_grad():
                 contributions_in_turn(plan, outputs, directions, add)
+
+            # All before the transforms of per-example gradients, in which ranks could not meet.
+            vectors = {name: part_of(name) for name in plan.by_example}
 
             def product(name: str, gradient: Tensor) -> Tensor:
                 return dot(gradient, vectors[name])

@@ -1,0 +1,207 @@
+"""What every rank does in tests/test_ranks.py where networks count as large: their mean gradient is shared out."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fisher_cli.measurement as measuring
+from fisher_cli import distributed
+from fisher_cli.curvature import allocation
+from fisher_cli.curvature.gradients import gradient, projections
+from fisher_cli.curvature.mean_gradient import MeanGradient, SharedMeanGradient
+from fisher_cli.curvature.problem import Problem, TensorData, pose
+from fisher_cli.curvature.traces import Sweep, sweep
+from fisher_cli.curvature.world import World
+from fisher_cli.errors import NumericalError, RanksError
+from fisher_cli.growth import growth
+from fisher_cli.settings import Settings
+from tests.cases import CASES, mlp
+
+
+@contextmanager
+def as_large() -> Iterator[None]:
+    """Within, every network counts as large."""
+    before, allocation.LARGE_BYTES = allocation.LARGE_BYTES, 0
+    try:
+        yield
+    finally:
+        allocation.LARGE_BYTES = before
+
+
+class Wandering(nn.Module):
+    """Takes its layers in another order, or others of them, by what the first example of a batch is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(nn.Linear(3, 3) for _ in range(5))
+        self.scale = nn.Parameter(torch.randn(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        kind = int(x[0, 0])
+        for index in [(0, 1, 2), (2, 1), (4, 0), (1, 3, 1)][kind]:
+            x = torch.tanh(self.layers[index](x))
+        return x * self.scale.exp() if kind < 2 else x
+
+
+def wandering(dtype: torch.dtype) -> tuple[nn.Module, Tensor, Tensor]:
+    inputs = torch.randn(36, 3, generator=torch.Generator().manual_seed(1))
+    inputs[:, 0] = torch.tensor([0, 1, 2, 3, 0, 2, 1, 1, 3]).repeat_interleave(4)
+    return Wandering().to(dtype), inputs.to(dtype), torch.arange(36) % 3
+
+
+MADE: dict[str, Callable[[torch.dtype], tuple[nn.Module, Tensor, Tensor]]] = {
+    **{case.name: case.make for case in CASES},
+    "wandering": wandering,
+}
+# Tied and unused parameters, some that no rule covers, other layers on other ranks; two batches, of which a third rank
+# has none; what is read rounded to float32.
+SHARED = [("sequence", torch.float64, 2), ("attention", torch.float64, 2), ("wandering", torch.float64, 2)]
+SHARED += [("mlp", torch.float64, 4), ("sequence", torch.float32, 2), ("attention", torch.bfloat16, 2)]
+
+
+def _said(swept: Sweep) -> list[Tensor]:
+    """ḡ, its products with every example's gradient, and what is made of them."""
+    squares = torch.tensor(swept.trace.per_example_empirical, dtype=torch.float64)
+    found = gradient(swept.engine, swept.gradient, squares)
+    ratio = found.signal_to_noise
+    numbers = [found.norm_squared, *((ratio.value, ratio.standard_error) if ratio else ())]
+    products = projections(swept.engine, swept.gradient)
+    return [swept.mean_gradient, products, torch.tensor(numbers, dtype=torch.float64)]
+
+
+def scattered_sums(world: World) -> Any:
+    """In pieces of seven values, of vectors of many lengths: equal to plain sums; of unlike lengths it is refused."""
+    said, before = [], distributed.PIECE
+    distributed.PIECE = 7
+    try:
+        for count, dtype in itertools.product((0, 1, 2, 7, 8, 40), (torch.float32, torch.float64)):
+            torch.manual_seed(world.rank)
+            vector = torch.randn(2, count, dtype=dtype)[1] if world.rank else torch.zeros(1, dtype=dtype).expand(count)
+            total = torch.ones(world.scattered(count), dtype=torch.float64)
+            world.add_scattered(vector, total)
+            found = world.gather_scattered(total, count, torch.float64)
+            expected = world.sum(vector.double().clone() + (world.rank == 0))
+            said.append(bool(torch.allclose(found, expected, rtol=1e-15, atol=1e-15)))
+            rounded = world.gather_scattered(total, count, torch.float32)
+            said.append(rounded.dtype is torch.float32 and torch.equal(rounded, found.float()))
+        lengths = world.exchange([world.scattered(count) for count in range(30)])
+        said.append([sum(each) for each in zip(*lengths, strict=True)] == list(range(30)))
+        try:
+            world.add_scattered(torch.ones(8 + world.rank), torch.ones(world.scattered(8)).double())
+        except RanksError as error:
+            said.append("went different ways (rank 0: a sum that is scattered (8), rank 1" in str(error))
+    finally:
+        distributed.PIECE = before
+    return world.exchange(said)
+
+
+def shared_gradients(world: World) -> Any:
+    """By network, precision and batch size: the largest relative difference to one rank, and what each rank holds."""
+    found = []
+    for name, dtype, size in SHARED:
+        said, held = [], list[int]()
+        for each in (world, World()):
+            model, inputs, labels = MADE[name](dtype)
+            with as_large():
+                swept = sweep(
+                    pose(model, TensorData(inputs, labels), batch_size=size, dtype=dtype, world=each), verify=False
+                )
+                said.append(_said(swept))
+            if isinstance(swept.gradient, SharedMeanGradient):
+                held = world.exchange(swept.gradient.held)
+        off = [float((a - b).abs().max() / b.abs().max()) for a, b in zip(*said, strict=True)]
+        found.append([f"{name}, {dtype}, {size} at once", max(off), held, len(said[0][0])])
+    return found
+
+
+def small_networks_share_nothing(world: World) -> Any:
+    swept = sweep(problem_of(world, 2))
+    return type(swept.gradient) is MeanGradient
+
+
+def problem_of(world: World, batch_size: int) -> Problem:
+    model, inputs, labels = MADE["mlp"](torch.float64)
+    return pose(model, TensorData(inputs, labels), batch_size=batch_size, world=world)
+
+
+@contextmanager
+def failing(method: str, call: int, error: Callable[[], Exception]) -> Iterator[None]:
+    """Within, that call of a shared gradient's method does not come about, unless examples come two at once."""
+    real, calls = getattr(SharedMeanGradient, method), 0
+
+    def sometimes(self: SharedMeanGradient, *words: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call and self._problem.batch_size > 2:
+            raise error()
+        return real(self, *words)
+
+    setattr(SharedMeanGradient, method, sometimes)
+    try:
+        yield
+    finally:
+        setattr(SharedMeanGradient, method, real)
+
+
+def memory_runs_out_in_the_middle_of_a_batch(world: World) -> Any:
+    """On rank 0, and on the last rank, which has no batch of its own where there are three."""
+    said, settings, problem = [], Settings(data="none", eigenvalues=0), problem_of(World(), 4)
+    short = lambda: RuntimeError("DefaultCPUAllocator: can't allocate memory")  # noqa: E731
+    with as_large():
+        alone = measuring.measure(problem.model, problem.data, settings, batch_size=2, verify=False)
+        for method, call, rank in (("add", 3, 0), ("part", 2, 0), ("_add", 2, -1), ("_gathered", 3, -1)):
+            with failing(method, call if world.rank == rank % world.size else 0, short):
+                found = measuring.measure(
+                    problem.model, problem.data, settings, batch_size=4, verify=False, world=world
+                )
+            assert found.gradient is not None
+            assert alone.gradient is not None
+            off = abs(found.gradient.norm_squared / alone.gradient.norm_squared - 1)
+            said.append([found.batch_size, found.memory_ran_out_at, off < 1e-12])
+    return world.exchange(said)
+
+
+def an_error_in_the_middle_of_a_batch(world: World) -> Any:
+    said = []
+    for method in ("add", "part"):
+        with as_large(), failing(method, 2 if world.rank == 0 else 0, lambda: NumericalError("odd")):
+            try:
+                with world.in_step():
+                    _said(sweep(problem_of(world, 3)))
+            except NumericalError as error:
+                said.append(str(error))
+    return world.exchange(said)
+
+
+def memory_of_a_shared_gradient(world: World) -> Any:
+    """Of 20 million parameters: how many, what each rank keeps, and the bytes that a sweep adds, here and alone."""
+    torch.manual_seed(0)
+    model, data = mlp(768, 4096, 4096, 10), TensorData(torch.randn(4, 768), torch.arange(4) % 10)
+    with as_large():
+        problem = pose(model, data, batch_size=2, world=world)
+        with growth(problem.device) as grown:
+            swept = sweep(problem, verify=False)
+            told = world.exchange([swept.gradient.held, grown()])  # type: ignore[attr-defined]
+        swept.gradient.forget()
+        alone = pose(model, data, batch_size=2)
+        with growth(problem.device) as grown:
+            sweep(alone, verify=False)
+            return problem.size, told, grown()
+
+
+SHARED_GRADIENT_TASKS: dict[str, Callable[[World], Any]] = {
+    each.__name__: each
+    for each in (
+        scattered_sums,
+        shared_gradients,
+        small_networks_share_nothing,
+        memory_runs_out_in_the_middle_of_a_batch,
+        an_error_in_the_middle_of_a_batch,
+        memory_of_a_shared_gradient,
+    )
+}
