@@ -142,6 +142,9 @@ def too_large(found: Outline, here: int, available: int) -> Refusal:
         smaller = replace(found, precision=precision)
         if smaller.itemsize < found.itemsize and smaller.bytes + here <= available:
             remedies.insert(0, f"type --dtype {words}")
+    ranks = found.ranks(available - here)
+    if ranks is not None:
+        remedies.append(f"share the examples out with torchrun among {ranks} ranks that have so much each")
     return Refusal(
         f"even one example at once takes {_gib(found.bytes + here)}, and there are {_gib(available)}: the network, "
         "the weights that it is given, the mean gradient in float64, and one example",

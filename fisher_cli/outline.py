@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from fisher_cli.curvature.allocation import is_large
 from fisher_cli.curvature.batching import OVERHEAD, values_per_example
 from fisher_cli.errors import FisherError
 from fisher_cli.inputs.checkpoints.discovery import candidates
@@ -42,8 +43,25 @@ class Outline:
 
         The network is built in float32, and has its weights beside it until they are copied.
         """
-        loading = self.tensors * (SINGLE + min(SINGLE, self.itemsize))
-        return max(loading, self.itemsize * self.tensors + DOUBLE * self.analysed + self.batch(1))
+        return max(self._loading, self._alone + DOUBLE * self.analysed)
+
+    @property
+    def _loading(self) -> int:
+        return self.tensors * (SINGLE + min(SINGLE, self.itemsize))
+
+    @property
+    def _alone(self) -> int:
+        """Without the mean gradient."""
+        return self.itemsize * self.tensors + self.batch(1)
+
+    def ranks(self, room: int) -> int | None:
+        """How few ranks, with so many bytes each, hold the network when they share out the mean gradient.
+
+        None if no number does. That of a network that is not large is not shared out.
+        """
+        if not is_large(max(SINGLE, self.itemsize) * self.tensors) or max(self._loading, self._alone + 1) > room:
+            return None
+        return -(-DOUBLE * self.analysed // (room - self._alone))
 
     def batch(self, examples: int) -> int:
         """About what so many examples at once take in a sweep: the rule by which batches are chosen, upside down."""

@@ -3,6 +3,7 @@
 import random
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,9 @@ from fisher_cli.curvature.mean_gradient import MeanGradient, SharedMeanGradient,
 from fisher_cli.curvature.problem import Batch, TensorData, pose
 from fisher_cli.curvature.turns import Turns
 from fisher_cli.curvature.world import World
+from fisher_cli.forecast import too_large
+from fisher_cli.outline import Outline
+from fisher_cli.settings import Precision
 from tests.shared_gradient_runs import as_large
 
 PATIENCE = 20.0
@@ -163,3 +167,15 @@ def test_it_is_shared_out_where_several_ranks_have_a_large_network() -> None:
     with as_large():
         assert in_threads(2, kind) == [SharedMeanGradient] * 2
         assert kind(World()) is MeanGradient
+
+
+def test_it_is_said_how_many_ranks_hold_what_one_does_not() -> None:
+    """A billion parameters in bfloat16: 6 GB while they are read, then 2 and an example, and 8 of ḡ among the ranks."""
+    found = Outline(10**9, 10**9, Precision.BFLOAT16)
+    assert [found.ranks(room * 10**9 // 10) for room in (59, 60, 61, 99, 100)] == [None, 2, 2, 2, 1]
+    assert replace(found, tensors=10**6, analysed=10**6).ranks(7 * 10**6) is None, "small ones are not shared out"
+    assert replace(found, values=10**9, outputs=2).ranks(6 * 10**9) is None, "an example fits nowhere"
+    assert any(
+        each.endswith("among 2 ranks that have so much each") for each in too_large(found, 0, 6 * 10**9).remedies
+    )
+    assert not any("ranks" in each for each in too_large(found, 0, 5 * 10**9).remedies)
