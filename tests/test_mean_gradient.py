@@ -142,19 +142,24 @@ def test_ranks_of_one_order_go_in_step() -> None:
     assert in_threads(3, work) == [(names[::-1] * 2, 7)] * 3
 
 
-def test_ranks_meet_again_after_a_layer_that_only_one_of_them_takes() -> None:
-    """Whoever is in the earlier batch, and in it at the later layer, goes first, the others wait."""
-    names = ["first", "second", "third"]
-    orders = [["third", "first"], ["second", "first"]]
+@pytest.mark.parametrize(
+    ("orders", "turns"),
+    [
+        ([["third", "first"], ["second", "first"]], ["third", "second", "first"] * 2),
+        ([["second", "first"], ["second"]], ["second", "first"] * 2),
+    ],
+)
+def test_ranks_meet_again_after_a_layer_that_only_one_of_them_takes(orders: list[list[str]], turns: list[str]) -> None:
+    """Whoever is in the earlier batch, and in it at the later layer, goes first; the others wait."""
 
     def work(world: Thread) -> list[str]:
-        turns, seen = Turns(world, names), []
-        for _ in turns.of(batches(2)):
+        taken, seen = Turns(world, ["first", "second", "third"]), list[str]()
+        for _ in taken.of(batches(2)):
             for name in orders[world.rank]:
-                seen += turns.until(name)
-        return seen + list(turns.until(None))
+                seen += taken.until(name)
+        return seen + list(taken.until(None))
 
-    assert in_threads(2, work) == [["third", "second", "first"] * 2] * 2
+    assert in_threads(2, work) == [turns] * 2
 
 
 def test_it_is_shared_out_where_several_ranks_have_a_large_network() -> None:
