@@ -2,7 +2,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 
 import torch
@@ -52,6 +52,22 @@ def _evaluated(
 
 _batch_norm = in_evaluation(functional.batch_norm, _evaluated)
 
+# torch's own name for what nn.MultiheadAttention projects its inputs with, where there is one.
+_PROJECTION = "_in_projection_packed"
+_projection: Callable[..., Sequence[Tensor]] | None = getattr(functional, _PROJECTION, None)
+
+
+def _project(q: Tensor, k: Tensor, v: Tensor, w: Tensor, b: Tensor | None = None) -> Sequence[Tensor]:
+    """Queries, keys and values from one packed matrix, those of self-attention as parts of one product.
+
+    Going back, three parts are put side by side; torch takes them out of one tensor in another order, and its way back
+    adds three that are zero but for a third.
+    """
+    assert _projection is not None
+    if q is not k or k is not v:
+        return _projection(q, k, v, w, b)
+    return [part.contiguous() for part in functional.linear(q, w, b).chunk(3, dim=-1)]
+
 
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
@@ -95,12 +111,14 @@ def reproducible_kernels() -> Iterator[None]:
     """Run with gradients, with kernels that every kind of derivative exists for, the same every time, in full float32.
 
     The fused attention kernels have neither forward-mode derivatives nor double backward, and the encoder's
-    fast path bypasses autograd; the plain kernel computes the same function. Batch norm's fused kernel has slow
-    ones. On a GPU the deterministic kernels are taken.
+    fast path bypasses autograd; the plain kernel computes the same function, of projections that go back cheaply.
+    Batch norm's fused kernel has slow derivatives. On a GPU the deterministic kernels are taken.
     """
-    previous = functional.batch_norm
+    previous, projection = functional.batch_norm, getattr(functional, _PROJECTION, None)
     fast_path = torch.backends.mha.get_fastpath_enabled()
     functional.batch_norm = _batch_norm
+    if projection is not None:
+        setattr(functional, _PROJECTION, _project)
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with (
@@ -117,4 +135,6 @@ def reproducible_kernels() -> Iterator[None]:
             yield
     finally:
         functional.batch_norm = previous
+        if projection is not None:
+            setattr(functional, _PROJECTION, projection)
         torch.backends.mha.set_fastpath_enabled(fast_path)
