@@ -21,7 +21,7 @@ def positions_first(values: Tensor) -> Tensor:
 @pytest.mark.parametrize("budget", [1, 2**10, 2**22])
 @pytest.mark.parametrize(
     ("groups", "rows", "columns", "positions"),
-    [(1, 4, 6, 30), (1, 20, 6, 70), (2, 20, 30, 4), (2, 4, 3, 20), (1, 7, 9, 1)],
+    [(1, 4, 6, 30), (1, 20, 6, 70), (1, 70, 6, 30), (2, 20, 30, 4), (2, 4, 3, 20), (1, 7, 9, 1)],
 )
 def test_norms_and_sums_are_those_of_the_gradients(
     groups: int,

@@ -23,6 +23,8 @@ ADDED_AT_ONCE = 2**13
 GRADIENT_VALUES = 2**22
 # With fewer rows, products of one direction are too thin, and those of all directions are stacked whatever it takes.
 FEW_ROWS = 16
+# With more, those of one direction are large enough, and its gradients stay in the caches until their norms are taken.
+MANY_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def explicitly(
     directions, _, rows, _ = delta.shape
     size = rows * a.shape[1]
     # Stacked, products are larger; where positions do not lie side by side, the copy costs more than that saves.
-    is_stacked = doubts is not None or rows < FEW_ROWS or delta.stride(3) == 1
+    is_stacked = doubts is not None or rows < FEW_ROWS or (rows <= MANY_ROWS and delta.stride(3) == 1)
     together = max(1, min(directions, GRADIENT_VALUES // size)) if is_stacked else 1
     some = max(1, GRADIENT_VALUES // (size * together))
     if weighted is not None:
