@@ -62,7 +62,7 @@ class Watch:
         self._store: Store | None = None
         self._thread: threading.Thread | None = None
         self._is_over = threading.Event()
-        self._is_patient, self._pending = False, 0
+        self._is_patient, self._is_deaf, self._pending = False, False, 0
         self._heard = math.inf
         self._say: Say = lambda _: None
         self._reason = ""
@@ -103,6 +103,8 @@ class Watch:
             self._is_over.set()
             self._thread.join(2 * INTERVAL)
             self._leave_word(self._key(self._launch.rank), str(_GONE))
+            if self._is_deaf:
+                self.ignore()
             for number, handler in before.items():
                 if signal.getsignal(number) != signal.SIG_IGN:
                     signal.signal(number, handler)
@@ -124,12 +126,19 @@ class Watch:
             signal.raise_signal(number)
 
     def ignore(self) -> None:
-        """Something else is being said already: signals from the launcher, which must follow, say nothing new."""
-        for number in STOPPING:
-            signal.signal(number, signal.SIG_IGN)
+        """Something else is being said already: signals from the launcher, which must follow, say nothing new.
+
+        Layers that are summed in the backward pass on a GPU are so in autograd's thread, which may not set handlers.
+        """
+        self._is_deaf = True
+        if threading.current_thread() is threading.main_thread():
+            for number in STOPPING:
+                signal.signal(number, signal.SIG_IGN)
 
     def _on_signal(self, handler: Any) -> Any:
         def handle(number: int, frame: FrameType | None) -> None:
+            if self._is_deaf:
+                return
             if self._is_patient:
                 self._pending = number
                 return
