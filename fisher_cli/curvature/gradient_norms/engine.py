@@ -1,7 +1,7 @@
 """Squared per-example gradient norms of every parameter, for many score directions at once, batch after batch."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -12,6 +12,7 @@ from fisher_cli.curvature.batching import directions_at_once
 from fisher_cli.curvature.convolutions import convolutions_by
 from fisher_cli.curvature.gradient_norms import per_example
 from fisher_cli.curvature.gradient_norms.arrivals import cotangents_in_turn
+from fisher_cli.curvature.gradient_norms.attention import attention_of_all_directions
 from fisher_cli.curvature.gradient_norms.capture import Call, Hold, recorded_calls
 from fisher_cli.curvature.gradient_norms.contributions import (
     Contribution,
@@ -184,7 +185,7 @@ class Engine:
         """What a batch goes forward in."""
         with (
             reproducible_kernels(),
-            convolutions_by(convolve) if runs_behind(self.problem.device) else nullcontext(),
+            convolutions_by(convolve) if runs_behind(self.problem.device) else attention_of_all_directions(),
             recorded_calls(self.problem.parameters, hold) as calls,
         ):
             yield calls
