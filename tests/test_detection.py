@@ -8,16 +8,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
 
-from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
+from fisher_cli.inputs.checkpoints.checkpoints import Checkpoint, find_checkpoints, load_checkpoint
+from fisher_cli.inputs.networks import networks as networks_module
 from fisher_cli.inputs.networks import torchvision_models
-from fisher_cli.inputs.networks.architectures import find_architecture
+from fisher_cli.inputs.networks.architectures import Architecture, find_architecture
 from fisher_cli.inputs.networks.cifar_resnets import cifar_resnet
 from fisher_cli.inputs.networks.detection import detect
 from fisher_cli.inputs.networks.digits_networks import digits_cnn, digits_mlp
@@ -308,6 +311,27 @@ def test_names_without_end_are_looked_through_quickly() -> None:
     start = time.process_time()
     assert detect(checkpoint(weights)) is None
     assert time.process_time() - start < SECONDS
+
+
+def test_checkpoints_of_one_network_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+
+    def finding(given: Checkpoint, **options: Any) -> Architecture:
+        looked.append(given.name)
+        return find_architecture(given, **options)
+
+    monkeypatch.setattr(networks_module, "find_architecture", finding)
+    networks, found = networks_module.Networks(None, {}), []
+    perceptron, convolutional, smaller = digits_mlp(), digits_cnn(), digits_mlp(3)
+    for number, network in enumerate((perceptron, perceptron, smaller, convolutional, convolutional, perceptron)):
+        given = replace(checkpoint(network.state_dict()), name=f"step_{number}.pt")
+        architecture = networks.architecture(given)
+        assert same_weights(networks.load(architecture, given), network.state_dict())
+        found.append(architecture.name)
+    assert found == ["digits-mlp", "digits-mlp", "digits-mlp", "digits-cnn", "digits-cnn", "digits-mlp"]
+    assert looked == ["step_0.pt", "step_2.pt", "step_3.pt", "step_5.pt"]
+    named = replace(checkpoint(perceptron.state_dict()), architecture="digits-mlp")
+    assert networks.architecture(named).source == "checkpoint"
 
 
 def test_the_names_of_torchvision_are_the_classifiers() -> None:

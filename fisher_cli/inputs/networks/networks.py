@@ -12,6 +12,7 @@ from fisher_cli.inputs.checkpoints.pruning import apply_masks, remove_masks
 from fisher_cli.inputs.formats.containers import one_line
 from fisher_cli.inputs.networks.architectures import Architecture, find_architecture, find_factory
 from fisher_cli.inputs.networks.fitting import load_weights, network_notes, own_masks
+from fisher_cli.inputs.networks.shapes import shapes_of
 from fisher_cli.results import Status
 
 
@@ -29,6 +30,7 @@ class Networks:
         self._model, self._arguments = model, arguments
         self._factory = find_factory(self._model, self._arguments)
         self._built: dict[object, nn.Module] = {}
+        self._found: tuple[object, Architecture] | None = None
         if self._factory is not None:
             self._built = {self._factory.name: self._factory.build()}
 
@@ -38,7 +40,11 @@ class Networks:
             module = self._built[self._factory.name]
             remove_masks(module)  # those of the checkpoint before
             return replace(self._factory, notes=network_notes(module, checkpoint))
-        return find_architecture(checkpoint, model=self._model, arguments=self._arguments)
+        key = _what_decides(checkpoint)
+        if self._found is None or self._found[0] != key:
+            # To find one, networks are built without storage, a few for every checkpoint if it were not remembered.
+            self._found = key, find_architecture(checkpoint, model=self._model, arguments=self._arguments)
+        return self._found[1]
 
     def load(self, architecture: Architecture, checkpoint: Checkpoint) -> nn.Module:
         """The network with the checkpoint's weights; the same module for the next checkpoint of its kind."""
@@ -53,6 +59,12 @@ class Networks:
         load_weights(module, checkpoint)
         apply_masks(module, own_masks(module, checkpoint))
         return module
+
+
+def _what_decides(checkpoint: Checkpoint) -> object:
+    """All of a checkpoint that says which network it is: checkpoints that agree in it are of the same one."""
+    told = checkpoint.architecture, repr(checkpoint.architecture_arguments), repr(checkpoint.config)
+    return *told, tuple(shapes_of(checkpoint.weights).items())
 
 
 def refuse_nonfinite(checkpoint: Checkpoint) -> None:
