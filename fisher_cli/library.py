@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fisher_cli.accelerator import choose_device
 from fisher_cli.analysis import Analysis
+from fisher_cli.curvature.network_state import given_back
 from fisher_cli.curvature.problem import TensorData
 from fisher_cli.errors import DataError, UsageError
 from fisher_cli.measurement import measure
@@ -34,7 +35,7 @@ def analyze(
     """Fisher traces and eigenvalues of a sequence of checkpoints or modules: `.table` and `.layers` are DataFrames.
 
     Args:
-        checkpoints: files, folders, or modules (given order is kept; they are changed to evaluation mode).
+        checkpoints: files, folders, or modules (given order is kept; they are given back as they came).
         data: a dataset's name as for `--data`; with modules also a pair (inputs (N, …), labels (N,)).
         batch_size: examples at once; None for the automatic rule.
         device: auto, cpu, cuda or cuda:N.
@@ -163,7 +164,10 @@ def _analyze_modules(
     for index, module in enumerate(modules):
         if trail is not None:
             trail.advance()
-        found = measure(module, source, settings, batch_size=batch_size, device=device, classes=classes, trail=trail)
+        with given_back(module):
+            found = measure(
+                module, source, settings, batch_size=batch_size, device=device, classes=classes, trail=trail
+            )
         batch_size = batch_size if found.memory_ran_out_at is None else found.batch_size
         named = replace(found, checkpoint=f"module-{index}", architecture=type(module).__name__)
         analysis.measurements.append(named)

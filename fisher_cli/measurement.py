@@ -11,6 +11,7 @@ from torch import nn
 
 from fisher_cli.clock import Clock
 from fisher_cli.comparing import with_comparison
+from fisher_cli.curvature.company import differing_examples, refuse_coupling
 from fisher_cli.curvature.determinism import without_determinism
 from fisher_cli.curvature.eigensystems import Matrix, matrices
 from fisher_cli.curvature.gradients import gradient
@@ -231,9 +232,7 @@ def _measured(
         swept.gradient.forget()
     if not signal.signal_to_noise and settings.asks_for_rows:
         notes.append("gradient_snr is not above zero: left empty")
-    if not settings.recalibrate_bn:
-        with clock("normalization"):
-            notes += filter(None, [remark(discrepancies(problem), problem.examples)])
+    notes += _second_evaluation(problem, settings, swept, clock, checks=verify and not rounded)
     movement, remarks = None, tuple[str, ...]()
     if trail is not None and settings.spectrum is None:
         with clock("movement"):
@@ -267,6 +266,28 @@ def _measured(
     if trail is not None and settings.spectrum is None:
         trail.leave(problem, swept.outputs, swept.trace)
     return measurement
+
+
+def _second_evaluation(problem: Problem, settings: Settings, swept: Sweep, clock: Clock, *, checks: bool) -> list[str]:
+    """Evaluate every example among others than in the sweep, and look at batch norms' statistics on the way."""
+    differing = list[tuple[float, int]]()
+
+    def evaluate() -> None:
+        with clock("check"):
+            differing.extend(differing_examples(problem, swept.outputs))
+
+    remarks = list[str]()
+    # What a single example is given as company is no example, and not for the statistics.
+    shared = evaluate if checks and problem.examples > 1 else None
+    if not settings.recalibrate_bn:
+        with clock("normalization"):
+            remarks += filter(None, [remark(discrepancies(problem, shared), problem.examples)])
+    if checks:
+        if settings.recalibrate_bn or shared is None:
+            evaluate()
+        with clock("check"):
+            refuse_coupling(problem, differing)
+    return remarks
 
 
 def _compare_stage(observer: Observer, text: str, fraction: float) -> None:

@@ -272,8 +272,3 @@ main()
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert found.returncode == (2 if words == ["nothing"] else 0), found.stderr
     assert found.stdout.splitlines()[-1] == "imported: []"
-
-
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_files_stay_small(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 350

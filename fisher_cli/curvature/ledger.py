@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from fisher_cli.curvature.gradient_norms.engine import Engine
+from fisher_cli.curvature.gradient_norms.engine import NOT_CHECKED, Engine
 from fisher_cli.curvature.gradient_norms.work import Operations, counted
 from fisher_cli.curvature.memory import raise_if_out_of_memory
 from fisher_cli.curvature.scores import Scoring
@@ -16,6 +16,11 @@ def without_work(trace: Trace, directions: int) -> Ledger:
     """The ledger of a trace that took so many backward passes per batch, nothing counted yet."""
     entries = tuple(Coverage(layer.name, layer.parameters, layer.method, None) for layer in trace.layers)
     return Ledger(entries, directions, None)
+
+
+def not_checked(ledger: Ledger | None) -> set[str]:
+    """The tensors whose gradient no check could tell from rounding."""
+    return set() if ledger is None else {entry.name for entry in ledger.entries if entry.method.endswith(NOT_CHECKED)}
 
 
 def with_work(ledger: Ledger, engine: Engine, scoring: Scoring, known: Ledger | None = None) -> Ledger:

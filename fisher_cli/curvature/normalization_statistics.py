@@ -120,22 +120,31 @@ class _Reached(Exception):
 
 
 @torch.inference_mode(mode=False)
-def discrepancies(problem: Problem) -> tuple[Discrepancy, ...]:
+def discrepancies(problem: Problem, evaluate_all: Callable[[], None] | None = None) -> tuple[Discrepancy, ...]:
     """The batch norms in order of use, each with how far its running statistics are from those of the examples.
 
     One forward pass in evaluation, nothing without batch norms; a layer sees its inputs as the layers below make them
     from their running statistics.
+
+    Args:
+        problem: the network and its examples.
+        evaluate_all: makes a forward pass of every example, once, for a purpose of its own that can serve here too.
     """
     layers, moments = _batch_norms(problem.model), dict[str, _ChannelMoments]()
     if not layers:
+        if evaluate_all is not None:
+            evaluate_all()
         return ()
     with (
         _watched(layers, lambda name, inputs: moments.setdefault(name, _ChannelMoments()).add(inputs)),
         reproducible_kernels(),
         torch.no_grad(),
     ):
-        for batch in problem.batches(problem.product_batch_size):
-            problem.forward(batch.inputs)
+        if evaluate_all is not None:
+            evaluate_all()
+        else:
+            for batch in problem.batches(problem.product_batch_size):
+                problem.forward(batch.inputs)
     used = max(problem.world.exchange(list(moments)), key=len)
     whole = {name: moments.get(name, _ChannelMoments()).over_ranks(problem.world) for name in used}
     return tuple(_discrepancy(name, layers[name], found) for name, found in whole.items())
@@ -212,11 +221,13 @@ def recalibrate(problem: Problem) -> tuple[str, ...]:
         mean, variance = _statistics(layers[name])
         mean.copy_(moments[name].mean)
         variance.copy_(moments[name].variance)  # what training normalises by, as long as layers after it look
+        problem.state.renew()
     for name, found in moments.items():
         _statistics(layers[name])[1].copy_(found.squares / max(1, found.count - 1))
         counter = layers[name].num_batches_tracked
         if counter is not None:
             counter.fill_(1)
+    problem.state.renew()
     return tuple(order)
 
 

@@ -1,8 +1,8 @@
 """The question every estimator answers: a network in evaluation mode, a likelihood, examples, parameters."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import NoReturn, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,17 @@ from fisher_cli.curvature.backward import gradients_in_turn
 from fisher_cli.curvature.batching import automatic_batch_size, network_bytes, values_per_example
 from fisher_cli.curvature.kernels import reproducible_kernels
 from fisher_cli.curvature.likelihoods import Likelihood, likelihood_named
+from fisher_cli.curvature.memory import raise_if_out_of_memory
+from fisher_cli.curvature.network_state import NetworkState
+from fisher_cli.curvature.precision import (
+    ROUNDING,
+    copy_in_precision,
+    differs_by_more_than_rounding,
+    dtypes_of,
+    in_precision,
+)
 from fisher_cli.curvature.prefetch import one_ahead, pinned
+from fisher_cli.curvature.random_state import RandomState, first_to_draw
 from fisher_cli.curvature.recomputation import Block, Recomputation, recomputed
 from fisher_cli.curvature.sums import add_to
 from fisher_cli.curvature.world import ALONE, World
@@ -67,7 +77,8 @@ class Problem:
     `parameters` holds each analysed tensor once, under its first name. `batch_size` examples go through the network
     at once with many directions, `product_batch_size` with one; `keep_graphs` allows products to keep their graphs.
     The ranks of the `world` share the batches. Activations of `blocks` are not kept but computed anew in the backward
-    pass. Make one with `pose`.
+    pass. `state` is what the network holds besides its parameters, the same before every forward pass. Make one with
+    `pose`.
     """
 
     model: nn.Module
@@ -77,6 +88,7 @@ class Problem:
     batch_size: int
     outputs: int
     product_batch_size: int
+    state: NetworkState
     keep_graphs: bool = True
     world: World = ALONE
     blocks: tuple[Block, ...] = ()
@@ -145,8 +157,31 @@ class Problem:
                 yield self._batch(inputs, labels, start)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """The network's outputs z, (B, C), on a copy of the inputs: a network may work on them in place."""
-        return as_outputs(self.model(inputs.clone()), len(inputs))
+        """The network's outputs z, (B, C), on a copy of the inputs: a network may work on them in place.
+
+        Raises:
+            CoupledExamplesError: the forward pass draws random numbers.
+        """
+        before = RandomState.now(self.device)
+        self.state.restore()
+        try:
+            raw = evaluated(self.model, inputs, self.dtype)
+        finally:
+            self.state.restore()
+        if before.has_moved():
+            _refuse_random(self.model, inputs)
+        return as_outputs(raw, len(inputs))
+
+    def double(self) -> "Problem":
+        """The same problem with a copy of the network in float64.
+
+        Raises:
+            RuntimeError: the network cannot be copied.
+        """
+        model = copy_in_precision(self.model, torch.float64)
+        copies = dict(zip(map(id, self.model.parameters()), model.parameters(), strict=True))
+        parameters = {name: copies[id(parameter)] for name, parameter in self.parameters.items()}
+        return replace(self, model=model, parameters=parameters, state=NetworkState(model))
 
     def tracked_outputs(self, inputs: Tensor) -> Tensor:
         """The outputs with their graph, whose `blocks` save nothing but what they are given."""
@@ -181,6 +216,42 @@ class Problem:
 
         with reproducible_kernels():
             gradients_in_turn(outputs, self.parameters, scaled, add, keep=keep)
+
+
+def evaluated(model: nn.Module, inputs: Tensor, dtype: torch.dtype) -> object:
+    """What a network of this precision returns for a copy of the inputs.
+
+    In float64 a forward pass that makes tensors of torch's default type, as `torch.zeros(…)` for a first hidden state,
+    may meet its own weights in another. Then, and only then, the default is float64 for its time: elsewhere it would
+    change the constants that the network computes with.
+
+    Raises:
+        RuntimeError: what the network raised.
+    """
+    try:
+        return model(inputs.clone())
+    except RuntimeError as error:
+        if dtype is not torch.float64 or not any(word in str(error) for word in ("dtype", "scalar type", "same type")):
+            raise
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        return model(inputs.clone())
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _refuse_random(model: nn.Module, inputs: Tensor) -> NoReturn:
+    """Name the module whose forward pass drew random numbers.
+
+    Raises:
+        CoupledExamplesError: always.
+    """
+    msg = (
+        f"{first_to_draw(model, inputs)} draws random numbers in its forward pass: the outputs depend on chance, and "
+        "no Fisher belongs to them; make it deterministic in evaluation mode"
+    )
+    raise CoupledExamplesError(msg)
 
 
 def widened(values: Tensor) -> Tensor:
@@ -256,30 +327,71 @@ def _on(inputs: Tensor, like: Tensor) -> Tensor:
     return there.to(like.dtype) if inputs.is_floating_point() else there
 
 
-def _probe(model: nn.Module, data: Data, like: Tensor) -> Tensor:
+def _refuse_compiled(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            msg = (
+                f"{name or 'the network'} is compiled by torch.jit, and its layers cannot be watched: give the module "
+                "that it was made from, with its weights"
+            )
+            raise ArchitectureError(msg)
+
+
+def _probe(model: nn.Module, inputs: Tensor, like: Tensor) -> Tensor:
     """The outputs for the first examples, computed with all errors put into words.
 
     Raises:
+        CoupledExamplesError: the forward pass draws random numbers.
         DataError: the network does not take inputs of this shape.
         NumericalError: the outputs are NaN or infinite.
     """
-    inputs, _ = data.batch(0, min(2, len(data)))
-    inputs = _on(inputs, like)
+    inputs, before = _on(inputs, like), RandomState.now(like.device)
     try:
         with reproducible_kernels(), torch.no_grad():
-            raw = model(inputs.clone())
+            raw = evaluated(model, inputs, like.dtype)
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        raise_if_out_of_memory(error)
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         msg = (
             f"the network does not accept inputs of shape {tuple(inputs.shape[1:])} ({reason}): "
             "check --model and --data"
         )
         raise DataError(msg) from error
+    if before.has_moved():
+        _refuse_random(model, inputs)
     outputs = as_outputs(raw, len(inputs))
     if not bool(outputs.isfinite().all()):
         msg = "the network's outputs are NaN or infinite on the first examples"
         raise NumericalError(msg)
     return outputs
+
+
+def _outputs_as_given(model: nn.Module, inputs: Tensor, like: Tensor) -> Tensor | None:
+    """The outputs in the precision that the network came in; None where it cannot be evaluated in it."""
+    inputs = _on(inputs, like)
+    try:
+        with torch.no_grad():
+            return as_outputs(model(inputs.clone()), len(inputs))
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, ArchitectureError) as error:
+        raise_if_out_of_memory(error)  # all else is said of the network in the precision that it is analysed in
+        return None
+
+
+def _refuse_another_function(given: Tensor | None, outputs: Tensor, dtypes: set[torch.dtype]) -> None:
+    """Hold the outputs of a network in another precision against those that it had as it came.
+
+    Raises:
+        NumericalError: they differ by more than rounding.
+    """
+    coarsest = max(dtypes, key=lambda dtype: ROUNDING[dtype])
+    if given is None or not differs_by_more_than_rounding(given, outputs, coarsest):
+        return
+    names = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+    msg = (
+        f"the network's outputs in {names} differ by more than rounding: its forward pass depends on the precision, "
+        "and the numbers would be those of another network; choose the one that it was trained in with --dtype"
+    )
+    raise NumericalError(msg)
 
 
 @torch.inference_mode(mode=False)
@@ -297,15 +409,18 @@ def pose(
     """The problem of a network on examples, moved to the device, in evaluation mode and checked.
 
     `parameters` defaults to all that require gradients, `batch_size` to the automatic rule, `dtype` to the
-    network's own, at least float32. The network is changed in place: mode, device, dtype.
+    network's own, at least float32. The network is changed in place: mode, device, dtype; `given_back` undoes it.
 
     Raises:
         DataError: there are no examples, or their labels or shapes do not fit the network.
-        ArchitectureError: the network has no parameters to analyse or returns no logits.
+        ArchitectureError: the network has no parameters to analyse, returns no logits, or is compiled by torch.jit.
+        CoupledExamplesError: the forward pass draws random numbers.
+        NumericalError: outputs are NaN or infinite, or those of another function in another precision.
     """
     if len(data) == 0:
         msg = "there are no examples"
         raise DataError(msg)
+    _refuse_compiled(model)
     chosen = dict(model.named_parameters()) if parameters is None else dict(parameters)
     chosen = {name: parameter for name, parameter in chosen.items() if parameter.requires_grad}
     if not chosen:
@@ -314,12 +429,19 @@ def pose(
     _refuse_parameters(chosen)
     model.eval()
     first = next(iter(chosen.values()))
-    double = dtype is None and first.dtype is torch.float64
-    model.to(device=device or first.device, dtype=torch.float64 if double else dtype or torch.float32)
-    manage_freed_memory(large=is_large(network_bytes(model)))
+    precision = torch.float64 if dtype is None and first.dtype is torch.float64 else dtype or torch.float32
     _use_plain_gradients(model)
     _refuse_coupling(model)
-    outputs = _probe(model, data, first)
+    inputs, _ = data.batch(0, min(2, len(data)))
+    state, given, dtypes = NetworkState(model), None, dtypes_of(model) | {precision}
+    if len(dtypes) > 1:
+        given = _outputs_as_given(model, inputs, first)
+        state.restore()
+    in_precision(model, precision, torch.device(device or first.device))
+    manage_freed_memory(large=is_large(network_bytes(model)))
+    state = NetworkState(model)
+    outputs = _probe(model, inputs, first)
+    _refuse_another_function(given, outputs, dtypes)
     kind = likelihood_named(likelihood, outputs.shape[1])
     if len(data.labels) != len(data):
         msg = f"there are {len(data)} examples and {len(data.labels)} labels"
@@ -331,5 +453,6 @@ def pose(
         values = values_per_example(model, inputs)
         batch_size = automatic_batch_size(values, first, outputs.shape[1], len(data))
         product_batch_size = automatic_batch_size(values, first, 1, len(data))
+    state.restore()
     batch_size, product_batch_size = map(min, zip(*world.exchange([batch_size, product_batch_size]), strict=True))
-    return Problem(model, kind, data, chosen, batch_size, outputs.shape[1], product_batch_size, world=world)
+    return Problem(model, kind, data, chosen, batch_size, outputs.shape[1], product_batch_size, state, world=world)

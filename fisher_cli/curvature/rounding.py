@@ -9,6 +9,7 @@ from fisher_cli.curvature.deflation import Pilot, columns_for_many_outputs, defl
 from fisher_cli.curvature.gradient_norms import verification
 from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.kernels import tf32_products
+from fisher_cli.curvature.precision import in_precision
 from fisher_cli.curvature.problem import Problem
 from fisher_cli.results import Check, Rounding
 
@@ -50,7 +51,7 @@ def round_network(
     check = None
     if verify:
         with timed("check"):
-            check = verification.check(Engine(problem))
+            check = verification.check(Engine(problem)).result()
     with timed("rounding"):
         return check, _compared(problem, seed, tf32=tf32)
 
@@ -58,7 +59,8 @@ def round_network(
 def _compared(problem: Problem, seed: int, *, tf32: bool) -> Rounding:
     true, empirical = _traces(problem, seed)
     if not tf32:
-        problem.model.to(torch.bfloat16)
+        in_precision(problem.model, torch.bfloat16)
+        problem.state.renew()
         problem.give_back_memory()
     with tf32_products(wanted=tf32):
         rounded_true, rounded_empirical = _traces(problem, seed)

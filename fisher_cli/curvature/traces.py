@@ -13,7 +13,7 @@ from fisher_cli.curvature.gradient_norms import verification
 from fisher_cli.curvature.gradient_norms.doubts import runs_behind
 from fisher_cli.curvature.gradient_norms.engine import Engine, Pass
 from fisher_cli.curvature.kernels import steady_arithmetic
-from fisher_cli.curvature.ledger import with_work, without_work
+from fisher_cli.curvature.ledger import not_checked, with_work, without_work
 from fisher_cli.curvature.mean_gradient import MeanGradient, mean_gradient
 from fisher_cli.curvature.memory import raise_if_out_of_memory
 from fisher_cli.curvature.moments import Moments, as_floats, over_ranks, ratio_of_means
@@ -164,16 +164,16 @@ def sweep(
         VerificationError: the engine disagrees with plain autograd, or sums over layers or examples do not hold.
         CoupledExamplesError: an example's outputs depend on the others, on chance or on earlier calls.
     """
-    engine, check = Engine(problem), None
+    engine, checker = Engine(problem), None
     if verify and not is_checked:
         with timed("check"):
-            check = verification.check(engine)
+            checker = verification.check(engine, unchecked=not_checked(known))
             problem.give_back_memory()
     scoring, described = _scoring(engine, estimator, samples, target_error, seed)
     totals = _Totals(mean_gradient(problem))
     with totals.naming_outputs():
         for batch in totals.gradient.adding(problem.batches()):
-            _add_batch(totals, engine, batch, scoring)
+            _add_batch(totals, engine, batch, scoring, checker)
             if advance is not None:
                 advance(min(1.0, problem.world.size * (batch.start + len(batch)) / problem.examples))
     has_columns = described == "exact" and problem.likelihood.name == "softmax"
@@ -188,6 +188,7 @@ def sweep(
     problem.give_back_memory()
     columns = torch.cat(totals.columns) if has_columns else None
     outputs, per_example = torch.cat(totals.outputs), totals.predictions.per_example()
+    check = None if checker is None else checker.result()
     return Sweep(predictions, trace, totals.gradient, ledger, check, columns, outputs, engine, per_example)
 
 
@@ -206,11 +207,14 @@ def _scoring(
     return deflated(engine, found, seed), f"deflated k={found.columns}"
 
 
-def _add_batch(totals: _Totals, engine: Engine, batch: Batch, scoring: Scoring) -> None:
+def _add_batch(
+    totals: _Totals, engine: Engine, batch: Batch, scoring: Scoring, checker: verification.Checker | None
+) -> None:
     """Take in a batch, whose graph is let go before the next one is made.
 
     Raises:
         NumericalError: the outputs are NaN or infinite.
+        VerificationError: an example's norms differ from plain autograd's.
     """
     evaluated = engine.evaluate(batch)
     outputs = evaluated.outputs.detach()
@@ -219,10 +223,14 @@ def _add_batch(totals: _Totals, engine: Engine, batch: Batch, scoring: Scoring) 
         totals.require_finite_outputs()
     totals.outputs.append(outputs)
     totals.predictions.add(engine.problem.likelihood, outputs, batch.labels)
-    _add_traces(totals, evaluated, scoring(outputs, batch.labels, batch.start))
+    scores = scoring(outputs, batch.labels, batch.start)
+    norms = _add_traces(totals, evaluated, scores)
+    if checker is not None:
+        checker.look_at(batch, scores.directions, norms)
 
 
-def _add_traces(totals: _Totals, evaluated: Pass, scores: Scores) -> None:
+def _add_traces(totals: _Totals, evaluated: Pass, scores: Scores) -> dict[str, Tensor]:
+    """Take in a batch's traces; its norms."""
     totals.directions = len(scores.directions)
 
     norms = evaluated.measure(scores.directions, scores.observed, totals.gradient.add, scores.observed_row)
@@ -236,6 +244,7 @@ def _add_traces(totals: _Totals, evaluated: Pass, scores: Scores) -> None:
     totals.columns.append(columns.T)
     totals.true_terms.append(columns.sum(0))
     totals.empirical_terms.append(empirical.sum(0))
+    return norms
 
 
 def _variance_of_draws(draws: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from fisher_cli.curvature.gradient_norms.contributions import (
 from fisher_cli.curvature.gradient_norms.convolution_transpose import convolve
 from fisher_cli.curvature.gradient_norms.doubts import Doubts, runs_behind
 from fisher_cli.curvature.gradient_norms.graph import Graph, read_graph
-from fisher_cli.curvature.gradient_norms.layouts import Layout, find_layout, ratios_for
+from fisher_cli.curvature.gradient_norms.layouts import Layout, find_layout, only_layout, ratios_for
 from fisher_cli.curvature.gradient_norms.plan import Plan, contributions_in_turn, one_after_another
 from fisher_cli.curvature.gradient_norms.rules import RULES
 from fisher_cli.curvature.gradient_norms.work import spent_on, uncounted
@@ -38,6 +38,7 @@ from fisher_cli.errors import ArchitectureError
 
 PER_EXAMPLE = "per-example"
 UNUSED = "unused"
+NOT_CHECKED = " (not checked: the gradient is rounding)"
 
 PartOf = Callable[[str], Tensor]
 """A parameter's name → what a vector has for it, in its shape."""
@@ -72,21 +73,24 @@ class Engine:
     """The norms of a problem; remembers what it has learned about the network from earlier batches.
 
     `methods` is the coverage ledger: for every parameter the rules it went through, `per-example`, or
-    `unused` (no path to the outputs: its gradient is zero).
+    `unused` (no path to the outputs: its gradient is zero). `unchecked` are those whose gradient is rounding alone, so
+    that no check can tell whether it is right.
     """
 
     problem: Problem
     methods: dict[str, set[str]] = field(default_factory=dict)
     vectorise: bool = True
+    unchecked: set[str] = field(default_factory=set)
     _layouts: dict[object, tuple[Layout | None, ...]] = field(default_factory=dict)
     _careful: set[str] = field(default_factory=set)  # parameters whose quick route was inexact once
 
     def ledger(self) -> dict[str, str]:
         """One word or several per parameter: how its norms were found."""
-        return {
+        words = {
             name: ", ".join(sorted(found - {UNUSED})) or UNUSED
             for name, found in ((name, self.methods.get(name, set())) for name in self.problem.parameters)
         }
+        return {name: word + (NOT_CHECKED if name in self.unchecked else "") for name, word in words.items()}
 
     def share_methods(self) -> None:
         """Let the ledger say what all ranks have seen: a network may treat other examples in other ways."""
@@ -104,7 +108,7 @@ class Engine:
         if not outputs.requires_grad:
             msg = "the network's outputs do not depend on the analysed parameters: check --include and --exclude"
             raise ArchitectureError(msg)
-        graph = read_graph(outputs)
+        graph = read_graph(outputs, len(batch))
         usable = [call for call in calls if call.edge.node in graph.nodes and call.unchanged]
         plan = self._plan(graph, usable, self._find_layouts(outputs, usable, graph, len(batch)))
 
@@ -204,23 +208,31 @@ class Engine:
     def _find_layouts(
         self, outputs: Tensor, calls: Sequence[Call], graph: Graph, examples: int
     ) -> tuple[Layout | None, ...]:
-        """Each call's layout: by the test on the first batch of its kind, remembered where data cannot change it."""
-        signature = (examples, tuple((call.function, call.roles, call.output_shape) for call in calls))
-        if signature in self._layouts and not graph.depends_on_data:
-            return self._layouts[signature]
+        """Each call's layout, by a test on this batch or remembered from another.
+
+        Remembered is what the cotangents of a batch told, for graphs that move entries in the same way whatever the
+        data are. A single example has every entry, wherever it lies.
+        """
         if not calls:
             return ()
+        signature = (examples, graph.places, tuple((call.function, call.roles, call.output_shape) for call in calls))
+        known = self._layouts.get(signature) if graph.places is not None else None
+        if known is not None:
+            return known
+        if examples == 1:
+            return tuple(only_layout(call) for call in calls)
         generator = torch.Generator().manual_seed(0)
         direction = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
         ratios = ratios_for(examples, outputs)
         pair = torch.stack([direction, direction * ratios.unsqueeze(1)])
-        layouts: list[Layout | None] = [None] * len(calls)
+        layouts, told = list[Layout | None]([None] * len(calls)), [False] * len(calls)
 
         def find(index: int, both: Tensor) -> None:
-            layouts[index] = find_layout(calls[index], both[0], both[1], ratios)
+            layouts[index], told[index] = find_layout(calls[index], both[0], both[1], ratios)
 
         cotangents_in_turn(outputs, [call.edge for call in calls], pair, find)
-        self._layouts[signature] = tuple(layouts)
+        if graph.places is not None and all(told):
+            self._layouts[signature] = tuple(layouts)
         return tuple(layouts)
 
     def _plan(self, graph: Graph, calls: Sequence[Call], layouts: Sequence[Layout | None]) -> Plan:

@@ -1,7 +1,7 @@
 """Where a call keeps the examples of a batch, found by a test on the gradients themselves.
 
 Pull back a direction v and the same direction with example b scaled by r_b: by linearity every entry of every
-cotangent that belongs to example b is scaled by r_b. A layout that explains the ratios is the layout; a call that
+cotangent that belongs to example b is scaled by r_b. The one layout that explains the ratios is the layout; a call that
 none explains mixes the examples, and its parameters go through per-example gradients.
 """
 
@@ -15,10 +15,12 @@ from fisher_cli.curvature.gradient_norms.capture import Call
 from fisher_cli.curvature.gradient_norms.rules import RULES
 from fisher_cli.curvature.kernels import network_is_in_tf32
 
-# Largest accepted deviation from the ratios, relative to the cotangent's largest entry; a wrong layout is off by
-# the spread of the ratios, about a third.
+# Largest accepted deviation from the ratios, relative to the largest entry of the example's cotangent; a wrong layout
+# is off by the spread of the ratios, about a third.
 TOLERANCE = {torch.bfloat16: 0.1, torch.float32: 1e-3, torch.float64: 1e-7}
 TF32_TOLERANCE = 0.05
+# An example counts as if its largest entry were at least this share of the largest of all.
+SMALLEST_EXAMPLE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,28 @@ def _candidates(call: Call, examples: int) -> Iterator[Layout]:
                 yield Layout(dimension, 1)
 
 
-def find_layout(call: Call, cotangent: Tensor, scaled: Tensor, ratios: Tensor) -> Layout | None:
-    """The layout under which `scaled` is `cotangent` with every example multiplied by its ratio; None if none is."""
+def only_layout(call: Call) -> Layout | None:
+    """The layout of a batch of one example, which needs no test; None where the call has no examples to tell apart."""
+    return next(_candidates(call, 1), None)
+
+
+def find_layout(call: Call, cotangent: Tensor, scaled: Tensor, ratios: Tensor) -> tuple[Layout | None, bool]:
+    """The layout under which `scaled` is `cotangent` with every example multiplied by its ratio; None if none is.
+
+    Also whether the cotangent tells: one that is zero fits every layout, one that is zero nearly everywhere may fit
+    several. What any of them takes from it is the same, and says nothing about another batch.
+    """
+    candidates = list(_candidates(call, len(ratios)))
+    if not bool(cotangent.any()):
+        return next(iter(candidates), None), False
+    fitting = [layout for layout in candidates if _fits(layout, cotangent, scaled, ratios)]
+    return next(iter(fitting), None), len(fitting) < 2
+
+
+def _fits(layout: Layout, cotangent: Tensor, scaled: Tensor, ratios: Tensor) -> bool:
+    """Whether every entry is multiplied by its example's ratio, to the accuracy that this example's entries have."""
     tolerance = TF32_TOLERANCE if network_is_in_tf32() else TOLERANCE[cotangent.dtype]
-    limit = tolerance * float(cotangent.abs().amax()) if cotangent.numel() else 0.0
-    for layout in _candidates(call, len(ratios)):
-        difference = scaled - cotangent * layout.spread(ratios, cotangent.dim())
-        if float(difference.abs().amax()) <= limit:
-            return layout
-    return None
+    difference = (scaled - cotangent * layout.spread(ratios, cotangent.dim())).abs()
+    sizes = layout.examples_first(cotangent.abs()).reshape(len(ratios), -1).amax(1)
+    limits = tolerance * sizes.clamp_min(SMALLEST_EXAMPLE * float(sizes.max()))
+    return bool((layout.examples_first(difference).reshape(len(ratios), -1).amax(1) <= limits).all())

@@ -8,7 +8,7 @@ from torch.func import vjp, vmap
 
 from fisher_cli.curvature.backward import gradients_in_turn
 from fisher_cli.curvature.kernels import reproducible_kernels
-from fisher_cli.curvature.problem import Problem, as_outputs
+from fisher_cli.curvature.problem import Problem, as_outputs, evaluated
 from fisher_cli.curvature.substitution import substituted
 from fisher_cli.curvature.sums import squared_norm
 
@@ -58,7 +58,7 @@ def _chunk(
     def norms(example: Tensor, vectors: Tensor) -> dict[str, Tensor]:
         def outputs(values: dict[str, Tensor]) -> Tensor:
             with substituted(problem.model, problem.parameters, values):
-                return as_outputs(problem.model(example.unsqueeze(0).clone()), 1).squeeze(0)
+                return as_outputs(evaluated(problem.model, example.unsqueeze(0), problem.dtype), 1).squeeze(0)
 
         pull_back = vjp(outputs, chosen)[1]
 
@@ -73,8 +73,11 @@ def _chunk(
         return vmap(reduced)(vectors)
 
     # Outside of the transform no_grad is not seen by it, but keeps the other parameters from being tracked.
-    with reproducible_kernels(), torch.no_grad():
-        by_example = vmap(norms, in_dims=(0, 1))(inputs, directions)
+    try:
+        with reproducible_kernels(), torch.no_grad():
+            by_example = vmap(norms, in_dims=(0, 1))(inputs, directions)
+    finally:
+        problem.state.restore()  # what the forward pass left behind is a tensor of the transform
     if any(norm.shape[:2] != (len(inputs), len(directions)) for norm in by_example.values()):
         msg = "a vectorised norm is not one number per example and direction"
         raise RuntimeError(msg)

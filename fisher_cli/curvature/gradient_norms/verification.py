@@ -1,34 +1,194 @@
-"""The run-time check: a few examples against plain autograd, one example and one direction at a time."""
+"""The run-time check: some examples against plain autograd, one example and one direction at a time."""
 
-import copy
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from fisher_cli.curvature.company import refuse_coupling_in, refuse_state
 from fisher_cli.curvature.gradient_norms import per_example
 from fisher_cli.curvature.gradient_norms.engine import Engine
-from fisher_cli.curvature.kernels import reproducible_kernels
 from fisher_cli.curvature.memory import raise_if_out_of_memory
 from fisher_cli.curvature.problem import Batch, Problem
-from fisher_cli.errors import CoupledExamplesError, VerificationError
+from fisher_cli.errors import VerificationError
 from fisher_cli.results import Check
 
 EXAMPLES = 2
 DIRECTIONS = 4
+# Examples of later batches that are looked at during a sweep.
+LATER_EXAMPLES = 2
 
-# Largest accepted difference, relative to the larger of the tensor's own norm and 1e-3 of all tensors'
-# together (the gradients of some tensors are exactly zero, and rounding is all that is left of them).
+# Largest accepted difference of a squared norm, relative to itself.
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-7}
-SMALL_SHARE = 1e-3
+# Rounding of a gradient in float64, relative to that of all tensors together: what is left where terms cancel.
+ROUNDING = 1e-12
+# In float32 every look at a tensor must be off by so much of its gradient, beyond rounding, before the row fails: a
+# unit whose input is all but zero may be on in one run and off in the other.
+OFF = 0.03
+
+Norms = Mapping[str, Tensor]
+"""Squared gradient norms by parameter, (K, n) in float64 for K directions and n examples."""
 
 
-def check(engine: Engine) -> Check:
+@dataclass
+class Checker:
+    """Holds an engine's norms against plain autograd's, each tensor against its own.
+
+    `unchecked` are the tensors whose gradient is no more than rounding (a key's bias, which no attention weight depends
+    on): nothing can be held against it. `largest` is the largest relative difference of all others.
+    """
+
+    engine: Engine
+    unchecked: set[str] = field(default_factory=set)
+    largest: float = 0.0
+    examples: int = 0
+    precision: str = ""
+
+    def compare(self, batch: Batch, places: Sequence[int], directions: Tensor, ours: Norms) -> None:
+        """Hold the norms (K, B) of some examples of a batch against those of each alone.
+
+        What differs in float32 is looked at in float64, where rounding does not hide what a small tensor has.
+
+        Raises:
+            VerificationError: a parameter's norms differ by more than rounding.
+        """
+        problem, names = self.engine.problem, list(self.engine.problem.parameters)
+        index = torch.tensor(places, device=directions.device)
+        theirs = per_example.one_by_one(problem, names, batch.inputs[index], directions[:, index])
+        mine = {name: ours[name][:, index] for name in names if name in ours}  # what is missing fails the ledger
+        self.examples += len(places)
+        self.precision = str(problem.dtype).removeprefix("torch.")
+        if problem.dtype is torch.float64:
+            self._compare_doubles(mine, theirs, batch, places)
+            return
+        limits = {name: TOLERANCE[torch.float32] * theirs[name] for name in names}
+        differing = [name for name in _beyond(mine, theirs, limits) if name not in self.unchecked]
+        if differing:
+            self._look_again(batch, places, directions, mine, theirs, differing)
+        self._note(mine, theirs, mine.keys() - self.unchecked - set(differing))
+
+    def look_at(self, batch: Batch, directions: Tensor, norms: Norms) -> None:
+        """Compare those of the later examples that are in this batch of a sweep, by some of its directions.
+
+        Raises:
+            VerificationError: a parameter's norms differ by more than rounding.
+        """
+        places = sorted(number - batch.start for number in later_examples(self.engine.problem.examples))
+        places = [place for place in places if 0 <= place < len(batch)]
+        if places:
+            chosen = torch.linspace(0, len(directions) - 1, min(DIRECTIONS, len(directions))).long().tolist()
+            some = {name: norm[chosen] for name, norm in norms.items()}
+            self.compare(batch, places, directions[chosen], some)
+
+    def _compare_doubles(self, ours: Norms, theirs: Norms, batch: Batch, places: Sequence[int]) -> None:
+        """In float64: to 1e-7 of the tensor's own norm, or to rounding of all tensors' gradient.
+
+        Raises:
+            VerificationError: one is further off.
+        """
+        rounding = ROUNDING * torch.stack(list(theirs.values())).sum(0).sqrt()
+        limits = {
+            name: TOLERANCE[torch.float64] * norm + 2 * norm.sqrt() * rounding + rounding**2
+            for name, norm in theirs.items()
+        }
+        differing = _beyond(ours, theirs, limits)
+        if differing:
+            raise VerificationError(_said(differing[0], ours, theirs, batch, places))
+        lost = {name for name, norm in theirs.items() if bool(((norm.sqrt() <= 10 * rounding) & (norm > 0)).all())}
+        self.unchecked |= lost
+        self._note(ours, theirs, ours.keys() - lost)
+
+    def _look_again(
+        self,
+        batch: Batch,
+        places: Sequence[int],
+        directions: Tensor,
+        ours: Norms,
+        theirs: Norms,
+        differing: Sequence[str],
+    ) -> None:
+        """The same in float64, and what of the difference in float32 is rounding.
+
+        Raises:
+            VerificationError: the norms differ in float64, or in float32 alone by more than rounding wherever looked.
+        """
+        double = in_double(self.engine.problem)
+        if double is None:
+            total = torch.stack(list(theirs.values())).sum(0)
+            limits = {name: TOLERANCE[torch.float32] * torch.maximum(theirs[name], 1e-3 * total) for name in differing}
+            if beyond := _beyond({name: ours[name] for name in differing}, theirs, limits):
+                raise VerificationError(_said(beyond[0], ours, theirs, batch, places))
+            return
+        engine, inputs, wide = (
+            replace(self.engine, problem=double, methods={}),
+            _double(batch.inputs),
+            directions.double(),
+        )
+        index = torch.tensor(places, device=directions.device)
+        norms = engine.evaluate(replace(batch, inputs=inputs)).norms(wide)
+        exact = per_example.one_by_one(double, list(double.parameters), inputs[index], wide[:, index])
+        self.precision = "float64"
+        self._compare_doubles({name: norm[:, index] for name, norm in norms.items()}, exact, batch, places)
+        for name in differing:
+            true, rounding = exact[name].sqrt(), (theirs[name].sqrt() - exact[name].sqrt()).abs()
+            off = (ours[name].sqrt() - true).abs()
+            if bool((rounding >= 0.3 * true).all()):
+                self.unchecked.add(name)
+            elif bool((off > torch.maximum(OFF * true, 10 * rounding)).all()):
+                raise VerificationError(_said(name, ours, theirs, batch, places))
+
+    def _note(self, ours: Norms, theirs: Norms, names: Iterable[str]) -> None:
+        for name in names:
+            there = theirs[name] > 0
+            relative = ((ours[name] - theirs[name]).abs() / theirs[name])[there]
+            self.largest = max(self.largest, float(relative.max()) if relative.numel() else 0.0)
+
+    def result(self) -> Check:
+        """What was compared, and how far it was off."""
+        dtype = torch.float64 if self.precision == "float64" else torch.float32
+        return Check(self.examples, DIRECTIONS, self.largest, TOLERANCE[dtype], self.precision)
+
+
+def _beyond(ours: Norms, theirs: Norms, limits: Norms) -> list[str]:
+    """The tensors of which some norm is further off than its limit; NaN is."""
+    return [name for name in ours if not bool(((ours[name] - theirs[name]).abs() <= limits[name]).all())]
+
+
+def _said(name: str, ours: Norms, theirs: Norms, batch: Batch, places: Sequence[int]) -> str:
+    apart = torch.nan_to_num((ours[name] - theirs[name]).abs(), nan=torch.inf)
+    k, place = divmod(int(apart.argmax()), apart.shape[1])
+    return (
+        f"parameter {name}: squared gradient norm {float(ours[name][k, place]):.9g} among others, "
+        f"{float(theirs[name][k, place]):.9g} by autograd on example {batch.start + places[place]} alone; either the "
+        "network couples the examples of a batch or this is a defect of fisher: please report the layer"
+    )
+
+
+def _double(inputs: Tensor) -> Tensor:
+    return inputs.double() if inputs.is_floating_point() else inputs
+
+
+def in_double(problem: Problem) -> Problem | None:
+    """The same problem with a copy of the network in float64; None for a network that cannot be copied."""
+    try:
+        return problem.double()
+    except RuntimeError as error:
+        raise_if_out_of_memory(error)
+        return None
+
+
+def check(engine: Engine, *, unchecked: Iterable[str] = ()) -> Checker:
     """Hold a few examples against themselves evaluated alone: their outputs, and the engine's norms against autograd's.
 
-    In float32 a unit whose input is all but zero may be on in one run and off in the other; what looks wrong
-    there is looked at again in float64, where that does not happen. Where vectorised per-example gradients are
-    what differs, the engine is told to take them one by one.
+    Where vectorised per-example gradients are what differs, the engine is told to take them one by one.
+
+    Args:
+        engine: of the network and its examples; its `unchecked` tensors are noted there.
+        unchecked: tensors known from other weights of this network to have a gradient that is rounding.
+
+    Returns:
+        What goes on looking at later batches.
 
     Raises:
         CoupledExamplesError: outputs depend on the other examples, on chance or on earlier calls.
@@ -36,90 +196,27 @@ def check(engine: Engine) -> Check:
     """
     problem = engine.problem
     batch = problem.slice(0, min(problem.batch_size, problem.examples))
-    found = _look(engine, batch)
-    double = _in_double(problem) if not isinstance(found, Check) and problem.dtype is torch.float32 else None
-    if double is not None:
-        found = _look(replace(engine, problem=double, methods={}), double.slice(0, len(batch)))
-    if not isinstance(found, Check):
-        raise found
-    return found
-
-
-def _look(engine: Engine, batch: Batch) -> Check | CoupledExamplesError | VerificationError:
-    """What was compared when all is well, else the error that says what is not."""
-    coupled = _coupling(engine.problem, batch)
-    return CoupledExamplesError(coupled) if coupled else _compared(engine, batch)
-
-
-def _in_double(problem: Problem) -> Problem | None:
-    """The same problem with a copy of the network in float64; None for a network that cannot be copied."""
-    try:
-        model = copy.deepcopy(problem.model).double()
-    except RuntimeError as error:  # computed tensors among the attributes, as old-style pruning leaves them
-        raise_if_out_of_memory(error)
-        return None
-    copies = dict(zip(map(id, problem.model.parameters()), model.parameters(), strict=True))
-    parameters = {name: copies[id(parameter)] for name, parameter in problem.parameters.items()}
-    return replace(problem, model=model, parameters=parameters)
-
-
-def _outputs(problem: Problem, inputs: Tensor) -> Tensor:
-    with reproducible_kernels(), torch.no_grad():
-        return problem.forward(inputs)
-
-
-def _coupling(problem: Problem, batch: Batch) -> str:
-    """How outputs change when nothing about the example does, in one line; "" when they do not."""
-    together, again = _outputs(problem, batch.inputs), _outputs(problem, batch.inputs)
-    limit = TOLERANCE[problem.dtype] * float(together.abs().amax())
-    if float((together - again).abs().amax()) > limit:
-        return (
-            "the network's outputs change from one evaluation to the next: its forward pass draws random numbers or "
-            "keeps state, and no Fisher belongs to it; make it deterministic in evaluation mode"
-        )
-    for example in {0, len(batch) - 1}:
-        alone = _outputs(problem, batch.inputs[example : example + 1])[0]
-        if float((alone - together[example]).abs().amax()) > limit:
-            return (
-                f"the network couples the examples of a batch: the outputs for example {batch.start + example} differ "
-                "alone and among others, so the Fisher of an example is not defined"
-            )
-    return ""
-
-
-def _compared(engine: Engine, batch: Batch) -> Check | VerificationError:
-    """The engine's norms of the first examples against autograd's."""
-    problem = engine.problem
     few = replace(batch, inputs=batch.inputs[:EXAMPLES], labels=batch.labels[:EXAMPLES])
+    refuse_state(problem, few.inputs)
+    refuse_coupling_in(problem, batch)
     evaluated = engine.evaluate(few)
     shape = evaluated.outputs.shape
     generator = torch.Generator().manual_seed(0)
     directions = torch.randn(min(DIRECTIONS, shape[1]), *shape, generator=generator, dtype=torch.float64)
     directions = directions.to(device=evaluated.outputs.device, dtype=evaluated.outputs.dtype)
-    theirs = per_example.one_by_one(problem, list(problem.parameters), few.inputs, directions)
-    largest, fault = _worst(problem, evaluated.norms(directions), theirs, batch.start)
-    if fault and engine.vectorise:
+    checker = Checker(engine, set(unchecked))
+    try:
+        checker.compare(few, range(len(few)), directions, evaluated.norms(directions))
+    except VerificationError:
+        if not engine.vectorise:
+            raise
         engine.vectorise = False
-        largest, fault = _worst(problem, evaluated.norms(directions), theirs, batch.start)
-    if fault:
-        return VerificationError(fault)
-    precision = str(problem.dtype).removeprefix("torch.")
-    return Check(len(few), len(directions), largest, TOLERANCE[problem.dtype], precision)
+        checker = Checker(engine, set(unchecked))
+        checker.compare(few, range(len(few)), directions, evaluated.norms(directions))
+    engine.unchecked |= checker.unchecked
+    return checker
 
 
-def _worst(problem: Problem, ours: dict[str, Tensor], theirs: dict[str, Tensor], start: int) -> tuple[float, str]:
-    """The largest relative difference, and a line about the first parameter whose own is too large."""
-    total = torch.stack(list(theirs.values())).sum(0)
-    largest = 0.0
-    for name, expected in theirs.items():
-        scale = torch.maximum(expected, SMALL_SHARE * total).clamp_min(torch.finfo(torch.float64).tiny)
-        excess = (ours[name] - expected).abs() / scale
-        largest = max(largest, float(excess.max()))
-        if not bool((excess <= TOLERANCE[problem.dtype]).all()):
-            worst = divmod(int(excess.argmax()), expected.shape[1])
-            return largest, (
-                f"parameter {name}: squared gradient norm {float(ours[name][worst]):.9g} among others, "
-                f"{float(expected[worst]):.9g} by autograd on example {start + worst[1]} alone; either the network "
-                "couples the examples of a batch or this is a defect of fisher: please report the layer"
-            )
-    return largest, ""
+def later_examples(examples: int) -> set[int]:
+    """The numbers of some examples that are neither the first of the data nor, but for the last, at a batch's end."""
+    return {examples - 1} | {int(examples * share) for share in (0.382, 0.724)[: LATER_EXAMPLES - 1]}

@@ -1,0 +1,168 @@
+"""Whether an example's outputs depend on the other examples of its batch or on earlier calls."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from fisher_cli.curvature.kernels import reproducible_kernels
+from fisher_cli.curvature.memory import raise_if_out_of_memory
+from fisher_cli.curvature.problem import Batch, Problem, as_outputs, evaluated
+from fisher_cli.errors import CoupledExamplesError
+
+# Differences of outputs, relative to the largest, that are looked at again in float64, where rounding is this little. A
+# network that cannot be copied is not looked at again: what its own precision may make of deep networks is accepted.
+SUSPICIOUS = {torch.bfloat16: 0.2, torch.float32: 1e-5, torch.float64: 1e-9}
+ACCEPTED = {torch.bfloat16: 0.2, torch.float32: 1e-3, torch.float64: 1e-7}
+# Suspicious examples that are looked at again.
+LOOKED_AT = 4
+
+
+def outputs_of(problem: Problem, inputs: Tensor) -> Tensor:
+    """z without a graph, (B, C)."""
+    with reproducible_kernels(), torch.no_grad():
+        return problem.forward(inputs)
+
+
+def refuse_state(problem: Problem, inputs: Tensor) -> None:
+    """Evaluate one batch three times, the last time with what the second left behind in the network.
+
+    Raises:
+        CoupledExamplesError: the outputs differ; what the network keeps is named.
+    """
+    once, again = outputs_of(problem, inputs), outputs_of(problem, inputs)
+    with reproducible_kernels(), torch.no_grad():
+        try:
+            evaluated(problem.model, inputs, problem.dtype)
+            changed = problem.state.changed()
+            later = evaluated(problem.model, inputs, problem.dtype) if changed else None
+        finally:
+            problem.state.restore()
+    limit = ACCEPTED[problem.dtype] * float(once.abs().amax())
+    if float((once - again).abs().amax()) > limit:
+        msg = (
+            "the network's outputs change from one evaluation to the next: its forward pass draws random numbers or "
+            "keeps state outside of its modules, and no Fisher belongs to it; make it deterministic in evaluation mode"
+        )
+        raise CoupledExamplesError(msg)
+    if later is not None and float((once - as_outputs(later, len(inputs))).abs().amax()) > limit:
+        names = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+        msg = (
+            f"the network keeps state between calls, and its outputs depend on it: {names}; the Fisher of an example "
+            "is not defined; let every forward pass begin from the same state in evaluation mode"
+        )
+        raise CoupledExamplesError(msg)
+
+
+def refuse_coupling_in(problem: Problem, batch: Batch) -> None:
+    """Hold the first, the middle and the last example of a batch against themselves alone.
+
+    Raises:
+        CoupledExamplesError: the outputs of one differ.
+    """
+    together = outputs_of(problem, batch.inputs)
+    for place in sorted({0, len(batch) // 2, len(batch) - 1}):
+        alone = outputs_of(problem, batch.inputs[place : place + 1])
+        difference = float((alone[0] - together[place]).abs().amax())
+        if difference > SUSPICIOUS[problem.dtype] * float(together.abs().amax()):
+            _look_again(problem, batch.start + place, difference / float(together.abs().amax()))
+
+
+def differing_examples(problem: Problem, outputs: Tensor) -> list[tuple[float, int]]:
+    """Evaluate every example once more, among other examples in another order: one forward pass without a graph.
+
+    A single example is given changed copies of itself as company.
+
+    Args:
+        problem: the network and its examples.
+        outputs: z of all N examples, (N, C), as they were evaluated batch by batch.
+
+    Returns:
+        Examples whose outputs differ by more than rounding usually makes of them: the largest difference, relative to
+        the largest output, and the example's number, the worst first.
+    """
+    largest = float(outputs.abs().amax())
+    worst: list[tuple[float, int]] = []
+    for numbers, found in _in_other_company(problem):
+        differences = (found - outputs[numbers]).abs().amax(1) / largest
+        suspicious = (differences > SUSPICIOUS[problem.dtype]).nonzero().flatten().tolist()
+        worst += [(float(differences[place]), int(numbers[place])) for place in suspicious]
+    return sorted(worst, reverse=True)
+
+
+def refuse_coupling(problem: Problem, differing: Sequence[tuple[float, int]]) -> None:
+    """Look again at the worst of the examples whose outputs differ with their company.
+
+    Raises:
+        CoupledExamplesError: the outputs of an example depend on the others of its batch.
+    """
+    for difference, example in differing[:LOOKED_AT]:
+        _look_again(problem, example, difference)
+
+
+def _in_other_company(problem: Problem) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of another size in another order: the numbers of their examples, and their outputs.
+
+    Yields:
+        (n,) and (n, C).
+    """
+    if problem.examples == 1:
+        batch = problem.slice(0, 1)
+        company = torch.cat([batch.inputs, batch.inputs.flip(-1), batch.inputs.roll(1, -1)])
+        if company.is_floating_point():
+            company[1:] *= 0.5
+        yield torch.zeros(1, dtype=torch.int64, device=problem.device), outputs_of(problem, company)[:1]
+        return
+    for batch in problem.batches(_other_size(problem)):
+        generator = torch.Generator().manual_seed(batch.start)
+        order = torch.randperm(len(batch), generator=generator).to(batch.inputs.device)
+        yield batch.start + order, outputs_of(problem, batch.inputs[order])
+
+
+def _other_size(problem: Problem) -> int:
+    """Not the batches that the outputs are from, nor twice as many at once as fit."""
+    size, most = min(problem.batch_size, problem.examples), min(problem.product_batch_size, problem.examples)
+    if size == problem.examples:
+        return math.ceil(size / 2)
+    return most if most != size else min(size + size // 2 + 1, problem.examples)
+
+
+def _look_again(problem: Problem, example: int, difference: float) -> None:
+    """One example in float64, alone and in its batch.
+
+    Raises:
+        CoupledExamplesError: its outputs differ by more than rounding.
+    """
+    if problem.dtype is torch.float32:
+        try:
+            problem = problem.double()
+        except RuntimeError as error:
+            raise_if_out_of_memory(error)
+            if difference <= ACCEPTED[problem.dtype]:
+                return
+        else:
+            difference = _difference(problem, example)
+            if difference <= SUSPICIOUS[torch.float64]:
+                return
+    msg = (
+        f"the network couples the examples of a batch: the outputs for example {example} differ by {difference:.1e} of "
+        "the largest alone and among others, so the Fisher of an example is not defined"
+    )
+    raise CoupledExamplesError(msg)
+
+
+def _difference(problem: Problem, example: int) -> float:
+    """The largest difference of an example's outputs between its own batch, another, and alone, of the largest."""
+    found = []
+    for size in (problem.batch_size, _other_size(problem)):
+        start = example // size * size
+        batch = problem.slice(start, min(start + size, problem.examples))
+        order = torch.arange(len(batch)) if size == problem.batch_size else torch.arange(len(batch)).flip(0)
+        found.append(outputs_of(problem, batch.inputs[order])[int(order.argsort()[example - start])])
+    alone = outputs_of(problem, problem.slice(example, example + 1).inputs)[0]
+    if problem.examples == 1:
+        _, outputs = next(_in_other_company(problem))
+        found.append(outputs[0])
+    scale = float(torch.stack(found).abs().amax())
+    return max(float((other - alone).abs().amax()) for other in found) / max(scale, torch.finfo(torch.float64).tiny)

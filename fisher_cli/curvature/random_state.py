@@ -1,0 +1,74 @@
+"""The random numbers that a forward pass draws: told from the generators' states before and after it."""
+
+import random
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class RandomState:
+    """The states of torch's, Python's and NumPy's global generators; a generator of the network's own is not seen."""
+
+    host: Tensor
+    card: Tensor | None
+    python: object
+    numpy: Any
+
+    @classmethod
+    def now(cls, device: torch.device) -> "RandomState":
+        """As they are."""
+        numpy = sys.modules.get("numpy.random")
+        return cls(
+            torch.get_rng_state(),
+            torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            random.getstate(),
+            None if numpy is None else numpy.get_state(),
+        )
+
+    def has_moved(self) -> bool:
+        """Whether anything was drawn since."""
+        if not torch.equal(self.host, torch.get_rng_state()) or self.python != random.getstate():
+            return True
+        if self.card is not None and not torch.equal(self.card, torch.cuda.get_rng_state()):
+            return True
+        if self.numpy is None:
+            return False
+        _, keys, position, has_gauss, gauss = sys.modules["numpy.random"].get_state()
+        before = self.numpy
+        return bool(position != before[2] or has_gauss != before[3] or gauss != before[4] or (keys != before[1]).any())
+
+    def put_back(self) -> None:
+        """Let the generators go on from here."""
+        torch.set_rng_state(self.host)
+        if self.card is not None:
+            torch.cuda.set_rng_state(self.card)
+        random.setstate(self.python)  # type: ignore[arg-type] # what getstate gave
+        if self.numpy is not None:
+            sys.modules["numpy.random"].set_state(self.numpy)
+
+
+def first_to_draw(model: nn.Module, inputs: Tensor) -> str:
+    """The name and type of the innermost module whose forward pass is the first to draw random numbers."""
+    names = {module: name for name, module in model.named_modules()}
+    found, entered = list[str](), list[RandomState]()
+
+    def enter(_module: nn.Module, _inputs: object) -> None:
+        entered.append(RandomState.now(inputs.device))
+
+    def leave(module: nn.Module, _inputs: object, _output: object) -> None:
+        if entered.pop().has_moved() and not found:
+            found.append(f"{names[module]} ({type(module).__name__})" if names[module] else type(module).__name__)
+
+    handles = [module.register_forward_pre_hook(enter) for module in names]
+    handles += [module.register_forward_hook(leave) for module in names]
+    try:
+        with torch.no_grad():
+            model(inputs.clone())
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else type(model).__name__
