@@ -108,11 +108,12 @@ def _in_other_company(problem: Problem) -> Iterator[tuple[Tensor, Tensor]]:
         (n,) and (n, C).
     """
     if problem.examples == 1:
-        batch = problem.slice(0, 1)
-        company = torch.cat([batch.inputs, batch.inputs.flip(-1), batch.inputs.roll(1, -1)])
-        if company.is_floating_point():
-            company[1:] *= 0.5
-        yield torch.zeros(1, dtype=torch.int64, device=problem.device), outputs_of(problem, company)[:1]
+        inputs = problem.slice(0, 1).inputs
+        others = [inputs.flip(-1), inputs.roll(1, -1), inputs.roll(2, -1)]
+        if inputs.is_floating_point():
+            others = [other * 0.5 for other in others]
+        company = torch.cat([others[0], inputs, others[1], inputs, others[2]])
+        yield torch.zeros(2, dtype=torch.int64, device=problem.device), outputs_of(problem, company)[[1, 3]]
         return
     for batch in problem.batches(_other_size(problem)):
         generator = torch.Generator().manual_seed(batch.start)
@@ -121,11 +122,11 @@ def _in_other_company(problem: Problem) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _other_size(problem: Problem) -> int:
-    """Not the batches that the outputs are from, nor twice as many at once as fit."""
+    """As many as go through the network without gradients, but not the batches that the outputs are from."""
     size, most = min(problem.batch_size, problem.examples), min(problem.product_batch_size, problem.examples)
     if size == problem.examples:
         return math.ceil(size / 2)
-    return most if most != size else min(size + size // 2 + 1, problem.examples)
+    return most if most != size else min(size + max(4, size // 2), problem.examples)
 
 
 def _look_again(problem: Problem, example: int, difference: float) -> None:
@@ -163,6 +164,6 @@ def _difference(problem: Problem, example: int) -> float:
     alone = outputs_of(problem, problem.slice(example, example + 1).inputs)[0]
     if problem.examples == 1:
         _, outputs = next(_in_other_company(problem))
-        found.append(outputs[0])
+        found += list(outputs)
     scale = float(torch.stack(found).abs().amax())
     return max(float((other - alone).abs().amax()) for other in found) / max(scale, torch.finfo(torch.float64).tiny)

@@ -226,10 +226,20 @@ def evaluated(model: nn.Module, inputs: Tensor, dtype: torch.dtype) -> object:
     change the constants that the network computes with.
 
     Raises:
-        RuntimeError: what the network raised.
+        CoupledExamplesError: it normalises by the statistics of the batch, and cannot take an example alone.
+        RuntimeError: what else the network raised.
+        ValueError: likewise.
     """
     try:
         return model(inputs.clone())
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        msg = (
+            "the network normalises by the statistics of the batch in evaluation mode, so that an example's outputs "
+            "depend on the others, and the Fisher of an example is not defined; give it running statistics"
+        )
+        raise CoupledExamplesError(msg) from error
     except RuntimeError as error:
         if dtype is not torch.float64 or not any(word in str(error) for word in ("dtype", "scalar type", "same type")):
             raise
