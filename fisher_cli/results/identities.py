@@ -9,6 +9,7 @@ class Outcome(StrEnum):
 
     PASSED = "pass"
     FAILED = "fail"
+    UNDECIDED = "undecided"
     NOT_APPLICABLE = "not applicable"
 
 
