@@ -14,6 +14,7 @@ from fisher_cli.comparing import with_comparison
 from fisher_cli.curvature.company import differing_examples, refuse_coupling
 from fisher_cli.curvature.determinism import without_determinism
 from fisher_cli.curvature.eigensystems import Matrix, matrices
+from fisher_cli.curvature.gradient_hooks import with_gradient_hooks, without_gradient_hooks
 from fisher_cli.curvature.gradients import gradient
 from fisher_cli.curvature.kernels import steady_arithmetic, tf32_products
 from fisher_cli.curvature.memory import is_out_of_memory, release_memory
@@ -118,7 +119,7 @@ def measure(
                 if activations is Activations.RECOMPUTE:
                     problem = recomputing(problem)
             at_once = min(problem.batch_size, problem.examples)
-            with world.in_step(), steady_arithmetic():
+            with world.in_step(), steady_arithmetic(), without_gradient_hooks(module):
                 if settings.verify:
                     return verified(problem, settings, observer.stage, clock)
                 return _measured(problem, settings, verify, known, observer, clock, trail, rounded)
@@ -142,6 +143,8 @@ def measure(
         observer.stage(f"memory ran out: again with {size} at once", 0.0)
         found = attempt(size, keep_graphs=False)
     notes = found.notes
+    if hooked := with_gradient_hooks(module):
+        notes += (f"hooks that change gradients were left out, as they change no outputs: {', '.join(hooked)}",)
     if ran_out_at:
         taken = "1 was" if found.batch_size == 1 else f"{found.batch_size} were"
         notes += (f"memory ran out at {ran_out_at} examples at once: {taken} taken",)

@@ -6,6 +6,16 @@ from contextlib import contextmanager
 from torch import nn
 
 
+def with_gradient_hooks(model: nn.Module) -> list[str]:
+    """The names of parameters and modules that have such hooks."""
+    modules = [name or type(module).__name__ for name, module in model.named_modules() if _of_module(module)]
+    return modules + [name for name, parameter in model.named_parameters() if parameter._backward_hooks]
+
+
+def _of_module(module: nn.Module) -> bool:
+    return bool(module._backward_hooks or module._backward_pre_hooks)
+
+
 @contextmanager
 def without_gradient_hooks(model: nn.Module) -> Iterator[None]:
     """Evaluate a network without the hooks that change its gradients while the context is open; all are put back.

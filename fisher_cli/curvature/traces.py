@@ -167,7 +167,7 @@ def sweep(
     engine, checker = Engine(problem), None
     if verify and not is_checked:
         with timed("check"):
-            checker = verification.check(engine, unchecked=not_checked(known))
+            checker = verification.check(engine, unchecked=not_checked(known), derivatives=known is None)
             problem.give_back_memory()
     scoring, described = _scoring(engine, estimator, samples, target_error, seed)
     totals = _Totals(mean_gradient(problem))

@@ -91,7 +91,7 @@ def render_coverage(measurement: Measurement, data: str, width: int) -> Group:
     meanings = [
         "work: share of the operations after the forward pass, counted and not timed; the backward passes, "
         f"{ledger.directions} per batch, serve all parameters.",
-        *(text for method, text in _MEANINGS.items() if method in _by_method(ledger)),
+        *(text for method, text in _MEANINGS.items() if any(each.startswith(method) for each in _by_method(ledger))),
     ]
     for meaning in meanings:
         parts += wrapped(meaning, width, "dim")
@@ -104,10 +104,15 @@ def check_text(check: Check | None) -> str:
         return "The run-time check was left out."
     examples = "1 example" if check.examples == 1 else f"{check.examples} examples"
     directions = "1 direction" if check.directions == 1 else f"{check.directions} directions"
-    return (
+    text = (
         f"Check against plain autograd, {examples} in {directions}: largest relative difference "
         f"{check.largest_relative_difference:.1e} ({check.precision}; more than {check.tolerance:g} would fail)."
     )
+    if check.derivatives:
+        tensors = "1 tensor" if check.derivatives == 1 else f"{check.derivatives} tensors"
+        text += f" Derivatives of {tensors} against finite differences of the outputs: none differs"
+        text += f", {len(check.undecided)} could not be told: {', '.join(check.undecided)}." if check.undecided else "."
+    return text
 
 
 def coverage_text(ledger: Ledger) -> str:

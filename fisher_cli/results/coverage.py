@@ -57,9 +57,10 @@ class Rounding:
 class Check:
     """The run-time check: some examples and directions recomputed with plain autograd, one by one.
 
-    largest_relative_difference: of any parameter's squared gradient norm, relative to the larger of that norm and
-    a thousandth of all parameters' together; above `tolerance` the row fails. precision: of the look that decided,
-    float64 where float32 differed.
+    largest_relative_difference: of any parameter's squared gradient norm, relative to that norm; above `tolerance` the
+    row fails. precision: of the look that decided, float64 where float32 differed. derivatives: how many parameter
+    tensors were held against finite differences of the outputs, once for the checkpoints of one network; `undecided`
+    are those of which kinks or rounding hide whether they agree.
     """
 
     examples: int
@@ -67,3 +68,5 @@ class Check:
     largest_relative_difference: float
     tolerance: float
     precision: str
+    derivatives: int = 0
+    undecided: tuple[str, ...] = ()

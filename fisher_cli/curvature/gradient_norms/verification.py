@@ -7,17 +7,22 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature.company import refuse_coupling_in, refuse_state
+from fisher_cli.curvature.finite_differences import derivatives_by_tensor
 from fisher_cli.curvature.gradient_norms import per_example
 from fisher_cli.curvature.gradient_norms.engine import Engine
+from fisher_cli.curvature.kernels import reproducible_kernels
 from fisher_cli.curvature.memory import raise_if_out_of_memory
 from fisher_cli.curvature.problem import Batch, Problem
 from fisher_cli.errors import VerificationError
-from fisher_cli.results import Check
+from fisher_cli.results import Check, Outcome
 
 EXAMPLES = 2
 DIRECTIONS = 4
 # Examples of later batches that are looked at during a sweep.
 LATER_EXAMPLES = 2
+
+# Tensors are moved together in at most so many groups: a group takes two evaluations of one example.
+MOST_GROUPS = 64
 
 # Largest accepted difference of a squared norm, relative to itself.
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-7}
@@ -44,6 +49,8 @@ class Checker:
     largest: float = 0.0
     examples: int = 0
     precision: str = ""
+    derivatives: int = 0
+    undecided: tuple[str, ...] = ()
 
     def compare(self, batch: Batch, places: Sequence[int], directions: Tensor, ours: Norms) -> None:
         """Hold the norms (K, B) of some examples of a batch against those of each alone.
@@ -147,7 +154,15 @@ class Checker:
     def result(self) -> Check:
         """What was compared, and how far it was off."""
         dtype = torch.float64 if self.precision == "float64" else torch.float32
-        return Check(self.examples, DIRECTIONS, self.largest, TOLERANCE[dtype], self.precision)
+        return Check(
+            self.examples,
+            DIRECTIONS,
+            self.largest,
+            TOLERANCE[dtype],
+            self.precision,
+            self.derivatives,
+            self.undecided,
+        )
 
 
 def _beyond(ours: Norms, theirs: Norms, limits: Norms) -> list[str]:
@@ -178,7 +193,7 @@ def in_double(problem: Problem) -> Problem | None:
         return None
 
 
-def check(engine: Engine, *, unchecked: Iterable[str] = ()) -> Checker:
+def check(engine: Engine, *, unchecked: Iterable[str] = (), derivatives: bool = True) -> Checker:
     """Hold a few examples against themselves evaluated alone: their outputs, and the engine's norms against autograd's.
 
     Where vectorised per-example gradients are what differs, the engine is told to take them one by one.
@@ -186,13 +201,14 @@ def check(engine: Engine, *, unchecked: Iterable[str] = ()) -> Checker:
     Args:
         engine: of the network and its examples; its `unchecked` tensors are noted there.
         unchecked: tensors known from other weights of this network to have a gradient that is rounding.
+        derivatives: whether to hold autograd's derivatives against finite differences of the outputs, too.
 
     Returns:
         What goes on looking at later batches.
 
     Raises:
         CoupledExamplesError: outputs depend on the other examples, on chance or on earlier calls.
-        VerificationError: a parameter's norms differ.
+        VerificationError: a parameter's norms differ, or autograd's derivatives from those of the outputs.
     """
     problem = engine.problem
     batch = problem.slice(0, min(problem.batch_size, problem.examples))
@@ -214,7 +230,49 @@ def check(engine: Engine, *, unchecked: Iterable[str] = ()) -> Checker:
         checker = Checker(engine, set(unchecked))
         checker.compare(few, range(len(few)), directions, evaluated.norms(directions))
     engine.unchecked |= checker.unchecked
+    if derivatives and not problem.is_large:
+        checker.derivatives = len(problem.parameters)
+        checker.undecided = check_derivatives(problem)
     return checker
+
+
+def check_derivatives(problem: Problem) -> tuple[str, ...]:
+    """Hold J v against finite differences of the outputs, tensor by tensor, on one example in float64.
+
+    What a kink or rounding hides there is looked at on two other examples.
+
+    Returns:
+        The tensors of which no example could tell.
+
+    Raises:
+        VerificationError: autograd's derivative is not that of the outputs; the tensors are named.
+    """
+    double = in_double(problem) if problem.dtype is not torch.float64 else problem
+    if double is None:
+        return tuple(problem.parameters)
+    undecided = dict(double.parameters)
+    for example in dict.fromkeys((0, problem.examples // 2, problem.examples - 1)):
+        inputs = double.slice(example, example + 1).inputs
+
+        def outputs(inputs: Tensor = inputs) -> Tensor:
+            with reproducible_kernels():
+                return double.forward(inputs)
+
+        found = derivatives_by_tensor(outputs, undecided, most_groups=MOST_GROUPS)
+        failed = [each for each in found if each.outcome is Outcome.FAILED]
+        if failed:
+            names = [name for each in failed for name in each.names]
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            msg = (
+                f"{', '.join(names[:3])}{more}: {failed[0].reason} (finite differences on example {example}), and the "
+                "numbers would be those of another network; if it is meant so, leave these parameters out with --exclude"
+            )
+            raise VerificationError(msg)
+        names = [name for each in found if each.outcome is Outcome.UNDECIDED for name in each.names]
+        undecided = {name: undecided[name] for name in names}
+        if not undecided:
+            break
+    return tuple(undecided)
 
 
 def later_examples(examples: int) -> set[int]:
