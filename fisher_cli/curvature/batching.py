@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fisher_cli.curvature.allocation import is_large
+from fisher_cli.curvature.evaluation import evaluated
 
 # Directions whose cotangents are held at once; more of them are taken in turns.
 DIRECTIONS_AT_ONCE = 16
@@ -42,7 +43,7 @@ def values_per_example(model: nn.Module, inputs: Tensor) -> int:
     ]
     try:
         with torch.no_grad():
-            model(inputs.clone())
+            evaluated(model, inputs)
     finally:
         for handle in handles:
             handle.remove()

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from fisher_cli.curvature.evaluation import evaluated
 from fisher_cli.curvature.kernels import reproducible_kernels
 from fisher_cli.curvature.memory import raise_if_out_of_memory
-from fisher_cli.curvature.problem import Batch, Problem, as_outputs, evaluated
+from fisher_cli.curvature.problem import Batch, Problem, as_outputs
 from fisher_cli.errors import CoupledExamplesError
 
 # Differences of outputs, relative to the largest, that are looked at again in float64, where rounding is this little. A
@@ -34,9 +35,9 @@ def refuse_state(problem: Problem, inputs: Tensor) -> None:
     once, again = outputs_of(problem, inputs), outputs_of(problem, inputs)
     with reproducible_kernels(), torch.no_grad():
         try:
-            evaluated(problem.model, inputs, problem.dtype)
+            evaluated(problem.model, inputs)
             changed = problem.state.changed()
-            later = evaluated(problem.model, inputs, problem.dtype) if changed else None
+            later = evaluated(problem.model, inputs) if changed else None
         finally:
             problem.state.restore()
     limit = ACCEPTED[problem.dtype] * float(once.abs().amax())
@@ -55,14 +56,14 @@ def refuse_state(problem: Problem, inputs: Tensor) -> None:
         raise CoupledExamplesError(msg)
 
 
-def refuse_coupling_in(problem: Problem, batch: Batch) -> None:
-    """Hold the first, the middle and the last example of a batch against themselves alone.
+def refuse_coupling_in(problem: Problem, batch: Batch, places: Sequence[int] = ()) -> None:
+    """Hold some examples of a batch, by default the first, the middle and the last, against themselves alone.
 
     Raises:
         CoupledExamplesError: the outputs of one differ.
     """
     together = outputs_of(problem, batch.inputs)
-    for place in sorted({0, len(batch) // 2, len(batch) - 1}):
+    for place in places or sorted({0, len(batch) // 2, len(batch) - 1}):
         alone = outputs_of(problem, batch.inputs[place : place + 1])
         difference = float((alone[0] - together[place]).abs().amax())
         if difference > SUSPICIOUS[problem.dtype] * float(together.abs().amax()):
@@ -116,9 +117,14 @@ def _in_other_company(problem: Problem) -> Iterator[tuple[Tensor, Tensor]]:
         yield torch.zeros(2, dtype=torch.int64, device=problem.device), outputs_of(problem, company)[[1, 3]]
         return
     for batch in problem.batches(_other_size(problem)):
-        generator = torch.Generator().manual_seed(batch.start)
-        order = torch.randperm(len(batch), generator=generator).to(batch.inputs.device)
+        order = _order(batch)
         yield batch.start + order, outputs_of(problem, batch.inputs[order])
+
+
+def _order(batch: Batch) -> Tensor:
+    """A random order of its examples, always the same."""
+    generator = torch.Generator().manual_seed(batch.start)
+    return torch.randperm(len(batch), generator=generator).to(batch.inputs.device)
 
 
 def _other_size(problem: Problem) -> int:
@@ -159,7 +165,7 @@ def _difference(problem: Problem, example: int) -> float:
     for size in (problem.batch_size, _other_size(problem)):
         start = example // size * size
         batch = problem.slice(start, min(start + size, problem.examples))
-        order = torch.arange(len(batch)) if size == problem.batch_size else torch.arange(len(batch)).flip(0)
+        order = _order(batch) if size != problem.batch_size else torch.arange(len(batch), device=problem.device)
         found.append(outputs_of(problem, batch.inputs[order])[int(order.argsort()[example - start])])
     alone = outputs_of(problem, problem.slice(example, example + 1).inputs)[0]
     if problem.examples == 1:

@@ -218,5 +218,5 @@ def _wrong(step: Step, where: Tensor) -> str:
         return "the outputs do not move where autograd has a derivative"
     factor = float(ours @ theirs) / float(theirs.norm()) ** 2
     if float((ours - factor * theirs).norm()) <= 0.01 * abs(factor - 1) * float(theirs.norm()):
-        return f"autograd's derivative is {factor:.4g} times that of the outputs"
+        return f"autograd's derivative is {factor:.6g} times that of the outputs"
     return "autograd's derivative is not that of the outputs"

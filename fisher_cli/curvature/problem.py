@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import NoReturn, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fisher_cli.curvature.allocation import is_large, manage_freed_memory, trim
 from fisher_cli.curvature.backward import gradients_in_turn
 from fisher_cli.curvature.batching import automatic_batch_size, network_bytes, values_per_example
+from fisher_cli.curvature.evaluation import evaluated, refuse_random
 from fisher_cli.curvature.kernels import reproducible_kernels
 from fisher_cli.curvature.likelihoods import Likelihood, likelihood_named
 from fisher_cli.curvature.memory import raise_if_out_of_memory
@@ -22,7 +23,7 @@ from fisher_cli.curvature.precision import (
     in_precision,
 )
 from fisher_cli.curvature.prefetch import one_ahead, pinned
-from fisher_cli.curvature.random_state import RandomState, first_to_draw
+from fisher_cli.curvature.random_state import RandomState
 from fisher_cli.curvature.recomputation import Block, Recomputation, recomputed
 from fisher_cli.curvature.sums import add_to
 from fisher_cli.curvature.world import ALONE, World
@@ -165,11 +166,11 @@ class Problem:
         before = RandomState.now(self.device)
         self.state.restore()
         try:
-            raw = evaluated(self.model, inputs, self.dtype)
+            raw = evaluated(self.model, inputs)
         finally:
             self.state.restore()
         if before.has_moved():
-            _refuse_random(self.model, inputs)
+            refuse_random(self.model, inputs)
         return as_outputs(raw, len(inputs))
 
     def double(self) -> "Problem":
@@ -216,52 +217,6 @@ class Problem:
 
         with reproducible_kernels():
             gradients_in_turn(outputs, self.parameters, scaled, add, keep=keep)
-
-
-def evaluated(model: nn.Module, inputs: Tensor, dtype: torch.dtype) -> object:
-    """What a network of this precision returns for a copy of the inputs.
-
-    In float64 a forward pass that makes tensors of torch's default type, as `torch.zeros(…)` for a first hidden state,
-    may meet its own weights in another. Then, and only then, the default is float64 for its time: elsewhere it would
-    change the constants that the network computes with.
-
-    Raises:
-        CoupledExamplesError: it normalises by the statistics of the batch, and cannot take an example alone.
-        RuntimeError: what else the network raised.
-        ValueError: likewise.
-    """
-    try:
-        return model(inputs.clone())
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        msg = (
-            "the network normalises by the statistics of the batch in evaluation mode, so that an example's outputs "
-            "depend on the others, and the Fisher of an example is not defined; give it running statistics"
-        )
-        raise CoupledExamplesError(msg) from error
-    except RuntimeError as error:
-        if dtype is not torch.float64 or not any(word in str(error) for word in ("dtype", "scalar type", "same type")):
-            raise
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        return model(inputs.clone())
-    finally:
-        torch.set_default_dtype(before)
-
-
-def _refuse_random(model: nn.Module, inputs: Tensor) -> NoReturn:
-    """Name the module whose forward pass drew random numbers.
-
-    Raises:
-        CoupledExamplesError: always.
-    """
-    msg = (
-        f"{first_to_draw(model, inputs)} draws random numbers in its forward pass: the outputs depend on chance, and "
-        "no Fisher belongs to them; make it deterministic in evaluation mode"
-    )
-    raise CoupledExamplesError(msg)
 
 
 def widened(values: Tensor) -> Tensor:
@@ -358,7 +313,7 @@ def _probe(model: nn.Module, inputs: Tensor, like: Tensor) -> Tensor:
     inputs, before = _on(inputs, like), RandomState.now(like.device)
     try:
         with reproducible_kernels(), torch.no_grad():
-            raw = evaluated(model, inputs, like.dtype)
+            raw = evaluated(model, inputs)
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         raise_if_out_of_memory(error)
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -368,7 +323,7 @@ def _probe(model: nn.Module, inputs: Tensor, like: Tensor) -> Tensor:
         )
         raise DataError(msg) from error
     if before.has_moved():
-        _refuse_random(model, inputs)
+        refuse_random(model, inputs)
     outputs = as_outputs(raw, len(inputs))
     if not bool(outputs.isfinite().all()):
         msg = "the network's outputs are NaN or infinite on the first examples"

@@ -7,8 +7,9 @@ from torch import Tensor
 from torch.func import vjp, vmap
 
 from fisher_cli.curvature.backward import gradients_in_turn
+from fisher_cli.curvature.evaluation import evaluated
 from fisher_cli.curvature.kernels import reproducible_kernels
-from fisher_cli.curvature.problem import Problem, as_outputs, evaluated
+from fisher_cli.curvature.problem import Problem, as_outputs
 from fisher_cli.curvature.substitution import substituted
 from fisher_cli.curvature.sums import squared_norm
 
@@ -58,7 +59,7 @@ def _chunk(
     def norms(example: Tensor, vectors: Tensor) -> dict[str, Tensor]:
         def outputs(values: dict[str, Tensor]) -> Tensor:
             with substituted(problem.model, problem.parameters, values):
-                return as_outputs(evaluated(problem.model, example.unsqueeze(0), problem.dtype), 1).squeeze(0)
+                return as_outputs(evaluated(problem.model, example.unsqueeze(0)), 1).squeeze(0)
 
         pull_back = vjp(outputs, chosen)[1]
 

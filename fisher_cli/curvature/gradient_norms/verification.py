@@ -79,6 +79,7 @@ class Checker:
         """Compare those of the later examples that are in this batch of a sweep, by some of its directions.
 
         Raises:
+            CoupledExamplesError: an example's outputs depend on the others of the batch.
             VerificationError: a parameter's norms differ by more than rounding.
         """
         places = sorted(number - batch.start for number in later_examples(self.engine.problem.examples))
@@ -86,7 +87,11 @@ class Checker:
         if places:
             chosen = torch.linspace(0, len(directions) - 1, min(DIRECTIONS, len(directions))).long().tolist()
             some = {name: norm[chosen] for name, norm in norms.items()}
-            self.compare(batch, places, directions[chosen], some)
+            try:
+                self.compare(batch, places, directions[chosen], some)
+            except VerificationError:
+                refuse_coupling_in(self.engine.problem, batch, places)  # which is another thing to mend
+                raise
 
     def _compare_doubles(self, ours: Norms, theirs: Norms, batch: Batch, places: Sequence[int]) -> None:
         """In float64: to 1e-7 of the tensor's own norm, or to rounding of all tensors' gradient.
@@ -265,7 +270,7 @@ def check_derivatives(problem: Problem) -> tuple[str, ...]:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             msg = (
                 f"{', '.join(names[:3])}{more}: {failed[0].reason} (finite differences on example {example}), and the "
-                "numbers would be those of another network; if it is meant so, leave these parameters out with --exclude"
+                "numbers would be those of another network; if it is meant so, leave these tensors out with --exclude"
             )
             raise VerificationError(msg)
         names = [name for each in found if each.outcome is Outcome.UNDECIDED for name in each.names]
