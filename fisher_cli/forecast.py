@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from fisher_cli import machine
+from fisher_cli.curvature.batching import memory_bytes
 from fisher_cli.curvature.routes import Route
 from fisher_cli.errors import FisherError, OutOfMemoryError, UsageError
 from fisher_cli.outline import Outline, outline
@@ -117,7 +118,7 @@ def forecast(
 def available_memory(device: torch.device) -> tuple[int, str]:
     """Bytes of memory that there are for a run on this device, and whose they are."""
     if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory), f"the memory of {device}"
+        return memory_bytes(device), f"the memory of {device}"
     return machine.total_memory()
 
 

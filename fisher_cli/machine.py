@@ -2,27 +2,65 @@
 
 import os
 import resource
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Final
 
 _STATUS: Final = Path("/proc/self/status")
-# By version of control groups: where the limit of this process's own group stands, seen from inside a container.
-_LIMITS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+# The files in which a control group's limits stand, by the type of the file system that shows them.
+_LIMITS: Final = {"cgroup2": ("memory.max", "memory.high"), "cgroup": ("memory.limit_in_bytes",)}
 
 
-def total_memory(limits: tuple[Path, ...] = _LIMITS) -> tuple[int, str]:
-    """Bytes that a process may use, and whose they are: the machine's, or a control group's limit below that."""
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    found = [value for value in map(_number_in, limits) if value is not None and 0 < value < machine]
+@cache
+def total_memory(root: Path = Path("/")) -> tuple[int, str]:
+    """Bytes that this process may use, and whose they are: the machine's, or the least limit of its control groups.
+
+    The groups are the process's own and all around it, of version 1 and 2. It is read once: within a run nothing that
+    depends on it may change.
+
+    Args:
+        root: where `proc` and `sys` are.
+    """
+    try:
+        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not a POSIX system
+        machine = 1 << 62
+    found = [value for path in _limits(root) if (value := _number_in(path)) is not None and 0 < value < machine]
     return (min(found), "the control group's limit") if found else (machine, "the machine's memory")
+
+
+def _limits(root: Path) -> Iterator[Path]:
+    """The files that may limit the memory of this process: those of its group in each hierarchy, and of all above."""
+    own = {}
+    for line in _lines(root / "proc/self/cgroup"):
+        number, controllers, group = line.split(":", 2)
+        if number == "0" or "memory" in controllers.split(","):
+            own["cgroup2" if number == "0" else "cgroup"] = group
+    for line in _lines(root / "proc/self/mountinfo"):
+        mounted, _, kind = line.partition(" - ")
+        system, _, options = kind.split(" ", 2)
+        if system not in own or (system == "cgroup" and "memory" not in options.split(",")):
+            continue
+        shown, point = mounted.split()[3:5]
+        # A container sees of the hierarchy what is below `shown`; its own group may be named from outside of it.
+        inside = Path(os.path.relpath(own[system], shown))
+        inside = Path() if ".." in inside.parts else inside
+        for above in (inside, *inside.parents):
+            yield from (root / point.lstrip("/") / above / name for name in _LIMITS[system])
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a file; none where it cannot be read."""
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
 
 
 def _number_in(path: Path) -> int | None:
     """The number that a file holds; None where there is none, or no limit."""
-    try:
-        text = path.read_text().strip()
-    except OSError:
-        return None
+    text = "".join(_lines(path)).strip()
     return int(text) if text.isdecimal() else None
 
 
@@ -51,8 +89,4 @@ def begin_peak() -> bool:
 
 
 def _status(name: str) -> int | None:
-    try:
-        lines = _STATUS.read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
+    return next((int(line.split()[1]) * 1024 for line in _lines(_STATUS) if line.startswith(f"{name}:")), None)

@@ -23,7 +23,7 @@ def select_parameters(module: nn.Module, settings: Settings) -> dict[str, nn.Par
     With `weights_only` of these the weights of linear and convolutional layers.
 
     Raises:
-        UsageError: no parameter is left.
+        UsageError: no parameter is left, or there was none.
     """
     weights = {id(own["weight"]) for own in _layers(module).values() if "weight" in own}
     names = {plain_name(name): parameter for name, parameter in module.named_parameters()}
@@ -35,6 +35,9 @@ def select_parameters(module: nn.Module, settings: Settings) -> dict[str, nn.Par
         and any(fnmatchcase(name, pattern) for pattern in settings.include)
         and not any(fnmatchcase(name, pattern) for pattern in settings.exclude)
     }
+    if not any(parameter.requires_grad for parameter in names.values()):
+        msg = f"all {len(names)} parameters are frozen: give those to analyse gradients, with requires_grad_(True)"
+        raise UsageError(msg if names else "the network has no parameters: nothing can be analysed")
     if not chosen:
         some = ", ".join(list(names)[:4])
         msg = f"--include and --exclude leave none of the {len(names)} parameters (such as {some}): loosen the patterns"

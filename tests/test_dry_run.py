@@ -359,15 +359,6 @@ def test_what_the_probe_meets_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
     assert error.startswith("error: does not fit: memory ran out on cpu even with 1 example at once")
 
 
-def test_a_limit_of_a_control_group_is_the_memory(tmp_path: Path) -> None:
-    limit, none, huge = (tmp_path / name for name in ("limit", "none", "huge"))
-    limit.write_text("1048576\n")
-    none.write_text("max\n")
-    huge.write_text("9223372036854771712\n")
-    assert machine.total_memory((none, tmp_path / "missing", huge))[1] == "the machine's memory"
-    assert machine.total_memory((none, limit)) == (MEBIBYTE, "the control group's limit")
-
-
 def planned(letters: str, recorded: Sequence[tuple[str, str | None]], share: slice = slice(None)) -> Plan:
     """The plan of a run over checkpoints named by letters; an x cannot be read."""
     broken = CheckpointError("no checkpoint")

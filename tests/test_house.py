@@ -141,7 +141,7 @@ def test_imports_only_go_down() -> None:
 def test_curvature_knows_nothing_but_torch_and_the_ground_floor() -> None:
     for path, tree in modules():
         if room(path) == "curvature":
-            assert imported_rooms(tree) <= {"curvature", "results", "errors"}, path
+            assert imported_rooms(tree) <= {"curvature", "results", "errors", "machine"}, path
 
 
 INPUT_FLOORS: Final = {"formats": 0, "factories": 1, "checkpoints": 1, "networks": 2, "data": 2}
@@ -251,6 +251,13 @@ def test_collectives_are_in_one_place() -> None:
     """Checkpoints that torch.distributed has written are read without it."""
     found = [path.relative_to(PACKAGE).as_posix() for path, tree in modules() if names_torch_distributed(tree)]
     assert found == ["distributed.py"]
+
+
+def test_the_memory_of_the_machine_is_read_in_one_place() -> None:
+    """Which honours control groups: whatever is chosen by another reader ends in a container's kill."""
+    found = {path.name for path, _ in modules() if "SC_PHYS_PAGES" in path.read_text()}
+    assert found == {"machine.py"}
+    assert not [path for path, tree in modules() if "psutil" in ast.unparse(tree) or "meminfo" in ast.unparse(tree)]
 
 
 def test_only_the_console_prints() -> None:

@@ -105,6 +105,7 @@ def test_a_bad_file_is_a_row(tmp_path: Path) -> None:
         (5, "digits", "not int with data str"),
         ([5], "digits", "not int with data str"),
         ({"weight": torch.zeros(2)}, "digits", "not dict with data str"),
+        (iter([FIRST, nn.Linear(2, 2)]), "digits", "not PosixPath and Linear with data str"),
         (nn.Linear(2, 2), torch.zeros(2, 2), "not Linear with data Tensor"),
         (nn.Linear(2, 2), None, "not Linear with data NoneType"),
         (nn.Linear(2, 2), (torch.zeros(2, 2),), "not Linear with data tuple"),

@@ -172,10 +172,11 @@ def test_a_configuration_is_plain_data_and_a_broken_one_is_a_note(tmp_path: Path
     (folder / "config.json").write_text(json.dumps(config))
     checkpoint = load(folder)
     assert checkpoint.config == config
-    assert (checkpoint.architecture, checkpoint.architecture_arguments) == (
-        "ViTForImageClassification",
-        {"num_classes": 10},
-    )
+    assert (checkpoint.architecture, checkpoint.architecture_arguments) == (None, {})  # no name of ours
+    config = {"architecture": "vit_tiny_patch16_224", "num_classes": 10}  # as timm writes it
+    (folder / "config.json").write_text(json.dumps(config))
+    checkpoint = load(folder)
+    assert (checkpoint.architecture, checkpoint.architecture_arguments) == ("vit_tiny_patch16_224", {"num_classes": 10})
     (folder / "config.json").write_text("{")
     (folder / "trainer_state.json").symlink_to("/etc/passwd")
     notes = load(folder).notes

@@ -1,12 +1,11 @@
 """How many examples go through the network at once: a fixed rule of the network's shapes and the machine's memory."""
 
-import os
-
 import torch
 from torch import Tensor, nn
 
 from fisher_cli.curvature.allocation import is_large
 from fisher_cli.curvature.evaluation import evaluated
+from fisher_cli.machine import total_memory
 
 # Directions whose cotangents are held at once; more of them are taken in turns.
 DIRECTIONS_AT_ONCE = 16
@@ -63,10 +62,10 @@ def directions_at_once(model: nn.Module, bytes_per_direction: int, device: torch
 
 
 def memory_bytes(device: torch.device) -> int:
-    """Total memory of the device; of the machine for the CPU."""
+    """Total memory of the device; for the CPU what this process may use of the machine's."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return total_memory()[0]
 
 
 def automatic_batch_size(values: int, like: Tensor, directions: int, examples: int) -> int:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fisher_cli.curvature import label_checks
 from fisher_cli.curvature.draws import Draws
-from fisher_cli.errors import DataError
 
 LOG_TWO_PI_E = math.log(2 * math.pi) + 1
 
@@ -76,10 +76,6 @@ class Likelihood(ABC):
     @abstractmethod
     def check_labels(self, outputs: int, labels: Tensor) -> None:
         """Raise DataError unless the labels fit a network with this many outputs."""
-
-
-def _range_of(labels: Tensor) -> str:
-    return f"{int(labels.min())} to {int(labels.max())}"
 
 
 def _targets(outputs: Tensor, labels: Tensor) -> Tensor:
@@ -192,20 +188,8 @@ class Softmax(Likelihood):
         return (outputs.argmax(dim=1) == labels).double()
 
     def check_labels(self, outputs: int, labels: Tensor) -> None:
-        """Labels are class indices 0 … C − 1.
-
-        Raises:
-            DataError: a label is outside.
-        """
-        if labels.dim() != 1 or labels.is_floating_point():
-            msg = f"softmax needs one integer label per example, the data has labels of shape {tuple(labels.shape)}"
-            raise DataError(msg)
-        if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= outputs):
-            msg = (
-                f"labels run from {_range_of(labels)}, the network has {outputs} outputs (classes 0 to "
-                f"{outputs - 1}): check --data, --labels and the model's number of classes"
-            )
-            raise DataError(msg)
+        """Labels are class indices 0 … C − 1, and C ≥ 2."""
+        label_checks.check_classes(outputs, labels)
 
 
 class Sigmoid(Likelihood):
@@ -258,23 +242,8 @@ class Sigmoid(Likelihood):
         return ((outputs > 0) == (_targets(outputs, labels) > 0.5)).double().mean(dim=1)
 
     def check_labels(self, outputs: int, labels: Tensor) -> None:
-        """One output: labels 0 and 1. Several: class indices, or a 0/1 matrix (N, C).
-
-        Raises:
-            DataError: the labels are neither.
-        """
-        if labels.dim() == 2:
-            fits = labels.shape[1] == outputs and bool(((labels == 0) | (labels == 1)).all())
-            limit = 2
-        else:
-            limit = max(outputs, 2)
-            fits = not len(labels) or (int(labels.min()) >= 0 and int(labels.max()) < limit)
-        if not fits:
-            msg = (
-                f"labels of shape {tuple(labels.shape)} running from {_range_of(labels)} do not fit a sigmoid "
-                f"network with {outputs} outputs (0 to {limit - 1}): check --data, --labels and --likelihood"
-            )
-            raise DataError(msg)
+        """One output: labels 0 and 1. Several: class indices, or a 0/1 matrix (N, C)."""
+        label_checks.check_binary(outputs, labels)
 
 
 class Gaussian(Likelihood):
@@ -319,24 +288,8 @@ class Gaussian(Likelihood):
         return None
 
     def check_labels(self, outputs: int, labels: Tensor) -> None:
-        """Targets (N, C), or class indices for C > 1, or one number per example for C = 1.
-
-        Raises:
-            DataError: the labels are none of these.
-        """
-        if labels.dim() == 2:
-            fits = labels.shape[1] == outputs
-        else:
-            fits = outputs == 1 or (
-                not labels.is_floating_point()
-                and (not len(labels) or (int(labels.min()) >= 0 and int(labels.max()) < outputs))
-            )
-        if not fits:
-            msg = (
-                f"labels of shape {tuple(labels.shape)} do not fit a Gaussian network with {outputs} outputs: "
-                "check --data, --labels and --likelihood"
-            )
-            raise DataError(msg)
+        """Finite targets (N, C), or class indices for C > 1, or one number per example for C = 1."""
+        label_checks.check_targets(outputs, labels)
 
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {kind.name: kind for kind in (Softmax, Sigmoid, Gaussian)}

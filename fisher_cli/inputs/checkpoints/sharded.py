@@ -174,10 +174,10 @@ def _beside(folder: Path, name: str, digests: dict[str, str], notes: list[str]) 
 
 
 def _hints(config: Mapping[str, object]) -> dict[str, object]:
-    """Return the network's name as timm's and transformers' configurations tell it, and the number of classes."""
-    classes = config.get("architectures")
-    name = config.get("architecture", classes[0] if isinstance(classes, list) and classes else None)
-    labels = config.get("id2label")
-    count = config.get("num_classes", config.get("num_labels", len(labels) if isinstance(labels, dict) else None))
+    """Return the network's name as timm's configurations tell it, and the number of classes.
+
+    What transformers calls `architectures` are names of its own classes: see `huggingface_models`.
+    """
+    name, count = config.get("architecture"), config.get("num_classes", config.get("num_labels"))
     arguments = {"num_classes": count} if isinstance(count, int) else {}
     return {"arch": name, "arch_args": arguments} if isinstance(name, str) else {}

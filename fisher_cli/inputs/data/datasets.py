@@ -145,9 +145,7 @@ def load_examples(
         UsageError: The limit, the seed, the split, a size or the normalisation cannot be.
         DataError: The dataset is unknown, missing, damaged, or its normalisation must be given.
     """
-    if limit is not None and limit < 1:
-        msg = f"--limit {limit}: at least 1 example is needed; type a number from 1 up, or all"
-        raise UsageError(msg)
+    check_limit(limit)
     if not 0 <= seed < 2**63:
         msg = f"--seed {seed}: type an integer from 0 to 2^63 − 1"
         raise UsageError(msg)
@@ -156,7 +154,7 @@ def load_examples(
     if source.total < 1:
         msg = f"{source.name}: holds no examples; check what it names"
         raise DataError(msg)
-    indices = _selected(source.total, limit, seed)
+    indices = selected(source.total, limit, seed)
     if labels is not None:  # before the images: a wrong file is told at once
         new_labels, noisy = read_labels(labels, indices.tolist(), source.total)
     channels = _channels(source, int(indices[0]))
@@ -237,7 +235,19 @@ def _check_range(source: Source, inputs: Tensor, normalization: Normalization) -
         raise DataError(msg)
 
 
-def _selected(total: int, limit: int | None, seed: int) -> Tensor:
+def check_limit(limit: int | None) -> None:
+    """Refuse to select nothing.
+
+    Raises:
+        UsageError: `limit` is below 1.
+    """
+    if limit is not None and limit < 1:
+        msg = f"--limit {limit}: at least 1 example is needed; type a number from 1 up, or all"
+        raise UsageError(msg)
+
+
+def selected(total: int, limit: int | None, seed: int) -> Tensor:
+    """Return the places of the selected examples, as `load_examples` selects them."""
     if limit is None or limit >= total:
         return torch.arange(total)
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))

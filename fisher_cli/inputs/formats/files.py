@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from fisher_cli.errors import CheckpointError
+from fisher_cli.machine import total_memory
 
 COPY_AGAIN: Final = "copy or download it again"
 
@@ -46,7 +47,7 @@ def read_bytes(path: Path) -> bytes:
     with open(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         _check_regular(status.st_mode, where)  # again: it may have been replaced in between
-        if status.st_size > _memory():
+        if status.st_size > total_memory()[0]:
             msg = f"{where}: {status.st_size} bytes do not fit into this machine's memory; use a larger machine"
             raise CheckpointError(msg)
         try:
@@ -73,10 +74,3 @@ def _check_regular(mode: int, where: str) -> None:
     kind = kinds.get(stat.S_IFMT(mode), "something else")
     msg = f"{where}: not a regular file but {kind}; name a checkpoint file"
     raise CheckpointError(msg)
-
-
-def _memory() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not a POSIX system
-        return 1 << 62

@@ -7,8 +7,9 @@ from typing import BinaryIO, Final
 
 from fisher_cli.errors import DataError
 from fisher_cli.inputs.formats.containers import one_line
+from fisher_cli.machine import total_memory
 
-# What the examples of a run, or one file that must be held whole, may take of the machine's memory.
+# What the examples of a run, or one file that must be held whole, may take of the memory.
 MEMORY_SHARE: Final = 0.5
 
 
@@ -18,11 +19,8 @@ def shown(path: Path | str) -> str:
 
 
 def available_memory() -> int:
-    """Return how many bytes examples may take: half of the machine's memory."""
-    try:
-        return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * MEMORY_SHARE)
-    except (AttributeError, ValueError, OSError):  # not a POSIX system
-        return 1 << 62
+    """Return how many bytes examples may take: half of the memory that this process may use."""
+    return int(total_memory()[0] * MEMORY_SHARE)
 
 
 def open_regular(path: Path | str, longest: int | None = None) -> BinaryIO:

@@ -20,7 +20,7 @@ from fisher_cli.inputs.formats.containers import one_line
 from fisher_cli.inputs.networks.detection import Fit, detect, fit_notes, near_names
 from fisher_cli.inputs.networks.families import BUILT_IN, Family
 from fisher_cli.inputs.networks.fitting import dropped_notes, find_prefix
-from fisher_cli.inputs.networks.huggingface_models import huggingface_model, is_huggingface
+from fisher_cli.inputs.networks.huggingface_models import huggingface_model, is_huggingface, why_not
 from fisher_cli.inputs.networks.shapes import Shapes, hollow, shapes_of, without_counters
 from fisher_cli.inputs.networks.timm_models import PREFIX, TIMM, is_indexed, is_installed
 from fisher_cli.inputs.networks.torchvision_models import TORCHVISION
@@ -98,13 +98,15 @@ def find_architecture(
         raise ArchitectureError(msg)
     if model is not None:
         return _named(model.lower(), "--model", parsed, checkpoint)
-    if is_huggingface(checkpoint):
-        return _huggingface(checkpoint)
-    return _hinted(checkpoint, parsed) or _detected(checkpoint, parsed)
+    return _huggingface(checkpoint) or _hinted(checkpoint, parsed) or _detected(checkpoint, parsed)
 
 
-def _huggingface(checkpoint: Checkpoint) -> Architecture:
-    name, build = huggingface_model(checkpoint)
+def _huggingface(checkpoint: Checkpoint) -> Architecture | None:
+    """Return the image classifier of transformers that the folder's configuration describes, None if it is none."""
+    found = huggingface_model(checkpoint)
+    if found is None:
+        return None
+    name, build = found
     return Architecture(name, "checkpoint", build, (f"{name}, built from the keys of config.json that describe it",))
 
 
@@ -147,6 +149,8 @@ def _detected(checkpoint: Checkpoint, arguments: Mapping[str, object]) -> Archit
         return _named(f"{PREFIX}{hint}", "checkpoint", dict(arguments), checkpoint)
     if hint is not None:
         raise ArchitectureError(_unknown_hint(hint, where))
+    if is_huggingface(checkpoint):
+        raise ArchitectureError(why_not(checkpoint))
     near = near_names(checkpoint)
     almost = f"; the names are those of {' and '.join(near)}, the shapes are not" if near else ""
     count = len(checkpoint.weights)

@@ -6,13 +6,16 @@ on, and none that names code, a backbone of another library or a way to read wei
 
 import importlib.util
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from fisher_cli.errors import ArchitectureError
 from fisher_cli.inputs.checkpoints.checkpoints import Checkpoint
+from fisher_cli.inputs.checkpoints.weights import listed
 from fisher_cli.inputs.factories import built
 from fisher_cli.inputs.formats.containers import one_line
 from fisher_cli.inputs.networks.shapes import hollow
@@ -45,27 +48,91 @@ def is_huggingface(checkpoint: Checkpoint) -> bool:
     return not names_another and checkpoint.config is not None and isinstance(checkpoint.config.get("model_type"), str)
 
 
-def huggingface_model(checkpoint: Checkpoint) -> tuple[str, Callable[[], nn.Module]]:
-    """Return the name of transformers' class, and how to build it.
+def huggingface_model(checkpoint: Checkpoint) -> tuple[str, Callable[[], nn.Module]] | None:
+    """Return the name of transformers' class, and how to build it; None where `why_not` says why not.
 
     Raises:
-        ArchitectureError: transformers is missing, has no such image classifier, or refuses the configuration.
+        ArchitectureError: transformers refuses the configuration.
     """
-    where, config = one_line(checkpoint.name), dict(checkpoint.config or {})
-    kind = one_line(config.get("model_type"))
-    if importlib.util.find_spec("transformers") is None:
-        msg = f"{where}: a {kind} of transformers, which is not installed; pip install 'fisher-cli[hf]'"
-        raise ArchitectureError(msg)
-    classes = _classes(kind)
-    if not classes:
-        msg = f"{where}: {kind} is no image classifier of transformers; pass --model ./file.py:factory"
-        raise ArchitectureError(msg)
-    named = config.get("architectures")
-    chosen = next((each for each in classes if isinstance(named, list) and each in named), classes[0])
-    plain = _plain(config, len(checkpoint.weights), where)
-    build = partial(built, partial(_network, kind, chosen, plain), {}, chosen)
+    chosen = _chosen(checkpoint)
+    if chosen is None:
+        return None
+    config = dict(checkpoint.config or {})
+    plain = _plain(config, len(checkpoint.weights), one_line(checkpoint.name))
+    build = partial(built, partial(_network, str(config["model_type"]), chosen, plain), {}, chosen)
     hollow(build)  # without storage, so that what is absurd fails here
     return chosen, build
+
+
+def why_not(checkpoint: Checkpoint) -> str:
+    """Return in one line why there is no network of transformers for this configuration."""
+    where, config = one_line(checkpoint.name), dict(checkpoint.config or {})
+    kind, named = one_line(config.get("model_type")), config.get("architectures")
+    if not _is_installed():
+        return f"{where}: a {kind} of transformers, which is not installed; pip install 'fisher-cli[hf]'"
+    shown = f"{kind} ({listed([str(each) for each in named])})" if isinstance(named, list) and named else kind
+    return (
+        f"{where}: {shown} is no image classifier of transformers, and others are not built from a folder; pass "
+        "--model ./file.py:factory"
+    )
+
+
+def in_names_of(module: nn.Module, checkpoint: Checkpoint) -> Checkpoint:
+    """Return the checkpoint with the names and layouts that a network of transformers has in memory.
+
+    Its files keep those of earlier versions, and its own loader converts them. The checkpoint is left as it is where
+    the network is no class of transformers, or where not all of its tensors find their place.
+    """
+    if not type(module).__module__.startswith("transformers.models."):
+        return checkpoint
+    weights = _converted(module, checkpoint.weights)
+    if weights is None:
+        return checkpoint
+    ones = {name: torch.ones_like(weight, dtype=torch.float32) for name, weight in checkpoint.weights.items()}
+    masks = _converted(module, ones | dict(checkpoint.masks)) if checkpoint.masks else {}
+    pruned = {name: mask for name, mask in (masks or {}).items() if not bool(mask.all())}
+    return replace(checkpoint, weights=weights, masks=pruned)
+
+
+def _converted(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """Return the tensors as transformers' loader places them in such a network, None where not all find a place."""
+    from transformers.utils import logging as their_logging
+
+    logging: Any = their_logging  # some of it has no types
+    kind: Any = type(module)
+    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.ERROR)
+    logging.disable_progress_bar()
+    try:
+        loaded, found = kind.from_pretrained(
+            None,
+            config=module.config,
+            state_dict=dict(tensors),
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            local_files_only=True,
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bars:
+            logging.enable_progress_bar()
+    fits = not any(found[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    return dict(loaded.state_dict()) if fits else None
+
+
+def _is_installed() -> bool:
+    return importlib.util.find_spec("transformers") is not None
+
+
+def _chosen(checkpoint: Checkpoint) -> str | None:
+    """Return the image classifier of transformers that the configuration names; the type's own if it names none."""
+    config = checkpoint.config or {}
+    classes = _classes(str(config.get("model_type"))) if is_huggingface(checkpoint) and _is_installed() else ()
+    named = config.get("architectures")
+    if not isinstance(named, list) or not named:
+        return classes[0] if classes else None
+    return next((each for each in classes if each in named), None)
 
 
 def _classes(kind: str) -> tuple[str, ...]:
@@ -86,7 +153,8 @@ def _network(kind: str, chosen: str, plain: Mapping[str, Any]) -> nn.Module:
     config = AutoConfig.for_model(kind, **{key: value for key, value in plain.items() if key in known})
     config.architectures = [chosen]
     make: Callable[..., nn.Module] = AutoModelForImageClassification.from_config
-    return make(config, trust_remote_code=False, attn_implementation="eager")
+    # Attention as transformers chooses by itself: its plain form rounds to float32 in a float64 network.
+    return make(config, trust_remote_code=False)
 
 
 def _plain(config: Mapping[str, Any], tensors: int, where: str) -> dict[str, Any]:

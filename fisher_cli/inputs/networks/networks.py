@@ -12,6 +12,7 @@ from fisher_cli.inputs.checkpoints.pruning import apply_masks, remove_masks
 from fisher_cli.inputs.formats.containers import one_line
 from fisher_cli.inputs.networks.architectures import Architecture, find_architecture, find_factory
 from fisher_cli.inputs.networks.fitting import load_weights, network_notes, own_masks
+from fisher_cli.inputs.networks.huggingface_models import in_names_of
 from fisher_cli.inputs.networks.shapes import shapes_of
 from fisher_cli.results import Status
 
@@ -56,6 +57,7 @@ class Networks:
         remove_masks(module)
         if any(parameter.dtype is torch.bfloat16 for parameter in module.parameters()):
             module.float()  # else the weights would be rounded before anybody asks for that
+        checkpoint = in_names_of(module, checkpoint)
         load_weights(module, checkpoint)
         apply_masks(module, own_masks(module, checkpoint))
         return module
