@@ -1,5 +1,8 @@
 """A network in another precision, the same function: complex numbers stay complex."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -19,3 +22,14 @@ def in_precision(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
     model._apply(converted)  # type: ignore[no-untyped-call]  # torch's own is untyped
     return model
+
+
+@contextmanager
+def new_tensors_in(dtype: torch.dtype) -> Iterator[None]:
+    """Let `torch.zeros` and the like, which a forward pass may call without a type, make numbers of this precision."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

@@ -1,12 +1,13 @@
 """Identities of outputs and scores: evaluation mode, E_q[score] = 0, Σ_k s_k s_kᵀ = Λ."""
 
 import hashlib
+import random
 
 import torch
 from torch import Tensor
 
 from fisher_cli.curvature.identities import causes
-from fisher_cli.curvature.identities.plain import covariance, probabilities, targets
+from fisher_cli.curvature.identities.plain import Plain, covariance, probabilities, targets
 from fisher_cli.curvature.identities.statements import ALONE, Statement, Subject
 from fisher_cli.curvature.kernels import reproducible_kernels
 from fisher_cli.results import Identity
@@ -19,6 +20,13 @@ MODE = Statement(
     "z(xₙ) among others = z(xₙ) alone",
     "definition of the per-example Fisher",
     "the engine's forward pass of all examples | the network's of each one",
+    "largest |z|",
+)
+CHANCE = Statement(
+    "chance",
+    "z(x) evaluated again = z(x), and no random number is drawn",
+    "definition of q(y | x, θ)",
+    "a second evaluation | the first",
     "largest |z|",
 )
 MEAN_SCORE = Statement(
@@ -37,6 +45,30 @@ ROOT = Statement(
 )
 
 
+def chance(subject: Subject) -> Identity:
+    """The same examples give the same outputs, and torch's random state before and after is the same."""
+    plain = subject.plain.first(ALONE)
+    before = _random_state(plain)
+    first = plain.outputs().detach()
+    drawn = _random_state(plain) != before
+    again = plain.outputs().detach()
+    difference = torch.nan_to_num((again - first).abs(), nan=float("inf"))
+    at = divmod(int(difference.argmax()), first.shape[1])
+    error = float(difference.max()) / max(float(first.abs().max()), 1e-300)
+    cause = "the network keeps a state that its next evaluation sees: its outputs are no function of the example"
+    if drawn:
+        error, cause = float("inf"), "the forward pass draws random numbers: make it deterministic in evaluation mode"
+    why = subject.rounding("outputs")
+    return CHANCE.judged(float(again[at]), float(first[at]), error, subject.tolerance(1e-10), why, cause)
+
+
+def _random_state(plain: Plain) -> tuple[bytes, object]:
+    """Of torch on the network's device, and of Python."""
+    device = plain.inputs.device
+    state = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+    return state.numpy().tobytes() + torch.get_rng_state().numpy().tobytes(), random.getstate()
+
+
 def evaluation_mode(subject: Subject) -> Identity:
     """An example's outputs are its own, and no evaluation leaves a trace in the network's buffers."""
     subject = subject.first(ALONE)
@@ -50,7 +82,10 @@ def evaluation_mode(subject: Subject) -> Identity:
     if _digest(subject) != before:
         error, cause = float("inf"), f"{causes.TRAINING}; its running statistics move with every evaluation"
     why = subject.rounding("outputs, which depends on how many examples are multiplied at once")
-    return MODE.judged(float(ours[at]), float(theirs[at]), error, subject.tolerance(1e-10), why, cause)
+    limit = subject.tolerance(1e-10)
+    return MODE.judged(
+        float(ours[at]), float(theirs[at]), error, limit, why, cause, lambda: subject.measured.of_outputs
+    )
 
 
 def _digest(subject: Subject) -> bytes:
@@ -82,7 +117,7 @@ def mean_score(subject: Subject) -> Identity:
     cause = "the scores of the classes do not add up to zero: a score or a class's weight is wrong"
     why = subject.rounding("gradients, which cancel")
     tolerance = subject.tolerance(1e-11)
-    return MEAN_SCORE.judged(mean, 0.0, worst, tolerance, why, causes.training_mode(subject) or cause)
+    return MEAN_SCORE.judged(mean, 0.0, worst, tolerance, why, causes.training_mode(subject) or cause, subject.lost)
 
 
 def _label_scores(subject: Subject, outputs: Tensor) -> list[tuple[Tensor, Tensor]]:
