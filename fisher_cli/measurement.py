@@ -189,6 +189,7 @@ def posed(
         device=device,
         dtype=torch.float32 if is_yet_to_be else getattr(torch, settings.precision.storage),
         world=world,
+        may_draw=settings.verify,
     )
     _check_classes(problem, classes)
     return without_head(problem) if settings.without_head else problem

@@ -1,7 +1,5 @@
 """A forward pass of a network as it is in evaluation mode, with what goes wrong in it put into words."""
 
-from typing import NoReturn
-
 import torch
 from torch import Tensor, nn
 
@@ -44,14 +42,9 @@ def evaluated(model: nn.Module, inputs: Tensor) -> object:
         torch.set_default_dtype(before)
 
 
-def refuse_random(model: nn.Module, inputs: Tensor) -> NoReturn:
-    """Name the module whose forward pass drew random numbers.
-
-    Raises:
-        CoupledExamplesError: always.
-    """
-    msg = (
+def random_numbers(model: nn.Module, inputs: Tensor) -> str:
+    """What to say of a network whose forward pass draws random numbers, with the module that does."""
+    return (
         f"{first_to_draw(model, inputs)} draws random numbers in its forward pass: the outputs depend on chance, and "
         "no Fisher belongs to them; make it deterministic in evaluation mode"
     )
-    raise CoupledExamplesError(msg)

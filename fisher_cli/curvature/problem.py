@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fisher_cli.curvature.allocation import is_large, manage_freed_memory, trim
 from fisher_cli.curvature.backward import gradients_in_turn
 from fisher_cli.curvature.batching import automatic_batch_size, network_bytes, values_per_example
-from fisher_cli.curvature.evaluation import evaluated, refuse_random
+from fisher_cli.curvature.evaluation import evaluated, random_numbers
 from fisher_cli.curvature.kernels import reproducible_kernels
 from fisher_cli.curvature.likelihoods import Likelihood, likelihood_named
 from fisher_cli.curvature.memory import raise_if_out_of_memory
@@ -78,8 +78,8 @@ class Problem:
     `parameters` holds each analysed tensor once, under its first name. `batch_size` examples go through the network
     at once with many directions, `product_batch_size` with one; `keep_graphs` allows products to keep their graphs.
     The ranks of the `world` share the batches. Activations of `blocks` are not kept but computed anew in the backward
-    pass. `state` is what the network holds besides its parameters, the same before every forward pass. Make one with
-    `pose`.
+    pass. `state` is what the network holds besides its parameters, the same before every forward pass. A forward pass
+    `may_draw` random numbers only where somebody is there to say what is wrong with it. Make one with `pose`.
     """
 
     model: nn.Module
@@ -93,6 +93,7 @@ class Problem:
     keep_graphs: bool = True
     world: World = ALONE
     blocks: tuple[Block, ...] = ()
+    may_draw: bool = False
 
     @property
     def examples(self) -> int:
@@ -169,8 +170,8 @@ class Problem:
             raw = evaluated(self.model, inputs)
         finally:
             self.state.restore()
-        if before.has_moved():
-            refuse_random(self.model, inputs)
+        if before.has_moved() and not self.may_draw:
+            raise CoupledExamplesError(random_numbers(self.model, inputs))
         return as_outputs(raw, len(inputs))
 
     def double(self) -> "Problem":
@@ -302,7 +303,7 @@ def _refuse_compiled(model: nn.Module) -> None:
             raise ArchitectureError(msg)
 
 
-def _probe(model: nn.Module, inputs: Tensor, like: Tensor) -> Tensor:
+def _probe(model: nn.Module, inputs: Tensor, like: Tensor, *, may_draw: bool) -> Tensor:
     """The outputs for the first examples, computed with all errors put into words.
 
     Raises:
@@ -322,8 +323,8 @@ def _probe(model: nn.Module, inputs: Tensor, like: Tensor) -> Tensor:
             "check --model and --data"
         )
         raise DataError(msg) from error
-    if before.has_moved():
-        refuse_random(model, inputs)
+    if before.has_moved() and not may_draw:
+        raise CoupledExamplesError(random_numbers(model, inputs))
     outputs = as_outputs(raw, len(inputs))
     if not bool(outputs.isfinite().all()):
         msg = "the network's outputs are NaN or infinite on the first examples"
@@ -370,10 +371,11 @@ def pose(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     world: World = ALONE,
+    may_draw: bool = False,
 ) -> Problem:
     """The problem of a network on examples, moved to the device, in evaluation mode and checked.
 
-    `parameters` defaults to all that require gradients, `batch_size` to the automatic rule, `dtype` to the
+    `may_draw` lets a forward pass draw random numbers, for whoever says so then. `parameters` defaults to all that require gradients, `batch_size` to the automatic rule, `dtype` to the
     network's own, at least float32. The network is changed in place: mode, device, dtype; `given_back` undoes it.
 
     Raises:
@@ -405,7 +407,7 @@ def pose(
     in_precision(model, precision, torch.device(device or first.device))
     manage_freed_memory(large=is_large(network_bytes(model)))
     state = NetworkState(model)
-    outputs = _probe(model, inputs, first)
+    outputs = _probe(model, inputs, first, may_draw=may_draw)
     _refuse_another_function(given, outputs, dtypes)
     kind = likelihood_named(likelihood, outputs.shape[1])
     if len(data.labels) != len(data):
@@ -420,4 +422,15 @@ def pose(
         product_batch_size = automatic_batch_size(values, first, 1, len(data))
     state.restore()
     batch_size, product_batch_size = map(min, zip(*world.exchange([batch_size, product_batch_size]), strict=True))
-    return Problem(model, kind, data, chosen, batch_size, outputs.shape[1], product_batch_size, state, world=world)
+    return Problem(
+        model,
+        kind,
+        data,
+        chosen,
+        batch_size,
+        outputs.shape[1],
+        product_batch_size,
+        state,
+        world=world,
+        may_draw=may_draw,
+    )

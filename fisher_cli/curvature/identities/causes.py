@@ -28,8 +28,9 @@ def training_mode(subject: Subject) -> str:
     plain = subject.plain
     ours = together(subject)
     theirs = torch.cat([plain.outputs(n, n + 1).detach() for n in range(len(plain))])
+    limit = subject.tolerance(1e-9) + (subject.measured.of_outputs if subject.measured.is_coarse else 0.0)
     scale = max(float(theirs.abs().max()), 1e-300)
-    return TRAINING if float((ours - theirs).abs().max()) > subject.tolerance(1e-9) * scale else ""
+    return TRAINING if float((ours - theirs).abs().max()) > limit * scale else ""
 
 
 def together(subject: Subject) -> Tensor:

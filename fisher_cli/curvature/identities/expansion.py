@@ -1,6 +1,7 @@
 """KL(q_θ ‖ q_θ+ε) = ½ εᵀFε + o(‖ε‖²): the ratio of both sides as ε goes to zero, and how fast it goes to one."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,12 +19,18 @@ STEPS = 11
 RATE = math.sqrt(10)
 # The divergence of the longest step, about: far enough for the next term to show, if the predictions are not certain.
 LONGEST = 0.02
+# No output moves further over the longest step: where predictions are certain the divergence hardly tells.
+FURTHEST = 1.0
+# Where the outputs' own derivative is taken, relative to the parameters; further where their rounding is coarse.
+SHORT = 1e-6
 # A slope is trusted where both deviations exceed rounding so many times.
 ABOVE_ROUNDING = 20
 # Of the ratio, where it is judged.
 ROUNDING = 1e-6
 LEAST_SLOPES = (0.8, 1.8)
-# What is left of a kink at the shortest step, relative to J v, where there is one at θ itself.
+# How much rounding, or the change from step to step, may be off as an estimate of the ratio's error.
+UNSURE = 10
+# What is left of a kink at the shortest step, relative to the outputs' derivative, where there is one at θ itself.
 KINK = 1e-4
 NO_MOVE = "the predictions do not move along a random direction"
 
@@ -40,16 +47,16 @@ STATEMENT = Statement(
 class _Step:
     """One length t of ε = t v: deviations of the ratio from one, and what rounding may be of them.
 
-    `bend` is ‖(z(+) − z(−))/2t − J v‖, `kink` what of ‖z(+) + z(−) − 2z‖/2t or of it exceeds rounding.
+    `derivative` is (z(+) − z(−))/2t, `second` ‖z(+) + z(−) − 2z‖/2t, `noise` what rounding may be of either.
     """
 
     length: float
     single: float
     averaged: float
     rounding: float
-    bend: float
-    bend_rounding: float
-    kink: float
+    derivative: Tensor
+    second: float
+    noise: float
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,8 @@ class _Path:
     def slope(self, which: str) -> float | None:
         """That between the shortest steps where it can be told."""
         slopes = [getattr(row, f"slope_{which}") for row in reversed(self.rows)]
-        return next((slope for slope in slopes if slope is not None), None)
+        # The better of the two shortest: where the next two terms cancel at some step, the slope there says nothing.
+        return max([slope for slope in slopes if slope is not None][:2], default=None)
 
 
 def expansion(subject: Subject) -> tuple[Identity, tuple[ExpansionStep, ...]]:
@@ -73,7 +81,7 @@ def expansion(subject: Subject) -> tuple[Identity, tuple[ExpansionStep, ...]]:
     Kinks are found by the network's outputs alone, never by the divergence: what is judged does not choose its judge.
     """
     some = subject.some(EXAMPLES)
-    everywhere = _differentiated(some)
+    everywhere = _with_gradients(some)
     support, found = list(everywhere), list[_Path]()
     while True:
         path = _path(some, {name: everywhere[name] for name in support})
@@ -91,30 +99,33 @@ def expansion(subject: Subject) -> tuple[Identity, tuple[ExpansionStep, ...]]:
     return _judged(some, first, found[-1] if not found[-1].starts_at_kink else first), first.rows
 
 
-def _differentiated(subject: Subject) -> dict[str, Tensor]:
-    """A probe without the entries that autograd has no gradient for: an embedding's padding row moves the outputs."""
-    twin = subject.plain
-    z = twin.outputs()
-    generator = torch.Generator().manual_seed(2)
-    direction = torch.randn(z.shape, generator=generator, dtype=torch.float64).to(z)
-    gradients = twin.gradients(z, direction)
-    return {name: part * (gradients[name] != 0) for name, part in subject.probes[0].items()}
+def _with_gradients(subject: Subject) -> dict[str, Tensor]:
+    """A probe without the rows that have no gradient by definition: an embedding's padding row moves the outputs."""
+    found = {name: part.clone() for name, part in subject.probes[0].items()}
+    for name, rows in subject.plain.watched.padding.items():
+        found[name][sorted(rows)] = 0
+    return found
 
 
 def _path(subject: Subject, direction: Change) -> _Path | None:
     """The steps along ± a direction; None where the predictions do not move along it."""
     twin = subject.plain
     quadratic = 0.5 * inner(subject.multiplied(direction), {**subject.zeros(), **direction}) * len(twin)
-    z = twin.outputs()
-    pushed = twin.pushed(z, {**subject.zeros(), **direction}).double()
-    z = z.detach()
-    spread = float(pushed.norm())
-    theirs = 0.5 * float((pushed * _times_covariance(twin, z, pushed)).sum())
-    if not theirs > 0 or spread == 0:
+    z = twin.outputs().detach()
+    short = max(SHORT, math.sqrt(subject.noise / max(float(z.abs().max()), subject.noise, 1e-300)))
+    derivative = (twin.outputs_at(direction, short) - twin.outputs_at(direction, -short)) / (2 * short)
+    spread = float(derivative.norm())
+    theirs = 0.5 * float((derivative * _times_covariance(twin, z, derivative)).sum())
+    if not theirs > 0 or spread <= subject.noise * math.sqrt(z.numel()) / short:
         return None
-    longest = min(math.sqrt(LONGEST * len(twin) / theirs), 0.3)
-    steps = [_step(twin, direction, longest / RATE**k, z, pushed, quadratic, subject.noise) for k in range(STEPS)]
-    return _Path(tuple(steps), _with_slopes(steps, subject, direction), len(direction), steps[-1].kink > KINK * spread)
+    furthest = FURTHEST / float(derivative.abs().max())
+    longest = min(math.sqrt(LONGEST * len(twin) / theirs), 0.3, furthest)
+    # Rounding of the outputs against how far the predictions move; only the weighted part of the outputs counts.
+    spreads = math.sqrt(float(covariance(twin.kind, z).diagonal(dim1=1, dim2=2).sum()))
+    rounding = 2 * subject.noise * spreads / math.sqrt(2 * theirs)
+    steps = [_step(twin, direction, longest / RATE**k, z, rounding, quadratic, subject.noise) for k in range(STEPS)]
+    at_kink = steps[-1].second - 10 * steps[-1].noise > KINK * spread
+    return _Path(tuple(steps), _with_slopes(steps, subject, direction), len(direction), at_kink)
 
 
 def _times_covariance(twin: Plain, z: Tensor, vectors: Tensor) -> Tensor:
@@ -122,26 +133,23 @@ def _times_covariance(twin: Plain, z: Tensor, vectors: Tensor) -> Tensor:
 
 
 def _step(
-    twin: Plain, direction: Change, length: float, z: Tensor, pushed: Tensor, quadratic: float, noise: float
+    twin: Plain, direction: Change, length: float, z: Tensor, rounding: float, quadratic: float, noise: float
 ) -> _Step:
     ahead, behind = twin.outputs_at(direction, length), twin.outputs_at(direction, -length)
     form = quadratic * length**2 if quadratic else math.nan
     one, other = (small_divergence(twin.kind, z, moved) / form for moved in (ahead, behind))
-    weighted = math.sqrt(float((pushed * _times_covariance(twin, z, pushed)).sum()))
-    # Rounding of the outputs against how far the predictions move; only the weighted part of the outputs counts.
-    rounding = 2 * noise * math.sqrt(len(twin)) / max(weighted * length, 1e-300)
-    bend = float(((ahead - behind) / (2 * length) - pushed).norm())
-    bend_rounding = noise * math.sqrt(z.numel()) / length
-    second = float((ahead + behind - 2 * z).norm()) / (2 * length)
-    kink = max(second, bend) - 10 * bend_rounding
-    return _Step(length, one - 1, (one + other) / 2 - 1, rounding, bend, bend_rounding, kink)
+    derivative, second = (ahead - behind) / (2 * length), float((ahead + behind - 2 * z).norm()) / (2 * length)
+    noise *= math.sqrt(z.numel()) / length
+    return _Step(length, one - 1, (one + other) / 2 - 1, rounding / length, derivative, second, noise)
 
 
-def _is_smooth(step: _Step, shorter: _Step) -> bool:
-    """Whether (z(+) − z(−))/2t leaves J v by ∝ t², as on a path without kinks; where units switch it is ∝ t or less."""
-    if step.bend <= 3 * step.bend_rounding:
+def _is_smooth(steps: Sequence[_Step], k: int) -> bool:
+    """Whether (z(+) − z(−))/2t changes by ∝ t² from step to step, as on a path without kinks; else by ∝ t or less."""
+    changes = [float((steps[i].derivative - steps[i + 1].derivative).norm()) for i in (k, k + 1)]
+    noises = [steps[i].noise + steps[i + 1].noise for i in (k, k + 1)]
+    if changes[0] <= 3 * noises[0]:
         return True
-    return shorter.bend > 3 * shorter.bend_rounding and 8 <= step.bend / shorter.bend <= 12.5
+    return changes[1] > 3 * noises[1] and 8 <= changes[0] / changes[1] <= 12.5
 
 
 def _with_slopes(steps: list[_Step], subject: Subject, direction: Change) -> tuple[ExpansionStep, ...]:
@@ -152,7 +160,7 @@ def _with_slopes(steps: list[_Step], subject: Subject, direction: Change) -> tup
         row = ExpansionStep(step=step.length * unit, single=step.single, averaged=step.averaged)
         if index + 1 < len(steps):
             shorter = steps[index + 1]
-            smooth = all(_is_smooth(steps[k], steps[k + 1]) for k in (index, min(index + 1, len(steps) - 2)))
+            smooth = all(_is_smooth(steps, min(k, len(steps) - 3)) for k in (index, index + 1))
             if smooth:
                 row = replace(
                     row,
@@ -171,8 +179,9 @@ def _slope(longer: float, shorter: float, rounding: float) -> float | None:
 
 def _judged(subject: Subject, path: _Path, seen: _Path) -> Identity:
     """The ratio at the shortest step that rounding leaves exact enough; the slopes at the shortest steps."""
-    exact = [step for step in path.steps if step.rounding <= ROUNDING]
-    step = exact[-1] if exact else path.steps[0]
+    exact = [k for k, step in enumerate(path.steps) if step.rounding <= ROUNDING]
+    at = exact[-1] if exact else min(range(len(path.steps)), key=lambda k: _unsure(path.steps, k))
+    step = path.steps[at]
     single, averaged = path.slope("single") or seen.slope("single"), seen.slope("averaged")
     error, tolerance = abs(step.averaged), 1e-4 if subject.is_double else 5e-2
     cause = "" if error <= tolerance else _cause(subject, step.averaged)
@@ -183,7 +192,7 @@ def _judged(subject: Subject, path: _Path, seen: _Path) -> Identity:
         )
         if slope is not None and slope < least
     ]
-    if wrong and not cause and subject.is_double:
+    if wrong and not cause and subject.is_double and not subject.measured.is_coarse:
         error = math.inf
         cause = f"the ratio goes to one too slowly, with slope {' and '.join(wrong)} in place of 1 and 2"
     why = f"slopes {_said(single)} (expected 1) and {_said(averaged)} (expected 2)"
@@ -191,7 +200,22 @@ def _judged(subject: Subject, path: _Path, seen: _Path) -> Identity:
         why += f", the latter along the last {seen.tensors} tensors: along all, units switch at every visible step"
     if path.tensors < len(subject.plain.parameters):
         why += f"; along the last {path.tensors} tensors, as units before them are exactly at a kink (zero)"
-    return STATEMENT.judged(1 + step.averaged, 1.0, error, tolerance, why, cause)
+    return STATEMENT.judged(
+        1 + step.averaged,
+        1.0,
+        error,
+        tolerance,
+        why,
+        cause,
+        lambda: UNSURE * _unsure(path.steps, at) + subject.lost_to_saturation(),
+    )
+
+
+def _unsure(steps: Sequence[_Step], k: int) -> float:
+    """What may be off of the averaged deviation: rounding, or what it changes to the next step."""
+    beside = steps[k + 1] if k + 1 < len(steps) else steps[k - 1]
+    change = abs(steps[k].averaged - beside.averaged)
+    return max(steps[k].rounding, change) if math.isfinite(change) else math.inf
 
 
 def _cause(subject: Subject, deviation: float) -> str:

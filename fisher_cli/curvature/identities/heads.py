@@ -9,10 +9,8 @@ from torch import Tensor, nn
 from fisher_cli.curvature.identities import causes
 from fisher_cli.curvature.identities.plain import covariance, differentiable_kernels, observed_score
 from fisher_cli.curvature.identities.statements import Statement, Subject
-from fisher_cli.curvature.identities.traces import unswept
-from fisher_cli.curvature.problem import Problem
+from fisher_cli.curvature.problem import Problem, as_outputs
 from fisher_cli.curvature.traces import sweep
-from fisher_cli.errors import CoupledExamplesError, VerificationError
 from fisher_cli.results import Identity
 
 TRUE = Statement(
@@ -116,7 +114,7 @@ def _judged(subject: Subject, statement: Statement, ours: float, theirs: float) 
         if "constant factor" in cause:
             cause = "the classes have wrong weights, or the rule for linear layers is wrong"
     why = subject.rounding("sums")
-    return statement.judged(ours, theirs, error, subject.tolerance(1e-10), why, cause)
+    return statement.judged(ours, theirs, error, subject.tolerance(1e-10), why, cause, subject.lost)
 
 
 def last_layer(subject: Subject, head: Head | None) -> list[Identity]:
@@ -131,12 +129,8 @@ def last_layer(subject: Subject, head: Head | None) -> list[Identity]:
     }
     found = []
     for statement, matrix in ((TRUE, "true"), (EMPIRICAL, "empirical")):
-        try:
-            ours = _trace(subject.problem, head, matrix)
-        except (VerificationError, CoupledExamplesError) as refusal:
-            found.append(unswept(statement, refusal, subject))
-        else:
-            found.append(_judged(subject, statement, ours, closed[matrix]))
+        ours = _trace(subject.problem, head, matrix)
+        found.append(_judged(subject, statement, ours, closed[matrix]))
     return found
 
 
@@ -152,10 +146,7 @@ def zero_head(subject: Subject, head: Head | None) -> Identity:
         return ZERO.not_applicable(NONE)
     if any(bool(subject.plain.parameters[name].any()) for name in head.names):
         return ZERO.not_applicable("the last layer is not zero")
-    try:
-        trace = subject.summed.trace
-    except (VerificationError, CoupledExamplesError) as refusal:
-        return unswept(ZERO, refusal, subject)
+    trace = subject.summed.trace
     others = sum(layer.true.value + layer.empirical.value for layer in trace.layers if layer.name not in head.names)
     error = max(others, abs(trace.true.value - trace.empirical.value)) / max(trace.true.value, 1e-300)
     cause = "layers below a zero head have gradients, or the two traces differ where all classes are equal"
@@ -172,8 +163,7 @@ class _Tempered(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """z/τ."""
-        outputs: Tensor = self.inside(inputs)
-        return outputs / self.temperature
+        return as_outputs(self.inside(inputs), len(inputs)) / self.temperature
 
 
 def tempered(subject: Subject, head: Head | None) -> Identity:
@@ -183,8 +173,4 @@ def tempered(subject: Subject, head: Head | None) -> Identity:
     outputs = head.outputs / TEMPERATURE
     theirs = _closed(subject.plain.kind, outputs, head.size) / TEMPERATURE**2
     problem = replace(subject.problem, model=_Tempered(subject.problem.model, TEMPERATURE))
-    try:
-        ours = _trace(problem, head, "true")
-    except (VerificationError, CoupledExamplesError) as refusal:
-        return unswept(TEMPERED, refusal, subject)
-    return _judged(subject, TEMPERED, ours, theirs)
+    return _judged(subject, TEMPERED, _trace(problem, head, "true"), theirs)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature.identities import causes, plain
-from fisher_cli.curvature.identities.statements import Statement, Subject, Worst, worst_of_vectors
+from fisher_cli.curvature.identities.comparisons import Worst, worst_of_vectors
+from fisher_cli.curvature.identities.statements import Statement, Subject
 from fisher_cli.curvature.memory import raise_if_out_of_memory
 from fisher_cli.results import Identity
 
@@ -52,7 +53,7 @@ _TWICE = (RuntimeError, NotImplementedError)
 def _not_twice(statement: Statement, error: Exception) -> Identity:
     raise_if_out_of_memory(error)
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return statement.not_applicable(f"torch cannot differentiate this network twice: {reason}")
+    return statement.undecided(f"torch cannot differentiate this network twice: {reason}")
 
 
 def _hessian(subject: Subject, value: Callable[[Tensor, Tensor], Tensor]) -> list[dict[str, Tensor]]:
@@ -70,10 +71,10 @@ def _hessian(subject: Subject, value: Callable[[Tensor, Tensor], Tensor]) -> lis
 
 
 def _judged(subject: Subject, statement: Statement, worst: Worst, theirs: list[dict[str, Tensor]]) -> Identity:
-    tolerance = subject.tolerance(1e-9) + subject.saturation
+    tolerance = subject.saturated_tolerance(1e-9)
     cause = "" if worst.error <= tolerance else causes.of_products(subject, subject.products, theirs)
     why = f"{subject.rounding('products')}, and 100 of its units over 1 − Σp², which autograd's softmax rounds"
-    return statement.judged(worst.ours, worst.theirs, worst.error, tolerance, why, cause)
+    return statement.judged(worst.ours, worst.theirs, worst.error, tolerance, why, cause, subject.lost_to_saturation)
 
 
 def expected_hessian(subject: Subject) -> Identity:
@@ -110,7 +111,7 @@ def empirical_product(subject: Subject) -> Identity:
             torch.cat([each[n].double().reshape(-1) for each in side for n in each]) for side in (ours, theirs)
         )
         cause = causes.training_mode(few) or causes.of_factor(one, other, len(few.sums))
-    return EMPIRICAL.judged(worst.ours, worst.theirs, worst.error, tolerance, few.rounding("products"), cause)
+    return EMPIRICAL.judged(worst.ours, worst.theirs, worst.error, tolerance, few.rounding("products"), cause, few.lost)
 
 
 def blocks(subject: Subject) -> Identity:
@@ -136,14 +137,14 @@ def blocks(subject: Subject) -> Identity:
     }
     name = max(errors, key=lambda each: errors[each])
     ours, theirs, _ = affine[name]
-    tolerance = some.tolerance(1e-7) + some.saturation
+    tolerance = some.saturated_tolerance(1e-7)
     cause = ""
     if not errors[name] <= tolerance:
         forms = [torch.tensor([each[side] for each in affine.values()], dtype=torch.float64) for side in (0, 1)]
         cause = causes.training_mode(some) or causes.of_missing(list(affine), forms[0], forms[1])
         cause = cause or causes.of_factor(forms[0], forms[1], len(some.plain)) or f"{name} differs most"
     why = f"{some.rounding('products')}; {len(affine)} of {len(found)} tensors"
-    judged = BLOCKS.judged(ours, theirs, errors[name], tolerance, why, cause)
+    judged = BLOCKS.judged(ours, theirs, errors[name], tolerance, why, cause, some.lost_to_saturation)
     return judged if judged.reason or not said else _with_reason(judged, said)
 
 

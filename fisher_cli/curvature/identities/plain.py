@@ -3,11 +3,11 @@
 Nothing here uses the engine, the products or the likelihoods of this package: what both sides share can hide a fault.
 """
 
-import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,10 @@ from torch.distributions import Bernoulli, Categorical, Distribution, Normal, kl
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from fisher_cli.curvature.directional_derivatives import moved
+from fisher_cli.curvature.evaluation import evaluated
+from fisher_cli.curvature.evaluation_watch import Watched, watched_evaluation
+from fisher_cli.curvature.network_state import NetworkState
 from fisher_cli.curvature.problem import Problem, as_outputs
 
 Change = Mapping[str, Tensor]
@@ -170,32 +174,45 @@ class Plain:
     inputs: Tensor
     labels: Tensor
     parameters: Mapping[str, nn.Parameter]
+    state: NetworkState
 
     @classmethod
     def of(cls, problem: Problem) -> "Plain":
         """That of a problem: the network itself where it is in float64, else a copy that is."""
-        model, parameters = problem.model, problem.parameters
         if problem.dtype is not torch.float64:
-            model = copy.deepcopy(model).double()
-            pairs = zip(problem.model.parameters(), model.parameters(), strict=True)
-            twins = {id(parameter): twin for parameter, twin in pairs}
-            parameters = {name: twins[id(parameter)] for name, parameter in parameters.items()}
+            problem = problem.double()
         batch = problem.slice(0, problem.examples)
         inputs = batch.inputs.double() if batch.inputs.is_floating_point() else batch.inputs
-        return cls(model, problem.likelihood.name, inputs, batch.labels, parameters)
+        return cls(problem.model, problem.likelihood.name, inputs, batch.labels, problem.parameters, problem.state)
 
     def __len__(self) -> int:
         return len(self.inputs)
 
     def first(self, count: int) -> "Plain":
         """The same with the first examples only."""
-        return Plain(self.model, self.kind, self.inputs[:count], self.labels[:count], self.parameters)
+        return self.at(torch.arange(min(count, len(self))))
+
+    def at(self, places: Tensor) -> "Plain":
+        """The same with the examples at these places only."""
+        inputs, labels = self.inputs[places.to(self.inputs.device)], self.labels[places.to(self.labels.device)]
+        return replace(self, inputs=inputs, labels=labels)
+
+    @cached_property
+    def watched(self) -> Watched:
+        """The coarsest numbers that an evaluation of one example makes, and the rows it has no gradient of."""
+        with watched_evaluation(self.parameters) as watched:
+            self.outputs(0, 1)
+        return watched
 
     def outputs(self, start: int = 0, stop: int | None = None) -> Tensor:
         """z of examples start … stop − 1, with its graph."""
-        inputs = self.inputs[start:stop].clone()
-        with differentiable_kernels():
-            return as_outputs(self.model(inputs), len(inputs))
+        inputs = self.inputs[start:stop]
+        self.state.restore()
+        try:
+            with differentiable_kernels():
+                return as_outputs(evaluated(self.model, inputs), len(inputs))
+        finally:
+            self.state.restore()
 
     def chunks(self, size: int) -> Iterator[tuple[int, int]]:
         """Bounds of consecutive examples.
@@ -238,18 +255,6 @@ class Plain:
             return {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
         return self.gradients(along)
 
-    def pushed(self, outputs: Tensor, vector: Change) -> Tensor:
-        """J v, (B, C), as the derivative of u ↦ (Jᵀu)ᵀ v."""
-        u = torch.zeros_like(outputs, requires_grad=True)
-        first = self.gradients(outputs, u, graph=True)
-        used = [name for name in first if first[name].requires_grad]
-        if not used:
-            return torch.zeros_like(outputs)
-        with differentiable_kernels():
-            along = torch.stack([(first[name] * vector[name]).sum() for name in used]).sum()
-            (found,) = torch.autograd.grad(along, u, retain_graph=True)
-        return found
-
     def sums(self, vectors: Sequence[Change]) -> Sums:
         """Squared gradients of every example and class, one backward pass each."""
         names = list(self.parameters)
@@ -273,23 +278,9 @@ class Plain:
                 total[name] += observed[name]
         return Sums(true, empirical, uniform, total, products)
 
-    @contextmanager
-    def moved(self, change: Change, length: float = 1.0) -> Iterator[None]:
-        """Evaluate at θ + length · change while the context is open; every bit is put back."""
-        # Through `.data`, which autograd does not watch: graphs that others keep stay valid, as every bit comes back.
-        places = {name: self.parameters[name].data for name in change}
-        kept = {name: place.clone() for name, place in places.items()}
-        try:
-            for name, part in change.items():
-                places[name].add_(part, alpha=length)
-            yield
-        finally:
-            for name, place in places.items():
-                place.copy_(kept[name])
-
     def outputs_at(self, change: Change, length: float = 1.0) -> Tensor:
         """z at θ + length · change, without a graph."""
-        with self.moved(change, length):
+        with moved(self.parameters, change, length):
             return self.outputs().detach()
 
 

@@ -5,10 +5,13 @@ import hashlib
 import torch
 from torch import Tensor
 
+from fisher_cli.curvature.company import refuse_state
+from fisher_cli.curvature.evaluation import random_numbers
 from fisher_cli.curvature.identities import causes
 from fisher_cli.curvature.identities.plain import covariance, probabilities, targets
 from fisher_cli.curvature.identities.statements import ALONE, Statement, Subject
 from fisher_cli.curvature.kernels import reproducible_kernels
+from fisher_cli.curvature.random_state import RandomState
 from fisher_cli.results import Identity
 
 # Examples of which the score at every class is taken.
@@ -19,6 +22,13 @@ MODE = Statement(
     "z(xₙ) among others = z(xₙ) alone",
     "definition of the per-example Fisher",
     "the engine's forward pass of all examples | the network's of each one",
+    "largest |z|",
+)
+CHANCE = Statement(
+    "chance",
+    "z(x) evaluated again = z(x), and no random number is drawn",
+    "definition of q(y | x, θ)",
+    "a second evaluation | the first",
     "largest |z|",
 )
 MEAN_SCORE = Statement(
@@ -37,6 +47,29 @@ ROOT = Statement(
 )
 
 
+def chance(subject: Subject) -> Identity:
+    """The same examples give the same outputs, whatever was evaluated before, and no random number is drawn for them.
+
+    Raises:
+        CoupledExamplesError: the outputs depend on what earlier calls left behind.
+    """
+    plain, problem = subject.plain.first(ALONE), subject.problem
+    inputs, before = problem.slice(0, len(plain)).inputs, RandomState.now(problem.device)
+    first = plain.outputs().detach()
+    drawn = before.has_moved()
+    if not drawn:
+        refuse_state(problem, inputs)
+    again = plain.outputs().detach()
+    difference = torch.nan_to_num((again - first).abs(), nan=float("inf"))
+    at = divmod(int(difference.argmax()), first.shape[1])
+    error = float(difference.max()) / max(float(first.abs().max()), 1e-300)
+    cause = "the network keeps a state that its next evaluation sees: its outputs are no function of the example"
+    if drawn:
+        error, cause = float("inf"), random_numbers(problem.model, inputs)
+    why = subject.rounding("outputs")
+    return CHANCE.judged(float(again[at]), float(first[at]), error, subject.tolerance(1e-10), why, cause)
+
+
 def evaluation_mode(subject: Subject) -> Identity:
     """An example's outputs are its own, and no evaluation leaves a trace in the network's buffers."""
     subject = subject.first(ALONE)
@@ -50,7 +83,10 @@ def evaluation_mode(subject: Subject) -> Identity:
     if _digest(subject) != before:
         error, cause = float("inf"), f"{causes.TRAINING}; its running statistics move with every evaluation"
     why = subject.rounding("outputs, which depends on how many examples are multiplied at once")
-    return MODE.judged(float(ours[at]), float(theirs[at]), error, subject.tolerance(1e-10), why, cause)
+    limit = subject.tolerance(1e-10)
+    return MODE.judged(
+        float(ours[at]), float(theirs[at]), error, limit, why, cause, lambda: subject.measured.of_outputs
+    )
 
 
 def _digest(subject: Subject) -> bytes:
@@ -82,7 +118,7 @@ def mean_score(subject: Subject) -> Identity:
     cause = "the scores of the classes do not add up to zero: a score or a class's weight is wrong"
     why = subject.rounding("gradients, which cancel")
     tolerance = subject.tolerance(1e-11)
-    return MEAN_SCORE.judged(mean, 0.0, worst, tolerance, why, causes.training_mode(subject) or cause)
+    return MEAN_SCORE.judged(mean, 0.0, worst, tolerance, why, causes.training_mode(subject) or cause, subject.lost)
 
 
 def _label_scores(subject: Subject, outputs: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -12,13 +12,11 @@ from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.identities import causes, plain
 from fisher_cli.curvature.identities.plain import Change, inner
 from fisher_cli.curvature.identities.statements import Statement, Subject
-from fisher_cli.curvature.identities.traces import unswept
 from fisher_cli.curvature.krylov import tridiagonalise
 from fisher_cli.curvature.likelihoods import Likelihood
 from fisher_cli.curvature.memory import raise_if_out_of_memory
 from fisher_cli.curvature.products import fisher_product
 from fisher_cli.curvature.routes import Route
-from fisher_cli.errors import CoupledExamplesError, VerificationError
 from fisher_cli.results import Identity
 
 # Score gradients that are held at once, in numbers: a gigabyte in float64.
@@ -107,7 +105,7 @@ def _gram(subject: Subject, whole: Tensor) -> Identity:
     elif rank > limit:
         error, cause = math.inf, f"the rank is {rank}, and {limit} is the most it can be"
     tolerance, why = subject.tolerance(1e-10), subject.rounding("eigenvalues")
-    return GRAM.judged(float(ours[0]), float(other[0]), error, tolerance, why, cause)
+    return GRAM.judged(float(ours[0]), float(other[0]), error, tolerance, why, cause, subject.lost)
 
 
 def plain_gram_eigenvalues(subject: Subject) -> Tensor:
@@ -139,20 +137,17 @@ def _lanczos(subject: Subject, whole: Tensor) -> Identity:
         cause = causes.training_mode(subject) or causes.of_factor(ours, theirs, problem.examples)
         cause = cause or "products and score gradients belong to different matrices"
     why = f"residual that Lanczos was asked for; {len(subject.plain)} examples"
-    return LANCZOS.judged(float(ours[at]), float(theirs[at]), error, tolerance, why, cause)
+    return LANCZOS.judged(float(ours[at]), float(theirs[at]), error, tolerance, why, cause, subject.lost)
 
 
 def _gram_trace(subject: Subject, summed: float) -> Identity:
-    try:
-        trace = subject.swept.trace.true.value
-    except (VerificationError, CoupledExamplesError) as refusal:
-        return unswept(GRAM_TRACE, refusal, subject)
+    trace = subject.swept.trace.true.value
     error = abs(summed - trace) / max(trace, 1e-300)
     tolerance, cause = subject.tolerance(1e-10), ""
     if not error <= tolerance:
         one, other = torch.tensor([summed]).double(), torch.tensor([trace]).double()
         cause = causes.training_mode(subject) or causes.of_factor(one, other, len(subject.plain))
-    return GRAM_TRACE.judged(summed, trace, error, tolerance, subject.rounding("sums"), cause)
+    return GRAM_TRACE.judged(summed, trace, error, tolerance, subject.rounding("sums"), cause, subject.lost)
 
 
 def moments(subject: Subject) -> Identity:
@@ -167,7 +162,7 @@ def moments(subject: Subject) -> Identity:
         theirs = _plain_moments(subject, start)
     except (RuntimeError, NotImplementedError) as error:
         raise_if_out_of_memory(error)
-        return MOMENTS.not_applicable(f"torch cannot differentiate this network twice: {str(error).splitlines()[0]}")
+        return MOMENTS.undecided(f"torch cannot differentiate this network twice: {str(error).splitlines()[0]}")
     squared = inner(start, start)
     powers, ours = torch.eye(len(matrix), dtype=torch.float64), []
     for _ in theirs:
@@ -175,11 +170,11 @@ def moments(subject: Subject) -> Identity:
         ours.append(float(powers[0, 0]) * squared)
     errors = [abs(one / other - 1) if other else abs(one) for one, other in zip(ours, theirs, strict=True)]
     at = max(range(len(errors)), key=lambda k: errors[k] if math.isfinite(errors[k]) else math.inf)
-    tolerance, cause = subject.tolerance(1e-8) + 5 * subject.saturation, ""
+    tolerance, cause = subject.saturated_tolerance(1e-8), ""
     if not errors[at] <= tolerance:
         cause = causes.training_mode(subject) or _of_moments(ours, theirs, subject.problem.examples)
     why = f"{subject.rounding('products')}, five of them"
-    return MOMENTS.judged(ours[at], theirs[at], errors[at], tolerance, why, cause)
+    return MOMENTS.judged(ours[at], theirs[at], errors[at], tolerance, why, cause, subject.lost_to_saturation)
 
 
 def _of_moments(ours: Sequence[float], theirs: Sequence[float], examples: int) -> str:
@@ -225,17 +220,14 @@ def by_classes(subject: Subject) -> Identity:
     gram = factors.collect(Engine(some.problem), class_scores).gram()
     p = torch.softmax(some.plain.outputs().detach(), 1)
     ours = math.fsum(class_traces(gram, p, some.plain.labels))
-    try:
-        theirs = some.swept.trace.true.value
-    except (VerificationError, CoupledExamplesError) as refusal:
-        return unswept(CLASSES, refusal, some)
+    theirs = some.swept.trace.true.value
     error, tolerance, cause = abs(ours - theirs) / max(theirs, 1e-300), some.tolerance(1e-10), ""
     if not error <= tolerance:
         one, other = torch.tensor([ours]).double(), torch.tensor([theirs]).double()
         cause = causes.training_mode(some) or causes.of_factor(one, other, len(some.plain))
         if "constant factor" in cause:
             cause = "the classes have wrong weights"
-    return CLASSES.judged(ours, theirs, error, tolerance, some.rounding("sums"), cause)
+    return CLASSES.judged(ours, theirs, error, tolerance, some.rounding("sums"), cause, some.lost)
 
 
 def class_traces(gram: Tensor, p: Tensor, labels: Tensor) -> tuple[float, float, float, float]:

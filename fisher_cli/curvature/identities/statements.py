@@ -1,14 +1,15 @@
 """How two sides become a verdict, and what all identities of one network share."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from fisher_cli.curvature.identities.plain import Change, Plain, Sums, norm
+from fisher_cli.curvature.identities.measured_rounding import Rounding
+from fisher_cli.curvature.identities.plain import Change, Plain, Sums
 from fisher_cli.curvature.problem import Problem, TensorData
 from fisher_cli.curvature.products import Jacobian, empirical_product, fisher_product, split
 from fisher_cli.curvature.traces import EXACT_OUTPUTS, Sweep, sweep
@@ -24,8 +25,10 @@ PLAIN_PASSES = 400
 ALONE = 64
 # What is tested tensor by tensor or step by step takes a quarter of the examples for more parameters than this.
 LARGE = 10**6
-# A tensor's own norm counts as its scale only above this share of all tensors' together.
-SMALL_SHARE = 1e-3
+# Examples that rounding is measured on.
+ROUNDED = 8
+# What saturated predictions may lose before an identity says no more than that it is undecided.
+MOST_SATURATION = 1e-3
 
 
 @dataclass(frozen=True)
@@ -38,35 +41,57 @@ class Statement:
     sides: str
     scale: str
 
-    def judged(self, ours: float, theirs: float, error: float, tolerance: float, why: str, cause: str = "") -> Identity:
-        """Passed or failed; NaN fails. `cause` is told where it failed."""
-        passed = error <= tolerance
+    def judged(
+        self,
+        ours: float,
+        theirs: float,
+        error: float,
+        tolerance: float,
+        why: str,
+        cause: str = "",
+        rounding: Callable[[], float] | None = None,
+    ) -> Identity:
+        """Passed, failed, or undecided where rounding, measured if the tolerance is exceeded, explains the error.
+
+        NaN fails. `cause` is told where it failed.
+        """
+        reason, verdict = "", Outcome.PASSED
+        if not error <= tolerance:
+            limit = rounding() if rounding is not None and math.isfinite(error) else 0.0
+            if error <= limit:
+                verdict, reason = Outcome.UNDECIDED, f"rounding hides differences of up to {limit:.1e} on this network"
+            else:
+                verdict = Outcome.FAILED
+                reason = cause or "the two sides differ, and no known cause explains by how much"
+        return self.with_sides(verdict, ours, theirs, error, tolerance, why, reason)
+
+    def with_sides(
+        self, verdict: Outcome, ours: float, theirs: float, error: float, tolerance: float, why: str, reason: str
+    ) -> Identity:
+        """A verdict that was found otherwise."""
+        return replace(
+            self.without(verdict, reason), ours=ours, theirs=theirs, error=error, tolerance=tolerance, why=why
+        )
+
+    def without(self, verdict: Outcome, reason: str) -> Identity:
+        """A verdict for which there are no two sides."""
         return Identity(
             name=self.name,
             formula=self.formula,
             source=self.source,
             sides=self.sides,
             scale=self.scale,
-            verdict=Outcome.PASSED if passed else Outcome.FAILED,
-            ours=ours,
-            theirs=theirs,
-            error=error,
-            tolerance=tolerance,
-            why=why,
-            reason="" if passed else cause or "the two sides differ, and no known cause explains by how much",
+            verdict=verdict,
+            reason=reason,
         )
 
     def not_applicable(self, reason: str) -> Identity:
         """Not applicable, for this reason."""
-        return Identity(
-            name=self.name,
-            formula=self.formula,
-            source=self.source,
-            sides=self.sides,
-            scale=self.scale,
-            verdict=Outcome.NOT_APPLICABLE,
-            reason=reason,
-        )
+        return self.without(Outcome.NOT_APPLICABLE, reason)
+
+    def undecided(self, reason: str) -> Identity:
+        """Undecided, for this reason."""
+        return self.without(Outcome.UNDECIDED, reason)
 
 
 @dataclass(frozen=True)
@@ -120,6 +145,23 @@ class Subject:
         """A tolerance of float64, or that of float32."""
         return double if self.is_double else 2e-3
 
+    def saturated_tolerance(self, double: float) -> float:
+        """The same where the other side goes through autograd's own softmax."""
+        return self.tolerance(double) + min(self.saturation, MOST_SATURATION)
+
+    @cached_property
+    def measured(self) -> Rounding:
+        """What rounding may be on this network, measured on some examples."""
+        return Rounding(self.plain.first(ROUNDED), torch.finfo(self.problem.dtype).eps)
+
+    def lost(self) -> float:
+        """What rounding may be of a gradient, relative."""
+        return self.measured.of_gradients
+
+    def lost_to_saturation(self) -> float:
+        """The same of what goes through autograd's own softmax."""
+        return self.lost() + 10 * self.saturation
+
     def rounding(self, what: str) -> str:
         """Why a tolerance is what it is."""
         return f"rounding of float64 {what}" if self.is_double else f"rounding of float32 {what}"
@@ -139,7 +181,8 @@ class Subject:
         """Rounding of the outputs, measured: examples evaluated alone and together."""
         outputs = self.plain.outputs().detach()
         alone = self.plain.outputs(0, 1).detach()
-        return max(float((alone - outputs[:1]).abs().max()), 4 * EPSILON * float(outputs.abs().max()))
+        measured = max(float((alone - outputs[:1]).abs().max()), 4 * EPSILON * float(outputs.abs().max()))
+        return max(measured, self.measured.change_of_outputs) if self.measured.is_coarse else measured
 
     @cached_property
     def probes(self) -> list[dict[str, Tensor]]:
@@ -220,44 +263,3 @@ class Subject:
     def zeros(self) -> dict[str, Tensor]:
         """The zero vector by tensor."""
         return {name: torch.zeros_like(parameter) for name, parameter in self.plain.parameters.items()}
-
-
-@dataclass(frozen=True)
-class Worst:
-    """Where two sides differ most: the values there, their relative difference, and the tensor's name."""
-
-    ours: float
-    theirs: float
-    error: float
-    name: str
-
-
-def worst_of_numbers(names: Sequence[str], ours: Tensor, theirs: Tensor) -> Worst:
-    """One number per name: differences relative to the larger of the number and a thousandth of all together."""
-    scale = theirs.abs().clamp_min(SMALL_SHARE * float(theirs.abs().sum())).clamp_min(1e-300)
-    errors = _nan_is_infinite((ours - theirs).abs() / scale)
-    at = int(errors.argmax())
-    return Worst(float(ours[at]), float(theirs[at]), float(errors[at]), names[at])
-
-
-def worst_of_vectors(ours: Sequence[Change], theirs: Sequence[Change]) -> Worst:
-    """‖a − b‖ by tensor, relative to the larger of the tensor's norm and a thousandth of the whole vector's."""
-    found = Worst(0.0, 0.0, -1.0, "")
-    for one, other in zip(ours, theirs, strict=True):
-        whole = norm(other)
-        for name in other:
-            a, b = one[name].double(), other[name].double()
-            length = float(b.norm())
-            error = float((a - b).norm()) / max(length, SMALL_SHARE * whole, 1e-300)
-            if not error <= found.error:
-                found = Worst(float(a.norm()), length, error if math.isfinite(error) else math.inf, name)
-    return found
-
-
-def _nan_is_infinite(errors: Tensor) -> Tensor:
-    return torch.nan_to_num(errors, nan=math.inf, posinf=math.inf)
-
-
-def total(parts: Mapping[str, Tensor]) -> float:
-    """The sum of all entries."""
-    return math.fsum(float(part.sum()) for part in parts.values())

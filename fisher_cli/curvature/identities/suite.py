@@ -1,23 +1,68 @@
 """All identities of one network, in order, each with its cost."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 
 import torch
 
-from fisher_cli.curvature.identities import expansion, heads, hessians, scores, spectra, symmetries, traces
-from fisher_cli.curvature.identities.statements import Subject
+from fisher_cli.curvature.gradient_hooks import without_gradient_hooks
+from fisher_cli.curvature.identities import (
+    causes,
+    derivatives,
+    expansion,
+    heads,
+    hessians,
+    scores,
+    spectra,
+    symmetries,
+    traces,
+)
+from fisher_cli.curvature.identities.statements import Statement, Subject
 from fisher_cli.curvature.problem import Problem
+from fisher_cli.errors import CoupledExamplesError, NumericalError, VerificationError
 from fisher_cli.results import ExpansionStep, Identity, Verification
 
 Advance = Callable[[str, float], None]
-_Group = Callable[[], Sequence[Identity]]
+
+
+@dataclass(frozen=True)
+class _Check:
+    """What is stated, and the function that finds a verdict for each statement."""
+
+    statements: tuple[Statement, ...]
+    judge: Callable[[Subject], Sequence[Identity]]
+
+    @classmethod
+    def of(cls, statement: Statement, judge: Callable[[Subject], Identity]) -> "_Check":
+        """Of one statement."""
+        return cls((statement,), lambda subject: [judge(subject)])
+
+    def identities(self, subject: Subject) -> Sequence[Identity]:
+        """The verdicts; where the numbers are refused by the checks that every run makes, each fails with the cause."""
+        try:
+            return self.judge(subject)
+        except (VerificationError, CoupledExamplesError, NumericalError) as refusal:
+            return [_refused(statement, refusal, subject) for statement in self.statements]
+
+
+def _refused(statement: Statement, error: Exception, subject: Subject) -> Identity:
+    cause = causes.training_mode(subject) or str(error)
+    sides = error.sides if isinstance(error, VerificationError) else None
+    ours, theirs = sides or (math.nan, math.nan)
+    apart = abs(ours / theirs - 1) if theirs else math.nan
+    if apart < causes.SINGLE:
+        cause = f"{causes.FLOAT32} (sums: {ours:.12g} and {theirs:.12g})"
+    return statement.judged(ours, theirs, apart, 0.0, "refused by the checks that every run makes", cause)
 
 
 @torch.inference_mode(mode=False)
 def verify(problem: Problem, *, everything: bool = True, seed: int = 0, advance: Advance | None = None) -> Verification:
     """Every identity that applies to the network, on its examples: both sides, relative error, tolerance, verdict.
+
+    Hooks that change gradients are off meanwhile: they are no part of q(y | x, θ).
 
     Args:
         problem: the network and its examples, some tens of them: the other side takes a backward pass per example
@@ -27,59 +72,60 @@ def verify(problem: Problem, *, everything: bool = True, seed: int = 0, advance:
         advance: told what was checked, and the fraction that is done.
     """
     subject = Subject.of(problem, everything=everything, seed=seed)
-    head = heads.find_head(subject)
-    shown: list[ExpansionStep] = []
+    with ExitStack() as stack:
+        for model in {id(each): each for each in (problem.model, subject.plain.model)}.values():
+            stack.enter_context(without_gradient_hooks(model))
+        head = heads.find_head(subject)
+        shown: list[ExpansionStep] = []
 
-    def expanded() -> Sequence[Identity]:
-        identity, rows = expansion.expansion(subject)
-        shown.extend(rows)
-        return [identity]
+        def expanded(subject: Subject) -> Identity:
+            identity, rows = expansion.expansion(subject)
+            shown.extend(rows)
+            return identity
 
-    groups: list[_Group] = [
-        *_single(
-            subject,
-            scores.evaluation_mode,
-            traces.coverage,
-            scores.mean_score,
-            scores.score_covariance,
-            traces.true_trace,
-            traces.empirical_trace,
-            traces.mean_gradient,
-            traces.sums,
-            traces.other_labels,
-            traces.batches_and_order,
-            hessians.expected_hessian,
-            hessians.hessian_of_divergence,
-            hessians.empirical_product,
-            hessians.blocks,
-        ),
-        expanded,
-        lambda: heads.last_layer(subject, head),
-        lambda: [heads.zero_head(subject, head), heads.tempered(subject, head)],
-        lambda: spectra.duality(subject),
-        *_single(subject, spectra.moments, spectra.by_classes),
-        lambda: [symmetries.softmax_shift(subject, head), *symmetries.hidden_symmetries(subject)],
-        lambda: [symmetries.radial(subject, head)],
-    ]
-    found = list(_timed(groups, advance))
+        checks = (
+            _Check.of(scores.CHANCE, scores.chance),
+            _Check.of(scores.MODE, scores.evaluation_mode),
+            _Check.of(derivatives.STATEMENT, derivatives.derivatives),
+            _Check.of(traces.COVERAGE, traces.coverage),
+            _Check.of(scores.MEAN_SCORE, scores.mean_score),
+            _Check.of(scores.ROOT, scores.score_covariance),
+            _Check.of(traces.TRUE, traces.true_trace),
+            _Check.of(traces.EMPIRICAL, traces.empirical_trace),
+            _Check.of(traces.GRADIENT, traces.mean_gradient),
+            _Check.of(traces.SUMS, traces.sums),
+            _Check.of(traces.LABELS, traces.other_labels),
+            _Check.of(traces.ORDER, traces.batches_and_order),
+            _Check.of(hessians.LEMMA, hessians.expected_hessian),
+            _Check.of(hessians.DIVERGENCE, hessians.hessian_of_divergence),
+            _Check.of(hessians.EMPIRICAL, hessians.empirical_product),
+            _Check.of(hessians.BLOCKS, hessians.blocks),
+            _Check.of(expansion.STATEMENT, expanded),
+            _Check((heads.TRUE, heads.EMPIRICAL), lambda subject: heads.last_layer(subject, head)),
+            _Check.of(heads.ZERO, lambda subject: heads.zero_head(subject, head)),
+            _Check.of(heads.TEMPERED, lambda subject: heads.tempered(subject, head)),
+            _Check((spectra.GRAM, spectra.LANCZOS, spectra.GRAM_TRACE), spectra.duality),
+            _Check.of(spectra.MOMENTS, spectra.moments),
+            _Check.of(spectra.CLASSES, spectra.by_classes),
+            _Check.of(symmetries.SHIFT.statement, lambda subject: symmetries.softmax_shift(subject, head)),
+            _Check(symmetries.HIDDEN, symmetries.hidden_symmetries),
+            _Check.of(symmetries.RADIAL, lambda subject: symmetries.radial(subject, head)),
+        )
+        found = list(_timed(subject, checks, advance))
     return Verification(identities=tuple(found), expansion=tuple(shown))
 
 
-def _single(subject: Subject, *checks: Callable[[Subject], Identity]) -> list[_Group]:
-    return [lambda check=check: [check(subject)] for check in checks]  # type: ignore[misc]
-
-
-def _timed(groups: Sequence[_Group], advance: Advance | None) -> Iterator[Identity]:
-    """The groups' identities, the seconds of a group shared among its own.
+def _timed(subject: Subject, checks: Sequence[_Check], advance: Advance | None) -> Iterator[Identity]:
+    """The checks' identities, the seconds of a check shared among its own.
 
     Yields:
         Identities.
     """
-    for number, group in enumerate(groups):
+    for number, check in enumerate(checks):
         start = time.perf_counter()
-        identities = group()
-        seconds = (time.perf_counter() - start) / max(len(identities), 1)
+        identities = check.identities(subject)
+        seconds = (time.perf_counter() - start) / len(identities)
         for identity in identities:
             yield replace(identity, seconds=seconds)
         if advance is not None:
-            advance(identities[-1].name if identities else "", (number + 1) / len(groups))
+            advance(identities[-1].name, (number + 1) / len(checks))

@@ -59,6 +59,9 @@ BIAS = Symmetry(
 )
 
 
+HIDDEN = tuple(symmetry.statement for symmetry in (RESCALING, CHANNEL, BIAS))
+
+
 def softmax_shift(subject: Subject, head: Head | None) -> Identity:
     """The same amount added to all logits, as a linear function of the last layer's inputs."""
     if head is None:
@@ -271,10 +274,12 @@ def _broken(change: Change) -> dict[str, Tensor]:
 def _judged(subject: Subject, symmetry: Symmetry, change: Change, where: str) -> Identity:
     ours = norm(subject.multiplied(change))
     broken = norm(subject.multiplied(_broken(change)))
-    error = ours / max(broken, 1e-300) if broken > 0 else math.inf
+    if broken == 0:
+        return symmetry.statement.undecided(f"F is zero along a change out of proportion as well ({where})")
+    error = ours / broken
     cause = causes.training_mode(subject) or f"F moves along a direction that changes no prediction ({where})"
     why = f"{subject.rounding('products')}, which cancel; {where}"
-    return symmetry.statement.judged(ours, 0.0, error, subject.tolerance(1e-9), why, cause)
+    return symmetry.statement.judged(ours, 0.0, error, subject.tolerance(1e-9), why, cause, subject.lost)
 
 
 def radial(subject: Subject, head: Head | None) -> Identity:
@@ -298,7 +303,7 @@ def radial(subject: Subject, head: Head | None) -> Identity:
             one, other = torch.tensor([ours]).double(), torch.tensor([theirs]).double()
             cause = causes.training_mode(subject) or causes.of_factor(one, other, len(twin))
         why = f"{subject.rounding('products')}; K = {degree} in {where}"
-        return RADIAL.judged(ours, theirs, error, tolerance, why, cause)
+        return RADIAL.judged(ours, theirs, error, tolerance, why, cause, subject.lost)
     return RADIAL.not_applicable(
         "the outputs are not homogeneous in the parameters (biases, norms), nor in a last layer"
     )

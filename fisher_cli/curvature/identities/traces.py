@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature.identities import causes
-from fisher_cli.curvature.identities.statements import Statement, Subject, worst_of_numbers, worst_of_vectors
+from fisher_cli.curvature.identities.comparisons import worst_of_numbers, worst_of_vectors
+from fisher_cli.curvature.identities.statements import Statement, Subject
 from fisher_cli.curvature.problem import TensorData
 from fisher_cli.curvature.traces import sweep
-from fisher_cli.errors import CoupledExamplesError, VerificationError
 from fisher_cli.results import Identity, Trace
 
 _BY_TENSOR = "the tensor's trace, or 1/1000 of all"
@@ -69,38 +69,21 @@ def _layers(trace: Trace, matrix: str = "true") -> Tensor:
     return torch.tensor([getattr(layer, matrix).value for layer in trace.layers], dtype=torch.float64)
 
 
-def unswept(statement: Statement, error: Exception, subject: Subject) -> Identity:
-    """The identity's verdict where the traces were refused by the checks that every run has."""
-    cause = causes.training_mode(subject) or str(error)
-    sides = error.sides if isinstance(error, VerificationError) else None
-    ours, theirs = sides or (math.nan, math.nan)
-    apart = abs(ours / theirs - 1) if theirs else math.nan
-    if apart < causes.SINGLE:
-        cause = f"{causes.FLOAT32} (sums: {ours:.12g} and {theirs:.12g})"
-    return statement.judged(ours, theirs, apart, 0.0, "refused by the checks that every run makes", cause)
-
-
 def true_trace(subject: Subject) -> Identity:
     """Ours by the rules of the engine, theirs from the definition."""
     few = subject.few
-    try:
-        trace = few.swept.trace
-    except (VerificationError, CoupledExamplesError) as refusal:
-        return unswept(TRUE, refusal, few)
+    trace = few.swept.trace
     ours, theirs = _layers(trace), few.sums.true.mean(0)
     worst = worst_of_numbers([layer.name for layer in trace.layers], ours, theirs)
     cause = causes.of_traces(few, ours, theirs) if not worst.error <= few.tolerance(1e-10) else ""
     why = subject.rounding("gradients")
-    return TRUE.judged(worst.ours, worst.theirs, worst.error, few.tolerance(1e-10), why, cause)
+    return TRUE.judged(worst.ours, worst.theirs, worst.error, few.tolerance(1e-10), why, cause, few.lost)
 
 
 def empirical_trace(subject: Subject) -> Identity:
     """At the dataset's labels."""
     few = subject.few
-    try:
-        trace = few.swept.trace
-    except (VerificationError, CoupledExamplesError) as refusal:
-        return unswept(EMPIRICAL, refusal, few)
+    trace = few.swept.trace
     names = [layer.name for layer in trace.layers]
     ours, theirs = _layers(trace, "empirical"), few.sums.empirical.mean(0)
     worst = worst_of_numbers(names, ours, theirs)
@@ -109,16 +92,13 @@ def empirical_trace(subject: Subject) -> Identity:
         found = causes.training_mode(few) or causes.of_missing(names, ours, theirs)
         cause = found or causes.of_factor(ours, theirs, len(few.sums))
     why = subject.rounding("gradients")
-    return EMPIRICAL.judged(worst.ours, worst.theirs, worst.error, few.tolerance(1e-10), why, cause)
+    return EMPIRICAL.judged(worst.ours, worst.theirs, worst.error, few.tolerance(1e-10), why, cause, few.lost)
 
 
 def mean_gradient(subject: Subject) -> Identity:
     """ḡ as the sweep collects it."""
     few = subject.few
-    try:
-        ours = few.shaped(few.swept.mean_gradient)
-    except (VerificationError, CoupledExamplesError) as refusal:
-        return unswept(GRADIENT, refusal, few)
+    ours = few.shaped(few.swept.mean_gradient)
     theirs = {name: part / len(few.sums) for name, part in few.sums.gradient.items()}
     worst = worst_of_vectors([ours], [theirs])
     cause = ""
@@ -128,7 +108,7 @@ def mean_gradient(subject: Subject) -> Identity:
         cause = causes.training_mode(few) or causes.of_missing(list(theirs), norms[0], norms[1])
         cause = cause or causes.of_factor(one, other, len(few.sums))
     why = subject.rounding("gradients, which partly cancel over the examples")
-    return GRADIENT.judged(worst.ours, worst.theirs, worst.error, few.tolerance(1e-9), why, cause)
+    return GRADIENT.judged(worst.ours, worst.theirs, worst.error, few.tolerance(1e-9), why, cause, few.lost)
 
 
 def other_labels(subject: Subject) -> Identity:
@@ -136,27 +116,21 @@ def other_labels(subject: Subject) -> Identity:
     few = subject.few
     inputs, labels = few.problem.data.batch(0, few.problem.examples)
     moved = (labels + 1) % max(few.problem.outputs, 2) if not labels.is_floating_point() else 1 - labels
-    try:
-        trace = few.swept.trace
-        other = sweep(replace(few.problem, data=TensorData(inputs, moved)), estimator="exact", verify=False).trace
-    except (VerificationError, CoupledExamplesError) as refusal:
-        return unswept(LABELS, refusal, few)
+    trace = few.swept.trace
+    other = sweep(replace(few.problem, data=TensorData(inputs, moved)), estimator="exact", verify=False).trace
     worst = worst_of_numbers([layer.name for layer in trace.layers], _layers(other), _layers(trace))
     cause = "the true Fisher changes with the dataset's labels: they were used in place of the model's own"
     tolerance, why = few.tolerance(1e-10), subject.rounding("gradients")
-    return LABELS.judged(worst.ours, worst.theirs, worst.error, tolerance, why, cause)
+    return LABELS.judged(worst.ours, worst.theirs, worst.error, tolerance, why, cause, few.lost)
 
 
 def batches_and_order(subject: Subject) -> Identity:
     """Every example's term, whatever examples it shares a batch with."""
     few = subject.few
     inputs, labels = few.problem.data.batch(0, few.problem.examples)
-    try:
-        trace = few.swept.trace
-        reverse = replace(few.problem, data=TensorData(inputs.flip(0), labels.flip(0)), batch_size=1)
-        other = sweep(reverse, estimator="exact", verify=False).trace
-    except (VerificationError, CoupledExamplesError) as refusal:
-        return unswept(ORDER, refusal, few)
+    trace = few.swept.trace
+    reverse = replace(few.problem, data=TensorData(inputs.flip(0), labels.flip(0)), batch_size=1)
+    other = sweep(reverse, estimator="exact", verify=False).trace
     theirs = torch.tensor(trace.per_example_true, dtype=torch.float64)
     ours = torch.tensor(other.per_example_true, dtype=torch.float64).flip(0)
     worst = worst_of_numbers([str(n) for n in range(len(ours))], ours, theirs)
@@ -164,15 +138,12 @@ def batches_and_order(subject: Subject) -> Identity:
         f"example {worst.name} has another trace among others than alone: examples of a batch are mixed up"
     )
     tolerance, why = few.tolerance(1e-10), subject.rounding("gradients")
-    return ORDER.judged(worst.ours, worst.theirs, worst.error, tolerance, why, cause)
+    return ORDER.judged(worst.ours, worst.theirs, worst.error, tolerance, why, cause, few.lost)
 
 
 def sums(subject: Subject) -> Identity:
     """Layers, examples and totals are added up apart from each other."""
-    try:
-        trace = subject.summed.trace
-    except (VerificationError, CoupledExamplesError) as refusal:
-        return unswept(SUMS, refusal, subject)
+    trace = subject.summed.trace
     found = []
     for matrix, terms in (("true", trace.per_example_true), ("empirical", trace.per_example_empirical)):
         whole = getattr(trace, matrix).value
@@ -188,10 +159,7 @@ def coverage(subject: Subject) -> Identity:
     if not subject.everything:
         return COVERAGE.not_applicable("--include or --exclude leave parameters out")
     trainable = {name: p.numel() for name, p in subject.problem.model.named_parameters() if p.requires_grad}
-    try:
-        listed = {layer.name: layer.parameters for layer in subject.few.swept.trace.layers}
-    except (VerificationError, CoupledExamplesError) as refusal:
-        return unswept(COVERAGE, refusal, subject.few)
+    listed = {layer.name: layer.parameters for layer in subject.few.swept.trace.layers}
     ours, theirs = sum(listed.values()), sum(trainable.values())
     missing = [name for name in trainable if name not in listed]
     cause = f"a layer is missing: {causes.listed(missing)}" if missing else "a parameter is counted with another size"

@@ -1,0 +1,42 @@
+"""J v is the derivative of the outputs, tensor by tensor: what no identity between autograd's own numbers can show."""
+
+import torch
+
+from fisher_cli.curvature.finite_differences import Derivative, derivatives_by_tensor
+from fisher_cli.curvature.identities import causes
+from fisher_cli.curvature.identities.statements import LARGE, Statement, Subject
+from fisher_cli.results import Identity, Outcome
+
+# Examples, evenly spaced, and how many for a network that is large: every tensor takes two evaluations of them.
+EXAMPLES, EXAMPLES_OF_LARGE = 4, 1
+
+STATEMENT = Statement(
+    "derivatives",
+    "⟨u, J v⟩ = ⟨u, (z(θ+hv) − z(θ−hv))/2h⟩ for v in one tensor, tensor by tensor",
+    "definition of J",
+    "autograd | finite differences of the outputs",
+    "the larger side, over several u",
+)
+
+
+def derivatives(subject: Subject) -> Identity:
+    """Every tensor by itself: a detached part, a wrong backward or a hook inside the network is named."""
+    twin = subject.plain
+    count = min(len(twin), EXAMPLES if subject.problem.size <= LARGE else EXAMPLES_OF_LARGE)
+    some = twin.at(torch.linspace(0, len(twin) - 1, count).round().long())
+    found = derivatives_by_tensor(some.outputs, some.parameters, seed=subject.seed)
+    worst = max(found, key=_badness)
+    names = {outcome: [name for each in found if each.outcome is outcome for name in each.names] for outcome in Outcome}
+    failed, undecided = names[Outcome.FAILED], names[Outcome.UNDECIDED]
+    reason = ""
+    if failed:
+        reason = causes.training_mode(subject) or f"{causes.listed(failed)}: {worst.reason}"
+    elif undecided:
+        reason = f"{causes.listed(undecided)}: {worst.reason}"
+    why = f"bends and rounding of the outputs, measured; {len(found)} tensors, {count} examples, h = {worst.step:.0e}"
+    return STATEMENT.with_sides(worst.outcome, worst.autograd, worst.finite, worst.error, worst.tolerance, why, reason)
+
+
+def _badness(each: Derivative) -> tuple[int, float]:
+    order = (Outcome.PASSED, Outcome.UNDECIDED, Outcome.FAILED)
+    return order.index(each.outcome), each.error / each.tolerance if each.tolerance else 0.0
