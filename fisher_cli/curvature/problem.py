@@ -333,14 +333,15 @@ def _probe(model: nn.Module, inputs: Tensor, like: Tensor, *, may_draw: bool) ->
 
 
 def _outputs_as_given(model: nn.Module, inputs: Tensor, like: Tensor) -> Tensor | None:
-    """The outputs in the precision that the network came in; None where it cannot be evaluated in it."""
-    inputs = _on(inputs, like)
+    """The outputs in the precision that the network came in; None where it has none of its own, or draws them."""
+    inputs, before = _on(inputs, like), RandomState.now(like.device)
     try:
         with torch.no_grad():
-            return as_outputs(model(inputs.clone()), len(inputs))
+            outputs = as_outputs(model(inputs.clone()), len(inputs))
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, ArchitectureError) as error:
         raise_if_out_of_memory(error)  # all else is said of the network in the precision that it is analysed in
         return None
+    return None if before.has_moved() else outputs
 
 
 def _refuse_another_function(given: Tensor | None, outputs: Tensor, dtypes: set[torch.dtype]) -> None:
@@ -375,8 +376,9 @@ def pose(
 ) -> Problem:
     """The problem of a network on examples, moved to the device, in evaluation mode and checked.
 
-    `may_draw` lets a forward pass draw random numbers, for whoever says so then. `parameters` defaults to all that require gradients, `batch_size` to the automatic rule, `dtype` to the
-    network's own, at least float32. The network is changed in place: mode, device, dtype; `given_back` undoes it.
+    `parameters` defaults to all that require gradients, `batch_size` to the automatic rule, `dtype` to the network's own,
+    at least float32. The network is changed in place: mode, device, dtype; `given_back` undoes it. With `may_draw` a
+    forward pass may draw random numbers: for whoever says so then.
 
     Raises:
         DataError: there are no examples, or their labels or shapes do not fit the network.
