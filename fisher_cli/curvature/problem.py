@@ -376,9 +376,9 @@ def pose(
 ) -> Problem:
     """The problem of a network on examples, moved to the device, in evaluation mode and checked.
 
-    `parameters` defaults to all that require gradients, `batch_size` to the automatic rule, `dtype` to the network's own,
-    at least float32. The network is changed in place: mode, device, dtype; `given_back` undoes it. With `may_draw` a
-    forward pass may draw random numbers: for whoever says so then.
+    `parameters` defaults to all that require gradients, `batch_size` to the automatic rule, `dtype` to the network's
+    own, at least float32. The network is changed in place: mode, device, dtype; `given_back` undoes it. With `may_draw`
+    a forward pass may draw random numbers: for whoever says so then.
 
     Raises:
         DataError: there are no examples, or their labels or shapes do not fit the network.
