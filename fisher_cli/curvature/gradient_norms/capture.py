@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._autograd import _get_sequence_nr
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -80,32 +82,33 @@ _ADDITIONS = {
     torch.Tensor.add_,
     torch.Tensor.__iadd__,
 }
-_PRODUCTS = {
-    torch.mul,
-    torch.Tensor.mul,
-    torch.Tensor.__mul__,
-    torch.Tensor.__rmul__,
-    torch.Tensor.mul_,
-    torch.Tensor.__imul__,
-}
+# Functions whose recorded input is the parameter itself.
+BARE = {"add", "expand"}
+_PRODUCTS_IN_PLACE = {torch.Tensor.mul_, torch.Tensor.__imul__}
+_PRODUCTS = {torch.mul, torch.Tensor.mul, torch.Tensor.__mul__, torch.Tensor.__rmul__} | _PRODUCTS_IN_PLACE
 
 
 @dataclass(frozen=True)
 class Call:
-    """One use of one or two parameters: the function, its arguments, its input, and the edge of its output.
+    """One use of parameters, or of tensors computed from them: the function, its arguments, its input, its output.
 
-    The edge is taken when the function returns. A tensor kept and differentiated later would be wrong after
-    an in-place operation on it: a ReLU in place or `out += identity` moves the tensor, not the edge.
-    `roles` are the arguments that hold watched parameters, as (argument name, parameter id).
+    The edge of the output is taken when the function returns. A tensor kept and differentiated later would be wrong
+    after an in-place operation on it: a ReLU in place or `out += identity` moves the tensor, not the edge.
+    `roles` are the arguments that may hold what is differentiated, as (argument name, parameter id, 0 for a tensor that
+    is none), and `sources` their edges. `given` is the input's, as (node, output number), None where it has none.
+    `nodes` are the sequence numbers of the graph's nodes that the function made.
     """
 
     function: str
     arguments: Mapping[str, Any]
     roles: tuple[tuple[str, int], ...]
+    sources: Mapping[str, GradientEdge]
+    given: tuple[Any, int] | None
     held: Held
     itemsize: int
     output_shape: torch.Size
     edge: GradientEdge
+    nodes: range
 
     @property
     def inputs(self) -> Tensor:
@@ -115,7 +118,7 @@ class Call:
     @property
     def is_bare(self) -> bool:
         """Whether the parameter is added or expanded as it is, so that `inputs` is no data."""
-        return self.function in {"add", "expand"}
+        return self.function in BARE
 
     @property
     def unchanged(self) -> bool:
@@ -132,17 +135,30 @@ class _Recorder:
     depth: int = 0
     calls: list[Call] = field(default_factory=list)
 
-    def record(self, function: str, arguments: dict[str, Any], inputs: object, output: object) -> None:
-        if self.depth:
+    def may_be_differentiated(self, value: object) -> bool:
+        """Whether it is a watched parameter, or a tensor that may have been computed from one."""
+        return isinstance(value, Tensor) and (id(value) in self.watched or (value.requires_grad and not value.is_leaf))
+
+    def record(self, function: str, arguments: dict[str, Any], inputs: object, output: object, first: int) -> None:
+        """Keep a call whose nodes begin with the sequence number `first`, if any of its arguments may have a gradient.
+
+        What a transform of torch.func works on is not kept: its graph is another one.
+        """
+        if self.depth or not isinstance(inputs, Tensor) or not isinstance(output, Tensor) or not output.requires_grad:
             return
-        roles = tuple((name, id(value)) for name, value in arguments.items() if id(value) in self.watched)
-        if not roles or not isinstance(inputs, Tensor) or not isinstance(output, Tensor) or not output.requires_grad:
+        arguments.pop("input", None)
+        tensors = {name: value for name, value in arguments.items() if self.may_be_differentiated(value)}
+        if not tensors or any(map(is_functorch_wrapped_tensor, (inputs, output, *tensors.values()))):
             return
+        sources = {name: get_gradient_edge(tensor) for name, tensor in tensors.items()}
+        roles = tuple((name, id(tensor) if id(tensor) in self.watched else 0) for name, tensor in tensors.items())
         arguments["output_dimensions"] = output.dim()
         # Detached: the graph of earlier layers is held by the edges, not by the inputs.
         held, edge = self.hold(inputs), get_gradient_edge(output)
-        arguments.pop("input", None)
-        self.calls.append(Call(function, arguments, roles, held, inputs.itemsize, output.shape, edge))
+        given = get_gradient_edge(inputs)[:2] if inputs.requires_grad and function not in BARE else None
+        nodes = range(first, _get_sequence_nr())
+        call = Call(function, arguments, roles, sources, given, held, inputs.itemsize, output.shape, edge, nodes)
+        self.calls.append(call)
 
 
 class _BareParameters(TorchFunctionMode):
@@ -159,19 +175,32 @@ class _BareParameters(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        is_pair = len(args) == 2 and not kwargs and (func in _ADDITIONS or func in _PRODUCTS)
+        first = _get_sequence_nr()
+        before = args
+        if is_pair and func in _PRODUCTS_IN_PLACE and self._recorder.may_be_differentiated(args[1]):
+            before = (args[0].detach().clone(), args[1])  # what is multiplied will be gone
         output = func(*args, **(kwargs or {}))
         if func is torch.Tensor.expand:
-            self._recorder.record("expand", {"parameter": args[0]}, args[0], output)
-        elif len(args) == 2 and not kwargs and (func in _ADDITIONS or func in _PRODUCTS):
-            first, second = args
-            kind = "add" if func in _ADDITIONS else "multiply"
-            for parameter, other in ((first, second), (second, first)):
-                if id(parameter) in self._recorder.watched and isinstance(output, Tensor):
+            if id(args[0]) in self._recorder.watched:
+                self._recorder.record("expand", {"parameter": args[0]}, args[0], output, first)
+        elif is_pair and isinstance(output, Tensor):
+            for parameter, other in ((before[0], before[1]), (before[1], before[0])):
+                if self._is_bare(parameter, output):
                     # A product's rule needs a factor with an entry per output; a sum's needs only the cotangent.
                     full = isinstance(other, Tensor) and other.shape == output.shape
+                    kind = "add" if func in _ADDITIONS else "multiply"
                     inputs = parameter if kind == "add" else other if full else None
-                    self._recorder.record(kind, {"parameter": parameter}, inputs, output)
+                    self._recorder.record(kind, {"parameter": parameter}, inputs, output, first)
         return output
+
+    def _is_bare(self, value: object, output: Tensor) -> bool:
+        """Whether it is a watched parameter, or may be computed from one and is spread over the batch."""
+        if id(value) in self._recorder.watched:
+            return True
+        if not isinstance(value, Tensor) or not self._recorder.may_be_differentiated(value):
+            return False
+        return value.shape != output.shape and (value.dim() < output.dim() or len(value) == 1)
 
 
 def _watching(name: str, original: Callable[..., Any], recorder: _Recorder) -> Callable[..., Any]:
@@ -180,13 +209,14 @@ def _watching(name: str, original: Callable[..., Any], recorder: _Recorder) -> C
 
     @wraps(original)
     def watching(*args: Any, **kwargs: Any) -> Any:
+        first = _get_sequence_nr()
         recorder.depth += 1
         try:
             output = original(*args, **kwargs)
         finally:
             recorder.depth -= 1
         arguments = {**defaults, **dict(zip(defaults, args, strict=False)), **kwargs}
-        recorder.record(name, arguments, arguments["input"], output)
+        recorder.record(name, arguments, arguments["input"], output, first)
         return output
 
     return watching

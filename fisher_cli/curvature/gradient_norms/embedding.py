@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fisher_cli.curvature.gradient_norms.contributions import Contribution, Rows
+from fisher_cli.curvature.gradient_norms.contributions import Given, Rows
 
 
-def embedding(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Contribution]:
+def embedding(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
     """Weight, of ids (B, …) and cotangents (K, B, …, E); the padding row has no gradient."""
     ids = inputs.reshape(len(inputs), -1)
     delta = cotangents.reshape(*cotangents.shape[:2], ids.shape[1], cotangents.shape[-1])

@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import Tensor
 
-from fisher_cli.curvature.gradient_norms.contributions import Contribution, OuterProducts, Vectors
+from fisher_cli.curvature.gradient_norms.contributions import Given, OuterProducts, Vectors
 
 
-def linear(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Contribution]:
+def linear(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
     """Weight and bias, of inputs (B, …, I) and cotangents (K, B, …, O)."""
     del arguments
     a = inputs.reshape(len(inputs), 1, -1, inputs.shape[-1]).transpose(2, 3)
