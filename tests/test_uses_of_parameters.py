@@ -8,32 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fisher_cli.curvature.problem import TensorData, pose
-from fisher_cli.curvature.traces import sweep
 from tests.cases import hash_of
-from tests.reference import reference
+from tests.parts import Body, Network, compare, compare_in_single_precision, draw
 
 EXAMPLES = 7
-Body = Callable[["Network", Tensor], Tensor]
-
-
-class Network(nn.Module):
-    """Parts by name, and what is done with them."""
-
-    def __init__(self, body: Body, **parts: nn.Module | Tensor) -> None:
-        super().__init__()
-        for name, part in parts.items():
-            if isinstance(part, nn.Module):
-                self.add_module(name, part)
-            else:
-                self.register_parameter(name, nn.Parameter(part))
-        self.body = body
-
-    def __getattr__(self, name: str) -> Any:
-        return super().__getattr__(name)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.body(self, x)
 
 
 def scaled_in_place(net: Network, x: Tensor) -> Tensor:
@@ -168,10 +146,6 @@ def sparse_rows(net: Network, x: Tensor) -> Tensor:
     return net.head(torch.tanh(rows + functional.embedding_bag(ids, net.bag, mode="sum", sparse=True)))
 
 
-def draw(*shape: int) -> Tensor:
-    return torch.randn(*shape) * 0.5
-
-
 def linear(**more: Any) -> dict[str, Any]:
     return {"inner": nn.Linear(5, 4), "head": nn.Linear(4, 3), **more}
 
@@ -233,21 +207,17 @@ def made(body: Body) -> tuple[nn.Module, Tensor, Tensor]:
 @pytest.mark.parametrize("batch_size", [1, 3, 7])
 @pytest.mark.parametrize("body", NETWORKS, ids=lambda body: body.__name__)
 def test_traces_of_every_tensor_equal_the_oracle(body: Body, batch_size: int) -> None:
-    network, x, y = made(body)
-    expected = reference(network, x, y)
-    true, empirical = expected.traces(expected.fisher), expected.traces(expected.empirical)
-    trace = sweep(pose(network, TensorData(x, y), batch_size=batch_size)).trace
-    for layer in trace.layers:
-        assert true[layer.name] > 0, layer.name
-        assert layer.true.value == pytest.approx(true[layer.name], rel=1e-10), layer
-        assert layer.empirical.value == pytest.approx(empirical[layer.name], rel=1e-10), layer
+    compare(*made(body), batch_size)
 
 
 @pytest.mark.parametrize("body", NETWORKS, ids=lambda body: body.__name__)
 def test_traces_of_every_tensor_are_right_in_single_precision(body: Body) -> None:
-    network, x, y = made(body)
-    expected = reference(network, x, y)
-    true = expected.traces(expected.fisher)
-    trace = sweep(pose(network.float(), TensorData(x.float(), y), batch_size=4)).trace
-    for layer in trace.layers:
-        assert layer.true.value == pytest.approx(true[layer.name], rel=2e-5), layer
+    compare_in_single_precision(*made(body), 4)
+
+
+def test_uses_that_only_look_unusual_have_rules() -> None:
+    words = {body: compare(*made(body), 3) for body in (scaled_in_place, there_and_back, both_orientations)}
+    assert words[scaled_in_place]["scale"] == "multiplied ×2"
+    assert words[scaled_in_place]["shift"] == "added"
+    assert words[there_and_back]["weight"] == "convolution + transposed-convolution ×2"
+    assert words[both_orientations]["weight"] == "linear + parametrized-linear ×3"

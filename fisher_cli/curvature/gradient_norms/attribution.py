@@ -79,7 +79,7 @@ class _Graph:
         """The nodes of calls that something else leads to than their output's edge."""
         entries: dict[range, set[Any]] = {}
         for call in self.calls:
-            entries.setdefault(call.nodes, set()).add(call.edge.node)
+            entries.setdefault(call.nodes, set()).update(call.entries)
         edges = [(None, self.root), *((node, other) for node, places in self.successors.items() for other, _ in places)]
         return frozenset(
             owner

@@ -239,12 +239,12 @@ class Rows:
     def weighted_sum(self, picks: Picks, shape: torch.Size) -> Tensor:
         """Σ_kb c_kb Σ_l e_{id_l} δ_lᵀ, in the parameter's shape."""
         combined = picks.combined(self.cotangents) * self.counted.unsqueeze(2)
-        total = torch.zeros(shape, dtype=combined.dtype, device=combined.device)
-        return total.index_add_(0, self.ids.reshape(-1), combined.flatten(0, 1))
+        total = torch.zeros(shape[0], combined.shape[2], dtype=combined.dtype, device=combined.device)
+        return total.index_add_(0, self.ids.reshape(-1), combined.flatten(0, 1)).reshape(shape)
 
     def projections(self, vector: Tensor) -> Tensor:
         """⟨g, V⟩ = Σ_l δ_lᵀ V_{id_l}, (K, B) in float64, for V in the parameter's shape."""
-        return _dots(self.cotangents, vector[self.ids] * self.counted.unsqueeze(2))
+        return _dots(self.cotangents, vector.flatten(1)[self.ids] * self.counted.unsqueeze(2))
 
     def gradients(self, shape: torch.Size) -> Tensor:
         """The gradients themselves, (K, B, size)."""

@@ -9,8 +9,8 @@ from torch import Tensor
 from fisher_cli.curvature.gradient_norms.broadcast import added, is_spread, multiplied
 from fisher_cli.curvature.gradient_norms.contributions import Given, OuterProducts, Rows, Vectors
 from fisher_cli.curvature.gradient_norms.convolution import convolution, is_batched, transposed_convolution
-from fisher_cli.curvature.gradient_norms.embedding import embedding, is_plain
-from fisher_cli.curvature.gradient_norms.linear import linear
+from fisher_cli.curvature.gradient_norms.embedding import embedding, embedding_bag, is_plain
+from fisher_cli.curvature.gradient_norms.linear import linear, matrix_product
 from fisher_cli.curvature.gradient_norms.normalization import (
     batch_norm,
     group_norm,
@@ -20,6 +20,7 @@ from fisher_cli.curvature.gradient_norms.normalization import (
     rms_norm,
     uses_running_statistics,
 )
+from fisher_cli.curvature.gradient_norms.recurrent import gru, recurrent
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,12 @@ class Rule:
 
 _WEIGHTS: dict[str, type[Given]] = {"weight": OuterProducts, "bias": Vectors}
 _SCALES: dict[str, type[Given]] = {"weight": Vectors, "bias": Vectors}
+_RECURRENT: dict[str, type[Given]] = {
+    "weight_ih": OuterProducts,
+    "weight_hh": OuterProducts,
+    "bias_ih": Vectors,
+    "bias_hh": Vectors,
+}
 _BARE: dict[str, type[Given]] = {"parameter": Vectors}
 
 RULES: dict[str, Rule] = {
@@ -55,6 +62,11 @@ RULES: dict[str, Rule] = {
     "layer_norm": Rule("layer-norm", layer_norm, _SCALES, leaves_the_batch_apart, batch_anywhere=True),
     "rms_norm": Rule("rms-norm", rms_norm, _SCALES, leaves_the_batch_apart, batch_anywhere=True),
     "embedding": Rule("embedding", embedding, {"weight": Rows}, is_plain, batch_anywhere=True),
+    "embedding_bag": Rule("embedding-bag", embedding_bag, {"weight": Rows}, is_plain),
+    "lstm": Rule("lstm", recurrent, _RECURRENT),
+    "gru": Rule("gru", gru, _RECURRENT),
+    "rnn": Rule("rnn", recurrent, _RECURRENT),
+    "matmul": Rule("linear", matrix_product, {"weight": OuterProducts}, batch_anywhere=True),
     "add": Rule("added", added, _BARE, is_spread),
     "expand": Rule("added", added, _BARE, is_spread),
     "multiply": Rule("multiplied", multiplied, _BARE, is_spread),
