@@ -17,6 +17,7 @@ PRODUCTS_OF_POSITIONS = "tests/test_position_products.py"
 MEAN_GRADIENT = f"{TRACES}::test_the_mean_gradient_equals_the_oracle"
 REFUSED = f"{TRACES}::test_what_cannot_be_measured_is_refused_in_one_line"
 NETWORK = f"{ANY}::test_traces_and_eigenvalues_equal_the_oracle"
+USES = "tests/test_uses_of_parameters.py::test_traces_of_every_tensor_equal_the_oracle"
 SEEDS = f"{ESTIMATORS}::test_the_mean_over_many_seeds_is_the_exact_trace"
 COPIES = f"{LANCZOS}::test_twenty_copies_of_a_value_are_found_among_two_hundred"
 UNCONVERGED = f"{LANCZOS}::test_what_did_not_converge_has_its_true_residuals"
@@ -134,13 +135,6 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
          "-below[:, column + 1 :] * factor", "below[:, column + 1 :] * factor"),
     ],
     "gradient_norms.contributions": [
-        ("cross term of a reused layer missing", f"{ORACLE}[sequence-float64]",
-         "return one.squared_norms(doubts)", "return torch.stack([part.squared_norms() for part in parts]).sum(0)"),
-        ("cross term of a tied embedding counted once", f"{ORACLE}[sequence-float64]",
-         "total = total + 2 * (picked", "total = total + (picked"),
-        ("bias of a reused layer averaged over its uses", f"{ORACLE}[sequence-float64]",
-         "torch.stack([part.values for part in vectors]).sum(0)",
-         "torch.stack([part.values for part in vectors]).mean(0)"),
         ("positions with the same id taken as different rows", f"{ORACLE}[sequence-float64]",
          "summed = same.to(self.cotangents.dtype) @ self.cotangents\n        return (summed",
          "summed = self.cotangents * self.counted.unsqueeze(2)\n        return (summed"),
@@ -152,8 +146,35 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("ids folded into the wrong examples", f"{NETWORK}[PaddedLater-3]",
          "delta = _split(self.cotangents, 1, times).flatten(2, 3)",
          "delta = self.cotangents.unflatten(1, (times, -1)).transpose(1, 2).flatten(2, 3)"),
+    ],
+    "gradient_norms.joint": [
+        ("cross term of a reused layer missing", f"{ORACLE}[sequence-float64]",
+         "return one.squared_norms(doubts)", "return torch.stack([part.squared_norms() for part in parts]).sum(0)"),
+        ("cross term of a tied embedding counted once", f"{ORACLE}[sequence-float64]",
+         "return total + 2 * (picked", "return total + (picked"),
+        ("bias of a reused layer averaged over its uses", f"{ORACLE}[sequence-float64]",
+         "torch.stack([part.values for part in vectors]).sum(0)",
+         "torch.stack([part.values for part in vectors]).mean(0)"),
         ("padding row in the cross term of a tied embedding", f"{ORACLE}[sequence-float64]",
-         ".gather(2, ids) * row.counted.unsqueeze(2)", ".gather(2, ids)"),
+         ".gather(2, ids) * together.counted.unsqueeze(2)", ".gather(2, ids)"),
+        ("kernels of a convolution and of a transposed one joined as they are", f"{USES}[there_and_back-3]",
+         "return part.transposed, part", "return False, part"),
+    ],
+    "gradient_norms.attribution": [
+        ("nodes entered from aside taken for the call's own", f"{USES}[a_view_scaled_in_place-3]",
+         "if layout is None or call.nodes in graph.entered_aside or", "if layout is None or"),
+        ("uses without a rule left out", f"{NETWORK}[SharedTwice-3]",
+         "() if leaf in reached else", ""),
+        ("weights that depend on data taken for parametrized ones", f"{NETWORK}[ExtraParameter-3]",
+         "lambda node: graph.owners[node] in serving", "lambda node: False"),
+    ],
+    "gradient_norms.arrivals": [
+        ("a rule's own fault taken for one of the backward pass", "tests/test_arrivals.py",
+         "            if is_receiving:\n                raise\n", ""),
+    ],
+    "gradient_norms.parametrized": [
+        ("direct uses of a parametrized weight left out", f"{USES}[both_orientations-3]",
+         "(found + total)", "(found + 0 * total)"),
     ],
     "gradient_norms.convolution_transpose": [
         ("kernel not turned around", TRANSPOSE,
@@ -238,10 +259,12 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
          "directions[first : first + columns, some]", "directions[first : first + columns, : some.stop - some.start]"),
     ],
     "gradient_norms.capture": [
+        ("factors taken after they were changed in place", f"{USES}[scaled_in_place-3]",
+         "before = (args[0].detach().clone(), args[1])", "before = (args[0].detach(), args[1])"),
         ("outputs looked up after in-place operations", f"{ORACLE}[residual-float64]",
          "import dataclass, field", "import dataclass, field, replace",
          "    depth: int = 0\n", "    depth: int = 0\n    outputs: list[Tensor] = field(default_factory=list)\n",
-         "        self.calls.append(Call(", "        self.outputs.append(output)\n        self.calls.append(Call(",
+         "        self.calls.append(call)\n", "        self.outputs.append(output)\n        self.calls.append(call)\n",
          "            yield recorder.calls\n",
          "            yield recorder.calls\n"
          "            recorder.calls[:] = [\n"
@@ -256,8 +279,6 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
          "tensor = apart.transpose(skip, skip + 1).flatten(skip, skip + 1)", "tensor = apart.flatten(skip, skip + 1)"),
     ],
     "gradient_norms.graph": [
-        ("uses of a parameter counted once", f"{TRACES}::test_every_method_of_the_ledger_is_the_expected_one",
-         "uses[id(variable)] += 1", "uses[id(variable)] = 1"),
         ("indexing not taken as dependent on the data",
          f"{ANY}::test_what_the_first_batch_shows_is_not_taken_for_granted",
          '("Index", "Gather"', '("Gather"'),
@@ -308,10 +329,6 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
          "if not bool((excess <= TOLERANCE[problem.dtype]).any()):"),
         ("coupling looked for in the first example alone", REFUSED,
          "for example in {0, len(batch) - 1}:", "for example in (0,):"),
-    ],
-    "gradient_norms.engine": [
-        ("uncovered parameters left out", f"{NETWORK}[SharedTwice-3]",
-         "by_example.append(name)", "pass"),
     ],
     "consistency": [
         ("layers not added up", LEDGER,

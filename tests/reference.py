@@ -82,7 +82,7 @@ def reference(model: nn.Module, inputs: Tensor, labels: Tensor, kind: str = "sof
         parts = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
         return torch.cat(
             [
-                (torch.zeros_like(p) if part is None else part).reshape(-1)
+                (torch.zeros_like(p) if part is None else part.to_dense()).reshape(-1)
                 for p, part in zip(parameters, parts, strict=True)
             ]
         )

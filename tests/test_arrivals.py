@@ -1,5 +1,6 @@
 """Cotangents that are given away as the backward pass reaches them: what autograd says, and never many at once."""
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -102,6 +103,58 @@ def test_an_error_of_the_receiver_is_not_hidden_and_no_hook_stays() -> None:
     with pytest.raises(ZeroDivisionError, match="edge"):
         cotangents_in_turn(outputs, edges, directions, fail)
     torch.autograd.grad(outputs, edges, directions[0])
+
+
+class Undefined(torch.autograd.Function):
+    """x ↦ x, which says that nothing goes back."""
+
+    @staticmethod
+    def forward(_ctx: object, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(_ctx: object, _gradient: Tensor) -> None:
+        return None
+
+
+class Severed(nn.Module):
+    """Layers from which no gradient comes back, in the middle and at the end of the way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = (nn.Linear(5, 5) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = self.third(x + Undefined.apply(self.second(self.first(x))))
+        return outputs
+
+
+def test_what_no_gradient_comes_to_is_given_zeros() -> None:
+    outputs, edges = graph_of(Severed(), torch.randn(3, 5, dtype=torch.float64))
+    found: dict[int, Tensor] = {}
+    cotangents_in_turn(outputs, edges, torch.randn(2, 3, 5, dtype=torch.float64), found.__setitem__)
+    assert [bool(found[index].any()) for index in range(3)] == [False, False, True]
+    assert {each.shape for each in found.values()} == {(2, 3, 5)}
+
+
+@pytest.mark.parametrize("network", [Fan, Stubborn])
+@pytest.mark.parametrize("error", [RuntimeError, NotImplementedError])
+def test_an_error_of_the_receiver_is_not_taken_for_one_of_the_backward_pass(
+    network: Callable[[], nn.Module], error: type[Exception]
+) -> None:
+    """Of the kinds too that a backward pass raises which cannot be vectorised: nothing is received a second time."""
+    outputs, edges = graph_of(network(), torch.randn(3, 5, dtype=torch.float64))
+    seen: list[int] = []
+
+    def fail(index: int, _cotangents: Tensor) -> None:
+        seen.append(index)
+        if len(seen) == 2:
+            msg = f"a rule's own fault at edge {index}"
+            raise error(msg)
+
+    with pytest.raises(error, match="a rule's own fault"):
+        cotangents_in_turn(outputs, edges, torch.randn(2, *outputs.shape, dtype=torch.float64), fail)
+    assert len(seen) == len(set(seen)) == 2
 
 
 def deep(depth: int, width: int = 64) -> nn.Module:

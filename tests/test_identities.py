@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fisher_cli.curvature import kernels, linear_layers, moments, products, scores, traces
 from fisher_cli.curvature.gradient_norms import engine, plan
+from fisher_cli.curvature.gradient_norms.contributions import Contribution, OuterProducts
 from fisher_cli.curvature.identities import expansion, heads, hessians, plain, spectra, suite
 from fisher_cli.curvature.identities import traces as trace_identities
 from fisher_cli.curvature.identities.statements import Subject
@@ -115,12 +116,18 @@ def training_mode(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(linear_layers, "_batch_norm", lambda _: of_the_batch)
 
 
+def _silenced(part: Contribution) -> Contribution:
+    assert isinstance(part, OuterProducts)
+    return replace(part, cotangents=torch.zeros_like(part.cotangents))
+
+
 def missing_layer(patch: pytest.MonkeyPatch) -> None:
     """The rules forget the hidden layer's weight."""
     original = plan.Uses.completed_by
 
-    def without(*given: Any) -> object:
-        return (each for each in original(*given) if each[0] != "hidden.weight")
+    def without(*given: Any) -> Iterator[tuple[str, list[Contribution]]]:
+        for name, parts in original(*given):
+            yield name, [_silenced(part) for part in parts] if name == "hidden.weight" else parts
 
     patch.setattr(plan.Uses, "completed_by", without)
 

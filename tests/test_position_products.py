@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature.gradient_norms import position_products
-from fisher_cli.curvature.gradient_norms.contributions import OuterProducts, Picks, norms_and_sum
+from fisher_cli.curvature.gradient_norms.contributions import OuterProducts, Picks
+from fisher_cli.curvature.gradient_norms.joint import norms_and_sum
 
 DIRECTIONS, EXAMPLES = 3, 5
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fisher_cli.curvature.gradient_norms import engine as engine_module
-from fisher_cli.curvature.gradient_norms.contributions import OuterProducts, Vectors, squared_norms
+from fisher_cli.curvature.gradient_norms.contributions import OuterProducts, Vectors
 from fisher_cli.curvature.gradient_norms.doubts import Doubts
 from fisher_cli.curvature.problem import TensorData, pose
 from fisher_cli.curvature.traces import sweep
@@ -74,10 +74,10 @@ def test_norms_of_many_layers_ask_one_question() -> None:
         for layer in range(7):
             a = torch.randn(3, 1, 30, 5, generator=generator)
             delta = torch.randn(4, 3, 1, 20, 5, generator=generator)
-            squared_norms([OuterProducts(a, delta)], doubts.of(f"{layer}.weight"))
-            squared_norms([OuterProducts(a[..., :1], delta[..., :1])], doubts.of(f"{layer}.other"))
-            squared_norms([Vectors(delta.flatten(2))], doubts.of(f"{layer}.bias"))
+            OuterProducts(a, delta).squared_norms(doubts.of(f"{layer}.weight"))
+            OuterProducts(a[..., :1], delta[..., :1]).squared_norms(doubts.of(f"{layer}.other"))
+            Vectors(delta.flatten(2)).squared_norms(doubts.of(f"{layer}.bias"))
     assert reads.count == 0
     assert doubts.owners() == set()
-    squared_norms([Vectors(torch.full((1, 1, 4), 1e-25))], doubts.of("tiny"))
+    Vectors(torch.full((1, 1, 4), 1e-25)).squared_norms(doubts.of("tiny"))
     assert doubts.owners() == {"tiny"}

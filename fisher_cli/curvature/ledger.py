@@ -55,10 +55,15 @@ def _operations(engine: Engine, scoring: Scoring) -> Operations | None:
     batch = problem.slice(0, min(WATCHED_EXAMPLES, problem.batch_size, problem.examples))
     evaluated = replace(engine, methods={}).evaluate(batch)  # a copy: the ledger is what the sweep itself did
     scores = scoring(evaluated.outputs.detach(), batch.labels, batch.start)
+
+    def measure() -> None:
+        evaluated.measure(scores.directions, scores.observed, lambda _name, _sum: None, scores.observed_row)
+
     try:
         with counted() as operations:
-            evaluated.measure(scores.directions, scores.observed, lambda _name, _sum: None, scores.observed_row)
+            measure()
     except (RuntimeError, NotImplementedError, TypeError) as error:
         raise_if_out_of_memory(error)
+        measure()  # what fails unwatched too is a fault, and not for want of a way to watch it
         return None
     return operations

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature.coordinates import coordinates, drawn_scores
-from fisher_cli.curvature.gradient_norms.contributions import Contribution, joined
+from fisher_cli.curvature.gradient_norms.contributions import Contribution
 from fisher_cli.curvature.gradient_norms.engine import Engine
+from fisher_cli.curvature.gradient_norms.joint import joined
 from fisher_cli.curvature.problem import Problem
 from fisher_cli.curvature.score_columns import explicit
 from fisher_cli.errors import VerificationError

@@ -38,13 +38,19 @@ def cotangents_in_turn(outputs: Tensor, edges: Sequence[GradientEdge], direction
 
     K backward passes as one, in which each edge's are let go as soon as `receive` has them; where some operation's
     backward cannot be vectorised one by one, all of them kept. Asking for edges alone means that no weight gradient is
-    ever computed. An edge is given once.
+    ever computed. Every edge is given once; what no gradient comes to is given zeros.
+
+    Raises:
+        RuntimeError: one that `receive` raised, as it is; so does every other error of its own.
     """
-    given = set[int]()
+    given, is_receiving = set[int](), False
 
     def once(index: int, cotangents: Tensor) -> None:
+        nonlocal is_receiving
         if index not in given:
+            is_receiving = True
             receive(index, cotangents)
+            is_receiving = False
             given.add(index)
 
     with reproducible_kernels():
@@ -52,10 +58,25 @@ def cotangents_in_turn(outputs: Tensor, edges: Sequence[GradientEdge], direction
             _vectorised(outputs, edges, directions, once)
         except (RuntimeError, NotImplementedError) as error:
             raise_if_out_of_memory(error)
-            each = [torch.autograd.grad(outputs, edges, direction, retain_graph=True) for direction in directions]
+            if is_receiving:
+                raise
+        if len(given) < len(edges):
+            each = [_gradients(outputs, edges, direction) for direction in directions]
             with full_precision():
                 for index, gradients in enumerate(zip(*each, strict=True)):
                     once(index, torch.stack(gradients))
+
+
+def _gradients(outputs: Tensor, edges: Sequence[GradientEdge], direction: Tensor) -> list[Tensor]:
+    """The edges' gradients of one direction; zeros where an operation gives none back."""
+    found = torch.autograd.grad(outputs, edges, direction, retain_graph=True, allow_unused=True)
+    return [_zeros(edge) if gradient is None else gradient for edge, gradient in zip(edges, found, strict=True)]
+
+
+def _zeros(edge: GradientEdge) -> Tensor:
+    """Zeros in the shape of what an edge stands for."""
+    like = edge.node._input_metadata[edge.output_nr]
+    return torch.zeros(like.shape, dtype=like.dtype, device=like.device)
 
 
 def _vectorised(outputs: Tensor, edges: Sequence[GradientEdge], directions: Tensor, receive: Receive) -> None:
@@ -76,19 +97,17 @@ def _vectorised(outputs: Tensor, edges: Sequence[GradientEdge], directions: Tens
         with full_precision():  # what the network multiplies in is not what its norms are to be in
             context.run(receive, index, every)
 
-    def reach(places: Sequence[tuple[int, int]], gradients: Sequence[Tensor]) -> None:
+    def reach(places: Sequence[tuple[int, int]], gradients: Sequence[Tensor | None]) -> None:
         for index, place in places:
-            if gradients[place] is None:
-                msg = "an operation has no gradient"
-                raise RuntimeError(msg)
-            _handed(gradients[place], partial(hand, index))
+            gradient = gradients[place]
+            _handed(_zeros(edges[index]) if gradient is None else gradient, partial(hand, index))
 
     # Not autograd's own `is_grads_batched`: it takes the backward of a convolution one direction at a time.
     with ExitStack() as stack:
         for node, places in watched.items():
             stack.callback(node.register_prehook(partial(reach, places)).remove)
         wanted = [edges[index] for index in last]
-        found = vmap(lambda one: torch.autograd.grad(outputs, wanted, one, retain_graph=True))(directions)
+        found = vmap(lambda one: tuple(_gradients(outputs, wanted, one)))(directions)
     with full_precision():
         for index, cotangents in zip(last, found, strict=True):
             receive(index, cotangents)

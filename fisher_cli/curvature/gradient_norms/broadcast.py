@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import Tensor
 
-from fisher_cli.curvature.gradient_norms.contributions import Contribution, Vectors
+from fisher_cli.curvature.gradient_norms.contributions import Given, Vectors
 
 
-def _reduced(parameter: Tensor, gradient: Tensor) -> dict[str, Contribution]:
+def _reduced(parameter: Tensor, gradient: Tensor) -> dict[str, Given]:
     """Sum a gradient (K, B, …) over what the parameter was broadcast to, the examples apart."""
     leading = gradient.dim() - 1 - parameter.dim()  # output dimensions that the parameter lacks, the batch among them
     shape = (1,) * leading + tuple(parameter.shape)
@@ -18,13 +18,13 @@ def _reduced(parameter: Tensor, gradient: Tensor) -> dict[str, Contribution]:
     return {"parameter": Vectors(gradient.reshape(*gradient.shape[:2], -1))}
 
 
-def added(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Contribution]:
+def added(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
     """A parameter added to or spread over the output: its gradient is the cotangent, summed."""
     del inputs
     return _reduced(arguments["parameter"], cotangents)
 
 
-def multiplied(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Contribution]:
+def multiplied(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
     """A parameter multiplied with `inputs`: its gradient is cotangent ∘ inputs, summed."""
     return _reduced(arguments["parameter"], cotangents * inputs)
 

@@ -1,18 +1,24 @@
 """What one call of a layer adds to a parameter's per-example gradient, and the squared norm of the sum.
 
-Three forms, none of which is the gradient itself where that would be large. Contributions of several calls
-(reused layers, tied weights) are joined before the norm is taken, so cross terms are exact.
+Three forms, none of which is the gradient itself where that would be large, and one for what has no such form.
+Contributions of several calls are joined before the norm is taken (`joint.py`), so cross terms are exact.
 Shapes: K directions, B examples, G groups, L positions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fisher_cli.curvature.gradient_norms.doubts import Doubts
-from fisher_cli.curvature.gradient_norms.position_products import Weighted, explicitly, squared_rows, through_gram
+from fisher_cli.curvature.gradient_norms.position_products import (
+    GRADIENT_VALUES,
+    Weighted,
+    explicitly,
+    squared_rows,
+    through_gram,
+)
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,10 @@ class OuterProducts:
         a = _split(self.inputs, 0, times).permute(0, 2, 3, 1, 4).flatten(3)
         delta = _split(self.cotangents, 1, times).permute(0, 1, 3, 4, 2, 5).flatten(4)
         return OuterProducts(a, delta, self.transposed)
+
+    def some(self, directions: slice, examples: slice) -> "OuterProducts":
+        """Those of some directions and examples."""
+        return OuterProducts(self.inputs[examples], self.cotangents[directions, examples], self.transposed)
 
     def squared_norms(self, doubts: Doubts | None = None) -> Tensor:
         """‖Σ_l δ_l a_lᵀ‖² summed over groups, (K, B) in float64.
@@ -174,6 +184,10 @@ class Vectors:
         """The same with every `times` consecutive examples summed into one."""
         return self if times == 1 else Vectors(_split(self.values, 1, times).sum(2))
 
+    def some(self, directions: slice, examples: slice) -> "Vectors":
+        """Those of some directions and examples."""
+        return Vectors(self.values[directions, examples])
+
     def squared_norms(self, doubts: Doubts | None = None) -> Tensor:
         """‖g‖², (K, B) in float64."""
         return squared_rows(self.values, doubts)
@@ -212,6 +226,10 @@ class Rows:
             self.ids.reshape(-1, times * self.ids.shape[1]), delta, self.counted.reshape(len(self.ids) // times, -1)
         )
 
+    def some(self, directions: slice, examples: slice) -> "Rows":
+        """Those of some directions and examples."""
+        return Rows(self.ids[examples], self.cotangents[directions, examples], self.counted[examples])
+
     def squared_norms(self, doubts: Doubts | None = None) -> Tensor:  # noqa: ARG002 - added in float64: exact
         """Σ_lm [id_l = id_m] δ_lᵀδ_m, (K, B) in float64."""
         same = (self.ids.unsqueeze(1) == self.ids.unsqueeze(2)) & self.counted.unsqueeze(1) & self.counted.unsqueeze(2)
@@ -221,12 +239,12 @@ class Rows:
     def weighted_sum(self, picks: Picks, shape: torch.Size) -> Tensor:
         """Σ_kb c_kb Σ_l e_{id_l} δ_lᵀ, in the parameter's shape."""
         combined = picks.combined(self.cotangents) * self.counted.unsqueeze(2)
-        total = torch.zeros(shape, dtype=combined.dtype, device=combined.device)
-        return total.index_add_(0, self.ids.reshape(-1), combined.flatten(0, 1))
+        total = torch.zeros(shape[0], combined.shape[2], dtype=combined.dtype, device=combined.device)
+        return total.index_add_(0, self.ids.reshape(-1), combined.flatten(0, 1)).reshape(shape)
 
     def projections(self, vector: Tensor) -> Tensor:
         """⟨g, V⟩ = Σ_l δ_lᵀ V_{id_l}, (K, B) in float64, for V in the parameter's shape."""
-        return _dots(self.cotangents, vector[self.ids] * self.counted.unsqueeze(2))
+        return _dots(self.cotangents, vector.flatten(1)[self.ids] * self.counted.unsqueeze(2))
 
     def gradients(self, shape: torch.Size) -> Tensor:
         """The gradients themselves, (K, B, size)."""
@@ -244,66 +262,82 @@ class Rows:
         return (left @ right.mT).double()
 
 
-Contribution = OuterProducts | Vectors | Rows
+Given = OuterProducts | Vectors | Rows
+"""What one call adds."""
 
 
-def joined(parts: Sequence[Contribution]) -> Contribution | None:
-    """Contributions of one form as one contribution; None for an embedding tied to a linear layer."""
-    if len(parts) == 1:
-        return parts[0]
-    outer = [part for part in parts if isinstance(part, OuterProducts)]
-    vectors = [part for part in parts if isinstance(part, Vectors)]
-    rows = [part for part in parts if isinstance(part, Rows)]
-    if len(outer) == len(parts):
-        inputs, cotangents = [part.inputs for part in outer], [part.cotangents for part in outer]
-        return OuterProducts(torch.cat(inputs, 3), torch.cat(cotangents, 4), outer[0].transposed)
-    if len(vectors) == len(parts):
-        return Vectors(torch.stack([part.values for part in vectors]).sum(0))
-    if len(rows) == len(parts):
-        ids, counted = [part.ids for part in rows], [part.counted for part in rows]
-        return Rows(torch.cat(ids, 1), torch.cat([part.cotangents for part in rows], 2), torch.cat(counted, 1))
-    return None
+@dataclass(frozen=True)
+class Formed:
+    """Σ_r P_r(G_r) of gradients G_r that are formed, a few at a time, each as the sum of what several calls add.
 
-
-def squared_norms(parts: Sequence[Contribution], doubts: Doubts | None = None) -> Tensor:
-    """‖Σ_calls gradient‖², (K, B) in float64, of contributions that `can_be_joined`.
-
-    With `doubts` the quickest routes are taken at once, and what speaks against them is kept there to be asked later.
+    `parts` are these calls' contributions and the shape of every G_r; `pull` is the linear map from G_r (n, *shape),
+    one for each r, to the gradients of the parameter, (n, size).
     """
-    one = joined(parts)
-    if one is not None:
-        return one.squared_norms(doubts)
-    outer = [part for part in parts if isinstance(part, OuterProducts)]
-    return _tied(outer, [part for part in parts if isinstance(part, Rows)], doubts)
+
+    parts: Sequence[tuple[Sequence[Given], torch.Size]]
+    pull: Callable[[Sequence[Tensor]], Tensor]
+
+    @property
+    def _counts(self) -> tuple[int, int]:
+        first = self.parts[0][0][0]
+        directions, examples, *_ = first.values.shape if isinstance(first, Vectors) else first.cotangents.shape
+        return directions, examples
+
+    def _pieces(self, *, all_directions: bool = False) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Gradients (k, b, size) of some directions and some examples, all of them after each other."""
+        directions, examples = self._counts
+        at_once = max(1, GRADIENT_VALUES // sum(shape.numel() for _, shape in self.parts))
+        columns = directions if all_directions else min(directions, at_once)
+        rows = max(1, at_once // columns)
+        for low in range(0, directions, columns):
+            for start in range(0, examples, rows):
+                some = slice(low, low + columns), slice(start, start + rows)
+                yield *some, self._formed([[part.some(*some) for part in parts] for parts, _ in self.parts])
+
+    def _formed(self, parts: Sequence[Sequence[Given]]) -> Tensor:
+        made = []
+        for given, (_, shape) in zip(parts, self.parts, strict=True):
+            first, *others = (part.gradients(shape) for part in given)
+            total = sum(others, first)
+            made.append(total.reshape(-1, *shape))
+        return self.pull(made).reshape(*total.shape[:2], -1)
+
+    def squared_norms(self, doubts: Doubts | None = None) -> Tensor:
+        """‖g‖², (K, B) in float64."""
+        found = torch.zeros(self._counts, dtype=torch.float64, device=self._device)
+        for directions, examples, gradients in self._pieces():
+            found[directions, examples] = squared_rows(gradients, doubts)
+        return found
+
+    @property
+    def _device(self) -> torch.device:
+        first = self.parts[0][0][0]
+        return first.values.device if isinstance(first, Vectors) else first.cotangents.device
+
+    def weighted_sum(self, picks: Picks, shape: torch.Size) -> Tensor:
+        """Σ_kb c_kb g_kb, in the parameter's shape: P_r of the sums, since it is linear."""
+        sums = [
+            torch.stack([part.weighted_sum(picks, each) for part in parts]).sum(0, keepdim=True)
+            for parts, each in self.parts
+        ]
+        return self.pull(sums).reshape(shape)
+
+    def projections(self, vector: Tensor) -> Tensor:
+        """⟨g, V⟩, (K, B) in float64, for V in the parameter's shape."""
+        found = torch.zeros(self._counts, dtype=torch.float64, device=vector.device)
+        for directions, examples, gradients in self._pieces():
+            found[directions, examples] = gradients.double() @ vector.double().reshape(-1)
+        return found
+
+    def gradients(self, shape: torch.Size) -> Tensor:
+        """The gradients themselves, (K, B, size)."""
+        pieces = [gradients for _, _, gradients in self._pieces(all_directions=True)]
+        return torch.cat(pieces, 1).reshape(*self._counts, shape.numel())
+
+    def gram(self) -> Tensor:
+        """Inner products of all pairs of directions, (B, K, K) in float64."""
+        pieces = self._pieces(all_directions=True)
+        return torch.cat([_inner_products(gradients.transpose(0, 1)) for _, _, gradients in pieces])
 
 
-def norms_and_sum(
-    parts: Sequence[Contribution], picks: Picks, shape: torch.Size, doubts: Doubts | None = None
-) -> tuple[Tensor, Tensor]:
-    """`squared_norms`, and Σ_kb c_kb g_kb in the parameter's shape: from the same gradients where these are formed."""
-    one = joined(parts)
-    if isinstance(one, OuterProducts):
-        norms, gradient = one.measured(picks, doubts)
-        return norms, one.weighted_sum(picks, shape) if gradient is None else one.oriented(gradient, shape)
-    total, *others = [part.weighted_sum(picks, shape) for part in parts]
-    for other in others:
-        total = total + other
-    return squared_norms(parts, doubts), total
-
-
-def _tied(outer: Sequence[OuterProducts], rows: Sequence[Rows], doubts: Doubts | None) -> Tensor:
-    """An embedding tied to a linear layer: both norms and twice Σ_lm δ_l[id_m] (a_lᵀ d_m)."""
-    total = squared_norms(outer, doubts) + squared_norms(rows, doubts)
-    for product in outer:
-        a, delta = product.inputs.squeeze(1), product.cotangents.squeeze(2)
-        for row in rows:
-            ids = row.ids.unsqueeze(0).unsqueeze(3).expand(len(delta), -1, -1, delta.shape[3])
-            picked = delta.gather(2, ids) * row.counted.unsqueeze(2)
-            inner = torch.einsum("bel,kbme->kbml", a, row.cotangents)
-            total = total + 2 * (picked.double() * inner.double()).sum((2, 3))
-    return total
-
-
-def can_be_joined(forms: Sequence[type[Contribution]]) -> bool:
-    """Whether contributions of these forms have a joint norm."""
-    return len(set(forms)) == 1 or set(forms) == {OuterProducts, Rows}
+Contribution = Given | Formed

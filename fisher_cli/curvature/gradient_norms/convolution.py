@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
-from fisher_cli.curvature.gradient_norms.contributions import Contribution, OuterProducts, Vectors
+from fisher_cli.curvature.gradient_norms.contributions import Given, OuterProducts, Vectors
 
 
 def patches(
@@ -49,7 +49,7 @@ def _padding(padding: str | int | Sequence[int], kernel: Sequence[int], dilation
     return [amount for pair in reversed(pairs) for amount in pair]
 
 
-def convolution(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Contribution]:
+def convolution(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
     """Weight and bias, of inputs (B, C_in, …) and cotangents (K, B, C_out, …)."""
     directions, examples, channels, *grid = cotangents.shape
     groups, kernel = arguments["groups"], arguments["weight"].shape[2:]
@@ -58,13 +58,13 @@ def convolution(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor
     padded = functional.pad(inputs, pad) if any(pad) else inputs
     a = patches(padded, kernel, stride, dilation, grid).reshape(examples, groups, -1, math.prod(grid))
     delta = cotangents.reshape(directions, examples, groups, channels // groups, -1)
-    parts: dict[str, Contribution] = {"weight": OuterProducts(a, delta)}
+    parts: dict[str, Given] = {"weight": OuterProducts(a, delta)}
     if arguments["bias"] is not None:
         parts["bias"] = Vectors(delta.sum(4).flatten(2))
     return parts
 
 
-def transposed_convolution(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Contribution]:
+def transposed_convolution(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
     """Weight and bias: a convolution with the parts of inputs and cotangents exchanged.
 
     An input pixel spreads over the patch of outputs it reaches, so dW = Σ_l input_l ⊗ patch_l(δ).
@@ -84,3 +84,8 @@ def transposed_convolution(arguments: Mapping[str, Any], inputs: Tensor, cotange
     a = inputs.reshape(examples, groups, -1, math.prod(grid))
     summed = cotangents.reshape(directions, examples, channels, -1).sum(3)
     return {"weight": OuterProducts(a, delta, transposed=True), "bias": Vectors(summed)}
+
+
+def is_batched(arguments: Mapping[str, Any]) -> bool:
+    """Whether the input is a batch: a single image has no dimension for examples."""
+    return bool(arguments["output_dimensions"] == arguments["weight"].dim())

@@ -14,20 +14,13 @@ from fisher_cli.curvature.gradient_norms import per_example
 from fisher_cli.curvature.gradient_norms.arrivals import cotangents_in_turn
 from fisher_cli.curvature.gradient_norms.attention import attention_of_all_directions
 from fisher_cli.curvature.gradient_norms.capture import Call, Hold, recorded_calls
-from fisher_cli.curvature.gradient_norms.contributions import (
-    Contribution,
-    Picks,
-    can_be_joined,
-    joined,
-    norms_and_sum,
-    squared_norms,
-)
+from fisher_cli.curvature.gradient_norms.contributions import Contribution, Picks
 from fisher_cli.curvature.gradient_norms.convolution_transpose import convolve
 from fisher_cli.curvature.gradient_norms.doubts import Doubts, runs_behind
 from fisher_cli.curvature.gradient_norms.graph import Graph, read_graph
+from fisher_cli.curvature.gradient_norms.joint import joined, norms_and_sum, squared_norms
 from fisher_cli.curvature.gradient_norms.layouts import Layout, find_layout, only_layout, ratios_for
-from fisher_cli.curvature.gradient_norms.plan import Plan, contributions_in_turn, one_after_another
-from fisher_cli.curvature.gradient_norms.rules import RULES
+from fisher_cli.curvature.gradient_norms.plan import UNUSED, Plan, contributions_in_turn, one_after_another
 from fisher_cli.curvature.gradient_norms.work import spent_on, uncounted
 from fisher_cli.curvature.kernels import reproducible_kernels
 from fisher_cli.curvature.memory import raise_if_out_of_memory
@@ -36,8 +29,6 @@ from fisher_cli.curvature.recomputation import Held, Recomputation, recomputed
 from fisher_cli.curvature.sums import dot
 from fisher_cli.errors import ArchitectureError
 
-PER_EXAMPLE = "per-example"
-UNUSED = "unused"
 NOT_CHECKED = " (not checked: the gradient is rounding)"
 
 PartOf = Callable[[str], Tensor]
@@ -110,7 +101,7 @@ class Engine:
             raise ArchitectureError(msg)
         graph = read_graph(outputs, len(batch))
         usable = [call for call in calls if call.edge.node in graph.nodes and call.unchanged]
-        plan = self._plan(graph, usable, self._find_layouts(outputs, usable, graph, len(batch)))
+        plan = self._plan(outputs, usable, self._find_layouts(outputs, usable, graph, len(batch)))
 
         def norms(directions: Tensor) -> dict[str, Tensor]:
             return measured(directions, None, None)
@@ -235,32 +226,12 @@ class Engine:
             self._layouts[signature] = tuple(layouts)
         return tuple(layouts)
 
-    def _plan(self, graph: Graph, calls: Sequence[Call], layouts: Sequence[Layout | None]) -> Plan:
-        """A parameter goes by rules when every use of it in the graph is a call whose rule and layout are known."""
-        serving: dict[int, list[tuple[int, Layout, str]]] = {}
-        for index, (call, layout) in enumerate(zip(calls, layouts, strict=True)):
-            rule = RULES[call.function]
-            for role, identity in call.roles:
-                if layout is not None and role in rule.forms and rule.holds(call.arguments):
-                    serving.setdefault(identity, []).append((index, layout, role))
-        by_rules: dict[str, Sequence[tuple[int, Layout, str]]] = {}
-        by_example = []
-        for name, parameter in self.problem.parameters.items():
-            uses, found = graph.uses[id(parameter)], serving.get(id(parameter), [])
-            rules = [RULES[calls[index].function] for index, _, _ in found]
-            joined = can_be_joined([rule.forms[role] for rule, (_, _, role) in zip(rules, found, strict=True)])
-            if uses == 0:
-                self._note(name, UNUSED)
-            elif len(found) == uses and joined:
-                by_rules[name] = found
-                self._note(name, " + ".join(sorted({rule.name for rule in rules})) + (f" ×{uses}" if uses > 1 else ""))
-            else:
-                by_example.append(name)
-                self._note(name, PER_EXAMPLE)
-        return Plan(by_rules, tuple(by_example), calls)
-
-    def _note(self, name: str, method: str) -> None:
-        self.methods.setdefault(name, set()).add(method)
+    def _plan(self, outputs: Tensor, calls: Sequence[Call], layouts: Sequence[Layout | None]) -> Plan:
+        """Which calls serve which parameter; the ledger keeps it."""
+        plan = Plan.of(outputs, self.problem.parameters, calls, layouts)
+        for name in self.problem.parameters:
+            self.methods.setdefault(name, set()).add(plan.method(name))
+        return plan
 
     def _some(
         self,
@@ -281,8 +252,8 @@ class Engine:
                 found |= self._by_example(plan.by_example, batch, directions)
                 if coefficients is not None and take is not None:
                     self._sums_by_autograd(plan.by_example, outputs, directions, coefficients, take)
-        zero = torch.zeros(directions.shape[:2], dtype=torch.float64, device=directions.device)
-        return {name: found.get(name, zero) for name in self.problem.parameters}
+        zero, used = torch.zeros_like(directions[:, :, 0], dtype=torch.float64), {*plan.by_rules, *plan.by_example}
+        return {name: found[name] if name in used else zero for name in self.problem.parameters}
 
     def _norms_by_rules(
         self, plan: Plan, outputs: Tensor, directions: Tensor, picks: Picks | None, take: Take | None
@@ -298,9 +269,10 @@ class Engine:
 
         def norms(name: str, parts: list[Contribution]) -> Tensor:
             given = None if doubts is None or name in self._careful else doubts.of(name)
+            shape = self.problem.parameters[name].shape
             if picks is None or take is None:
-                return squared_norms(parts, given)
-            squares, total = norms_and_sum(parts, picks, self.problem.parameters[name].shape, given)
+                return squared_norms(parts, shape, given)
+            squares, total = norms_and_sum(parts, picks, shape, given)
             take(name, total)
             return squares
 
@@ -311,7 +283,7 @@ class Engine:
         def again(name: str, parts: list[Contribution]) -> None:
             if name in inexact:
                 with spent_on([name]):
-                    found[name] = squared_norms(parts)
+                    found[name] = squared_norms(parts, self.problem.parameters[name].shape)
 
         with torch.no_grad():
             contributions_in_turn(plan, outputs, directions, first)

@@ -1,7 +1,6 @@
-"""What the autograd graph of a forward pass says about the parameters, and about where examples may be moved."""
+"""What the autograd graph of a forward pass says about where examples may be moved."""
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -57,13 +56,12 @@ _MOVES = {"Flip", "Roll", "Select", "Slice", "Split", "SplitWithSizes", "UnsafeS
 
 @dataclass(frozen=True)
 class Graph:
-    """How many operations read each leaf tensor, by its id, and which nodes there are.
+    """Which nodes there are.
 
     `places` is equal for two graphs in which the same operations are connected in the same way and move entries alike;
     None where an operation may move examples by what the data are.
     """
 
-    uses: Counter[int]
     nodes: frozenset[Any]
     places: tuple[object, ...] | None
 
@@ -75,12 +73,7 @@ def _kind(name: str) -> str:
 
 
 def read_graph(outputs: Tensor, examples: int) -> Graph:
-    """Walk the graph from the outputs of so many examples.
-
-    A leaf used twice (tied weights, a reused module, functional use beside the module) has two edges into
-    its accumulation node, whatever the modules say.
-    """
-    uses: Counter[int] = Counter()
+    """Walk the graph from the outputs of so many examples."""
     numbers: dict[Any, int] = {outputs.grad_fn: 0}
     waiting, places, are_known = [outputs.grad_fn], list[object](), True
     while waiting:
@@ -92,9 +85,6 @@ def read_graph(outputs: Tensor, examples: int) -> Graph:
             if successor is None:
                 successors.append((-1, 0))
                 continue
-            variable = getattr(successor, "variable", None)
-            if variable is not None:
-                uses[id(variable)] += 1
             if successor not in numbers:
                 numbers[successor] = len(numbers)
                 waiting.append(successor)
@@ -103,7 +93,7 @@ def read_graph(outputs: Tensor, examples: int) -> Graph:
         if are_known:
             shape = tuple(node._input_metadata[0].shape) if node._input_metadata else ()
             places.append((kind, shape, tuple(successors)))
-    return Graph(uses, frozenset(numbers), tuple(places) if are_known else None)
+    return Graph(frozenset(numbers), tuple(places) if are_known else None)
 
 
 def _places_are_known(kind: str, node: Any, examples: int) -> bool:

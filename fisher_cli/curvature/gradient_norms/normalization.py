@@ -7,18 +7,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fisher_cli.curvature.gradient_norms.contributions import Contribution, Vectors
+from fisher_cli.curvature.gradient_norms.contributions import Given, Vectors
 from fisher_cli.curvature.gradient_norms.doubts import runs_behind
 
 
-def _channelwise(normalized: Tensor, cotangents: Tensor) -> dict[str, Contribution]:
+def _channelwise(normalized: Tensor, cotangents: Tensor) -> dict[str, Given]:
     """γ and β shared over positions: x̂ (B, C, …), cotangents (K, B, C, …)."""
     x_hat = normalized.reshape(*normalized.shape[:2], -1)
     delta = cotangents.reshape(len(cotangents), *x_hat.shape)
     return {"weight": Vectors(torch.einsum("kbcl,bcl->kbc", delta, x_hat)), "bias": Vectors(delta.sum(3))}
 
 
-def batch_norm(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Contribution]:
+def batch_norm(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
     """Weight and bias of a batch norm in evaluation mode: x̂ from the running statistics."""
     shape = (1, -1, *(1,) * (inputs.dim() - 2))
     scale = torch.rsqrt(arguments["running_var"] + arguments["eps"]).reshape(shape)
@@ -30,12 +30,12 @@ def uses_running_statistics(arguments: Mapping[str, Any]) -> bool:
     return not arguments["training"] and arguments["running_mean"] is not None
 
 
-def group_norm(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Contribution]:
+def group_norm(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
     """Weight and bias; γ is per channel."""
     return _channelwise(functional.group_norm(inputs, arguments["num_groups"], eps=arguments["eps"]), cotangents)
 
 
-def instance_norm(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Contribution]:
+def instance_norm(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
     """Weight and bias; x̂ from the running statistics where the layer uses those."""
     normalized = functional.instance_norm(
         inputs,
@@ -52,7 +52,7 @@ def _like(statistic: Tensor | None, inputs: Tensor) -> Tensor | None:
     return None if statistic is None else statistic.to(inputs.dtype)
 
 
-def _elementwise(normalized: Tensor, dimensions: int, cotangents: Tensor) -> dict[str, Contribution]:
+def _elementwise(normalized: Tensor, dimensions: int, cotangents: Tensor) -> dict[str, Given]:
     """γ and β with an entry per normalised element, shared over the leading positions."""
     elements = normalized.shape[normalized.dim() - dimensions :].numel()
     x_hat = normalized.reshape(len(normalized), -1, elements)
@@ -65,14 +65,14 @@ def _elementwise(normalized: Tensor, dimensions: int, cotangents: Tensor) -> dic
     return {"weight": Vectors(weight), "bias": Vectors(delta.sum(2))}
 
 
-def layer_norm(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Contribution]:
+def layer_norm(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
     """Weight and bias."""
     shape = arguments["normalized_shape"]
     normalized = functional.layer_norm(inputs, shape, eps=arguments["eps"])
     return _elementwise(normalized, len(shape), cotangents)
 
 
-def rms_norm(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Contribution]:
+def rms_norm(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
     """Weight."""
     shape = arguments["normalized_shape"]
     normalized = functional.rms_norm(inputs, shape, eps=arguments["eps"])

@@ -7,10 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from fisher_cli.curvature.gradient_norms.broadcast import added, is_spread, multiplied
-from fisher_cli.curvature.gradient_norms.contributions import Contribution, OuterProducts, Rows, Vectors
-from fisher_cli.curvature.gradient_norms.convolution import convolution, transposed_convolution
-from fisher_cli.curvature.gradient_norms.embedding import embedding, is_plain
-from fisher_cli.curvature.gradient_norms.linear import linear
+from fisher_cli.curvature.gradient_norms.contributions import Given, OuterProducts, Rows, Vectors
+from fisher_cli.curvature.gradient_norms.convolution import convolution, is_batched, transposed_convolution
+from fisher_cli.curvature.gradient_norms.embedding import embedding, embedding_bag, is_plain
+from fisher_cli.curvature.gradient_norms.linear import linear, matrix_product
 from fisher_cli.curvature.gradient_norms.normalization import (
     batch_norm,
     group_norm,
@@ -20,11 +20,12 @@ from fisher_cli.curvature.gradient_norms.normalization import (
     rms_norm,
     uses_running_statistics,
 )
+from fisher_cli.curvature.gradient_norms.recurrent import gru, recurrent
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Contributions by role from a call's arguments, inputs (B, …) and output cotangents (K, B, …).
+    """Givens by role from a call's arguments, inputs (B, …) and output cotangents (K, B, …).
 
     name: what the coverage ledger says; forms: the contribution's form by role; holds: whether the rule is
     exact for these arguments; batch_anywhere: whether the examples may lie in another dimension than the
@@ -32,26 +33,40 @@ class Rule:
     """
 
     name: str
-    contributions: Callable[[Mapping[str, Any], Tensor, Tensor], dict[str, Contribution]]
-    forms: Mapping[str, type[Contribution]]
+    contributions: Callable[[Mapping[str, Any], Tensor, Tensor], dict[str, Given]]
+    forms: Mapping[str, type[Given]]
     holds: Callable[[Mapping[str, Any]], bool] = lambda _arguments: True
     batch_anywhere: bool = False
 
 
-_WEIGHTS: dict[str, type[Contribution]] = {"weight": OuterProducts, "bias": Vectors}
-_SCALES: dict[str, type[Contribution]] = {"weight": Vectors, "bias": Vectors}
-_BARE: dict[str, type[Contribution]] = {"parameter": Vectors}
+_WEIGHTS: dict[str, type[Given]] = {"weight": OuterProducts, "bias": Vectors}
+_SCALES: dict[str, type[Given]] = {"weight": Vectors, "bias": Vectors}
+_RECURRENT: dict[str, type[Given]] = {
+    "weight_ih": OuterProducts,
+    "weight_hh": OuterProducts,
+    "bias_ih": Vectors,
+    "bias_hh": Vectors,
+}
+_BARE: dict[str, type[Given]] = {"parameter": Vectors}
 
 RULES: dict[str, Rule] = {
     "linear": Rule("linear", linear, _WEIGHTS, batch_anywhere=True),
-    **{f"conv{d}d": Rule("convolution", convolution, _WEIGHTS) for d in (1, 2, 3)},
-    **{f"conv_transpose{d}d": Rule("transposed-convolution", transposed_convolution, _WEIGHTS) for d in (1, 2, 3)},
+    **{f"conv{d}d": Rule("convolution", convolution, _WEIGHTS, is_batched) for d in (1, 2, 3)},
+    **{
+        f"conv_transpose{d}d": Rule("transposed-convolution", transposed_convolution, _WEIGHTS, is_batched)
+        for d in (1, 2, 3)
+    },
     "batch_norm": Rule("batch-norm", batch_norm, _SCALES, uses_running_statistics),
     "instance_norm": Rule("instance-norm", instance_norm, _SCALES),
     "group_norm": Rule("group-norm", group_norm, _SCALES),
     "layer_norm": Rule("layer-norm", layer_norm, _SCALES, leaves_the_batch_apart, batch_anywhere=True),
     "rms_norm": Rule("rms-norm", rms_norm, _SCALES, leaves_the_batch_apart, batch_anywhere=True),
     "embedding": Rule("embedding", embedding, {"weight": Rows}, is_plain, batch_anywhere=True),
+    "embedding_bag": Rule("embedding-bag", embedding_bag, {"weight": Rows}, is_plain),
+    "lstm": Rule("lstm", recurrent, _RECURRENT),
+    "gru": Rule("gru", gru, _RECURRENT),
+    "rnn": Rule("rnn", recurrent, _RECURRENT),
+    "matmul": Rule("linear", matrix_product, {"weight": OuterProducts}, batch_anywhere=True),
     "add": Rule("added", added, _BARE, is_spread),
     "expand": Rule("added", added, _BARE, is_spread),
     "multiply": Rule("multiplied", multiplied, _BARE, is_spread),

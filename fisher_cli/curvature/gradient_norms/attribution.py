@@ -1,0 +1,162 @@
+"""Which recorded calls account for every path from the outputs to a parameter.
+
+A call accounts for a tensor that it was given (a *source*: a parameter, or a tensor computed from parameters) where its
+rule holds, its layout is known, and the graph's nodes that it made are entered through its output alone: a view changed
+in place is entered from beside it, and the gradient of an energy enters the nodes of layers that the energy went
+through. Cut the graph at what is accounted for: a parameter that is still reached has a use that no rule knows of.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from fisher_cli.curvature.gradient_norms.capture import Call
+from fisher_cli.curvature.gradient_norms.layouts import Layout
+from fisher_cli.curvature.gradient_norms.rules import RULES
+
+Place = tuple[Any, int]
+"""An edge's node and the number of the node's output that it stands for."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """A call by its number, where it keeps the examples, and the argument that holds the source."""
+
+    call: int
+    layout: Layout
+    role: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A tensor that rules give the gradient of: its edge and shape, and all uses that its gradient is the sum of."""
+
+    edge: GradientEdge
+    shape: torch.Size
+    uses: Sequence[Use]
+
+    @property
+    def place(self) -> Place:
+        """By which it is told from others."""
+        return self.edge.node, self.edge.output_nr
+
+    @property
+    def is_parameter(self) -> bool:
+        """Whether it is a leaf of the graph."""
+        return getattr(self.edge.node, "variable", None) is not None
+
+
+@dataclass
+class _Graph:
+    """The graph from the outputs down, and which of its nodes each call made."""
+
+    root: Any
+    calls: Sequence[Call]
+    successors: dict[Any, list[Place]] = field(default_factory=dict)
+    owners: dict[Any, range | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        starts = sorted({(call.nodes.start, call.nodes.stop) for call in self.calls})
+        waiting = [self.root]
+        while waiting:
+            node = waiting.pop()
+            if node in self.successors:
+                continue
+            number = node._sequence_nr()
+            index = bisect_right(starts, (number, float("inf"))) - 1
+            self.owners[node] = range(*starts[index]) if index >= 0 and number < starts[index][1] else None
+            self.successors[node] = [place for place in node.next_functions if place[0] is not None]
+            waiting += [successor for successor, _ in self.successors[node]]
+
+    @cached_property
+    def entered_aside(self) -> frozenset[range]:
+        """The nodes of calls that something else leads to than their output's edge."""
+        entries: dict[range, set[Any]] = {}
+        for call in self.calls:
+            entries.setdefault(call.nodes, set()).update(call.entries)
+        edges = [(None, self.root), *((node, other) for node, places in self.successors.items() for other, _ in places)]
+        return frozenset(
+            owner
+            for before, node in edges
+            if (owner := self.owners[node]) is not None
+            and (before is None or self.owners[before] != owner)
+            and node not in entries[owner]
+        )
+
+    @cached_property
+    def read(self) -> frozenset[tuple[range, Place]]:
+        """What the nodes of calls lead to outside of them."""
+        return frozenset(
+            (owner, place)
+            for node, places in self.successors.items()
+            if (owner := self.owners[node]) is not None
+            for place in places
+        )
+
+    def below(self, roots: Iterable[Any], cut: frozenset[tuple[range, Place]] = frozenset()) -> Iterator[Any]:
+        """All nodes that can be reached without passing through a cut."""
+        seen, waiting = set[Any](), list(roots)
+        while waiting:
+            node = waiting.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            yield node
+            owner = self.owners[node]
+            waiting += [place[0] for place in self.successors[node] if owner is None or (owner, place) not in cut]
+
+
+def sources_of(
+    outputs: Tensor, parameters: Mapping[str, Tensor], calls: Sequence[Call], layouts: Sequence[Layout | None]
+) -> dict[str, tuple[Source, ...]]:
+    """The sources of every parameter that is used, none where some use of it is not accounted for.
+
+    A parameter's gradient is the sum of those of its sources, each pulled back to it.
+    """
+    graph = _Graph(outputs.grad_fn, calls)
+    uses: dict[Place, list[Use]] = {}
+    edges: dict[Place, tuple[GradientEdge, torch.Size]] = {}
+    serving = set[range]()
+    for number, (call, layout) in enumerate(zip(calls, layouts, strict=True)):
+        rule = RULES[call.function]
+        if layout is None or call.nodes in graph.entered_aside or not rule.holds(call.arguments):
+            continue
+        for role, edge in call.sources.items():
+            place = (edge.node, edge.output_nr)
+            if role in rule.forms and (call.nodes, place) in graph.read and place != call.given:
+                uses.setdefault(place, []).append(Use(number, layout, role))
+                edges[place] = edge, call.arguments[role].shape
+                serving.add(call.nodes)
+    below: dict[Place, list[Any]] = {}
+    for place in uses:
+        nodes = _until(graph.below([place[0]]), lambda node: graph.owners[node] in serving)
+        if nodes is not None:  # else computed from data, or from what a rule knows already: the path goes on
+            below[place] = nodes
+    cut = frozenset((calls[use.call].nodes, place) for place in below for use in uses[place])
+    reached = set(graph.below([graph.root], cut))
+    places: dict[Any, list[Place]] = {}
+    for place, nodes in below.items():
+        for node in nodes:
+            places.setdefault(node, []).append(place)
+    leaves = {name: get_gradient_edge(parameter).node for name, parameter in parameters.items()}
+    return {
+        name: () if leaf in reached else tuple(Source(*edges[place], uses[place]) for place in places[leaf])
+        for name, leaf in leaves.items()
+        if leaf in graph.successors
+    }
+
+
+def _until(nodes: Iterator[Any], is_end: Callable[[Any], bool]) -> list[Any] | None:
+    """All nodes, None where one of them is an end."""
+    found = []
+    for node in nodes:
+        if is_end(node):
+            return None
+        found.append(node)
+    return found
