@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fisher_cli.curvature.kernels import reproducible_kernels
 from fisher_cli.curvature.likelihoods import Likelihood
-from fisher_cli.curvature.moments import Moments, mean_of, over_ranks
+from fisher_cli.curvature.moments import Moments, mean_of, over_ranks, root_sum_of_squares
 from fisher_cli.curvature.problem import Problem
 from fisher_cli.curvature.products import Jacobian
 from fisher_cli.curvature.relative_entropy import quadratic_form, relative_entropy

@@ -65,7 +65,7 @@ def scores_by_size(likelihood: Likelihood, outputs: Tensor, count: int, draws: D
 
 
 def odds(likelihood: Likelihood, outputs: Tensor, scores: Tensor) -> Tensor:
-    """q/p = ‖s‖²/tr Λ of scores (K, B, C), (K, B); one where tr Λ is zero and nothing is left to chance."""
+    """q/p = ‖s‖²/tr Λ of scores (K, B, C), (K, B); infinite where tr Λ is zero and nothing is left to chance."""
     z = outputs.double()
     if isinstance(likelihood, Softmax):
         p, complement = likelihood.probabilities(z)
@@ -75,7 +75,7 @@ def odds(likelihood: Likelihood, outputs: Tensor, scores: Tensor) -> Tensor:
     else:
         trace = torch.full_like(z[:, 0], z.shape[1])
     found = scores.square().sum(2) / torch.where(trace > 0, trace, torch.ones_like(trace))
-    return torch.where(trace > 0, found, torch.ones_like(found))
+    return torch.where(trace > 0, found, torch.full_like(found, torch.inf))
 
 
 def _squares(p: Tensor, complement: Tensor) -> Tensor:

@@ -50,7 +50,9 @@ class Moments:
         """Means, M₂ and every statement of the sampling variance of all streams, read back from the device at once."""
         found = self.sampling.to(self.mean.device)
         statements = found if found.dim() > self.mean.dim() else torch.zeros_like(self.mean).unsqueeze(0)
-        rows: list[list[float]] = torch.cat([torch.stack([self.mean, self.squares]), statements]).reshape(2 + len(statements), -1).tolist()
+        rows: list[list[float]] = (
+            torch.cat([torch.stack([self.mean, self.squares]), statements]).reshape(2 + len(statements), -1).tolist()
+        )
         return rows
 
     def estimates(self) -> list[Estimate]:
