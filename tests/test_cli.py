@@ -259,8 +259,6 @@ def test_estimators_agree_within_their_errors_and_say_what_they_are() -> None:
     assert abs(single["trace_true"][0] - exact["trace_true"][0]) <= 4 * single["trace_true_estimator_se"][0]
     tight = rows(FIRST, *BARE, "--estimator", "deflated", "--target-error", "0.0005")
     assert tight["trace_true_estimator_se"][0] <= 0.0005 * exact["trace_true"][0]
-    drawn = analyze(FIRST, *BARE, "--estimator", "sampled", "--target-error", "0.0005")
-    assert "target error 0.0005 was asked for, " in drawn.stderr
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "x", "nan", "inf"])

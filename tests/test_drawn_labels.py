@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from fisher_cli import analyze
 from fisher_cli.curvature.divergence import footprint, movement
 from fisher_cli.curvature.drawn_labels import errors, odds, scores_by_size
 from fisher_cli.curvature.draws import of_examples
@@ -258,3 +259,9 @@ def test_a_target_that_is_missed_is_said_with_what_was_reached() -> None:
     assert missed == "target error 0.01 was asked for, 0.0103 reached: type --estimator exact"
     (drawn,) = remarks(traced("sampled S=5", 0.5), 0.01)
     assert drawn.endswith("0.25 reached: type --estimator deflated")
+
+
+def test_the_row_says_what_was_reached() -> None:
+    model, x, y = nn.Linear(4, 5), torch.randn(30, 4), torch.arange(30) % 5
+    row = analyze(model, (x, y), estimator="sampled", target_error=1e-9, eigenvalues=0).measurements[0]
+    assert any(note.startswith("target error 1e-09 was asked for, ") for note in row.notes)
