@@ -137,7 +137,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("a target held for the variance alone", f"{ESTIMATORS}::test_a_target_holds_for_the_error_that_is_stated",
          "off_diagonal + paired", "off_diagonal - paired"),
         ("columns predicted for the examples that turn them",
-         f"{ESTIMATORS}::test_the_target_error_is_kept_or_what_was_reached_is_said",
+         f"{ESTIMATORS}::test_the_error_of_columns_is_predicted_for_examples_that_have_not_turned_them",
          "kernels[other] if len(kernels[other]) else kernels", "kernels"),
         ("predicted variance a sixteenth", f"{ESTIMATORS}::test_the_target_error_is_kept_or_what_was_reached_is_said",
          "_A.square() / MIXTURES**2", "_A.square() / MIXTURES**6"),

@@ -324,7 +324,7 @@ RUN: dict[str, list[tuple[str, ...]]] = {
     "row_sequence": [
         (
             "row known by its weights whatever came before",
-            RESUME + "::test_copies_of_one_checkpoint_are_rows_of_their_own",
+            f"{T}newcomers.py",
             "self.journal.find(key)",
             "self.journal.of_weights(key[0])",
         ),

@@ -16,6 +16,7 @@ from fisher_cli.curvature.deflation import (
     Pilot,
     _closed_form,
     _enough_columns,
+    _held_out,
     _output_kernels,
     antithetic_signs,
     deflated,
@@ -297,6 +298,20 @@ def test_the_target_error_is_kept_or_what_was_reached_is_said(classes: int, exam
     assert true.estimator_error <= target * true.value or remarks(trace, target)
     assert true.estimator_error <= 1.5 * target * true.value
     assert abs(true.value - exact) <= 4 * true.estimator_error + 1e-12 * exact
+
+
+def test_the_error_of_columns_is_predicted_for_examples_that_have_not_turned_them() -> None:
+    """Each half with the mean kernel of the other half; one example alone with its own."""
+    z, labels = outputs_of(4, 5), torch.zeros(5, dtype=torch.long)
+    mixed = torch.randn(5, 4, 4, generator=torch.Generator().manual_seed(3)).double()
+    kernels = mixed @ mixed.mT
+    found = _held_out(Softmax(), z, labels, kernels)
+    for row, n in enumerate((0, 2, 4, 1, 3)):
+        other = kernels[[1, 3]] if n % 2 == 0 else kernels[[0, 2, 4]]
+        (r,) = roots(Softmax(), z[n : n + 1], labels[:1], other.mean(0))
+        assert torch.allclose(found[row], r.mT @ kernels[n] @ r, atol=1e-12)
+    (r,) = roots(Softmax(), z[:1], labels[:1], kernels[0])
+    assert torch.allclose(_held_out(Softmax(), z[:1], labels[:1], kernels[:1])[0], r.mT @ kernels[0] @ r, atol=1e-12)
 
 
 def test_columns_that_the_memory_does_not_hold_are_not_taken_and_the_row_says_so(
