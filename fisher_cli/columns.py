@@ -45,7 +45,9 @@ COLUMNS: tuple[Column, ...] = (
     Column("entropy", REAL, "nats", "mean entropy of the predicted distribution"),
     Column("trace_true", REAL, CURVATURE, "trace of the true Fisher: labels follow the model"),
     Column("trace_true_se", REAL, CURVATURE, "standard error of trace_true over examples"),
-    Column("trace_true_estimator_se", REAL, CURVATURE, "error from sampled labels or signs; 0 if exact"),
+    Column(
+        "trace_true_estimator_se", REAL, CURVATURE, "error from sampled labels or signs; 0 if exact, empty if unknown"
+    ),
     Column("trace_estimator", TEXT, "", "how trace_true was computed: exact, deflated or sampled"),
     Column("trace_empirical", REAL, CURVATURE, "trace of the empirical Fisher: labels of the dataset"),
     Column("trace_empirical_se", REAL, CURVATURE, "standard error of trace_empirical over examples"),

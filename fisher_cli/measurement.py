@@ -11,6 +11,7 @@ from torch import nn
 
 from fisher_cli.clock import Clock
 from fisher_cli.comparing import with_comparison
+from fisher_cli.curvature import stated_errors
 from fisher_cli.curvature.company import differing_examples, refuse_coupling
 from fisher_cli.curvature.determinism import without_determinism
 from fisher_cli.curvature.eigensystems import Matrix, matrices
@@ -228,6 +229,7 @@ def _measured(
             advance=lambda done: observer.stage("traces", share * done),
             timed=clock,
         )
+    notes += stated_errors.remarks(swept.trace, settings.target_error)
     with clock("gradient"):
         squares = torch.tensor(swept.trace.per_example_empirical, dtype=torch.float64, device=problem.device)
         signal = gradient(swept.engine, swept.gradient, squares)

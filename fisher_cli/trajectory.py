@@ -54,13 +54,15 @@ class Shape(StrEnum):
 class Point:
     """One value of the sequence; `terms`, one per example, whose mean it is, pair it with the others.
 
-    `position` is where it stands, such as the training step; None if that is not known.
+    `position` is where it stands, such as the training step; None if that is not known. `hidden` is an error that the
+    spread of the terms does not show.
     """
 
     value: float
     error: float | None = None
     terms: tuple[float, ...] = ()
     position: float | None = None
+    hidden: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def is_clear(larger: Point, smaller: Point) -> bool:
 def difference_error(one: Point, other: Point) -> float | None:
     """The standard error of the difference of two values, paired if it can be; None if it is not known."""
     if len(one.terms) == len(other.terms) and len(one.terms) > 1:
-        return _mean_error(np.subtract(one.terms, other.terms))
+        return math.hypot(_mean_error(np.subtract(one.terms, other.terms)), one.hidden, other.hidden)
     if one.error is None or other.error is None:
         return None
     return math.hypot(one.error, other.error)
@@ -202,7 +204,8 @@ def _ratio(above: Point, below: Point) -> tuple[float, float | None]:
     ratio = above.value / below.value
     if len(above.terms) != len(below.terms) or len(above.terms) < 2:
         return ratio, None
-    return ratio, _mean_error((np.asarray(above.terms) - ratio * np.asarray(below.terms)) / below.value)
+    error = _mean_error((np.asarray(above.terms) - ratio * np.asarray(below.terms)) / below.value)
+    return ratio, math.hypot(error, above.hidden / below.value, ratio * below.hidden / below.value)
 
 
 def _mean_error(terms: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> float:
@@ -311,9 +314,11 @@ def _point(measurement: Measurement) -> Point | None:
     if measurement.trace is None:
         return None
     true = measurement.trace.true
-    # Where the estimator's own error is not known apart, the standard error contains it.
-    error = None if true.standard_error is None else math.hypot(true.standard_error, true.estimator_error or 0.0)
-    return Point(true.value, error, measurement.trace.per_example_true, measurement.step)
+    known = true.standard_error is not None and true.estimator_error is not None
+    error = math.hypot(true.standard_error or 0.0, true.estimator_error or 0.0) if known else None
+    trace = measurement.trace
+    terms = () if trace.hidden_error is None else trace.per_example_true
+    return Point(true.value, error, terms, measurement.step, trace.hidden_error or 0.0)
 
 
 class PathLength:

@@ -1,12 +1,16 @@
 """The errors that are planted to test the tests: slips a developer could make, each a small edit of one module.
 
-Every original text occurs exactly once in its module, so that an entry whose text is gone is noticed.
+Every original occurs exactly once in its module, so that an entry whose original is gone is noticed.
 """
 
 from tests.mutation import Mutation, pairs
+from tests.mutations_of_inputs_and_runs import INPUTS, RUN
 
 TRACES, SPECTRUM, ESTIMATORS = "tests/test_traces.py", "tests/test_spectrum.py", "tests/test_estimators.py"
 LIKELIHOODS, LANCZOS, MOMENTS = "tests/test_likelihoods.py", "tests/test_lanczos.py", "tests/test_moments.py"
+DRAWN, QUANTITIES = "tests/test_drawn_labels.py", "tests/test_quantities.py"
+BY_SIZE = f"{DRAWN}::test_scores_by_size_count_by_their_odds_as_those_of_the_model"
+OVER_ALL_LABELS = f"{DRAWN}::test_over_all_labels_the_balanced_mean_is_the_trace_and_its_variance_errs_upwards"
 LAYERS, DRAWS = "tests/test_linear_layers.py", "tests/test_draws.py"
 TRANSPOSE = "tests/test_convolution_transpose.py::test_every_geometry_has_the_gradients_of_autograd"
 ANY, LEDGER = "tests/test_any_network.py", "tests/test_ledger.py"
@@ -30,7 +34,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("N in the standard deviation instead of N − 1", MOMENTS,
          "squares / (count - 1) / count", "squares / count / count"),
         ("standard error without the root", MOMENTS,
-         "math.sqrt(max(0.0, spread - variance))", "max(0.0, spread - variance)"),
+         "math.sqrt(max(0.0, own))", "max(0.0, own)"),
         ("an uneven last batch weighs as much as the others", MOMENTS,
          "    count: int = 0\n", "    count: int = 0\n    batches: int = 0\n",
          "self.mean = self.mean + shift * (count / total)",
@@ -38,11 +42,17 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("spread between batches forgotten", MOMENTS,
          "self.squares + squares + shift**2 * (self.count * count / total)", "self.squares + squares"),
         ("error of a ratio without the covariance", MOMENTS,
-         "(numerator.double() - ratio * denominator.double()) / below", "numerator.double() / below"),
+         "in ratio_of_means: numerator.double() - ratio * _A", "numerator.double()"),
         ("estimator variance not taken out of the standard error", MOMENTS,
-         "max(0.0, spread - variance)", "spread"),
+         "squares / (count - 1) / count - variance", "squares / (count - 1) / count"),
         ("estimator variance of a mean divided by N instead of N²", MOMENTS,
-         "sampling / count**2", "sampling / count"),
+         "max(statements) / count**2", "max(statements) / count"),
+        ("error of the estimator halved", MOMENTS, "math.sqrt(variance)", "math.sqrt(variance) / 2"),
+        ("the smallest statement of the variance holds", MOMENTS,
+         "max(statements) / count**2", "min(statements) / count**2"),
+        ("hidden error measured from zero", MOMENTS, "max(statements) - statements[0]", "max(statements)"),
+        ("ratio without the error of a drawn denominator", MOMENTS,
+         "math.hypot(error, ratio * added / below)", "error"),
     ],
     "likelihoods": [
         ("weight of a class not divided by the mass before it", LIKELIHOODS,
@@ -80,14 +90,26 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
     ],
     "scores": [
         ("sampled labels not divided by their number", f"{SEEDS}[linear-sampled]",
-         "scale**2 / samples, range", "scale**2, range"),
+         "squares / samples", "squares * 1"),
         ("draws numbered within the batch", BATCHES,
-         'of_examples(seed, "labels", start, len(outputs)', 'of_examples(seed, "labels", 0, len(outputs)'),
+         "draws.of_examples(seed, purpose, start, _A, _B)", "draws.of_examples(seed, purpose, 0, _A, _B)"),
         ("amplitude of a score not rooted", f"{ROUTES}[mlp]",
          "return root.directions, root.weights.sqrt()", "return root.directions, root.weights"),
         ("a score of zero divided by its scale", LIKELIHOODS,
          "vectors / torch.where(scale > 0, scale, torch.ones_like(scale)).unsqueeze(-1)",
          "vectors / scale.unsqueeze(-1)"),
+    ],
+    "drawn_labels": [
+        ("labels by size without their probability",
+         f"{DRAWN}::test_classes_by_size_have_the_chances_of_their_squared_scores",
+         "p * _squares(p, complement)", "_squares(p, complement)"),
+        ("a label by size that is not turned", BY_SIZE, "noughts.expand(_A, _B, _C)", "ones.expand(_A, _B, _C)"),
+        ("a radius with one degree of freedom more", BY_SIZE, "normals[:, :, size:]", "normals[:, :, size + 1 :]"),
+        ("odds not divided by the trace", BY_SIZE, "in odds: scores.square().sum(2) / _A", "scores.square().sum(2)"),
+        ("balance as if one label were drawn", OVER_ALL_LABELS, "1 / (count + found)", "1 / (1 + found)"),
+        ("variance of the labels about zero", OVER_ALL_LABELS, "terms - balanced.unsqueeze(-2)", "terms"),
+        ("variance of one term for that of the mean", OVER_ALL_LABELS, "variance / count, balanced",
+         "variance, balanced"),
     ],
     "draws": [
         ("a shift that repeats the sign", DRAWS,
@@ -115,6 +137,11 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
          "= -coins[:, columns:-1:2]", "= coins[:, columns:-1:2]"),
         ("a target held for the variance alone", f"{ESTIMATORS}::test_a_target_holds_for_the_error_that_is_stated",
          "off_diagonal + paired", "off_diagonal - paired"),
+        ("columns predicted for the examples that turn them",
+         f"{ESTIMATORS}::test_the_error_of_columns_is_predicted_for_examples_that_have_not_turned_them",
+         "kernels[other] if len(kernels[other]) else kernels", "kernels"),
+        ("predicted variance a sixteenth", f"{ESTIMATORS}::test_the_target_error_is_kept_or_what_was_reached_is_said",
+         "_A.square() / MIXTURES**2", "_A.square() / MIXTURES**6"),
         ("signs numbered within the batch", BATCHES,
          'of_examples(seed, "signs", start, len(outputs)', 'of_examples(seed, "signs", 0, len(outputs)'),
         ("one column neither exact nor mixed", f"{SEEDS}[sequence-deflated]",
@@ -338,8 +365,13 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
     ],
     "traces": [
         ("one parameter left out", ORACLE,
-         "totals.names, totals.true_layers.estimates(), totals.empirical_layers.estimates(), strict=True",
-         "totals.names[1:], totals.true_layers.estimates()[1:], totals.empirical_layers.estimates()[1:], strict=True"),
+         "zip(totals.names, _A, _B, _C, strict=True)", "zip(totals.names[1:], _A[1:], _B[1:], _C[1:], strict=True)"),
+        ("error over examples from the drawn terms",
+         f"{DRAWN}::test_the_error_over_examples_of_drawn_labels_is_that_of_the_exact_trace",
+         "in _with_balanced: balanced.standard_error", "found.standard_error"),
+        ("labels that agree state an error of zero",
+         f"{DRAWN}::test_labels_that_all_agree_with_the_one_by_size_leave_the_error_empty_and_say_so",
+         "found.estimator_error or _A", "found.estimator_error"),
         ("mean gradient not divided by N", MEAN_GRADIENT,
          "totals.gradient.complete()", "problem.world.sum(totals.gradient.whole())"),
         ("empirical coefficient not squared", ORACLE,
@@ -370,6 +402,19 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
          "total = through if total is None else through + total", "total = through if total is None else total"),
         ("a batch norm's transpose without its mean", LAYERS,
          "total - (mean * slope).reshape(shape)", "total"),
+    ],
+    "quantities": [
+        ("effective rank without the square", QUANTITIES, "trace**2 / squared_norm", "trace / squared_norm"),
+        ("effective dimension with the damping squared", QUANTITIES,
+         "positive / (positive + damping)", "positive / (positive + damping**2)"),
+        ("overlap over the larger space", QUANTITIES,
+         "min(vectors.shape[1], others.shape[1])", "max(vectors.shape[1], others.shape[1])"),
+        ("norm from the probes alone", QUANTITIES, "exact + float(found.mean())", "float(found.mean())"),
+        ("bootstrap of equal weights", QUANTITIES, "torch.ones_like(weights)",
+         "torch.ones_like(weights).roll(1, 0) / 2"),
+        ("share of the gradient not squared", QUANTITIES,
+         "(vectors.double().T @ gradient.double()).square().sum() / length",
+         "(vectors.double().T @ gradient.double()).abs().sum() / length"),
     ],
     "krylov": [
         ("no reorthogonalisation", COPIES,
@@ -411,6 +456,24 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
     ],
 }  # fmt: skip
 
+# What of the package a module belongs to: all else of the curvature package to the engine.
+_PLACES = {
+    "scores": ("likelihoods", "scores", "drawn_labels", "draws"),
+    "estimator": ("moments", "deflation", "traces", "gradients", "consistency"),
+    "eigenvalues": (
+        *("products", "tangents", "linear_layers", "quantities"),
+        *("krylov", "factors", "eigensystems", "lanczos", "subspace"),
+    ),
+}
+_PLACE_OF = {module: place for place, modules in _PLACES.items() for module in modules}
+
 MUTATIONS = [
-    Mutation(name, module, pairs(texts), tests) for module, entries in TABLE.items() for name, tests, *texts in entries
+    Mutation(name, _PLACE_OF.get(module, "engine"), f"curvature.{module}", pairs(texts), tests)
+    for module, entries in TABLE.items()
+    for name, tests, *texts in entries
+] + [
+    Mutation(name, place, module, pairs(texts), tests)
+    for place, modules in (("inputs", INPUTS), ("run", RUN))
+    for module, entries in modules.items()
+    for name, tests, *texts in entries
 ]

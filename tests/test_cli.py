@@ -256,9 +256,9 @@ def test_estimators_agree_within_their_errors_and_say_what_they_are() -> None:
         assert 0 < abs(found["trace_true"][0] - exact["trace_true"][0]) <= 4 * error
         assert found["trace_empirical"][0] == pytest.approx(exact["trace_empirical"][0], rel=1e-5)
     single = rows(FIRST, *BARE, "--estimator", "sampled", "--samples", "1")
-    assert single["trace_true_estimator_se"].isna().all(), "one draw cannot know its own error"
+    assert abs(single["trace_true"][0] - exact["trace_true"][0]) <= 4 * single["trace_true_estimator_se"][0]
     tight = rows(FIRST, *BARE, "--estimator", "deflated", "--target-error", "0.0005")
-    assert tight["trace_true_estimator_se"][0] <= 0.001 * exact["trace_true"][0]
+    assert tight["trace_true_estimator_se"][0] <= 0.0005 * exact["trace_true"][0]
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "x", "nan", "inf"])

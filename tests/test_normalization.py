@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torchvision import datasets as torchvision_datasets
+from torchvision.models import ResNet18_Weights
 from typer.testing import CliRunner
 
 import fisher_cli
@@ -28,6 +29,11 @@ def test_numbers_are_applied_per_channel_after_scaling(image_folder: Path) -> No
     expected = (examples.inputs / 255 - mean[:, None, None]) / std[:, None, None]
     torch.testing.assert_close(inputs, expected)
     assert examples.normalization.mean == (0.1, 0.2, 0.3)
+
+
+def test_the_constants_of_imagenet_are_those_of_torchvisions_own_weights() -> None:
+    own = ResNet18_Weights.IMAGENET1K_V1.transforms()
+    assert (NAMED["imagenet"].mean, NAMED["imagenet"].std) == (tuple(own.mean), tuple(own.std))
 
 
 def test_one_number_stands_for_every_channel(image_folder: Path) -> None:

@@ -60,6 +60,8 @@ def test_records_come_back_and_grow(tmp_path: Path) -> None:
         assert list(journal.records) == list(first)
         journal.append(record(3))
         journal.append(replace(record(0), previous="sha256:9999"))
+        assert journal.find(record(0).key) == record(0)
+        assert journal.find(("sha256:0000", "sha256:9999")) == replace(record(0), previous="sha256:9999")
     asked, records, dropped = read_records(folder)
     assert asked == ASKED
     assert dropped == 0

@@ -187,6 +187,16 @@ def test_layer_table() -> None:
     assert list(layer_table([]).columns) == [column.name for column in LAYER_COLUMNS]
 
 
+def test_of_the_true_trace_are_the_error_of_the_estimator_and_the_shares_of_layers() -> None:
+    layers = tuple(
+        LayerTrace(name, 10, "linear", Estimate(true), Estimate(empirical))
+        for name, true, empirical in (("a", 3.0, 1.0), ("b", 1.0, 9.0))
+    )
+    trace = Trace("sampled S=2", Estimate(4.0, 0.5, 0.25), Estimate(10.0, 1.5, 0.75), None, layers, (), ())
+    assert main_table([sample(trace=trace)], 0)["trace_true_estimator_se"].tolist() == [0.25]
+    assert layer_table([sample(trace=trace)])["share"].tolist() == [0.75, 0.25]
+
+
 def test_rows_one_by_one_are_the_bytes_of_the_whole() -> None:
     """But for the phase, which only the whole run tells."""
     rows = [sample(), broken("a\n=b"), sample(i=3, movement=MOVEMENT), sample(i=4, movement=MOVEMENT)]

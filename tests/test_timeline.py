@@ -94,6 +94,8 @@ def test_the_order_is_by_step_else_epoch_else_natural_name(tmp_path: Path) -> No
         "last.pt": {"step": 20, "state_dict": AFTER},
     }
     assert order("step", by_step) == ["b.pt", "a.pt", "last.pt"]
+    both = {"a.pt": {"step": 20, "epoch": 1}, "b.pt": {"step": 3, "epoch": 2}}
+    assert order("both", both) == ["b.pt", "a.pt"]
     assert order("epoch", {"a.pt": {"step": 1, "epoch": 2}, "b.pt": {"epoch": 1.5}}) == ["b.pt", "a.pt"]
     by_name = {"v10.pt": {"step": 1}, "v9.pt": {}, "v011.pt": {"epoch": 0}}
     assert order("name", by_name) == ["v9.pt", "v10.pt", "v011.pt"]
@@ -120,6 +122,8 @@ def test_files_in_error_take_the_place_their_name_tells_and_else_the_end(tmp_pat
         ({"epoch": 0}, "checkpoint-3.pth.tar", Moment(None, 0.0, "epoch")),
         ({"step": 0}, "a.pt", Moment(0, None, "step")),
         ({}, "weights.pt", Moment(None, None, "order")),
+        ({}, "step_9/step_7.pt", Moment(7, None, "name")),
+        ({}, "epoch_2/step_7.pt", Moment(7, 2.0, "name")),
     ],
 )
 def test_who_tells_step_and_epoch_is_recorded(entries: dict[str, object], name: str, expected: Moment) -> None:

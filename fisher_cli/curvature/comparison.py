@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from fisher_cli.curvature import frobenius, intervals, quantities, score_gram
 from fisher_cli.curvature.batching import memory_bytes
 from fisher_cli.curvature.eigensystems import matrices
 from fisher_cli.curvature.frobenius import Squares
-from fisher_cli.curvature.moments import mean_of
+from fisher_cli.curvature.moments import mean_of, root_sum_of_squares
 from fisher_cli.curvature.natural_gradient import DAMPING, Directions, directions, directions_of, true_direction
 from fisher_cli.curvature.null import Null, null, require_agreement
 from fisher_cli.curvature.routes import BASIS_SHARE, WHOLE_ROWS
@@ -101,17 +101,17 @@ def compare(
     advance("matrices", 0.2)
     by_gram = score_gram.is_affordable(engine) if gram is None else gram
     found = _by_gram(swept, inquiry, advance) if by_gram else _by_products(swept, inquiry, advance)
-    deviation = math.hypot(expected.deviation, trace.true.estimator_error or 0.0)
-    difference = trace.empirical.value - trace.true.value
-    z = difference / deviation if deviation > 0 else None
+    ratio_deviation, z = _under_the_null(trace.true, trace.empirical, expected.variance)
     ratio = trace.ratio.value if trace.ratio else None
-    ratio_deviation = deviation / trace.true.value if trace.ratio else None
     carriers = None if math.isnan(expected.carriers) else expected.carriers
-    model_carriers = 0.0 if carriers is None else carriers
+    # No interval is called a 95 % one where the terms hide a part of the error.
+    model_carriers = 0.0 if carriers is None or trace.hidden_error != 0 else carriers
+    difference = mean_of(empirical_terms - true_terms)
+    error = root_sum_of_squares(difference.standard_error, trace.hidden_error)
     difference_norm, cosine = _beside_null(found, expected)
     natural_gradient = _drawn_null(found.directions.between, [each.natural_gradient for each in found.drawn])
     comparison = Comparison(
-        difference=mean_of(empirical_terms - true_terms),
+        difference=replace(difference, standard_error=error),
         difference_interval=intervals.mean_interval(
             empirical_terms - true_terms, model_carriers=model_carriers, seed=inquiry.seed
         ),
@@ -142,8 +142,17 @@ def compare(
     return comparison, found.eigenvalues
 
 
+def _under_the_null(true: Estimate, empirical: Estimate, variance: float) -> tuple[float | None, float | None]:
+    """The deviation of tr F̂/tr F under the model's own labels and z = (tr F̂ − tr F)/deviation; None if not known."""
+    deviation = root_sum_of_squares(math.sqrt(variance), true.estimator_error)
+    if deviation is None:
+        return None, None
+    z = (empirical.value - true.value) / deviation if deviation > 0 else None
+    return (deviation / true.value if true.value > 0 else None), z
+
+
 def _layer(layer: LayerTrace, variance: float) -> LayerComparison:
-    deviation = math.hypot(math.sqrt(variance), layer.true.estimator_error or 0.0)
+    null_deviation, z = _under_the_null(layer.true, layer.empirical, variance)
     true, empirical = layer.true.value, layer.empirical.value
     return LayerComparison(
         name=layer.name,
@@ -151,8 +160,8 @@ def _layer(layer: LayerTrace, variance: float) -> LayerComparison:
         true=layer.true,
         empirical=layer.empirical,
         ratio=empirical / true if true > 0 else None,
-        null_deviation=deviation / true if true > 0 else None,
-        z=(empirical - true) / deviation if deviation > 0 else None,
+        null_deviation=null_deviation,
+        z=z,
     )
 
 

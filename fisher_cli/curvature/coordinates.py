@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fisher_cli.curvature.drawn_labels import odds, scores_by_size
 from fisher_cli.curvature.draws import of_examples
 from fisher_cli.curvature.likelihoods import Likelihood, Softmax
 from fisher_cli.curvature.scores import unit_scale
@@ -56,29 +57,42 @@ class Coordinates:
 
 @dataclass(frozen=True)
 class DrawnScores:
-    """One batch: scores of S ≥ 2 labels drawn for each example, as unit directions v (S, B, C) and scales (B, S)."""
+    """One batch: scores of S ≥ 2 labels drawn by size for each example, as unit directions v (S, B, C).
+
+    scales (B, S): s = scale · v. ratios (B, S): p/q of the labels, which are drawn with the chances q(c) =
+    p(c) ‖s_c‖²/tr Λ: of labels drawn from a confident model itself all may be its first choice, and tell nothing.
+    """
 
     directions: Tensor
     scales: Tensor
+    ratios: Tensor
 
     def moments(self, products: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Unbiased estimates of tr_n, Var ‖g‖² and E‖g gᵀ − F_n‖_F² from S gradients of each example, each (B,).
 
-        ‖F_n‖_F² = E (gᵀg')² for two independent labels: the mean over the pairs of different draws.
+        With r = p/q: E‖g‖⁴ is the mean of r‖g‖⁴; tr_n² and ‖F_n‖_F² = E (gᵀg')², of two independent labels, are means
+        over the pairs of different draws, of r‖g‖² r'‖g'‖² and r r' (gᵀg')².
         """
-        count = self.scales.shape[1]
         products = products * self.scales.unsqueeze(1) * self.scales.unsqueeze(2)
-        norms = products.diagonal(dim1=1, dim2=2)
-        fourth = norms.square().sum(1)
-        pairs = (products.square().sum((1, 2)) - fourth) / (count * (count - 1))
-        return norms.mean(1), norms.var(1), fourth / count - pairs
+        norms, both = products.diagonal(dim1=1, dim2=2), self.ratios.unsqueeze(1) * self.ratios.unsqueeze(2)
+        terms = self.ratios * norms
+        fourth = (terms * norms).mean(1)
+        squared, matrix = _pairs(terms.unsqueeze(1) * terms.unsqueeze(2)), _pairs(both * products.square())
+        return terms.mean(1), fourth - squared, fourth - matrix
+
+
+def _pairs(values: Tensor) -> Tensor:
+    """The mean of values (B, S, S) over the pairs of different draws, (B,)."""
+    count = values.shape[1]
+    return (values.sum((1, 2)) - values.diagonal(dim1=1, dim2=2).sum(1)) / (count * (count - 1))
 
 
 def drawn_scores(likelihood: Likelihood, outputs: Tensor, start: int, labels: int, seed: int) -> DrawnScores:
-    """Scores at `labels` labels drawn for each example of a batch that begins with example `start`."""
-    draws = of_examples(seed, "null", start, len(outputs), outputs.device)
-    unit, scales = unit_scale(likelihood.sampled_scores(outputs, labels, draws))
-    return DrawnScores(unit.to(outputs.dtype), scales.T)
+    """Scores at `labels` labels drawn by size for each example of a batch that begins with example `start`."""
+    draws = of_examples(seed, "null by size", start, len(outputs), outputs.device)
+    scores = scores_by_size(likelihood, outputs, labels, draws)
+    unit, scales = unit_scale(scores)
+    return DrawnScores(unit.to(outputs.dtype), scales.T, 1 / odds(likelihood, outputs, scores).T)
 
 
 def coordinates(likelihood: Likelihood, outputs: Tensor, labels: Tensor) -> Coordinates:

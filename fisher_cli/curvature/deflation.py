@@ -13,7 +13,8 @@ within pairs, never less than the variance in expectation, and not near zero by 
 which would happen half of the time where two columns of one example carry the error.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,15 +28,20 @@ from fisher_cli.curvature.problem import Batch, Problem
 from fisher_cli.curvature.scores import Scores, Scoring, exact, unit_scale, with_observed
 
 PILOT_EXAMPLES = 32
-# … but no more than this share of the data, which would cost more than it saves, and no fewer than four.
-PILOT_SHARE, FEWEST_PILOT_EXAMPLES = 1 / 16, 4
+# … but no more than this share of the data, which would cost more than it saves, and no fewer than four; sixteen where
+# the user names an error that is to be kept.
+PILOT_SHARE, FEWEST_PILOT_EXAMPLES, FEWEST_FOR_A_TARGET = 1 / 16, 4, 16
 # Two mixtures: their difference states the estimator's own error over all examples, which a pilot cannot.
 MIXTURES = 2
 # Up to this many outputs the root is turned by the pilot, at C³ per example; above, the closed-form root is used.
 PILOT_OUTPUTS = 64
-# The error that the estimator may add, as a share of the standard error over examples.
+# The error that the estimator may add, as a share of the standard error over examples, and the most columns for that.
 SHARE_OF_STANDARD_ERROR = 0.1
 MOST_COLUMNS = 16
+# For an error that the user names: how many pairs of mixtures predict it of a pilot example's closed-form columns, by
+# which factor the numbers of columns grow that are tried, how much of the variance allowed is aimed at, since a pilot
+# errs, and how many values all directions of a batch may hold, 0.5 GiB in float64.
+PILOT_PAIRS, NEXT_COLUMNS, AIM, MOST_VALUES = 4, 1.5, 0.7, 2**26
 
 
 @dataclass(frozen=True)
@@ -79,22 +85,48 @@ def pilot(engine: Engine, target_error: float | None) -> Pilot:
     """K̄ and the number of exact columns that keeps the estimator's error within the target.
 
     The target is a tenth of the standard error over examples, or `target_error` relative to the trace; both
-    are predicted from the pilot's own traces and mixture variances Σ_{i≠j} (r_iᵀ J Jᵀ r_j)².
+    are predicted from the pilot's own traces and mixture variances Σ_{i≠j} (r_iᵀ J Jᵀ r_j)², above 64 outputs and for
+    `target_error` from mixtures of the pilot's. If no fewer columns keep the error within the target, all are taken.
     """
     problem = engine.problem
     if problem.outputs > PILOT_OUTPUTS:
-        return Pilot(None, columns_for_many_outputs(problem.outputs))
-    parts = [(*_output_kernels(engine, batch), batch.labels) for batch in _spread_examples(engine)]
+        found = columns_for_many_outputs(problem.outputs)
+        return Pilot(None, found if target_error is None else _columns_within(engine, target_error))
+    fewest = FEWEST_PILOT_EXAMPLES if target_error is None else FEWEST_FOR_A_TARGET
+    batches = _spread_examples(engine, problem.outputs, fewest)
+    parts = [(*_output_kernels(engine, batch), batch.labels) for batch in batches]
     outputs, kernels, labels = (torch.cat(some) for some in zip(*parts, strict=True))
-    kernel = kernels.mean(0)
-    if not bool(kernel.diagonal().sum() > 0):
-        kernel = torch.eye(problem.outputs, dtype=torch.float64, device=outputs.device)
-    r = roots(problem.likelihood, outputs, labels, kernel)
+    kernel = _mean_kernel(kernels)
     least = 1 if isinstance(problem.likelihood, Softmax) else 0
-    columns = _enough_columns(r.mT @ kernels @ r, problem.examples, target_error, least)
+    if target_error is None:
+        r = roots(problem.likelihood, outputs, labels, kernel)
+        inner = r.mT @ kernels @ r
+    else:
+        inner = _held_out(problem.likelihood, outputs, labels, kernels)
+    columns = _enough_columns(inner, problem.examples, target_error, least)
     # With no fewer directions than a root has columns, all of these are taken and nothing is drawn.
     columns = problem.world.broadcast(columns if columns + MIXTURES < rank_of(problem) else rank_of(problem))
     return Pilot(kernel, columns)
+
+
+def _mean_kernel(kernels: Tensor) -> Tensor:
+    """K̄ of examples' kernels (B, C, C), the identity where all are zero."""
+    kernel = kernels.mean(0)
+    return kernel if bool(kernel.diagonal().sum() > 0) else torch.eye(len(kernel), dtype=kernel.dtype).to(kernel)
+
+
+def _held_out(likelihood: Likelihood, outputs: Tensor, labels: Tensor, kernels: Tensor) -> Tensor:
+    """Inner products of turned columns, (B, C, C), each half of the examples with the K̄ of the other half.
+
+    With that of a few examples themselves their columns are next to orthogonal, and those of others are not.
+    """
+    found = []
+    for one, other in ((slice(None, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(None, None, 2))):
+        if len(kernels[one]):
+            some = kernels[other] if len(kernels[other]) else kernels
+            r = roots(likelihood, outputs[one], labels[one], _mean_kernel(some))
+            found.append(r.mT @ kernels[one] @ r)
+    return torch.cat(found)
 
 
 def rank_of(problem: Problem) -> int:
@@ -107,6 +139,41 @@ def columns_for_many_outputs(outputs: int) -> int:
     return min(4, outputs - 1)
 
 
+def _columns_within(engine: Engine, target_error: float) -> int:
+    """The smallest number tried of closed-form columns whose predicted error is within the target, relative to tr F.
+
+    All of them where none is and the memory allows, else as many as it allows.
+    """
+    problem, rank = engine.problem, rank_of(engine.problem)
+    most = max(columns_for_many_outputs(problem.outputs), MOST_VALUES // (problem.batch_size * problem.outputs))
+    tried = [columns_for_many_outputs(problem.outputs)]
+    while (following := math.ceil(tried[-1] * NEXT_COLUMNS)) < min(most, rank - MIXTURES):
+        tried.append(following)
+    traces, squares, examples = 0.0, torch.zeros(len(tried), dtype=torch.float64), 0
+    for batch in _spread_examples(engine, 2 * PILOT_PAIRS * len(tried), FEWEST_FOR_A_TARGET):
+        some = _predicted(engine, batch, tried, examples)
+        traces, squares, examples = traces + some[0], squares + some[1], examples + len(batch)
+    allowed = AIM * (target_error * traces / examples) ** 2 * problem.examples
+    fitting = [columns for columns, each in zip(tried, (squares / examples).tolist(), strict=True) if each <= allowed]
+    found: int = problem.world.broadcast(fitting[0] if fitting else rank if rank <= most else tried[-1])
+    return found
+
+
+def _predicted(engine: Engine, batch: Batch, tried: Sequence[int], start: int) -> tuple[float, Tensor]:
+    """Σ tr F_n over a batch and, for every number of columns tried, Σ of the variances that two mixtures state."""
+    likelihood, evaluated = engine.problem.likelihood, engine.evaluate(batch)
+    outputs, squares = evaluated.outputs.detach(), []
+    pairs = [of_examples(0, f"pilot {i}", start, len(batch), outputs.device) for i in range(PILOT_PAIRS)]
+    for columns in (0, *tried):
+        signs = torch.cat([antithetic_signs(outputs.shape[1], columns, draws) for draws in pairs])
+        unit, scale = unit_scale(_closed_form(likelihood, outputs, batch.labels, columns, signs, leading=0))
+        norms = torch.stack(list(evaluated.norms(unit.to(outputs.dtype)).values())).sum(0) * scale.square()
+        squares.append(norms)
+    mixed = torch.stack(squares[1:]).reshape(len(tried), PILOT_PAIRS, MIXTURES, len(batch))
+    stated = mixed.diff(dim=2).square() / MIXTURES**2
+    return float(squares[0].mean(0).sum()), stated.mean(1).sum((1, 2)).cpu()
+
+
 def _output_kernels(engine: Engine, batch: Batch) -> tuple[Tensor, Tensor]:
     """Outputs (B, C) and J_n J_nᵀ (B, C, C) of some examples."""
     evaluated = engine.evaluate(batch)
@@ -115,13 +182,13 @@ def _output_kernels(engine: Engine, batch: Batch) -> tuple[Tensor, Tensor]:
     return outputs, evaluated.gram(units.unsqueeze(1).expand(-1, len(batch), -1).contiguous())
 
 
-def _spread_examples(engine: Engine) -> Iterator[Batch]:
+def _spread_examples(engine: Engine, directions: int, fewest: int) -> Iterator[Batch]:
     """Examples evenly over the data, whose order may be by class; no more at once than in a sweep of 16 directions."""
     problem = engine.problem
-    wanted = min(PILOT_EXAMPLES, max(FEWEST_PILOT_EXAMPLES, int(problem.examples * PILOT_SHARE)))
+    wanted = min(PILOT_EXAMPLES, max(fewest, int(problem.examples * PILOT_SHARE)))
     count = min(wanted, problem.examples)
     chosen = [index * problem.examples // count for index in range(count)]
-    at_once = max(1, problem.batch_size * DIRECTIONS_AT_ONCE // max(DIRECTIONS_AT_ONCE, problem.outputs))
+    at_once = max(1, problem.batch_size * DIRECTIONS_AT_ONCE // max(DIRECTIONS_AT_ONCE, directions))
     for start in range(0, count, at_once):
         parts = [problem.slice(index, index + 1) for index in chosen[start : start + at_once]]
         yield Batch(torch.cat([part.inputs for part in parts]), torch.cat([part.labels for part in parts]), 0)
@@ -130,23 +197,26 @@ def _spread_examples(engine: Engine) -> Iterator[Batch]:
 def _enough_columns(inner: Tensor, examples: int, target_error: float | None, least: int = 0) -> int:
     """The smallest k whose predicted estimator error is within the target; inner products (B, C, C) of J Jᵀ columns.
 
-    A target that the user names holds for the stated error, which errs upwards by what is within pairs.
+    A target that the user names holds for the stated error, which errs upwards by what is within pairs, whatever the
+    number of columns; `AIM` is for the examples that the pilot has not seen.
     """
     traces = inner.diagonal(dim1=1, dim2=2).sum(1)
     if target_error is None:
         spread = float(traces.var()) if len(traces) > 1 else float(traces.square().mean())
         allowed = SHARE_OF_STANDARD_ERROR**2 * spread
     else:
-        allowed = (target_error * float(traces.mean())) ** 2 * examples
-    outputs = inner.shape[1]
-    for columns in range(least, min(outputs - 1, MOST_COLUMNS)):
+        allowed = AIM * (target_error * float(traces.mean())) ** 2 * examples
+    most = inner.shape[1] - 1
+    if target_error is None:
+        most = min(most, MOST_COLUMNS)
+    for columns in range(least, most):
         tail = inner[:, columns:, columns:]
         off_diagonal = tail.square().sum((1, 2)) - tail.diagonal(dim1=1, dim2=2).square().sum(1)
         paired = paired_products(tail)
         variance = off_diagonal - paired if target_error is None else off_diagonal + paired
         if float(variance.mean()) <= allowed:
             return columns
-    return min(outputs - 1, MOST_COLUMNS)
+    return most
 
 
 def deflated(engine: Engine, found: Pilot, seed: int) -> Scoring:
@@ -201,8 +271,12 @@ def paired_products(tail: Tensor) -> Tensor:
     return 2 * above.square().sum(1)
 
 
-def _closed_form(likelihood: Likelihood, outputs: Tensor, labels: Tensor, columns: int, signs: Tensor) -> Tensor:
+def _closed_form(
+    likelihood: Likelihood, outputs: Tensor, labels: Tensor, columns: int, signs: Tensor, leading: int | None = None
+) -> Tensor:
     """Columns and mixtures of the root of Λ that needs no C × C matrix, (k + 2, B, C) in float64.
+
+    Of the columns only as many as are `leading` are given, by default all k that are not in the mixtures.
 
     Softmax: the Cholesky root of diag p − ppᵀ with the observed class first and the others in descending order of
     p; with q_j the mass after class j, L_jj = √(p_j q_j / q_{j−1}), L_ij = −p_i √(p_j / (q_{j−1} q_j)) for i > j.
@@ -222,7 +296,7 @@ def _closed_form(likelihood: Likelihood, outputs: Tensor, labels: Tensor, column
         factor = torch.where(after > 0, share / after.sqrt(), torch.zeros_like(after))
     back = order.argsort(dim=1)
     vectors = []
-    for column in range(columns):
+    for column in range(columns if leading is None else leading):
         vector = torch.zeros_like(diagonal)
         vector[:, column] = diagonal[:, column]
         vector[:, column + 1 :] = -below[:, column + 1 :] * factor[:, column : column + 1]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fisher_cli.curvature.kernels import reproducible_kernels
 from fisher_cli.curvature.likelihoods import Likelihood
-from fisher_cli.curvature.moments import Moments, mean_of, over_ranks
+from fisher_cli.curvature.moments import Moments, mean_of, over_ranks, root_sum_of_squares
 from fisher_cli.curvature.problem import Problem
 from fisher_cli.curvature.products import Jacobian
 from fisher_cli.curvature.relative_entropy import quadratic_form, relative_entropy
@@ -180,12 +180,14 @@ def _paired_change(before: Trace, now: Trace) -> Estimate:
     """tr F less that of before, with the standard error of the mean difference over the same examples.
 
     Drawn labels and signs differ from example to example, so that the spread of the differences contains what they
-    add, with what both draws have in common; the part that is theirs is then not told apart.
+    add, with what both draws have in common; the part that is theirs is then not told apart. Errors that the spread
+    does not show are added, and where one of them is not known, that of the difference is not.
     """
     here, there = (torch.tensor(each.per_example_true, dtype=torch.float64) for each in (now, before))
     change = mean_of(here - there)
+    error = root_sum_of_squares(change.standard_error, now.hidden_error, before.hidden_error)
     is_exact = now.true.estimator_error == before.true.estimator_error == 0
-    return Estimate(change.value, change.standard_error, 0.0 if is_exact else None)
+    return Estimate(change.value, error, 0.0 if is_exact else None)
 
 
 def buffers_share(movement: Movement) -> float | None:

@@ -29,10 +29,13 @@ class Moments:
     squares: Tensor = field(default_factory=_zero)
     sampling: Tensor = field(default_factory=_zero)
 
-    def add(self, values: Tensor, variances: Tensor | None = None) -> None:
-        """Take in one value per example, (…, B), and the variance that sampling gave each; NaN where it is unknown."""
-        if variances is not None:
-            self.sampling = self.sampling + variances.double().sum(-1)
+    def add(self, values: Tensor, *variances: Tensor) -> None:
+        """Take in one value per example, (…, B), and the variance that sampling gave each.
+
+        There may be several statements of that variance, always as many: the one with the largest sum holds.
+        """
+        if variances:
+            self.sampling = self.sampling + torch.stack(variances).double().sum(-1)
         values = values.detach().double()
         mean = values.mean(-1)
         self._merge(values.shape[-1], mean, (values - mean.unsqueeze(-1)).square().sum(-1))
@@ -44,9 +47,12 @@ class Moments:
         self.count = total
 
     def rows(self) -> list[list[float]]:
-        """Means, M₂ and sampling of all streams, read back from the device at once."""
-        sampling = self.sampling.to(self.mean.device).expand_as(self.mean)
-        rows: list[list[float]] = torch.stack([self.mean, self.squares, sampling]).reshape(3, -1).tolist()
+        """Means, M₂ and every statement of the sampling variance of all streams, read back from the device at once."""
+        found = self.sampling.to(self.mean.device)
+        statements = found if found.dim() > self.mean.dim() else torch.zeros_like(self.mean).unsqueeze(0)
+        rows: list[list[float]] = (
+            torch.cat([torch.stack([self.mean, self.squares]), statements]).reshape(2 + len(statements), -1).tolist()
+        )
         return rows
 
     def estimates(self) -> list[Estimate]:
@@ -58,19 +64,24 @@ class Moments:
         (found,) = self.estimates()
         return found
 
+    def hidden_error(self) -> float:
+        """What the largest statement of a single stream's sampling variance has above the first, as an error."""
+        _, _, *statements = (row[0] for row in self.rows())
+        return math.sqrt(max(statements) - statements[0]) / self.count
 
-def _estimate(count: int, mean: float, squares: float, sampling: float) -> Estimate:
+
+def _estimate(count: int, mean: float, squares: float, *statements: float) -> Estimate:
     """The mean with √(sd²/N − estimator variance), N − 1 in the sd, and the estimator's own error beside it.
 
-    No error over examples from a single example.
+    No error over examples from a single example, nor where what sampling adds hides it.
     """
-    unknown = math.isnan(sampling)
-    variance = 0.0 if unknown else sampling / count**2
-    added = None if unknown else math.sqrt(variance)
+    variance = max(statements) / count**2
+    added = math.sqrt(variance)
     if count < 2:
         return Estimate(mean, None, added)
-    spread = squares / (count - 1) / count
-    return Estimate(mean, math.sqrt(max(0.0, spread - variance)), added)
+    own = squares / (count - 1) / count - variance
+    hidden = own <= 0 < variance
+    return Estimate(mean, None if hidden else math.sqrt(max(0.0, own)), added)
 
 
 def over_ranks(moments: Sequence[Moments], world: World) -> list[Moments]:
@@ -81,10 +92,16 @@ def over_ranks(moments: Sequence[Moments], world: World) -> list[Moments]:
     for rank in world.exchange([[each.count, list(each.mean.shape), each.rows()] for each in moments]):
         for whole, (count, shape, rows) in zip(merged, rank, strict=True):
             if count:
-                mean, squares, sampling = torch.tensor(rows, dtype=torch.float64).reshape(3, *shape)
-                whole.sampling = whole.sampling + sampling
+                mean, squares, *sampling = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), *shape)
+                whole.sampling = whole.sampling + torch.stack(sampling)
                 whole._merge(count, mean, squares)
     return merged
+
+
+def root_sum_of_squares(*errors: float | None) -> float | None:
+    """√(a² + b² + …) of independent errors, None if one of them is not known."""
+    known = [error for error in errors if error is not None]
+    return math.hypot(*known) if len(known) == len(errors) else None
 
 
 def mean_of(values: Tensor) -> Estimate:
@@ -94,17 +111,26 @@ def mean_of(values: Tensor) -> Estimate:
     return moments.estimate()
 
 
-def ratio_of_means(numerator: Tensor, denominator: Tensor) -> Estimate | None:
+def ratio_of_means(
+    numerator: Tensor, denominator: Tensor, terms: Tensor | None = None, added: float = 0.0
+) -> Estimate | None:
     """R = mean a / mean b over the same examples, with the delta-method error sd(a − R b) / (√N · mean b).
 
     None when mean b is zero.
+
+    Args:
+        numerator: a, (N,).
+        denominator: b, (N,).
+        terms: what stands for b in the error, where b is drawn and its spread misses what is rare.
+        added: the error of mean b that is then added, R · added / mean b.
     """
     below = float(denominator.double().mean())
     if below == 0:
         return None
     ratio = float(numerator.double().mean()) / below
-    residual = (numerator.double() - ratio * denominator.double()) / below
-    return Estimate(ratio, mean_of(residual).standard_error)
+    residual = (numerator.double() - ratio * (denominator if terms is None else terms).double()) / below
+    error = mean_of(residual).standard_error
+    return Estimate(ratio, None if error is None else math.hypot(error, ratio * added / below))
 
 
 def as_floats(values: Tensor) -> tuple[float, ...]:

@@ -69,7 +69,7 @@ def null(engine: Engine, *, seed: int = 0, labels: int | None = None) -> Null:
 
     Exact up to 32 outputs, from inner products of the gradients of the root's columns: one forward pass and the
     backward passes of the exact trace, whose norms become products, (C − 1)² values per example and parameter.
-    Beyond, 16 labels are drawn per example, and all three are unbiased estimates.
+    Beyond, 16 labels are drawn per example, by size, and all three are unbiased estimates.
 
     Args:
         engine: of the problem.
@@ -104,12 +104,13 @@ def null(engine: Engine, *, seed: int = 0, labels: int | None = None) -> Null:
 
 def _summarised(problem: Problem, sums: _Sums, method: str) -> Null:
     count = problem.examples**2
-    layers = {name: sums.layers.get(name, 0.0) / count for name in problem.parameters}
+    # Unbiased estimates of what is next to zero may be negative.
+    layers = {name: max(sums.layers.get(name, 0.0), 0.0) / count for name in problem.parameters}
     return Null(
         method,
         torch.cat(sums.traces),
         torch.cat(sums.fourth),
-        sums.variance / count,
+        max(sums.variance, 0.0) / count,
         max(sums.scatter, 0.0) / count,
         layers,
     )

@@ -1,12 +1,13 @@
 """Scores: the output-space vectors in which all our matrices differ, M = mean_n Σ_k w_nk (J_nᵀ v_nk)(J_nᵀ v_nk)ᵀ."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from fisher_cli.curvature import draws
+from fisher_cli.curvature.drawn_labels import Balance, odds, scores_by_size
 from fisher_cli.curvature.likelihoods import Likelihood
 
 
@@ -17,7 +18,8 @@ class Scores:
     true: weights with Σ_k w_k v_k v_kᵀ = Λ, the covariance of the score under the model's own labels, exactly
     or in expectation; observed: coefficients, one of each example not zero and all of the same direction,
     `observed_row`, with Σ_k c_k v_k = s_y, the score at the dataset's label. `draws` are the directions that are
-    independent draws of the same distribution: their spread is the estimator's own error.
+    independent draws of the same distribution: their spread is the estimator's own error. Where it may miss what is
+    rare, `balance` weighs them with the direction that follows them, which only serves the errors.
     """
 
     directions: Tensor
@@ -25,6 +27,7 @@ class Scores:
     observed: Tensor
     draws: range = range(0)
     observed_row: int = 0
+    balance: Balance | None = None
 
 
 Scoring = Callable[[Tensor, Tensor, int], Scores]
@@ -70,16 +73,26 @@ def with_observed(
 
 
 def sampled(likelihood: Likelihood, samples: int, seed: int) -> Scoring:
-    """Scores s_ŷ/√S of S labels ŷ drawn from the model, E Σ_k v_k v_kᵀ = Λ.
+    """Scores s_ŷ/√S of S labels ŷ drawn from the model, E Σ_k v_k v_kᵀ = Λ, and one drawn by size for the errors.
 
     Unbiased, one backward pass per label, and heavy-tailed exactly where networks are confident: for
-    comparison with the literature. The error of the draws is known from two labels on.
+    comparison with the literature. Of the error, `drawn_labels.errors` says what is known.
     """
 
     def scoring(outputs: Tensor, labels: Tensor, start: int) -> Scores:
-        labels_drawn = draws.of_examples(seed, "labels", start, len(outputs), outputs.device)
-        unit, scale = unit_scale(likelihood.sampled_scores(outputs, samples, labels_drawn))
-        return with_observed(likelihood, outputs, labels, unit.to(outputs.dtype), scale**2 / samples, range(samples))
+        own, by_size = (
+            draws.of_examples(seed, purpose, start, len(outputs), outputs.device)
+            for purpose in ("labels", "labels by size")
+        )
+        scores = torch.cat(
+            [likelihood.sampled_scores(outputs, samples, own), scores_by_size(likelihood, outputs, 1, by_size)]
+        )
+        unit, scale = unit_scale(scores)
+        squares = scale**2
+        weights = squares / samples
+        weights[samples:] = 0
+        found = with_observed(likelihood, outputs, labels, unit.to(outputs.dtype), weights, range(samples))
+        return replace(found, balance=Balance(squares, odds(likelihood, outputs, scores)))
 
     return scoring
 

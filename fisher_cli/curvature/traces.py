@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fisher_cli.curvature import consistency
 from fisher_cli.curvature.deflation import deflated, pilot
+from fisher_cli.curvature.drawn_labels import errors
 from fisher_cli.curvature.gradient_norms import verification
 from fisher_cli.curvature.gradient_norms.doubts import runs_behind
 from fisher_cli.curvature.gradient_norms.engine import Engine, Pass
@@ -22,7 +23,7 @@ from fisher_cli.curvature.problem import Batch, Problem
 from fisher_cli.curvature.scores import Scores, Scoring, exact, sampled
 from fisher_cli.curvature.world import World
 from fisher_cli.errors import NumericalError
-from fisher_cli.results import Check, LayerTrace, Ledger, PerExample, Predictions, Trace
+from fisher_cli.results import Check, Estimate, LayerTrace, Ledger, PerExample, Predictions, Trace
 
 Advance = Callable[[float], None]
 Timed = Callable[[str], AbstractContextManager[None]]
@@ -58,7 +59,10 @@ class Sweep:
 
 @dataclass
 class _Totals:
-    """Running sums of a sweep; of a large network the memory does not hold a second `gradient`."""
+    """Running sums of a sweep; of a large network the memory does not hold a second `gradient`.
+
+    `balanced` are of the terms that errors over examples are from where labels are drawn, else of none.
+    """
 
     gradient: MeanGradient
     predictions: PredictionTotals = field(default_factory=PredictionTotals)
@@ -66,7 +70,10 @@ class _Totals:
     names: tuple[str, ...] = ()
     true_layers: Moments = field(default_factory=Moments)
     empirical_layers: Moments = field(default_factory=Moments)
+    balanced: Moments = field(default_factory=Moments)
+    balanced_layers: Moments = field(default_factory=Moments)
     true_terms: list[Tensor] = field(default_factory=list)
+    balanced_terms: list[Tensor] = field(default_factory=list)
     empirical_terms: list[Tensor] = field(default_factory=list)
     columns: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
@@ -110,7 +117,9 @@ class _Totals:
         """Those of all ranks, whose terms are in order of the examples; the gradient is left to be completed."""
         if world.size == 1:
             return self
-        true, true_layers, empirical_layers = over_ranks([self.true, self.true_layers, self.empirical_layers], world)
+        true, true_layers, empirical_layers, balanced, balanced_layers = over_ranks(
+            [self.true, self.true_layers, self.empirical_layers, self.balanced, self.balanced_layers], world
+        )
         return _Totals(
             gradient=self.gradient,
             predictions=self.predictions.over_ranks(world),
@@ -118,7 +127,10 @@ class _Totals:
             names=tuple(names),
             true_layers=true_layers,
             empirical_layers=empirical_layers,
+            balanced=balanced,
+            balanced_layers=balanced_layers,
             true_terms=[world.gather(self.true_terms)],
+            balanced_terms=[world.gather(self.balanced_terms)],
             empirical_terms=[world.gather(self.empirical_terms)],
             columns=[world.gather(self.columns)] if with_columns else [],
             outputs=[world.gather(self.outputs)],
@@ -149,7 +161,7 @@ def sweep(
     Args:
         problem: the network and its examples.
         estimator: `exact`, `deflated`, `sampled`, or `auto`: exact up to 32 outputs, deflated above.
-        samples: labels per example for `sampled`; the error of the draws is known from two on.
+        samples: labels per example for `sampled`; one more, drawn by size, serves the errors.
         target_error: for `deflated`, the error of the estimator relative to the trace; None for a tenth of the
             standard error over examples.
         seed: of labels and signs.
@@ -236,26 +248,44 @@ def _add_traces(totals: _Totals, evaluated: Pass, scores: Scores) -> dict[str, T
     norms = evaluated.measure(scores.directions, scores.observed, totals.gradient.add, scores.observed_row)
     totals.names, layers = tuple(norms), torch.stack(list(norms.values()))
     empirical = (layers * scores.observed**2).sum(1)
-    layers *= scores.true
-    columns, drawn = layers.sum(0), slice(scores.draws.start, scores.draws.stop)
-    totals.true_layers.add(layers.sum(1), _variance_of_draws(layers[:, drawn]))
+    weighted = layers * scores.true
+    columns = weighted.sum(0)
+    _add_true(totals.true_layers, totals.balanced_layers, layers, weighted, scores)
+    totals.balanced_terms.append(_add_true(totals.true, totals.balanced, layers.sum(0), columns, scores))
     totals.empirical_layers.add(empirical)
-    totals.true.add(columns.sum(0), _variance_of_draws(columns[drawn]))
     totals.columns.append(columns.T)
     totals.true_terms.append(columns.sum(0))
     totals.empirical_terms.append(empirical.sum(0))
     return norms
 
 
-def _variance_of_draws(draws: Tensor) -> Tensor:
-    """The variance of a sum of m independent draws (…, m, B), each already divided by m, from their spread: (…, B).
+def _add_true(moments: Moments, balanced: Moments, norms: Tensor, weighted: Tensor, scores: Scores) -> Tensor:
+    """Take in the terms of the true trace, (…, B), with what drawing added; the terms that errors are taken from."""
+    values = weighted.sum(-2)
+    if scores.balance is None:
+        moments.add(values, _variance_of_draws(weighted[..., scores.draws.start : scores.draws.stop, :]))
+        return values
+    squares, odds = scores.balance
+    found = errors(norms[..., : len(squares), :] * squares, odds)
+    moments.add(values, found.spread, found.balanced)
+    balanced.add(found.terms, found.noise)
+    return found.terms
 
-    Zero where nothing is drawn, NaN where a single draw cannot tell.
+
+def _variance_of_draws(draws: Tensor) -> Tensor:
+    """The variance of a sum of m ≥ 2 independent draws (…, m, B), each already divided by m, from their spread: (…, B).
+
+    Zero where nothing is drawn.
     """
     count = draws.shape[-2]
-    if count > 1:
-        return count * draws.var(dim=-2)
-    return torch.full_like(draws.sum(-2), float("nan") if count else 0.0)
+    return count * draws.var(dim=-2) if count else draws.sum(-2)
+
+
+def _with_balanced(found: Estimate, balanced: Estimate | None) -> Estimate:
+    """The value, with the error over examples of the balanced terms; of labels that all agreed no error is known."""
+    if balanced is None:
+        return found
+    return Estimate(found.value, balanced.standard_error, found.estimator_error or (None if found.value else 0.0))
 
 
 def _summarise(
@@ -268,20 +298,25 @@ def _summarise(
     empirical = Moments()
     empirical.add(empirical_terms)
     sizes = {name: parameter.numel() for name, parameter in problem.parameters.items()}
+    true_layers = totals.true_layers.estimates()
+    balanced_layers = totals.balanced_layers.estimates() if totals.balanced.count else [None] * len(true_layers)
+    true = _with_balanced(totals.true.estimate(), totals.balanced.estimate() if totals.balanced.count else None)
     layers = tuple(
-        LayerTrace(name, sizes[name], methods[name], *both)
-        for name, *both in zip(
-            totals.names, totals.true_layers.estimates(), totals.empirical_layers.estimates(), strict=True
+        LayerTrace(name, sizes[name], methods[name], _with_balanced(own, balanced), other)
+        for name, own, balanced, other in zip(
+            totals.names, true_layers, balanced_layers, totals.empirical_layers.estimates(), strict=True
         )
     )
+    added = true.estimator_error or 0.0 if totals.balanced.count else 0.0
     trace = Trace(
         estimator=estimator,
-        true=totals.true.estimate(),
+        true=true,
         empirical=empirical.estimate(),
-        ratio=ratio_of_means(empirical_terms, true_terms),
+        ratio=ratio_of_means(empirical_terms, true_terms, torch.cat(totals.balanced_terms), added),
         layers=layers,
         per_example_true=as_floats(true_terms),
         per_example_empirical=as_floats(empirical_terms),
+        hidden_error=None if true.estimator_error is None else totals.true.hidden_error(),
     )
     consistency.check(trace, sizes, problem.examples)
     totals.gradient.complete()

@@ -30,8 +30,8 @@ def verdict(
 ) -> Verdict:
     """The first of these rules that holds, for r = tr F̂/tr F and σ its deviation under the model's own labels.
 
-    1. `zero`: F is zero, or σ is not known or zero.
-    2. `undecided`: |z| < 3 and σ > 1/3: label noise alone would hide any difference.
+    1. `zero`: F is zero, or σ is zero.
+    2. `undecided`: σ is not known, or |z| < 3 and σ > 1/3: label noise alone would hide any difference.
     3. `fitted`: z ≤ −3 and r < 0.9: the labels surprise the network less than its own probabilities allow.
     4. `surprised`: z ≥ 3 and r > 1.1: they surprise it more.
     5. `shifted`: |z| ≥ 3 and |r − 1| ≤ 0.1: a real difference of the traces, and a small one.
@@ -44,6 +44,8 @@ def verdict(
     z is (tr F̂ − tr F)/deviation. It comes from the exact variance of the null and not from the scatter over examples,
     which late in training a sample does not know.
     """
+    if ratio is not None and null_deviation is None:
+        return Verdict(Finding.UNDECIDED, f"undecided: the ratio is {_short(ratio)}, whose error is not known")
     if ratio is None or z is None or not null_deviation:
         return Verdict(Finding.ZERO, "the true Fisher is zero: there is nothing to compare with")
     null = f"labels from the model: 1.00 ± {_short(null_deviation)}"

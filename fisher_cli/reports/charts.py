@@ -39,10 +39,9 @@ def traces(runs: Runs, width: float = WIDTH) -> Chart | None:
 
 def _traces_of(axes: Axes, run: ReportedRun, x: Sequence[float], i: int, total: int) -> None:
     """Both traces of a run; alone in two colours, among others in one."""
-    errors = [
-        math.hypot(a, b) if math.isfinite(b) else a
-        for a, b in zip(run.column("trace_true_se"), run.column("trace_true_estimator_se"), strict=True)
-    ]
+    errors = run.column("trace_true_se")
+    if "trace_true_estimator_se" in run.main:
+        errors = [math.hypot(*both) for both in zip(errors, run.column("trace_true_estimator_se"), strict=True)]
     name = f"{_short(run.name)}: " if total > 1 else ""
     line(axes, x, run.column("trace_true"), errors, i, f"{name}true", dash=0)
     other = 1 if total == 1 else i

@@ -196,7 +196,7 @@ def _measurements(main: "pd.DataFrame", path: Path) -> tuple[Measurement, ...]:
     The terms of the trace's mean, which pair the checkpoints with each other, come from the journal where it has the
     same row; without it, differences count as if each checkpoint had seen other examples.
     """
-    terms = _terms(path)
+    traces = _traces(path)
     columns = {name: numbers(main, name) for name in ("step", *_TRACES)}
     found = []
     for i, name in enumerate(main["checkpoint"].tolist()):
@@ -205,9 +205,10 @@ def _measurements(main: "pd.DataFrame", path: Path) -> tuple[Measurement, ...]:
         measurement = Measurement(checkpoint=str(name), status=_status(main["status"][i]), step=step)
         if not math.isnan(value["trace_true"]):
             ratio = None if math.isnan(value["trace_ratio"]) else _estimate(value, "trace_ratio")
-            known = terms.get((str(name), value["trace_true"]), ())
             true, empirical = _estimate(value, "trace_true"), _estimate(value, "trace_empirical")
-            measurement = replace(measurement, trace=Trace("", true, empirical, ratio, (), known, ()))
+            trace = traces.get((str(name), value["trace_true"]), Trace("", true, empirical, ratio, (), (), ()))
+            trace = replace(trace, estimator="", true=true, empirical=empirical, ratio=ratio, layers=())
+            measurement = replace(measurement, trace=trace)
         found.append(measurement)
     return tuple(found)
 
@@ -222,14 +223,14 @@ def _estimate(values: Mapping[str, float], name: str) -> Estimate:
     return Estimate(values[name], None if math.isnan(error) else error, None if math.isnan(sampling) else sampling)
 
 
-def _terms(path: Path) -> dict[tuple[str, float], tuple[float, ...]]:
-    """The per-example terms of each checkpoint's true trace; none without a readable journal."""
+def _traces(path: Path) -> dict[tuple[str, float], Trace]:
+    """Each checkpoint's traces with their terms, by its name and value; none without a readable journal."""
     try:
         _, records, _ = read_records(journal_folder(path))
     except (FisherError, OSError):
         return {}
     measured = [each.measurement for each in records.values()]
-    return {(each.checkpoint, each.trace.true.value): each.trace.per_example_true for each in measured if each.trace}
+    return {(each.checkpoint, each.trace.true.value): each.trace for each in measured if each.trace}
 
 
 def _some(places: Sequence[str]) -> str:

@@ -8,8 +8,8 @@ class Estimate:
     """A value with its standard error over examples; None where the error is not known.
 
     `standard_error` is sd / √N with N − 1 in the sd: the error of the mean as an estimate over the data's
-    distribution. `estimator_error` is what sampling of labels or signs adds: 0 when the estimator is
-    exact, None when one draw per example cannot tell, and `standard_error` then contains it.
+    distribution; None also where what the estimator adds hides it. `estimator_error` is what sampling of labels or
+    signs adds: 0 when the estimator is exact, None where all labels that were drawn agree and nothing is known.
     """
 
     value: float
@@ -34,7 +34,8 @@ class Trace:
 
     true: tr F = mean_n Σ_k ‖J_nᵀ s_nk‖²; empirical: tr F̂ = mean_n ‖J_nᵀ (p_n − e_y)‖²;
     ratio: tr F̂ / tr F with its delta-method error over the same examples, None when tr F = 0;
-    per_example_*: the N terms of the two means, in order of the examples.
+    per_example_*: the N terms of the two means, in order of the examples; hidden_error: what of the estimator's error
+    their spread does not show, since labels drawn from a confident network miss the rare ones; None if not known.
     """
 
     estimator: str
@@ -44,6 +45,7 @@ class Trace:
     layers: tuple[LayerTrace, ...]
     per_example_true: tuple[float, ...]
     per_example_empirical: tuple[float, ...]
+    hidden_error: float | None = 0.0
 
 
 @dataclass(frozen=True, slots=True)
