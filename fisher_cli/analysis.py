@@ -82,7 +82,7 @@ class Analysis:
 
     @property
     def verified(self) -> bool:
-        """Whether there are identities, and none of them fails."""
+        """Whether there are identities, and none of them fails; one that is undecided does not."""
         found = [m.verification for m in self.measurements if m.verification is not None]
         return bool(found) and not any(each.failed for each in found)
 

@@ -132,7 +132,7 @@ IDENTITY_COLUMNS: tuple[Column, ...] = (
     Column("identity", TEXT, "", "name of the identity"),
     Column("formula", TEXT, "", "what must hold"),
     Column("source", TEXT, "", "where the identity comes from"),
-    Column("verdict", TEXT, "", "pass, fail or not applicable"),
+    Column("verdict", TEXT, "", "pass, fail, undecided or not applicable"),
     Column("ours", REAL, "", "the side that fisher computes; of many numbers the worst"),
     Column("independent", REAL, "", "the other side, by a way that shares as little code as possible"),
     Column("identity_error", REAL, "", "difference of the sides relative to the scale"),
@@ -140,7 +140,7 @@ IDENTITY_COLUMNS: tuple[Column, ...] = (
     Column("scale", TEXT, "", "what identity_error is relative to"),
     Column("sides", TEXT, "", "how ours and the independent side are computed, in this order"),
     Column("why", TEXT, "", "why the tolerance is what it is, and what was looked at"),
-    Column("reason", TEXT, "", "why the identity fails, or why it does not apply"),
+    Column("reason", TEXT, "", "why the identity fails, is undecided, or does not apply"),
     Column("status", TEXT, "", "ok, rejected (the file) or failed (the computation)"),
     Column("error", TEXT, "", "what went wrong with the checkpoint, in one line"),
 )

@@ -23,6 +23,8 @@ CERTAIN = 10
 COTANGENTS = 2
 # Rounding counts as little below this share of the outputs.
 UNSEEN = 1e-6
+# Parameters next to others are so far from them, relative to their length.
+BESIDE = 1e-3
 # How much larger rounding may be than what one unit in the last place of the parameters moves.
 ROUNDINGS = 4
 
@@ -57,6 +59,7 @@ class Network:
     last_places: Mapping[str, Tensor]
     watched: Watched
     slopes: dict[int, dict[str, tuple[Tensor, Tensor]]] = field(default_factory=dict)
+    others: list["Network"] = field(default_factory=list)
 
     @classmethod
     def of(cls, outputs: Outputs, parameters: Mapping[str, Tensor], seed: int) -> "Network":
@@ -132,6 +135,15 @@ class Network:
                         dense = part.to_dense() if part.is_sparse else part
                         found[name][k, n] = float((dense.double() * self.direction(name, number)).sum())
         return found
+
+    @contextmanager
+    def beside(self) -> Iterator["Network"]:
+        """The network at parameters next to θ while the context is open: no unit is exactly at a kink there."""
+        change = {name: self.direction(name, number=-1) for name in self.parameters}
+        with moved(self.parameters, change, BESIDE):
+            if not self.others:
+                self.others.append(Network.of(self.outputs, self.parameters, self.seed))
+            yield self.others[0]
 
     def against(self, vectors: Tensor) -> Tensor:
         """Σ_c |u_c| a_c of the worst u, (B,), for vectors a ≥ 0 of the outputs' shape: a bound of ⟨u, a⟩."""

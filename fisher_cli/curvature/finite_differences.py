@@ -58,9 +58,9 @@ def derivatives_by_tensor(
 
     With S = ‖z(+) + z(−) − 2z‖/2h, which is ∝ h for a smooth function and bounds what a kink within h of θ does to D,
     and R the measured rounding over h, a tensor passes where |D − J v| ≤ S + R + 1e-6 |D| ≤ 1e-4 |D| at some h. It
-    fails where the difference is ten times as large as S and R explain, in three directions and at two steps. Both are
-    told from the outputs alone. What is neither is undecided. Rows that have no gradient by definition are left out:
-    those of an embedding's `padding_idx`.
+    fails where the difference is ten times as large as S and R explain, in three directions, at two steps, and at
+    parameters next to θ. Both are told from the outputs alone. What is neither is undecided. Rows that have no gradient
+    by definition are left out: those of an embedding's `padding_idx`.
 
     Args:
         outputs: evaluates the network in float64 at the parameters as they are now, (B, C) for a few examples.
@@ -149,13 +149,19 @@ def _after_all_steps(
 
 
 def _confirmed(network: Network, scales: Mapping[str, float], step: Step) -> Tensor:
-    """By example: the same at a shorter step and in other directions, where kinks would not cancel as they did here."""
+    """By example: the same at a shorter step, in other directions, and at parameters next to θ.
+
+    Kinks cancel here and there, but not in all directions; where symmetry lets them, they are exactly at θ and nowhere
+    beside it.
+    """
     shorter = step_along(network, scales, 0, step.length / math.sqrt(10))
     others = [step_along(network, scales, number, step.length) for number in range(1, DIRECTIONS)]
     seen = [step, *others]
     share = torch.stack([each.bend / each.scale.clamp_min(1e-300) for each in [*seen, shorter]]).amax(0)
     beyond = [each.error > CERTAIN * ((FLOOR + share) * each.scale + each.rounding) for each in seen]
     steady = (step.finite - shorter.finite).norm(dim=0) <= step.error / 3
+    with network.beside() as there:
+        beyond.append(step_along(there, scales, 0, step.length).differs)
     found: Tensor = torch.stack(beyond).all(0) & steady
     return found
 

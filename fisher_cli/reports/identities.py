@@ -16,8 +16,8 @@ from fisher_cli.results import ExpansionStep, Identity, Measurement, Outcome, Ve
 
 # The identity that the table of steps belongs to.
 EXPANSION = "KL expansion"
-_MARKS = {Outcome.PASSED: "✓", Outcome.FAILED: "✗", Outcome.NOT_APPLICABLE: "–"}
-_STYLES = {Outcome.PASSED: "", Outcome.FAILED: "bold red", Outcome.NOT_APPLICABLE: "dim"}
+_MARKS = {Outcome.PASSED: "✓", Outcome.FAILED: "✗", Outcome.UNDECIDED: "?", Outcome.NOT_APPLICABLE: "–"}
+_STYLES = {Outcome.PASSED: "", Outcome.FAILED: "bold red", Outcome.UNDECIDED: "yellow", Outcome.NOT_APPLICABLE: "dim"}
 # When the table is too wide these columns go, one after the other; formulas are wrapped before.
 _REDUCTIONS = ("independent", "ours", "at", "tolerance")
 # A formula's width: below the second columns go, below the first the terminal is too narrow.
@@ -62,7 +62,7 @@ def render_identities(measurements: Sequence[Measurement], width: int, data: str
 
 
 def _rows(pairs: Sequence[Pair]) -> list[_Row]:
-    """One row per identity: a failure before a pass before one that does not apply, then by error over tolerance."""
+    """One row per identity: of its checkpoints a failure, else an undecided one, else the largest error/tolerance."""
     return [
         max(
             (_Row(found.identities[index], measurement) for measurement, found in pairs),
@@ -73,7 +73,7 @@ def _rows(pairs: Sequence[Pair]) -> list[_Row]:
 
 
 def _badness(identity: Identity) -> tuple[int, float]:
-    order = (Outcome.NOT_APPLICABLE, Outcome.PASSED, Outcome.FAILED)
+    order = (Outcome.NOT_APPLICABLE, Outcome.PASSED, Outcome.UNDECIDED, Outcome.FAILED)
     error = 0.0 if identity.error is None else identity.error
     relative = error / identity.tolerance if identity.tolerance else error
     return order.index(identity.verdict), math.inf if math.isnan(relative) else relative
@@ -135,13 +135,14 @@ def _table(rows: Sequence[_Row], width: int, *, several: bool) -> Table:
 
 
 def _reasons(pairs: Sequence[Pair], rows: Sequence[_Row], width: int) -> list[Text]:
-    """Every failure with its cause, then what a pass leaves out."""
+    """Every failure with its cause, every identity that is undecided with its reason, then what a pass leaves out."""
     lines: list[Text] = []
-    for measurement, found in pairs:
-        for each in found.identities:
-            if each.verdict is Outcome.FAILED:
-                text = f"✗ {place(measurement)}: {each.name}: {one_line(each.reason)}"
-                lines += wrapped(text, width, "red", indent=2)
+    for verdict, style in ((Outcome.FAILED, "red"), (Outcome.UNDECIDED, "yellow")):
+        for measurement, found in pairs:
+            for each in found.identities:
+                if each.verdict is verdict:
+                    text = f"{_MARKS[verdict]} {place(measurement)}: {each.name}: {one_line(each.reason)}"
+                    lines += wrapped(text, width, style, indent=2)
     for row in rows:
         if row.identity.verdict is Outcome.PASSED and row.identity.reason:
             lines += wrapped(f"✓ {row.identity.name}: {one_line(row.identity.reason)}", width, "dim", indent=2)
@@ -189,10 +190,12 @@ def _verdict(pairs: Sequence[Pair], width: int) -> list[Text]:
     failed = [measurement for measurement, found in pairs if found.failed]
     counts = {verdict: sum(found.count(verdict) for _, found in pairs) for verdict in Outcome}
     applied = counts[Outcome.PASSED] + counts[Outcome.FAILED]
-    absent = counts[Outcome.NOT_APPLICABLE]
-    others = f"; {absent} more {'does' if absent == 1 else 'do'} not apply" if absent else ""
+    unsure, absent = counts[Outcome.UNDECIDED], counts[Outcome.NOT_APPLICABLE]
+    others = f"; {unsure} more {'is' if unsure == 1 else 'are'} undecided" if unsure else ""
+    others += f"; {absent} more {'does' if absent == 1 else 'do'} not apply" if absent else ""
     if not failed:
-        return wrapped(f"All {applied} identities hold{others}.", width, "bold green")
+        which = "identities that can be decided" if unsure else "identities"
+        return wrapped(f"All {applied} {which} hold{others}.", width, "bold green")
     where = "" if len(pairs) == 1 else f", at {len(failed)} of {len(pairs)} checkpoints"
     text = f"{counts[Outcome.FAILED]} of {applied} identities fail{where}: do not rely on the numbers{others}."
     return wrapped(text, width, "bold red")

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class Outcome(StrEnum):
-    """What an identity says about the numbers."""
+    """What an identity says about the numbers: undecided where rounding or a kink hides what it would say."""
 
     PASSED = "pass"
     FAILED = "fail"
@@ -20,7 +20,7 @@ class Identity:
     `formula` is what must hold, `source` where it comes from. `ours` is the side that fisher computes, `theirs` the
     independent one, and `sides` says how each was found; where the identity is about many numbers these are of the
     worst. `error` is their difference relative to `scale`, and `tolerance` the largest accepted, for the reason `why`.
-    `reason` says why it failed, or why it does not apply. `seconds` never enter a table.
+    `reason` says why it failed, is undecided, or does not apply. `seconds` never enter a table.
     """
 
     name: str
@@ -66,5 +66,5 @@ class Verification:
 
     @property
     def failed(self) -> bool:
-        """Whether any identity fails."""
+        """Whether any identity fails; one that is undecided does not."""
         return self.count(Outcome.FAILED) > 0

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from fisher_cli.curvature.identities import causes
 from fisher_cli.curvature.identities.plain import covariance, differentiable_kernels, observed_score
-from fisher_cli.curvature.identities.statements import Statement, Subject
+from fisher_cli.curvature.identities.statements import Statement, Subject, swept
 from fisher_cli.curvature.problem import Problem, as_outputs
-from fisher_cli.curvature.traces import sweep
 from fisher_cli.results import Identity
 
 TRUE = Statement(
@@ -97,7 +96,7 @@ def find_head(subject: Subject) -> Head | None:
 
 
 def _trace(problem: Problem, head: Head, matrix: str) -> float:
-    trace = sweep(replace(problem, parameters=_of(problem, head)), estimator="exact", verify=False).trace
+    trace = swept(replace(problem, parameters=_of(problem, head)), "exact").trace
     return float(getattr(trace, matrix).value)
 
 
@@ -117,8 +116,9 @@ def _judged(subject: Subject, statement: Statement, ours: float, theirs: float) 
     return statement.judged(ours, theirs, error, subject.tolerance(1e-10), why, cause, subject.lost)
 
 
-def last_layer(subject: Subject, head: Head | None) -> list[Identity]:
+def last_layer(subject: Subject) -> list[Identity]:
     """Both traces of the last layer."""
+    head = find_head(subject)
     if head is None:
         return [TRUE.not_applicable(NONE), EMPIRICAL.not_applicable(NONE)]
     twin = subject.plain
@@ -140,15 +140,18 @@ def _closed(kind: str, outputs: Tensor, size: Tensor) -> float:
     return float((spread * size).mean())
 
 
-def zero_head(subject: Subject, head: Head | None) -> Identity:
+def zero_head(subject: Subject) -> Identity:
     """With a last layer of zeros nothing below it moves the outputs."""
+    head = find_head(subject)
     if head is None:
         return ZERO.not_applicable(NONE)
     if any(bool(subject.plain.parameters[name].any()) for name in head.names):
         return ZERO.not_applicable("the last layer is not zero")
     trace = subject.summed.trace
     others = sum(layer.true.value + layer.empirical.value for layer in trace.layers if layer.name not in head.names)
-    error = max(others, abs(trace.true.value - trace.empirical.value)) / max(trace.true.value, 1e-300)
+    # The classes are equal: any label's score is as long as any other's. Residuals of a Gaussian are not.
+    apart = abs(trace.true.value - trace.empirical.value) if subject.plain.kind != "gaussian" else 0.0
+    error = max(others, apart) / max(trace.true.value, 1e-300)
     cause = "layers below a zero head have gradients, or the two traces differ where all classes are equal"
     return ZERO.judged(others, 0.0, error, subject.tolerance(1e-12), subject.rounding("sums"), cause)
 
@@ -166,8 +169,9 @@ class _Tempered(nn.Module):
         return as_outputs(self.inside(inputs), len(inputs)) / self.temperature
 
 
-def tempered(subject: Subject, head: Head | None) -> Identity:
+def tempered(subject: Subject) -> Identity:
     """Outputs divided by two: the probabilities are others, and the Jacobian is half."""
+    head = find_head(subject)
     if head is None:
         return TEMPERED.not_applicable(NONE)
     outputs = head.outputs / TEMPERATURE

@@ -14,6 +14,8 @@ from fisher_cli.results import Identity
 
 # A tensor's second derivative counts as none below this share of what it is for a network without kinks.
 AFFINE = 1e-10
+# Of the largest form, below which the rounding of a Hessian, which is that of the whole, is all there is to see.
+ROUNDED = 1e-6
 # Tensor by tensor, so many examples are enough.
 BLOCK_EXAMPLES = 8
 
@@ -132,7 +134,7 @@ def blocks(subject: Subject) -> Identity:
         return BLOCKS.not_applicable(said)
     largest = max(theirs for _, theirs, _ in affine.values())
     errors = {
-        name: abs(ours - theirs) / max(abs(theirs), 1e-9 * largest, 1e-300)
+        name: abs(ours - theirs) / max(abs(theirs), ROUNDED * largest, 1e-300)
         for name, (ours, theirs, _) in affine.items()
     }
     name = max(errors, key=lambda each: errors[each])
@@ -144,7 +146,8 @@ def blocks(subject: Subject) -> Identity:
         cause = causes.training_mode(some) or causes.of_missing(list(affine), forms[0], forms[1])
         cause = cause or causes.of_factor(forms[0], forms[1], len(some.plain)) or f"{name} differs most"
     why = f"{some.rounding('products')}; {len(affine)} of {len(found)} tensors"
-    judged = BLOCKS.judged(ours, theirs, errors[name], tolerance, why, cause, some.lost_to_saturation)
+    share = max(abs(theirs) / max(largest, 1e-300), ROUNDED)
+    judged = BLOCKS.judged(ours, theirs, errors[name], tolerance, why, cause, lambda: some.lost_to_saturation() / share)
     return judged if judged.reason or not said else _with_reason(judged, said)
 
 

@@ -8,10 +8,9 @@ from torch import Tensor
 
 from fisher_cli.curvature import factors
 from fisher_cli.curvature.eigensystems import matrices
-from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.identities import causes, plain
 from fisher_cli.curvature.identities.plain import Change, inner
-from fisher_cli.curvature.identities.statements import Statement, Subject
+from fisher_cli.curvature.identities.statements import Statement, Subject, engine_of
 from fisher_cli.curvature.krylov import tridiagonalise
 from fisher_cli.curvature.likelihoods import Likelihood
 from fisher_cli.curvature.memory import raise_if_out_of_memory
@@ -82,7 +81,7 @@ def duality(subject: Subject) -> list[Identity]:
     some = _fitting(subject, subject.problem.outputs)
     if some is None:
         return [each.not_applicable(_too_large(subject)) for each in (GRAM, LANCZOS, GRAM_TRACE)]
-    true, _ = matrices(some.problem, engine=Engine(some.problem))
+    true, _ = matrices(some.problem, engine=engine_of(some.problem))
     count = min(EIGENVALUES, some.problem.size)
     found = true.leading(count, route=Route.GRAM, whole=True)
     whole = (found.values if found.whole is None else found.whole).cpu()
@@ -124,7 +123,7 @@ def plain_gram_eigenvalues(subject: Subject) -> Tensor:
 def _lanczos(subject: Subject, whole: Tensor) -> Identity:
     problem = subject.problem
     route = Route.LANCZOS if problem.size <= LONGEST_VECTOR else Route.DUAL
-    true, _ = matrices(problem, engine=Engine(problem))
+    true, _ = matrices(problem, engine=engine_of(problem))
     count = min(EIGENVALUES, problem.size, len(whole))
     tolerance = LANCZOS_TOLERANCE if subject.is_double else 1e-3
     found = true.leading(count, tolerance=tolerance, route=route)
@@ -217,7 +216,7 @@ def by_classes(subject: Subject) -> Identity:
     some = _fitting(subject, subject.problem.outputs)
     if some is None:
         return CLASSES.not_applicable(_too_large(subject))
-    gram = factors.collect(Engine(some.problem), class_scores).gram()
+    gram = factors.collect(engine_of(some.problem), class_scores).gram()
     p = torch.softmax(some.plain.outputs().detach(), 1)
     ours = math.fsum(class_traces(gram, p, some.plain.labels))
     theirs = some.swept.trace.true.value

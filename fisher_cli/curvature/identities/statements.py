@@ -1,19 +1,23 @@
 """How two sides become a verdict, and what all identities of one network share."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from fisher_cli.curvature.directional_derivatives import BESIDE, moved
+from fisher_cli.curvature.gradient_norms import verification
+from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.identities.measured_rounding import Rounding
 from fisher_cli.curvature.identities.plain import Change, Plain, Sums
 from fisher_cli.curvature.problem import Problem, TensorData
 from fisher_cli.curvature.products import Jacobian, empirical_product, fisher_product, split
 from fisher_cli.curvature.traces import EXACT_OUTPUTS, Sweep, sweep
-from fisher_cli.errors import CoupledExamplesError
+from fisher_cli.errors import CoupledExamplesError, VerificationError
 from fisher_cli.results import Identity, Outcome
 
 EPSILON = torch.finfo(torch.float64).eps
@@ -94,6 +98,25 @@ class Statement:
         return self.without(Outcome.UNDECIDED, reason)
 
 
+def swept(problem: Problem, estimator: str) -> Sweep:
+    """The traces as a run finds them; where its own checks refuse them, without these: the identities tell the cause.
+
+    The checks choose the engine's ways as well: a vectorised gradient that torch has wrong is not taken.
+    """
+    try:
+        return sweep(problem, estimator=estimator)
+    except (VerificationError, CoupledExamplesError):
+        return sweep(problem, estimator=estimator, verify=False)
+
+
+def engine_of(problem: Problem) -> Engine:
+    """The engine, with the ways chosen by the checks that a run makes."""
+    engine = Engine(problem)
+    with suppress(VerificationError, CoupledExamplesError):
+        verification.check(engine)
+    return engine
+
+
 @dataclass(frozen=True)
 class Subject:
     """A problem and its plain twin; what several identities need is computed once.
@@ -160,7 +183,18 @@ class Subject:
 
     def lost_to_saturation(self) -> float:
         """The same of what goes through autograd's own softmax."""
-        return self.lost() + 10 * self.saturation
+        return math.inf if self.saturation >= 1 else self.lost() + 10 * self.saturation
+
+    @contextmanager
+    def beside(self) -> Iterator["Subject"]:
+        """The same at parameters next to these while the context is open; both sides' networks are moved."""
+        change = {name: BESIDE * part for name, part in self.probes[0].items()}
+        ours = {name: part.to(self.problem.dtype) for name, part in change.items()}
+        with ExitStack() as stack:
+            stack.enter_context(moved(self.problem.parameters, ours))
+            if self.plain.model is not self.problem.model:
+                stack.enter_context(moved(self.plain.parameters, change))
+            yield Subject(self.problem, self.plain, self.everything, self.seed)
 
     def rounding(self, what: str) -> str:
         """Why a tolerance is what it is."""
@@ -207,14 +241,12 @@ class Subject:
     @cached_property
     def swept(self) -> Sweep:
         """Our traces, exact."""
-        return sweep(self.problem, estimator="exact", verify=False)
+        return swept(self.problem, "exact")
 
     @cached_property
     def summed(self) -> Sweep:
         """Our traces of all examples by the estimator that suits the number of classes."""
-        return (
-            self.swept if self.problem.outputs <= EXACT_OUTPUTS else sweep(self.problem, estimator="auto", verify=False)
-        )
+        return self.swept if self.problem.outputs <= EXACT_OUTPUTS else swept(self.problem, "auto")
 
     @cached_property
     def sums(self) -> Sums:

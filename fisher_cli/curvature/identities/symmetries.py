@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fisher_cli.curvature.identities import causes
-from fisher_cli.curvature.identities.heads import NONE, Head
+from fisher_cli.curvature.identities.heads import NONE, find_head
 from fisher_cli.curvature.identities.plain import Change, covariance, differentiable_kernels, inner, norm
 from fisher_cli.curvature.identities.statements import Statement, Subject
 from fisher_cli.results import Identity
@@ -62,8 +62,9 @@ BIAS = Symmetry(
 HIDDEN = tuple(symmetry.statement for symmetry in (RESCALING, CHANNEL, BIAS))
 
 
-def softmax_shift(subject: Subject, head: Head | None) -> Identity:
+def softmax_shift(subject: Subject) -> Identity:
     """The same amount added to all logits, as a linear function of the last layer's inputs."""
+    head = find_head(subject)
     if head is None:
         return SHIFT.statement.not_applicable(NONE)
     if subject.plain.kind != "softmax":
@@ -282,9 +283,9 @@ def _judged(subject: Subject, symmetry: Symmetry, change: Change, where: str) ->
     return symmetry.statement.judged(ours, 0.0, error, subject.tolerance(1e-9), why, cause, subject.lost)
 
 
-def radial(subject: Subject, head: Head | None) -> Identity:
+def radial(subject: Subject) -> Identity:
     """All parameters where the outputs are homogeneous in them, else those of the last layer, of degree one."""
-    twin = subject.plain
+    twin, head = subject.plain, find_head(subject)
     every = {name: parameter.detach().clone() for name, parameter in twin.parameters.items()}
     outputs = twin.outputs().detach()
     candidates = [("all parameters", every)]

@@ -8,9 +8,8 @@ from torch import Tensor
 
 from fisher_cli.curvature.identities import causes
 from fisher_cli.curvature.identities.comparisons import worst_of_numbers, worst_of_vectors
-from fisher_cli.curvature.identities.statements import Statement, Subject
+from fisher_cli.curvature.identities.statements import Statement, Subject, swept
 from fisher_cli.curvature.problem import TensorData
-from fisher_cli.curvature.traces import sweep
 from fisher_cli.results import Identity, Trace
 
 _BY_TENSOR = "the tensor's trace, or 1/1000 of all"
@@ -117,7 +116,7 @@ def other_labels(subject: Subject) -> Identity:
     inputs, labels = few.problem.data.batch(0, few.problem.examples)
     moved = (labels + 1) % max(few.problem.outputs, 2) if not labels.is_floating_point() else 1 - labels
     trace = few.swept.trace
-    other = sweep(replace(few.problem, data=TensorData(inputs, moved)), estimator="exact", verify=False).trace
+    other = swept(replace(few.problem, data=TensorData(inputs, moved)), "exact").trace
     worst = worst_of_numbers([layer.name for layer in trace.layers], _layers(other), _layers(trace))
     cause = "the true Fisher changes with the dataset's labels: they were used in place of the model's own"
     tolerance, why = few.tolerance(1e-10), subject.rounding("gradients")
@@ -130,7 +129,7 @@ def batches_and_order(subject: Subject) -> Identity:
     inputs, labels = few.problem.data.batch(0, few.problem.examples)
     trace = few.swept.trace
     reverse = replace(few.problem, data=TensorData(inputs.flip(0), labels.flip(0)), batch_size=1)
-    other = sweep(reverse, estimator="exact", verify=False).trace
+    other = swept(reverse, "exact").trace
     theirs = torch.tensor(trace.per_example_true, dtype=torch.float64)
     ours = torch.tensor(other.per_example_true, dtype=torch.float64).flip(0)
     worst = worst_of_numbers([str(n) for n in range(len(ours))], ours, theirs)
