@@ -59,8 +59,8 @@ class Call:
     after an in-place operation on it: a ReLU in place or `out += identity` moves the tensor, not the edge.
     `roles` are the arguments that may hold what is differentiated, as (argument name, parameter id, 0 for a tensor that
     is none), and `sources` their edges; `weight_norms` says which of them are weights normed by row. `given` is the
-    input's edge, as (node, output number), None where it has none. `nodes` are the sequence numbers of the graph's nodes
-    that the function made, `entries` those that it handed out.
+    input's edge, as (node, output number), None where it has none. `nodes` are the sequence numbers of the nodes of the
+    graph that the function made, `entries` those that it handed out.
     """
 
     function: str
