@@ -29,7 +29,7 @@ from benchmarks.harness import (
     take_turns,
 )
 from benchmarks.methods import FORWARD, METHODS, autograd_loop
-from benchmarks.networks import CASES, Case, Setting, case_named, examples_of
+from benchmarks.networks import CASES, LAYERS, Case, Setting, case_named, examples_of
 
 QUICK_EXAMPLES = 4
 # Relative errors above this are not rounding in float32.
@@ -84,7 +84,8 @@ class TraceRow(Row):
 def truth(case: Case, setting: Setting, examples: int) -> Answer:
     """The trace by plain autograd in float64."""
     inputs, labels = case.data(setting, examples)
-    return {"trace": autograd_loop(case.network(setting).double(), inputs.double(), labels, 1).trace}
+    inputs = inputs.double() if inputs.is_floating_point() else inputs
+    return {"trace": autograd_loop(case.network(setting).double(), inputs, labels, 1).trace}
 
 
 def work(name: str, case: Case, setting: Setting, examples: int) -> Answer:
@@ -122,7 +123,7 @@ def section(case: Case, setting: Setting, examples: int, rows: Sequence[TraceRow
 
 def main(arguments: Sequence[str]) -> None:
     """Measure, show, and write where asked to."""
-    made = parser("benchmarks.engine", __doc__, [case.name for case in CASES], f"{QUICK_EXAMPLES} examples")
+    made = parser("benchmarks.engine", __doc__, [case.name for case in (*CASES, *LAYERS)], f"{QUICK_EXAMPLES} examples")
     training.add_options(made)
     options = parsed(made, arguments)
     packages = [method.distribution for method in METHODS if method.distribution]

@@ -8,12 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.parametrizations import weight_norm
 from torchvision.models import VisionTransformer, resnet18
 
 from fisher_cli.inputs.data.datasets import load_examples
 from fisher_cli.inputs.networks.digits_networks import digits_cnn
 
 CLASSES = 10
+VOCABULARY = 1000
 
 
 class _Block(nn.Module):
@@ -89,6 +91,69 @@ def small_vit() -> nn.Module:
     return model
 
 
+class _Recurrent(nn.Module):
+    """A recurrent layer whose last output is read; two layers in both directions where asked for."""
+
+    def __init__(self, kind: type[nn.RNNBase], layers: int = 1) -> None:
+        super().__init__()
+        self.inner = kind(16, 32, num_layers=layers, bidirectional=layers > 1, batch_first=True)
+        self.head = nn.Linear(64 if layers > 1 else 32, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.inner(x)[0][:, -1])
+        return logits
+
+
+class _Bag(nn.Module):
+    """The mean of rows of a table, and a small classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.EmbeddingBag(VOCABULARY, 64)
+        self.head = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, CLASSES))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.rows(ids))
+        return logits
+
+
+class _Indexed(nn.Module):
+    """The same of a bare parameter that is indexed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(VOCABULARY, 64))
+        self.head = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, CLASSES))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.table[ids].mean(1))
+        return logits
+
+
+def lstm() -> nn.Module:
+    return _Recurrent(nn.LSTM)
+
+
+def gru() -> nn.Module:
+    return _Recurrent(nn.GRU)
+
+
+def bidirectional_lstm() -> nn.Module:
+    return _Recurrent(nn.LSTM, layers=2)
+
+
+def weight_normed_mlp() -> nn.Module:
+    hidden = weight_norm(nn.Linear(64, 128)), nn.ReLU(), weight_norm(nn.Linear(128, 128)), nn.ReLU()
+    return nn.Sequential(*hidden, nn.Linear(128, CLASSES))
+
+
+def weight_normed_cnn() -> nn.Module:
+    channels, layers = [(1, 16, 1), (16, 32, 2), (32, 32, 1)], list[nn.Module]()
+    for before, after, stride in channels:
+        layers += [weight_norm(nn.Conv2d(before, after, 3, stride, padding=1)), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, CLASSES))
+
+
 @dataclass(frozen=True)
 class Setting:
     """Which weights, None for seeded random ones, and which images, None for standard normal inputs.
@@ -106,7 +171,8 @@ class Setting:
 class Case:
     """A network and its examples; `batch` is how many of them every method but ours is given at once.
 
-    `steps` is the length of the short training on the digits.
+    `steps` is the length of the short training on the digits, 0 for a network that they are nothing for. With `ids` the
+    inputs are whole numbers below that.
     """
 
     name: str
@@ -115,6 +181,7 @@ class Case:
     examples: int
     batch: int
     steps: int = 0
+    ids: int = 0
 
     def network(self, setting: Setting) -> nn.Module:
         """The network in evaluation mode."""
@@ -131,7 +198,10 @@ class Case:
             images, labels = chosen.batch(0, len(chosen))
             return fitted(images, self.shape)[:examples], labels[:examples]
         generator = torch.Generator().manual_seed(1)
-        inputs = torch.randn(self.examples, *self.shape, generator=generator)
+        size = (self.examples, *self.shape)
+        inputs = (
+            torch.randint(self.ids, size, generator=generator) if self.ids else torch.randn(size, generator=generator)
+        )
         labels = torch.randint(CLASSES, (self.examples,), generator=generator)
         return inputs[:examples], labels[:examples]
 
@@ -160,11 +230,21 @@ CASES = (
     Case("resnet18", cifar_resnet18, (3, 32, 32), examples=32, batch=8, steps=60),
     Case("vit", small_vit, (3, 32, 32), examples=64, batch=16, steps=200),
 )
+# One kind of layer each, for the benchmark of the engine alone.
+LAYERS = (
+    Case("lstm", lstm, (20, 16), examples=64, batch=32),
+    Case("gru", gru, (20, 16), examples=64, batch=32),
+    Case("bidirectional-lstm", bidirectional_lstm, (20, 16), examples=64, batch=32),
+    Case("weight-norm-mlp", weight_normed_mlp, (64,), examples=64, batch=32),
+    Case("weight-norm-cnn", weight_normed_cnn, (1, 8, 8), examples=64, batch=32),
+    Case("embedding-bag", _Bag, (20,), examples=64, batch=32, ids=VOCABULARY),
+    Case("indexed-embedding", _Indexed, (20,), examples=64, batch=32, ids=VOCABULARY),
+)
 LOADABLE = "resnet20"
 
 
 def case_named(name: str) -> Case:
-    return next(case for case in CASES if case.name == name)
+    return next(case for case in (*CASES, *LAYERS) if case.name == name)
 
 
 def examples_of(case: Case, quick: int | None) -> int:

@@ -34,7 +34,7 @@ def settings(case: Case, options: argparse.Namespace) -> Iterator[list[Setting]]
         images = f"images of {Path(options.data).name}" if options.data else "standard normal inputs"
         chosen.append(Setting(f"loaded weights, {images}", options.weights, options.data, options.normalize))
     with TemporaryDirectory() as folder:
-        if options.trained and not is_loaded:
+        if options.trained and not is_loaded and case.steps:
             file = Path(folder) / "weights.pt"
             steps = min(case.steps, QUICK_STEPS) if options.quick else case.steps
             say(f"{case.name}: {steps} training steps")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from fisher_cli.curvature.gradient_norms.capture import Call
+from fisher_cli.curvature.gradient_norms.capture import Call, WeightNorm
 from fisher_cli.curvature.gradient_norms.layouts import Layout
 from fisher_cli.curvature.gradient_norms.rules import RULES
 
@@ -35,10 +35,14 @@ class Use:
 
 @dataclass(frozen=True)
 class Source:
-    """A tensor that rules give the gradient of: its edge and shape, and all uses that its gradient is the sum of."""
+    """A tensor that rules give the gradient of: its edge and shape, and all uses that its gradient is the sum of.
+
+    `weight_norm` says what it is a norm of, if it is one.
+    """
 
     edge: GradientEdge
     shape: torch.Size
+    weight_norm: WeightNorm | None
     uses: Sequence[Use]
 
     @property
@@ -121,7 +125,7 @@ def sources_of(
     """
     graph = _Graph(outputs.grad_fn, calls)
     uses: dict[Place, list[Use]] = {}
-    edges: dict[Place, tuple[GradientEdge, torch.Size]] = {}
+    edges: dict[Place, tuple[GradientEdge, torch.Size, WeightNorm | None]] = {}
     serving = set[range]()
     for number, (call, layout) in enumerate(zip(calls, layouts, strict=True)):
         rule = RULES[call.function]
@@ -131,7 +135,7 @@ def sources_of(
             place = (edge.node, edge.output_nr)
             if role in rule.forms and (call.nodes, place) in graph.read and place != call.given:
                 uses.setdefault(place, []).append(Use(number, layout, role))
-                edges[place] = edge, call.arguments[role].shape
+                edges[place] = edge, call.arguments[role].shape, call.weight_norms[role]
                 serving.add(call.nodes)
     below: dict[Place, list[Any]] = {}
     for place in uses:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from fisher_cli.curvature.gradient_norms.doubts import Doubts
 from fisher_cli.curvature.gradient_norms.position_products import (
-    GRADIENT_VALUES,
     Weighted,
     explicitly,
     squared_rows,
@@ -60,6 +59,8 @@ def _split(tensor: Tensor, dimension: int, times: int) -> Tensor:
 
 # Values of a vector of parameters that are converted to the network's precision at once.
 VECTOR_VALUES = 2**20
+# Values of gradients that are formed at once where more is done with them than taking norms.
+FORMED_VALUES = 2**20
 
 
 @dataclass(frozen=True)
@@ -286,7 +287,7 @@ class Formed:
     def _pieces(self, *, all_directions: bool = False) -> Iterator[tuple[slice, slice, Tensor]]:
         """Gradients (k, b, size) of some directions and some examples, all of them after each other."""
         directions, examples = self._counts
-        at_once = max(1, GRADIENT_VALUES // sum(shape.numel() for _, shape in self.parts))
+        at_once = max(1, FORMED_VALUES // sum(shape.numel() for _, shape in self.parts))
         columns = directions if all_directions else min(directions, at_once)
         rows = max(1, at_once // columns)
         for low in range(0, directions, columns):

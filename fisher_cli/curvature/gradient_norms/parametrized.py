@@ -5,6 +5,7 @@ the function r; what is pulled back is as large as r, and not the network's acti
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,11 +13,48 @@ from torch.autograd.graph import get_gradient_edge
 from torch.func import vmap
 
 from fisher_cli.curvature.gradient_norms.attribution import Source
+from fisher_cli.curvature.gradient_norms.capture import WeightNorm
+from fisher_cli.curvature.gradient_norms.contributions import Formed, Given, OuterProducts
+from fisher_cli.curvature.gradient_norms.doubts import Doubts
 from fisher_cli.curvature.kernels import reproducible_kernels
 from fisher_cli.curvature.memory import raise_if_out_of_memory
 
 
-def pull_back_to(parameter: Tensor, sources: Sequence[Source]) -> Callable[[Sequence[Tensor]], Tensor]:
+@dataclass(frozen=True)
+class WeightNormed(Formed):
+    """Those of v or g in w_i = g_i v_i/‖v_i‖, whose norms need no gradient at a single position.
+
+    With u_i = v_i/‖v_i‖ and G_i = δ_i a: ∂g_i = ⟨G_i, u_i⟩ = δ_i ⟨a, u_i⟩ and ∂v_i = (g_i/‖v_i‖)(G_i − ∂g_i u_i), so
+    ‖∂v_i‖² = (g_i/‖v_i‖)² δ_i² (‖a‖² − ⟨a, u_i⟩²). In float64: the difference may be all but zero.
+    """
+
+    outer: OuterProducts
+    norm: WeightNorm
+    of_g: bool
+
+    def squared_norms(self, doubts: Doubts | None = None) -> Tensor:  # noqa: ARG002 - in float64: exact
+        """‖∂g‖² or ‖∂v‖², (K, B) in float64."""
+        v, g = self.norm.v.detach().double().flatten(1), self.norm.g.detach().double().reshape(-1)
+        a, lengths = self.outer.inputs.flatten(1).double(), v.norm(dim=1)
+        along = (a @ (v / lengths.unsqueeze(1)).T).square()
+        factors = along if self.of_g else (a.square().sum(1, keepdim=True) - along) * (g / lengths).square()
+        return torch.stack([(each.flatten(1).double().square() * factors).sum(1) for each in self.outer.cotangents])
+
+
+def pulled_back_to(parameter: Tensor, sources: Sequence[Source], parts: Sequence[Sequence[Given]]) -> Formed:
+    """The contribution to a parameter of what calls contribute to its sources."""
+    given = [(each, source.shape) for each, source in zip(parts, sources, strict=True)]
+    pull = _pull_back_to(parameter, sources)
+    norm, (first, *others) = sources[0].weight_norm, parts[0]
+    is_alone = len(sources) == 1 and not others and norm is not None and (parameter is norm.v or parameter is norm.g)
+    if is_alone and norm is not None and isinstance(first, OuterProducts):
+        _, _, groups, _, positions = first.cotangents.shape
+        if groups == positions == 1 and not first.transposed:
+            return WeightNormed(given, pull, first, norm, parameter is norm.g)
+    return Formed(given, pull)
+
+
+def _pull_back_to(parameter: Tensor, sources: Sequence[Source]) -> Callable[[Sequence[Tensor]], Tensor]:
     """The map from gradients G_r (n, *shape), one per source, to the parameter's (n, size), through their graph."""
     through = [index for index, source in enumerate(sources) if not source.is_parameter]
     edges = [sources[index].edge for index in through]

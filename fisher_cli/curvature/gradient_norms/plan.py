@@ -11,9 +11,9 @@ from torch import Tensor
 from fisher_cli.curvature.gradient_norms.arrivals import cotangents_in_turn
 from fisher_cli.curvature.gradient_norms.attribution import Place, Source, Use, sources_of
 from fisher_cli.curvature.gradient_norms.capture import Call
-from fisher_cli.curvature.gradient_norms.contributions import Contribution, Formed, Given
+from fisher_cli.curvature.gradient_norms.contributions import Contribution, Given
 from fisher_cli.curvature.gradient_norms.layouts import Layout
-from fisher_cli.curvature.gradient_norms.parametrized import pull_back_to
+from fisher_cli.curvature.gradient_norms.parametrized import pulled_back_to
 from fisher_cli.curvature.gradient_norms.rules import RULES
 from fisher_cli.curvature.gradient_norms.work import spent_on
 from fisher_cli.curvature.problem import widened
@@ -118,7 +118,7 @@ class Uses:
                 del self.parts[source.place]
         if len(sources) == 1 and sources[0].is_parameter:
             return [*given[0][0]]
-        return [Formed(given, pull_back_to(self.plan.parameters[name], sources))]
+        return [pulled_back_to(self.plan.parameters[name], sources, [parts for parts, _ in given])]
 
 
 def contributions_in_turn(plan: Plan, outputs: Tensor, directions: Tensor, take: TakeParts) -> None:
