@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fisher_cli.curvature.problem import TensorData, pose
 from fisher_cli.curvature.traces import sweep
 from tests.cases import unsettle
-from tests.reference import reference
+from tests.reference import layer_traces, reference
 
 COUNT, SHORT = 200, 20
 
@@ -236,20 +236,6 @@ def test_networks_that_hypothesis_draws(count: int) -> None:
     assert len(seen) >= count
 
 
-def traces_by_loop(model: nn.Module, inputs: Tensor) -> dict[str, float]:
-    """tr F of every parameter by plain autograd, one example and one class at a time."""
-    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    traces = dict.fromkeys(parameters, 0.0)
-    for x in inputs:
-        log_p = torch.log_softmax(model(x.unsqueeze(0).clone()), 1)[0]
-        for value in log_p:
-            gradients = torch.autograd.grad(value, list(parameters.values()), retain_graph=True, allow_unused=True)
-            for name, gradient in zip(traces, gradients, strict=True):
-                if gradient is not None:
-                    traces[name] += float(value.detach().exp()) * float(gradient.square().sum()) / len(inputs)
-    return traces
-
-
 def small(name: str, **options: object) -> Callable[[], nn.Module]:
     import torchvision
 
@@ -298,7 +284,8 @@ def test_torchvisions_networks_have_the_trace_of_the_loop(name: str) -> None:
     model = VISION[name]().double().eval()
     inputs, labels = torch.randn(3, 3, 32, 32).double(), torch.tensor([0, 1, 2])
     trace = sweep(pose(model, TensorData(inputs, labels), batch_size=2)).trace
-    assert trace.true.value == pytest.approx(sum(traces_by_loop(model, inputs).values()), rel=1e-10)
+    expected = sum(true for true, _ in layer_traces(model, inputs, labels).values())
+    assert trace.true.value == pytest.approx(expected, rel=1e-10)
     if name != "swin":  # its table of relative positions is indexed, which no rule covers
         assert "per-example" not in {layer.method for layer in trace.layers}
 
@@ -310,7 +297,7 @@ def test_timms_vision_transformer_has_the_traces_of_the_loop() -> None:
     model = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, num_classes=10).double().eval()
     inputs, labels = torch.randn(4, 3, 32, 32).double(), torch.tensor([0, 3, 6, 9])
     trace = sweep(pose(model, TensorData(inputs, labels), batch_size=3)).trace
-    expected = traces_by_loop(model, inputs)
+    expected = {name: true for name, (true, _) in layer_traces(model, inputs, labels).items()}
     assert trace.true.value == pytest.approx(sum(expected.values()), rel=1e-10)
     found = {layer.name: layer.true.value for layer in trace.layers}
     assert found == pytest.approx(expected, rel=1e-9)
