@@ -4,6 +4,7 @@ Twenty of them by default, two hundred with `make test-long`; network n is the s
 are drawn by hypothesis, which looks for the smallest one that fails.
 """
 
+import copy
 import random
 from collections.abc import Callable
 
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from fisher_cli import analyze, verify
 from fisher_cli.curvature.problem import TensorData, pose
 from fisher_cli.curvature.traces import sweep
 from tests.cases import unsettle
@@ -234,6 +236,38 @@ def test_networks_that_hypothesis_draws(count: int) -> None:
 
     every()
     assert len(seen) >= count
+
+
+def sharpened(model: nn.Module, factor: float) -> nn.Module:
+    """The network with its last linear layer multiplied: with a large factor its predictions are certain."""
+    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    with torch.no_grad():
+        last.weight *= factor
+        last.bias *= factor
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
+@pytest.mark.parametrize("seed", long(0, COUNT))
+def test_analyze_is_right_on_random_networks_and_verify_has_nothing_against_them(
+    seed: int, record_property: Callable[[str, object], None]
+) -> None:
+    """Other networks than those above; every fifth of them is certain of what it says."""
+    model, inputs, labels, likelihood = network(random.Random(f"verified {seed}"), seed)
+    model = sharpened(model, 30 if seed % 5 == 4 else 1)
+    expected = layer_traces(copy.deepcopy(model), inputs, labels, likelihood)
+    words = {"likelihood": likelihood, "precision": "float64"}
+    found = analyze(copy.deepcopy(model), (inputs, labels), eigenvalues=0, **words)
+    assert found.table["status"].tolist() == ["ok"]
+    scale = 1e-15 * sum(true for true, _ in expected.values())
+    for row in found.layers.itertuples():
+        assert (row.trace_true, row.trace_empirical) == pytest.approx(expected[row.layer], rel=1e-10, abs=scale)
+    identities = verify(model, (inputs, labels), **words).identities
+    by_verdict = identities.groupby("verdict")["identity"].agg(list).to_dict()
+    assert by_verdict.get("fail", []) == []
+    for name in by_verdict.get("undecided", []):
+        record_property("tally", f"random networks, in verify undecided: {name}")
+    record_property("tally", "random networks, right in analyze and without a fault in verify")
 
 
 def small(name: str, **options: object) -> Callable[[], nn.Module]:
