@@ -19,11 +19,11 @@ def labels_and_probabilities(kind: str, outputs: Tensor) -> list[tuple[Tensor, f
     if kind == "softmax":
         return [(torch.tensor(c), float(p)) for c, p in enumerate(torch.softmax(z, 0))]
     if kind == "sigmoid":
-        p = torch.sigmoid(z)
+        p, q = torch.sigmoid(z), torch.sigmoid(-z)  # 1 − p would lose what certain predictions leave
         table = []
         for bits in itertools.product([0.0, 1.0], repeat=len(z)):
             y = torch.tensor(bits, dtype=z.dtype)
-            table.append((y, float(torch.prod(torch.where(y == 1, p, 1 - p)))))
+            table.append((y, float(torch.prod(torch.where(y == 1, p, q)))))
         return table
     # A standard normal has the same second moments as the 2C points ±√C e_c, each with weight 1/(2C).
     classes = len(z)

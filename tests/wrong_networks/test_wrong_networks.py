@@ -1,8 +1,8 @@
 """No wrong number is printed as ok by `analyze` and let through by `verify`; right networks that look wrong are right.
 
 A wrong network passes where `analyze` refuses it, or its row says what is wrong, or `verify` has an identity that
-fails: under one batch size and seed by default, under all of the network's with `make test-long`. The counts are
-shown at the end.
+fails. By default a seeded part of the networks is tried, each under one batch size and seed; with `make test-long` all
+of them under all of theirs. The counts are shown at the end.
 """
 
 import random
@@ -33,10 +33,17 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*:FutureWarning"),
 ]
 
-ROUNDS = pytest.mark.parametrize(
-    "every_round", [False, pytest.param(True, marks=pytest.mark.long)], ids=["one round", "every round"]
-)
+Rounds = list[tuple[int | None, int]]
 Tally = Callable[[str, object], None]
+
+
+def some_once_all_always(networks: list[Network], count: int) -> list[object]:
+    """So many of them in one round, the same ones every time; and all of them in every round for `make test-long`."""
+    some = random.Random(0).sample(networks, count)
+    return [
+        *(pytest.param(each, [each.one_round], id=each.name) for each in networks if each in some),
+        *(pytest.param(each, each.rounds, id=f"{each.name}, every round", marks=pytest.mark.long) for each in networks),
+    ]
 
 
 def set_chance(seed: int) -> None:
@@ -87,11 +94,10 @@ def differences(network: Network, layers: pd.DataFrame) -> dict[str, str]:
     return wrong
 
 
-@ROUNDS
-@pytest.mark.parametrize("network", WRONG, ids=lambda network: network.name)
-def test_a_wrong_network_is_refused_or_named(network: Network, every_round: bool, record_property: Tally) -> None:
+@pytest.mark.parametrize(("network", "rounds"), some_once_all_always(WRONG, 70))
+def test_a_wrong_network_is_refused_or_named(network: Network, rounds: Rounds, record_property: Tally) -> None:
     found_by, missed = set(), []
-    for batch_size, seed in network.rounds if every_round else [network.one_round]:
+    for batch_size, seed in rounds:
         layers = printed(network, batch_size, seed)
         if isinstance(layers, str):
             found_by.add("analyze")
@@ -106,15 +112,14 @@ def test_a_wrong_network_is_refused_or_named(network: Network, every_round: bool
     assert not missed, f"printed as ok, and nothing fails in verify (batch size, seed, found for right): {missed}"
 
 
-@ROUNDS
-@pytest.mark.parametrize("network", RIGHT, ids=lambda network: network.name)
-def test_a_right_network_that_looks_wrong_is_right(network: Network, every_round: bool, record_property: Tally) -> None:
+@pytest.mark.parametrize(("network", "rounds"), some_once_all_always(RIGHT, 16))
+def test_a_right_network_that_looks_wrong_is_right(network: Network, rounds: Rounds, record_property: Tally) -> None:
     for batch_size, seed in network.rounds:
         model, (inputs, labels) = network.make(), network.data()
         set_chance(seed)
         layers = analyze(model, (inputs, labels), eigenvalues=0, batch_size=batch_size, precision="float64").layers
         assert differences(network, layers) == {}, batch_size
-    for batch_size, seed in network.rounds if every_round else [network.one_round]:
+    for batch_size, seed in rounds:
         assert failed(network, batch_size, seed) == "", batch_size
     record_property("tally", f"right networks beside the wrong ones, {network.kind}: right")
 
