@@ -16,6 +16,7 @@ from tests.wrong_networks.networks import (
     Net,
     Network,
     Verdict,
+    a_single_one,
     changed,
     shuffled,
 )
@@ -219,6 +220,7 @@ NETWORKS = [
     Network("noise where the first feature is large, anywhere", KIND, changed("middle", noise_where_large),
             data=shuffled, batch_sizes=BATCH_SIZES, seeds=SEEDS),
     drawn("noise for the last example alone", changed("middle", noise_for_one)),
+    Network("dropout of a single example", KIND, changed("middle", dropped(0.1)), data=a_single_one, seeds=SEEDS),
     # No chance, or chance that cancels.
     Network("random features, always the same", KIND, FixedGenerator, "right", batch_sizes=BATCH_SIZES),
     Network("shuffled and put back", KIND, Shuffling, "right or refused", batch_sizes=BATCH_SIZES, seeds=SEEDS,

@@ -15,6 +15,7 @@ from tests.wrong_networks.networks import (
     Net,
     Network,
     Verdict,
+    a_single_one,
     changed,
     data,
     shuffled,
@@ -302,6 +303,10 @@ NETWORKS = [
     coupled("a recurrent state kept between calls", Stateful),
     coupled("a recurrent layer over the batch", AcrossTheBatch),
     coupled("attention over the batch", AttendingAcross),
+    # With one example there is no company, and the number is that of no other batch.
+    Network("a single example, centred by the batch", KIND, changed("middle", centred(0.1)), data=a_single_one),
+    Network("a single example, the number of examples", KIND, changed("middle", by_number), data=a_single_one),
+    Network("a single example, counting", KIND, lambda: Counting(0.01), data=a_single_one),
     # No coupling.
     coupled("sorted and summed inside each example", changed("middle", own_features), "right"),
     coupled("a batch that is turned round and back", changed("middle", flipped_twice), "right"),

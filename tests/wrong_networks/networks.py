@@ -32,6 +32,12 @@ def shuffled() -> tuple[Tensor, Tensor]:
     return inputs[order], labels[order]
 
 
+def a_single_one() -> tuple[Tensor, Tensor]:
+    """The first example alone."""
+    inputs, labels = data()
+    return inputs[:1], labels[:1]
+
+
 @dataclass(frozen=True)
 class Network:
     """One network with data: `name` says in a line what is wrong, or what looks wrong and is right.

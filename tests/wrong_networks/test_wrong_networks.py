@@ -128,12 +128,13 @@ def test_a_right_network_that_looks_wrong_is_right(network: Network, rounds: Rou
 
 
 def evaluations(network: Network) -> Iterator[Tensor]:
-    """The outputs of all examples: together, in batches, alone, and together once more."""
+    """The outputs of all examples: together, with others, in batches, alone, and together once more."""
     inputs = network.data()[0].double()
     known = network.make().double()
     for seed in range(400):
         set_chance(seed)
         yield known(inputs)
+        yield network.make().double()(torch.cat([inputs, inputs + 1]))[: len(inputs)]
         for size in (BATCH, 1):
             model = network.make().double()
             yield torch.cat([model(inputs[start : start + size]) for start in range(0, len(inputs), size)])
