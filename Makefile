@@ -32,10 +32,11 @@ docs: .venv/dev  ## write what the documents take from the code, and the picture
 	$(BIN)/fisher plot demo-report/digits-clean.csv --what traces --width two-columns --force -o docs/images/digits-clean.svg
 	$(BIN)/cog -r -I docs README.md docs/*.md
 
-bench: .venv/bench  ## traces and eigenvalues beside their peers, products, estimators, ranks, scaling, a GPU: into benchmarks/
+bench: .venv/bench  ## traces and eigenvalues beside their peers, products, checks, estimators, ranks, scaling, a GPU: into benchmarks/
 	$(BIN)/python -m benchmarks.engine --trained --write
 	$(BIN)/python -m benchmarks.spectrum --large --write
 	$(BIN)/python -m benchmarks.products --write
+	$(BIN)/python -m benchmarks.checks --write
 	$(BIN)/python -m benchmarks.leading_scores --write
 	$(BIN)/python -m benchmarks.estimators --write
 	$(BIN)/python -m benchmarks.ranks --write

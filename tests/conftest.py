@@ -1,4 +1,5 @@
 import os
+from collections import Counter
 from pathlib import Path
 
 # Set before torch is imported: small problems are slower on several threads, and workers share the cores.
@@ -15,14 +16,17 @@ from tests.reference import Reference, reference
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The counts of the long lists, which their tests leave in `record_property`."""
+    """What tests leave in `record_property`: values called `tally` counted, others in the runs of the long lists."""
     reports = [each for outcome in ("passed", "failed") for each in terminalreporter.stats.get(outcome, ())]
-    counted = [each for each in reports if each.when == "call" and each.user_properties]
-    if counted and "long" in terminalreporter.config.option.markexpr.replace("not long", "", 1):
+    noted = [(each.nodeid, *pair) for each in reports if each.when == "call" for pair in each.user_properties]
+    tally = Counter(str(value) for _, name, value in noted if name == "tally")
+    lines = [f"{count} × {value}" for value, count in sorted(tally.items())]
+    if "long" in terminalreporter.config.option.markexpr.replace("not long", "", 1):
+        lines += [f"{test}: {name}: {value}" for test, name, value in noted if name != "tally"]
+    if lines:
         terminalreporter.section("counts")
-        for report in counted:
-            for name, value in report.user_properties:
-                terminalreporter.write_line(f"{report.nodeid}: {name}: {value}")
+        for line in lines:
+            terminalreporter.write_line(line)
 
 
 _references: dict[tuple[str, torch.dtype], Reference] = {}

@@ -351,6 +351,21 @@ def test_vectorised_gradients_equal_those_one_by_one(
         assert torch.allclose(found[name], expected[name], rtol=1e-12), name
 
 
+@pytest.mark.parametrize("likelihood", ["softmax", "gaussian"])
+@pytest.mark.parametrize("examples", [2, 3, 4, 5])
+def test_traces_are_right_unchecked_where_there_are_as_many_scores_as_examples(examples: int, likelihood: str) -> None:
+    """Some vectorised backward functions then return the gradient of another example, in the right shape."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Unflatten(1, (1, 5)), nn.Conv1d(1, 3, 2), nn.PReLU(), nn.Flatten(), nn.Linear(12, 3))
+    x, y = (each[:examples] for each in data())
+    model = model.double().eval()
+    trace = sweep(pose(model, TensorData(x, y), likelihood=likelihood), verify=False).trace
+    expected = reference(model, x, y, likelihood)
+    traces = expected.traces(expected.fisher)
+    assert {layer.name: layer.true.value for layer in trace.layers} == pytest.approx(traces, rel=1e-10)
+    assert trace.empirical.value == pytest.approx(float(expected.empirical.trace()), rel=1e-10)
+
+
 def test_buffers_that_the_network_writes_are_put_back() -> None:
     """What the vectorised pass leaves in them is of no use outside of it."""
     problem, model, x, _ = problem_with(Remembers, 3)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import engine, gpu, harness, leading_scores, products, spectrum, variances
+from benchmarks import checks, engine, gpu, harness, leading_scores, products, spectrum, variances
+from benchmarks.checks import ChecksRow
 from benchmarks.eigensolvers import EMPIRICAL, TRUE
 from benchmarks.engine import TraceRow
 from benchmarks.estimators import ClassesRow, OverheadRow
@@ -218,6 +219,31 @@ def test_products_are_held_against_what_is_stated() -> None:
     row.passes = [6.0, 6.6, 6.6]
     assert row.verdict() == "above the 6 stated"
     assert record(ProductRow("mlp", products.FORWARD, 4))["verdict"] == "—"
+
+
+def test_checks_are_held_against_their_share_of_the_whole() -> None:
+    row = ChecksRow("digits-clean", 5, 14, 1000, [10.0, 10.0, 20.0], [9.5, 8.0, 18.4], {"check": [1.0, 2.0, 1.5]})
+    assert row.shares == pytest.approx([0.05, 0.2, 0.08])
+    assert row.verdict() == "within the goal of 10%"
+    other = ChecksRow("digits-cnn", 5, 14, 1000, [10.0, 10.0, 10.0], [8.5, 8.0, 8.4], {"check": [1.0, 1.0, 1.0]})
+    row.stages["ledger"] = other.stages["ledger"] = [0.1, 0.1, 0.1]
+    both = checks.together([row, other])
+    assert (both.with_checks, both.checkpoints) == ([20.0, 20.0, 30.0], 28)
+    assert both.without == pytest.approx([18.0, 16.0, 26.8])
+    assert both.stages == {"check": [2.0, 3.0, 2.5], "ledger": [0.2, 0.2, 0.2]}
+    assert both.verdict() == record(both)["verdict"] == "above the goal of 10%"
+    assert (
+        checks.section("Samples", [row]).splitlines()[4].startswith("| digits-clean | 5 | 14 | 1,000 | 10.0 | 9.50 |")
+    )
+    assert ChecksRow("resnet20", 0).verdict() == "—"
+
+
+def test_the_same_run_is_measured_with_checks_and_without() -> None:
+    with_checks, without = (checks.of_samples("digits-clean", 0, 2, verify=verify) for verify in (True, False))
+    assert len(with_checks) == len(without) == 14
+    assert all(row.check is not None for row in with_checks)
+    assert all(row.check is None for row in without)
+    assert [row.trace for row in with_checks if row.trace] == [row.trace for row in without if row.trace]
 
 
 @pytest.mark.parametrize(("bound", "count"), [(0.0, 4), (0.4, 4), (0.5, 3), (1.4, 3), (1.5, 2), (4.9, 1), (5.0, 0)])

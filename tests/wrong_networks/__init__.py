@@ -1,0 +1,1 @@
+"""Networks whose numbers a program prints although they are wrong, and right ones that look like them."""
