@@ -75,7 +75,7 @@ def _kind(name: str) -> str:
 def read_graph(outputs: Tensor, examples: int) -> Graph:
     """Walk the graph from the outputs of so many examples."""
     numbers: dict[Any, int] = {outputs.grad_fn: 0}
-    waiting, places, are_known = [outputs.grad_fn], list[object](), True
+    waiting, places, are_known = [outputs.grad_fn], list[object]([outputs.output_nr]), True
     while waiting:
         node = waiting.pop()
         if node is None:
