@@ -17,7 +17,7 @@ from fisher_cli.errors import VerificationError
 from fisher_cli.results import Check, Outcome
 
 EXAMPLES = 2
-DIRECTIONS = 4
+DIRECTIONS = 2
 # Examples of later batches that are looked at during a sweep.
 LATER_EXAMPLES = 2
 
