@@ -222,7 +222,7 @@ def test_piped_with_data_the_rows_go_out_and_one_line_says_what_covers_the_param
         "step_00440.pt: 11 tensors with 7,514 values: 6 by batch-norm, 3 by convolution, 2 by linear; "
         "--format table or -o FILE lists them"
     )
-    assert check.startswith("Check against plain autograd, 2 examples")
+    assert check.startswith("Check against plain autograd, 4 examples in 2 directions")
     assert inspect(CNN, "--data", "digits", "--quiet").stderr == ""
 
 
@@ -263,7 +263,7 @@ def test_a_report_has_a_table_of_files_one_of_parameters_and_a_record(suffix: st
     (ledger,) = record["ledgers"]
     assert layers["parameters"].sum() == ledger["values"] == 6570
     assert layers["work"].sum() + ledger["work_of_backward_passes"] == pytest.approx(1)
-    assert record["check"]["examples"] == 2
+    assert record["check"]["examples"] == 4
 
 
 def test_reports_are_identical_and_an_earlier_one_is_replaced() -> None:
