@@ -163,6 +163,24 @@ def test_frozen_parts_of_a_recurrent_layer_are_left_out(frozen: str) -> None:
     assert {word for name, word in words.items() if name.startswith("inner.")} == {"lstm"}
 
 
+def turned(net: Network, x: Tensor) -> Tensor:
+    """Weights that multiply from the right, as transformers' Conv1D does: over positions, with and without a bias."""
+    y = torch.addmm(net.shift, x.reshape(-1, 3), net.first).reshape(len(x), STEPS, 4)
+    return (torch.tanh(y) @ net.second).mean(1) + torch.mm(x, net.third) + x.matmul(net.third.sin())
+
+
+def test_weights_that_multiply_from_the_right_have_the_rule_of_linear_layers() -> None:
+    parts = {"shift": draw(4), "first": draw(3, 4), "second": draw(4, 3), "third": draw(15, 3)}
+    network, x, y = signals("turned", lambda: Network(turned, **parts))
+    assert compare(network, x, y, 3) == {
+        "shift": "linear",
+        "first": "linear",
+        "second": "linear",
+        "third": "linear + parametrized-linear ×2",
+    }
+    compare_in_single_precision(network, x, y, 4)
+
+
 # --- embeddings ---------------------------------------------------------------------------------------------------
 
 
