@@ -22,6 +22,9 @@ MEAN_GRADIENT = f"{TRACES}::test_the_mean_gradient_equals_the_oracle"
 REFUSED = f"{TRACES}::test_what_cannot_be_measured_is_refused_in_one_line"
 NETWORK = f"{ANY}::test_traces_and_eigenvalues_equal_the_oracle"
 USES = "tests/test_uses_of_parameters.py::test_traces_of_every_tensor_equal_the_oracle"
+RECURRENT = "tests/test_rules.py::test_recurrent_layers_equal_the_oracle_and_have_a_rule"
+PARAMETRIZED = "tests/test_rules.py::test_weights_computed_from_parameters_equal_the_oracle_and_have_a_rule"
+BAGS = "tests/test_rules.py::test_embeddings_equal_the_oracle_and_have_a_rule"
 SEEDS = f"{ESTIMATORS}::test_the_mean_over_many_seeds_is_the_exact_trace"
 COPIES = f"{LANCZOS}::test_twenty_copies_of_a_value_are_found_among_two_hundred"
 UNCONVERGED = f"{LANCZOS}::test_what_did_not_converge_has_its_true_residuals"
@@ -199,7 +202,17 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("a rule's own fault taken for one of the backward pass", "tests/test_arrivals.py",
          "            if is_receiving:\n                raise\n", ""),
     ],
+    "gradient_norms.recurrent": [
+        ("cotangents of states not multiplied by the reset gate", f"{RECURRENT}[GRU-3]",
+         "cotangents[..., 2 * width :] * r", "cotangents[..., 2 * width :]"),
+        ("states after the step in place of those before", f"{RECURRENT}[LSTM-3]",
+         "torch.stack(before, 1)", "torch.stack([*before[1:], state[0].detach()], 1)"),
+        ("the way back not turned around", f"{RECURRENT}[RNN, ReLU-3]",
+         "reversed(states) if direction else states", "states"),
+    ],
     "gradient_norms.parametrized": [
+        ("norms along v counted in its own gradient", f"{PARAMETRIZED}[weight norm-3]",
+         "(a.square().sum(1, keepdim=True) - along)", "a.square().sum(1, keepdim=True)"),
         ("direct uses of a parametrized weight left out", f"{USES}[both_orientations-3]",
          "(found + total)", "(found + 0 * total)"),
     ],
@@ -269,11 +282,12 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
          '"bias": Vectors(delta.sum(3))', '"bias": Vectors(delta.mean(3))'),
     ],
     "gradient_norms.embedding": [
+        ("bags divided by their padded length", BAGS,
+         "counted.sum(1, keepdim=True).clamp_min(1)", "counted.shape[1]"),
         ("padding row given a gradient", f"{ORACLE}[sequence-float64]",
-         'counted = ids != (padding if padding >= 0 else padding + len(arguments["weight"]))',
-         "counted = torch.ones_like(ids, dtype=torch.bool)"),
+         "~_is_padding(arguments, ids) if is_padded else", ""),
         ("padding row counted from the end not found", f"{NETWORK}[PaddedFromTheEnd-3]",
-         '(padding if padding >= 0 else padding + len(arguments["weight"]))', "padding"),
+         'arguments["padding_idx"] % len(arguments["weight"])', 'arguments["padding_idx"]'),
     ],
     "gradient_norms.broadcast": [
         ("factor of a scaling parameter forgotten", f"{NETWORK}[Windows-3]",

@@ -489,3 +489,29 @@ def test_cancellation_in_float32_stays_that_of_autograd(mean: float) -> None:
     high = sweep(pose(model, TensorData(x, y), dtype=torch.float64)).trace
     for one, other in zip(low.layers, high.layers, strict=True):
         assert one.true.value == pytest.approx(other.true.value, rel=3e-5, abs=1e-7 * high.true.value)
+
+
+class Exchanging(nn.Module):
+    """A slope in whose vectorised gradient torch 2.14 exchanges examples and directions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.slope, self.head = nn.Linear(5, 4), nn.Parameter(torch.rand(1)), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = self.head(torch.prelu(self.inner(x), self.slope))
+        return outputs
+
+
+@pytest.mark.parametrize("directions", [1, 2, 3, 7])
+@pytest.mark.parametrize("examples", [1, 2, 3, 7])
+def test_vectorised_gradients_are_right_or_an_error_for_any_counts(examples: int, directions: int) -> None:
+    problem, _, x, _ = problem_with(Exchanging, 7)
+    vectors = torch.randn(directions, examples, 3, generator=torch.Generator().manual_seed(2)).double()
+    expected = per_example.one_by_one(problem, ["slope"], x[:examples], vectors)["slope"]
+    try:
+        found = per_example.vectorised(problem, ["slope"], x[:examples], vectors)["slope"]
+    except RuntimeError:
+        assert examples > 1, "there is nothing to exchange"
+        return
+    assert torch.allclose(found, expected, rtol=1e-12)

@@ -1,6 +1,7 @@
 """The rules of recurrent layers, embeddings by index, bags, and weights that are computed from parameters."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
 
+from fisher_cli.curvature.gradient_norms import engine
 from fisher_cli.curvature.gradient_norms.capture import recorded_calls
+from fisher_cli.curvature.problem import TensorData, pose
+from fisher_cli.curvature.recomputation import blocks_of
+from fisher_cli.curvature.traces import sweep
 from tests.cases import hash_of
 from tests.parts import Network, compare, compare_in_single_precision, draw
 
@@ -161,6 +166,24 @@ def test_frozen_parts_of_a_recurrent_layer_are_left_out(frozen: str) -> None:
     words = compare(network, x, y, 3)
     assert words
     assert {word for name, word in words.items() if name.startswith("inner.")} == {"lstm"}
+
+
+def turned(net: Network, x: Tensor) -> Tensor:
+    """Weights that multiply from the right, as transformers' Conv1D does: over positions, with and without a bias."""
+    y = torch.addmm(net.shift, x.reshape(-1, 3), net.first).reshape(len(x), STEPS, 4)
+    return (torch.tanh(y) @ net.second).mean(1) + torch.mm(x, net.third) + x.matmul(net.third.sin())
+
+
+def test_weights_that_multiply_from_the_right_have_the_rule_of_linear_layers() -> None:
+    parts = {"shift": draw(4), "first": draw(3, 4), "second": draw(4, 3), "third": draw(15, 3)}
+    network, x, y = signals("turned", lambda: Network(turned, **parts))
+    assert compare(network, x, y, 3) == {
+        "shift": "linear",
+        "first": "linear",
+        "second": "linear",
+        "third": "linear + parametrized-linear ×2",
+    }
+    compare_in_single_precision(network, x, y, 4)
 
 
 # --- embeddings ---------------------------------------------------------------------------------------------------
@@ -388,3 +411,32 @@ def test_weights_computed_from_an_example_are_no_parametrization() -> None:
     network, x, y = signals("hyper", lambda: Network(hypernetwork, maker=nn.Linear(15, 60), head=nn.Linear(4, 3)))
     for batch_size in (1, 3):
         assert "parametrized-linear" not in compare(network, x, y, batch_size).values()
+
+
+# --- elsewhere ----------------------------------------------------------------------------------------------------
+
+SOME = {
+    "LSTM, projected": RECURRENT["LSTM, projected"][0],
+    "GRU": RECURRENT["GRU"][0],
+    "weight norm": PARAMETRIZED["weight norm"][0],
+    "orthogonal": PARAMETRIZED["orthogonal"][0],
+    "cross-attention": PARAMETRIZED["cross-attention"][0],
+}
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_blocks_that_go_forward_anew_give_the_same_traces_by_the_same_rules(name: str) -> None:
+    layer, x, y = signals(name, SOME[name])
+    network = nn.Sequential(nn.Sequential(layer, nn.Tanh()), nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)))
+    problem = pose(network.double(), TensorData(x, y), batch_size=3)
+    again = replace(problem, blocks=blocks_of(network, x[:1]))
+    assert again.blocks
+    kept, anew = (sweep(each).trace.layers for each in (problem, again))
+    assert [each.method for each in kept] == [each.method for each in anew]
+    assert [each.true.value for each in anew] == pytest.approx([each.true.value for each in kept], rel=1e-13)
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_devices_that_run_behind_get_the_same_norms(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "runs_behind", lambda _device: True)
+    compare(*signals(name, SOME[name]), 3)

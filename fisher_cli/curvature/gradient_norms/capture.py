@@ -28,7 +28,9 @@ from fisher_cli.curvature.recomputation import Held
 Hold = Callable[[Tensor], Held]
 
 _INDEXING = {torch.Tensor.__getitem__, torch.index_select, torch.Tensor.index_select}
+# (x, W) and (bias, x, W).
 _MATRIX_PRODUCTS = {torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.mm, torch.Tensor.mm}
+_MATRIX_PRODUCTS |= {torch.addmm, torch.Tensor.addmm}
 _ADDITIONS = {
     torch.add,
     torch.Tensor.add,
@@ -189,9 +191,11 @@ class _BareParameters(TorchFunctionMode):
             if ids is not None:
                 arguments = {**SIGNATURES["embedding"], "weight": args[0]}
                 self._recorder.record("embedding", arguments, ids, output, first)
-        elif func in _MATRIX_PRODUCTS:
-            if len(args) == 2 and not kwargs and args[1].dim() == 2 and self._recorder.may_be_differentiated(args[1]):
-                self._recorder.record("matmul", {"weight": args[1]}, args[0], output, first)
+        elif func in _MATRIX_PRODUCTS and not kwargs:
+            *bias, inputs, weight = args
+            if isinstance(weight, Tensor) and weight.dim() == 2 and not any(each.dim() != 1 for each in bias):
+                arguments = {"weight": weight, "bias": bias[0] if bias else None}
+                self._recorder.record("matmul", arguments, inputs, output, first)
         elif is_pair and isinstance(output, Tensor):
             for parameter, other in ((before[0], before[1]), (before[1], before[0])):
                 if self._is_bare(parameter, output):

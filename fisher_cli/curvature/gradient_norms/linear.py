@@ -19,7 +19,7 @@ def linear(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> 
 
 
 def matrix_product(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
-    """The weight of x W, (I, O), whose gradient is that of a linear map turned."""
-    part = linear(arguments, inputs, cotangents)["weight"]
-    assert isinstance(part, OuterProducts)
-    return {"weight": replace(part, transposed=True)}
+    """The weight of x W + b, (I, O), whose gradient is that of a linear map turned, and the bias."""
+    parts = linear(arguments, inputs, cotangents)
+    assert isinstance(parts["weight"], OuterProducts)
+    return parts | {"weight": replace(parts["weight"], transposed=True)}

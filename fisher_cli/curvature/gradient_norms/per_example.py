@@ -48,7 +48,12 @@ def vectorised(
         parts = []
         for start in range(0, len(inputs), chunk):
             some = slice(start, min(start + chunk, len(inputs)))
-            parts.append(_chunk(problem, chosen, inputs[some], directions[first : first + columns, some], reduction))
+            vectors = directions[first : first + columns, some]
+            # Some vectorised backward functions exchange examples with directions (PReLU's): a shape tells, where the
+            # numbers of both differ.
+            counts = [len(vectors) - 1, 1] if len(vectors) == len(inputs[some]) > 1 else [len(vectors)]
+            found = [_chunk(problem, chosen, inputs[some], each, reduction) for each in torch.split(vectors, counts)]
+            parts.append({name: torch.cat([each[name] for each in found]) for name in names})
         rows.append({name: torch.cat([part[name] for part in parts], dim=1) for name in names})
     return {name: torch.cat([row[name] for row in rows]) for name in names}
 

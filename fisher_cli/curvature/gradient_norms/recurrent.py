@@ -158,8 +158,13 @@ def _steps(
 
 
 def _differentiable(values: Tensor) -> Tensor:
-    """Values with an edge in the graph, also where they depend on nothing that is differentiated."""
-    return values if values.requires_grad else values.detach().requires_grad_()
+    """Values with an edge in the graph, also where they depend on nothing that is differentiated.
+
+    Within a vectorised backward pass, where blocks may go forward anew, no tensor may begin to require gradients.
+    """
+    if values.requires_grad:
+        return values
+    return values + torch.zeros((), dtype=values.dtype, device=values.device, requires_grad=True)
 
 
 def recurrent(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:

@@ -66,7 +66,7 @@ RULES: dict[str, Rule] = {
     "lstm": Rule("lstm", recurrent, _RECURRENT),
     "gru": Rule("gru", gru, _RECURRENT),
     "rnn": Rule("rnn", recurrent, _RECURRENT),
-    "matmul": Rule("linear", matrix_product, {"weight": OuterProducts}, batch_anywhere=True),
+    "matmul": Rule("linear", matrix_product, _WEIGHTS, batch_anywhere=True),
     "add": Rule("added", added, _BARE, is_spread),
     "expand": Rule("added", added, _BARE, is_spread),
     "multiply": Rule("multiplied", multiplied, _BARE, is_spread),
