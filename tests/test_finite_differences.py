@@ -44,6 +44,17 @@ def hooked(x: Tensor) -> Tensor:
     return x
 
 
+class Between(nn.Module):
+    """A function as a layer."""
+
+    def __init__(self, change: Change) -> None:
+        super().__init__()
+        self.change = change
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.change(x)
+
+
 class Stages(nn.Module):
     """Convolution, something between, max pooling, a hidden layer and a head."""
 
@@ -172,16 +183,36 @@ def test_a_derivative_of_zero_passes_where_the_outputs_move_to_second_order_or_b
     assert ended(found, Outcome.PASSED) == {"square", "dead", "linear"}
 
 
-def test_a_unit_exactly_at_a_kink_leaves_its_tensor_undecided_unless_another_example_decides() -> None:
+@pytest.mark.parametrize("factor", [1.0, 1.001, 0.0])
+def test_where_units_are_exactly_at_a_kink_the_parameters_next_to_it_decide_unless_an_example_does(
+    factor: float,
+) -> None:
     torch.manual_seed(1)
-    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).double()
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), Between(multiplied(factor)), nn.Linear(5, 3)).double()
     nn.init.zeros_(model[0].bias)
     x = torch.zeros(2, 4).double()
-    found = derivatives(model, x)
-    assert ended(found, Outcome.UNDECIDED) == {"0.bias"}
-    assert "exactly at a kink" in next(each.reason for each in found if each.outcome is Outcome.UNDECIDED)
+    blank = {each.names[0]: each for each in derivatives(model, x)}
+    assert {name for name, each in blank.items() if each.is_beside} == {"0.bias"}
+    assert blank["0.bias"].outcome is (Outcome.PASSED if factor == 1 else Outcome.FAILED)
     x[1] = torch.randn(4)
-    assert ended(derivatives(model, x), Outcome.PASSED) == {"0.weight", "0.bias", "2.weight", "2.bias"}
+    found = derivatives(model, x)
+    assert not any(each.is_beside for each in found)
+    assert ended(found, Outcome.FAILED) == (set() if factor == 1 else {"0.weight", "0.bias"})
+
+
+def test_a_pair_of_units_whose_kinks_cancel_is_no_fault() -> None:
+    """relu(b) − relu(−b) is linear in b, and autograd's derivative at b = 0 is zero."""
+
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias, self.scale = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.randn(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.scale + torch.relu(self.bias) - torch.relu(-self.bias)
+
+    torch.manual_seed(1)
+    assert not ended(derivatives(Pair().double(), torch.randn(2, 3).double()), Outcome.FAILED)
 
 
 @pytest.mark.parametrize("inside", [torch.float32, torch.float16, torch.bfloat16])

@@ -206,7 +206,7 @@ def test_a_report_has_both_tables_and_a_record_with_the_cost_of_each_identity(de
 def test_every_format_has_the_same_rows(desk: Path, form: str) -> None:
     run(CLEAN, *QUICK, "-o", f"trend.{form}")
     found = read_table(desk / f"trend.verify.{form}")
-    assert len(found) == 29
+    assert len(found) == 31
     assert set(found["verdict"]) == {"pass", "not applicable"}
 
 
@@ -241,4 +241,4 @@ def test_of_several_checkpoints_the_worst_is_shown_and_failures_are_all_named() 
     spoiled = replace(last, verification=replace(last.verification, identities=(broken, *others)))
     printed = " ".join(drawn([analysis.measurements[0], spoiled], 100).split())
     assert "✗ step 1760: evaluation mode: because of this" in printed
-    assert "1 of 48 identities fail, at 1 of 2 checkpoints" in printed
+    assert "1 of 52 identities fail, at 1 of 2 checkpoints" in printed

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -60,6 +60,7 @@ class Network:
     watched: Watched
     slopes: dict[int, dict[str, tuple[Tensor, Tensor]]] = field(default_factory=dict)
     others: list["Network"] = field(default_factory=list)
+    is_beside: bool = False
 
     @classmethod
     def of(cls, outputs: Outputs, parameters: Mapping[str, Tensor], seed: int) -> "Network":
@@ -142,7 +143,7 @@ class Network:
         change = {name: self.direction(name, number=-1) for name in self.parameters}
         with moved(self.parameters, change, BESIDE):
             if not self.others:
-                self.others.append(Network.of(self.outputs, self.parameters, self.seed))
+                self.others.append(replace(Network.of(self.outputs, self.parameters, self.seed), is_beside=True))
             yield self.others[0]
 
     def against(self, vectors: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ backward with a wrong factor, a hook. Only the outputs at moved parameters tell.
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,6 +37,7 @@ class Derivative:
     `finite` and `autograd` are ⟨u, (z(+) − z(−))/2h⟩ and ⟨Jᵀu, v⟩ of the example and the vector u where they differ
     most. The others are relative to the larger of the two over all u: `error` the difference, `tolerance` what was
     accepted, `truncation` and `rounding` what bends and rounding explain of it. `step` is h, relative to the tensor.
+    `is_beside`: not at θ, where units are exactly at a kink, but at parameters next to it.
     """
 
     names: tuple[str, ...]
@@ -49,6 +50,7 @@ class Derivative:
     rounding: float
     step: float
     reason: str = ""
+    is_beside: bool = False
 
 
 def derivatives_by_tensor(
@@ -59,7 +61,8 @@ def derivatives_by_tensor(
     With S = ‖z(+) + z(−) − 2z‖/2h, which is ∝ h for a smooth function and bounds what a kink within h of θ does to D,
     and R the measured rounding over h, a tensor passes where |D − J v| ≤ S + R + 1e-6 |D| ≤ 1e-4 |D| at some h. It
     fails where the difference is ten times as large as S and R explain, in three directions, at two steps, and at
-    parameters next to θ. Both are told from the outputs alone. What is neither is undecided. Rows that have no gradient
+    parameters next to θ. Both are told from the outputs alone. Where units are exactly at a kink at θ, the parameters
+    next to it decide; what is neither is undecided. Rows that have no gradient
     by definition are left out: those of an embedding's `padding_idx`.
 
     Args:
@@ -144,6 +147,11 @@ def _after_all_steps(
     elif float(best.rounding.min()) > float(best.bend.min()):
         reason = "it moves the outputs by too little to be told from their rounding"
     else:
+        if not network.is_beside:
+            with network.beside() as there:
+                judged = _decided(there, scales)
+            if judged.outcome is not Outcome.UNDECIDED:
+                return replace(judged, is_beside=True)
         reason = "units of the network are exactly at a kink (zero), where there is no derivative"
     return _told(scales, Outcome.UNDECIDED, best, ~passed, reason)
 

@@ -34,6 +34,8 @@ def derivatives(subject: Subject) -> Identity:
     elif undecided:
         reason = f"{causes.listed(undecided)}: {worst.reason}"
     why = f"bends and rounding of the outputs, measured; {len(found)} tensors, {count} examples, h = {worst.step:.0e}"
+    if beside := [name for each in found if each.is_beside for name in each.names]:
+        why += f"; {causes.listed(beside)} next to θ, where no unit is exactly at a kink (zero)"
     return STATEMENT.with_sides(worst.outcome, worst.autograd, worst.finite, worst.error, worst.tolerance, why, reason)
 
 

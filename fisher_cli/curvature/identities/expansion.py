@@ -28,7 +28,7 @@ ABOVE_ROUNDING = 20
 # Of the ratio, where it is judged.
 ROUNDING = 1e-6
 LEAST_SLOPES = (0.8, 1.8)
-# How much rounding, or the change from step to step, may be off as an estimate of the ratio's error.
+# How much rounding, or what the outputs bend, may be off as an estimate of the ratio's error.
 UNSURE = 10
 # What is left of a kink at the shortest step, relative to the outputs' derivative, where there is one at θ itself.
 KINK = 1e-4
@@ -179,9 +179,8 @@ def _slope(longer: float, shorter: float, rounding: float) -> float | None:
 
 def _judged(subject: Subject, path: _Path, seen: _Path) -> Identity:
     """The ratio at the shortest step that rounding leaves exact enough; the slopes at the shortest steps."""
-    exact = [k for k, step in enumerate(path.steps) if step.rounding <= ROUNDING]
-    at = exact[-1] if exact else min(range(len(path.steps)), key=lambda k: _unsure(path.steps, k))
-    step = path.steps[at]
+    exact = [step for step in path.steps if step.rounding <= ROUNDING]
+    step = exact[-1] if exact else min(path.steps, key=_unsure)
     single, averaged = path.slope("single") or seen.slope("single"), seen.slope("averaged")
     error, tolerance = abs(step.averaged), 1e-4 if subject.is_double else 5e-2
     cause = "" if error <= tolerance else _cause(subject, step.averaged)
@@ -207,15 +206,13 @@ def _judged(subject: Subject, path: _Path, seen: _Path) -> Identity:
         tolerance,
         why,
         cause,
-        lambda: UNSURE * _unsure(path.steps, at) + subject.lost_to_saturation(),
+        lambda: UNSURE * _unsure(step) + subject.lost_to_saturation(),
     )
 
 
-def _unsure(steps: Sequence[_Step], k: int) -> float:
-    """What may be off of the averaged deviation: rounding, or what it changes to the next step."""
-    beside = steps[k + 1] if k + 1 < len(steps) else steps[k - 1]
-    change = abs(steps[k].averaged - beside.averaged)
-    return max(steps[k].rounding, change) if math.isfinite(change) else math.inf
+def _unsure(step: _Step) -> float:
+    """What may be off of the ratio: rounding, or what the outputs bend, which bounds what a kink within it does."""
+    return max(step.rounding, step.second / max(float(step.derivative.norm()), 1e-300))
 
 
 def _cause(subject: Subject, deviation: float) -> str:

@@ -72,8 +72,25 @@ def _hessian(subject: Subject, value: Callable[[Tensor, Tensor], Tensor]) -> lis
     return found
 
 
+def unreliable(subject: Subject) -> str:
+    """Why torch's second derivatives of this network are not to be relied on; "" where they are.
+
+    A function whose backward has no derivative of its own can be left out of them without a word: vᵀ(H w) is then
+    another number than wᵀ(H v).
+    """
+    theirs = _hessian(subject, lambda fixed, z: plain.expected_loss(subject.plain.kind, fixed, z))
+    one, other = (plain.inner(theirs[k], subject.probes[1 - k]) for k in range(2))
+    sizes = [plain.norm(theirs[k]) * plain.norm(subject.probes[1 - k]) for k in range(2)]
+    limit = subject.saturated_tolerance(1e-9) + subject.lost_to_saturation()
+    if abs(one - other) <= limit * max(sizes):
+        return ""
+    return "torch's second derivatives of this network are not symmetric: a backward function lacks its own derivative"
+
+
 def _judged(subject: Subject, statement: Statement, worst: Worst, theirs: list[dict[str, Tensor]]) -> Identity:
     tolerance = subject.saturated_tolerance(1e-9)
+    if not worst.error <= tolerance and (doubt := unreliable(subject)):
+        return statement.undecided(doubt)
     cause = "" if worst.error <= tolerance else causes.of_products(subject, subject.products, theirs)
     why = f"{subject.rounding('products')}, and 100 of its units over 1 − Σp², which autograd's softmax rounds"
     return statement.judged(worst.ours, worst.theirs, worst.error, tolerance, why, cause, subject.lost_to_saturation)
@@ -142,6 +159,8 @@ def blocks(subject: Subject) -> Identity:
     tolerance = some.saturated_tolerance(1e-7)
     cause = ""
     if not errors[name] <= tolerance:
+        if doubt := unreliable(some):
+            return BLOCKS.undecided(doubt)
         forms = [torch.tensor([each[side] for each in affine.values()], dtype=torch.float64) for side in (0, 1)]
         cause = causes.training_mode(some) or causes.of_missing(list(affine), forms[0], forms[1])
         cause = cause or causes.of_factor(forms[0], forms[1], len(some.plain)) or f"{name} differs most"

@@ -9,6 +9,7 @@ from torch import Tensor
 from fisher_cli.curvature import factors
 from fisher_cli.curvature.eigensystems import matrices
 from fisher_cli.curvature.identities import causes, plain
+from fisher_cli.curvature.identities.hessians import unreliable
 from fisher_cli.curvature.identities.plain import Change, inner
 from fisher_cli.curvature.identities.statements import Statement, Subject, engine_of
 from fisher_cli.curvature.krylov import tridiagonalise
@@ -171,6 +172,8 @@ def moments(subject: Subject) -> Identity:
     at = max(range(len(errors)), key=lambda k: errors[k] if math.isfinite(errors[k]) else math.inf)
     tolerance, cause = subject.saturated_tolerance(1e-8), ""
     if not errors[at] <= tolerance:
+        if doubt := unreliable(subject):
+            return MOMENTS.undecided(doubt)
         cause = causes.training_mode(subject) or _of_moments(ours, theirs, subject.problem.examples)
     why = f"{subject.rounding('products')}, five of them"
     return MOMENTS.judged(ours[at], theirs[at], errors[at], tolerance, why, cause, subject.lost_to_saturation)

@@ -64,6 +64,10 @@ class Statement:
             limit = rounding() if rounding is not None and math.isfinite(error) else 0.0
             if error <= limit:
                 verdict, reason = Outcome.UNDECIDED, f"rounding hides differences of up to {limit:.1e} on this network"
+                if math.isinf(limit):
+                    reason = (
+                        "the predictions are so certain that autograd's softmax has no digits of the other side left"
+                    )
             else:
                 verdict = Outcome.FAILED
                 reason = cause or "the two sides differ, and no known cause explains by how much"
