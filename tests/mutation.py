@@ -78,7 +78,7 @@ class Mutation:
                 msg = f"{self.name}: {found} times in {self.module}: {original!r}"
                 raise StaleMutationError(msg)
             source = source.replace(original, replacement)
-        tree = ast.parse(source)
+        tree = whole if len(in_tree) == len(self.edits) else ast.parse(source)
         for edit in in_tree:
             scope, pattern, replaced = _read(tree, edit)
             assert scope is not None

@@ -261,6 +261,14 @@ def test_a_target_that_is_missed_is_said_with_what_was_reached() -> None:
     assert drawn.endswith("0.25 reached: type --estimator deflated")
 
 
+def test_an_error_over_examples_that_is_hidden_is_said() -> None:
+    hidden = Trace("deflated k=4", Estimate(2.0, None, 0.5), Estimate(1.0), None, (), (1.0, 3.0), (1.0, 1.0))
+    (note,) = remarks(hidden, None)
+    assert note.startswith("trace_true_se is left empty")
+    alone = Trace("deflated k=4", Estimate(2.0, None, 0.5), Estimate(1.0), None, (), (2.0,), (1.0,))
+    assert remarks(alone, None) == []
+
+
 def test_the_row_says_what_was_reached() -> None:
     model, x, y = nn.Linear(4, 5), torch.randn(30, 4), torch.arange(30) % 5
     row = analyze(model, (x, y), estimator="sampled", target_error=1e-9, eigenvalues=0).measurements[0]

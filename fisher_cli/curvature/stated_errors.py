@@ -4,8 +4,10 @@ from fisher_cli.results import Trace
 
 
 def remarks(trace: Trace, target_error: float | None) -> list[str]:
-    """One where labels that all agree leave the error unknown, one where it is above the target, relative to tr F."""
+    """One for an error that is not known, one where that of the estimator is above the target, relative to tr F."""
     true, found = trace.true, list[str]()
+    if true.standard_error is None and len(trace.per_example_true) > 1:
+        found.append("trace_true_se is left empty: what the estimator adds hides it: type --estimator exact")
     if true.estimator_error is None:
         found.append(
             "trace_true_estimator_se is left empty: all labels that were drawn agree, which says nothing of the "
