@@ -32,7 +32,7 @@ docs: .venv/dev  ## write what the documents take from the code, and the picture
 	$(BIN)/fisher plot demo-report/digits-clean.csv --what traces --width two-columns --force -o docs/images/digits-clean.svg
 	$(BIN)/cog -r -I docs README.md docs/*.md
 
-bench: .venv/bench  ## traces and eigenvalues beside their peers, products, checks, estimators, ranks, scaling, a GPU: into benchmarks/
+bench: .venv/bench  ## traces and eigenvalues beside their peers, products, checks, estimators, ranks, scaling, memory, a GPU: into benchmarks/
 	$(BIN)/python -m benchmarks.engine --trained --write
 	$(BIN)/python -m benchmarks.spectrum --large --write
 	$(BIN)/python -m benchmarks.products --write
@@ -42,6 +42,7 @@ bench: .venv/bench  ## traces and eigenvalues beside their peers, products, chec
 	$(BIN)/python -m benchmarks.ranks --write
 	$(BIN)/python -m benchmarks.scaling --write
 	$(BIN)/python -m benchmarks.gpu --write
+	$(BIN)/python -m benchmarks.resident
 
 samples: .venv/fisher  ## train the networks in sample_checkpoints/ again
 	$(BIN)/python sample_checkpoints/make.py

@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tests.waiting import PATIENCE
+
 CHROMIUM = shutil.which("chromium")
 NPM = shutil.which("npm")
 _OPTIONS = (
@@ -98,7 +100,7 @@ def browser(profile: Path) -> Iterator[Browser]:
             os.close(ours_out)
             os.close(ours_in)
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=PATIENCE)
 
 
 def installed_axe(folder: Path) -> str | None:
@@ -107,7 +109,7 @@ def installed_axe(folder: Path) -> str | None:
         return None
     command = [NPM, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefer-offline", "axe-core@4"]
     try:
-        subprocess.run([*command, "--prefix", str(folder)], check=True, capture_output=True, timeout=120)
+        subprocess.run([*command, "--prefix", str(folder)], check=True, capture_output=True, timeout=PATIENCE)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
         return None
     return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text()

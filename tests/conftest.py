@@ -1,4 +1,5 @@
 import os
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -6,6 +7,8 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("FISHER_DATA_DIR", None)
 
+import hypothesis
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +16,18 @@ from fisher_cli.curvature.problem import Problem, TensorData, pose
 from tests.cases import CASES, Case
 from tests.data_files import save_image
 from tests.reference import Reference, reference
+
+# The same examples each time, and as long for each as the machine takes.
+hypothesis.settings.register_profile("the same", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("the same")
+
+
+@pytest.fixture(autouse=True)
+def _the_same_numbers_whatever_ran_before() -> None:
+    """Seed all that draws: what a test finds does not depend on those before it in the same process."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+from tests.waiting import PATIENCE
+
 SOFFICE = shutil.which("soffice")
 _TABLE = "{urn:oasis:names:tc:opendocument:xmlns:table:1.0}"
 _OFFICE = "{urn:oasis:names:tc:opendocument:xmlns:office:1.0}"
@@ -31,7 +33,7 @@ def opened(path: Path, folder: Path, separator: str = "", language: int = ENGLIS
     how = [f"--infilter={_CSV.format(ord(separator), language)}"] if separator else []
     profile = f"-env:UserInstallation={(folder / 'profile').as_uri()}"
     command = [SOFFICE, profile, "--headless", *how, "--convert-to", "fods", "--outdir", str(folder), str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     root = ElementTree.parse(folder / f"{path.stem}.fods").getroot()
     return {str(sheet.get(f"{_TABLE}name")): _rows(sheet) for sheet in root.iter(f"{_TABLE}table")}

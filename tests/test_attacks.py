@@ -1,4 +1,4 @@
-"""Hostile files are refused in one line each, quickly and in little memory, and nothing in them is ever run."""
+"""Hostile files are refused in one line each, with little work and memory, and nothing in them is ever run."""
 
 import json
 import pickle  # noqa: TID251  only for the control that shows what the hook sees
@@ -14,7 +14,7 @@ from tests.attacks.child import watch
 from tests.attacks.corpus import write_corpus, write_good
 
 ROOT = Path(__file__).parent.parent
-MOST_SECONDS = 2.0  # of processor time: others may be using the machine
+MOST_CALLS = 2 * 10**7  # the most that is allowed to be stored in a file takes nearly half of it
 MOST_MEMORY = 256 << 20
 
 
@@ -26,7 +26,6 @@ def answers(jobs: list[list[Path]]) -> list[dict[str, Any]]:
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=300,
     )
     assert found.returncode == 0, found.stderr
     return [json.loads(line) for line in found.stdout.splitlines()]
@@ -68,14 +67,14 @@ def test_the_checkpoints_around_an_attack_are_unharmed(attacked: dict[str, Any])
         assert rows == expected, path.name
 
 
-def test_no_attack_takes_long_or_much_memory(attacked: dict[str, Any], record_property: Any) -> None:
-    idle = attacked["good"]["peak"]
-    seconds = {path.name: answer["seconds"] for path, answer in attacked["answers"].items()}
-    memory = {path.name: answer["peak"] - idle for path, answer in attacked["answers"].items()}
-    slowest, largest = max(seconds, key=seconds.__getitem__), max(memory, key=memory.__getitem__)
-    record_property("slowest", f"{slowest}: {seconds[slowest]:.2f} s")
+def test_no_attack_takes_much_work_or_memory(attacked: dict[str, Any], record_property: Any) -> None:
+    idle = attacked["good"]["bytes"]
+    calls = {path.name: answer["calls"] for path, answer in attacked["answers"].items()}
+    memory = {path.name: answer["bytes"] - idle for path, answer in attacked["answers"].items()}
+    slowest, largest = max(calls, key=calls.__getitem__), max(memory, key=memory.__getitem__)
+    record_property("most work", f"{slowest}: {calls[slowest]:,} calls")
     record_property("largest", f"{largest}: {memory[largest] >> 20} MiB")
-    assert seconds[slowest] <= MOST_SECONDS, slowest
+    assert calls[slowest] <= MOST_CALLS, (slowest, calls[slowest])
     assert memory[largest] <= MOST_MEMORY, (largest, memory[largest] >> 20)
 
 

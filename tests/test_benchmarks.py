@@ -2,7 +2,7 @@
 
 import json
 import math
-import time
+import threading
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,7 @@ from benchmarks.variances import EstimateRow
 from fisher_cli.curvature.problem import TensorData, pose
 from fisher_cli.curvature.routes import Route
 from tests.reference import reference
+from tests.waiting import PATIENCE
 
 
 def trace_row(trace: float, error: float | None = None, truth: float = 2.0) -> TraceRow:
@@ -288,4 +289,4 @@ def test_the_share_of_the_matrix_rate_is_that_of_the_median() -> None:
 
 def test_a_method_that_takes_too_long_is_given_up() -> None:
     with pytest.raises(TimeoutError, match="no answer within 0 s"), gpu.at_most(0.05):
-        time.sleep(5)
+        threading.Event().wait(PATIENCE)

@@ -21,6 +21,7 @@ from typer.testing import CliRunner, Result
 import fisher_cli.run
 from fisher_cli.cli.app import app
 from fisher_cli.results import Measurement, Status
+from tests.waiting import PATIENCE, until
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "sample_checkpoints"
@@ -82,7 +83,7 @@ def analyze(*words: object, code: int = 0) -> Result:
 def real(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
     """Run the installed command in a process of its own."""
     return subprocess.run(
-        [FISHER, *map(str, words)], capture_output=True, text=True, timeout=60, check=False, **options
+        [FISHER, *map(str, words)], capture_output=True, text=True, timeout=PATIENCE, check=False, **options
     )  # type: ignore[call-overload]
 
 
@@ -666,38 +667,41 @@ def started(*words: object) -> "subprocess.Popen[str]":
     )
 
 
+# A network that goes forward forty times, more than one row takes, and then waits until it is stopped.
+STOPPING = """
+import time
+from fisher_cli.inputs.networks.digits_networks import digits_mlp
+
+def make():
+    network, calls = digits_mlp(), []
+    def wait(*_):
+        calls.append(1)
+        while len(calls) >= 40:
+            open("waiting", "w").close()
+            time.sleep(0.05)
+    network.register_forward_hook(wait)
+    return network
+"""
+
+
 def test_rows_appear_one_by_one() -> None:
-    with started("analyze", CLEAN, "--limit", "200", "--eigenvalues", "2") as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith("checkpoint,order,step")
-        assert process.stdout.readline().startswith("step_00000.pt,0,0")
-        assert process.poll() is None, "the first row came only at the end"
+    Path("slow.py").write_text(STOPPING)
+    with started("analyze", CLEAN, *BARE, "--model", "./slow.py:make") as process:
+        until(lambda: Path("waiting").exists() or process.poll() is not None)
         process.kill()
+        lines = process.communicate(timeout=PATIENCE)[0].splitlines()
+    assert lines[0].startswith("checkpoint,order,step")
+    assert lines[1].startswith("step_00000.pt,0,0")
+    assert len(lines) < 15
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_keeps_its_rows(number: signal.Signals, code: int) -> None:
-    # Rows on stdout would show how far it is; with a file only the slow checkpoint does.
-    Path("slow.py").write_text(
-        "import time\n"
-        "from fisher_cli.inputs.networks.digits_networks import digits_mlp\n"
-        "def make():\n"
-        "    network = digits_mlp()\n"
-        "    calls = []\n"
-        "    def wait(*_):\n"
-        "        calls.append(1)\n"
-        "        if len(calls) == 40:\n"
-        "            open('waiting', 'w').close()\n"
-        "        if len(calls) >= 40:\n"
-        "            time.sleep(0.2)\n"
-        "    network.register_forward_hook(wait)\n"
-        "    return network\n"
-    )
+    Path("slow.py").write_text(STOPPING)
     with started("analyze", CLEAN, *BARE, "-o", "r.csv", "--model", "./slow.py:make") as process:
-        while not Path("waiting").exists():
-            assert process.poll() is None, process.stderr and process.stderr.read()
+        until(lambda: Path("waiting").exists() or process.poll() is not None)
         process.send_signal(number)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == code, err
     assert out == ""
     assert "Traceback" not in err
@@ -738,7 +742,7 @@ def test_an_error_in_the_middle_keeps_the_finished_rows(monkeypatch: pytest.Monk
 def shell(command: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PATH": f"{FISHER.parent}:{os.environ['PATH']}", "CLEAN": str(CLEAN)}
     words = ["bash", "-o", "pipefail", "-c", command]
-    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 def test_a_reader_that_has_seen_enough() -> None:

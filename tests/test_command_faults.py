@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from fisher_cli.integrity import check_report
 from fisher_cli.table_reading import read_table
 from tests.test_records import fail_at
 from tests.test_resume import QUICK, ROOT, _forget, analyze, counted, desk, tables, uninterrupted
+from tests.waiting import until
 
 __all__ = ["desk"]  # its fixture: twelve checkpoints
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -103,10 +103,7 @@ def _wait_for_the_others(patch: pytest.MonkeyPatch) -> None:
     real = fisher_cli.run.Run.measure
 
     def measure(self: fisher_cli.run.Run, file: fisher_cli.run.CheckpointFile) -> fisher_cli.run.Measurement:
-        for _ in range(3000):
-            if Path("go").exists():
-                break
-            time.sleep(0.01)
+        until(lambda: Path("go").exists())
         return real(self, file)
 
     patch.setattr(fisher_cli.run.Run, "measure", measure)

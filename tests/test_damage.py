@@ -103,7 +103,7 @@ def test_containers_without_checksums_say_so(kind: str) -> None:
 @pytest.mark.parametrize("count", [2000, pytest.param(20_000, marks=pytest.mark.long)])
 def test_mutated_files_neither_crash_nor_hang_nor_raise_anything_else(count: int, record_property: Any) -> None:
     found = subprocess.run(
-        [sys.executable, "-m", "tests.attacks.fuzz", str(count)], capture_output=True, text=True, cwd=ROOT, timeout=1200
+        [sys.executable, "-m", "tests.attacks.fuzz", str(count)], capture_output=True, text=True, cwd=ROOT
     )
     assert found.returncode == 0, found.stderr
     result = json.loads(found.stdout)

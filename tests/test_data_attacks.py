@@ -2,55 +2,45 @@
 
 import json
 import os
-import resource
-import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 import torch
 from torchvision.datasets import ImageFolder
 
 from fisher_cli.errors import DataError
 from fisher_cli.inputs.data.datasets import load_examples
+from tests.attacks.child import end_what_hangs
 from tests.data_attacks import HANDLED, REFUSED, Canary
+from tests.effort import Effort
 
-SECONDS = 10  # generous: a loaded machine; a pipe that is waited for never ends
 MEGABYTES = 512
 
 
 def in_child(data: str) -> dict[str, object]:
-    """What loading these data ends in, with the growth of memory, from a process that may die of it."""
+    """What loading these data ends in, with the most bytes held at once, from a process that may die of it."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
-        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-        before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        end_what_hangs()
         found: dict[str, object] = {}
+        effort = Effort()
         try:
-            load_examples(data, normalize="none" if data.startswith("folder:") else None)
+            with effort.counting():
+                load_examples(data, normalize="none" if data.startswith("folder:") else None)
         except BaseException as error:
             found = {"kind": type(error).__name__, "message": str(error)}
-        found["grown"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 2**20
+        found["grown"] = (effort.bytes + pyarrow.default_memory_pool().max_memory()) / 2**20
         os.write(writing, json.dumps(found).encode())
         os._exit(0)
     os.close(writing)
-    deadline = time.monotonic() + 3 * SECONDS
     with open(reading, "rb") as pipe:
-        os.set_blocking(reading, False)
-        text = b""
-        while time.monotonic() < deadline and os.waitpid(child, os.WNOHANG) == (0, 0):
-            time.sleep(0.01)
-        text = pipe.read() or b""
-    if not text:
-        try:
-            os.kill(child, 9)
-            os.waitpid(child, 0)
-        except (ProcessLookupError, ChildProcessError):
-            pass
-        return {"kind": "died or hung"}
-    return json.loads(text)
+        text = pipe.read()
+    os.waitpid(child, 0)
+    return json.loads(text) if text else {"kind": "died or hung"}
 
 
 @pytest.mark.parametrize("name", REFUSED)

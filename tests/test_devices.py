@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +22,7 @@ from fisher_cli.results import Measurement
 from fisher_cli.settings import Resources, Settings
 from fisher_cli.sharing import SharedRun
 from tests.shard_runs import QUICK, analyze, assert_equal_reports, desk, run, spoil
+from tests.waiting import PATIENCE, until
 
 __all__ = ["desk"]
 pytestmark = pytest.mark.usefixtures("desk")
@@ -177,35 +177,31 @@ def _started(*words: str) -> "subprocess.Popen[str]":
         text=True,
     )
     journal = Path("many.journal")
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if (journal / "records.jsonl").exists() and read_records(journal)[1]:
-            return process
-        time.sleep(0.02)
-    process.kill()
-    msg = "no row in two minutes"
-    raise AssertionError(msg)
+    until(lambda: process.poll() is not None or ((journal / "records.jsonl").exists() and read_records(journal)[1]))
+    assert process.poll() is None, process.communicate()
+    return process
 
 
 def _group_is_gone(group: int) -> bool:
-    """Whether all processes of a group end within a minute."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.02)
+    """Whether all processes of a group have ended."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
     return False
 
 
-SLOW = """
+# Once a row is in the journal every network waits until it is stopped.
+WAITING = """
 import time
+from pathlib import Path
 from torch import nn
 
 class Net(nn.Sequential):
     def forward(self, inputs):
-        time.sleep(0.02)
+        journal = Path("many.journal/records.jsonl")
+        while Path("hold").exists() and journal.exists() and journal.read_bytes().count(b"\\n") > 1:
+            time.sleep(0.01)
         return super().forward(inputs)
 
 def make():
@@ -222,21 +218,25 @@ def _same_when_gone_on_with() -> None:
 
 
 def test_ctrl_c_keeps_what_is_finished_and_leaves_no_process() -> None:
-    Path("net.py").write_text(SLOW)
+    Path("net.py").write_text(WAITING)
+    Path("hold").touch()
     process = _started("-o", "many.csv")
     os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, said
     assert "Traceback" not in said, said
-    assert _group_is_gone(process.pid)
+    until(lambda: _group_is_gone(process.pid))
+    Path("hold").unlink()
     _same_when_gone_on_with()
 
 
 @pytest.mark.long
 def test_the_workers_end_with_the_process_that_writes() -> None:
-    Path("net.py").write_text(SLOW)
+    Path("net.py").write_text(WAITING)
+    Path("hold").touch()
     process = _started("-o", "many.csv")
     process.kill()
-    process.communicate(timeout=120)
-    assert _group_is_gone(process.pid)
+    Path("hold").unlink()
+    process.communicate(timeout=PATIENCE)
+    until(lambda: _group_is_gone(process.pid))
     _same_when_gone_on_with()

@@ -20,6 +20,7 @@ from fisher_cli.errors import CheckpointError, NoWeightsError, UnsafeCheckpointE
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
 from fisher_cli.inputs.checkpoints.distributed_metadata import read_metadata
 from tests.checkpoint_files import WEIGHTS, load, refusal
+from tests.waiting import PATIENCE
 
 TWO_RANKS = """
 import sys, torch, torch.distributed as dist, torch.distributed.checkpoint as dcp
@@ -73,7 +74,7 @@ def test_tensors_of_one_rank_come_back_and_what_is_no_tensor_is_not_read(tmp_pat
 def test_pieces_that_two_ranks_wrote_are_joined(tmp_path: Path) -> None:
     script = [sys.executable, "-W", "ignore", "-c", TWO_RANKS]
     ranks = [subprocess.Popen([*script, str(rank), str(tmp_path / "a"), str(tmp_path / "meet")]) for rank in (0, 1)]
-    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    assert [rank.wait(timeout=PATIENCE) for rank in ranks] == [0, 0]
     weights = load(tmp_path / "a").weights
     expected = {"rows": (5, 3), "columns": (3, 4), "whole": (7,), "empty": (0, 4)}
     assert weights.keys() == expected.keys() | {"number"}

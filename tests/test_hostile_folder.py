@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.waiting import PATIENCE
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("rich", "numpy", "fisher_cli", "torch", "pandas", "natsort", "encodings", "safetensors", "torchvision")
 MODULES = ("typer", "random", "json", "zipfile", "hubconf", "sitecustomize", "usercustomize", "conftest", "model")
@@ -34,7 +36,7 @@ def hostile(tmp_path: Path) -> Path:
 
 def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=PATIENCE)
 
 
 def console_script(tmp_path: Path) -> list[str]:

@@ -260,6 +260,58 @@ def test_the_memory_of_the_machine_is_read_in_one_place() -> None:
     assert not [path for path, tree in modules() if "psutil" in ast.unparse(tree) or "meminfo" in ast.unparse(tree)]
 
 
+TESTS = Path(__file__).parent
+# What is another number on a busy machine. `tests/waiting.py` waits for what happens and counts its pauses.
+CLOCKS: Final = {
+    *("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "process_time"),
+    *("process_time_ns", "thread_time", "sleep"),
+}
+RESIDENT: Final = {
+    *("getrusage", "wait4", "ru_maxrss", "ru_utime", "ru_stime", "peak_memory", "resident_memory", "psutil"),
+    *("cpu_percent", "memory_info"),
+}
+RESIDENT_FILES: Final = ("/proc/self/stat", "/proc/meminfo", "schedstat", "clear_refs", "VmRSS", "VmHWM")
+
+
+def depends_on_the_machine(tree: ast.Module) -> Iterator[str]:
+    """Where a test reads a clock, sleeps for a while, or reads how much memory is resident."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            if (node.value.id == "time" and node.attr in CLOCKS) or node.attr in RESIDENT:
+                yield ast.unparse(node)
+        elif isinstance(node, ast.ImportFrom) and node.module in {"time", "psutil"}:
+            yield ast.unparse(node)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from (name for name in RESIDENT_FILES if node.value.startswith(name) or f"/{name}" in node.value)
+        elif isinstance(node, ast.keyword) and node.arg == "timeout" and isinstance(node.value, ast.Constant):
+            yield f"timeout={node.value.value}"
+
+
+@pytest.mark.parametrize(
+    "path", sorted({*TESTS.rglob("*.py")} - {TESTS / "waiting.py", TESTS / "test_house.py"}), ids=lambda path: path.name
+)
+def test_no_test_depends_on_the_clock_or_on_resident_memory(path: Path) -> None:
+    """Live bytes are counted by `tests/live_memory.py`, work by calls; figures of time belong into benchmarks."""
+    assert not list(depends_on_the_machine(ast.parse(path.read_text())))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "start = time.perf_counter()",
+        "time.sleep(1)",
+        "from time import monotonic",
+        "peak = machine.peak_memory()",
+        "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss",
+        "Path('/proc/self/statm').read_text()",
+        "Path(f'/proc/{child}/schedstat')",
+        "process.wait(timeout=30)",
+    ],
+)
+def test_the_rule_above_finds_what_it_names(line: str) -> None:
+    assert list(depends_on_the_machine(ast.parse(line)))
+
+
 def test_only_the_console_prints() -> None:
     for path, tree in modules():
         calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}

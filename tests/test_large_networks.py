@@ -1,197 +1,135 @@
-"""What a large network costs in memory: a few times its parameters, in a process of its own."""
+"""What a large network costs in memory: a few times its parameters; and a deep one, by its depth."""
 
-import csv
-import json
-import os
-import resource
-import shutil
-import subprocess
-import sys
-import time
+import tracemalloc
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from fisher_cli.curvature import allocation
 from fisher_cli.curvature.eigensystems import matrices
 from fisher_cli.curvature.problem import TensorData, pose
 from fisher_cli.curvature.routes import Route
+from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
+from fisher_cli.inputs.networks.networks import Networks
 from fisher_cli.measurement import measure
 from fisher_cli.settings import Activations, Settings
-from tests.test_records import in_child
+from tests.live_memory import LiveMemory
 
 MEBIBYTE = 2**20
-# Of the whole process, torch and the network's weights included. A vector is a copy of the parameters in float32: one
-# of weights and two of the mean gradient.
-VECTORS, REST = 3.2, 700 * MEBIBYTE
+# A vector is a copy of the parameters in float32: one of weights and two of the mean gradient.
+VECTORS = 3.2
 
 
 class Classifier(nn.Module):
-    """A transformer of 99.7 million parameters on sequences of 16 vectors."""
+    """A transformer on sequences of 16 vectors; of width 960 with nine layers it has 99.7 million parameters."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int, layers: int) -> None:
         super().__init__()
-        self.inner = nn.Linear(16, 960)
-        layer = nn.TransformerEncoderLayer(960, 15, 3840, dropout=0.0, batch_first=True)
-        self.encoder = nn.TransformerEncoder(layer, 9, enable_nested_tensor=False)
-        self.head = nn.Linear(960, 10)
+        self.inner = nn.Linear(16, width)
+        layer = nn.TransformerEncoderLayer(width, 15, 4 * width, dropout=0.0, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.head = nn.Linear(width, 10)
 
     def forward(self, inputs: Tensor) -> Tensor:
         outputs: Tensor = self.head(self.encoder(self.inner(inputs)).mean(1))
         return outputs
 
 
-@pytest.mark.long
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_the_traces_of_a_hundred_million_parameters(tmp_path: Path, record_property: Callable[..., None]) -> None:
-    """A batch of four; everything that a row has but eigenvalues, the signal-to-noise ratio with its error too."""
+def vectors_of_the_traces(width: int, layers: int) -> tuple[int, float]:
+    """Parameters, and how many vectors are alive at once, the weights included, in a batch of four.
 
-    def work() -> None:
-        torch.set_num_threads(1)
-        torch.manual_seed(0)
-        network = Classifier()
-        data = TensorData(torch.randn(1, 16, 16) + 0.1 * torch.randn(4, 16, 16), torch.zeros(4).long())
-        size = sum(each.numel() for each in network.parameters())
+    Everything that a row has but eigenvalues is asked for, the signal-to-noise ratio with its error too.
+    """
+    torch.manual_seed(0)
+    network = Classifier(width, layers)
+    data = TensorData(torch.randn(1, 16, 16) + 0.1 * torch.randn(4, 16, 16), torch.zeros(4).long())
+    size = sum(each.numel() for each in network.parameters())
+    with LiveMemory(network.state_dict()) as memory:
         found = measure(network, data, Settings(eigenvalues=0, data="tensors"), batch_size=4)
-        assert found.trace is not None
-        assert found.trace.true.value > 0
-        assert found.gradient is not None
-        assert found.gradient.signal_to_noise is not None
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        (tmp_path / "found").write_text(f"{size} {peak}")
-
-    assert in_child(work) == 0
-    size, peak = map(int, (tmp_path / "found").read_text().split())
-    record_property("peak", f"{size:,} parameters: {peak / MEBIBYTE:,.0f} MiB, {(peak - REST) / size / 4:.2f} vectors")
-    assert size > 99_000_000
-    assert peak <= VECTORS * 4 * size + REST
+    assert found.trace is not None
+    assert found.trace.true.value > 0
+    assert found.gradient is not None
+    assert found.gradient.signal_to_noise is not None
+    return size, memory.peak / size / 4
 
 
-WIDTH, LAYERS = 2048, 20
-
-FACTORY = f"""
-import torch
-from torch import nn
-
-
-class Classifier(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.inner = nn.Linear(16, {WIDTH})
-        layer = nn.TransformerEncoderLayer({WIDTH}, 16, {4 * WIDTH}, dropout=0.0, batch_first=True)
-        self.encoder = nn.TransformerEncoder(layer, {LAYERS}, enable_nested_tensor=False)
-        self.head = nn.Linear({WIDTH}, 10)
-
-    def forward(self, inputs):
-        return self.head(self.encoder(self.inner(inputs)).mean(1))
-
-
-def make():
-    with torch.device("meta"):
-        network = Classifier()
-    return network.to_empty(device="cpu")  # no time for first weights that nobody needs
-
-
-def examples():
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(1, 16, 16, generator=generator) + 0.1 * torch.randn(4, 16, 16, generator=generator)
-    return torch.utils.data.TensorDataset(inputs, torch.zeros(4, dtype=torch.long))
-"""
-
-
-def _write_weights(shapes: dict[str, torch.Size], path: Path) -> int:
-    """A safetensors file of random weights, made tensor by tensor; how many values it has."""
-    header, end = dict[str, object](), 0
-    for name, shape in shapes.items():
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [end, end + 4 * shape.numel()]}
-        end += 4 * shape.numel()
-    text = json.dumps(header).encode()
-    generator = torch.Generator().manual_seed(0)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name, shape in shapes.items():
-            scale = 1.0 if ".norm" in name else shape[-1] ** -0.5
-            values = torch.empty(shape).normal_(0, scale, generator=generator)
-            file.write(memoryview((values + 1 if ".norm" in name and name.endswith("weight") else values).numpy()))
-    return end // 4
+def test_the_traces_of_a_large_network_take_its_weights_and_mean_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allocation, "LARGE_BYTES", 2**20)
+    size, vectors = vectors_of_the_traces(240, 9)
+    assert size > 6_000_000
+    assert vectors <= VECTORS + 1.0  # the batch is a larger part of a small network
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_billion_parameters_within_fifteen_gibibytes(
-    precision: str, tmp_path: Path, record_property: Callable[..., None]
-) -> None:
-    """The whole command on a file of 3.8 GiB: four examples, exact traces of ten classes."""
-    meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    available = int(meminfo["MemAvailable"].split()[0])
-    if available < 16 * 2**20 or shutil.disk_usage(tmp_path).free < 8 * 2**30:
-        pytest.skip("needs 16 GiB of memory and 8 GiB of disk that nobody else uses")
-    (tmp_path / "net.py").write_text(FACTORY)
-    names = dict[str, Any]()
-    exec(FACTORY, names)
-    with torch.device("meta"):
-        shapes = {name: value.shape for name, value in names["Classifier"]().state_dict().items()}
-    weights = tmp_path / "weights.safetensors"
-    try:
-        size = _write_weights(shapes, weights)
-        words = ["analyze", str(weights), "--model", f"{tmp_path}/net.py:make", "--data", f"{tmp_path}/net.py:examples"]
-        words += ["--eigenvalues", "0", "-b", "4", "--dtype", precision, "-o", str(tmp_path / "trend.csv")]
-        command = [sys.executable, "-m", "fisher_cli", *words]
-        found = subprocess.run(command, capture_output=True, text=True, check=False)
-    finally:
-        weights.unlink(missing_ok=True)
-    assert found.returncode == 0, found.stderr
-    record = json.loads((tmp_path / "trend.meta.json").read_text())
-    [row] = csv.DictReader((tmp_path / "trend.csv").read_text().splitlines())
-    peak = record["run"]["peak_memory_bytes"]
-    record_property("peak", f"{size:,} parameters in {precision}: {peak / 2**30:.2f} GiB; {found.stderr}")
-    assert size > 10**9
-    assert float(row["trace_true"]) > 0
-    assert peak <= 15 * 2**30
+def test_the_traces_of_a_hundred_million_parameters(record_property: Callable[..., None]) -> None:
+    size, vectors = vectors_of_the_traces(960, 9)
+    record_property("peak", f"{size:,} parameters: {vectors:.2f} vectors")
+    assert size > 99_000_000
+    assert vectors <= VECTORS
+
+
+@pytest.mark.parametrize("form", ["safetensors", "pt"])
+def test_a_file_is_held_once_beside_its_tensors_while_it_is_read(form: str, tmp_path: Path) -> None:
+    """Bytes of Python, and tensors that torch has allocated: 32 layers of a mebibyte each."""
+    layers = nn.Sequential(*[nn.Linear(512, 512, bias=False) for _ in range(32)])
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def make(): return nn.Sequential(*[nn.Linear(512, 512, bias=False) for _ in range(32)])\n"
+    )
+    networks, path = Networks(f"{tmp_path}/net.py:make", {}), tmp_path / f"a.{form}"
+    save = safetensors.torch.save_file if form == "safetensors" else torch.save
+    save(layers.state_dict(), path)
+
+    def loaded() -> nn.Module:
+        checkpoint = load_checkpoint(find_checkpoints([path])[0])
+        return networks.load(networks.architecture(checkpoint), checkpoint)
+
+    loaded()  # what the first time imports
+    with LiveMemory() as memory:
+        tracemalloc.start()
+        loaded()
+        left, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak + memory.peak <= 2.1 * path.stat().st_size
+    assert left + memory.now <= 0.1 * path.stat().st_size
 
 
 # The goal for the leading eigenvalues: beside the parameters themselves.
 DUAL_VECTORS = 6.0
 
 
-def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def vectors_of_the_dual(width: int) -> tuple[int, float, int]:
+    """Parameters, vectors alive at once beside them, and products, for ten eigenvalues by the dual."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(before, after) for before, after in pairwise((784, width, width, 10))]
+    network = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
+    x, y = torch.randn(16, 784), torch.arange(16) % 10
+    size = sum(each.numel() for each in network.parameters())
+    with LiveMemory() as memory:
+        found = matrices(pose(network, TensorData(x, y)))[0].leading(10, route=Route.DUAL)
+    assert found.converged
+    assert bool((found.residuals <= 1e-3 * found.values[0]).all())
+    return size, memory.peak / size / 4, found.products
+
+
+def test_eigenvalues_by_the_dual_take_a_few_vectors_of_the_parameters() -> None:
+    """Its own vectors are as long as there are columns."""
+    size, vectors, _ = vectors_of_the_dual(1200)
+    assert size > 2_000_000
+    assert vectors <= DUAL_VECTORS
 
 
 @pytest.mark.long
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_ten_eigenvalues_of_a_hundred_million_parameters(tmp_path: Path, record_property: Callable[..., None]) -> None:
-    """By the dual, whose vectors are as long as there are columns: at most six vectors of the parameters' length."""
-
-    def wide(width: int) -> nn.Module:
-        torch.manual_seed(0)
-        widths = (784, width, width, 10)
-        layers = [nn.Linear(before, after) for before, after in pairwise(widths)]
-        return nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
-
-    def work() -> None:
-        torch.set_num_threads(1)
-        x, y = torch.randn(16, 784), torch.arange(16) % 10
-        matrices(pose(wide(32), TensorData(x, y)))[0].leading(3, route=Route.DUAL)  # what the first use loads
-        network = wide(9610)
-        size, before = sum(each.numel() for each in network.parameters()), _resident()
-        found = matrices(pose(network, TensorData(x, y)))[0].leading(10, route=Route.DUAL)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        assert found.converged
-        assert bool((found.residuals <= 1e-3 * found.values[0]).all())
-        (tmp_path / "found").write_text(f"{size} {peak - before} {found.products}")
-
-    assert in_child(work) == 0
-    size, extra, products = map(int, (tmp_path / "found").read_text().split())
-    words = f"{size:,} parameters: {extra / size / 4:.2f} vectors in {products} products"
-    print(words)
-    record_property("dual", words)
+def test_ten_eigenvalues_of_a_hundred_million_parameters(record_property: Callable[..., None]) -> None:
+    size, vectors, products = vectors_of_the_dual(9610)
+    record_property("dual", f"{size:,} parameters: {vectors:.2f} vectors in {products} products")
     assert size > 99_000_000
-    assert extra <= DUAL_VECTORS * 4 * size
+    assert vectors <= DUAL_VECTORS
 
 
 class _Residual(nn.Module):
@@ -205,41 +143,22 @@ class _Residual(nn.Module):
         return outputs
 
 
-@pytest.mark.long
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_recomputed_activations_take_less_the_deeper_a_network_is(
-    tmp_path: Path, record_property: Callable[..., None]
-) -> None:
-    """Traces of eight images by ten classes, in processes of their own; a network of four times the depth."""
-
-    def work(depth: int, activations: Activations) -> None:
-        torch.set_num_threads(1)
-        torch.manual_seed(0)
-        blocks = [_Residual(16) for _ in range(depth)]
-        network = nn.Sequential(nn.Conv2d(3, 16, 3), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
-        data = TensorData(torch.randn(8, 3, 66, 66), torch.arange(8) % 10)
-        settings = Settings(eigenvalues=0, data="tensors")
-        measure(_small(), data, settings, batch_size=8)  # what the first use loads
-        before, start = _resident(), time.perf_counter()
-        found = measure(network, data, settings, batch_size=8, activations=activations)
-        seconds = time.perf_counter() - start
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        assert found.trace is not None
-        (tmp_path / "found").write_text(f"{peak - before} {seconds} {found.trace.true.value!r}")
-
-    taken: dict[tuple[int, Activations], tuple[float, float, str]] = {}
-    for depth in (16, 64):
+def test_recomputed_activations_take_less_the_deeper_a_network_is(record_property: Callable[..., None]) -> None:
+    """Traces of eight images by ten classes, in a network of four times the depth."""
+    taken: dict[tuple[int, Activations], tuple[int, float]] = {}
+    for depth in (8, 32):
         for activations in Activations:
-            assert in_child(lambda depth=depth, activations=activations: work(depth, activations)) == 0  # type: ignore[misc]
-            size, seconds, value = (tmp_path / "found").read_text().split()
-            taken[depth, activations] = int(size) / MEBIBYTE, float(seconds), value
-            words = f"{depth} blocks, {activations}: {int(size) / MEBIBYTE:,.0f} MiB, {float(seconds):.1f} s"
-            print(words)
-            record_property(f"{depth} {activations}", words)
-        assert taken[depth, Activations.KEEP][2] == taken[depth, Activations.RECOMPUTE][2]
-    kept, anew = (taken[64, each][0] - taken[16, each][0] for each in (Activations.KEEP, Activations.RECOMPUTE))
+            torch.manual_seed(0)
+            blocks = [_Residual(8) for _ in range(depth)]
+            ends = nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)
+            network = nn.Sequential(ends[0], *blocks, *ends[1:])
+            data = TensorData(torch.randn(8, 3, 18, 18), torch.arange(8) % 10)
+            settings = Settings(eigenvalues=0, data="tensors")
+            with LiveMemory() as memory:
+                found = measure(network, data, settings, batch_size=8, activations=activations)
+            assert found.trace is not None
+            taken[depth, activations] = memory.peak, found.trace.true.value
+            record_property(f"{depth} {activations}", f"{memory.peak / MEBIBYTE:.1f} MiB")
+        assert taken[depth, Activations.KEEP][1] == taken[depth, Activations.RECOMPUTE][1]
+    kept, anew = (taken[32, each][0] - taken[8, each][0] for each in (Activations.KEEP, Activations.RECOMPUTE))
     assert anew <= kept / 2.5
-
-
-def _small() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))

@@ -1,23 +1,16 @@
 """Ten, a thousand and 21,841 classes: nothing of the size of classes × classes, or classes × parameters."""
 
-import json
-import os
-import resource
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import nn
 
 from fisher_cli.curvature.problem import Problem, TensorData, pose
 from fisher_cli.curvature.traces import Sweep, sweep
+from tests.live_memory import LiveMemory
 from tests.reference import reference
-from tests.test_records import in_child
 
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 COUNTS = (10, 1_000, 21_841)
 BATCH, EXAMPLES, WIDTH = 8, 64, 8
 MEBIBYTE = 2**20
@@ -38,25 +31,10 @@ def problem(classes: int, batch: int = BATCH, scale: float = 1.0, dtype: torch.d
     return pose(net, TensorData(inputs, labels), batch_size=batch, dtype=dtype)
 
 
-class Seen(TorchDispatchMode):
-    """The largest tensor that operations return, and how many values they return together."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.largest = self.values = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = function(*args, **(kwargs or {}))
-        for each in found if isinstance(found, tuple | list) else [found]:
-            if isinstance(each, Tensor):
-                self.largest = max(self.largest, each.untyped_storage().nbytes())
-                self.values += each.numel()
-        return found
-
-
-def seen(classes: int, batch: int) -> tuple[Seen, Sweep]:
-    with Seen() as mode:
-        return mode, sweep(problem(classes, batch), estimator="auto", verify=False)
+def seen(classes: int, batch: int) -> tuple[LiveMemory, Sweep]:
+    posed = problem(classes, batch)
+    with LiveMemory() as memory:
+        return memory, sweep(posed, estimator="auto", verify=False)
 
 
 def test_no_tensor_is_classes_squared_and_work_grows_in_proportion(record_property: Callable[..., None]) -> None:
@@ -71,24 +49,17 @@ def test_no_tensor_is_classes_squared_and_work_grows_in_proportion(record_proper
     assert growth <= 1.3 * expected
 
 
-def test_memory_beside_the_network_is_a_few_outputs(tmp_path: Path, record_property: Callable[..., None]) -> None:
-    """L3: at most four times B·C floats and 200 MiB, in a process of its own."""
-
-    def work() -> None:
-        found = {}
-        sweep(problem(3), estimator="deflated")  # what the first use of torch loads
-        for classes in COUNTS:
-            posed = problem(classes)
-            before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def test_memory_beside_the_network_grows_with_its_outputs_alone(record_property: Callable[..., None]) -> None:
+    """L3: eighty times the outputs of a batch, the cotangents of all directions and the last layer included."""
+    peaks = {}
+    for classes in COUNTS:
+        posed = problem(classes)
+        with LiveMemory() as memory:
             sweep(posed, estimator="deflated")
-            found[classes] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-        (tmp_path / "found.json").write_text(json.dumps(found))
-
-    assert in_child(work) == 0
-    found = json.loads((tmp_path / "found.json").read_text())
-    record_property("L3", ", ".join(f"{classes}: {extra / MEBIBYTE:.0f} MiB" for classes, extra in found.items()))
-    for classes, extra in found.items():
-        assert extra <= 4 * BATCH * int(classes) * 4 + 200 * MEBIBYTE, (classes, extra)
+        peaks[classes] = memory.peak
+    record_property("L3", ", ".join(f"{classes}: {peak / MEBIBYTE:.1f} MiB" for classes, peak in peaks.items()))
+    for classes, peak in peaks.items():
+        assert peak <= 80 * BATCH * classes * 4 + MEBIBYTE, (classes, peak)
 
 
 def test_ten_classes_are_those_of_the_dense_fisher() -> None:

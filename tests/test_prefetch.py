@@ -1,11 +1,11 @@
 """Batches made ready ahead: the same, in the same order, with the same errors."""
 
 import threading
-import time
 
 import pytest
 
 from fisher_cli.curvature.prefetch import one_ahead
+from tests.waiting import until
 
 
 def test_results_come_in_order_and_no_more_than_one_ahead() -> None:
@@ -17,9 +17,7 @@ def test_results_come_in_order_and_no_more_than_one_ahead() -> None:
 
     for step, found in enumerate(one_ahead(make, range(6))):
         assert found == step * step
-        deadline = time.monotonic() + 5
-        while len(made) < min(6, step + 2) and time.monotonic() < deadline:
-            time.sleep(0.001)
+        until(lambda step=step: len(made) >= min(6, step + 2))  # type: ignore[misc]
         assert made == list(range(min(6, step + 2)))
 
 

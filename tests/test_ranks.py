@@ -21,6 +21,7 @@ from fisher_cli.records import read_records
 from fisher_cli.seal import SEAL
 from tests.rank_runs import AS_LARGE, TASKS
 from tests.shared_gradient_runs import as_large
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "sample_checkpoints"
@@ -110,7 +111,7 @@ def together(folder: Path, ranks: int, *, long: bool = False) -> tuple[Path, lis
         else:
             (here / "tasks.json").write_text(json.dumps([*words, *([] if long else TASKS)]))
             process = torchrun(ranks, "tests.rank_runs", "tasks.json", cwd=here)
-            out, err = process.communicate(timeout=600)
+            out, err = process.communicate(timeout=PATIENCE)
             assert process.returncode == 0, err
             done = json.loads((here / "tasks.done").read_text())
             assert done[: len(words)] == [0] * len(words), err

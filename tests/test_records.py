@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import random
 import signal
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from fisher_cli import durable
 from fisher_cli.errors import LockedError, RecordError
 from fisher_cli.records import Journal, Key, Record, journal_folder, open_journal, read_records
 from fisher_cli.results import Estimate, Measurement, Predictions, Status
+from tests.waiting import PATIENCE
 
 ASKED = {"settings": {"limit": 100, "data": "digits"}, "data": {"identity": "sha256:ab"}, "torch": "2.14"}
 PRIMITIVES = ("create", "create_folder", "write", "sync", "rename", "remove", "sync_folder")
@@ -226,7 +226,7 @@ def test_three_hundred_corruptions_give_no_wrong_number(
     assert outcomes["refused"] > 4
 
 
-def race(folder: Path, gate: Any, results: Any) -> None:
+def race(folder: Path, gate: Any, results: Any, over: Any) -> None:
     gate.wait()
     try:
         journal = open_journal(folder, ASKED)
@@ -234,7 +234,7 @@ def race(folder: Path, gate: Any, results: Any) -> None:
         results.put(str(error))
     else:
         results.put("")
-        time.sleep(0.3)
+        over.wait(PATIENCE)  # until the others have been refused
         journal.close()
 
 
@@ -243,12 +243,14 @@ def test_of_racing_writers_one_wins(tmp_path: Path) -> None:
     """D7: the others are told who it is."""
     context = multiprocessing.get_context("fork")
     for trial in range(5):
-        folder, results, gate = tmp_path / f"{trial}.journal", context.Queue(), context.Event()
-        racers = [context.Process(target=race, args=(folder, gate, results)) for _ in range(2 + trial)]
+        folder, results = tmp_path / f"{trial}.journal", context.Queue()
+        gate, over = context.Event(), context.Event()
+        racers = [context.Process(target=race, args=(folder, gate, results, over)) for _ in range(2 + trial)]
         for racer in racers:
             racer.start()
         gate.set()
-        found = [results.get(timeout=20) for _ in racers]
+        found = [results.get(timeout=PATIENCE) for _ in racers]
+        over.set()
         for racer in racers:
             racer.join()
         assert found.count("") == 1

@@ -11,6 +11,7 @@ from fisher_cli.cli.app import app
 from fisher_cli.launch import Launch
 from fisher_cli.records import read_records
 from tests.test_ranks import MLP, SAMPLES, assert_equal, torchrun
+from tests.waiting import PATIENCE
 
 CKPTS = [*MLP[:2], f"{SAMPLES}/digits-clean/step_00704.pt", MLP[2]]
 WORDS = [*CKPTS, "--limit", "61", "-b", "8", "--eigenvalues", "2"]
@@ -31,7 +32,7 @@ def test_two_shards_of_two_ranks_each_are_one_process(tmp_path: Path, monkeypatc
     empty = [["analyze", *FEW, "--shard", f"{index}/2", "-o", f"few-{index}.csv"] for index in (1, 2)]
     Path("tasks.json").write_text(json.dumps([*shards, shards[1], *empty]))
     process = torchrun(2, "tests.rank_runs", "tasks.json", cwd=tmp_path)
-    _, err = process.communicate(timeout=300)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert json.loads(Path("tasks.done").read_text()) == [0] * 5, err
     assert err.count("shard 2/2: 2 of 4 checkpoints, 61 of 1400 examples") == 2

@@ -1,21 +1,24 @@
 """Reads files in child processes that are limited, measured and watched: `python -m tests.attacks.child` < jobs.
 
 A job is a list of paths, all given at once as a user would. Each is answered by one line of JSON: what became of every
-file, the events that Python's audit hook saw, seconds of processor time, peak memory, and how the process ended.
+file, the events that Python's audit hook saw, function calls, bytes held at once, and how the process ended.
 """
 
 import hashlib
 import json
 import os
 import resource
+import signal
 import sys
 from pathlib import Path
 
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
 from fisher_cli.inputs.formats.files import one_line
+from tests.effort import Effort
 
-SECONDS, ADDRESS_SPACE = 10, 6 << 30
+# They only end what hangs: of the processor, and by the clock where it waits.
+SECONDS, ADDRESS_SPACE = 120, 6 << 30
 WATCHED = (
     "exec",
     "compile",
@@ -30,8 +33,14 @@ WATCHED = (
 WATCHED_PREFIXES = ("socket.", "pickle.", "ctypes.", "urllib.", "marshal.", "code.", "shutil.", "os.remove", "os.mkdir")
 
 
-def limit() -> None:
+def end_what_hangs() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(10 * SECONDS)
+
+
+def limit() -> None:
+    end_what_hangs()
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
@@ -69,11 +78,15 @@ def answer(paths: list[str]) -> list[dict[str, str]]:
 def run(job: list[str], out: int) -> None:
     limit()
     seen = watch()
+    result: dict[str, object]
+    effort = Effort()
     try:
-        rows = answer(job)
-        result: dict[str, object] = {"rows": rows, "events": list(seen)}
+        with effort.counting():
+            rows = answer(job)
+        result = {"rows": rows}
     except BaseException as error:
-        result = {"escaped": f"{type(error).__name__}: {error}"[:300], "events": list(seen)}
+        result = {"escaped": f"{type(error).__name__}: {error}"[:300]}
+    result |= {"events": list(seen), "calls": effort.calls, "bytes": effort.bytes}
     os.write(out, json.dumps(result).encode())
 
 
@@ -90,18 +103,15 @@ def isolated(job: list[str]) -> dict[str, object]:
     os.close(writing)
     with open(reading, "rb") as file:
         text = file.read()
-    _, status, usage = os.wait4(process, 0)
+    _, status = os.waitpid(process, 0)
     result: dict[str, object] = json.loads(text) if text else {}
-    return result | {
-        "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
-        "seconds": usage.ru_utime + usage.ru_stime,
-        "peak": usage.ru_maxrss << 10,
-    }
+    return result | {"signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0}
 
 
 def main() -> None:
     jobs = json.load(sys.stdin)
-    answer(jobs[0])  # what is imported late is imported now
+    with Effort().counting():
+        answer(jobs[0])  # what is imported late is imported now
     one_line("\x1b")  # so is the codec that escapes names
     for job in jobs:
         sys.stdout.write(json.dumps(isolated(job)) + "\n")
