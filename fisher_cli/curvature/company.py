@@ -16,6 +16,8 @@ from fisher_cli.errors import CoupledExamplesError
 # network that cannot be copied is not looked at again: what its own precision may make of deep networks is accepted.
 SUSPICIOUS = {torch.bfloat16: 0.2, torch.float32: 1e-5, torch.float64: 1e-9}
 ACCEPTED = {torch.bfloat16: 0.2, torch.float32: 1e-3, torch.float64: 1e-7}
+# Evaluations one after the other of a network that keeps something between them.
+LATER = 4
 # Suspicious examples that are looked at again.
 LOOKED_AT = 4
 
@@ -27,27 +29,36 @@ def outputs_of(problem: Problem, inputs: Tensor) -> Tensor:
 
 
 def refuse_state(problem: Problem, inputs: Tensor) -> None:
-    """Evaluate one batch twice, and a third time where the second left something behind in the network.
+    """Evaluate one batch with gradients and without, and some times more where that left something in the network.
 
     Raises:
         CoupledExamplesError: the outputs differ; what the network keeps is named.
     """
-    once = outputs_of(problem, inputs)
+    with reproducible_kernels():
+        once = problem.forward(inputs).detach()
     with reproducible_kernels(), torch.no_grad():
         try:
             again = as_outputs(evaluated(problem.model, inputs), len(inputs))
             changed = problem.state.changed()
-            later = as_outputs(evaluated(problem.model, inputs), len(inputs)) if changed else again
+            later = [as_outputs(evaluated(problem.model, inputs), len(inputs)) for _ in range(LATER if changed else 0)]
         finally:
             problem.state.restore()
-    limit = ACCEPTED[problem.dtype] * float(once.abs().amax())
+    limit = SUSPICIOUS[problem.dtype] * float(once.abs().amax())
     if float((once - again).abs().amax()) > limit:
+        with reproducible_kernels():
+            is_steady = float((once - problem.forward(inputs).detach()).abs().amax()) <= limit
+        if is_steady:
+            msg = (
+                "the network's outputs are others where gradients are on: its forward pass asks for that, and the "
+                "Fisher would be of another network than the one that is evaluated"
+            )
+            raise CoupledExamplesError(msg)
         msg = (
             "the network's outputs change from one evaluation to the next: its forward pass draws random numbers or "
             "keeps state outside of its modules, and no Fisher belongs to it; make it deterministic in evaluation mode"
         )
         raise CoupledExamplesError(msg)
-    if float((once - later).abs().amax()) > limit:
+    if any(float((once - other).abs().amax()) > limit for other in later):
         names = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
         msg = (
             f"the network keeps state between calls, and its outputs depend on it: {names}; the Fisher of an example "

@@ -110,6 +110,15 @@ def _contents_differ(before: Any, now: Any) -> bool:
     return any(now.get(key) is not value for key, value in before.items())
 
 
+def derives_weights(module: nn.Module) -> bool:
+    """Whether being put into another mode may change its weights: it does more then than torch's own."""
+    return type(module).train is not nn.Module.train
+
+
+def _has_max_norm(module: nn.Module) -> bool:
+    return isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.max_norm is not None
+
+
 @contextmanager
 def given_back(model: nn.Module) -> Iterator[None]:
     """Leave a network as it came: mode, precision, device, values, buffers, attributes, `requires_grad`.
@@ -118,12 +127,11 @@ def given_back(model: nn.Module) -> Iterator[None]:
     """
     random = RandomState.now(torch.device("cpu"))
     parameters = [(parameter, parameter.data, parameter.requires_grad) for parameter in model.parameters()]
-    # A forward pass shortens the rows of such an embedding in place.
-    shortened = [
-        (module.weight.data, module.weight.detach().clone())
-        for module in model.modules()
-        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.max_norm is not None
-    ]
+    # Values that evaluation may change in place: rows of such an embedding are shortened, low-rank updates are merged.
+    changing = [module for module in model.modules() if _has_max_norm(module) or derives_weights(module)]
+    values_kept = {
+        id(values): (values, values.clone()) for module in changing for values in (p.data for p in module.parameters())
+    }
     state = NetworkState(model)
     buffers = [
         (module, name, buffer, None if buffer is None or buffer.is_meta else buffer.detach().clone())
@@ -136,8 +144,9 @@ def given_back(model: nn.Module) -> Iterator[None]:
         for parameter, values, requires_grad in parameters:
             parameter.data = values
             parameter.requires_grad_(requires_grad)
-        for place, length_kept in shortened:
-            place.copy_(length_kept)
+        for place, kept in values_kept.values():
+            if not torch.equal(place, kept):
+                place.copy_(kept)
         state.restore()
         for module, name, buffer, before in buffers:
             module._buffers[name] = buffer

@@ -221,8 +221,8 @@ class Problem:
 
 
 def widened(values: Tensor) -> Tensor:
-    """Values of bfloat16 as float32, all others as they are."""
-    return values.float() if values.dtype is torch.bfloat16 else values
+    """Values of bfloat16 and float16 as float32, all others as they are."""
+    return values.float() if values.dtype in {torch.bfloat16, torch.float16} else values
 
 
 def as_outputs(raw: object, examples: int) -> Tensor:

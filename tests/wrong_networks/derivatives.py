@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.wrong_networks.networks import CLASSES, FEATURES, WIDTH, Change, Net, Network, Place, changed, data
+from tests.wrong_networks.networks import CLASSES, FEATURES, WIDTH, Change, Net, Network, Place, Verdict, changed, data
 
 FACTORS = (0.0, -1.0, 0.5, 0.9, 0.99, 0.999, 1.001, 1.01, 1.3, 2.0)
 
@@ -237,9 +237,12 @@ class Overwritten(Net):
 KIND = "wrong derivative"
 
 
-def case(name: str, make: Callable[[float], nn.Module], factor: float) -> Network:
+def case(name: str, make: Callable[[float], nn.Module], factor: float, must_be: Verdict = "refused") -> Network:
     """A network that takes a factor: its twin is the one with a factor of one."""
-    return Network(f"{name}, times {factor:g}", KIND, lambda: make(factor), twin=lambda: make(1.0))
+    precision = "float64" if must_be == "right or refused" else "float32"
+    return Network(
+        f"{name}, times {factor:g}", KIND, lambda: make(factor), must_be, lambda: make(1.0), precision=precision
+    )
 
 
 def at(name: str, place: Place, make: Callable[[float], Change], factor: float) -> Network:
@@ -263,8 +266,8 @@ NETWORKS = [
     *(at("backward of channel 3 alone", "middle", lambda f: for_the_channel(3, f), factor) for factor in (0, 0.99, 2)),
     *(at("backward of the last class alone", "late", lambda f: for_the_channel(2, f), factor) for factor in (0, 1.01)),
     *(at("a hook on a tensor inside forward", "middle", hooked, factor) for factor in (0.0, 0.999, 1.3)),
-    *(case("a full backward hook of a module", ModuleHook, factor) for factor in (0.5, 1.01)),
-    case("a full backward pre-hook of a module", ModulePreHook, 1.3),
+    *(case("a full backward hook of a module", ModuleHook, factor, "right or refused") for factor in (0.5, 1.01)),
+    case("a full backward pre-hook of a module", ModulePreHook, 1.3, "right or refused"),
     *(case("backward in a network of kinks", Rectified, factor) for factor in (0.0, 0.99, 1.01, -1.0)),
     *(case("backward before a layer norm", Normalised, factor) for factor in (0.0, 1.01)),
     *(case("backward of a branch with a tiny share", lambda f: Faint(f, 1e-4), factor) for factor in (0.0, 1.3, 100.0)),

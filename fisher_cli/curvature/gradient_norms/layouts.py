@@ -17,7 +17,7 @@ from fisher_cli.curvature.kernels import network_is_in_tf32
 
 # Largest accepted deviation from the ratios, relative to the largest entry of the example's cotangent; a wrong layout
 # is off by the spread of the ratios, about a third.
-TOLERANCE = {torch.bfloat16: 0.1, torch.float32: 1e-3, torch.float64: 1e-7}
+TOLERANCE = {torch.bfloat16: 0.1, torch.float16: 0.02, torch.float32: 1e-3, torch.float64: 1e-7}
 TF32_TOLERANCE = 0.05
 # An example counts as if its largest entry were at least this share of the largest of all.
 SMALLEST_EXAMPLE = 1e-5

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from fisher_cli.curvature.company import refuse_coupling_in, refuse_state
+from fisher_cli.curvature.company import outputs_of, refuse_coupling_in, refuse_state
 from fisher_cli.curvature.finite_differences import derivatives_by_tensor
 from fisher_cli.curvature.gradient_norms import per_example
 from fisher_cli.curvature.gradient_norms.engine import Engine
+from fisher_cli.curvature.gradient_norms.plan import UNUSED
 from fisher_cli.curvature.kernels import reproducible_kernels
 from fisher_cli.curvature.memory import raise_if_out_of_memory
+from fisher_cli.curvature.network_state import derives_weights
 from fisher_cli.curvature.problem import Batch, Problem
 from fisher_cli.errors import VerificationError
 from fisher_cli.results import Check, Outcome
@@ -236,9 +238,44 @@ def check(engine: Engine, *, unchecked: Iterable[str] = (), derivatives: bool = 
         checker.compare(few, range(len(few)), directions, evaluated.norms(directions))
     engine.unchecked |= checker.unchecked
     if derivatives and not problem.is_large:
+        refuse_kept_weights(problem, [name for name in problem.parameters if engine.methods[name] == {UNUSED}], few)
         checker.derivatives = len(problem.parameters)
         checker.undecided = check_derivatives(problem)
     return checker
+
+
+def refuse_kept_weights(problem: Problem, unused: Sequence[str], batch: Batch) -> None:
+    """Move parameters that no output depends on in a copy, put it into training mode and back, and look at the outputs.
+
+    Raises:
+        VerificationError: they are others: weights are computed from these parameters once, in evaluation mode.
+    """
+    if not unused or not any(derives_weights(module) for module in problem.model.modules()):
+        return
+    double = in_double(problem)
+    if double is None:
+        return
+    inputs = _double(batch.inputs)
+    before = outputs_of(double, inputs)
+    for name in unused:
+        parameter = double.parameters[name]
+        kept = parameter.detach().clone()
+        with torch.no_grad():
+            double.model.train()
+            parameter.mul_(1.5).add_(0.1)
+            double.model.eval()
+            double.state.renew()
+            moved = outputs_of(double, inputs)
+            double.model.train()
+            parameter.copy_(kept)
+            double.model.eval()
+            double.state.renew()
+        if float((moved - before).abs().amax()) > 1e-6 * float(before.abs().amax()):
+            msg = (
+                f"{name}: the network computes weights from it when it is put into evaluation mode and keeps them, so "
+                "that its gradient is zero; compute them in the forward pass, or leave this tensor out with --exclude"
+            )
+            raise VerificationError(msg)
 
 
 def check_derivatives(problem: Problem) -> tuple[str, ...]:

@@ -24,7 +24,12 @@ def derivatives(subject: Subject) -> Identity:
     twin = subject.plain
     count = min(len(twin), EXAMPLES if subject.problem.size <= LARGE else EXAMPLES_OF_LARGE)
     some = twin.at(torch.linspace(0, len(twin) - 1, count).round().long())
+    # Every tensor by itself on some examples, and all tensors together on all: a backward that is wrong for one example
+    # is wrong for it alone.
     found = derivatives_by_tensor(some.outputs, some.parameters, seed=subject.seed)
+    if len(twin) > count and subject.problem.size <= LARGE:
+        together = derivatives_by_tensor(twin.outputs, twin.parameters, seed=subject.seed, most_groups=1)
+        found += tuple(each for each in together if each.outcome is Outcome.FAILED)
     worst = max(found, key=_badness)
     names = {outcome: [name for each in found if each.outcome is outcome for name in each.names] for outcome in Outcome}
     failed, undecided = names[Outcome.FAILED], names[Outcome.UNDECIDED]
@@ -33,7 +38,8 @@ def derivatives(subject: Subject) -> Identity:
         reason = causes.training_mode(subject) or f"{causes.listed(failed)}: {worst.reason}"
     elif undecided:
         reason = f"{causes.listed(undecided)}: {worst.reason}"
-    why = f"bends and rounding of the outputs, measured; {len(found)} tensors, {count} examples, h = {worst.step:.0e}"
+    what = f"{len(twin.parameters)} tensors, {count} examples, h = {worst.step:.0e}"
+    why = f"bends and rounding of the outputs, measured; {what}"
     if beside := [name for each in found if each.is_beside for name in each.names]:
         why += f"; {causes.listed(beside)} next to θ, where no unit is exactly at a kink (zero)"
     return STATEMENT.with_sides(worst.outcome, worst.autograd, worst.finite, worst.error, worst.tolerance, why, reason)
