@@ -17,6 +17,8 @@ from pathlib import Path
 PACKAGE = "fisher_cli"
 # The modules whose `check` looks at every trace as it is made.
 CHECKS = ("curvature.gradient_norms.verification", "curvature.consistency")
+# Those that are planted in what checks and what is checked with them on.
+OF_CHECKS = (*CHECKS, "curvature.company")
 
 _WHERE = re.compile(r"in ([\w.]+): (.*)", re.DOTALL)
 _WILDCARD = re.compile(r"_[A-Z]")
@@ -40,7 +42,7 @@ class Mutation:
     @property
     def is_in_a_check(self) -> bool:
         """Whether the error is in one of the run-time checks, which must then be on."""
-        return self.module in CHECKS
+        return self.module in OF_CHECKS
 
     def planted(self, root: Path) -> tuple[str, ast.Module]:
         """The module of the package in this folder that has what is edited, and its syntax tree with the error.
