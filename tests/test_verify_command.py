@@ -240,5 +240,21 @@ def test_of_several_checkpoints_the_worst_is_shown_and_failures_are_all_named() 
     broken = replace(first, verdict=Outcome.FAILED, error=0.5, reason="because of this")
     spoiled = replace(last, verification=replace(last.verification, identities=(broken, *others)))
     printed = " ".join(drawn([analysis.measurements[0], spoiled], 100).split())
-    assert "✗ step 1760: evaluation mode: because of this" in printed
+    assert "✗ step 1760: chance: because of this" in printed
     assert "1 of 52 identities fail, at 1 of 2 checkpoints" in printed
+
+
+def test_an_undecided_identity_is_neither_a_pass_nor_a_failure() -> None:
+    analysis = verified(CLEAN, limit=3, include="5.*")
+    measurement = analysis.measurements[0]
+    assert measurement.verification is not None
+    first, *others = measurement.verification.identities
+    unsure = replace(first, verdict=Outcome.UNDECIDED, reason="rounding hides it")
+    found = replace(measurement, verification=replace(measurement.verification, identities=(unsure, *others)))
+    again = replace(analysis, measurements=(found,))
+    assert again.verified
+    assert again.identities["verdict"][0] == "undecided"
+    printed = " ".join(drawn([found], 100).split())
+    assert "? step 66: chance: rounding hides it" in printed
+    passed = found.verification.count(Outcome.PASSED) if found.verification else 0
+    assert f"All {passed} identities that can be decided hold; 1 more is undecided;" in printed

@@ -41,7 +41,7 @@ def verify(
 ) -> None:
     """Check on your own network that the numbers are right: identities, each with both sides, error and tolerance.
 
-    Exit code 4 if one fails. Example: fisher verify ckpts/last.pt --data cifar10 --model resnet18
+    Exit code 4 if one fails, 0 if undecided. Example: fisher verify ckpts/last.pt --data cifar10 --model resnet18
     """  # noqa: DOC501 - this text is the command's help
     settings = replace(
         settings, limit=positive(limit, "--limit", "all"), precision=read_precision(precision), verify=True
