@@ -1,6 +1,6 @@
 """What all checks of a run cost together: the same run with them and without, as a share of the whole.
 
-    python -m benchmarks.checks [--quick] [--only samples …] [--rounds 5] [--write]
+    python -m benchmarks.checks [--quick] [--only samples …] [--rounds 3] [--write]
 
 Process time on one thread; with and without take their turns in each round.
 """
@@ -29,7 +29,7 @@ from fisher_cli.settings import Resources, Settings
 SAMPLES = Path(__file__).parents[1] / "sample_checkpoints"
 RUNS = ("digits-clean", "digits-noisy", "digits-cnn")
 IMAGES, CLASSES = 500, 10
-ROUNDS = 5
+ROUNDS = 3
 QUICK_EXAMPLES = 32
 # The goal: the share of the whole that the checks may take.
 GOAL = 0.10
