@@ -14,6 +14,7 @@ from fisher_cli.curvature.gradient_norms.capture import recorded_calls
 from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.kernels import reproducible_kernels
 from fisher_cli.curvature.problem import TensorData, pose
+from fisher_cli.errors import ArchitectureError
 from tests.cases import Residual, Sequence
 
 
@@ -103,6 +104,27 @@ def test_an_error_of_the_receiver_is_not_hidden_and_no_hook_stays() -> None:
     with pytest.raises(ZeroDivisionError, match="edge"):
         cotangents_in_turn(outputs, edges, directions, fail)
     torch.autograd.grad(outputs, edges, directions[0])
+
+
+class OneWay(torch.autograd.Function):
+    """x ↦ x, without a way back."""
+
+    @staticmethod
+    def forward(_ctx: object, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(_ctx: object, _gradient: Tensor) -> Tensor:
+        msg = "there is no way back\nas the second line says"
+        raise RuntimeError(msg)
+
+
+def test_a_network_without_a_way_back_is_refused_in_one_line() -> None:
+    layer = nn.Linear(5, 3).double()
+    with recorded_calls(dict(layer.named_parameters())) as calls:
+        outputs = OneWay.apply(layer(torch.randn(3, 5, dtype=torch.float64)))
+    with pytest.raises(ArchitectureError, match=r"cannot go back through this network \(there is no way back\)"):
+        cotangents_in_turn(outputs, [call.edge for call in calls], outputs.detach().unsqueeze(0), lambda *_: None)
 
 
 class Undefined(torch.autograd.Function):

@@ -191,7 +191,15 @@ def test_weights_that_multiply_from_the_right_have_the_rule_of_linear_layers() -
 
 def rows_by_index(net: Network, ids: Tensor) -> Tensor:
     taken = net.table[ids].sum(1) + torch.index_select(net.other, 0, ids.reshape(-1)).reshape(len(ids), -1, 4).mean(1)
+    taken = taken + net.numbers[ids].mean(1, keepdim=True)
     return net.head(torch.tanh(taken + net.table[-1 - ids[:, 0]] + net.wide[ids.T].sum((0, 3))))
+
+
+def one_matrix_of_many(net: Network, ids: Tensor) -> Tensor:
+    """A stack of matrices of which a number picks one, and a filter that is complex."""
+    x = functional.linear(net.rows(ids).mean(1), net.stack[torch.tensor(1)])
+    filtered = torch.fft.irfft(torch.fft.rfft(x) * torch.view_as_complex(net.filter), n=4)
+    return net.head(torch.tanh(filtered))
 
 
 def rows_of_a_scaled_table(net: Network, ids: Tensor) -> Tensor:
@@ -216,8 +224,23 @@ def in_uneven_bags(net: Network, ids: Tensor) -> Tensor:
 
 EMBEDDINGS: dict[Callable[[Network, Tensor], Tensor], tuple[Callable[[], dict[str, Any]], dict[str, str]]] = {
     rows_by_index: (
-        lambda: {"table": draw(6, 4), "other": draw(6, 4), "wide": draw(6, 4, 2), "head": nn.Linear(4, 3)},
-        {"table": "embedding ×2", "other": "embedding", "wide": "embedding"},
+        lambda: {
+            "table": draw(6, 4),
+            "other": draw(6, 4),
+            "wide": draw(6, 4, 2),
+            "numbers": draw(6),
+            "head": nn.Linear(4, 3),
+        },
+        {"table": "embedding ×2", "other": "embedding", "wide": "embedding", "numbers": "embedding"},
+    ),
+    one_matrix_of_many: (
+        lambda: {
+            "rows": nn.Embedding(6, 4),
+            "stack": draw(2, 4, 4),
+            "filter": draw(3, 2),
+            "head": nn.Linear(4, 3),
+        },
+        {"rows.weight": "embedding", "stack": "parametrized-linear", "filter": "per-example"},
     ),
     rows_of_a_scaled_table: (
         lambda: {"table": draw(6, 4), "scale": draw(6, 1), "head": nn.Linear(4, 3)},
@@ -345,6 +368,21 @@ PARAMETRIZED: dict[str, tuple[Build, dict[str, str]]] = {
     "low rank": (
         lambda: made_of(parametrized(nn.Linear(5, 4), LowRank(4, 5))),
         {"2.parametrizations.weight.0.up": "parametrized-linear"},
+    ),
+    "scaled by a number": (
+        lambda: Network(
+            lambda net, x: net.head(functional.linear(x, net.scale * net.weight)) * torch.exp(net.temperature),
+            scale=draw(1)[0],
+            weight=draw(4, 15),
+            temperature=draw(1)[0],
+            head=nn.Linear(4, 3),
+        ),
+        {
+            "scale": "parametrized-linear",
+            "weight": "parametrized-linear",
+            "temperature": "parametrized-multiplied",
+            "head.weight": "linear",
+        },
     ),
     "standardised": (
         lambda: Network(standardised, conv=nn.Conv1d(1, 4, 3), head=nn.Linear(52, 3)),

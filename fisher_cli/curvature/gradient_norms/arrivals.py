@@ -15,6 +15,7 @@ from torch.func import vmap
 
 from fisher_cli.curvature.kernels import full_precision, reproducible_kernels
 from fisher_cli.curvature.memory import raise_if_out_of_memory
+from fisher_cli.errors import ArchitectureError
 
 Receive = Callable[[int, Tensor], None]
 """An edge's index and its cotangents of all directions, (K, …)."""
@@ -42,6 +43,7 @@ def cotangents_in_turn(outputs: Tensor, edges: Sequence[GradientEdge], direction
 
     Raises:
         RuntimeError: one that `receive` raised, as it is; so does every other error of its own.
+        ArchitectureError: torch's own backward pass fails, one direction at a time.
     """
     given, is_receiving = set[int](), False
 
@@ -61,7 +63,13 @@ def cotangents_in_turn(outputs: Tensor, edges: Sequence[GradientEdge], direction
             if is_receiving:
                 raise
         if len(given) < len(edges):
-            each = [_gradients(outputs, edges, direction) for direction in directions]
+            try:
+                each = [_gradients(outputs, edges, direction) for direction in directions]
+            except RuntimeError as error:
+                raise_if_out_of_memory(error)
+                reason = str(error).strip().partition("\n")[0]
+                msg = f"torch cannot go back through this network ({reason}): change that layer"
+                raise ArchitectureError(msg) from error
             with full_precision():
                 for index, gradients in enumerate(zip(*each, strict=True)):
                     once(index, torch.stack(gradients))

@@ -118,7 +118,7 @@ class _Recorder:
     def record(self, function: str, arguments: dict[str, Any], inputs: object, output: object, first: int) -> None:
         """Keep a call whose nodes begin with the sequence number `first`, if any of its arguments may have a gradient.
 
-        What a transform of torch.func works on is not kept: its graph is another one.
+        What a transform of torch.func works on is not kept, whose graph is another one, nor what is complex.
         """
         if self.depth or not isinstance(inputs, Tensor) or not isinstance(output, Tensor) or not output.requires_grad:
             return
@@ -137,7 +137,8 @@ class _Recorder:
     ) -> None:
         """The same of a tensor `output` whose cotangents the rule needs, and of what the function returned."""
         tensors = {name: value for name, value in arguments.items() if self.may_be_differentiated(value)}
-        if not tensors or any(map(is_functorch_wrapped_tensor, (inputs, output, *tensors.values()))):
+        every = (inputs, output, *tensors.values())
+        if not tensors or any(is_functorch_wrapped_tensor(each) or each.is_complex() for each in every):
             return
         # Asked for before the nodes are counted: that of a view changed in place is made now.
         entries = frozenset(get_gradient_edge(tensor).node for tensor in handed_out if tensor.requires_grad)
@@ -212,14 +213,16 @@ class _BareParameters(TorchFunctionMode):
             return True
         if not isinstance(value, Tensor) or not self._recorder.may_be_differentiated(value):
             return False
-        return value.dim() < output.dim() or (value.dim() == output.dim() and len(value) == 1)
+        return value.dim() < output.dim() or (value.dim() == output.dim() > 0 and len(value) == 1)
 
 
 def _rows_taken(args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Tensor | None:
     """The numbers of the rows that `table[ids]` or `index_select(table, 0, ids)` takes, from the start; else None."""
     table, *_, ids = args
     is_along_rows = len(args) == 2 or (len(args) == 3 and args[1] == 0)
-    if kwargs or not is_along_rows or not isinstance(ids, Tensor) or ids.dtype not in {torch.int32, torch.int64}:
+    if kwargs or not is_along_rows or not isinstance(ids, Tensor) or not ids.dim():
+        return None
+    if ids.dtype not in {torch.int32, torch.int64}:
         return None
     return ids.detach() % len(table)  # −1 is the last one
 

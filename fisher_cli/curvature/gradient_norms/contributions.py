@@ -245,7 +245,7 @@ class Rows:
 
     def projections(self, vector: Tensor) -> Tensor:
         """⟨g, V⟩ = Σ_l δ_lᵀ V_{id_l}, (K, B) in float64, for V in the parameter's shape."""
-        return _dots(self.cotangents, vector.flatten(1)[self.ids] * self.counted.unsqueeze(2))
+        return _dots(self.cotangents, vector.reshape(len(vector), -1)[self.ids] * self.counted.unsqueeze(2))
 
     def gradients(self, shape: torch.Size) -> Tensor:
         """The gradients themselves, (K, B, size)."""

@@ -69,7 +69,7 @@ def _pull_back_to(parameter: Tensor, sources: Sequence[Source]) -> Callable[[Seq
         total = sum(gradients[index] for index in itself)
         if not through:
             assert isinstance(total, Tensor)
-            return total.flatten(1)
+            return total.reshape(len(total), -1)
         given = [gradients[index].to(dtype) for index, dtype in zip(through, types, strict=True)]
         with reproducible_kernels():
             try:
@@ -77,6 +77,6 @@ def _pull_back_to(parameter: Tensor, sources: Sequence[Source]) -> Callable[[Seq
             except (RuntimeError, NotImplementedError) as error:  # torch's alone: nothing of ours runs in there
                 raise_if_out_of_memory(error)
                 found = torch.stack([one(*each) for each in zip(*given, strict=True)])
-        return (found + total).flatten(1)
+        return (found + total).reshape(len(found), -1)  # also of a parameter that is a single number
 
     return pull_back
