@@ -84,7 +84,10 @@ def unreliable(subject: Subject) -> str:
     limit = subject.saturated_tolerance(1e-9) + subject.lost_to_saturation()
     if abs(one - other) <= limit * max(sizes):
         return ""
-    return "torch's second derivatives of this network are not symmetric: a backward function lacks its own derivative"
+    return (
+        "torch's second derivatives of this network are not symmetric: a backward function lacks its own derivative, "
+        "or they are rounding or at a kink"
+    )
 
 
 def _judged(subject: Subject, statement: Statement, worst: Worst, theirs: list[dict[str, Tensor]]) -> Identity:
