@@ -353,8 +353,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
     ],
     "evaluation": [
         ("inputs given to a network that changes them", f"{NETWORK}[FirstInPlace-3]",
-         "    try:\n        return model(inputs.clone())\n    except ValueError",
-         "    try:\n        return model(inputs)\n    except ValueError"),
+         "in evaluated: with _A: return model(inputs.clone())", "with _A: return model(inputs)"),
     ],
     "gradients": [
         ("biased signal-to-noise ratio",

@@ -1,5 +1,8 @@
 """A forward pass of a network as it is in evaluation mode, with what goes wrong in it put into words."""
 
+import sys
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +23,8 @@ def evaluated(model: nn.Module, inputs: Tensor) -> object:
         ValueError: likewise.
     """
     try:
-        return model(inputs.clone())
+        with _graphs_that_can_be_kept():
+            return model(inputs.clone())
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
@@ -40,6 +44,16 @@ def evaluated(model: nn.Module, inputs: Tensor) -> object:
         return model(inputs.clone())
     finally:
         torch.set_default_dtype(before)
+
+
+def _graphs_that_can_be_kept() -> AbstractContextManager[object]:
+    """Let what torch.compile makes keep what a second backward pass needs; nothing where nothing is compiled."""
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    from torch._functorch import config
+
+    patched: AbstractContextManager[object] = config.patch(donated_buffer=False)
+    return patched
 
 
 def random_numbers(model: nn.Module, inputs: Tensor) -> str:
