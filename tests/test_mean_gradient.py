@@ -106,8 +106,10 @@ def test_whatever_the_order_all_is_added_once_and_read_as_it_is(ranks: int, seed
     parts = [[[(name, values[name][next(counters[name])]) for name in batch] for batch in plan] for plan in plans]
     data = TensorData(torch.ones(4, 2).double(), torch.arange(4) % 2)
 
+    models = [network() for _ in range(ranks)]  # which draws; a rank that draws meanwhile is not the others' network
+
     def work(world: Thread) -> list[Tensor]:
-        mean = SharedMeanGradient(pose(network(), data, batch_size=1, world=world))
+        mean = SharedMeanGradient(pose(models[world.rank], data, batch_size=1, world=world))
         mine = parts[world.rank]
         for batch in mean.adding(batches(len(mine))):
             for name, part in mine[batch.start]:
@@ -163,10 +165,10 @@ def test_ranks_meet_again_after_a_layer_that_only_one_of_them_takes(orders: list
 
 
 def test_it_is_shared_out_where_several_ranks_have_a_large_network() -> None:
-    data = TensorData(torch.ones(4, 2).double(), torch.arange(4) % 2)
+    data, models = TensorData(torch.ones(4, 2).double(), torch.arange(4) % 2), [network(), network()]
 
     def kind(world: World) -> type[MeanGradient]:
-        return type(mean_gradient(pose(network(), data, batch_size=1, world=world)))
+        return type(mean_gradient(pose(models[world.rank], data, batch_size=1, world=world)))
 
     assert in_threads(2, kind) == [MeanGradient] * 2
     with as_large():

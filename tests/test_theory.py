@@ -277,6 +277,4 @@ def test_t18_a_temperature_scales_the_last_layer(
     """τ⁻² mean (1 − ‖p_τ‖²)(‖h‖² + 1) for f/τ."""
     monkeypatch.setattr(heads, "TEMPERATURE", temperature)
     subject = Subject.of(problem_of(case_named(name)))
-    head = heads.find_head(subject)
-    assert head is not None
-    assert heads.tempered(subject, head).verdict is Outcome.PASSED
+    assert heads.tempered(subject).verdict is Outcome.PASSED

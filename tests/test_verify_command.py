@@ -132,7 +132,7 @@ def test_a_network_that_stays_in_training_mode_fails_in_these_words() -> None:
     found = analysis.identities.set_index("identity")
     assert found.loc["evaluation mode", "verdict"] == "fail"
     assert "behaves as in training mode" in found.loc["evaluation mode", "reason"]
-    with pytest.raises(CoupledExamplesError, match="behaves as in training mode: it cannot evaluate an example alone"):
+    with pytest.raises(CoupledExamplesError, match="normalises by the statistics of the batch"):
         verified(BatchStatistics(1), data, batch_size=3)
 
 

@@ -143,7 +143,8 @@ def _other_size(problem: Problem) -> int:
     size, most = min(problem.batch_size, problem.examples), min(problem.product_batch_size, problem.examples)
     if size == problem.examples:
         return math.ceil(size / 2)
-    return most if most != size else min(size + max(4, size // 2), problem.examples)
+    # Where more than these may not fit, fewer are taken; one or two get company, without gradients.
+    return most if most != size else min(size // 2 + 1 if size > 2 else 3, problem.examples)
 
 
 def _look_again(problem: Problem, example: int, difference: float) -> None:

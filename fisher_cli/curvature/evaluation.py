@@ -56,9 +56,16 @@ def _graphs_that_can_be_kept() -> AbstractContextManager[object]:
     return patched
 
 
-def random_numbers(model: nn.Module, inputs: Tensor) -> str:
-    """What to say of a network whose forward pass draws random numbers, with the module that does."""
-    return (
-        f"{first_to_draw(model, inputs)} draws random numbers in its forward pass: the outputs depend on chance, and "
-        "no Fisher belongs to them; make it deterministic in evaluation mode"
-    )
+def refuse_random_numbers(model: nn.Module, inputs: Tensor) -> None:
+    """Name the module whose forward pass draws random numbers, if it does so again.
+
+    Raises:
+        CoupledExamplesError: one does.
+    """
+    module = first_to_draw(model, inputs)
+    if module is not None:
+        msg = (
+            f"{module} draws random numbers in its forward pass: the outputs depend on chance, and no Fisher belongs "
+            "to them; make it deterministic in evaluation mode"
+        )
+        raise CoupledExamplesError(msg)

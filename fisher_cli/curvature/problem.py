@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fisher_cli.curvature.allocation import is_large, manage_freed_memory, trim
 from fisher_cli.curvature.backward import gradients_in_turn
 from fisher_cli.curvature.batching import automatic_batch_size, network_bytes, values_per_example
-from fisher_cli.curvature.evaluation import evaluated, random_numbers
+from fisher_cli.curvature.evaluation import evaluated, refuse_random_numbers
 from fisher_cli.curvature.kernels import reproducible_kernels
 from fisher_cli.curvature.likelihoods import Likelihood, likelihood_named
 from fisher_cli.curvature.memory import raise_if_out_of_memory
@@ -171,7 +171,7 @@ class Problem:
         finally:
             self.state.restore()
         if before.has_moved() and not self.may_draw:
-            raise CoupledExamplesError(random_numbers(self.model, inputs))
+            refuse_random_numbers(self.model, inputs)
         return as_outputs(raw, len(inputs))
 
     def double(self) -> "Problem":
@@ -324,7 +324,7 @@ def _probe(model: nn.Module, inputs: Tensor, like: Tensor, *, may_draw: bool) ->
         )
         raise DataError(msg) from error
     if before.has_moved() and not may_draw:
-        raise CoupledExamplesError(random_numbers(model, inputs))
+        refuse_random_numbers(model, inputs)
     outputs = as_outputs(raw, len(inputs))
     if not bool(outputs.isfinite().all()):
         msg = "the network's outputs are NaN or infinite on the first examples"

@@ -1,5 +1,6 @@
 """The random numbers that a forward pass draws: told from the generators' states before and after it."""
 
+import ctypes
 import random
 import sys
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 class RandomState:
     """The states of torch's, Python's and NumPy's global generators; a generator of the network's own is not seen."""
 
-    host: Tensor
-    card: Tensor | None
+    device: torch.device
+    host: bytes
+    card: bytes | None
     python: object
     numpy: Any
 
@@ -23,17 +25,18 @@ class RandomState:
         """As they are."""
         numpy = sys.modules.get("numpy.random")
         return cls(
-            torch.get_rng_state(),
-            torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            device,
+            _bytes(torch.get_rng_state()),
+            _bytes(torch.cuda.get_rng_state(device)) if device.type == "cuda" else None,
             random.getstate(),
             None if numpy is None else numpy.get_state(),
         )
 
     def has_moved(self) -> bool:
         """Whether anything was drawn since."""
-        if not torch.equal(self.host, torch.get_rng_state()) or self.python != random.getstate():
+        if self.host != _bytes(torch.get_rng_state()) or self.python != random.getstate():
             return True
-        if self.card is not None and not torch.equal(self.card, torch.cuda.get_rng_state()):
+        if self.card is not None and self.card != _bytes(torch.cuda.get_rng_state(self.device)):
             return True
         if self.numpy is None:
             return False
@@ -43,16 +46,28 @@ class RandomState:
 
     def put_back(self) -> None:
         """Let the generators go on from here."""
-        torch.set_rng_state(self.host)
+        torch.set_rng_state(_tensor(self.host))
         if self.card is not None:
-            torch.cuda.set_rng_state(self.card)
+            torch.cuda.set_rng_state(_tensor(self.card), self.device)
         random.setstate(self.python)  # type: ignore[arg-type] # what getstate gave
         if self.numpy is not None:
             sys.modules["numpy.random"].set_state(self.numpy)
 
 
-def first_to_draw(model: nn.Module, inputs: Tensor) -> str:
-    """The name and type of the innermost module whose forward pass is the first to draw random numbers."""
+def _bytes(state: Tensor) -> bytes:
+    """A state of a generator, which torch keeps on the host; no tensor's value is asked for."""
+    return ctypes.string_at(state.data_ptr(), state.numel())
+
+
+def _tensor(state: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(state), dtype=torch.uint8)
+
+
+def first_to_draw(model: nn.Module, inputs: Tensor) -> str | None:
+    """The name and type of the innermost module whose forward pass is the first to draw random numbers.
+
+    None where it draws none this time: then somebody else did, in another thread.
+    """
     names = {module: name for name, module in model.named_modules()}
     found, entered = list[str](), list[RandomState]()
 
@@ -71,4 +86,4 @@ def first_to_draw(model: nn.Module, inputs: Tensor) -> str:
     finally:
         for handle in handles:
             handle.remove()
-    return found[0] if found else type(model).__name__
+    return found[0] if found else None

@@ -109,7 +109,7 @@ class Checker:
         differing = _beyond(ours, theirs, limits)
         if differing:
             raise VerificationError(_said(differing[0], ours, theirs, batch, places))
-        lost = {name for name, norm in theirs.items() if bool(((norm.sqrt() <= 10 * rounding) & (norm > 0)).all())}
+        lost = {name for name, norm in theirs.items() if bool((norm.sqrt() <= 10 * rounding).all() and norm.any())}
         self.unchecked |= lost
         self._note(ours, theirs, ours.keys() - lost)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature.company import refuse_state
-from fisher_cli.curvature.evaluation import random_numbers
+from fisher_cli.curvature.evaluation import refuse_random_numbers
 from fisher_cli.curvature.identities import causes
 from fisher_cli.curvature.identities.plain import covariance, probabilities, targets
 from fisher_cli.curvature.identities.statements import ALONE, Statement, Subject
@@ -51,21 +51,19 @@ def chance(subject: Subject) -> Identity:
     """The same examples give the same outputs, whatever was evaluated before, and no random number is drawn for them.
 
     Raises:
-        CoupledExamplesError: the outputs depend on what earlier calls left behind.
+        CoupledExamplesError: random numbers are drawn, or the outputs depend on what earlier calls left behind.
     """
     plain, problem = subject.plain.first(ALONE), subject.problem
     inputs, before = problem.slice(0, len(plain)).inputs, RandomState.now(problem.device)
     first = plain.outputs().detach()
-    drawn = before.has_moved()
-    if not drawn:
-        refuse_state(problem, inputs)
+    if before.has_moved():
+        refuse_random_numbers(problem.model, inputs)
+    refuse_state(problem, inputs)
     again = plain.outputs().detach()
     difference = torch.nan_to_num((again - first).abs(), nan=float("inf"))
     at = divmod(int(difference.argmax()), first.shape[1])
     error = float(difference.max()) / max(float(first.abs().max()), 1e-300)
     cause = "the network keeps a state that its next evaluation sees: its outputs are no function of the example"
-    if drawn:
-        error, cause = float("inf"), random_numbers(problem.model, inputs)
     why = subject.rounding("outputs")
     return CHANCE.judged(float(again[at]), float(first[at]), error, subject.tolerance(1e-10), why, cause)
 

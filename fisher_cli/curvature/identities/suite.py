@@ -67,7 +67,8 @@ def _unless_at_a_kink(subject: Subject, check: _Check, found: Sequence[Identity]
 
 
 def _refused(statement: Statement, error: Exception, subject: Subject) -> Identity:
-    cause = causes.training_mode(subject) or str(error)
+    said = str(error)
+    cause = said if isinstance(error, CoupledExamplesError) else causes.training_mode(subject) or said
     sides = error.sides if isinstance(error, VerificationError) else None
     ours, theirs = sides or (math.nan, math.nan)
     apart = abs(ours / theirs - 1) if theirs else math.nan
