@@ -14,6 +14,8 @@ from fisher_cli.results import Identity
 
 # A tensor's second derivative counts as none below this share of what it is for a network without kinks.
 AFFINE = 1e-10
+# … and than this of the tensor's own form, down to rounding: what moves the outputs by little bends them by less.
+CURVED, ROUNDING = 1e-9, 1e-15
 # Of the largest form, below which the rounding of a Hessian, which is that of the whole, is all there is to see.
 ROUNDED = 1e-6
 # Tensor by tensor, so many examples are enough.
@@ -147,7 +149,8 @@ def blocks(subject: Subject) -> Identity:
         found = _block_forms(some)
     except _TWICE as error:
         return _not_twice(BLOCKS, error)
-    curved = [name for name, (_, _, curvature) in found.items() if curvature > AFFINE]
+    largest = max((abs(theirs) for _, theirs, _ in found.values()), default=0.0)
+    curved = [name for name, (_, theirs, bend) in found.items() if bend > _affine(max(abs(theirs), ROUNDED * largest))]
     affine = {name: forms for name, forms in found.items() if name not in curved}
     said = f"the outputs are not affine in {causes.listed(curved)}: there H and F differ by design" if curved else ""
     if not affine:
@@ -171,6 +174,11 @@ def blocks(subject: Subject) -> Identity:
     share = max(abs(theirs) / max(largest, 1e-300), ROUNDED)
     judged = BLOCKS.judged(ours, theirs, errors[name], tolerance, why, cause, lambda: some.lost_to_saturation() / share)
     return judged if judged.reason or not said else _with_reason(judged, said)
+
+
+def _affine(form: float) -> float:
+    """How curved the outputs may be along a tensor whose form is this: less than what would be seen in it."""
+    return min(AFFINE, max(CURVED * form, ROUNDING))
 
 
 def _with_reason(identity: Identity, reason: str) -> Identity:
