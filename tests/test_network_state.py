@@ -242,6 +242,18 @@ def test_a_buffer_changed_in_place_leaves_graphs_as_they_are() -> None:
     assert torch.allclose(gradient, torch.full((3,), 9 * 0.9))
 
 
+def test_modules_that_share_a_buffer_share_what_takes_its_place_and_nothing_piles_up() -> None:
+    model = nn.ModuleList([Fading(), Fading()])
+    model[1].strength = model[0].strength
+    state = NetworkState(model)
+    for _ in range(5):
+        model[0](INPUTS)
+        state.restore()
+        assert model[0].strength is model[1].strength
+        assert float(model[0].strength) == 1
+    assert len(state._values) == 1
+
+
 def test_a_state_that_was_made_to_stay_is_the_one_that_is_restored() -> None:
     model = nn.BatchNorm1d(6).eval()
     state = NetworkState(model)

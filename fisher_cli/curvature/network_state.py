@@ -64,6 +64,7 @@ class NetworkState:
 
         A buffer that was changed in place is replaced: a graph may hold it with the values that it has now.
         """
+        replaced: dict[int, Tensor] = {}  # by what they replace, which several modules may share
         for name, module in self._modules.items():
             before, now = self._attributes[name], _attributes(module)
             if len(now) != len(before) or any(now.get(key) is not value for key, value in before.items()):
@@ -75,24 +76,21 @@ class NetworkState:
                     before[key].clear()
                     before[key].extend(content) if isinstance(content, list) else before[key].update(content)
             for key, buffer in self._buffers[name].items():
-                if self._is_changed(buffer):
-                    self._buffers[name][key] = self._fresh(buffer)
+                if buffer is not None and self._is_changed(buffer):
+                    if id(buffer) not in replaced:
+                        replaced[id(buffer)] = self._values[id(buffer)][2].clone()
+                    self._buffers[name][key] = replaced[id(buffer)]
                 if module._buffers.get(key) is not self._buffers[name][key]:
                     module._buffers[key] = self._buffers[name][key]
+        for number, fresh in replaced.items():
+            _, _, values = self._values.pop(number)
+            self._values[id(fresh)] = (fresh, _version(fresh), values)
 
     def _is_changed(self, buffer: Tensor | None) -> bool:
         if buffer is None or id(buffer) not in self._values:
             return False
         _, version, values = self._values[id(buffer)]
         return not torch.equal(buffer, values) if version is None else buffer._version != version
-
-    def _fresh(self, buffer: Tensor | None) -> Tensor:
-        """Another tensor with the values that the buffer had."""
-        assert buffer is not None
-        values = self._values[id(buffer)][2]
-        fresh = values.clone()
-        self._values[id(fresh)] = (fresh, _version(fresh), values)
-        return fresh
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
