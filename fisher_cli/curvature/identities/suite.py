@@ -21,6 +21,7 @@ from fisher_cli.curvature.identities import (
     traces,
 )
 from fisher_cli.curvature.identities.statements import Statement, Subject
+from fisher_cli.curvature.memory import raise_if_out_of_memory
 from fisher_cli.curvature.problem import Problem
 from fisher_cli.errors import CoupledExamplesError, NumericalError, VerificationError
 from fisher_cli.results import ExpansionStep, Identity, Outcome, Verification
@@ -41,11 +42,18 @@ class _Check:
         return cls((statement,), lambda subject: [judge(subject)])
 
     def identities(self, subject: Subject) -> Sequence[Identity]:
-        """The verdicts; where the numbers are refused by the checks that every run makes, each fails with the cause."""
+        """The verdicts; where the numbers are refused by the checks that every run makes, each fails with the cause.
+
+        Where torch has no way back through the network that a side needs, they are undecided with torch's reason.
+        """
         try:
             return self.judge(subject)
         except (VerificationError, CoupledExamplesError, NumericalError) as refusal:
             return [_refused(statement, refusal, subject) for statement in self.statements]
+        except (RuntimeError, NotImplementedError) as error:
+            raise_if_out_of_memory(error)
+            reason = f"torch cannot compute one of the sides: {str(error).strip().partition(chr(10))[0]}"
+            return [statement.undecided(reason) for statement in self.statements]
 
 
 def _unless_at_a_kink(subject: Subject, check: _Check, found: Sequence[Identity]) -> Sequence[Identity]:
