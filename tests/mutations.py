@@ -14,6 +14,7 @@ OVER_ALL_LABELS = f"{DRAWN}::test_over_all_labels_the_balanced_mean_is_the_trace
 LAYERS, DRAWS = "tests/test_linear_layers.py", "tests/test_draws.py"
 TRANSPOSE = "tests/test_convolution_transpose.py::test_every_geometry_has_the_gradients_of_autograd"
 ANY, LEDGER = "tests/test_any_network.py", "tests/test_ledger.py"
+WRONG_VECTORISATION = "tests/test_wrong_vectorisation.py"
 
 # Of slow files the one test that is to catch the error.
 ORACLE = f"{TRACES}::test_traces_equal_the_oracle_for_every_parameter"
@@ -215,6 +216,8 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
          "(a.square().sum(1, keepdim=True) - along)", "a.square().sum(1, keepdim=True)"),
         ("direct uses of a parametrized weight left out", f"{USES}[both_orientations-3]",
          "(found + total)", "(found + 0 * total)"),
+        ("gradients pulled back together whatever torch has wrong", WRONG_VECTORISATION,
+         "refuse_wrong_vectorisation(edge.node for edge in edges)\n", "\n"),
     ],
     "gradient_norms.convolution_transpose": [
         ("kernel not turned around", TRANSPOSE,
@@ -298,6 +301,8 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
     "gradient_norms.per_example": [
         ("directions of the first examples used for all", f"{ANY}::test_vectorised_gradients_equal_those_one_by_one",
          "directions[first : first + columns, some]", "directions[first : first + columns, : some.stop - some.start]"),
+        ("vectorised over examples whatever torch has wrong", WRONG_VECTORISATION,
+         "            refuse_wrong_vectorisation([found.grad_fn])\n", ""),
     ],
     "gradient_norms.capture": [
         ("factors taken after they were changed in place", f"{USES}[scaled_in_place-3]",
@@ -323,6 +328,9 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("indexing not taken as dependent on the data",
          f"{ANY}::test_what_the_first_batch_shows_is_not_taken_for_granted",
          "    Abs AccumulateGrad", "    Index Abs AccumulateGrad"),
+        ("distances vectorised as torch has them", WRONG_VECTORISATION,
+         '{"Cdist", "MaskedSelect"}', '{"MaskedSelect"}'),
+        ("masks vectorised as torch has them", WRONG_VECTORISATION, '{"Cdist", "MaskedSelect"}', '{"Cdist"}'),
     ],
     "substitution": [
         ("buffers not put back", f"{ANY}::test_buffers_that_the_network_writes_are_put_back",

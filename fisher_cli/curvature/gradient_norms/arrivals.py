@@ -13,6 +13,7 @@ from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch.autograd.graph import GradientEdge
 from torch.func import vmap
 
+from fisher_cli.curvature.gradient_norms.graph import refuse_wrong_vectorisation
 from fisher_cli.curvature.kernels import full_precision, reproducible_kernels
 from fisher_cli.curvature.memory import raise_if_out_of_memory
 from fisher_cli.errors import ArchitectureError
@@ -37,9 +38,9 @@ def _handed(cotangent: Tensor, hand: Callable[[Tensor, bool], None]) -> None:
 def cotangents_in_turn(outputs: Tensor, edges: Sequence[GradientEdge], directions: Tensor, receive: Receive) -> None:
     """Give `receive` the cotangents of every edge, Jᵀ v of what it stands for, for directions v (K, B, C).
 
-    K backward passes as one, in which each edge's are let go as soon as `receive` has them; where some operation's
-    backward cannot be vectorised one by one, all of them kept. Asking for edges alone means that no weight gradient is
-    ever computed. Every edge is given once; what no gradient comes to is given zeros.
+    K backward passes as one, in which each edge's are let go as soon as `receive` has them; where torch cannot
+    vectorise some operation's backward, or has it wrong, one by one, all of them kept. Asking for edges alone means
+    that no weight gradient is ever computed. Every edge is given once; what no gradient comes to is given zeros.
 
     Raises:
         RuntimeError: one that `receive` raised, as it is; so does every other error of its own.
@@ -57,6 +58,7 @@ def cotangents_in_turn(outputs: Tensor, edges: Sequence[GradientEdge], direction
 
     with reproducible_kernels():
         try:
+            refuse_wrong_vectorisation([outputs.grad_fn])
             _vectorised(outputs, edges, directions, once)
         except (RuntimeError, NotImplementedError) as error:
             raise_if_out_of_memory(error)

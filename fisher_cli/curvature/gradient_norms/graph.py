@@ -1,7 +1,7 @@
-"""What the autograd graph of a forward pass says about where examples may be moved."""
+"""What the autograd graph of a forward pass says: where examples may be moved, and whether torch can vectorise it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -52,6 +52,9 @@ _OF_WEIGHTS = {
 # These move or take parts of a dimension as their saved whole numbers say; where that dimension has the examples, who
 # chose the numbers may have looked at the data.
 _MOVES = {"Flip", "Roll", "Select", "Slice", "Split", "SplitWithSizes", "UnsafeSplit", "Unbind"}
+# Operations whose backward torch has wrong for many directions at once: where what the forward pass saved has none, or
+# as many rows as there are directions. Tried were all operations of torch's own test suite.
+_WRONG_VECTORISED = {"Cdist", "MaskedSelect"}
 
 
 @dataclass(frozen=True)
@@ -74,26 +77,40 @@ def _kind(name: str) -> str:
 
 def read_graph(outputs: Tensor, examples: int) -> Graph:
     """Walk the graph from the outputs of so many examples."""
-    numbers: dict[Any, int] = {outputs.grad_fn: 0}
-    waiting, places, are_known = [outputs.grad_fn], list[object]([outputs.output_nr]), True
-    while waiting:
-        node = waiting.pop()
-        if node is None:
-            continue
-        kind, successors = _kind(node.name()), list[tuple[int, int]]()
-        for successor, place in node.next_functions:
-            if successor is None:
-                successors.append((-1, 0))
-                continue
-            if successor not in numbers:
-                numbers[successor] = len(numbers)
-                waiting.append(successor)
-            successors.append((numbers[successor], place))
+    numbers = {node: number for number, node in enumerate(nodes_from([outputs.grad_fn]))}
+    places, are_known = list[object]([outputs.output_nr]), True
+    for node in numbers:
+        kind = _kind(node.name())
         are_known = are_known and _places_are_known(kind, node, examples)
         if are_known:
             shape = tuple(node._input_metadata[0].shape) if node._input_metadata else ()
-            places.append((kind, shape, tuple(successors)))
+            successors = tuple((numbers.get(successor, -1), place) for successor, place in node.next_functions)
+            places.append((kind, shape, successors))
     return Graph(frozenset(numbers), tuple(places) if are_known else None)
+
+
+def nodes_from(roots: Iterable[Any]) -> Iterator[Any]:
+    """The nodes from which a backward pass starts, and all that it comes to, each once."""
+    waiting = [root for root in dict.fromkeys(roots) if root is not None]
+    found = {None, *waiting}
+    while waiting:
+        node = waiting.pop()
+        yield node
+        successors = dict.fromkeys(successor for successor, _ in node.next_functions if successor not in found)
+        found.update(successors)
+        waiting += successors
+
+
+def refuse_wrong_vectorisation(roots: Iterable[Any]) -> None:
+    """Let no backward pass from these nodes take many directions at once where torch would compute wrong gradients.
+
+    Raises:
+        NotImplementedError: as for an operation that torch cannot vectorise at all.
+    """
+    wrong = sorted({_kind(node.name()) for node in nodes_from(roots)} & _WRONG_VECTORISED)
+    if wrong:
+        msg = f"torch's vectorised backward of {', '.join(wrong)} is wrong"
+        raise NotImplementedError(msg)
 
 
 def _places_are_known(kind: str, node: Any, examples: int) -> bool:

@@ -16,6 +16,7 @@ from fisher_cli.curvature.gradient_norms.attribution import Source
 from fisher_cli.curvature.gradient_norms.capture import WeightNorm
 from fisher_cli.curvature.gradient_norms.contributions import Formed, Given, OuterProducts
 from fisher_cli.curvature.gradient_norms.doubts import Doubts
+from fisher_cli.curvature.gradient_norms.graph import refuse_wrong_vectorisation
 from fisher_cli.curvature.kernels import reproducible_kernels
 from fisher_cli.curvature.memory import raise_if_out_of_memory
 
@@ -73,6 +74,7 @@ def _pull_back_to(parameter: Tensor, sources: Sequence[Source]) -> Callable[[Seq
         given = [gradients[index].to(dtype) for index, dtype in zip(through, types, strict=True)]
         with reproducible_kernels():
             try:
+                refuse_wrong_vectorisation(edge.node for edge in edges)
                 found = vmap(one)(*given)
             except (RuntimeError, NotImplementedError) as error:  # torch's alone: nothing of ours runs in there
                 raise_if_out_of_memory(error)

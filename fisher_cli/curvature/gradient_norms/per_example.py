@@ -8,6 +8,7 @@ from torch.func import vjp, vmap
 
 from fisher_cli.curvature.backward import gradients_in_turn
 from fisher_cli.curvature.evaluation import evaluated
+from fisher_cli.curvature.gradient_norms.graph import refuse_wrong_vectorisation
 from fisher_cli.curvature.kernels import reproducible_kernels
 from fisher_cli.curvature.problem import Problem, as_outputs
 from fisher_cli.curvature.substitution import substituted
@@ -64,7 +65,9 @@ def _chunk(
     def norms(example: Tensor, vectors: Tensor) -> dict[str, Tensor]:
         def outputs(values: dict[str, Tensor]) -> Tensor:
             with substituted(problem.model, problem.parameters, values):
-                return as_outputs(evaluated(problem.model, example.unsqueeze(0)), 1).squeeze(0)
+                found = as_outputs(evaluated(problem.model, example.unsqueeze(0)), 1).squeeze(0)
+            refuse_wrong_vectorisation([found.grad_fn])
+            return found
 
         pull_back = vjp(outputs, chosen)[1]
 
