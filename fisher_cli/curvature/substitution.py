@@ -13,8 +13,8 @@ def substituted(
     """Let the network use `values` in place of the parameters of the same names while the context is open.
 
     Tied parameters are replaced wherever they are held. `torch.func.functional_call` swaps a module that is
-    registered under two names twice and restores it wrongly; here every module is visited once. Buffers that
-    the forward pass assigns are put back too.
+    registered under two names twice and restores it wrongly; here every module is visited once. What the forward
+    pass leaves in buffers and attributes is put back by `NetworkState.restore`.
     """
     by_id: dict[int, Tensor] = {id(parameter): values[name] for name, parameter in parameters.items() if name in values}
     slots = [
@@ -23,7 +23,6 @@ def substituted(
         for name, parameter in module._parameters.items()
         if parameter is not None and id(parameter) in by_id
     ]
-    buffers = [(module, dict(module._buffers)) for module in model.modules()]
     try:
         for module, name, parameter in slots:
             module._parameters[name] = by_id[id(parameter)]  # type: ignore[assignment]
@@ -31,5 +30,3 @@ def substituted(
     finally:
         for module, name, parameter in slots:
             module._parameters[name] = parameter
-        for module, held in buffers:
-            module._buffers.update(held)
