@@ -188,7 +188,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
          "torch.stack([part.values for part in vectors]).mean(0)"),
         ("padding row in the cross term of a tied embedding", f"{ORACLE}[sequence-float64]",
          ".gather(2, ids) * together.counted.unsqueeze(2)", ".gather(2, ids)"),
-        ("kernels of a convolution and of a transposed one joined as they are", f"{USES}[there_and_back-3]",
+        ("kernels of a convolution and of a transposed one joined as they are", f"{USES}[there_and_back_by_a_square-3]",
          "return part.transposed, part", "return False, part"),
     ],
     "gradient_norms.attribution": [
@@ -196,7 +196,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
          "if layout is None or call.nodes in graph.entered_aside or", "if layout is None or"),
         ("uses without a rule left out", f"{NETWORK}[SharedTwice-3]",
          "() if leaf in reached else", ""),
-        ("weights that depend on data taken for parametrized ones", f"{NETWORK}[ExtraParameter-3]",
+        ("weights that depend on data taken for parametrized ones", f"{NETWORK}[Windows-3]",
          "lambda node: graph.owners[node] in serving", "lambda node: False"),
     ],
     "gradient_norms.arrivals": [
@@ -208,7 +208,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
          "cotangents[..., 2 * width :] * r", "cotangents[..., 2 * width :]"),
         ("states after the step in place of those before", f"{RECURRENT}[LSTM-3]",
          "torch.stack(before, 1)", "torch.stack([*before[1:], state[0].detach()], 1)"),
-        ("the way back not turned around", f"{RECURRENT}[RNN, ReLU-3]",
+        ("the way back not turned around", f"{RECURRENT}[LSTM, deep, both ways-3]",
          "reversed(states) if direction else states", "states"),
     ],
     "gradient_norms.parametrized": [
@@ -305,7 +305,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
          "            refuse_wrong_vectorisation([found.grad_fn])\n", ""),
     ],
     "gradient_norms.capture": [
-        ("factors taken after they were changed in place", f"{USES}[scaled_in_place-3]",
+        ("factors taken after they were changed in place", f"{USES}[data_scaled_in_place-3]",
          "before = (args[0].detach().clone(), args[1])", "before = (args[0].detach(), args[1])"),
         ("outputs looked up after in-place operations", f"{ORACLE}[residual-float64]",
          "import dataclass, field", "import dataclass, field, replace",
@@ -341,7 +341,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
          "scale = torch.rsqrt(variance + eps)", "scale = torch.rsqrt(variance)"),
     ],
     "sums": [
-        ("square of the sum for the sum of squares", f"{NETWORK}[ExtraParameter-3]",
+        ("square of the sum for the sum of squares", "tests/test_sums.py",
          "return dot(values, values)", "return values.double().sum().square()"),
         ("scale of the cotangents not given back", SPECTRUM,
          "add_(values[low : low + ADDED_AT_ONCE], alpha=scale)", "add_(values[low : low + ADDED_AT_ONCE])"),

@@ -66,6 +66,12 @@ def there_and_back(net: Network, x: Tensor) -> Tensor:
     return net.head(torch.tanh(functional.conv_transpose2d(y, net.weight, padding=1)).flatten(1))
 
 
+def there_and_back_by_a_square(net: Network, x: Tensor) -> Tensor:
+    """The same where no shape tells one way from the other."""
+    y = torch.tanh(functional.conv2d(x, net.weight))
+    return net.head(torch.tanh(functional.conv_transpose2d(y, net.weight)).flatten(1))
+
+
 def there_and_back_in_groups(net: Network, x: Tensor) -> Tensor:
     """The same with two groups one way and strides the other."""
     y = torch.tanh(functional.conv2d(torch.cat([x, -x], 1), net.weight, padding=1, groups=2))
@@ -166,6 +172,7 @@ NETWORKS: dict[Body, Callable[[], dict[str, Any]]] = {
     products_added_in_place: lambda: linear(**scales()),
     data_scaled_in_place: lambda: linear(scale=draw(5)),
     there_and_back: lambda: {"weight": draw(5, 2, 3, 3), "head": nn.Linear(32, 3)},
+    there_and_back_by_a_square: lambda: {"weight": draw(2, 2, 1, 1), "head": nn.Linear(32, 3)},
     there_and_back_in_groups: lambda: {"weight": draw(4, 2, 3, 3), "head": nn.Linear(98, 3)},
     groups_of_two_kinds: lambda: {"weight": draw(4, 2, 3, 3), "head": nn.Linear(64, 3)},
     both_orientations: lambda: {"weight": draw(4, 5), "head": nn.Linear(5, 3)},
@@ -194,7 +201,14 @@ NETWORKS: dict[Body, Callable[[], dict[str, Any]]] = {
         "head": nn.Linear(4, 3),
     },
 }  # fmt: skip
-IMAGES = {there_and_back, there_and_back_in_groups, groups_of_two_kinds, images_one_by_one, signals_one_by_one}
+IMAGES = {
+    there_and_back,
+    there_and_back_by_a_square,
+    there_and_back_in_groups,
+    groups_of_two_kinds,
+    images_one_by_one,
+    signals_one_by_one,
+}
 
 
 def made(body: Body) -> tuple[nn.Module, Tensor, Tensor]:
