@@ -85,8 +85,7 @@ BESIDE = {
     "records": {"lock"},
     "rejoining": {"measurement", "trail"},
     "row_sequence": {"rejoining", "trail"},
-    "run": {"measurement", "normalizing", "analysis", "trail", "rejoining", "row_sequence", "agreement"}
-    | {"refusals"},
+    "run": {"measurement", "normalizing", "analysis", "trail", "rejoining", "row_sequence", "agreement"} | {"refusals"},
     "library": {"run", "analysis", "measurement", "normalizing", "trail"},
     "sharing": {"run", "measurement", "row_sequence"},
     "crew": {"sharing"},
