@@ -2,7 +2,7 @@
 
 import platform
 import sys
-from collections.abc import Mapping, MutableSequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ class Analysis:
     resources: Resources
     device: str
     data: Mapping[str, Any]
-    measurements: MutableSequence[Measurement] = field(default_factory=list)
+    measurements: list[Measurement] = field(default_factory=list)
     seconds: float = 0.0
     part: Part | None = None
 

@@ -5,6 +5,7 @@ written as backslash escapes (`\x1b`, `\u202e`, `\udc80`). Text that a spreadshe
 gets a leading apostrophe.
 """
 
+import hashlib
 import json
 import math
 import re
@@ -95,6 +96,11 @@ def unguard(text: str) -> str:
 def one_line(text: str) -> str:
     """The text on one line and harmless on a terminal; for people to read, not to be read back."""
     return escape(" ".join(part.strip() for part in re.split(r"[\r\n]+", text) if part.strip()))
+
+
+def digest(content: "bytes | hashlib._Hash") -> str:
+    """SHA-256 of the bytes, or of what a hash has been given, as `sha256:<hex>`."""
+    return f"sha256:{(hashlib.sha256(content) if isinstance(content, bytes) else content).hexdigest()}"
 
 
 def encodable(text: str) -> str:

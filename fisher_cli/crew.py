@@ -17,6 +17,7 @@ from typing import Final
 
 import torch
 
+from fisher_cli.durable import STOPPING_SIGNALS
 from fisher_cli.errors import FisherError
 from fisher_cli.inputs.checkpoints.checkpoints import CheckpointFile
 from fisher_cli.results import Measurement, Status
@@ -29,7 +30,7 @@ ATTEMPTS: Final = 2
 _WORTH_SHARING: Final = 3
 _SECONDS_TO_END: Final = 5.0
 # What a terminal or a scheduler sends to all processes of a job is answered by the one that speaks.
-_NOT_FOR_WORKERS: Final = {getattr(signal, name) for name in ("SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name)}
+_NOT_FOR_WORKERS: Final = {*STOPPING_SIGNALS} - {signal.SIGTERM}
 
 
 class Queue:

@@ -1,23 +1,21 @@
 """Whether a report is whole: its tables against the hashes in its record, its rows, and its journal."""
 
-import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from fisher_cli.cells import encodable
+from fisher_cli.cells import digest, encodable
 from fisher_cli.errors import OutputError, RecordError
 from fisher_cli.formats import SCHEMA_VERSION, TOOL, is_newer
+from fisher_cli.outputs import RECORD, record_path
 from fisher_cli.records import ends_whole, journal_folder, read_records
 from fisher_cli.results import Status
 from fisher_cli.rows import Value
 from fisher_cli.seal import SEAL, is_sealed
 from fisher_cli.table_reading import read_rows
-
-_RECORD: Final = ".meta.json"
 
 
 @dataclass(frozen=True)
@@ -38,20 +36,20 @@ def check_report(report: Path) -> list[Finding]:
     if report.is_dir():
         msg = f"{report}: a folder; name the table of a report, such as trend.csv"
         raise OutputError(msg)
-    if report.name.endswith(_RECORD):
-        msg = f"{report}: the record of a report; name its table, such as {report.name.removesuffix(_RECORD)}.csv"
+    if report.name.endswith(RECORD):
+        msg = f"{report}: the record of a report; name its table, such as {report.name.removesuffix(RECORD)}.csv"
         raise OutputError(msg)
     if not report.is_file():
         msg = f"{report}: no such report; check the path"
         raise OutputError(msg)
-    record_path = _record_path(report)
-    record, finding = _record(record_path)
+    place = _record_path(report)
+    record, finding = _record(place)
     findings = [finding]
     if record is not None:
         findings += _tables(report, record)
     of_rows, failed = _rows(report)
     findings += of_rows
-    folder = journal_folder(record_path.with_name(record_path.name.removesuffix(_RECORD)))
+    folder = journal_folder(place.with_name(place.name.removesuffix(RECORD)))
     if folder.exists():
         findings.append(_journal(folder, record, failed))
     return findings
@@ -59,10 +57,10 @@ def check_report(report: Path) -> list[Finding]:
 
 def _record_path(report: Path) -> Path:
     """The record of a report, or that of another report which lists this table as one of its own."""
-    own = report.with_name(f"{report.stem}{_RECORD}")
+    own = record_path(report)
     if own.exists():
         return own
-    others = (path for path in sorted(report.parent.glob(f"*{_RECORD}")) if report.name in _listed(path))
+    others = (path for path in sorted(report.parent.glob(f"*{RECORD}")) if report.name in _listed(path))
     return next(others, own)
 
 
@@ -102,7 +100,7 @@ def _tables(report: Path, record: dict[str, Any]) -> Iterator[Finding]:
     for name, expected in record["tables"].items():
         path = report.parent / Path(str(name)).name
         try:
-            found = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+            found = digest(path.read_bytes())
         except OSError as error:
             yield Finding(path.name, False, f"cannot be read ({error.strerror})")
             continue

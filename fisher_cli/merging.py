@@ -11,8 +11,8 @@ from fisher_cli.columns import EXAMPLE_COLUMNS
 from fisher_cli.durable import Prepared
 from fisher_cli.errors import OutputError
 from fisher_cli.formats import Format, inside_parquet
-from fisher_cli.outputs import Metadata, ReportFiles
-from fisher_cli.parts import OF_THE_PART, PartReport, main_tables, read_part, stem_of, tables_beside, whole_run
+from fisher_cli.outputs import Metadata, ReportFiles, table_path
+from fisher_cli.parts import OF_THE_PART, PartReport, main_tables, read_part, tables_beside, whole_run
 from fisher_cli.recollection import inherit
 from fisher_cli.records import Record, journal_folder, open_journal
 from fisher_cli.results import Measurement, Status
@@ -69,9 +69,8 @@ class _Whole:
     def __init__(self, parts: Sequence[PartReport], output: Path, form: Format, *, force: bool) -> None:
         self.parts, self._form, self._force = whole_run(parts), form, force
         self.word = self.parts[0].word
-        stem = stem_of(output, self.word)
         words = dict.fromkeys(word for part in self.parts for word in part.files)
-        self.paths = {word: output.with_name(f"{stem}.{word}".rstrip(".") + output.suffix) for word in words}
+        self.paths = {word: table_path(output, word, self.word) for word in words}
         others = [path for word, path in self.paths.items() if word != self.word]
         beside = others[0] if others else None
         self.files = ReportFiles(self.paths[self.word], form, force, beside=beside, further=tuple(others[1:]))

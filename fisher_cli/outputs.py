@@ -12,9 +12,9 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from fisher_cli.cells import json_lines
+from fisher_cli.cells import digest, json_lines
 from fisher_cli.dialects import Dialect
 from fisher_cli.durable import Prepared, replace_all, temporary_name, write_new
 from fisher_cli.errors import OutputError
@@ -23,6 +23,23 @@ from fisher_cli.seal import SEAL, UNSEALED, is_sealed, sealed
 
 if TYPE_CHECKING:
     import pandas as pd
+
+RECORD: Final = ".meta.json"
+
+
+def stem_of(main: Path, word: str) -> str:
+    """The name that all tables of a report begin with, by its main table and the word in that name."""
+    return main.stem.removesuffix(f".{word}") if word else main.stem
+
+
+def table_path(main: Path, word: str, own: str = "") -> Path:
+    """Where a table of a report lies: `name.word.csv`, or `name.csv` for no word, beside `name.own.csv`."""
+    return main.with_name(f"{stem_of(main, own)}.{word}{main.suffix}" if word else stem_of(main, own) + main.suffix)
+
+
+def record_path(main: Path) -> Path:
+    """Where the record of a table lies: `name.meta.json` beside `name.csv`."""
+    return main.with_name(f"{main.stem}{RECORD}")
 
 
 @dataclass(frozen=True)
@@ -56,19 +73,17 @@ class ReportFiles:
 
     def and_(self, *words: str) -> "ReportFiles":
         """With further tables of the same stem, `name.word.csv`."""
-        paths = tuple(self.main.with_name(f"{self.main.stem}.{word}{self.main.suffix}") for word in words)
-        return replace(self, further=self.further + paths)
+        return replace(self, further=(*self.further, *(table_path(self.main, word) for word in words)))
 
     def named(self, main: str, beside: str) -> "ReportFiles":
         """Those of another table of the same stem: `name.main.csv`, and beside it `name.beside.csv`."""
-        stem, suffix = self.main.stem.removesuffix(f".{main}"), self.main.suffix
-        paths = [self.main.with_name(f"{stem}.{word}{suffix}") for word in (main, beside)]
-        return replace(self, main=paths[0], beside=paths[1], word=main)
+        own, other = table_path(self.main, main, main), table_path(self.main, beside, main)
+        return replace(self, main=own, beside=other, word=main)
 
     @property
     def layers(self) -> Path:
         """The table beside the main one, by default the per-layer table."""
-        return self.beside or self.main.with_name(f"{self.main.stem}.layers{self.main.suffix}")
+        return self.beside or table_path(self.main, "layers")
 
     @property
     def tables(self) -> tuple[Path, ...]:
@@ -78,7 +93,7 @@ class ReportFiles:
     @property
     def record(self) -> Path:
         """The record of the run: `name.meta.json`."""
-        return self.main.with_name(f"{self.main.stem}.meta.json")
+        return record_path(self.main)
 
     def check_writable(self) -> None:
         """Refuse now what could not be written after hours of computation.
@@ -262,12 +277,12 @@ def _is_same_file(one: Path, other: Path) -> bool:
 
 
 def _digest(content: bytes | Prepared) -> str:
-    return content.sha256 if isinstance(content, Prepared) else f"sha256:{hashlib.sha256(content).hexdigest()}"
+    return content.sha256 if isinstance(content, Prepared) else digest(content)
 
 
 def _digest_of_file(path: Path) -> str:
     with open(path, "rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+        return digest(hashlib.file_digest(file, "sha256"))
 
 
 def _size(content: bytes | Prepared) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from fisher_cli.cells import one_line
 from fisher_cli.errors import OutputError, RecordError
 from fisher_cli.integrity import check_report
+from fisher_cli.outputs import record_path, stem_of, table_path
 from fisher_cli.records import Key, Record, changes, journal_folder, read_records
 from fisher_cli.seal import SEAL
 from fisher_cli.shards import Part
@@ -88,11 +89,6 @@ class PartReport:
         return self.main.with_name(stem + self.main.suffix)
 
 
-def stem_of(main: Path, word: str) -> str:
-    """The name that all tables of a report begin with, by its main table and the word in that name."""
-    return main.stem.removesuffix(f".{word}") if word else main.stem
-
-
 def main_tables(path: Path) -> dict[str, Path]:
     """The reports of a name, `part.csv`, by the word in their main tables' names; or the one that is named itself.
 
@@ -100,10 +96,10 @@ def main_tables(path: Path) -> dict[str, Path]:
         OutputError: there is no report.
     """
     named = next((word for word in KINDS[1:] if path.stem.endswith(f".{word}")), None)
-    mains = {named: path} if named else {word: _main(path, word) for word in KINDS}
-    found = {word: main for word, main in mains.items() if _record_of(main).is_file()}
+    mains = {named: path} if named else {word: table_path(path, word) for word in KINDS}
+    found = {word: main for word, main in mains.items() if record_path(main).is_file()}
     if not found and path.is_file():
-        msg = f"{path}: no part of a run: there is no record {_record_of(path).name} beside it, as fisher writes it"
+        msg = f"{path}: no part of a run: there is no record {record_path(path).name} beside it, as fisher writes it"
         raise OutputError(msg)
     if not found:
         msg = f"{path}: no such report"
@@ -111,23 +107,13 @@ def main_tables(path: Path) -> dict[str, Path]:
     return found
 
 
-def _main(path: Path, word: str) -> Path:
-    return path.with_name(f"{path.stem}.{word}{path.suffix}") if word else path
-
-
-def _record_of(main: Path) -> Path:
-    return main.with_name(f"{main.stem}.meta.json")
-
-
 def tables_beside(path: Path) -> set[Path]:
     """The other files that the name of a part stands for: tables that its records list, and reports of its stem."""
     found = set[Path]()
-    mains = (
-        [_main(path, word) for word in KINDS] if not any(path.stem.endswith(f".{word}") for word in KINDS[1:]) else []
-    )
-    for main in mains or [path]:
+    is_named = any(path.stem.endswith(f".{word}") for word in KINDS[1:])
+    for main in [path] if is_named else [table_path(path, word) for word in KINDS]:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-            tables = json.loads(_record_of(main).read_bytes())["tables"]
+            tables = json.loads(record_path(main).read_bytes())["tables"]
             found |= {main, *(main.with_name(Path(str(name)).name) for name in tables)}
     return found - {path}
 
@@ -142,7 +128,7 @@ def read_part(main: Path, word: str) -> PartReport:
         if not finding.ok:
             msg = f"{main}: {finding.what} {finding.detail}; make this part again with the same command and --force"
             raise OutputError(msg)
-    record = json.loads(_record_of(main).read_bytes())
+    record = json.loads(record_path(main).read_bytes())
     try:
         part = Part.recorded(record.get("part"))
     except ValueError:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
-from fisher_cli.cells import json_text
+from fisher_cli.cells import digest, json_text
 from fisher_cli.columns import Column
 from fisher_cli.dialects import Dialect
 from fisher_cli.durable import Prepared, create, remove, remove_leftovers, sync, temporary_name
@@ -48,8 +48,8 @@ class RowFile:
         sync(self._file.fileno())
         self._file.close()
         with open(self._temporary, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return Prepared(self._temporary, f"sha256:{digest}", self._temporary.stat().st_size)
+            sha256 = digest(hashlib.file_digest(file, "sha256"))
+        return Prepared(self._temporary, sha256, self._temporary.stat().st_size)
 
     def so_far(self) -> Prepared | None:
         """A copy of the rows written yet, on the disk and whole; None for Parquet, whose index comes at its end."""
@@ -57,16 +57,16 @@ class RowFile:
         if ending is None:
             return None
         self._file.flush()
-        temporary, digest, size = temporary_name(self.path), hashlib.sha256(), 0
+        temporary, hashed, size = temporary_name(self.path), hashlib.sha256(), 0
         with open(self._temporary, "rb") as rows, open(create(temporary), "wb") as copy:
             while piece := rows.read(_PIECE) or ending:
                 ending = b"" if piece is ending else ending
                 copy.write(piece)
-                digest.update(piece)
+                hashed.update(piece)
                 size += len(piece)
             copy.flush()
             sync(copy.fileno())
-        return Prepared(temporary, f"sha256:{digest.hexdigest()}", size)
+        return Prepared(temporary, digest(hashed), size)
 
     def discard(self) -> None:
         """Leave nothing of it."""

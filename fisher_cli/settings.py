@@ -1,7 +1,6 @@
 """What a run is asked to do: `Settings` change its numbers, `Resources` change only its speed and place."""
 
 import difflib
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -9,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
 
+from fisher_cli.cells import digest
 from fisher_cli.shards import Shard
 
 
@@ -276,7 +276,7 @@ class Settings:
         """SHA-256 of the settings: two runs with equal digests were asked the same question."""
         answered = {name: value for name, value in self.as_dict().items() if name != "preset"}
         text = json.dumps(answered, sort_keys=True)
-        return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+        return digest(text.encode())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,12 @@
 """A run shared out among machines: `--shard i/n` is the i-th of n contiguous shares of its checkpoints."""
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from fisher_cli.cells import digest
 from fisher_cli.errors import UsageError
 
 _FORM: Final = re.compile(r"([0-9]{1,9})/([0-9]{1,9})", re.ASCII)
@@ -59,7 +59,7 @@ class Part:
     def of(cls, shard: Shard, files: Iterable[tuple[str, str | None]]) -> "Part":
         """The part that a shard is of the files with these names and content hashes, in order of training."""
         listed = list(files)
-        return cls(shard, len(listed), f"sha256:{hashlib.sha256(json.dumps(listed).encode()).hexdigest()}")
+        return cls(shard, len(listed), digest(json.dumps(listed).encode()))
 
     @classmethod
     def recorded(cls, value: Any) -> "Part":

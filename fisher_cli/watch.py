@@ -17,6 +17,7 @@ from datetime import timedelta
 from types import FrameType
 from typing import Any, Protocol
 
+from fisher_cli.durable import STOPPING_SIGNALS
 from fisher_cli.errors import RanksError
 from fisher_cli.launch import Launch
 
@@ -28,7 +29,6 @@ SILENCE = 20.0
 LEAVING, WAITING = 30.0, 5.0
 # Rank 0 mostly fails for the same reason as the others, and says it itself if given so long.
 PRECEDENCE = 5.0
-STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 # So often in a row must the launcher's store refuse before it counts as gone.
 REFUSALS = 3
 _STOP = "fisher/stop"
@@ -86,7 +86,7 @@ class Watch:
         Yields:
             Nothing.
         """
-        before = {number: handler for number in STOPPING if callable(handler := signal.getsignal(number))}
+        before = {number: handler for number in STOPPING_SIGNALS if callable(handler := signal.getsignal(number))}
         for number, handler in before.items():
             signal.signal(number, self._on_signal(handler))
         self._is_over.clear()
@@ -132,7 +132,7 @@ class Watch:
         """
         self._is_deaf = True
         if threading.current_thread() is threading.main_thread():
-            for number in STOPPING:
+            for number in STOPPING_SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
 
     def _on_signal(self, handler: Any) -> Any:

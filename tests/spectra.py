@@ -1,4 +1,4 @@
-"""Matrices with chosen eigenvalues, the awkward ones above all, and textbook Lanczos to compare with."""
+"""Matrices with chosen eigenvalues, the awkward ones above all; textbook Lanczos, and both Fishers', to compare."""
 
 import math
 from collections.abc import Callable
@@ -7,6 +7,12 @@ from functools import cache
 
 import torch
 from torch import Tensor
+
+from fisher_cli.curvature.eigensystems import matrices
+from fisher_cli.curvature.problem import Problem
+from fisher_cli.curvature.routes import Route
+from fisher_cli.curvature.spectrum import as_result
+from fisher_cli.results import Eigenvalues
 
 Product = Callable[[Tensor], Tensor]
 SIZE = 200
@@ -109,3 +115,19 @@ def stopped_like_arpack(product: Product, size: int, tolerance: float, dtype: to
         if float(found.estimates[0]) <= tolerance * max(floor, float(found.values[0])):
             break
     return float(found.values[0])
+
+
+def true_eigenvalues(
+    problem: Problem, count: int, *, tolerance: float = 1e-3, seed: int = 0, route: Route | None = None
+) -> Eigenvalues:
+    """The largest eigenvalues of F = mean_n J_nᵀ Λ_n J_n, each with its residual ‖Fv − θv‖."""
+    true, _ = matrices(problem, seed=seed)
+    return as_result(true.leading(count, tolerance=tolerance, route=route), count, problem.size)
+
+
+def empirical_eigenvalues(
+    problem: Problem, count: int, *, tolerance: float = 1e-3, seed: int = 0, route: Route | None = None
+) -> Eigenvalues:
+    """The largest eigenvalues of F̂ = mean_n J_nᵀ s_y s_yᵀ J_n, each with its residual ‖F̂v − θv‖."""
+    _, empirical = matrices(problem, seed=seed)
+    return as_result(empirical.leading(count, tolerance=tolerance, route=route), count, problem.size)

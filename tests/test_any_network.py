@@ -9,10 +9,10 @@ from torch.nn import functional
 
 from fisher_cli.curvature.gradient_norms import per_example
 from fisher_cli.curvature.problem import Problem, TensorData, pose
-from fisher_cli.curvature.spectrum import true_eigenvalues
 from fisher_cli.curvature.traces import sweep
 from fisher_cli.errors import ArchitectureError, CoupledExamplesError
 from tests.reference import reference
+from tests.spectra import true_eigenvalues
 
 
 class SharedParts(nn.Module):

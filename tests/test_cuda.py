@@ -15,11 +15,11 @@ from torch import nn
 
 from fisher_cli.curvature.determinism import make_deterministic
 from fisher_cli.curvature.problem import TensorData, pose
-from fisher_cli.curvature.spectrum import true_eigenvalues
 from fisher_cli.curvature.traces import Sweep, sweep
 from fisher_cli.measurement import measure
 from fisher_cli.settings import Settings
 from tests.cases import Case
+from tests.spectra import true_eigenvalues
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 ROOT = Path(__file__).parents[1]

@@ -1,5 +1,6 @@
 """Damaged, mutated and moving files: one class of error, never other weights, never a crash."""
 
+import hashlib
 import io
 import json
 import os
@@ -14,11 +15,12 @@ from typing import Any
 import pytest
 import torch
 
+from fisher_cli.cells import digest
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
 from fisher_cli.inputs.formats import archives, containers, files
 from fisher_cli.inputs.formats.archives import open_archive
-from fisher_cli.inputs.formats.containers import decode, digest
+from fisher_cli.inputs.formats.containers import decode
 from tests.attacks.archives import archive_attacks
 from tests.attacks.mutation import flipped, mutated, originals
 
@@ -169,7 +171,7 @@ def test_the_map_of_an_accepted_archive_is_torchs_own(record_property: Any) -> N
 STAGES: dict[str, tuple[Any, str]] = {
     "before it is opened": (files.os, "open"),
     "after it was opened": (files.os, "fstat"),
-    "while it is hashed": (files.hashlib, "sha256"),
+    "while it is hashed": (hashlib, "sha256"),
     "while it is loaded": (archives.zipfile, "ZipFile"),
 }
 

@@ -398,5 +398,5 @@ def test_what_a_run_says_does_not_depend_on_a_row_per_example(tmp_path: Path) ->
         for name, more in (("with", ["--per-example"]), ("without", []))
     ]
     assert said[0] == said[1]
-    assert re.search("True trace.* at step .*: a skewed bell", said[0].replace("\n", " "))
+    assert re.search("The true trace rises .* at step .*: a skewed bell", said[0].replace("\n", " "))
     assert read_table(tmp_path / "with.csv").equals(read_table(tmp_path / "without.csv"))

@@ -13,11 +13,11 @@ from fisher_cli.curvature.problem import Problem, TensorData, pose
 from fisher_cli.curvature.products import Dual, Jacobian, empirical_product, fisher_product
 from fisher_cli.curvature.routes import Route
 from fisher_cli.curvature.scores import empirical_scores, true_scores
-from fisher_cli.curvature.spectrum import empirical_eigenvalues, true_eigenvalues
 from fisher_cli.curvature.traces import sweep
 from tests.cases import CASES, unsettle
 from tests.conftest import problem_of, reference_of
 from tests.reference import reference
+from tests.spectra import empirical_eigenvalues, true_eigenvalues
 
 
 def table(name: str) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,6 @@ GROUND = {
     "watch",
     "checked_lines",
     "seal",
-    "compact",
 } | {"__init__"}
 FLOORS: list[set[str]] = [
     GROUND,
@@ -54,7 +53,7 @@ FLOORS: list[set[str]] = [
     },
     {"trail", "selection", "comparing", "verification", "measurement", "normalizing", "examples", "analysis", "run"}
     | {"library", "checkpoint_comparison", "reports", "distributed", "agreement"}
-    | {"rejoining", "row_sequence", "packed"}
+    | {"rejoining", "row_sequence"}
     | {"clock", "refusals"}
     | {"sharing", "crew", "devices", "parts", "merging"}
     | {"outline", "growth", "matrix_probe", "probe", "forecast"},
@@ -66,9 +65,9 @@ BESIDE = {
     "columns": {"cells"},
     "comparison_columns": {"columns"},
     "presets": {"settings", "errors"},
-    "shards": {"errors"},
-    "settings": {"shards"},
-    "watch": {"launch", "errors"},
+    "shards": {"errors", "cells"},
+    "settings": {"shards", "cells"},
+    "watch": {"launch", "errors", "durable"},
     "rows": {"trajectory"},
     "comparison_rows": {"rows"},
     "example_rows": {"rows"},
@@ -86,8 +85,7 @@ BESIDE = {
     "records": {"lock"},
     "rejoining": {"measurement", "trail"},
     "row_sequence": {"rejoining", "trail"},
-    "run": {"measurement", "normalizing", "analysis", "trail", "rejoining", "row_sequence", "packed", "agreement"}
-    | {"refusals"},
+    "run": {"measurement", "normalizing", "analysis", "trail", "rejoining", "row_sequence", "agreement"} | {"refusals"},
     "library": {"run", "analysis", "measurement", "normalizing", "trail"},
     "sharing": {"run", "measurement", "row_sequence"},
     "crew": {"sharing"},
@@ -172,9 +170,6 @@ NEVER: Final = (
 BUILTINS: Final = {"eval", "exec", "compile", "__import__"}
 UNPICKLING: Final = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "subprocess", "runpy"}
 
-# It reads back what the same process has just written, and touches no file.
-IN_MEMORY: Final = ("packed.py", "marshal")
-
 
 def calls(tree: ast.Module) -> Iterator[tuple[str, dict[str | None, str]]]:
     for node in ast.walk(tree):
@@ -194,21 +189,12 @@ def forbidden(path: str, tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
-            unpickling = (name for name in names if name.partition(".")[0] in UNPICKLING)
-            yield from (name for name in unpickling if (path, name) != IN_MEMORY)
+            yield from (name for name in names if name.partition(".")[0] in UNPICKLING)
 
 
 def test_nothing_found_in_a_file_can_be_executed() -> None:
     for path, tree in modules():
         assert not list(forbidden(path.relative_to(PACKAGE).as_posix(), tree)), path
-
-
-def test_what_is_read_back_from_memory_comes_from_no_file() -> None:
-    [tree] = [tree for path, tree in modules() if path.relative_to(PACKAGE).as_posix() == IN_MEMORY[0]]
-    assert imported_rooms(tree) == {"compact", "results"}
-    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    assert imported == {IN_MEMORY[1]}
-    assert "open" not in ast.unparse(tree)
 
 
 def test_the_one_loader_that_runs_files_is_used_in_one_place_that_is_told_to() -> None:

@@ -15,13 +15,14 @@ from fisher_cli.curvature.gradients import gradient, projections
 from fisher_cli.curvature.mean_gradient import MeanGradient
 from fisher_cli.curvature.problem import TensorData, pose
 from fisher_cli.curvature.products import empirical_product, fisher_product
-from fisher_cli.curvature.spectrum import Question, empirical_eigenvalues, true_eigenvalues
+from fisher_cli.curvature.spectrum import Question
 from fisher_cli.curvature.spectrum import spectrum as spectrum_of
 from fisher_cli.curvature.traces import sweep
 from fisher_cli.results import Density
 from tests.cases import CASES, Case, mlp
 from tests.conftest import problem_of, reference_of
 from tests.reference import reference
+from tests.spectra import empirical_eigenvalues, true_eigenvalues
 
 
 def test_products_equal_the_dense_matrices(case: Case) -> None:

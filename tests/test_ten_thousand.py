@@ -18,8 +18,8 @@ from fisher_cli.results import Measurement
 from tests.test_records import in_child
 from tests.test_resume import NET, analyze, tables
 
-# Bytes of Python that finished rows may hold: whatever their number, and each.
-HELD, HELD_EACH = 8 * 2**20, 4500
+# Bytes of Python that finished rows may hold: whatever their number, and each; below 150 MiB for ten thousand.
+HELD, HELD_EACH = 8 * 2**20, 14 * 2**10
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 

@@ -5,15 +5,16 @@ import threading
 
 import pytest
 
+from fisher_cli.durable import STOPPING_SIGNALS
 from fisher_cli.launch import Launch
-from fisher_cli.watch import STOPPING, Watch
+from fisher_cli.watch import Watch
 
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["main thread", "another thread"])
 def test_signals_that_are_ignored_say_nothing(elsewhere: bool) -> None:
     """On a GPU it is autograd's thread that finds another rank gone, in the middle of a backward pass."""
     heard: list[int] = []
-    handlers = {number: signal.getsignal(number) for number in STOPPING}
+    handlers = {number: signal.getsignal(number) for number in STOPPING_SIGNALS}
     signal.signal(signal.SIGUSR1, lambda number, _: heard.append(number))
     watch = Watch(Launch())
     errors: list[BaseException] = []

@@ -26,13 +26,12 @@ from fisher_cli.cli import (
     verify,
 )
 from fisher_cli.cli.groups import Group
+from fisher_cli.durable import STOPPING_SIGNALS
 from fisher_cli.errors import FisherError, LockedError, UsageError
 from fisher_cli.launch import launched
 
 # What Typer raises on words it cannot parse; it exports only this kind of it.
 UnparsableError = cast("type[Exception]", typer.BadParameter.__bases__[0])
-# Besides Ctrl-C: the terminal closed, a scheduler's warning, a polite kill.
-STOPPING_SIGNALS = [getattr(signal, name) for name in ("SIGHUP", "SIGUSR1", "SIGTERM") if hasattr(signal, name)]
 
 
 class Boundary(Group):
@@ -210,7 +209,7 @@ def main() -> None:
     if not sys.warnoptions:  # python -W shows them; what a user must know is a message of ours
         warnings.simplefilter("ignore")
     for number in STOPPING_SIGNALS:
-        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP, and so it stays
+        if signal.getsignal(number) is signal.SIG_DFL:  # not Ctrl-C's; and nohup ignores SIGHUP, so it stays
             signal.signal(number, _stop)
     try:
         app()

@@ -13,7 +13,7 @@ from fisher_cli.dialects import Dialect
 from fisher_cli.durable import Prepared
 from fisher_cli.errors import OutputError
 from fisher_cli.formats import Format, render_workbook
-from fisher_cli.outputs import ReportFiles
+from fisher_cli.outputs import ReportFiles, table_path
 from fisher_cli.row_files import KeptRows, RowFile
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class LongTable:
 
     def path(self, files: ReportFiles) -> Path:
         """Where it goes."""
-        return files.main if self.is_main else files.main.with_name(f"{files.main.stem}.{self.word}{files.main.suffix}")
+        return files.main if self.is_main else table_path(files.main, self.word)
 
 
 class LongRows:

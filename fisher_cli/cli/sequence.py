@@ -15,8 +15,7 @@ from fisher_cli.durable import Prepared
 from fisher_cli.errors import UsageError
 from fisher_cli.formats import Format, inside_parquet, render
 from fisher_cli.launch import launched
-from fisher_cli.outputs import Metadata, ReportFiles
-from fisher_cli.packed import PackedMeasurements
+from fisher_cli.outputs import Metadata, ReportFiles, table_path
 from fisher_cli.records import Journal, journal_folder, open_journal
 from fisher_cli.settings import Resources, Settings
 
@@ -121,7 +120,6 @@ def go_through(
             if files is not None:
                 console.message(f"report: {files.main}")  # nothing to measure, to write or to print
             return 0
-        run.analysis.measurements = PackedMeasurements()
         opened = open_rows(stack, report.long, files, to_stdout)
         _measure(console, run, report, files, to_stdout, opened)
         stack = stack.pop_all()  # kept until the end: what goes to stdout does not go to stderr
@@ -271,8 +269,7 @@ def _write(
     metadata = Metadata(analysis.stable_metadata(), {**analysis.run_metadata(), "made_of": made_of})
     main, beside = report.tables(analysis)
     further: dict[Path, pd.DataFrame | Prepared] = {
-        files.main.with_name(f"{files.main.stem}.{word}{files.main.suffix}"): table
-        for word, table in report.further(analysis).items()
+        table_path(files.main, word): table for word, table in report.further(analysis).items()
     }
     if opened.file is not None:
         rows = opened.file.so_far() if goes_on else opened.file.prepared(inside_parquet(metadata.stable))

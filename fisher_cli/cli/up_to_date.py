@@ -1,11 +1,11 @@
 """Whether a report needs any work: it was made of the same records, of the same files, by the same command."""
 
-import hashlib
 import json
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from fisher_cli.cells import digest
 from fisher_cli.outputs import ReportFiles
 from fisher_cli.records import Journal
 
@@ -25,4 +25,4 @@ def made_of(run: "Run", journal: Journal, files: ReportFiles) -> str:
     places = [[file.name, file.sha256, file.step, file.epoch, file.copies] for file in run.files]
     tables = replace(files, inputs=(), force=False)
     text = json.dumps([run.question, journal.sha256(), places, repr(tables), WORDS.get()])
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    return digest(text.encode())

@@ -202,24 +202,9 @@ def spectral_sum(density: Density, function: Callable[[float], float]) -> Estima
     return _mean(draws, math.fsum(map(function, density.exact)) + (density.null * function(0.0) if density.null else 0))
 
 
-def trace(density: Density) -> Estimate:
-    """tr A = Σ λ_i: P times the mean of qᵀAq, Hutchinson's estimate from the same probes."""
-    return spectral_sum(density, lambda value: value)
-
-
-def squared_norm(density: Density) -> Estimate:
-    """‖A‖_F² = Σ λ_i²: P times the mean of ‖Aq‖²; needs two steps."""
-    return spectral_sum(density, lambda value: value * value)
-
-
 def effective_dimension(density: Density, damping: float) -> Estimate:
     """Σ λ_i / (λ_i + α), the number of directions that data at damping α > 0 determine.
 
     Source: MacKay 1992 (doi:10.1162/neco.1992.4.3.415); Maddox, Benton and Wilson 2020 (arXiv:2003.02139).
     """
     return spectral_sum(density, lambda value: max(value, 0.0) / (max(value, 0.0) + damping))
-
-
-def count_above(density: Density, threshold: float) -> Estimate:
-    """The number of eigenvalues > t. A step is no polynomial: `Density.cumulative_range` bounds what that costs."""
-    return spectral_sum(density, lambda value: float(value > threshold))

@@ -74,11 +74,6 @@ class SharedMeanGradient(MeanGradient):
             for name, each in problem.parameters.items()
         }
 
-    @property
-    def held(self) -> int:
-        """How many values this rank keeps."""
-        return sum(map(len, self._totals.values()))
-
     def adding(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """This rank's batches, during which sums are added; after them it takes part in the sums of others."""
         yield from self._turns.of(batches)

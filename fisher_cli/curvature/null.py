@@ -43,11 +43,6 @@ class Null:
     layers: dict[str, float]
 
     @property
-    def deviation(self) -> float:
-        """The standard deviation of tr F̂."""
-        return math.sqrt(self.variance)
-
-    @property
     def carriers(self) -> float:
         """(Σ_n tr F_n)²/Σ_n E‖g_n‖⁴: how many equal terms would scatter like those of tr F̂; NaN for the zero matrix."""
         total = float(self.fourth.sum())

@@ -173,10 +173,6 @@ class Recomputation:
             self._current.held.append((held, self._current.pack(tensor)))
         return held
 
-    def release(self) -> None:
-        """Hold no segment's tensors: the backward pass is over."""
-        self._present = None
-
     def saved_of(self, segment: _Segment) -> list[tuple[Tensor, int]]:
         """What a segment saved, each with its version; whatever another one saved is let go first.
 

@@ -12,13 +12,13 @@ from fisher_cli.curvature.allocation import large_blocks_given_back
 from fisher_cli.curvature.batching import memory_bytes
 from fisher_cli.curvature.density import density as density_of
 from fisher_cli.curvature.density import effective_dimension as dimension_of
-from fisher_cli.curvature.eigensystems import Eigensystem, Matrix, matrices
+from fisher_cli.curvature.eigensystems import Eigensystem, Matrix
 from fisher_cli.curvature.krylov import Product
 from fisher_cli.curvature.lanczos import Eigenpairs, Ending
 from fisher_cli.curvature.problem import Problem
 from fisher_cli.curvature.products import Dual
 from fisher_cli.curvature.question import Question
-from fisher_cli.curvature.routes import BASIS_SHARE, Route, vectors_fit
+from fisher_cli.curvature.routes import BASIS_SHARE, vectors_fit
 from fisher_cli.results import Density, Eigenvalues, Estimate, Spectrum
 
 # Random vectors for what the leading eigenvalues leave of ‖F‖_F²; a sixth of what Lanczos costs for five of them.
@@ -55,22 +55,6 @@ def as_result(found: Eigensystem, wanted: int, parameters: int) -> Eigenvalues:
         found.products,
         "; ".join(notes),
     )
-
-
-def true_eigenvalues(
-    problem: Problem, count: int, *, tolerance: float = 1e-3, seed: int = 0, route: Route | None = None
-) -> Eigenvalues:
-    """The largest eigenvalues of F = mean_n J_nᵀ Λ_n J_n, each with its residual ‖Fv − θv‖."""
-    true, _ = matrices(problem, seed=seed)
-    return as_result(true.leading(count, tolerance=tolerance, route=route), count, problem.size)
-
-
-def empirical_eigenvalues(
-    problem: Problem, count: int, *, tolerance: float = 1e-3, seed: int = 0, route: Route | None = None
-) -> Eigenvalues:
-    """The largest eigenvalues of F̂ = mean_n J_nᵀ s_y s_yᵀ J_n, each with its residual ‖F̂v − θv‖."""
-    _, empirical = matrices(problem, seed=seed)
-    return as_result(empirical.leading(count, tolerance=tolerance, route=route), count, problem.size)
 
 
 @torch.inference_mode(mode=False)

@@ -14,6 +14,7 @@ from types import ModuleType
 import torch
 from torch import nn
 
+from fisher_cli.cells import digest
 from fisher_cli.errors import ArchitectureError, FisherError
 from fisher_cli.inputs.formats.containers import one_line
 
@@ -75,7 +76,7 @@ def code_digest(model: str) -> str | None:
     if file is None:
         return None
     try:
-        return f"sha256:{hashlib.sha256(Path(file).read_bytes()).hexdigest()}"
+        return digest(Path(file).read_bytes())
     except OSError:
         return None
 

@@ -1,16 +1,15 @@
-"""The two lines at the end of what a command prints: what happened, in as many words as the width allows."""
+"""The one or two sentences at the end of what a command prints: what happened."""
 
 from collections import Counter
 from collections.abc import Sequence
 
-from rich.cells import cell_len
 from rich.text import Text
 
 from fisher_cli.cells import one_line
 from fisher_cli.reports.headings import place
 from fisher_cli.reports.layout import shorten, wrapped
-from fisher_cli.reports.movement import trace_forms
-from fisher_cli.reports.numbers import finite, number_text
+from fisher_cli.reports.movement import trace_sentence
+from fisher_cli.reports.numbers import finite, number_text, unbroken
 from fisher_cli.results import (
     CheckpointComparison,
     Comparison,
@@ -22,40 +21,29 @@ from fisher_cli.results import (
     Spectrum,
 )
 
-# One line in several wordings, the fullest first.
-Forms = Sequence[str]
-
 _CLEAR = frozenset({Finding.FITTED, Finding.SURPRISED, Finding.SHIFTED})
 _NAME = 24
 
 
-def ending(lines: Sequence[Forms], width: int) -> list[Text]:
-    """Each line in the first of its wordings that fits the width; the last is wrapped where none does."""
-    parts: list[Text] = []
-    for forms in lines:
-        fit = [form for form in forms if cell_len(form) <= width]
-        parts += [Text(fit[0], "bold")] if fit else wrapped(forms[-1], width, "bold")
-    return parts
+def ending(sentences: Sequence[str], width: int) -> list[Text]:
+    """Each sentence on lines of its own."""
+    return [line for sentence in sentences for line in wrapped(sentence, width, "bold")]
 
 
-def of_run(measurements: Sequence[Measurement]) -> list[Forms]:
+def of_run(measurements: Sequence[Measurement]) -> list[str]:
     """How the true trace went, and what part of it the empirical trace is at the end."""
-    forms = trace_forms(measurements)
+    first = trace_sentence(measurements)
     last = next((each for each in reversed(measurements) if each.trace and finite(each.trace.true.value)), None)
     if last is None or last.trace is None or last.trace.ratio is None or finite(last.trace.ratio.value) is None:
-        return [forms]
+        return [first]
     ratio = _number(last.trace.ratio)
     return [
-        forms,
-        (
-            f"The empirical trace is {ratio} of the true one at {place(last)}: tr F̂/tr F over the same examples.",
-            f"The empirical trace is {ratio} of the true one at {place(last)}.",
-            f"Empirical over true: {ratio} at {place(last)}.",
-        ),
+        first,
+        f"The empirical trace is {ratio} of the true one at {place(last)}: tr F̂/tr F over the same examples.",
     ]
 
 
-def of_spectra(pairs: Sequence[tuple[Measurement, Spectrum]]) -> list[Forms]:
+def of_spectra(pairs: Sequence[tuple[Measurement, Spectrum]]) -> list[str]:
     """How the largest eigenvalue of one matrix went, and how much of the trace the leading ones carry."""
     known = [(each, found) for each, found in pairs if found.leading.values]
     if not known:
@@ -63,25 +51,18 @@ def of_spectra(pairs: Sequence[tuple[Measurement, Spectrum]]) -> list[Forms]:
     matrix = known[0][1].matrix
     ends = [known[0], max(known, key=lambda pair: pair[1].leading.values[0]), known[-1]]
     ends = list({id(found): (each, found) for each, found in ends}.values())
-    values = [_largest(found) for _, found in ends]
-    full = [f"{value} at {place(each)}" for value, (each, _) in zip(values, ends, strict=True)]
-    short = [f"{number_text(found.leading.values[0])} at {place(each)}" for each, found in ends]
-    first = (
-        f"The largest eigenvalue of the {matrix} Fisher is {', '.join(full)}.",
-        f"λ₁ of the {matrix} Fisher is {', '.join(full)}.",
-        f"λ₁ ({matrix}) is {', '.join(full)}.",
-        f"λ₁ ({matrix}) is {', '.join(short)}.",
-    )
+    values = [f"{_largest(found)} at {place(each)}" for each, found in ends]
+    first = f"The largest eigenvalue of the {matrix} Fisher is {', '.join(values)}."
     shares = [found.shares[len(found.leading.values) - 1] for _, found in known if found.shares]
     ranks = [found.effective_rank.value for _, found in known if found.effective_rank]
     count = len(known[-1][1].leading.values)
     carried, rank = _from_to([f"{share:.1%}" for share in shares]), _from_to([number_text(each) for each in ranks])
     said = [f"the top {count} carry {carried} of its trace" if carried else "", rank and f"effective rank {rank}"]
     text = "; ".join(part for part in said if part)
-    return [first, (f"{text[0].upper()}{text[1:]}.",)] if text else [first]
+    return [first, f"{text[0].upper()}{text[1:]}."] if text else [first]
 
 
-def of_comparison(pairs: Sequence[tuple[Measurement, Comparison]]) -> list[Forms]:
+def of_comparison(pairs: Sequence[tuple[Measurement, Comparison]]) -> list[str]:
     """At how many checkpoints the traces differ clearly, and the ratio at the last beside its null."""
     if not pairs:
         return []
@@ -89,46 +70,36 @@ def of_comparison(pairs: Sequence[tuple[Measurement, Comparison]]) -> list[Forms
     clear, count = sum(counts[each] for each in _CLEAR), len(pairs)
     where = f"at {clear} of {count} checkpoints" if count > 1 else f"at {place(pairs[0][0])}"
     said = f"differs clearly {where}" if clear or count > 1 else f"does not differ clearly {where}"
-    first = (
-        f"The empirical Fisher's trace {said} from the true one's (more than three deviations of label noise).",
-        f"The empirical trace {said} from the true one.",
-    )
+    first = f"The empirical Fisher's trace {said} from the true one's (more than three deviations of label noise)."
     measurement, last = pairs[-1]
     ratio = measurement.trace.ratio if measurement.trace else None
     if ratio is None or last.null_deviation is None or finite(ratio.value) is None:
         return [first]
-    null = number_text(1.0, last.null_deviation)
+    null = unbroken(number_text(1.0, last.null_deviation))
     return [
         first,
-        (
-            f"At {place(measurement)} it is {_number(ratio)} of the true one; labels drawn from the model give {null}.",
-            f"At {place(measurement)} the ratio is {_number(ratio)}; labels from the model: {null}.",
-            f"Ratio {_number(ratio)}; labels from the model: {null}.",
-        ),
+        f"At {place(measurement)} it is {_number(ratio)} of the true one; labels drawn from the model give {null}.",
     ]
 
 
-def of_pair(found: CheckpointComparison, holds: float) -> list[Forms]:
+def of_pair(found: CheckpointComparison, holds: float) -> list[str]:
     """How far the predictions moved against the second-order view, and how many examples keep theirs."""
     moved, quadratic = found.kl_ab_parameters or found.kl_ab, found.whole.quadratic_a.value
-    kl = f"KL(a‖b) is {_number(moved)} nats"
-    first: Forms = (f"{kl}.",)
+    first = f"KL(a‖b) is {_number(moved)} nats"
     if quadratic > 0 and finite(moved.value / quadratic) is not None:
         ratio = moved.value / quadratic
         how = "the second-order view holds" if abs(ratio - 1) <= holds else "too long a step for the second-order view"
-        short = "as expected" if abs(ratio - 1) <= holds else "too long a step"
-        times = f"{kl}, {number_text(ratio)} times ½ΔᵀFΔ"
-        first = (f"{times} at a: {how}.", f"{times} at a: {short}.", f"{times}.")
+        first += f", {number_text(ratio)} times ½ΔᵀFΔ at a: {how}"
     if found.agreement is None:
-        return [first]
+        return [f"{first}."]
     same = f"Both predict the same for {found.agreement.value:.1%} of the examples"
     if found.accuracy_a is None or found.accuracy_b is None:
-        return [first, (f"{same}.",)]
+        return [f"{first}.", f"{same}."]
     right = f"a is right for {found.accuracy_a.value:.1%}, b for {found.accuracy_b.value:.1%}"
-    return [first, (f"{same}; {right}.", f"{found.agreement.value:.1%} predicted alike; {right}.")]
+    return [f"{first}.", f"{same}; {right}."]
 
 
-def of_examples(measurement: Measurement, summary: ExampleSummary, finding: str) -> list[Forms]:
+def of_examples(measurement: Measurement, summary: ExampleSummary, finding: str) -> list[str]:
     """Noisy against clean where they are marked, and how few examples carry how much.
 
     Args:
@@ -136,51 +107,42 @@ def of_examples(measurement: Measurement, summary: ExampleSummary, finding: str)
         summary: what its examples say.
         finding: the verdict on noisy against clean in a word or two; "" where no example is marked.
     """
-    lines: list[Forms] = []
+    said: list[str] = []
     ratio = summary.noise.ratio if summary.noise else None
     if finding and ratio is not None:
         figure, low, high = (number_text(value) for value in (ratio.value, ratio.low, ratio.high))
-        lines.append(
-            (
-                f"At {place(measurement)} the noisy examples carry {figure} times the trace of the clean ones "
-                f"({low} to {high}): {finding}.",
-                f"Noisy examples carry {figure} times the clean trace ({low} to {high}): {finding}.",
-                f"Noisy over clean: {figure} ({low} to {high}): {finding}.",
-                f"Noisy over clean: {figure} ({low} to {high}).",
-            )
+        said.append(
+            f"At {place(measurement)} the noisy examples carry {figure} times the trace of the clean ones "
+            f"({low} to {high}): {finding}."
         )
     if summary.concentration:
         each = summary.concentration[-1]
         count = f"{each.examples:,} example{'s' if each.examples != 1 else ''}"
         verb = "carry" if each.examples != 1 else "carries"
-        lines.append(
-            (
-                f"At {place(measurement)} the largest {count} ({each.fraction:.0%}) {verb} {each.share:.1%} of the "
-                "true trace.",
-                f"The largest {count} ({each.fraction:.0%}) {verb} {each.share:.1%} of the true trace.",
-                f"The top {each.fraction:.0%} {verb} {each.share:.1%} of the trace.",
-            )
+        said.append(
+            f"At {place(measurement)} the largest {count} ({each.fraction:.0%}) {verb} {each.share:.1%} of the "
+            "true trace."
         )
-    return lines
+    return said
 
 
-def of_files(inspections: Sequence[Inspection]) -> list[Forms]:
+def of_files(inspections: Sequence[Inspection]) -> list[str]:
     """How many files can be analysed, and with which network."""
     good = [each for each in inspections if not each.error]
     count = len(inspections)
     if not good:
-        return [("No file can be analysed." if count > 1 else "This file cannot be analysed.",)]
+        return ["No file can be analysed." if count > 1 else "This file cannot be analysed."]
     said = "It can be analysed" if count == 1 else f"{len(good)} of {count} checkpoints can be analysed"
     networks = {each.architecture for each in good if each.architecture}
     named = f": {shorten(one_line(networks.pop()), _NAME)}" if len(networks) == 1 else ""
     steps = [each.step for each in good if each.step is not None]
     span = f", steps {min(steps)} to {max(steps)}" if len(set(steps)) > 1 else ""
-    return [(f"{said}{named}{span}.", f"{said}{named}.", f"{said}.")]
+    return [f"{said}{named}{span}."]
 
 
 def _largest(found: Spectrum) -> str:
     error = found.errors[0] if found.errors else None
-    return number_text(found.leading.values[0], error)
+    return unbroken(number_text(found.leading.values[0], error))
 
 
 def _from_to(texts: Sequence[str]) -> str:
@@ -191,4 +153,4 @@ def _from_to(texts: Sequence[str]) -> str:
 
 
 def _number(estimate: Estimate) -> str:
-    return number_text(estimate.value, estimate.standard_error)
+    return unbroken(number_text(estimate.value, estimate.standard_error))

@@ -10,7 +10,6 @@ from fisher_cli.trajectory import Shape, Trajectory, trajectory_of
 
 # The layers whose shares are told, and how much of a name.
 _LAYERS, _NAME = 3, 24
-_NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def verdict(measurements: Sequence[Measurement]) -> str:
@@ -28,17 +27,14 @@ def verdict(measurements: Sequence[Measurement]) -> str:
     return f"{said}{_caution(measurements, found)}"
 
 
-def trace_forms(measurements: Sequence[Measurement]) -> tuple[str, ...]:
-    """What `verdict` says of the true trace, as one sentence in several lengths, the longest first."""
+def trace_sentence(measurements: Sequence[Measurement]) -> str:
+    """What `verdict` says of the true trace alone."""
     found = trajectory_of(measurements)
-    if found is None:
-        return ("No checkpoint gave a trace.",)
-    words = _Words(measurements, found)
-    return tuple(f"{text.replace(_NO_BREAK, ' ')}." for text in (words.shape(whole=False), *words.shorter()))
+    return "No checkpoint gave a trace." if found is None else f"{_Words(measurements, found).shape(whole=False)}."
 
 
 def asides(measurements: Sequence[Measurement]) -> list[str]:
-    """What `trace_forms` leaves out: rows as high as the peak, where the run leaves its shape, whether to build on it.
+    """What `trace_sentence` leaves out: rows as high as the peak, detours of the run, whether to build on it.
 
     Returns:
         Sentences, none where there is nothing to add.
@@ -110,37 +106,6 @@ class _Words:
         ends = [i for i in (found.first, found.last) if i != found.peak]
         others = " and ".join(f"{self.place(i)} ({self.value(i)})" for i in ends)
         return f"The true trace shows no clear rise or fall: largest at {at} ({peak}), beside {others}"
-
-    def shorter(self) -> tuple[str, ...]:
-        """The sentence in fewer words."""
-        found = self.found
-        first, peak, last = (self.value(i) for i in (found.first, found.peak, found.last))
-        at = self.place(found.peak)
-        top, end = (self.value(i).partition(_NO_BREAK)[0] for i in (found.peak, found.last))
-        if found.first == found.last:
-            return (f"tr F is {peak}",)
-        if found.shape is Shape.BELL:
-            return (
-                f"True trace: {first} at first, {peak} at {at}, {last} at last: {self._bell()}",
-                f"True trace peaks at {at} ({peak}), falls to {last}: {self._bell()}",
-                f"tr F: top {top} at {at}, then {end}: {self._bell()}",
-            )
-        if found.shape is Shape.RISING or (found.shape is Shape.RISEN and found.peak == found.last):
-            return (f"True trace rises from {first} to {peak} at last: no bell", f"tr F rises to {top}: no bell")
-        if found.shape is Shape.RISEN:
-            return (
-                f"True trace rises from {first} to {peak} at {at}, not clearly fallen since: no bell",
-                f"tr F rises to {top}, no clear fall: no bell",
-            )
-        if found.shape is Shape.FALLING:
-            return (
-                f"True trace falls from {peak} at {at} to {last}: no rise",
-                f"tr F falls from {top} to {end}: no rise",
-            )
-        return (
-            f"True trace without a clear rise or fall: {peak} at most, {last} at last",
-            "tr F: no clear rise or fall",
-        )
 
     def alike(self) -> str:
         """That other rows may be as high as the peak, "" if none may."""

@@ -1,6 +1,5 @@
 """A report as it was written to files, read back: its tables, its record, and what it says in words."""
 
-import hashlib
 import json
 import math
 import shlex
@@ -10,9 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fisher_cli.cells import one_line
+from fisher_cli.cells import digest, one_line
 from fisher_cli.errors import FisherError, OutputError
 from fisher_cli.formats import SCHEMA_VERSION, TOOL, is_newer
+from fisher_cli.outputs import record_path, table_path
 from fisher_cli.records import journal_folder, read_records
 from fisher_cli.results import Estimate, Measurement, Status, Trace
 from fisher_cli.table_reading import read_table
@@ -127,11 +127,11 @@ def read_run(path: Path) -> ReportedRun:
 def _side(path: Path, word: str) -> tuple[Path, str | None] | None:
     """The file of a side table, and its sheet in a workbook; None if it was not written."""
     if path.suffix.lower() != ".xlsx":
-        side = path.with_name(f"{path.stem}.{word}{path.suffix}")
+        side = table_path(path, word)
         return (side, None) if side.is_file() else None
     # A workbook holds all tables of one command.
     main = _MAIN_OF.get(word, word)
-    books = dict.fromkeys((path.with_name(f"{path.stem}.{main}{path.suffix}") if main else path, path))
+    books = dict.fromkeys((table_path(path, main), path))
     return next(((book, word) for book in books if word in sheet_names(book)), None)
 
 
@@ -158,9 +158,8 @@ def _record(path: Path, word: str) -> Mapping[str, Any]:
     Raises:
         OutputError: it is of a later version.
     """
-    stem = f"{path.stem}.{word}" if word else path.stem
     try:
-        record = json.loads(path.with_name(f"{stem}.meta.json").read_bytes())
+        record = json.loads(record_path(table_path(path, word)).read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(record, dict) or record.get("tool") != TOOL:
@@ -182,11 +181,11 @@ def _damage(path: Path, record: Mapping[str, Any], files: Sequence[Path]) -> Ite
     """
     tables = record.get("tables")
     if not isinstance(tables, dict):
-        yield f"{path.stem}.meta.json is missing or damaged: settings and data of this report are not known"
+        yield f"{record_path(path).name} is missing or damaged: settings and data of this report are not known"
         return
     for file in files:
         listed = tables.get(file.name)
-        if listed is not None and listed != f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}":
+        if listed is not None and listed != digest(file.read_bytes()):
             yield f"{one_line(file.name)} is not as it was written: run `fisher check {shlex.quote(path.name)}`"
 
 

@@ -1,7 +1,7 @@
 """Where results go, and in which form."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -9,89 +9,35 @@ from fisher_cli.cli.options.panels import OUTPUT
 from fisher_cli.dialects import Dialect
 from fisher_cli.formats import Format
 
-Output = Annotated[
-    Path | None,
-    typer.Option(
+
+def _report_file(beside: str) -> Any:
+    """The option -o of a command, by what it writes besides the rows."""
+    return typer.Option(
         "-o",
         "--output",
         metavar="FILE|-",
-        help="Report file (.csv .tsv .json .jsonl .parquet .xlsx); a table of layers and a record go beside it; "
-        "or - for rows on stdout.",
+        help=f"Report file (.csv .tsv .json .jsonl .parquet .xlsx){beside}; or - for rows on stdout.",
         show_default=False,
         rich_help_panel=OUTPUT,
-    ),
-]
-InspectionOutput = Annotated[
-    Path | None,
-    typer.Option(
-        "-o",
-        "--output",
-        metavar="FILE|-",
-        help="Report file (.csv .tsv .json .jsonl .parquet .xlsx); with --data a table of parameters goes beside it; "
-        "or - for rows on stdout.",
-        show_default=False,
-        rich_help_panel=OUTPUT,
-    ),
-]
+    )
+
+
+Output = Annotated[Path | None, _report_file("; a table of layers and a record go beside it")]
+InspectionOutput = Annotated[Path | None, _report_file("; with --data a table of parameters goes beside it")]
 SpectrumOutput = Annotated[
-    Path | None,
-    typer.Option(
-        "-o",
-        "--output",
-        metavar="FILE|-",
-        help="Report file (.csv .tsv .json .jsonl .parquet .xlsx), written as NAME.spectrum with NAME.density and a "
-        "record beside it; or - for rows on stdout.",
-        show_default=False,
-        rich_help_panel=OUTPUT,
-    ),
+    Path | None, _report_file(", written as NAME.spectrum with NAME.density and a record beside it")
 ]
 ComparisonOutput = Annotated[
-    Path | None,
-    typer.Option(
-        "-o",
-        "--output",
-        metavar="FILE|-",
-        help="Report file (.csv .tsv .json .jsonl .parquet .xlsx), written as NAME.compare with "
-        "NAME.compare.layers and a record beside it; or - for rows on stdout.",
-        show_default=False,
-        rich_help_panel=OUTPUT,
-    ),
+    Path | None, _report_file(", written as NAME.compare with NAME.compare.layers and a record beside it")
 ]
 CheckpointComparisonOutput = Annotated[
-    Path | None,
-    typer.Option(
-        "-o",
-        "--output",
-        metavar="FILE|-",
-        help="Report file (.csv .tsv .json .jsonl .parquet .xlsx), written as NAME.checkpoints with "
-        "NAME.checkpoints.layers and a record beside it; or - for rows on stdout.",
-        show_default=False,
-        rich_help_panel=OUTPUT,
-    ),
+    Path | None, _report_file(", written as NAME.checkpoints with NAME.checkpoints.layers and a record beside it")
 ]
 VerifyOutput = Annotated[
-    Path | None,
-    typer.Option(
-        "-o",
-        "--output",
-        metavar="FILE|-",
-        help="Report file (.csv .tsv .json .jsonl .parquet .xlsx), written as NAME.verify with NAME.expansion and a "
-        "record beside it; or - for rows on stdout.",
-        show_default=False,
-        rich_help_panel=OUTPUT,
-    ),
+    Path | None, _report_file(", written as NAME.verify with NAME.expansion and a record beside it")
 ]
 ExamplesOutput = Annotated[
-    Path | None,
-    typer.Option(
-        "-o",
-        "--output",
-        metavar="FILE|-",
-        help="Report file (.csv .tsv .json .jsonl .parquet .xlsx), written as NAME.examples with NAME.groups and a "
-        "record beside it; or - for rows on stdout.",
-        show_default=False,
-        rich_help_panel=OUTPUT,
-    ),
+    Path | None, _report_file(", written as NAME.examples with NAME.groups and a record beside it")
 ]
 ComparisonLayers = Annotated[
     bool | None,

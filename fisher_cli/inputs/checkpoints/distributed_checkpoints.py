@@ -14,11 +14,12 @@ from typing import BinaryIO, Final
 import torch
 from torch import Tensor
 
+from fisher_cli.cells import digest
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.checkpoints.distributed_metadata import Piece, SavedState, SavedTensor, read_metadata
 from fisher_cli.inputs.checkpoints.stored import Stored, decoded, inside, joint_digest, open_regular
 from fisher_cli.inputs.checkpoints.timeline import TIME_KEYS
-from fisher_cli.inputs.formats.containers import CHECKSUMS_HOLD, Payload, digest, one_line, read_bytes
+from fisher_cli.inputs.formats.containers import CHECKSUMS_HOLD, Payload, one_line, read_bytes
 from fisher_cli.inputs.formats.reading import Reading
 
 METADATA: Final = ".metadata"
@@ -127,7 +128,7 @@ class StoredPieces(Stored):
                 self._copy(piece, tensor, data, self._folder / name)
             for block in _blocks(file, None):
                 hashed.update(block)
-        self._digests[name] = f"sha256:{hashed.hexdigest()}"
+        self._digests[name] = digest(hashed)
 
     def _copy(self, piece: Piece, tensor: Tensor, data: bytes, path: Path) -> None:
         found = decoded(data, path, self._reading).content

@@ -1,6 +1,5 @@
 """A checkpoint on disk, a file or a folder → what is stored in it and the hash of the bytes that were read."""
 
-import hashlib
 import io
 import os
 import stat
@@ -10,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from fisher_cli.cells import digest
 from fisher_cli.errors import CheckpointError
-from fisher_cli.inputs.formats.containers import Payload, decode, digest, one_line, read_bytes
+from fisher_cli.inputs.formats.containers import Payload, decode, one_line, read_bytes
+from fisher_cli.inputs.formats.files import open_without_waiting
 from fisher_cli.inputs.formats.reading import Reading
 
 _HUB: Final = ("snapshots", "blobs")  # the cache of Hugging Face's hub: snapshots/REVISION/NAME links to blobs/HASH
@@ -101,10 +102,8 @@ def open_regular(path: Path) -> BinaryIO:
     Raises:
         CheckpointError: It is none, or cannot be opened.
     """
-    # Without O_NONBLOCK opening a named pipe would wait for a writer, perhaps for ever.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
-        file = open(os.open(path, flags), "rb")  # noqa: SIM115  the caller closes it
+        file = open(open_without_waiting(path), "rb")  # noqa: SIM115  the caller closes it
     except OSError as error:
         msg = f"{one_line(path, 500)}: cannot be opened ({error.strerror}); check what it is with: ls -l"
         raise CheckpointError(msg) from error
@@ -121,7 +120,7 @@ def joint_digest(digests: Mapping[str, str]) -> str:
     Names are relative to the folder, with `/` between their parts, in UTF-8.
     """
     lines = (os.fsencode(name) + b"\0" + value.encode() + b"\n" for name, value in sorted(digests.items()))
-    return f"sha256:{hashlib.sha256(b''.join(lines)).hexdigest()}"
+    return digest(b"".join(lines))
 
 
 def _homes(folder: Path) -> set[Path]:

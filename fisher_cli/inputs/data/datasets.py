@@ -9,6 +9,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from fisher_cli.cells import digest
 from fisher_cli.errors import DataError, UsageError
 from fisher_cli.inputs.data.catalogue import find_source, known_datasets
 from fisher_cli.inputs.data.labels import read_labels
@@ -278,4 +279,4 @@ def _identity(
         array = tensor.numpy()
         # Least significant byte first, so that the identity is the same on every machine.
         total.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
-    return f"sha256:{total.hexdigest()}"
+    return digest(total)

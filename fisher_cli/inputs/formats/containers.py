@@ -16,13 +16,13 @@ import safetensors.torch
 
 from fisher_cli.errors import CheckpointError, UnsafeCheckpointError
 from fisher_cli.inputs.formats.archives import ZIP_SIGNATURES, open_archive
-from fisher_cli.inputs.formats.files import COPY_AGAIN, digest, one_line, read_bytes
+from fisher_cli.inputs.formats.files import COPY_AGAIN, one_line, read_bytes
 from fisher_cli.inputs.formats.pickles import Reader
 from fisher_cli.inputs.formats.safetensors_headers import check_header
 from fisher_cli.inputs.formats.torch_files import LEGACY_START, Saved, is_legacy, load_legacy, load_zip
 from fisher_cli.inputs.formats.trusted import load_trusting
 
-__all__ = ["CHECKSUMS_HOLD", "Payload", "decode", "digest", "one_line", "read_bytes"]
+__all__ = ["CHECKSUMS_HOLD", "Payload", "decode", "one_line", "read_bytes"]
 
 CHECKSUMS_HOLD: Final = "checksums hold"
 NO_CHECKSUMS: Final = "no checksums"

@@ -1,6 +1,5 @@
 """A file on disk → its bytes, opened once and read once, so that hash, checks and loading all see the same."""
 
-import hashlib
 import os
 import stat
 from pathlib import Path
@@ -22,9 +21,9 @@ def one_line(text: object, limit: int = 200) -> str:
     return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
 
 
-def digest(data: bytes) -> str:
-    """Return the SHA-256 of the bytes, as `sha256:<hex>`."""
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+def open_without_waiting(path: Path | str) -> int:
+    """Return a descriptor for reading; without O_NONBLOCK a named pipe would wait for a writer, perhaps for ever."""
+    return os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
 
 
 def read_bytes(path: Path) -> bytes:
@@ -36,8 +35,7 @@ def read_bytes(path: Path) -> bytes:
     where = one_line(path, 500)
     try:
         _check_regular(os.stat(path).st_mode, where)  # opening a device may already do something
-        # Without O_NONBLOCK opening a named pipe would wait for a writer, perhaps for ever.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        descriptor = open_without_waiting(path)
     except FileNotFoundError as error:
         msg = f"{where}: there is no such file; check the path"
         raise CheckpointError(msg) from error

@@ -7,6 +7,7 @@ from typing import BinaryIO, Final
 
 from fisher_cli.errors import DataError
 from fisher_cli.inputs.formats.containers import one_line
+from fisher_cli.inputs.formats.files import open_without_waiting
 from fisher_cli.machine import total_memory
 
 # What the examples of a run, or one file that must be held whole, may take of the memory.
@@ -31,8 +32,7 @@ def open_regular(path: Path | str, longest: int | None = None) -> BinaryIO:
     """
     where = shown(path)
     try:
-        # Without O_NONBLOCK opening a named pipe would wait for a writer, perhaps for ever.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        descriptor = open_without_waiting(path)
     except FileNotFoundError as error:
         msg = f"{where}: there is no such file; check the path"
         raise DataError(msg) from error
