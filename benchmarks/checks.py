@@ -17,13 +17,13 @@ from unittest import mock
 import torch
 from torch import nn
 
-import fisher_cli.run
+import fisher_cli.run.sequence
 from benchmarks.harness import Answer, Report, ask, number, parsed, parser, provenance, required, say, table
-from fisher_cli.curvature.problem import TensorData
+from fisher_cli.curvature.problem.problem import TensorData
 from fisher_cli.inputs.networks.cifar_resnets import cifar_resnet
-from fisher_cli.measurement import measure
 from fisher_cli.results import Measurement
-from fisher_cli.run import Run
+from fisher_cli.run.measurement import measure
+from fisher_cli.run.sequence import Run
 from fisher_cli.settings import Resources, Settings
 
 SAMPLES = Path(__file__).parents[1] / "sample_checkpoints"
@@ -73,7 +73,7 @@ def of_samples(name: str, eigenvalues: int, examples: int | None, *, verify: boo
         RuntimeError: a checkpoint failed.
     """
     settings = Settings(eigenvalues=eigenvalues, **({} if examples is None else {"limit": examples}))
-    with mock.patch.object(fisher_cli.run, "measure", partial(measure, verify=verify)):
+    with mock.patch.object(fisher_cli.run.sequence, "measure", partial(measure, verify=verify)):
         rows = list(Run([SAMPLES / name], settings, Resources(device="cpu")))
     for row in rows:
         if row.trace is None:

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.harness import NotApplicableError, package
-from fisher_cli.curvature.batching import memory_bytes, values_per_example
-from fisher_cli.curvature.eigensystems import matrices
-from fisher_cli.curvature.kernels import reproducible_kernels
-from fisher_cli.curvature.problem import TensorData, pose
-from fisher_cli.curvature.routes import Route, fits
+from fisher_cli.curvature.problem.batching import memory_bytes, values_per_example
+from fisher_cli.curvature.problem.problem import TensorData, pose
+from fisher_cli.curvature.spectra.eigensystems import matrices
+from fisher_cli.curvature.spectra.solver_choice import Route, fits
+from fisher_cli.curvature.torch_backend.backend_flags import reproducible_kernels
 
 TOLERANCE = 1e-3
 # ARPACK restarts; its own default is ten times the number of parameters.

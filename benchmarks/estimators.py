@@ -40,13 +40,13 @@ from benchmarks.methods import FORWARD
 from benchmarks.networks import ResNet20, mlp
 from benchmarks.variances import SAMPLES, variance
 from fisher_cli.curvature.gradient_norms.engine import Engine
-from fisher_cli.curvature.problem import TensorData, pose
-from fisher_cli.curvature.scores import exact
-from fisher_cli.curvature.traces import sweep
+from fisher_cli.curvature.problem.output_scores import exact
+from fisher_cli.curvature.problem.problem import TensorData, pose
+from fisher_cli.curvature.traces.traces import sweep
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
 from fisher_cli.inputs.data.datasets import load_examples
 from fisher_cli.inputs.networks.networks import Networks
-from fisher_cli.run import Run
+from fisher_cli.run.sequence import Run
 from fisher_cli.settings import Resources, Settings
 
 PARTS = ("variance", "classes", "overhead")

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks.harness import Answer, Report, ask, number, parsed, parser, provenance, required, say, table
-from fisher_cli.curvature.eigensystems import matrices
-from fisher_cli.curvature.problem import TensorData, pose
-from fisher_cli.curvature.routes import WHOLE_ROWS, Route
-from fisher_cli.curvature.scores import true_scores
+from fisher_cli.curvature.problem.output_scores import true_scores
+from fisher_cli.curvature.problem.problem import TensorData, pose
+from fisher_cli.curvature.spectra.eigensystems import matrices
+from fisher_cli.curvature.spectra.solver_choice import WHOLE_ROWS, Route
 
 # Classes, inputs and hidden units; of each class so many training examples; examples that F is of.
 CLASSES, WIDTH, HIDDEN, EACH, EXAMPLES = 1000, 64, 256, 10, 64

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.harness import NotApplicableError, package
 from fisher_cli.curvature.gradient_norms.engine import Engine
-from fisher_cli.curvature.problem import TensorData, pose
-from fisher_cli.curvature.traces import sweep
+from fisher_cli.curvature.problem.problem import TensorData, pose
+from fisher_cli.curvature.traces.traces import sweep
 
 # The rows of per-example Jacobians that torch.func may hold at once, in bytes.
 JACOBIAN_BYTES, GPU_JACOBIAN_BYTES = 512 * 2**20, 8 * 2**30

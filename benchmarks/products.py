@@ -16,8 +16,8 @@ from torch import Tensor
 
 from benchmarks.harness import Answer, Report, ask, number, parsed, parser, provenance, required, say, table
 from benchmarks.networks import CASES, Case, Setting, case_named, examples_of
-from fisher_cli.curvature.problem import Problem, TensorData, pose
-from fisher_cli.curvature.products import Jacobian, fisher_product
+from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
+from fisher_cli.curvature.products.fisher_products import Jacobian, fisher_product
 
 QUICK_EXAMPLES = 8
 ROUNDS = 9

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from benchmarks.harness import say
-from fisher_cli import machine
+from fisher_cli.curvature.torch_backend import machine_memory
 
 ROOT = Path(__file__).parents[1]
 MEBIBYTE, GIBIBYTE = 2**20, 2**30
@@ -113,11 +113,11 @@ def forecast(quick: bool) -> None:
 
 def factor(quick: bool) -> None:
     """Resident memory by which a process grows at most while the columns of a factor are made, over their size."""
-    from fisher_cli.curvature.allocation import trim
-    from fisher_cli.curvature.factors import collect
     from fisher_cli.curvature.gradient_norms.engine import Engine
-    from fisher_cli.curvature.problem import TensorData, pose
-    from fisher_cli.curvature.scores import true_scores
+    from fisher_cli.curvature.problem.output_scores import true_scores
+    from fisher_cli.curvature.problem.problem import TensorData, pose
+    from fisher_cli.curvature.spectra.factors import collect
+    from fisher_cli.curvature.torch_backend.malloc import trim
 
     width = 48 if quick else 96
     layers = [nn.Conv2d(width, width, 3, padding=1) for _ in range(8)]
@@ -125,13 +125,18 @@ def factor(quick: bool) -> None:
     engine = Engine(pose(network, TensorData(torch.randn(8, width, 4, 4), torch.arange(8)), batch_size=2))
     collect(engine, true_scores)  # what a batch takes, and what libraries keep, has been taken before
     trim()  # else what has been freed would serve again
-    before = machine.resident_memory()
-    if not machine.begin_peak():
+    before = machine_memory.resident_memory()
+    if not machine_memory.begin_peak():
         say("factor: no peak of a part of a process here")
         return
     found = collect(engine, true_scores)
     held = sum(part.columns.nbytes for part in found.parts.values())
-    line("factor, freed blocks that nothing fits into included", (machine.peak_memory() - before) / held, 1.5, "sizes")
+    line(
+        "factor, freed blocks that nothing fits into included",
+        (machine_memory.peak_memory() - before) / held,
+        1.5,
+        "sizes",
+    )
 
 
 def checkpoints(quick: bool) -> None:

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from benchmarks import cluster, ranks
 from benchmarks.harness import Answer, Report, ask, number, parsed, parser, provenance, say, table
 from benchmarks.networks import small_vit
-from fisher_cli.curvature.problem import TensorData
-from fisher_cli.measurement import measure
+from fisher_cli.curvature.problem.problem import TensorData
+from fisher_cli.run.measurement import measure
 from fisher_cli.settings import Settings
 
 # What is varied, over which values; the quick ones are the first of these.

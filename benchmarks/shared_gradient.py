@@ -13,11 +13,11 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from fisher_cli.curvature.mean_gradient import MeanGradient, SharedMeanGradient
-from fisher_cli.curvature.problem import Batch, Problem, TensorData, pose
-from fisher_cli.curvature.world import World
-from fisher_cli.distributed import joined
-from fisher_cli.launch import launched
+from fisher_cli.curvature.problem.problem import Batch, Problem, TensorData, pose
+from fisher_cli.curvature.problem.process_group import World
+from fisher_cli.curvature.traces.mean_gradient import MeanGradient, SharedMeanGradient
+from fisher_cli.parallel.launch import launched
+from fisher_cli.parallel.ranks import joined
 
 WIDTHS = (768, 4096, 4096, 10)
 ROUNDS = 10

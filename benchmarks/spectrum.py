@@ -46,9 +46,9 @@ from benchmarks.harness import (
     take_turns,
 )
 from benchmarks.networks import Case, Setting, case_named, examples_of, mlp
-from fisher_cli.curvature.eigensystems import matrices
-from fisher_cli.curvature.problem import TensorData, pose
-from fisher_cli.curvature.routes import Route
+from fisher_cli.curvature.problem.problem import TensorData, pose
+from fisher_cli.curvature.spectra.eigensystems import matrices
+from fisher_cli.curvature.spectra.solver_choice import Route
 
 COUNT = 10
 QUICK_EXAMPLES = 32

@@ -16,10 +16,10 @@ from torch import Tensor
 from benchmarks.engine import STANDARD_ERRORS
 from benchmarks.harness import Answer, ask, number, required, say, table
 from fisher_cli.curvature.gradient_norms.engine import Engine
-from fisher_cli.curvature.likelihoods import Softmax
-from fisher_cli.curvature.problem import Problem, TensorData, pose
-from fisher_cli.curvature.scores import unit_scale
-from fisher_cli.curvature.traces import sweep
+from fisher_cli.curvature.problem.likelihoods import Softmax
+from fisher_cli.curvature.problem.output_scores import unit_scale
+from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
+from fisher_cli.curvature.traces.traces import sweep
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
 from fisher_cli.inputs.data.datasets import load_examples
 from fisher_cli.inputs.networks.networks import Networks

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import typer
+from fisher_cli.formats import SCHEMA_VERSION, Format
 
 from fisher_cli import columns, comparison_columns
 from fisher_cli.cli.app import app
-from fisher_cli.formats import SCHEMA_VERSION, Format
 
 TABLES = (
     ("The main table", "analyze", "NAME", columns.COLUMNS),

@@ -14,18 +14,18 @@ __version__ = "0.1.0"
 __all__ = ["Analysis", "FisherError", "Settings", "analyze", "compare", "verify"]
 
 if TYPE_CHECKING:
-    from fisher_cli.analysis import Analysis
+    from fisher_cli.api import analyze, compare, verify
     from fisher_cli.errors import FisherError
-    from fisher_cli.library import analyze, compare, verify
+    from fisher_cli.run.analysis import Analysis
     from fisher_cli.settings import Settings
 
 _HOMES = {
-    "Analysis": "fisher_cli.analysis",
+    "Analysis": "fisher_cli.run.analysis",
     "FisherError": "fisher_cli.errors",
     "Settings": "fisher_cli.settings",
-    "analyze": "fisher_cli.library",
-    "compare": "fisher_cli.library",
-    "verify": "fisher_cli.library",
+    "analyze": "fisher_cli.api",
+    "compare": "fisher_cli.api",
+    "verify": "fisher_cli.api",
 }
 
 

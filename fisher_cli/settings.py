@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
 
-from fisher_cli.cells import digest
 from fisher_cli.shards import Shard
+from fisher_cli.text import digest
 
 
 class Estimator(StrEnum):

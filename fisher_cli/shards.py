@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from fisher_cli.cells import digest
 from fisher_cli.errors import UsageError
+from fisher_cli.text import digest
 
 _FORM: Final = re.compile(r"([0-9]{1,9})/([0-9]{1,9})", re.ASCII)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from fisher_cli.curvature.problem import Problem, TensorData, pose
+from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
 from tests.cases import CASES, Case
 from tests.data_files import save_image
 from tests.reference import Reference, reference

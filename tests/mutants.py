@@ -30,8 +30,8 @@ ROOT = Path(__file__).parent.parent
 SHARED = ("torch.func", "torchvision", "pandas")
 # Tests of the run-time checks themselves; they fail where those are silent.
 OF_THE_CHECK = (
-    "tests/test_traces.py::test_what_cannot_be_measured_is_refused_in_one_line",
-    "tests/test_any_network.py::test_outputs_that_depend_on_anything_but_the_example_are_refused",
+    "tests/curvature/traces/test_traces.py::test_what_cannot_be_measured_is_refused_in_one_line",
+    "tests/curvature/gradient_norms/test_any_network.py::test_outputs_that_depend_on_anything_but_the_example_are_refused",
 )
 # An error that makes a test run for ever is none that the tests catch.
 SECONDS = 120

@@ -6,35 +6,52 @@ Every original occurs exactly once in its module, so that an entry whose origina
 from tests.mutation import Mutation, pairs
 from tests.mutations_of_inputs_and_runs import INPUTS, RUN
 
-TRACES, SPECTRUM, ESTIMATORS = "tests/test_traces.py", "tests/test_spectrum.py", "tests/test_estimators.py"
-LIKELIHOODS, LANCZOS, MOMENTS = "tests/test_likelihoods.py", "tests/test_lanczos.py", "tests/test_moments.py"
-DRAWN, QUANTITIES = "tests/test_drawn_labels.py", "tests/test_quantities.py"
+TRACES, SPECTRUM, ESTIMATORS = (
+    "tests/curvature/traces/test_traces.py",
+    "tests/curvature/spectra/test_spectrum.py",
+    "tests/curvature/traces/test_estimators.py",
+)
+LIKELIHOODS, LANCZOS, MOMENTS = (
+    "tests/curvature/problem/test_likelihoods.py",
+    "tests/curvature/linalg/test_lanczos.py",
+    "tests/curvature/problem/test_moments.py",
+)
+DRAWN, QUANTITIES = "tests/curvature/problem/test_drawn_labels.py", "tests/curvature/spectra/test_spectral_summary.py"
 BY_SIZE = f"{DRAWN}::test_scores_by_size_count_by_their_odds_as_those_of_the_model"
 OVER_ALL_LABELS = f"{DRAWN}::test_over_all_labels_the_balanced_mean_is_the_trace_and_its_variance_errs_upwards"
-LAYERS, DRAWS = "tests/test_linear_layers.py", "tests/test_draws.py"
-TRANSPOSE = "tests/test_convolution_transpose.py::test_every_geometry_has_the_gradients_of_autograd"
-ANY, LEDGER = "tests/test_any_network.py", "tests/test_ledger.py"
-WRONG_VECTORISATION = "tests/test_wrong_vectorisation.py"
+LAYERS, DRAWS = (
+    "tests/curvature/torch_backend/test_transposable_layers.py",
+    "tests/curvature/problem/test_counter_based_random.py",
+)
+TRANSPOSE = (
+    "tests/curvature/torch_backend/test_convolution_gradients.py::test_every_geometry_has_the_gradients_of_autograd"
+)
+ANY, LEDGER = (
+    "tests/curvature/gradient_norms/test_any_network.py",
+    "tests/curvature/gradient_norms/test_coverage_ledger.py",
+)
+WRONG_VECTORISATION = "tests/curvature/gradient_norms/test_wrong_vectorisation.py"
 
 # Of slow files the one test that is to catch the error.
 ORACLE = f"{TRACES}::test_traces_equal_the_oracle_for_every_parameter"
-PRODUCTS_OF_POSITIONS = "tests/test_position_products.py"
+PRODUCTS_OF_POSITIONS = "tests/curvature/gradient_norms/test_position_products.py"
 MEAN_GRADIENT = f"{TRACES}::test_the_mean_gradient_equals_the_oracle"
 REFUSED = f"{TRACES}::test_what_cannot_be_measured_is_refused_in_one_line"
 NETWORK = f"{ANY}::test_traces_and_eigenvalues_equal_the_oracle"
-USES = "tests/test_uses_of_parameters.py::test_traces_of_every_tensor_equal_the_oracle"
-RECURRENT = "tests/test_rules.py::test_recurrent_layers_equal_the_oracle_and_have_a_rule"
-PARAMETRIZED = "tests/test_rules.py::test_weights_computed_from_parameters_equal_the_oracle_and_have_a_rule"
-BAGS = "tests/test_rules.py::test_embeddings_equal_the_oracle_and_have_a_rule"
+USES = "tests/curvature/gradient_norms/test_uses_of_parameters.py::test_traces_of_every_tensor_equal_the_oracle"
+RECURRENT = "tests/curvature/gradient_norms/test_rules.py::test_recurrent_layers_equal_the_oracle_and_have_a_rule"
+RULES = "tests/curvature/gradient_norms/test_rules.py"
+PARAMETRIZED = f"{RULES}::test_weights_computed_from_parameters_equal_the_oracle_and_have_a_rule"
+BAGS = "tests/curvature/gradient_norms/test_rules.py::test_embeddings_equal_the_oracle_and_have_a_rule"
 SEEDS = f"{ESTIMATORS}::test_the_mean_over_many_seeds_is_the_exact_trace"
 COPIES = f"{LANCZOS}::test_twenty_copies_of_a_value_are_found_among_two_hundred"
 UNCONVERGED = f"{LANCZOS}::test_what_did_not_converge_has_its_true_residuals"
-ROUTES = "tests/test_routes.py::test_every_route_gives_the_eigenpairs_of_the_dense_matrix"
+ROUTES = "tests/curvature/spectra/test_solver_choice.py::test_every_route_gives_the_eigenpairs_of_the_dense_matrix"
 BATCHES = f"{ESTIMATORS}::test_draws_belong_to_the_example_and_not_to_the_batch"
 
 # By module: name, the file or test that is to catch it, and texts original, replacement, original, replacement, ….
 TABLE: dict[str, list[tuple[str, ...]]] = {
-    "moments": [
+    "problem.moments": [
         ("N in the standard deviation instead of N − 1", MOMENTS,
          "squares / (count - 1) / count", "squares / count / count"),
         ("standard error without the root", MOMENTS,
@@ -58,7 +75,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("ratio without the error of a drawn denominator", MOMENTS,
          "math.hypot(error, ratio * added / below)", "error"),
     ],
-    "likelihoods": [
+    "problem.likelihoods": [
         ("weight of a class not divided by the mass before it", LIKELIHOODS,
          "p * (behind / before)", "p * behind"),
         ("mass behind a class by subtraction from one", LIKELIHOODS,
@@ -92,7 +109,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("constant of a Gaussian of one dimension", LIKELIHOODS,
          "- 0.5 * outputs.shape[1] * math.log(2 * math.pi)", "- 0.5 * math.log(2 * math.pi)"),
     ],
-    "scores": [
+    "problem.output_scores": [
         ("sampled labels not divided by their number", f"{SEEDS}[linear-sampled]",
          "squares / samples", "squares * 1"),
         ("draws numbered within the batch", BATCHES,
@@ -103,7 +120,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
          "vectors / torch.where(scale > 0, scale, torch.ones_like(scale)).unsqueeze(-1)",
          "vectors / scale.unsqueeze(-1)"),
     ],
-    "drawn_labels": [
+    "problem.drawn_labels": [
         ("labels by size without their probability",
          f"{DRAWN}::test_classes_by_size_have_the_chances_of_their_squared_scores",
          "p * _squares(p, complement)", "_squares(p, complement)"),
@@ -115,7 +132,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("variance of one term for that of the mean", OVER_ALL_LABELS, "variance / count, balanced",
          "variance, balanced"),
     ],
-    "draws": [
+    "problem.counter_based_random": [
         ("a shift that repeats the sign", DRAWS,
          " & ((1 << (_BITS - by)) - 1)", ""),
         ("every example with the same stream", DRAWS,
@@ -127,7 +144,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("a bit used for all 64 signs of a word", DRAWS,
          "torch.arange(_BITS, device=words.device)", "torch.zeros(_BITS, dtype=torch.long)"),
     ],
-    "deflation": [
+    "traces.deflation": [
         ("weight of a mixture forgotten", f"{SEEDS}[sequence-deflated]",
          "        weights[found.columns :] /= MIXTURES\n", ""),
         ("first mixture not weighted", f"{SEEDS}[sequence-deflated]",
@@ -165,7 +182,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
          f"{ESTIMATORS}::test_the_closed_form_root_is_a_root_over_all_signs",
          "-below[:, column + 1 :] * factor", "below[:, column + 1 :] * factor"),
     ],
-    "gradient_norms.contributions": [
+    "gradient_norms.grad_factors": [
         ("positions with the same id taken as different rows", f"{ORACLE}[sequence-float64]",
          "summed = same.to(self.cotangents.dtype) @ self.cotangents\n        return (summed",
          "summed = self.cotangents * self.counted.unsqueeze(2)\n        return (summed"),
@@ -178,7 +195,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
          "delta = _split(self.cotangents, 1, times).flatten(2, 3)",
          "delta = self.cotangents.unflatten(1, (times, -1)).transpose(1, 2).flatten(2, 3)"),
     ],
-    "gradient_norms.joint": [
+    "gradient_norms.joint_norms": [
         ("cross term of a reused layer missing", f"{ORACLE}[sequence-float64]",
          "return one.squared_norms(doubts)", "return torch.stack([part.squared_norms() for part in parts]).sum(0)"),
         ("cross term of a tied embedding counted once", f"{ORACLE}[sequence-float64]",
@@ -199,11 +216,11 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("weights that depend on data taken for parametrized ones", f"{NETWORK}[Windows-3]",
          "lambda node: graph.owners[node] in serving", "lambda node: False"),
     ],
-    "gradient_norms.arrivals": [
-        ("a rule's own fault taken for one of the backward pass", "tests/test_arrivals.py",
+    "gradient_norms.streamed_vjp": [
+        ("a rule's own fault taken for one of the backward pass", "tests/curvature/gradient_norms/test_streamed_vjp.py",
          "            if is_receiving:\n                raise\n", ""),
     ],
-    "gradient_norms.recurrent": [
+    "gradient_norms.rules.recurrent": [
         ("cotangents of states not multiplied by the reset gate", f"{RECURRENT}[GRU-3]",
          "cotangents[..., 2 * width :] * r", "cotangents[..., 2 * width :]"),
         ("states after the step in place of those before", f"{RECURRENT}[LSTM-3]",
@@ -211,7 +228,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("the way back not turned around", f"{RECURRENT}[LSTM, deep, both ways-3]",
          "reversed(states) if direction else states", "states"),
     ],
-    "gradient_norms.parametrized": [
+    "gradient_norms.reparametrization": [
         ("norms along v counted in its own gradient", f"{PARAMETRIZED}[weight norm-3]",
          "(a.square().sum(1, keepdim=True) - along)", "a.square().sum(1, keepdim=True)"),
         ("direct uses of a parametrized weight left out", f"{USES}[both_orientations-3]",
@@ -219,14 +236,15 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("gradients pulled back together whatever torch has wrong", WRONG_VECTORISATION,
          "refuse_wrong_vectorisation(edge.node for edge in edges)\n", "\n"),
     ],
-    "gradient_norms.convolution_transpose": [
+    "torch_backend.convolution_gradients": [
         ("kernel not turned around", TRANSPOSE,
          "range(seen[-1], -1, -(stride // apart))", "range(seen[0], seen[-1] + 1, stride // apart)"),
         ("dilation forgotten between taps", TRANSPOSE, "seen else 0\n", "seen else 0\n        dilation = apart\n"),
         ("phases one position late", TRANSPOSE, "slice(one.residue, None, s)", "slice((one.residue + 1) % s, None, s)"),
     ],
-    "gradient_norms.doubts": [
-        ("doubts never asked", "tests/test_running_behind.py::test_what_cancels_is_noted_and_taken_again",
+    "gradient_norms.deferred_checks": [
+        ("doubts never asked",
+         "tests/curvature/gradient_norms/test_deferred_checks.py::test_what_cancels_is_noted_and_taken_again",
          "if answer}", "if answer and not owner}"),
     ],
     "gradient_norms.position_products": [
@@ -247,7 +265,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("weight gradient of the wrong examples", PRODUCTS_OF_POSITIONS,
          "first = low // self.groups", "first = 0"),
     ],
-    "gradient_norms.convolution": [
+    "gradient_norms.rules.convolution": [
         ("grouped convolution as if ungrouped", f"{ORACLE}[grouped-float64]",
          'groups, kernel = arguments["groups"]', "groups, kernel = 1"),
         ("channels dealt to groups in turn instead of in blocks", f"{ORACLE}[grouped-float64]",
@@ -264,11 +282,11 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("dilation ignored in the reach of a transposed convolution", f"{ORACLE}[norms-float64]",
          "+ dilation[index] * (kernel[index] - 1) + 1", "+ kernel[index]"),
     ],
-    "gradient_norms.linear": [
+    "gradient_norms.rules.linear": [
         ("last position only in the bias of a linear layer", f"{ORACLE}[positions-float64]",
          "delta.squeeze(2).sum(3)", "delta.squeeze(2)[..., -1]"),
     ],
-    "gradient_norms.normalization": [
+    "gradient_norms.rules.normalization": [
         ("batch norm without eps", f"{ORACLE}[residual-float64]",
          'arguments["running_var"] + arguments["eps"]', 'arguments["running_var"]'),
         ("batch norm without the scale", f"{ORACLE}[residual-float64]",
@@ -284,7 +302,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("bias averaged over positions", f"{ORACLE}[residual-float64]",
          '"bias": Vectors(delta.sum(3))', '"bias": Vectors(delta.mean(3))'),
     ],
-    "gradient_norms.embedding": [
+    "gradient_norms.rules.embedding": [
         ("bags divided by their padded length", BAGS,
          "counted.sum(1, keepdim=True).clamp_min(1)", "counted.shape[1]"),
         ("padding row given a gradient", f"{ORACLE}[sequence-float64]",
@@ -292,19 +310,19 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("padding row counted from the end not found", f"{NETWORK}[PaddedFromTheEnd-3]",
          'arguments["padding_idx"] % len(arguments["weight"])', 'arguments["padding_idx"]'),
     ],
-    "gradient_norms.broadcast": [
+    "gradient_norms.rules.broadcast": [
         ("factor of a scaling parameter forgotten", f"{NETWORK}[Windows-3]",
          '_reduced(arguments["parameter"], cotangents * inputs)', '_reduced(arguments["parameter"], cotangents)'),
         ("bare parameter averaged over what it was spread over", f"{NETWORK}[Windows-3]",
          "gradient.sum(dimension + 1, keepdim=True)", "gradient.mean(dimension + 1, keepdim=True)"),
     ],
-    "gradient_norms.per_example": [
+    "gradient_norms.per_example_gradients": [
         ("directions of the first examples used for all", f"{ANY}::test_vectorised_gradients_equal_those_one_by_one",
          "directions[first : first + columns, some]", "directions[first : first + columns, : some.stop - some.start]"),
         ("vectorised over examples whatever torch has wrong", WRONG_VECTORISATION,
          "            refuse_wrong_vectorisation([found.grad_fn])\n", ""),
     ],
-    "gradient_norms.capture": [
+    "gradient_norms.call_recorder": [
         ("factors taken after they were changed in place", f"{USES}[data_scaled_in_place-3]",
          "before = (args[0].detach().clone(), args[1])", "before = (args[0].detach(), args[1])"),
         ("outputs looked up after in-place operations", f"{ORACLE}[residual-float64]",
@@ -318,13 +336,13 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
          "                for call, output in zip(recorder.calls, recorder.outputs, strict=True)\n"
          "            ]\n"),
     ],
-    "gradient_norms.layouts": [
+    "gradient_norms.batch_dim": [
         ("any layout accepted without the test", f"{NETWORK}[Sorted-3]",
          "in _fits: bool((_A <= limits).all())", "True"),
         ("positions before examples not exchanged", f"{NETWORK}[Windows-3]",
          "tensor = apart.transpose(skip, skip + 1).flatten(skip, skip + 1)", "tensor = apart.flatten(skip, skip + 1)"),
     ],
-    "gradient_norms.graph": [
+    "gradient_norms.autograd_graph": [
         ("indexing not taken as dependent on the data",
          f"{ANY}::test_what_the_first_batch_shows_is_not_taken_for_granted",
          "    Abs AccumulateGrad", "    Index Abs AccumulateGrad"),
@@ -332,23 +350,23 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
          '{"Cdist", "MaskedSelect"}', '{"MaskedSelect"}'),
         ("masks vectorised as torch has them", WRONG_VECTORISATION, '{"Cdist", "MaskedSelect"}', '{"Cdist"}'),
     ],
-    "network_state": [
+    "torch_backend.network_state": [
         ("buffers not put back", f"{ANY}::test_buffers_that_the_network_writes_are_put_back",
          "module._buffers[key] = self._buffers[name][key]", "pass"),
     ],
-    "kernels": [
+    "torch_backend.backend_flags": [
         ("batch norm evaluated without eps", f"{ORACLE}[residual-float64]",
          "scale = torch.rsqrt(variance + eps)", "scale = torch.rsqrt(variance)"),
     ],
-    "sums": [
-        ("square of the sum for the sum of squares", "tests/test_sums.py",
+    "linalg.sums": [
+        ("square of the sum for the sum of squares", "tests/curvature/linalg/test_sums.py",
          "return dot(values, values)", "return values.double().sum().square()"),
         ("scale of the cotangents not given back", SPECTRUM,
          "add_(values[low : low + ADDED_AT_ONCE], alpha=scale)", "add_(values[low : low + ADDED_AT_ONCE])"),
-        ("second piece of a large gradient forgotten", "tests/test_sums.py",
+        ("second piece of a large gradient forgotten", "tests/curvature/linalg/test_sums.py",
          "range(0, len(flat), ADDED_AT_ONCE)", "range(0, min(len(flat), ADDED_AT_ONCE), ADDED_AT_ONCE)"),
     ],
-    "problem": [
+    "problem.problem": [
         ("network left in training mode", f"{TRACES}::test_what_no_rule_covers_goes_through_per_example_gradients",
          "    model.eval()\n", ""),
         ("uneven last batch dropped", ORACLE,
@@ -359,11 +377,11 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("training mode of a part accepted", f"{TRACES}::test_a_part_that_stays_in_training_mode_is_refused_by_name",
          "        if module.training:\n", "        if module.training is None:\n"),
     ],
-    "evaluation": [
+    "torch_backend.evaluation": [
         ("inputs given to a network that changes them", f"{NETWORK}[FirstInPlace-3]",
          "in evaluated: with _A: return model(inputs.clone())", "with _A: return model(inputs)"),
     ],
-    "gradients": [
+    "traces.gradient_statistics": [
         ("biased signal-to-noise ratio",
          f"{SPECTRUM}::test_the_signal_to_noise_ratio_of_few_examples_equals_its_definition",
          "value = squared / spread", "value = m / covariance"),
@@ -378,17 +396,17 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
          "((ours[name] - theirs[name]).abs() <= limits[name]).all()",
          "((ours[name] - theirs[name]).abs() <= limits[name]).any()"),
     ],
-    "company": [
-        ("coupling looked for in the first example alone", "tests/test_company.py",
+    "problem.batch_independence": [
+        ("coupling looked for in the first example alone", "tests/curvature/problem/test_batch_independence.py",
          "(differences > SUSPICIOUS[problem.dtype])", "(differences > 1e9)"),
     ],
-    "consistency": [
+    "traces.consistency": [
         ("layers not added up", LEDGER,
          "if not _agree(layers, total):", "if not _agree(total, total):"),
         ("terms of the examples summed and not averaged", LEDGER,
          "mean = math.fsum(terms[matrix]) / examples", "mean = math.fsum(terms[matrix])"),
     ],
-    "traces": [
+    "traces.traces": [
         ("one parameter left out", ORACLE,
          "zip(totals.names, _A, _B, _C, strict=True)", "zip(totals.names[1:], _A[1:], _B[1:], _C[1:], strict=True)"),
         ("error over examples from the drawn terms",
@@ -405,7 +423,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
          f"{ESTIMATORS}::test_the_claimed_error_is_the_spread_on_many_examples",
          "return count * draws.var(dim=-2)", "return draws.var(dim=-2)"),
     ],
-    "products": [
+    "products.fisher_products": [
         ("product not divided by N", SPECTRUM,
          "return problem.world.sum(total) / problem.examples", "return problem.world.sum(total)"),
         ("product summed in float32", SPECTRUM,
@@ -416,11 +434,11 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("empirical product with another example's label", SPECTRUM,
          "likelihood.observed_score(outputs, labels)", "likelihood.observed_score(outputs, labels.roll(1, 0))"),
     ],
-    "tangents": [
+    "products.jvp": [
         ("forward mode not compared with backward mode", f"{ROUTES}[NoSecondDerivative]",
          "return abs(forth - backward) <= ADJOINT_TOLERANCE[problem.dtype] * scale", "return True"),
     ],
-    "linear_layers": [
+    "torch_backend.transposable_layers": [
         ("a convolution's transpose without the weight's tangent", LAYERS,
          "ctx.geometry.of(x, weight_dot, bias_dot)", "ctx.geometry.of(x, torch.zeros_like(weight_dot), bias_dot)"),
         ("a convolution's transpose without what comes through it", LAYERS,
@@ -428,7 +446,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("a batch norm's transpose without its mean", LAYERS,
          "total - (mean * slope).reshape(shape)", "total"),
     ],
-    "quantities": [
+    "spectra.spectral_summary": [
         ("effective rank without the square", QUANTITIES, "trace**2 / squared_norm", "trace / squared_norm"),
         ("effective dimension with the damping squared", QUANTITIES,
          "positive / (positive + damping)", "positive / (positive + damping**2)"),
@@ -441,7 +459,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
          "(vectors.double().T @ gradient.double()).square().sum() / length",
          "(vectors.double().T @ gradient.double()).abs().sum() / length"),
     ],
-    "krylov": [
+    "linalg.krylov": [
         ("no reorthogonalisation", COPIES,
          "        shares = ", "        found[:-2] = 0\n        shares = "),
         ("one pass of reorthogonalisation instead of two", COPIES,
@@ -449,18 +467,18 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("a new chain not orthogonal to what was found", COPIES,
          "        rows.remove(vector)\n        vector /=", "        vector /="),
     ],
-    "factors": [
+    "spectra.factors": [
         ("inner products of score gradients not divided by N", f"{ROUTES}[mlp]",
          "total *= self.amplitudes / self.problem.examples", "total *= self.amplitudes"),
         ("a bias that shares its layer's cotangents forgotten", f"{ROUTES}[mlp]",
          "part.add_inner_products(total, biases[name])", "part.add_inner_products(total)"),
     ],
-    "eigensystems": [
+    "spectra.eigensystems": [
         ("residual from a Gram matrix squared",
          f"{SPECTRUM}::test_residuals_from_a_gram_matrix_are_those_of_the_vectors_it_stands_for",
          "(squares[:rank] / lengths[:rank]).sqrt()", "(squares[:rank] / lengths[:rank])"),
     ],
-    "lanczos": [
+    "linalg.lanczos": [
         ("no search for overlooked copies", COPIES,
          "and ritz.values[0] > 0 and", "and ritz.values[0] < 0 and"),
         ("residual squared", UNCONVERGED,
@@ -470,24 +488,30 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("converged whatever the residuals", UNCONVERGED,
          "or bool((residuals > tolerance * max(float(values[0]), 0.0)).any())", ""),
     ],
-    "subspace": [
+    "linalg.subspace": [
         ("eigenvalues by their absolute values",
          f"{LANCZOS}::test_a_matrix_with_negative_eigenvalues_is_refused_by_name",
          "values, coordinates = values.flip(0), coordinates.flip(1)",
          "values, coordinates = values.flip(0).abs(), coordinates.flip(1)"),
         ("residual estimate without the coordinates",
-         "tests/test_lanczos_search.py::test_a_second_copy_behind_a_dense_bulk_is_found",
+         "tests/curvature/linalg/test_lanczos_search.py::test_a_second_copy_behind_a_dense_bulk_is_found",
          "residuals = (self.outside.unsqueeze(1) * coordinates).norm(dim=0)", "residuals = self.outside.clone()"),
     ],
 }  # fmt: skip
 
 # What of the package a module belongs to: all else of the curvature package to the engine.
 _PLACES = {
-    "scores": ("likelihoods", "scores", "drawn_labels", "draws"),
-    "estimator": ("moments", "deflation", "traces", "gradients", "consistency"),
+    "scores": ("problem.likelihoods", "problem.output_scores", "problem.drawn_labels", "problem.counter_based_random"),
+    "estimator": (
+        "problem.moments",
+        "traces.deflation",
+        "traces.traces",
+        "traces.gradient_statistics",
+        "traces.consistency",
+    ),
     "eigenvalues": (
-        *("products", "tangents", "linear_layers", "quantities"),
-        *("krylov", "factors", "eigensystems", "lanczos", "subspace"),
+        *("products.fisher_products", "products.jvp", "torch_backend.transposable_layers", "spectra.spectral_summary"),
+        *("linalg.krylov", "spectra.factors", "spectra.eigensystems", "linalg.lanczos", "linalg.subspace"),
     ),
 }
 _PLACE_OF = {module: place for place, modules in _PLACES.items() for module in modules}

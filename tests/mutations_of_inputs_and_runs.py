@@ -1,15 +1,25 @@
 """Errors planted in what reads checkpoints and data, and in what makes rows and tables of the numbers."""
 
-T = "tests/test_"
-NORMALIZATION, TIMELINE, LABELS, DATASETS = (
-    f"{T}{name}.py" for name in ("normalization", "timeline", "labels", "datasets")
-)
-WEIGHTS, FITTING, PRUNED, ARRAYS = (f"{T}{name}.py" for name in ("weights", "fitting", "pruned", "array_files"))
-RESIZING, FOLDERS, DUPLICATES, CONTAINERS = (
-    f"{T}{name}.py" for name in ("resizing", "image_folders", "duplicates", "containers")
-)
-TRAJECTORY, TABLES, EXAMPLES, LONG = (f"{T}{name}.py" for name in ("trajectory", "tables", "examples", "long_form"))
-RECORDS, MOVEMENT, DIVERGENCE, RESUME = (f"{T}{name}.py" for name in ("records", "movement", "divergence", "resume"))
+NORMALIZATION = "tests/inputs/data/test_normalization.py"
+TIMELINE = "tests/inputs/checkpoints/test_timeline.py"
+LABELS = "tests/inputs/data/test_labels.py"
+DATASETS = "tests/inputs/data/test_datasets.py"
+WEIGHTS = "tests/inputs/checkpoints/test_weights.py"
+FITTING = "tests/inputs/networks/test_fitting.py"
+PRUNED = "tests/inputs/checkpoints/test_pruned.py"
+ARRAYS = "tests/inputs/data/test_array_files.py"
+RESIZING = "tests/inputs/data/test_resizing.py"
+FOLDERS = "tests/inputs/data/test_image_folders.py"
+DUPLICATES = "tests/inputs/checkpoints/test_duplicates.py"
+CONTAINERS = "tests/inputs/formats/test_containers.py"
+TRAJECTORY = "tests/tables/test_trajectory.py"
+TABLES = "tests/tables/test_tables.py"
+EXAMPLES = "tests/run/test_per_example.py"
+LONG = "tests/tables/test_long_form.py"
+RECORDS = "tests/storage/test_journal.py"
+MOVEMENT = "tests/run/test_movement.py"
+DIVERGENCE = "tests/curvature/kl/test_divergence.py"
+RESUME = "tests/run/test_resume.py"
 ROW_OF_THE_ORACLE = f"{EXAMPLES}::test_every_row_is_that_of_the_oracle"
 GROUPS = f"{EXAMPLES}::test_groups_add_up_and_their_means_are_those_of_their_rows"
 STEPS = f"{MOVEMENT}::test_the_columns_are_their_definitions"
@@ -58,7 +68,12 @@ INPUTS: dict[str, list[tuple[str, ...]]] = {
             "torch.Generator().manual_seed(seed)",
             "torch.Generator().manual_seed(0)",
         ),
-        ("labels of the batch before", f"{T}datasets.py", "self.labels[start:stop]", "self.labels.roll(1)[start:stop]"),
+        (
+            "labels of the batch before",
+            "tests/inputs/data/test_datasets.py",
+            "self.labels[start:stop]",
+            "self.labels.roll(1)[start:stop]",
+        ),
         ("identity without the labels", DATASETS, "(indices, inputs, labels)", "(indices, inputs)"),
     ],
     "inputs.data.digits": [
@@ -175,7 +190,7 @@ INPUTS: dict[str, list[tuple[str, ...]]] = {
 }
 
 RUN: dict[str, list[tuple[str, ...]]] = {
-    "rows": [
+    "tables.rows": [
         (
             "error of another quantity in a cell",
             TABLES,
@@ -202,7 +217,7 @@ RUN: dict[str, list[tuple[str, ...]]] = {
             "trace.empirical.estimator_error",
         ),
     ],
-    "examples": [
+    "run.per_example": [
         (
             "ranks from the smallest term",
             ROW_OF_THE_ORACLE,
@@ -231,7 +246,7 @@ RUN: dict[str, list[tuple[str, ...]]] = {
         ("clean and noisy exchanged", GROUPS, 'self._group("clean", ~noisy)', 'self._group("clean", noisy)'),
         ("loss of a group over all examples", GROUPS, "mean_of(self.loss[members])", "mean_of(self.loss)"),
     ],
-    "trajectory": [
+    "tables.trajectory": [
         (
             "peak the last of the largest fit and not the largest value",
             TRAJECTORY,
@@ -265,7 +280,7 @@ RUN: dict[str, list[tuple[str, ...]]] = {
             "_is_material(present[mode], first, peak)",
         ),
     ],
-    "trail": [
+    "run.previous_row": [
         (
             "movement from the first row",
             STEPS,
@@ -279,7 +294,7 @@ RUN: dict[str, list[tuple[str, ...]]] = {
             "pass",
         ),
     ],
-    "curvature.divergence": [
+    "curvature.kl.divergence": [
         (
             "divergence from the later to the earlier network",
             f"{DIVERGENCE}::test_movement_is_that_from_the_earlier_network",
@@ -300,12 +315,12 @@ RUN: dict[str, list[tuple[str, ...]]] = {
         ),
         (
             "hidden errors left out of a difference",
-            "tests/test_drawn_labels.py::test_differences_between_checkpoints_hold_what_the_labels_miss",
+            "tests/curvature/problem/test_drawn_labels.py::test_differences_between_checkpoints_hold_what_the_labels_miss",
             "root_sum_of_squares(change.standard_error, now.hidden_error, before.hidden_error)",
             "change.standard_error",
         ),
     ],
-    "records": [
+    "storage.journal": [
         (
             "record of the same weights after others found",
             RECORDS,
@@ -321,10 +336,10 @@ RUN: dict[str, list[tuple[str, ...]]] = {
             "self._size += len(line)",
         ),
     ],
-    "row_sequence": [
+    "run.resume": [
         (
             "row known by its weights whatever came before",
-            f"{T}newcomers.py",
+            "tests/run/test_newcomers.py",
             "self.journal.find(key)",
             "self.journal.of_weights(key[0])",
         ),
@@ -335,7 +350,7 @@ RUN: dict[str, list[tuple[str, ...]]] = {
             "known",
         ),
     ],
-    "long_form": [
+    "tables.long_form": [
         (
             "errors of the quantity before",
             LONG,
@@ -344,24 +359,24 @@ RUN: dict[str, list[tuple[str, ...]]] = {
         ),
         ("index of a quantity off by one", LONG, "int(numbered[2])", "int(numbered[2]) - 1"),
     ],
-    "codec": [
+    "storage.json_codec": [
         (
             "fields of a record in the order of the file",
-            f"{T}codec.py",
+            "tests/storage/test_json_codec.py",
             "kind(**{name: parts[name](each) for name, each in value.items()})",
             "kind(*(parts[name](each) for name, each in zip(parts, reversed(value.values()))))",
         ),
     ],
-    "selection": [
+    "run.parameters": [
         (
             "excluded parameters kept",
-            f"{T}presets.py::test_weights_only_are_those_of_linear_and_convolutional_layers",
+            "tests/run/test_presets.py::test_weights_only_are_those_of_linear_and_convolutional_layers",
             "not settings.weights_only or id(parameter) in weights",
             "True",
         ),
         (
             "head the first layer that is called",
-            f"{T}presets.py::test_the_head_is_the_layer_that_is_called_last",
+            "tests/run/test_presets.py::test_the_head_is_the_layer_that_is_called_last",
             "layers[called[-1]]",
             "layers[called[0]]",
         ),

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fisher_cli.curvature.problem import TensorData, pose
-from fisher_cli.curvature.traces import sweep
+from fisher_cli.curvature.problem.problem import TensorData, pose
+from fisher_cli.curvature.traces.traces import sweep
 from tests.reference import reference
 
 Body = Callable[["Network", Tensor], Tensor]

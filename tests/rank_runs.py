@@ -1,4 +1,4 @@
-"""What every rank does in tests/test_ranks.py: `torchrun -m tests.rank_runs FILE.json` goes through a list of tasks.
+"""What every rank does in test_ranks.py: `torchrun -m tests.rank_runs FILE.json` goes through a list of tasks.
 
 A task is the words of a command, or the name of a function below, which returns JSON values; rank 0 writes what came of
 all tasks into FILE.json.done.
@@ -14,18 +14,18 @@ from typing import Any
 
 import torch
 
-from fisher_cli.agreement import refuse_other_files
 from fisher_cli.cli.app import _be_silent, app
-from fisher_cli.curvature.eigensystems import matrices
-from fisher_cli.curvature.problem import Problem, TensorData, pose
-from fisher_cli.curvature.routes import Route
-from fisher_cli.curvature.spectrum import Question, spectrum
-from fisher_cli.curvature.traces import sweep
-from fisher_cli.curvature.world import World
-from fisher_cli.distributed import Ranks, joined
+from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
+from fisher_cli.curvature.problem.process_group import World
+from fisher_cli.curvature.spectra.eigensystems import matrices
+from fisher_cli.curvature.spectra.solver_choice import Route
+from fisher_cli.curvature.spectra.spectrum import Question, spectrum
+from fisher_cli.curvature.traces.traces import sweep
 from fisher_cli.errors import CheckpointError, DataError, NumericalError, UsageError
 from fisher_cli.inputs.checkpoints.checkpoints import CheckpointFile
-from fisher_cli.launch import launched
+from fisher_cli.parallel.launch import launched
+from fisher_cli.parallel.ranks import Ranks, joined
+from fisher_cli.run.rank_consistency import refuse_other_files
 from tests.cases import CASES
 from tests.shared_gradient_runs import SHARED_GRADIENT_TASKS, as_large
 
@@ -124,7 +124,7 @@ def an_error_of_one_rank_is_everyones(world: World) -> Any:
 
 def memory_runs_out_on_one_rank(world: World) -> Any:
     """All take half the batch, and the numbers are those of that batch alone."""
-    import fisher_cli.measurement as measuring
+    import fisher_cli.run.measurement as measuring
     from fisher_cli.settings import Settings
 
     real = measuring.sweep

@@ -8,11 +8,11 @@ from unittest.mock import patch
 from typer.testing import CliRunner
 
 from fisher_cli.cli.app import app
-from fisher_cli.columns import LAYER_COLUMNS, main_columns
-from fisher_cli.dialects import Dialect
-from fisher_cli.formats import format_of
-from fisher_cli.outputs import Metadata, ReportFiles
-from fisher_cli.tables import make_table
+from fisher_cli.storage.formats import format_of
+from fisher_cli.storage.report_files import Metadata, ReportFiles
+from fisher_cli.tables.build import make_table
+from fisher_cli.tables.columns import LAYER_COLUMNS, main_columns
+from fisher_cli.tables.dialects import Dialect
 
 SAMPLES = Path(__file__).parent.parent / "sample_checkpoints"
 COMMANDS = (

@@ -5,12 +5,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from fisher_cli.curvature.kernels import reproducible_kernels
-from fisher_cli.curvature.problem import Problem, TensorData, pose
-from fisher_cli.curvature.scores import ScoresOf
-from tests import test_any_network as odd
+from fisher_cli.curvature.problem.output_scores import ScoresOf
+from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
+from fisher_cli.curvature.torch_backend.backend_flags import reproducible_kernels
 from tests.cases import CASES, Case
 from tests.conftest import problem_of, reference_of
+from tests.curvature.gradient_norms import test_any_network as odd
 from tests.reference import Reference, reference
 
 ODD_NETWORKS: list[Callable[[], nn.Module]] = [

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-import fisher_cli.run
+import fisher_cli.run.sequence
 from fisher_cli.cli.app import app
-from fisher_cli.seal import SEAL
-from tests.test_resume import NET
+from fisher_cli.storage.self_hash import SEAL
+from tests.run.test_resume import NET
 
 QUICK = ("--limit", "8", "--eigenvalues", "1", "--model", "./net.py:make")
 # What tells how a run went, and so differs from run to run.
@@ -85,11 +85,11 @@ def assert_equal_reports(one: str, other: str, *words: str, may_differ: Collecti
 
 def measured_from_now_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
-    real = fisher_cli.run.Run.measure
+    real = fisher_cli.run.sequence.Run.measure
 
-    def measure(self: fisher_cli.run.Run, file: fisher_cli.run.CheckpointFile) -> Any:
+    def measure(self: fisher_cli.run.sequence.Run, file: fisher_cli.run.sequence.CheckpointFile) -> Any:
         found.append(file.name)
         return real(self, file)
 
-    monkeypatch.setattr(fisher_cli.run.Run, "measure", measure)
+    monkeypatch.setattr(fisher_cli.run.sequence.Run, "measure", measure)
     return found

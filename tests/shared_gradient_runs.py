@@ -1,4 +1,4 @@
-"""What every rank does in tests/test_ranks.py where networks count as large: their mean gradient is shared out."""
+"""What every rank does in test_ranks.py where networks count as large: their mean gradient is shared out."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import fisher_cli.measurement as measuring
-from fisher_cli import distributed
-from fisher_cli.curvature import allocation
-from fisher_cli.curvature.gradients import gradient, projections
-from fisher_cli.curvature.mean_gradient import SharedMeanGradient
-from fisher_cli.curvature.problem import Problem, TensorData, pose
-from fisher_cli.curvature.traces import Sweep, sweep
-from fisher_cli.curvature.world import World
+import fisher_cli.run.measurement as measuring
+from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
+from fisher_cli.curvature.problem.process_group import World
+from fisher_cli.curvature.torch_backend import malloc
+from fisher_cli.curvature.traces.gradient_statistics import gradient, projections
+from fisher_cli.curvature.traces.mean_gradient import SharedMeanGradient
+from fisher_cli.curvature.traces.traces import Sweep, sweep
 from fisher_cli.errors import NumericalError, RanksError
-from fisher_cli.growth import growth
+from fisher_cli.parallel import ranks
+from fisher_cli.run.forecast.memory_growth import growth
 from fisher_cli.settings import Settings
 from tests.cases import CASES, mlp
 
@@ -25,11 +25,11 @@ from tests.cases import CASES, mlp
 @contextmanager
 def as_large() -> Iterator[None]:
     """Within, every network counts as large."""
-    before, allocation.LARGE_BYTES = allocation.LARGE_BYTES, 0
+    before, malloc.LARGE_BYTES = malloc.LARGE_BYTES, 0
     try:
         yield
     finally:
-        allocation.LARGE_BYTES = before
+        malloc.LARGE_BYTES = before
 
 
 class Wandering(nn.Module):
@@ -76,8 +76,8 @@ def _said(swept: Sweep) -> list[Tensor]:
 
 def scattered_sums(world: World) -> Any:
     """In pieces of seven values, of vectors of many lengths: equal to plain sums; of unlike lengths it is refused."""
-    said, before = [], distributed.PIECE
-    distributed.PIECE = 7
+    said, before = [], ranks.PIECE
+    ranks.PIECE = 7
     try:
         for count, dtype in itertools.product((0, 1, 2, 7, 8, 40), (torch.float32, torch.float64)):
             torch.manual_seed(world.rank)
@@ -96,7 +96,7 @@ def scattered_sums(world: World) -> Any:
         except RanksError as error:
             said.append("went different ways (rank 0: a sum that is scattered (8), rank 1" in str(error))
     finally:
-        distributed.PIECE = before
+        ranks.PIECE = before
     return world.exchange(said)
 
 

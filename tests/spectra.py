@@ -8,10 +8,10 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from fisher_cli.curvature.eigensystems import matrices
-from fisher_cli.curvature.problem import Problem
-from fisher_cli.curvature.routes import Route
-from fisher_cli.curvature.spectrum import as_result
+from fisher_cli.curvature.problem.problem import Problem
+from fisher_cli.curvature.spectra.eigensystems import matrices
+from fisher_cli.curvature.spectra.solver_choice import Route
+from fisher_cli.curvature.spectra.spectrum import as_result
 from fisher_cli.results import Eigenvalues
 
 Product = Callable[[Tensor], Tensor]

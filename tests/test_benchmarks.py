@@ -22,8 +22,8 @@ from benchmarks.products import ProductRow
 from benchmarks.ranks import GOAL, RanksRow
 from benchmarks.spectrum import SpectrumRow
 from benchmarks.variances import EstimateRow
-from fisher_cli.curvature.problem import TensorData, pose
-from fisher_cli.curvature.routes import Route
+from fisher_cli.curvature.problem.problem import TensorData, pose
+from fisher_cli.curvature.spectra.solver_choice import Route
 from tests.reference import reference
 from tests.waiting import PATIENCE
 

@@ -13,90 +13,29 @@ import fisher_cli
 
 PACKAGE = Path(fisher_cli.__file__).parent
 
-# Floors from the ground up; a module imports only from floors below its own, or from its own folder.
-GROUND = {
-    "shards",
-    "settings",
-    "presets",
-    "results",
-    "errors",
-    "cells",
-    "columns",
-    "comparison_columns",
-    "durable",
-    "codec",
-    "dialects",
-    "launch",
-    "machine",
-    "watch",
-    "checked_lines",
-    "seal",
-} | {"__init__"}
-FLOORS: list[set[str]] = [
-    GROUND,
-    {"rows", "comparison_rows", "example_rows", "glossary", "tables", "identity_tables", "table_reading", "row_files"}
-    | {
-        "metadata",
-        "outputs",
-        "formats",
-        "recollection",
-        "long_form",
-        "workbooks",
-        "workbook_reading",
-        "records",
-        "integrity",
-        "inputs",
-        "curvature",
-        "trajectory",
-        "lock",
-        "accelerator",
-    },
-    {"trail", "selection", "comparing", "verification", "measurement", "normalizing", "examples", "analysis", "run"}
-    | {"library", "checkpoint_comparison", "reports", "distributed", "agreement"}
-    | {"rejoining", "row_sequence"}
-    | {"clock", "refusals"}
-    | {"sharing", "crew", "devices", "parts", "merging"}
-    | {"outline", "growth", "matrix_probe", "probe", "forecast"},
-    {"cli", "__main__"},
-]
-# Which of the same floor may be used by whom.
-BESIDE = {
-    "accelerator": {"curvature"},
-    "columns": {"cells"},
-    "comparison_columns": {"columns"},
-    "presets": {"settings", "errors"},
-    "shards": {"errors", "cells"},
-    "settings": {"shards", "cells"},
-    "watch": {"launch", "errors", "durable"},
-    "rows": {"trajectory"},
-    "comparison_rows": {"rows"},
-    "example_rows": {"rows"},
-    "identity_tables": {"rows", "tables"},
-    "tables": {"rows", "comparison_rows", "trajectory", "glossary"},
-    "table_reading": {"tables", "glossary", "rows", "workbook_reading"},
-    "row_files": {"tables", "durable", "workbooks"},
-    "long_form": {"glossary", "rows", "tables"},
-    "workbooks": {"glossary", "tables"},
-    "formats": {"tables", "workbooks"},
-    "outputs": {"tables", "row_files", "workbooks", "formats"},
-    "integrity": {"table_reading", "outputs", "records", "formats", "rows"},
-    "measurement": {"trail", "comparing", "verification", "selection", "clock", "refusals"},
-    "analysis": {"examples"},
-    "records": {"lock"},
-    "rejoining": {"measurement", "trail"},
-    "row_sequence": {"rejoining", "trail"},
-    "run": {"measurement", "normalizing", "analysis", "trail", "rejoining", "row_sequence", "agreement"} | {"refusals"},
-    "library": {"run", "analysis", "measurement", "normalizing", "trail"},
-    "sharing": {"run", "measurement", "row_sequence"},
-    "crew": {"sharing"},
-    "devices": {"crew", "sharing", "measurement", "row_sequence", "trail"},
-    "merging": {"parts"},
-    "outline": {"selection"},
-    "matrix_probe": {"measurement", "growth"},
-    "probe": {"run", "measurement", "trail", "selection", "growth", "matrix_probe"},
-    "forecast": {"probe", "outline", "run"},
-    "checkpoint_comparison": {"measurement", "run", "refusals"},
-    "__main__": {"cli"},
+# From the ground up, by folder: a module imports from lower floors, or from its own folder. The entries of a folder
+# that is not listed here are one room, and those of one floor do not know each other.
+FLOORS: Final[dict[str, list[set[str]]]] = {
+    "": [
+        {"errors", "text", "results"},
+        {"settings", "tables", "curvature"},
+        {"storage"},
+        {"inputs"},
+        {"run", "reports"},
+        {"parallel", "api"},
+        {"cli"},
+        {"__main__", "__init__"},
+    ],
+    "curvature": [
+        {"torch_backend", "linalg"},
+        {"problem"},
+        {"gradient_norms"},
+        {"products"},
+        {"traces", "spectra", "kl"},
+        {"comparison"},
+        {"identities"},
+    ],
+    "inputs": [{"formats"}, {"user_code", "checkpoints"}, {"networks", "data"}],
 }
 
 
@@ -105,62 +44,68 @@ def modules() -> Iterator[tuple[Path, ast.Module]]:
         yield path, ast.parse(path.read_text())
 
 
-def room(path: Path) -> str:
-    first = path.relative_to(PACKAGE).parts[0]
-    return first.removesuffix(".py")
+def imported(tree: ast.Module) -> set[tuple[str, ...]]:
+    """The places in the package that a module imports: ("curvature", "linalg", "krylov")."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    places = [tuple(name.split(".")[1:]) for name in found if name.startswith("fisher_cli.")]
+    return {place for place in places if place != ("__version__",)}
 
 
 def imported_rooms(tree: ast.Module) -> set[str]:
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "fisher_cli":
-            parts = node.module.split(".")
-            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
-        elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("fisher_cli.")}
-    return found
+    return {place[0] for place in imported(tree)}
 
 
-def floor(name: str) -> int:
-    return next((level for level, names in enumerate(FLOORS) if name in names), 0)
+def climbs(here: tuple[str, ...], there: tuple[str, ...]) -> bool:
+    """Whether the way from one module to another leads sideways or up, in the folder where their ways part."""
+    for depth, (own, other) in enumerate(zip(here, there, strict=False)):
+        if own != other:
+            floors = FLOORS.get("/".join(here[:depth]))
+            height = {name: floor for floor, names in enumerate(floors or []) for name in names}
+            return floors is not None and height[other] >= height[own]
+    return False
 
 
-def test_imports_only_go_down() -> None:
-    for path, tree in modules():
-        here = room(path)
-        if here == "__init__":
-            continue
-        assert any(here in names for names in FLOORS), f"{here} has no floor"
-        for other in imported_rooms(tree) - {here, "__version__"}:
-            allowed = floor(other) < floor(here) or other in BESIDE.get(here, set())
-            assert allowed, f"{path.relative_to(PACKAGE)} imports {other}"
+def place(path: Path) -> tuple[str, ...]:
+    return path.relative_to(PACKAGE).with_suffix("").parts
+
+
+def test_a_folder_imports_from_lower_floors_or_from_itself() -> None:
+    steps = [(place(path), other) for path, tree in modules() for other in imported(tree)]
+    assert not [f"{'.'.join(here)} imports {'.'.join(other)}" for here, other in steps if climbs(here, other)]
+
+
+def test_every_name_in_the_package_has_its_floor() -> None:
+    for folder, floors in FLOORS.items():
+        entries = {each.stem for each in (PACKAGE / folder).iterdir() if each.suffix == ".py" or each.is_dir()}
+        assert entries - {"__init__", "__pycache__"} == set().union(*floors) - {"__init__"}, folder
+    assert len([name for floor in FLOORS[""] for name in floor if not name.startswith("__")]) <= 13
+
+
+def test_the_rule_of_floors_finds_what_it_forbids() -> None:
+    assert climbs(("storage", "journal"), ("run", "sequence"))
+    assert climbs(("run", "sequence"), ("reports", "console"))
+    assert climbs(("curvature", "linalg", "krylov"), ("curvature", "problem", "problem"))
+    assert not climbs(("run", "sequence"), ("run", "movement"))
+    assert not climbs(("cli", "app"), ("errors",))
 
 
 def test_curvature_knows_nothing_but_torch_and_the_ground_floor() -> None:
     for path, tree in modules():
-        if room(path) == "curvature":
-            assert imported_rooms(tree) <= {"curvature", "results", "errors", "machine"}, path
-
-
-INPUT_FLOORS: Final = {"formats": 0, "factories": 1, "checkpoints": 1, "networks": 2, "data": 2}
-
-
-def test_the_folders_of_inputs_are_floors_too() -> None:
-    for path, tree in modules():
-        if room(path) == "inputs" and path.parent.name != "fisher_cli" and path.name != "__init__.py":
-            here = path.relative_to(PACKAGE / "inputs").parts[0].removesuffix(".py")
-            modules_used = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-            used = {name.split(".")[2] for name in modules_used if name.startswith("fisher_cli.inputs.")}
-            for other in used - {here}:
-                assert INPUT_FLOORS[other] < INPUT_FLOORS[here], f"{path.relative_to(PACKAGE)} imports {other}"
+        if place(path)[0] == "curvature":
+            assert imported_rooms(tree) <= {"curvature", "results", "errors"}, path
 
 
 # What runs, imports or unpickles; each with the only modules that may, all of which take the user's own words.
 EXECUTING: Final = {
     "torch.load": {"inputs/formats/trusted.py"},  # behind --trust-pickle
-    "import_module": {"inputs/factories.py", "__init__.py"},
-    "spec_from_file_location": {"inputs/factories.py"},
-    "exec_module": {"inputs/factories.py"},
+    "import_module": {"inputs/user_code.py", "__init__.py"},
+    "spec_from_file_location": {"inputs/user_code.py"},
+    "exec_module": {"inputs/user_code.py"},
 }
 NEVER: Final = (
     *("yaml.load", "torch.jit.load", "torch.export.load", "torch.hub.load", "torch.serialization.load", "read_pickle"),
@@ -236,13 +181,13 @@ def names_torch_distributed(tree: ast.Module) -> bool:
 def test_collectives_are_in_one_place() -> None:
     """Checkpoints that torch.distributed has written are read without it."""
     found = [path.relative_to(PACKAGE).as_posix() for path, tree in modules() if names_torch_distributed(tree)]
-    assert found == ["distributed.py"]
+    assert found == ["parallel/ranks.py"]
 
 
 def test_the_memory_of_the_machine_is_read_in_one_place() -> None:
     """Which honours control groups: whatever is chosen by another reader ends in a container's kill."""
     found = {path.name for path, _ in modules() if "SC_PHYS_PAGES" in path.read_text()}
-    assert found == {"machine.py"}
+    assert found == {"machine_memory.py"}
     assert not [path for path, tree in modules() if "psutil" in ast.unparse(tree) or "meminfo" in ast.unparse(tree)]
 
 

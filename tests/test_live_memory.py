@@ -4,7 +4,7 @@ import torch
 import torch.autograd.forward_ad as fwAD
 from torch import nn
 
-from fisher_cli.curvature.tangents import _load_forward_mode
+from fisher_cli.curvature.products.jvp import _load_forward_mode
 from tests.live_memory import LiveMemory
 
 

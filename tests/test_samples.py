@@ -10,7 +10,7 @@ import torch
 from fisher_cli import analyze
 from fisher_cli.inputs.data.datasets import load_examples
 
-FOLDER = Path(__file__).parent.parent / "sample_checkpoints"
+FOLDER = Path(__file__).parents[1] / "sample_checkpoints"
 
 
 def load_make() -> ModuleType:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import typer
 
 from fisher_cli.cli import examples, long_output, options
+from fisher_cli.cli.destinations import destinations
 from fisher_cli.cli.dry_run import foretell
-from fisher_cli.cli.request import (
+from fisher_cli.cli.run_command import Report, Waits, go_through
+from fisher_cli.cli.shared_options import (
     ACTIVATIONS,
     DATA,
     EIGENVALUES,
@@ -22,21 +24,19 @@ from fisher_cli.cli.request import (
     SHARING,
     asks,
 )
-from fisher_cli.cli.sequence import Report, Waits, go_through
 from fisher_cli.cli.sharing import check_sharing
-from fisher_cli.cli.streams import destinations
-from fisher_cli.dialects import Dialect, separated
 from fisher_cli.errors import UsageError
-from fisher_cli.formats import Format
 from fisher_cli.settings import Resources, Settings
+from fisher_cli.storage.formats import Format
+from fisher_cli.tables.dialects import Dialect, separated
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fisher_cli.analysis import Analysis
     from fisher_cli.reports.console import Console
     from fisher_cli.results import Measurement
-    from fisher_cli.trajectory import PathLength
+    from fisher_cli.run.analysis import Analysis
+    from fisher_cli.tables.trajectory import PathLength
 
 
 @asks(*DATA, *MODEL, *ESTIMATOR, *SAMPLING, *EIGENVALUES, *NETWORK, *PRESET, *SEED, *RUNNING, *ACTIVATIONS, *SHARING)
@@ -61,7 +61,7 @@ def analyze(
 
     Example: fisher analyze ckpts/ --data cifar10 --model resnet18 -o trend.csv
     """  # noqa: DOC501 - this text is the command's help
-    from fisher_cli.trajectory import PathLength
+    from fisher_cli.tables.trajectory import PathLength
 
     path = PathLength()
     files, to_stdout = destinations(output, None if dry_run else format, force, csv_dialect)
@@ -105,7 +105,7 @@ def _without_what_no_table_shows(measurement: "Measurement") -> "Measurement":
 
 def _summarised(measurement: "Measurement") -> "Measurement":
     """The same, with what its examples say together: the record has it beside a table of them."""
-    from fisher_cli.examples import with_summary
+    from fisher_cli.run.per_example import with_summary
 
     return _without_what_no_table_shows(with_summary(measurement))
 
@@ -114,8 +114,8 @@ def _line(
     measurement: "Measurement", order: int, form: Format, dialect: Dialect, eigenvalues: int, path: "PathLength"
 ) -> str:
     """One checkpoint's row as it is streamed, with the header before the first."""
-    from fisher_cli.columns import main_columns
-    from fisher_cli.tables import csv_header, csv_row, to_jsonl
+    from fisher_cli.tables.build import csv_header, csv_row, to_jsonl
+    from fisher_cli.tables.columns import main_columns
 
     if form is Format.JSONL:
         return to_jsonl(_row(eigenvalues, path, measurement, order))
@@ -126,7 +126,7 @@ def _line(
 
 def _row(eigenvalues: int, path: "PathLength", measurement: "Measurement", order: int) -> "pd.DataFrame":
     """One checkpoint's row of the main table."""
-    from fisher_cli.tables import main_table
+    from fisher_cli.tables.build import main_table
 
     return main_table([measurement], eigenvalues, order, path)
 

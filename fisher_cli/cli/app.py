@@ -17,18 +17,18 @@ from fisher_cli.cli import (
     compare,
     examples,
     inspect,
+    known_names,
     merge,
-    names,
     options,
     plot,
     report,
     spectrum,
     verify,
 )
-from fisher_cli.cli.groups import Group
-from fisher_cli.durable import STOPPING_SIGNALS
+from fisher_cli.cli.help_format import Group
 from fisher_cli.errors import FisherError, LockedError, UsageError
-from fisher_cli.launch import launched
+from fisher_cli.parallel.launch import launched
+from fisher_cli.storage.atomic_write import STOPPING_SIGNALS
 
 # What Typer raises on words it cannot parse; it exports only this kind of it.
 UnparsableError = cast("type[Exception]", typer.BadParameter.__bases__[0])
@@ -143,8 +143,8 @@ app.command("report")(report.report)
 app.command("plot")(plot.plot)
 app.command("check")(check.check)
 app.command("merge")(merge.merge)
-app.command("models")(names.models)
-app.command("datasets")(names.datasets)
+app.command("models")(known_names.models)
+app.command("datasets")(known_names.datasets)
 
 
 def _version(wanted: bool) -> None:

@@ -18,8 +18,8 @@ def check(
 
     Example: fisher check trend.csv
     """  # noqa: DOC501 - this text is the command's help
-    from fisher_cli.integrity import check_report
     from fisher_cli.reports.console import Console
+    from fisher_cli.storage.integrity import check_report
 
     console = Console()
     findings = check_report(report)

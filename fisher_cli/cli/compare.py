@@ -4,7 +4,7 @@ import typer
 
 from fisher_cli.cli import compare_matrices
 from fisher_cli.cli.compare_checkpoints import checkpoints
-from fisher_cli.cli.groups import Group
+from fisher_cli.cli.help_format import Group
 
 compare = typer.Typer(
     cls=Group,

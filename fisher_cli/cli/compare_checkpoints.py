@@ -9,12 +9,12 @@ from typing import Annotated
 import typer
 
 from fisher_cli.cli import options
-from fisher_cli.cli.request import DATA, MODEL, NETWORK, RUNNING, SEED, asks
-from fisher_cli.cli.streams import destinations
-from fisher_cli.dialects import Dialect
-from fisher_cli.formats import Format, render
-from fisher_cli.outputs import Metadata
+from fisher_cli.cli.destinations import destinations
+from fisher_cli.cli.shared_options import DATA, MODEL, NETWORK, RUNNING, SEED, asks
 from fisher_cli.settings import Resources, Settings
+from fisher_cli.storage.formats import Format, render
+from fisher_cli.storage.report_files import Metadata
+from fisher_cli.tables.dialects import Dialect
 
 
 @asks(*DATA, *MODEL, *NETWORK, *SEED, *RUNNING)
@@ -39,8 +39,8 @@ def checkpoints(
         files = replace(files.named("checkpoints", "checkpoints.layers"), inputs=(first, second))
         files.check_writable()
 
-    from fisher_cli.checkpoint_comparison import compare_checkpoints
     from fisher_cli.reports.console import Console
+    from fisher_cli.run.checkpoint_comparison import compare_checkpoints
 
     console = Console(quiet=quiet)
     with contextlib.redirect_stdout(sys.stderr):  # what a network's own code prints; results go by the console

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING
 import typer
 
 from fisher_cli.cli import long_output, options
+from fisher_cli.cli.destinations import destinations
 from fisher_cli.cli.dry_run import foretell
-from fisher_cli.cli.numbers import count, positive_number
-from fisher_cli.cli.request import DATA, ESTIMATOR, MODEL, NETWORK, RUNNING, SAMPLING, SEED, asks
-from fisher_cli.cli.sequence import Report, go_through
-from fisher_cli.cli.streams import destinations
-from fisher_cli.dialects import Dialect
-from fisher_cli.formats import Format
+from fisher_cli.cli.number_arguments import count, positive_number
+from fisher_cli.cli.run_command import Report, go_through
+from fisher_cli.cli.shared_options import DATA, ESTIMATOR, MODEL, NETWORK, RUNNING, SAMPLING, SEED, asks
 from fisher_cli.settings import ComparisonSettings, Resources, Settings
+from fisher_cli.storage.formats import Format
+from fisher_cli.tables.dialects import Dialect
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fisher_cli.analysis import Analysis
     from fisher_cli.reports.console import Console
     from fisher_cli.results import Measurement
+    from fisher_cli.run.analysis import Analysis
 
 
 @asks(*DATA, *MODEL, *ESTIMATOR, *SAMPLING, *NETWORK, *SEED, *RUNNING)
@@ -74,14 +74,14 @@ def true_vs_empirical(
 
 def _lines(dialect: Dialect, eigenvalues: int, measurement: "Measurement", order: int, form: Format) -> str:
     """One checkpoint's row as it is streamed, with the header before the first."""
-    from fisher_cli.tables import rows_text
+    from fisher_cli.tables.build import rows_text
 
     return rows_text(_row(eigenvalues, measurement, order), form, dialect, order == 0)
 
 
 def _row(eigenvalues: int, measurement: "Measurement", order: int) -> "pd.DataFrame":
     """One checkpoint's row of the comparison."""
-    from fisher_cli.tables import comparison_table
+    from fisher_cli.tables.build import comparison_table
 
     return comparison_table([measurement], eigenvalues, order)
 

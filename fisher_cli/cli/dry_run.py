@@ -8,17 +8,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fisher_cli.cli.streams import why_nothing
+from fisher_cli.cli.destinations import why_nothing
 from fisher_cli.errors import OutOfMemoryError, UsageError
-from fisher_cli.formats import Format
-from fisher_cli.launch import launched
-from fisher_cli.outputs import ReportFiles
+from fisher_cli.parallel.launch import launched
 from fisher_cli.settings import Resources, Settings
+from fisher_cli.storage.formats import Format
+from fisher_cli.storage.report_files import ReportFiles
 
 if TYPE_CHECKING:
-    from fisher_cli.records import Key
     from fisher_cli.reports.console import Console
-    from fisher_cli.run import Run
+    from fisher_cli.run.sequence import Run
+    from fisher_cli.storage.journal import Key
 
 # Exit code for what does not fit into memory: a check that fails.
 DOES_NOT_FIT = 4
@@ -69,23 +69,23 @@ def foretell(
 
 def _refused_at_sight(checkpoints: Sequence[Path], settings: Settings) -> str | None:
     """Why this cannot be, by the sizes of the files and of a network that a function of the user's makes."""
-    from fisher_cli import machine
-    from fisher_cli.forecast import too_large
+    from fisher_cli.curvature.torch_backend import machine_memory
     from fisher_cli.inputs.networks.architectures import find_factory
-    from fisher_cli.outline import largest_checkpoint, outline
+    from fisher_cli.run.forecast.forecast import too_large
+    from fisher_cli.run.forecast.lower_bound import largest_checkpoint, outline
 
-    available, whose = machine.total_memory()
+    available, whose = machine_memory.total_memory()
     largest = largest_checkpoint(checkpoints)
-    if largest + machine.resident_memory() > available:
+    if largest + machine_memory.resident_memory() > available:
         return (
             f"a file of {largest / 2**30:,.1f} GiB is read whole, and {whose} is {available / 2**30:,.1f} GiB: "
             "save the weights alone, without the optimizer, or take a machine with more memory"
         )
     factory = find_factory(settings.model, dict(settings.model_arguments))
     found = None if factory is None else outline(factory.build, settings)
-    if found is None or found.bytes + machine.resident_memory() <= available:
+    if found is None or found.bytes + machine_memory.resident_memory() <= available:
         return None
-    refusal = too_large(found, machine.resident_memory(), available)
+    refusal = too_large(found, machine_memory.resident_memory(), available)
     return f"{refusal.reason}: {', or '.join(refusal.remedies)}"
 
 
@@ -98,11 +98,11 @@ def _told(
     form: Format | None,
     resume: bool,
 ) -> int:
-    from fisher_cli.devices import choose_devices
-    from fisher_cli.forecast import forecast
+    from fisher_cli.parallel.devices import choose_devices
+    from fisher_cli.parallel.shard_run import SharedRun
     from fisher_cli.reports.forecast import forecast_lines
-    from fisher_cli.run import Run
-    from fisher_cli.sharing import SharedRun
+    from fisher_cli.run.forecast.forecast import forecast
+    from fisher_cli.run.sequence import Run
 
     devices = choose_devices(resources.devices) if resources.devices else []
     if devices:
@@ -126,7 +126,7 @@ def _told(
 
 def _recorded(run: "Run", files: ReportFiles | None, *, resume: bool) -> "Collection[Key]":
     """What the journal of the report has of this run; nothing where it would be begun anew."""
-    from fisher_cli.records import journal_folder, kept_keys
+    from fisher_cli.storage.journal import journal_folder, kept_keys
 
     if files is None or files.force or not resume:
         return ()

@@ -7,22 +7,33 @@ from typing import TYPE_CHECKING
 import typer
 
 from fisher_cli.cli import options
+from fisher_cli.cli.destinations import destinations
 from fisher_cli.cli.dry_run import foretell
 from fisher_cli.cli.long_tables import LongTable
-from fisher_cli.cli.request import ACTIVATIONS, DATA, ESTIMATOR, MODEL, NETWORK, PRESET, RUNNING, SAMPLING, SEED, asks
-from fisher_cli.cli.sequence import Report, go_through
-from fisher_cli.cli.streams import destinations
-from fisher_cli.columns import EXAMPLE_COLUMNS
-from fisher_cli.dialects import Dialect
-from fisher_cli.formats import Format
+from fisher_cli.cli.run_command import Report, go_through
+from fisher_cli.cli.shared_options import (
+    ACTIVATIONS,
+    DATA,
+    ESTIMATOR,
+    MODEL,
+    NETWORK,
+    PRESET,
+    RUNNING,
+    SAMPLING,
+    SEED,
+    asks,
+)
 from fisher_cli.settings import Resources, Settings
+from fisher_cli.storage.formats import Format
+from fisher_cli.tables.columns import EXAMPLE_COLUMNS
+from fisher_cli.tables.dialects import Dialect
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fisher_cli.analysis import Analysis
     from fisher_cli.reports.console import Console
     from fisher_cli.results import Measurement
+    from fisher_cli.run.analysis import Analysis
 
 
 @asks(*DATA, *MODEL, *ESTIMATOR, *SAMPLING, *NETWORK, *PRESET, *SEED, *RUNNING, *ACTIVATIONS)
@@ -64,7 +75,7 @@ def per_example(top: int | None = None, *, is_main: bool = False) -> LongTable:
     """The table with a row per checkpoint and example."""
 
     def rows(measurement: "Measurement", order: int) -> "Iterator[pd.DataFrame]":
-        from fisher_cli.examples import example_tables
+        from fisher_cli.run.per_example import example_tables
 
         return example_tables(measurement, order, top)
 
@@ -73,15 +84,15 @@ def per_example(top: int | None = None, *, is_main: bool = False) -> LongTable:
 
 def finished(measurement: "Measurement", top: int | None) -> "Measurement":
     """What is kept of a measurement whose rows are written: what its examples say together."""
-    from fisher_cli.examples import TOP, with_summary, without_examples
+    from fisher_cli.run.per_example import TOP, with_summary, without_examples
 
     return without_examples(with_summary(measurement, top or TOP))
 
 
 def _lines(measurement: "Measurement", order: int, form: Format, dialect: Dialect, top: int | None) -> Iterator[str]:
     """One checkpoint's rows as they are streamed, with the header before the first."""
-    from fisher_cli.examples import example_tables
-    from fisher_cli.tables import rows_text
+    from fisher_cli.run.per_example import example_tables
+    from fisher_cli.tables.build import rows_text
 
     for i, table in enumerate(example_tables(measurement, order, top)):
         yield rows_text(table, form, dialect, order == 0 and i == 0)
@@ -89,7 +100,7 @@ def _lines(measurement: "Measurement", order: int, form: Format, dialect: Dialec
 
 def _tables(analysis: "Analysis") -> tuple[None, "pd.DataFrame | None"]:
     """No main table, which is written as the run goes on; the table of groups, if there is any."""
-    from fisher_cli.examples import group_table
+    from fisher_cli.run.per_example import group_table
 
     groups = group_table(analysis.measurements)
     return None, None if groups.empty else groups

@@ -11,19 +11,19 @@ import typer
 
 from fisher_cli import __version__
 from fisher_cli.cli import options
-from fisher_cli.cli.request import DATA, DEBUG, DEVICE, ESTIMATOR, MODEL, NETWORK, asks, changed, without
-from fisher_cli.cli.streams import ROWS_AS_THEY_COME, destinations, exit_code, why_nothing
-from fisher_cli.dialects import Dialect
-from fisher_cli.formats import Format, render
-from fisher_cli.outputs import Metadata, ReportFiles
+from fisher_cli.cli.destinations import ROWS_AS_THEY_COME, destinations, exit_code, why_nothing
+from fisher_cli.cli.shared_options import DATA, DEBUG, DEVICE, ESTIMATOR, MODEL, NETWORK, asks, changed, without
 from fisher_cli.settings import Resources, Settings
+from fisher_cli.storage.formats import Format, render
+from fisher_cli.storage.report_files import Metadata, ReportFiles
+from fisher_cli.tables.dialects import Dialect
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from fisher_cli.reports.console import Console
     from fisher_cli.results import Inspection, Measurement
-    from fisher_cli.run import Run
+    from fisher_cli.run.sequence import Run
 
 # Enough to find every rule; the share of the work is the same for every example.
 COVERED_EXAMPLES = "8"
@@ -72,7 +72,7 @@ def inspect(
 
 
 def _run(paths: list[Path], settings: Settings, resources: Resources) -> "Run":
-    from fisher_cli.run import Run  # here: without data the files alone are enough, and quicker
+    from fisher_cli.run.sequence import Run  # here: without data the files alone are enough, and quicker
 
     return Run(paths, settings, resources)
 
@@ -127,9 +127,9 @@ class _Survey:
 
 def _tables(survey: _Survey) -> tuple["pd.DataFrame", "pd.DataFrame | None"]:
     """The files' table and, with data, the ledger's."""
-    from fisher_cli.columns import INSPECTION_COLUMNS, LEDGER_COLUMNS
     from fisher_cli.reports.inspection import inspection_row, ledger_rows
-    from fisher_cli.tables import make_table
+    from fisher_cli.tables.build import make_table
+    from fisher_cli.tables.columns import INSPECTION_COLUMNS, LEDGER_COLUMNS
 
     main = make_table([inspection_row(row, order) for order, row in enumerate(survey.rows)], INSPECTION_COLUMNS)
     return main, None if survey.covered is None else make_table(ledger_rows(survey.covered), LEDGER_COLUMNS)
@@ -137,9 +137,9 @@ def _tables(survey: _Survey) -> tuple["pd.DataFrame", "pd.DataFrame | None"]:
 
 def _line(row: "Inspection", order: int, form: Format, dialect: Dialect) -> str:
     """One row as it is streamed, with the header before the first."""
-    from fisher_cli.columns import INSPECTION_COLUMNS
     from fisher_cli.reports.inspection import inspection_row
-    from fisher_cli.tables import make_table, rows_text
+    from fisher_cli.tables.build import make_table, rows_text
+    from fisher_cli.tables.columns import INSPECTION_COLUMNS
 
     table = make_table([inspection_row(row, order)], INSPECTION_COLUMNS)
     return rows_text(table, form, dialect, order == 0)
@@ -166,7 +166,7 @@ def _finish(console: "Console", survey: _Survey, files: ReportFiles | None, to_s
 
 def _metadata(survey: _Survey) -> Metadata:
     """What was asked and found, the same for every repetition; and how it went this time."""
-    from fisher_cli.metadata import ledger_record
+    from fisher_cli.storage.metadata import ledger_record
 
     covered = survey.covered
     stable = {

@@ -4,15 +4,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fisher_cli.cli.sequence import Report
-from fisher_cli.dialects import Dialect
-from fisher_cli.formats import Format
+from fisher_cli.cli.run_command import Report
+from fisher_cli.storage.formats import Format
+from fisher_cli.tables.dialects import Dialect
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fisher_cli.analysis import Analysis
     from fisher_cli.results import Measurement
+    from fisher_cli.run.analysis import Analysis
 
 WORD = "long"
 
@@ -30,7 +30,7 @@ def instead(report: Report, rows: "Callable[[Measurement, int], pd.DataFrame]", 
     """The same report, its main rows in the long form; `rows` makes one checkpoint's wide row."""
 
     def lines(measurement: "Measurement", order: int, form: Format) -> str:
-        from fisher_cli.tables import rows_text
+        from fisher_cli.tables.build import rows_text
 
         return rows_text(_long(rows(measurement, order)), form, dialect, order == 0)
 
@@ -47,6 +47,6 @@ def _whole(report: Report, analysis: "Analysis") -> "tuple[pd.DataFrame, pd.Data
 
 
 def _long(main: "pd.DataFrame", layers: "pd.DataFrame | None" = None) -> "pd.DataFrame":
-    from fisher_cli.long_form import long_table
+    from fisher_cli.tables.long_form import long_table
 
     return long_table(main, layers)

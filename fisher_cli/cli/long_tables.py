@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fisher_cli.columns import Column
-from fisher_cli.dialects import Dialect
-from fisher_cli.durable import Prepared
 from fisher_cli.errors import OutputError
-from fisher_cli.formats import Format, render_workbook
-from fisher_cli.outputs import ReportFiles, table_path
-from fisher_cli.row_files import KeptRows, RowFile
+from fisher_cli.storage.atomic_write import Prepared
+from fisher_cli.storage.formats import Format, render_workbook
+from fisher_cli.storage.report_files import ReportFiles, table_path
+from fisher_cli.storage.row_files import KeptRows, RowFile
+from fisher_cli.tables.columns import Column
+from fisher_cli.tables.dialects import Dialect
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from fisher_cli.cli import options
-from fisher_cli.cli.streams import exit_code
+from fisher_cli.cli.destinations import exit_code
 from fisher_cli.errors import UsageError
-from fisher_cli.formats import format_of
+from fisher_cli.storage.formats import format_of
 
 
 def merge(
@@ -40,7 +40,7 @@ def merge(
         raise UsageError(msg)
     form = format_of(output)
 
-    from fisher_cli.merging import merge as join
+    from fisher_cli.parallel.merge import merge as join
     from fisher_cli.reports.console import Console
 
     console, code = Console(quiet=quiet), 0

@@ -1,8 +1,8 @@
 """`--shard` and `--devices`: what they do not go together with."""
 
 from fisher_cli.errors import UsageError
-from fisher_cli.outputs import ReportFiles
 from fisher_cli.settings import Resources, Settings
+from fisher_cli.storage.report_files import ReportFiles
 
 
 def read_devices(text: str | None) -> tuple[str, ...]:

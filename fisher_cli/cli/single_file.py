@@ -3,8 +3,8 @@
 import shlex
 from pathlib import Path
 
-from fisher_cli.durable import replace_all
 from fisher_cli.errors import OutputError, UsageError
+from fisher_cli.storage.atomic_write import replace_all
 
 # Files of ours are short: what is longer than any of them is not read to find out.
 _LONGEST = 2**26

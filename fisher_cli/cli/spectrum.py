@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING
 import typer
 
 from fisher_cli.cli import options
+from fisher_cli.cli.destinations import destinations
 from fisher_cli.cli.dry_run import foretell
-from fisher_cli.cli.numbers import positive_number
-from fisher_cli.cli.request import DATA, ESTIMATOR, MODEL, NETWORK, PRESET, RUNNING, SEED, SHARING, asks
-from fisher_cli.cli.sequence import Report, go_through
+from fisher_cli.cli.number_arguments import positive_number
+from fisher_cli.cli.run_command import Report, go_through
+from fisher_cli.cli.shared_options import DATA, ESTIMATOR, MODEL, NETWORK, PRESET, RUNNING, SEED, SHARING, asks
 from fisher_cli.cli.sharing import check_sharing
-from fisher_cli.cli.streams import destinations
-from fisher_cli.dialects import Dialect
-from fisher_cli.formats import Format
 from fisher_cli.settings import MatrixName, Resources, Settings, SpectrumMethod, SpectrumSettings
+from fisher_cli.storage.formats import Format
+from fisher_cli.tables.dialects import Dialect
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fisher_cli.analysis import Analysis
     from fisher_cli.reports.console import Console
     from fisher_cli.results import Measurement
+    from fisher_cli.run.analysis import Analysis
 
 
 @asks(*DATA, *MODEL, *ESTIMATOR, *NETWORK, *PRESET, *SEED, *RUNNING, *SHARING)
@@ -69,7 +69,7 @@ def spectrum(
 
 def _lines(dialect: Dialect, measurement: "Measurement", order: int, form: Format) -> str:
     """One checkpoint's rows as they are streamed, with the header before the first."""
-    from fisher_cli.tables import rows_text, spectrum_table
+    from fisher_cli.tables.build import rows_text, spectrum_table
 
     table = spectrum_table([measurement], order)
     return rows_text(table, form, dialect, order == 0)
@@ -77,7 +77,7 @@ def _lines(dialect: Dialect, measurement: "Measurement", order: int, form: Forma
 
 def _tables(analysis: "Analysis") -> tuple["pd.DataFrame", "pd.DataFrame | None"]:
     """The table of eigenvalues and, where one was estimated, that of densities."""
-    from fisher_cli.tables import density_table, spectrum_table
+    from fisher_cli.tables.build import density_table, spectrum_table
 
     density = density_table(analysis.measurements, analysis.first_order)
     return spectrum_table(analysis.measurements, analysis.first_order), None if density.empty else density

@@ -5,12 +5,12 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fisher_cli.cells import digest
-from fisher_cli.outputs import ReportFiles
-from fisher_cli.records import Journal
+from fisher_cli.storage.journal import Journal
+from fisher_cli.storage.report_files import ReportFiles
+from fisher_cli.text import digest
 
 if TYPE_CHECKING:
-    from fisher_cli.run import Run
+    from fisher_cli.run.sequence import Run
 
 # The command under way and all its words as they were understood, defaults included.
 WORDS: ContextVar[str] = ContextVar("WORDS", default="")

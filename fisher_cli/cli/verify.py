@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING
 import typer
 
 from fisher_cli.cli import options
-from fisher_cli.cli.numbers import positive
-from fisher_cli.cli.numbers import precision as read_precision
-from fisher_cli.cli.request import DATA, MODEL, NETWORK, RUNNING, SEED, asks, without
-from fisher_cli.cli.sequence import Report, go_through
-from fisher_cli.cli.streams import destinations
-from fisher_cli.dialects import Dialect
-from fisher_cli.formats import Format
+from fisher_cli.cli.destinations import destinations
+from fisher_cli.cli.number_arguments import positive
+from fisher_cli.cli.number_arguments import precision as read_precision
+from fisher_cli.cli.run_command import Report, go_through
+from fisher_cli.cli.shared_options import DATA, MODEL, NETWORK, RUNNING, SEED, asks, without
 from fisher_cli.results import Outcome
 from fisher_cli.settings import Resources, Settings
+from fisher_cli.storage.formats import Format
+from fisher_cli.tables.dialects import Dialect
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fisher_cli.analysis import Analysis
     from fisher_cli.reports.console import Console
     from fisher_cli.results import Measurement
+    from fisher_cli.run.analysis import Analysis
 
 
 @asks(*without(DATA, "limit"), *MODEL, *without(NETWORK, "precision"), *SEED, *RUNNING)
@@ -56,8 +56,8 @@ def verify(
 
 def _lines(dialect: Dialect, measurement: "Measurement", order: int, form: Format) -> str:
     """One checkpoint's rows as they are streamed, with the header before the first."""
-    from fisher_cli.identity_tables import identity_table
-    from fisher_cli.tables import rows_text
+    from fisher_cli.tables.build import rows_text
+    from fisher_cli.tables.identity_tables import identity_table
 
     table = identity_table([measurement], order)
     return rows_text(table, form, dialect, order == 0)
@@ -65,7 +65,7 @@ def _lines(dialect: Dialect, measurement: "Measurement", order: int, form: Forma
 
 def _tables(analysis: "Analysis") -> tuple["pd.DataFrame", "pd.DataFrame | None"]:
     """The table of identities, and that of KL over its expansion."""
-    from fisher_cli.identity_tables import expansion_table
+    from fisher_cli.tables.identity_tables import expansion_table
 
     return analysis.identities, expansion_table(analysis.measurements)
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from fisher_cli.reports.drawing import GREEN, GRID, INK, Chart, canvas, line, logarithmic, step_axis
 from fisher_cli.reports.numbers import number_text, number_texts, unbroken
 from fisher_cli.reports.reported_run import ReportedRun, numbers
-from fisher_cli.trajectory import trajectory_of
+from fisher_cli.tables.trajectory import trajectory_of
 
 WIDTH, HEIGHT = 5.0, 3.1
 Runs = Sequence[ReportedRun]

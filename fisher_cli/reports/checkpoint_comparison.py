@@ -6,11 +6,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from fisher_cli.cells import one_line
-from fisher_cli.reports.endings import ending, of_pair
+from fisher_cli.reports.closing_lines import ending, of_pair
 from fisher_cli.reports.layout import Column, empty_table, shorten, total_width, wrapped
 from fisher_cli.reports.numbers import bar, finite, number_text, number_texts
 from fisher_cli.results import CheckpointComparison, Estimate, LayerStep
+from fisher_cli.text import one_line
 
 _SHORTEST_NAME, _LONGEST_NAME, _BAR = 10, 40, 10
 # When the table is too wide these columns go, one after the other.

@@ -6,12 +6,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from fisher_cli.cells import one_line
-from fisher_cli.reports.endings import ending, of_comparison
+from fisher_cli.reports.closing_lines import ending, of_comparison
 from fisher_cli.reports.headings import estimator_of, place, title
 from fisher_cli.reports.layout import Column, empty_table, fitting, left_out, remarks, shorten, total_width, wrapped
 from fisher_cli.reports.numbers import Number, finite, number_text, number_texts
 from fisher_cli.results import AgainstNull, Comparison, Estimate, Finding, Interval, LayerComparison, Measurement
+from fisher_cli.text import one_line
 
 _SHORTEST_NAME, _LONGEST_NAME = 12, 40
 # When the table is too wide these columns go, one after the other; one has a shorter form that stays.

@@ -19,7 +19,6 @@ import rich.console
 import rich.progress
 from rich.text import Text
 
-from fisher_cli.cells import one_line
 from fisher_cli.errors import OutputError, UsageError
 from fisher_cli.reports.checkpoint_comparison import render_checkpoint_comparison
 from fisher_cli.reports.comparison import render_comparison
@@ -31,6 +30,7 @@ from fisher_cli.reports.numbers import finite, number_text
 from fisher_cli.reports.spectra import render_spectra
 from fisher_cli.reports.summary import render_summary
 from fisher_cli.results import CheckpointComparison, Inspection, Measurement, Outcome, Status
+from fisher_cli.text import one_line
 
 WIDTH_WITHOUT_TERMINAL = 100
 _SECONDS_BETWEEN_LINES = 10.0  # a log of ten thousand fast checkpoints stays short

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from fisher_cli.cells import one_line
 from fisher_cli.reports.headings import place
 from fisher_cli.reports.numbers import number_text
 from fisher_cli.results import Estimate, Measurement, NoisyAndClean
+from fisher_cli.text import one_line
 
 # As in `words.py`: a difference is said only beyond three standard errors.
 _CLEAR = 3.0
@@ -70,11 +70,11 @@ def detectors(noise: NoisyAndClean) -> str:
         "the empirical trace": noise.auroc_empirical,
         "the loss": noise.auroc_loss,
     }
-    found = [f"{name} {_auroc(each)}" for name, each in named.items() if each is not None]
+    found = [f"{name} {_detector(each)}" for name, each in named.items() if each is not None]
     return f"AUROC as detectors of noisy labels (0.5 is chance): {', '.join(found)}." if found else ""
 
 
-def _auroc(estimate: Estimate) -> str:
+def _detector(estimate: Estimate) -> str:
     """Three decimals, whatever the error is."""
     error = "" if estimate.standard_error is None else "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"
     return f"{estimate.value:.3f}{error}" + (

@@ -6,13 +6,13 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from fisher_cli.cells import one_line
-from fisher_cli.reports.endings import ending, of_examples
+from fisher_cli.reports.closing_lines import ending, of_examples
 from fisher_cli.reports.example_words import concentrated, finding, memorisation
 from fisher_cli.reports.headings import estimator_of, place, title
 from fisher_cli.reports.layout import Column, empty_table, remarks, shorten, total_width, wrapped
 from fisher_cli.reports.numbers import number_texts
 from fisher_cli.results import Estimate, ExampleGroup, ExampleRow, ExampleSummary, Measurement
+from fisher_cli.text import one_line
 
 _SHORTEST_NAME, _LONGEST_NAME = 14, 40
 _MOST_CLASSES = 20

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from fisher_cli.cells import one_line
 from fisher_cli.results import Forecast
+from fisher_cli.text import one_line
 
 _MIB = 2**20
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from fisher_cli.cells import one_line
 from fisher_cli.results import Measurement
+from fisher_cli.text import one_line
 
 
 def title(heading: str, measurements: Sequence[Measurement], data: str | None, *more: str) -> str:

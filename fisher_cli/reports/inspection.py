@@ -8,8 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from fisher_cli.cells import one_line
-from fisher_cli.reports.endings import ending, of_files
+from fisher_cli.reports.closing_lines import ending, of_files
 from fisher_cli.reports.layout import (
     STATUS_STYLES,
     Column,
@@ -22,6 +21,7 @@ from fisher_cli.reports.layout import (
 )
 from fisher_cli.reports.numbers import bar
 from fisher_cli.results import Check, Coverage, Inspection, Ledger, Measurement, Status
+from fisher_cli.text import one_line
 
 _SHORTEST_NAME, _ENOUGH_NAME, _LONGEST_NAME = 10, 24, 60
 _LONGEST_BAR = 30

@@ -10,8 +10,8 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from fisher_cli.cells import one_line
 from fisher_cli.results import Status
+from fisher_cli.text import one_line
 
 STATUS_STYLES = {
     Status.OK: "dim",

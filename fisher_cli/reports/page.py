@@ -10,13 +10,13 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from fisher_cli.cells import one_line
+from fisher_cli.reports.chart_registry import NAMES, draw
 from fisher_cli.reports.drawing import PAGE_TEXT, Chart, inline_svg
-from fisher_cli.reports.gallery import NAMES, draw
-from fisher_cli.reports.movement import verdict
 from fisher_cli.reports.numbers import finite
 from fisher_cli.reports.reported_run import ReportedRun, last_examples, numbers
 from fisher_cli.reports.thumbnails import Card, cards
+from fisher_cli.reports.trend import verdict
+from fisher_cli.text import one_line
 
 START = b"<!doctype html>\n<!-- made by fisher report -->\n"
 _LONG = 30  # characters of a cell that needs room to wrap

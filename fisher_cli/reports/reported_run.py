@@ -9,14 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fisher_cli.cells import digest, one_line
 from fisher_cli.errors import FisherError, OutputError
-from fisher_cli.formats import SCHEMA_VERSION, TOOL, is_newer
-from fisher_cli.outputs import record_path, table_path
-from fisher_cli.records import journal_folder, read_records
 from fisher_cli.results import Estimate, Measurement, Status, Trace
-from fisher_cli.table_reading import read_table
-from fisher_cli.workbook_reading import sheet_names
+from fisher_cli.storage.formats import SCHEMA_VERSION, TOOL, is_newer
+from fisher_cli.storage.journal import journal_folder, read_records
+from fisher_cli.storage.readers import read_table
+from fisher_cli.storage.report_files import record_path, table_path
+from fisher_cli.storage.workbook_reading import sheet_names
+from fisher_cli.text import digest, one_line
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
-from fisher_cli.cells import one_line
 from fisher_cli.reports.charts import WIDTH, Runs, height, sentences
 from fisher_cli.reports.drawing import Chart, canvas, line, logarithmic
 from fisher_cli.reports.layout import shorten
 from fisher_cli.reports.numbers import number_text
 from fisher_cli.reports.reported_run import ReportedRun, numbers
-from fisher_cli.trajectory import trajectory_of
+from fisher_cli.tables.trajectory import trajectory_of
+from fisher_cli.text import one_line
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,9 +6,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from fisher_cli.cells import one_line
 from fisher_cli.reports import histogram
-from fisher_cli.reports.endings import ending, of_spectra
+from fisher_cli.reports.closing_lines import ending, of_spectra
 from fisher_cli.reports.headings import place, title
 from fisher_cli.reports.layout import (
     Column,
@@ -22,6 +21,7 @@ from fisher_cli.reports.layout import (
 )
 from fisher_cli.reports.numbers import finite, number_text, number_texts
 from fisher_cli.results import Measurement, Spectrum
+from fisher_cli.text import one_line
 
 _TITLES = {"true": "True Fisher", "empirical": "Empirical Fisher"}
 _SHORTEST_NAME, _LONGEST_NAME = 14, 40

@@ -6,9 +6,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from fisher_cli.cells import one_line
-from fisher_cli.reports.chance import against_chance
-from fisher_cli.reports.endings import ending, of_run
+from fisher_cli.reports.accuracy_note import against_chance
+from fisher_cli.reports.closing_lines import ending, of_run
 from fisher_cli.reports.headings import estimator_of, title
 from fisher_cli.reports.layout import (
     STATUS_STYLES,
@@ -21,9 +20,10 @@ from fisher_cli.reports.layout import (
     width_with_name,
     wrapped,
 )
-from fisher_cli.reports.movement import asides, layer_shares
 from fisher_cli.reports.numbers import Number, bar, finite, number_text, number_texts, sparkline
+from fisher_cli.reports.trend import asides, layer_shares
 from fisher_cli.results import Eigenvalues, Estimate, Measurement, Status
+from fisher_cli.text import one_line
 
 _SHORTEST_NAME, _ENOUGH_NAME, _LONGEST_NAME = 10, 24, 60
 _SHORTEST_BAR, _LONGEST_BAR = 8, 30

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from fisher_cli.cells import one_line
 from fisher_cli.errors import DataError, OutputError
 from fisher_cli.reports.reported_run import ReportedRun, last_examples
+from fisher_cli.text import one_line
 
 if TYPE_CHECKING:
     from torch import Tensor

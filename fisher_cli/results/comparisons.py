@@ -41,7 +41,7 @@ class LayerComparison:
 
 
 class Finding(StrEnum):
-    """What a comparison comes to; the rules are those of `fisher_cli.curvature.verdicts`."""
+    """What a comparison comes to; the rules are those of `fisher_cli.curvature.comparison.verdicts`."""
 
     ZERO = "zero"
     UNDECIDED = "undecided"

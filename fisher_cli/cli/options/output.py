@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from fisher_cli.cli.options.panels import OUTPUT
-from fisher_cli.dialects import Dialect
-from fisher_cli.formats import Format
+from fisher_cli.storage.formats import Format
+from fisher_cli.tables.dialects import Dialect
 
 
 def _report_file(beside: str) -> Any:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from fisher_cli.curvature.gradient_norms.capture import Call, WeightNorm
-from fisher_cli.curvature.gradient_norms.layouts import Layout
-from fisher_cli.curvature.gradient_norms.rules import RULES
+from fisher_cli.curvature.gradient_norms.batch_dim import Layout
+from fisher_cli.curvature.gradient_norms.call_recorder import Call, WeightNorm
+from fisher_cli.curvature.gradient_norms.rules.registry import RULES
 
 Place = tuple[Any, int]
 """An edge's node and the number of the node's output that it stands for."""

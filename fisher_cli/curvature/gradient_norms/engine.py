@@ -7,26 +7,26 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fisher_cli.curvature.backward import Take, gradients_in_turn
-from fisher_cli.curvature.batching import directions_at_once
-from fisher_cli.curvature.convolutions import convolutions_by
-from fisher_cli.curvature.gradient_norms import per_example
-from fisher_cli.curvature.gradient_norms.arrivals import cotangents_in_turn
-from fisher_cli.curvature.gradient_norms.attention import attention_of_all_directions
-from fisher_cli.curvature.gradient_norms.capture import Call, Hold, recorded_calls
-from fisher_cli.curvature.gradient_norms.contributions import Contribution, Picks
-from fisher_cli.curvature.gradient_norms.convolution_transpose import convolve
-from fisher_cli.curvature.gradient_norms.doubts import Doubts, runs_behind
-from fisher_cli.curvature.gradient_norms.graph import Graph, read_graph
-from fisher_cli.curvature.gradient_norms.joint import joined, norms_and_sum, squared_norms
-from fisher_cli.curvature.gradient_norms.layouts import Layout, find_layout, only_layout, ratios_for
+from fisher_cli.curvature.gradient_norms import per_example_gradients
+from fisher_cli.curvature.gradient_norms.autograd_graph import Graph, read_graph
+from fisher_cli.curvature.gradient_norms.batch_dim import Layout, find_layout, only_layout, ratios_for
+from fisher_cli.curvature.gradient_norms.call_recorder import Call, Hold, recorded_calls
+from fisher_cli.curvature.gradient_norms.deferred_checks import Doubts, runs_behind
+from fisher_cli.curvature.gradient_norms.grad_factors import Contribution, Picks
+from fisher_cli.curvature.gradient_norms.joint_norms import joined, norms_and_sum, squared_norms
+from fisher_cli.curvature.gradient_norms.operation_count import spent_on, uncounted
 from fisher_cli.curvature.gradient_norms.plan import UNUSED, Plan, contributions_in_turn, one_after_another
-from fisher_cli.curvature.gradient_norms.work import spent_on, uncounted
-from fisher_cli.curvature.kernels import reproducible_kernels
-from fisher_cli.curvature.memory import raise_if_out_of_memory
-from fisher_cli.curvature.problem import Batch, Problem
-from fisher_cli.curvature.recomputation import Held, Recomputation, recomputed
-from fisher_cli.curvature.sums import dot
+from fisher_cli.curvature.gradient_norms.streamed_vjp import cotangents_in_turn
+from fisher_cli.curvature.linalg.sums import dot
+from fisher_cli.curvature.problem.batching import directions_at_once
+from fisher_cli.curvature.problem.problem import Batch, Problem
+from fisher_cli.curvature.torch_backend.activation_checkpointing import Held, Recomputation, recomputed
+from fisher_cli.curvature.torch_backend.attention import attention_of_all_directions
+from fisher_cli.curvature.torch_backend.backend_flags import reproducible_kernels
+from fisher_cli.curvature.torch_backend.convolution_gradients import convolve
+from fisher_cli.curvature.torch_backend.convolutions import convolutions_by
+from fisher_cli.curvature.torch_backend.out_of_memory import raise_if_out_of_memory
+from fisher_cli.curvature.torch_backend.vjp import Take, gradients_in_turn
 from fisher_cli.errors import ArchitectureError
 
 NOT_CHECKED = " (not checked: the gradient is rounding)"
@@ -158,7 +158,7 @@ class Engine:
         def contributions(directions: Tensor) -> Iterator[tuple[str, list[Contribution] | Tensor]]:
             yield from one_after_another(plan, outputs, directions)
             if plan.by_example:
-                yield from self._by_example(plan.by_example, batch, directions, per_example.flat).items()
+                yield from self._by_example(plan.by_example, batch, directions, per_example_gradients.flat).items()
 
         return Pass(outputs, norms, measure, project, gram, contributions)
 
@@ -307,12 +307,12 @@ class Engine:
         names: Sequence[str],
         batch: Batch,
         directions: Tensor,
-        reduction: per_example.Reduction = per_example.norm,
+        reduction: per_example_gradients.Reduction = per_example_gradients.norm,
     ) -> dict[str, Tensor]:
         if self.vectorise:
             try:
-                return per_example.vectorised(self.problem, names, batch.inputs, directions, reduction)
+                return per_example_gradients.vectorised(self.problem, names, batch.inputs, directions, reduction)
             except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
                 raise_if_out_of_memory(error)
                 self.vectorise = False
-        return per_example.one_by_one(self.problem, names, batch.inputs, directions, reduction)
+        return per_example_gradients.one_by_one(self.problem, names, batch.inputs, directions, reduction)

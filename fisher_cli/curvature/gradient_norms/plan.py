@@ -8,15 +8,15 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from fisher_cli.curvature.gradient_norms.arrivals import cotangents_in_turn
 from fisher_cli.curvature.gradient_norms.attribution import Place, Source, Use, sources_of
-from fisher_cli.curvature.gradient_norms.capture import Call
-from fisher_cli.curvature.gradient_norms.contributions import Contribution, Given
-from fisher_cli.curvature.gradient_norms.layouts import Layout
-from fisher_cli.curvature.gradient_norms.parametrized import pulled_back_to
-from fisher_cli.curvature.gradient_norms.rules import RULES
-from fisher_cli.curvature.gradient_norms.work import spent_on
-from fisher_cli.curvature.problem import widened
+from fisher_cli.curvature.gradient_norms.batch_dim import Layout
+from fisher_cli.curvature.gradient_norms.call_recorder import Call
+from fisher_cli.curvature.gradient_norms.grad_factors import Contribution, Given
+from fisher_cli.curvature.gradient_norms.operation_count import spent_on
+from fisher_cli.curvature.gradient_norms.reparametrization import pulled_back_to
+from fisher_cli.curvature.gradient_norms.rules.registry import RULES
+from fisher_cli.curvature.gradient_norms.streamed_vjp import cotangents_in_turn
+from fisher_cli.curvature.problem.problem import widened
 
 PER_EXAMPLE = "per-example"
 UNUSED = "unused"

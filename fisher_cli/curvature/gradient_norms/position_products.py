@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fisher_cli.curvature.gradient_norms.doubts import Doubts
+from fisher_cli.curvature.gradient_norms.deferred_checks import Doubts
 
 # Rounding that the Gram form may add, relative to the norm, by the estimate of `through_gram`.
 CANCELLATION = 3e-6

@@ -6,15 +6,15 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from fisher_cli.curvature.company import outputs_of, refuse_coupling_in, refuse_state
-from fisher_cli.curvature.finite_differences import derivatives_by_tensor
-from fisher_cli.curvature.gradient_norms import per_example
+from fisher_cli.curvature.gradient_norms import per_example_gradients
 from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.gradient_norms.plan import UNUSED
-from fisher_cli.curvature.kernels import reproducible_kernels
-from fisher_cli.curvature.memory import raise_if_out_of_memory
-from fisher_cli.curvature.network_state import derives_weights
-from fisher_cli.curvature.problem import Batch, Problem
+from fisher_cli.curvature.problem.batch_independence import outputs_of, refuse_coupling_in, refuse_state
+from fisher_cli.curvature.problem.problem import Batch, Problem
+from fisher_cli.curvature.torch_backend.backend_flags import reproducible_kernels
+from fisher_cli.curvature.torch_backend.finite_differences import derivatives_by_tensor
+from fisher_cli.curvature.torch_backend.network_state import derives_weights
+from fisher_cli.curvature.torch_backend.out_of_memory import raise_if_out_of_memory
 from fisher_cli.errors import VerificationError
 from fisher_cli.results import Check, Outcome
 
@@ -62,7 +62,7 @@ class Checker:
         """
         problem, names = self.engine.problem, list(self.engine.problem.parameters)
         index = torch.tensor(places, device=directions.device)
-        theirs = per_example.one_by_one(problem, names, batch.inputs[index], directions[:, index])
+        theirs = per_example_gradients.one_by_one(problem, names, batch.inputs[index], directions[:, index])
         mine = {name: ours[name][:, index] for name in names if name in ours}  # what is missing fails the ledger
         self.examples += len(places)
         self.precision = str(problem.dtype).removeprefix("torch.")
@@ -139,7 +139,7 @@ class Checker:
         )
         index = torch.tensor(places, device=directions.device)
         norms = engine.evaluate(replace(batch, inputs=inputs)).norms(wide)
-        exact = per_example.one_by_one(double, list(double.parameters), inputs[index], wide[:, index])
+        exact = per_example_gradients.one_by_one(double, list(double.parameters), inputs[index], wide[:, index])
         self.precision = "float64"
         self._compare_doubles({name: norm[:, index] for name, norm in norms.items()}, exact, batch, places)
         for name in differing:

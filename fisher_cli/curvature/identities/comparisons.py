@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fisher_cli.curvature.identities.plain import Change, norm
+from fisher_cli.curvature.identities.autograd_reference import Change, norm
 
 # A tensor's own norm counts as its scale only above this share of all tensors' together.
 SMALL_SHARE = 1e-3

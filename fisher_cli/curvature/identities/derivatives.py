@@ -2,9 +2,9 @@
 
 import torch
 
-from fisher_cli.curvature.finite_differences import Derivative, derivatives_by_tensor
-from fisher_cli.curvature.identities import causes
-from fisher_cli.curvature.identities.statements import LARGE, Statement, Subject
+from fisher_cli.curvature.identities import diagnosis
+from fisher_cli.curvature.identities.identity_specs import LARGE, Statement, Subject
+from fisher_cli.curvature.torch_backend.finite_differences import Derivative, derivatives_by_tensor
 from fisher_cli.results import Identity, Outcome
 
 # Examples, evenly spaced, and how many for a network that is large: every tensor takes two evaluations of them.
@@ -35,13 +35,13 @@ def derivatives(subject: Subject) -> Identity:
     failed, undecided = names[Outcome.FAILED], names[Outcome.UNDECIDED]
     reason = ""
     if failed:
-        reason = causes.training_mode(subject) or f"{causes.listed(failed)}: {worst.reason}"
+        reason = diagnosis.training_mode(subject) or f"{diagnosis.listed(failed)}: {worst.reason}"
     elif undecided:
-        reason = f"{causes.listed(undecided)}: {worst.reason}"
+        reason = f"{diagnosis.listed(undecided)}: {worst.reason}"
     what = f"{len(twin.parameters)} tensors, {count} examples, h = {worst.step:.0e}"
     why = f"bends and rounding of the outputs, measured; {what}"
     if beside := [name for each in found if each.is_beside for name in each.names]:
-        why += f"; {causes.listed(beside)} next to θ, where no unit is exactly at a kink (zero)"
+        why += f"; {diagnosis.listed(beside)} next to θ, where no unit is exactly at a kink (zero)"
     return STATEMENT.with_sides(worst.outcome, worst.autograd, worst.finite, worst.error, worst.tolerance, why, reason)
 
 

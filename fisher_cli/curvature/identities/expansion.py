@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fisher_cli.curvature.identities import causes
-from fisher_cli.curvature.identities.plain import Change, Plain, covariance, inner, norm, small_divergence
-from fisher_cli.curvature.identities.statements import Statement, Subject
+from fisher_cli.curvature.identities import diagnosis
+from fisher_cli.curvature.identities.autograd_reference import Change, Plain, covariance, inner, norm, small_divergence
+from fisher_cli.curvature.identities.identity_specs import Statement, Subject
 from fisher_cli.results import ExpansionStep, Identity
 
 # Few examples have few units near a kink, and the rate can be seen before rounding hides it.
@@ -218,7 +218,7 @@ def _unsure(step: _Step) -> float:
 def _cause(subject: Subject, deviation: float) -> str:
     """Why the ratio does not go to one."""
     ratio = torch.tensor([1 / (1 + deviation) if deviation != -1 else math.inf], dtype=torch.float64)
-    found = causes.training_mode(subject) or causes.of_factor(ratio, torch.ones(1).double(), len(subject.plain))
+    found = diagnosis.training_mode(subject) or diagnosis.of_factor(ratio, torch.ones(1).double(), len(subject.plain))
     return found or f"KL is {1 + deviation:.4g} times ½ εᵀFε at the shortest steps"
 
 

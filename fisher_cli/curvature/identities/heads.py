@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from fisher_cli.curvature.identities import causes
-from fisher_cli.curvature.identities.plain import covariance, differentiable_kernels, observed_score
-from fisher_cli.curvature.identities.statements import Statement, Subject, swept
-from fisher_cli.curvature.problem import Problem, as_outputs
+from fisher_cli.curvature.identities import diagnosis
+from fisher_cli.curvature.identities.autograd_reference import covariance, differentiable_kernels, observed_score
+from fisher_cli.curvature.identities.identity_specs import Statement, Subject, swept
+from fisher_cli.curvature.problem.problem import Problem, as_outputs
 from fisher_cli.results import Identity
 
 TRUE = Statement(
@@ -109,7 +109,7 @@ def _judged(subject: Subject, statement: Statement, ours: float, theirs: float) 
     cause = ""
     if not error <= subject.tolerance(1e-10):
         one, other = torch.tensor([ours]).double(), torch.tensor([theirs]).double()
-        cause = causes.training_mode(subject) or causes.of_factor(one, other, len(subject.plain))
+        cause = diagnosis.training_mode(subject) or diagnosis.of_factor(one, other, len(subject.plain))
         if "constant factor" in cause:
             cause = "the classes have wrong weights, or the rule for linear layers is wrong"
     why = subject.rounding("sums")

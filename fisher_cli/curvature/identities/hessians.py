@@ -6,10 +6,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fisher_cli.curvature.identities import causes, plain
+from fisher_cli.curvature.identities import autograd_reference, diagnosis
 from fisher_cli.curvature.identities.comparisons import Worst, worst_of_vectors
-from fisher_cli.curvature.identities.statements import Statement, Subject
-from fisher_cli.curvature.memory import raise_if_out_of_memory
+from fisher_cli.curvature.identities.identity_specs import Statement, Subject
+from fisher_cli.curvature.torch_backend.out_of_memory import raise_if_out_of_memory
 from fisher_cli.results import Identity
 
 # A tensor's second derivative counts as none below this share of what it is for a network without kinks.
@@ -66,7 +66,7 @@ def _hessian(subject: Subject, value: Callable[[Tensor, Tensor], Tensor]) -> lis
     found = [subject.zeros() for _ in probes]
     for start, stop in twin.chunks(subject.problem.product_batch_size):
         z = twin.outputs(start, stop)
-        with plain.differentiable_kernels():
+        with autograd_reference.differentiable_kernels():
             summed = value(z.detach(), z) / len(twin)
         for total, part in zip(found, twin.second(summed, probes), strict=True):
             for name in total:
@@ -80,9 +80,9 @@ def unreliable(subject: Subject) -> str:
     A function whose backward has no derivative of its own can be left out of them without a word: vᵀ(H w) is then
     another number than wᵀ(H v).
     """
-    theirs = _hessian(subject, lambda fixed, z: plain.expected_loss(subject.plain.kind, fixed, z))
-    one, other = (plain.inner(theirs[k], subject.probes[1 - k]) for k in range(2))
-    sizes = [plain.norm(theirs[k]) * plain.norm(subject.probes[1 - k]) for k in range(2)]
+    theirs = _hessian(subject, lambda fixed, z: autograd_reference.expected_loss(subject.plain.kind, fixed, z))
+    one, other = (autograd_reference.inner(theirs[k], subject.probes[1 - k]) for k in range(2))
+    sizes = [autograd_reference.norm(theirs[k]) * autograd_reference.norm(subject.probes[1 - k]) for k in range(2)]
     limit = subject.saturated_tolerance(1e-9) + subject.lost_to_saturation()
     if abs(one - other) <= limit * max(sizes):
         return ""
@@ -96,7 +96,7 @@ def _judged(subject: Subject, statement: Statement, worst: Worst, theirs: list[d
     tolerance = subject.saturated_tolerance(1e-9)
     if not worst.error <= tolerance and (doubt := unreliable(subject)):
         return statement.undecided(doubt)
-    cause = "" if worst.error <= tolerance else causes.of_products(subject, subject.products, theirs)
+    cause = "" if worst.error <= tolerance else diagnosis.of_products(subject, subject.products, theirs)
     why = f"{subject.rounding('products')}, and 100 of its units over 1 − Σp², which autograd's softmax rounds"
     return statement.judged(worst.ours, worst.theirs, worst.error, tolerance, why, cause, subject.lost_to_saturation)
 
@@ -104,7 +104,7 @@ def _judged(subject: Subject, statement: Statement, worst: Worst, theirs: list[d
 def expected_hessian(subject: Subject) -> Identity:
     """The weights p of the expectation are fixed, and −Σ_c p_c log q_c is differentiated twice."""
     try:
-        theirs = _hessian(subject, lambda fixed, z: plain.expected_loss(subject.plain.kind, fixed, z))
+        theirs = _hessian(subject, lambda fixed, z: autograd_reference.expected_loss(subject.plain.kind, fixed, z))
     except _TWICE as error:
         return _not_twice(LEMMA, error)
     return _judged(subject, LEMMA, worst_of_vectors(subject.products, theirs), theirs)
@@ -114,8 +114,8 @@ def hessian_of_divergence(subject: Subject) -> Identity:
     """In the second argument, and in the first, where the weights move too: to second order KL is symmetric."""
     kind = subject.plain.kind
     try:
-        second = _hessian(subject, lambda fixed, z: plain.divergence(kind, fixed, z))
-        first = _hessian(subject, lambda fixed, z: plain.divergence(kind, z, fixed))
+        second = _hessian(subject, lambda fixed, z: autograd_reference.divergence(kind, fixed, z))
+        first = _hessian(subject, lambda fixed, z: autograd_reference.divergence(kind, z, fixed))
     except _TWICE as error:
         return _not_twice(DIVERGENCE, error)
     found = [worst_of_vectors(subject.products, theirs) for theirs in (second, first)]
@@ -134,7 +134,7 @@ def empirical_product(subject: Subject) -> Identity:
         one, other = (
             torch.cat([each[n].double().reshape(-1) for each in side for n in each]) for side in (ours, theirs)
         )
-        cause = causes.training_mode(few) or causes.of_factor(one, other, len(few.sums))
+        cause = diagnosis.training_mode(few) or diagnosis.of_factor(one, other, len(few.sums))
     return EMPIRICAL.judged(worst.ours, worst.theirs, worst.error, tolerance, few.rounding("products"), cause, few.lost)
 
 
@@ -152,7 +152,7 @@ def blocks(subject: Subject) -> Identity:
     largest = max((abs(theirs) for _, theirs, _ in found.values()), default=0.0)
     curved = [name for name, (_, theirs, bend) in found.items() if bend > _affine(max(abs(theirs), ROUNDED * largest))]
     affine = {name: forms for name, forms in found.items() if name not in curved}
-    said = f"the outputs are not affine in {causes.listed(curved)}: there H and F differ by design" if curved else ""
+    said = f"the outputs are not affine in {diagnosis.listed(curved)}: there H and F differ by design" if curved else ""
     if not affine:
         return BLOCKS.not_applicable(said)
     largest = max(theirs for _, theirs, _ in affine.values())
@@ -168,8 +168,8 @@ def blocks(subject: Subject) -> Identity:
         if doubt := unreliable(some):
             return BLOCKS.undecided(doubt)
         forms = [torch.tensor([each[side] for each in affine.values()], dtype=torch.float64) for side in (0, 1)]
-        cause = causes.training_mode(some) or causes.of_missing(list(affine), forms[0], forms[1])
-        cause = cause or causes.of_factor(forms[0], forms[1], len(some.plain)) or f"{name} differs most"
+        cause = diagnosis.training_mode(some) or diagnosis.of_missing(list(affine), forms[0], forms[1])
+        cause = cause or diagnosis.of_factor(forms[0], forms[1], len(some.plain)) or f"{name} differs most"
     why = f"{some.rounding('products')}; {len(affine)} of {len(found)} tensors"
     share = max(abs(theirs) / max(largest, 1e-300), ROUNDED)
     judged = BLOCKS.judged(ours, theirs, errors[name], tolerance, why, cause, lambda: some.lost_to_saturation() / share)
@@ -191,8 +191,8 @@ def _block_forms(subject: Subject) -> dict[str, tuple[float, float, float]]:
     z = twin.outputs()
     generator = torch.Generator().manual_seed(1)
     direction = torch.randn(z.shape, generator=generator, dtype=torch.float64).to(z)
-    with plain.differentiable_kernels():
-        loss = plain.loss(twin.kind, z, twin.labels) / len(twin)
+    with autograd_reference.differentiable_kernels():
+        loss = autograd_reference.loss(twin.kind, z, twin.labels) / len(twin)
         along = (z * direction).sum()
     gradients, output_gradients = twin.gradients(loss, graph=True), twin.gradients(along, graph=True)
     typical = float(z.detach().norm() * direction.norm())
@@ -206,11 +206,11 @@ def _block_forms(subject: Subject) -> dict[str, tuple[float, float, float]]:
     return found
 
 
-def _second_derivative(twin: plain.Plain, gradient: Tensor, name: str, v: Tensor) -> float | None:
+def _second_derivative(twin: autograd_reference.Plain, gradient: Tensor, name: str, v: Tensor) -> float | None:
     """vᵀ ∂g/∂θ_l v of a gradient of one tensor; 0 where it is constant, None where the tensor is not used."""
     if not gradient.requires_grad:
         return 0.0 if bool(gradient.any()) else None
-    with plain.differentiable_kernels():
+    with autograd_reference.differentiable_kernels():
         (found,) = torch.autograd.grad(
             (gradient * v).sum(), twin.parameters[name], retain_graph=True, allow_unused=True
         )

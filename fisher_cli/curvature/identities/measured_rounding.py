@@ -7,9 +7,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from fisher_cli.curvature.directional_derivatives import moved
+from fisher_cli.curvature.identities.autograd_reference import Plain
 from fisher_cli.curvature.identities.comparisons import worst_of_vectors
-from fisher_cli.curvature.identities.plain import Plain
+from fisher_cli.curvature.torch_backend.directional_derivatives import moved
 
 # Moves of the last places, and how much more than what they change rounding may be.
 MOVES, ROUNDINGS = 2, 30

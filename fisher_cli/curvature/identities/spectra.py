@@ -6,17 +6,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fisher_cli.curvature import factors
-from fisher_cli.curvature.eigensystems import matrices
-from fisher_cli.curvature.identities import causes, plain
+from fisher_cli.curvature.identities import autograd_reference, diagnosis
+from fisher_cli.curvature.identities.autograd_reference import Change, inner
 from fisher_cli.curvature.identities.hessians import unreliable
-from fisher_cli.curvature.identities.plain import Change, inner
-from fisher_cli.curvature.identities.statements import Statement, Subject, engine_of
-from fisher_cli.curvature.krylov import tridiagonalise
-from fisher_cli.curvature.likelihoods import Likelihood
-from fisher_cli.curvature.memory import raise_if_out_of_memory
-from fisher_cli.curvature.products import fisher_product
-from fisher_cli.curvature.routes import Route
+from fisher_cli.curvature.identities.identity_specs import Statement, Subject, engine_of
+from fisher_cli.curvature.linalg.krylov import tridiagonalise
+from fisher_cli.curvature.problem.likelihoods import Likelihood
+from fisher_cli.curvature.products.fisher_products import fisher_product
+from fisher_cli.curvature.spectra import factors
+from fisher_cli.curvature.spectra.eigensystems import matrices
+from fisher_cli.curvature.spectra.solver_choice import Route
+from fisher_cli.curvature.torch_backend.out_of_memory import raise_if_out_of_memory
 from fisher_cli.results import Identity
 
 # Score gradients that are held at once, in numbers: a gigabyte in float64.
@@ -100,7 +100,7 @@ def _gram(subject: Subject, whole: Tensor) -> Identity:
     rank = int((ours > subject.tolerance(1e-12) * largest).sum())
     cause = ""
     if not error <= subject.tolerance(1e-10):
-        cause = causes.training_mode(subject) or causes.of_factor(ours, other, problem.examples)
+        cause = diagnosis.training_mode(subject) or diagnosis.of_factor(ours, other, problem.examples)
         cause = cause or "the score gradients of the engine, or their weights, are wrong"
     elif rank > limit:
         error, cause = math.inf, f"the rank is {rank}, and {limit} is the most it can be"
@@ -113,7 +113,7 @@ def plain_gram_eigenvalues(subject: Subject) -> Tensor:
     twin, rows = subject.plain, []
     for n in range(len(twin)):
         z = twin.outputs(n, n + 1)
-        for weight, score in plain.weighted_scores(twin.kind, z.detach()):
+        for weight, score in autograd_reference.weighted_scores(twin.kind, z.detach()):
             gradient = twin.gradients(z, score)
             rows.append(torch.cat([part.reshape(-1) for part in gradient.values()]) * float(weight) ** 0.5)
     factor = torch.stack(rows)
@@ -134,7 +134,7 @@ def _lanczos(subject: Subject, whole: Tensor) -> Identity:
     error = float((ours - theirs).abs().max()) / largest
     cause = ""
     if not error <= tolerance:
-        cause = causes.training_mode(subject) or causes.of_factor(ours, theirs, problem.examples)
+        cause = diagnosis.training_mode(subject) or diagnosis.of_factor(ours, theirs, problem.examples)
         cause = cause or "products and score gradients belong to different matrices"
     why = f"residual that Lanczos was asked for; {len(subject.plain)} examples"
     return LANCZOS.judged(float(ours[at]), float(theirs[at]), error, tolerance, why, cause, subject.lost)
@@ -146,7 +146,7 @@ def _gram_trace(subject: Subject, summed: float) -> Identity:
     tolerance, cause = subject.tolerance(1e-10), ""
     if not error <= tolerance:
         one, other = torch.tensor([summed]).double(), torch.tensor([trace]).double()
-        cause = causes.training_mode(subject) or causes.of_factor(one, other, len(subject.plain))
+        cause = diagnosis.training_mode(subject) or diagnosis.of_factor(one, other, len(subject.plain))
     return GRAM_TRACE.judged(summed, trace, error, tolerance, subject.rounding("sums"), cause, subject.lost)
 
 
@@ -174,14 +174,14 @@ def moments(subject: Subject) -> Identity:
     if not errors[at] <= tolerance:
         if doubt := unreliable(subject):
             return MOMENTS.undecided(doubt)
-        cause = causes.training_mode(subject) or _of_moments(ours, theirs, subject.problem.examples)
+        cause = diagnosis.training_mode(subject) or _of_moments(ours, theirs, subject.problem.examples)
     why = f"{subject.rounding('products')}, five of them"
     return MOMENTS.judged(ours[at], theirs[at], errors[at], tolerance, why, cause, subject.lost_to_saturation)
 
 
 def _of_moments(ours: Sequence[float], theirs: Sequence[float], examples: int) -> str:
     first = [torch.tensor([side[0]], dtype=torch.float64) for side in (ours, theirs)]
-    return causes.of_factor(first[0], first[1], examples) or "the basis of Lanczos is not orthogonal"
+    return diagnosis.of_factor(first[0], first[1], examples) or "the basis of Lanczos is not orthogonal"
 
 
 def _plain_moments(subject: Subject, start: Change) -> list[float]:
@@ -197,8 +197,8 @@ def plain_product(subject: Subject, vector: Change) -> dict[str, Tensor]:
     twin, total = subject.plain, subject.zeros()
     for start, stop in twin.chunks(subject.problem.product_batch_size):
         z = twin.outputs(start, stop)
-        with plain.differentiable_kernels():
-            value = plain.expected_loss(twin.kind, z.detach(), z) / len(twin)
+        with autograd_reference.differentiable_kernels():
+            value = autograd_reference.expected_loss(twin.kind, z.detach(), z) / len(twin)
         for name, part in twin.second(value, [vector])[0].items():
             total[name] += part
     return total
@@ -226,7 +226,7 @@ def by_classes(subject: Subject) -> Identity:
     error, tolerance, cause = abs(ours - theirs) / max(theirs, 1e-300), some.tolerance(1e-10), ""
     if not error <= tolerance:
         one, other = torch.tensor([ours]).double(), torch.tensor([theirs]).double()
-        cause = causes.training_mode(some) or causes.of_factor(one, other, len(some.plain))
+        cause = diagnosis.training_mode(some) or diagnosis.of_factor(one, other, len(some.plain))
         if "constant factor" in cause:
             cause = "the classes have wrong weights"
     return CLASSES.judged(ours, theirs, error, tolerance, some.rounding("sums"), cause, some.lost)

@@ -8,21 +8,21 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from fisher_cli.curvature.gradient_hooks import without_gradient_hooks
 from fisher_cli.curvature.identities import (
-    causes,
     derivatives,
+    diagnosis,
     expansion,
     heads,
     hessians,
-    scores,
+    output_scores,
     spectra,
     symmetries,
     traces,
 )
-from fisher_cli.curvature.identities.statements import Statement, Subject
-from fisher_cli.curvature.memory import raise_if_out_of_memory
-from fisher_cli.curvature.problem import Problem
+from fisher_cli.curvature.identities.identity_specs import Statement, Subject
+from fisher_cli.curvature.problem.problem import Problem
+from fisher_cli.curvature.torch_backend.gradient_hooks import without_gradient_hooks
+from fisher_cli.curvature.torch_backend.out_of_memory import raise_if_out_of_memory
 from fisher_cli.errors import CoupledExamplesError, NumericalError, VerificationError
 from fisher_cli.results import ExpansionStep, Identity, Outcome, Verification
 
@@ -76,12 +76,12 @@ def _unless_at_a_kink(subject: Subject, check: _Check, found: Sequence[Identity]
 
 def _refused(statement: Statement, error: Exception, subject: Subject) -> Identity:
     said = str(error)
-    cause = said if isinstance(error, CoupledExamplesError) else causes.training_mode(subject) or said
+    cause = said if isinstance(error, CoupledExamplesError) else diagnosis.training_mode(subject) or said
     sides = error.sides if isinstance(error, VerificationError) else None
     ours, theirs = sides or (math.nan, math.nan)
     apart = abs(ours / theirs - 1) if theirs else math.nan
-    if apart < causes.SINGLE:
-        cause = f"{causes.FLOAT32} (sums: {ours:.12g} and {theirs:.12g})"
+    if apart < diagnosis.SINGLE:
+        cause = f"{diagnosis.FLOAT32} (sums: {ours:.12g} and {theirs:.12g})"
     return statement.judged(ours, theirs, apart, 0.0, "refused by the checks that every run makes", cause)
 
 
@@ -110,12 +110,12 @@ def verify(problem: Problem, *, everything: bool = True, seed: int = 0, advance:
             return identity
 
         checks = (
-            _Check.of(scores.CHANCE, scores.chance),
-            _Check.of(scores.MODE, scores.evaluation_mode),
+            _Check.of(output_scores.CHANCE, output_scores.chance),
+            _Check.of(output_scores.MODE, output_scores.evaluation_mode),
             _Check.of(derivatives.STATEMENT, derivatives.derivatives),
             _Check.of(traces.COVERAGE, traces.coverage),
-            _Check.of(scores.MEAN_SCORE, scores.mean_score),
-            _Check.of(scores.ROOT, scores.score_covariance),
+            _Check.of(output_scores.MEAN_SCORE, output_scores.mean_score),
+            _Check.of(output_scores.ROOT, output_scores.score_covariance),
             _Check.of(traces.TRUE, traces.true_trace),
             _Check.of(traces.EMPIRICAL, traces.empirical_trace),
             _Check.of(traces.GRADIENT, traces.mean_gradient),

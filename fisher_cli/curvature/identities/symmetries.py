@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fisher_cli.curvature.identities import causes
+from fisher_cli.curvature.identities import diagnosis
+from fisher_cli.curvature.identities.autograd_reference import Change, covariance, differentiable_kernels, inner, norm
 from fisher_cli.curvature.identities.heads import NONE, find_head
-from fisher_cli.curvature.identities.plain import Change, covariance, differentiable_kernels, inner, norm
-from fisher_cli.curvature.identities.statements import Statement, Subject
+from fisher_cli.curvature.identities.identity_specs import Statement, Subject
 from fisher_cli.results import Identity
 
 SCALE = 1.25
@@ -278,7 +278,7 @@ def _judged(subject: Subject, symmetry: Symmetry, change: Change, where: str) ->
     if broken == 0:
         return symmetry.statement.undecided(f"F is zero along a change out of proportion as well ({where})")
     error = ours / broken
-    cause = causes.training_mode(subject) or f"F moves along a direction that changes no prediction ({where})"
+    cause = diagnosis.training_mode(subject) or f"F moves along a direction that changes no prediction ({where})"
     why = f"{subject.rounding('products')}, which cancel; {where}"
     return symmetry.statement.judged(ours, 0.0, error, subject.tolerance(1e-9), why, cause, subject.lost)
 
@@ -302,7 +302,7 @@ def radial(subject: Subject) -> Identity:
         error = abs(ours - theirs) / max(abs(theirs), 1e-300)
         if not error <= tolerance:
             one, other = torch.tensor([ours]).double(), torch.tensor([theirs]).double()
-            cause = causes.training_mode(subject) or causes.of_factor(one, other, len(twin))
+            cause = diagnosis.training_mode(subject) or diagnosis.of_factor(one, other, len(twin))
         why = f"{subject.rounding('products')}; K = {degree} in {where}"
         return RADIAL.judged(ours, theirs, error, tolerance, why, cause, subject.lost)
     return RADIAL.not_applicable(

@@ -6,10 +6,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fisher_cli.curvature.identities import causes
+from fisher_cli.curvature.identities import diagnosis
 from fisher_cli.curvature.identities.comparisons import worst_of_numbers, worst_of_vectors
-from fisher_cli.curvature.identities.statements import Statement, Subject, swept
-from fisher_cli.curvature.problem import TensorData
+from fisher_cli.curvature.identities.identity_specs import Statement, Subject, swept
+from fisher_cli.curvature.problem.problem import TensorData
 from fisher_cli.results import Identity, Trace
 
 _BY_TENSOR = "the tensor's trace, or 1/1000 of all"
@@ -74,7 +74,7 @@ def true_trace(subject: Subject) -> Identity:
     trace = few.swept.trace
     ours, theirs = _layers(trace), few.sums.true.mean(0)
     worst = worst_of_numbers([layer.name for layer in trace.layers], ours, theirs)
-    cause = causes.of_traces(few, ours, theirs) if not worst.error <= few.tolerance(1e-10) else ""
+    cause = diagnosis.of_traces(few, ours, theirs) if not worst.error <= few.tolerance(1e-10) else ""
     why = subject.rounding("gradients")
     return TRUE.judged(worst.ours, worst.theirs, worst.error, few.tolerance(1e-10), why, cause, few.lost)
 
@@ -88,8 +88,8 @@ def empirical_trace(subject: Subject) -> Identity:
     worst = worst_of_numbers(names, ours, theirs)
     cause = ""
     if not worst.error <= few.tolerance(1e-10):
-        found = causes.training_mode(few) or causes.of_missing(names, ours, theirs)
-        cause = found or causes.of_factor(ours, theirs, len(few.sums))
+        found = diagnosis.training_mode(few) or diagnosis.of_missing(names, ours, theirs)
+        cause = found or diagnosis.of_factor(ours, theirs, len(few.sums))
     why = subject.rounding("gradients")
     return EMPIRICAL.judged(worst.ours, worst.theirs, worst.error, few.tolerance(1e-10), why, cause, few.lost)
 
@@ -104,8 +104,8 @@ def mean_gradient(subject: Subject) -> Identity:
     if not worst.error <= few.tolerance(1e-9):
         one, other = (torch.cat([side[name].double().reshape(-1) for name in theirs]) for side in (ours, theirs))
         norms = [torch.stack([side[name].double().norm() for name in theirs]) for side in (ours, theirs)]
-        cause = causes.training_mode(few) or causes.of_missing(list(theirs), norms[0], norms[1])
-        cause = cause or causes.of_factor(one, other, len(few.sums))
+        cause = diagnosis.training_mode(few) or diagnosis.of_missing(list(theirs), norms[0], norms[1])
+        cause = cause or diagnosis.of_factor(one, other, len(few.sums))
     why = subject.rounding("gradients, which partly cancel over the examples")
     return GRADIENT.judged(worst.ours, worst.theirs, worst.error, few.tolerance(1e-9), why, cause, few.lost)
 
@@ -133,7 +133,7 @@ def batches_and_order(subject: Subject) -> Identity:
     theirs = torch.tensor(trace.per_example_true, dtype=torch.float64)
     ours = torch.tensor(other.per_example_true, dtype=torch.float64).flip(0)
     worst = worst_of_numbers([str(n) for n in range(len(ours))], ours, theirs)
-    cause = causes.training_mode(few) or (
+    cause = diagnosis.training_mode(few) or (
         f"example {worst.name} has another trace among others than alone: examples of a batch are mixed up"
     )
     tolerance, why = few.tolerance(1e-10), subject.rounding("gradients")
@@ -149,7 +149,9 @@ def sums(subject: Subject) -> Identity:
         for summed in (float(math.fsum(_layers(trace, matrix).tolist())), math.fsum(terms) / len(terms)):
             found.append((abs(summed - whole) / max(abs(whole), 1e-300), summed, whole))
     error, ours, theirs = max(found)
-    cause = causes.FLOAT32 if error < causes.SINGLE else "layers or examples are missing from a sum, or in it twice"
+    cause = (
+        diagnosis.FLOAT32 if error < diagnosis.SINGLE else "layers or examples are missing from a sum, or in it twice"
+    )
     return SUMS.judged(ours, theirs, error, 1e-12, "float64 sums of the same terms in different order", cause)
 
 
@@ -161,5 +163,7 @@ def coverage(subject: Subject) -> Identity:
     listed = {layer.name: layer.parameters for layer in subject.few.swept.trace.layers}
     ours, theirs = sum(listed.values()), sum(trainable.values())
     missing = [name for name in trainable if name not in listed]
-    cause = f"a layer is missing: {causes.listed(missing)}" if missing else "a parameter is counted with another size"
+    cause = (
+        f"a layer is missing: {diagnosis.listed(missing)}" if missing else "a parameter is counted with another size"
+    )
     return COVERAGE.judged(ours, theirs, abs(ours - theirs) / theirs, 0.0, "whole numbers", cause)

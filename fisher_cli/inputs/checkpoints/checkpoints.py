@@ -8,19 +8,19 @@ from typing import Final
 
 from torch import Tensor
 
-from fisher_cli.cells import digest, escape
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.checkpoints import discovery, duplicates, timeline
-from fisher_cli.inputs.checkpoints.acquaintance import Acquaintance, Found
-from fisher_cli.inputs.checkpoints.layouts import find_weights
+from fisher_cli.inputs.checkpoints.inspection_cache import Acquaintance, Found
 from fisher_cli.inputs.checkpoints.pruning import mask_note, without_masks, zeros_note
-from fisher_cli.inputs.checkpoints.stored import Stored
+from fisher_cli.inputs.checkpoints.stored_files import Stored
+from fisher_cli.inputs.checkpoints.stored_weights import find_weights
 from fisher_cli.inputs.checkpoints.timeline import Moment
 from fisher_cli.inputs.checkpoints.weights import clean_weights, kept_in_parts, listed, nonfinite_names
 from fisher_cli.inputs.formats.containers import one_line, read_bytes
 from fisher_cli.inputs.formats.plain_json import parse_json
 from fisher_cli.inputs.formats.reading import Reading
 from fisher_cli.results import WeightsKind
+from fisher_cli.text import digest, escape
 
 __all__ = ["Checkpoint", "CheckpointFile", "Reading", "find_checkpoints", "load_checkpoint", "nonfinite_names"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from fisher_cli.errors import NoWeightsError
-from fisher_cli.inputs.checkpoints.stored import Stored, inside, read_file
+from fisher_cli.inputs.checkpoints.stored_files import Stored, inside, read_file
 from fisher_cli.inputs.formats.containers import one_line
 from fisher_cli.inputs.formats.reading import Reading
 

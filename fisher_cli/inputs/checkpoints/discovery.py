@@ -23,7 +23,7 @@ from fisher_cli.inputs.checkpoints.sharded import (
     describe,
     read_folder,
 )
-from fisher_cli.inputs.checkpoints.stored import Stored, read_file
+from fisher_cli.inputs.checkpoints.stored_files import Stored, read_file
 from fisher_cli.inputs.formats.containers import one_line
 from fisher_cli.inputs.formats.reading import Reading
 

@@ -14,13 +14,13 @@ from typing import BinaryIO, Final
 import torch
 from torch import Tensor
 
-from fisher_cli.cells import digest
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.checkpoints.distributed_metadata import Piece, SavedState, SavedTensor, read_metadata
-from fisher_cli.inputs.checkpoints.stored import Stored, decoded, inside, joint_digest, open_regular
+from fisher_cli.inputs.checkpoints.stored_files import Stored, decoded, inside, joint_digest, open_regular
 from fisher_cli.inputs.checkpoints.timeline import TIME_KEYS
 from fisher_cli.inputs.formats.containers import CHECKSUMS_HOLD, Payload, one_line, read_bytes
 from fisher_cli.inputs.formats.reading import Reading
+from fisher_cli.text import digest
 
 METADATA: Final = ".metadata"
 SUFFIX: Final = ".distcp"

@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from fisher_cli import cells
+from fisher_cli import text
 from fisher_cli.inputs.checkpoints.timeline import is_alias
 
 
@@ -30,7 +30,7 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
     for name, tensor in sorted(weights.items()):
         found.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode("utf-8", "backslashreplace"))
         found.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
-    return cells.digest(found)
+    return text.digest(found)
 
 
 def perhaps_copies(files: Sequence[Copy]) -> frozenset[str]:

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from fisher_cli.cells import digest
 from fisher_cli.errors import CheckpointError, NoWeightsError
-from fisher_cli.inputs.checkpoints.stored import Stored, decoded, inside, joint_digest
+from fisher_cli.inputs.checkpoints.stored_files import Stored, decoded, inside, joint_digest
 from fisher_cli.inputs.checkpoints.weights import listed
 from fisher_cli.inputs.formats.containers import Payload, one_line, read_bytes
 from fisher_cli.inputs.formats.plain_json import parse_json
 from fisher_cli.inputs.formats.reading import Reading
+from fisher_cli.text import digest
 
 # In order of preference; the writers put both side by side only for old readers.
 INDEXES: Final = ("model.safetensors.index.json", "pytorch_model.bin.index.json")

@@ -9,12 +9,12 @@ from typing import Final
 
 from fisher_cli.errors import DataError, UsageError
 from fisher_cli.inputs.data import digits, imagenet
+from fisher_cli.inputs.data.array_files import npz_tables
 from fisher_cli.inputs.data.arrays import array_source
 from fisher_cli.inputs.data.data_functions import function_source
 from fisher_cli.inputs.data.folders import folder
 from fisher_cli.inputs.data.huggingface_datasets import PREFIX as HUGGINGFACE
 from fisher_cli.inputs.data.huggingface_datasets import huggingface_source
-from fisher_cli.inputs.data.npz_files import npz_tables
 from fisher_cli.inputs.data.parquet_images import parquet_source
 from fisher_cli.inputs.data.sources import Source
 from fisher_cli.inputs.data.splits import choose_split

@@ -9,7 +9,6 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from fisher_cli.cells import digest
 from fisher_cli.errors import DataError, UsageError
 from fisher_cli.inputs.data.catalogue import find_source, known_datasets
 from fisher_cli.inputs.data.labels import read_labels
@@ -18,6 +17,7 @@ from fisher_cli.inputs.data.resizing import Resizing, read_resizing
 from fisher_cli.inputs.data.sources import Source, read
 from fisher_cli.inputs.data.weight_transforms import PREFIX, weight_transforms
 from fisher_cli.settings import last_part
+from fisher_cli.text import digest
 
 __all__ = ["Examples", "Normalization", "known_datasets", "load_examples"]
 

@@ -25,7 +25,7 @@ def tensor_tables(path: Path) -> dict[str, Table]:
         content = decode(read_bytes(path), path).content
     except CheckpointError as error:
         raise DataError(str(error)) from error
-    tables = {name: _table(tensor, f"{shown(path)}: {one_line(name)}") for name, tensor in _named(content)}
+    tables = {name: _tensor_table(tensor, f"{shown(path)}: {one_line(name)}") for name, tensor in _named(content)}
     if not tables:
         msg = f"{shown(path)}: holds {type(content).__name__} and no named tensors; {_SAVE}"
         raise DataError(msg)
@@ -47,7 +47,7 @@ def _named(content: object, prefix: str = "") -> list[tuple[str, Tensor]]:
     return found
 
 
-def _table(tensor: Tensor, where: str) -> Table:
+def _tensor_table(tensor: Tensor, where: str) -> Table:
     """Return a tensor as a table.
 
     Raises:

@@ -5,8 +5,8 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from fisher_cli.curvature.torch_backend.machine_memory import total_memory
 from fisher_cli.errors import CheckpointError
-from fisher_cli.machine import total_memory
 
 COPY_AGAIN: Final = "copy or download it again"
 

@@ -5,10 +5,9 @@ import stat
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from fisher_cli.curvature.torch_backend.machine_memory import total_memory
 from fisher_cli.errors import DataError
-from fisher_cli.inputs.formats.containers import one_line
-from fisher_cli.inputs.formats.files import open_without_waiting
-from fisher_cli.machine import total_memory
+from fisher_cli.inputs.formats.files import one_line, open_without_waiting
 
 # What the examples of a run, or one file that must be held whole, may take of the memory.
 MEMORY_SHARE: Final = 0.5

@@ -15,7 +15,6 @@ from torch import nn
 
 from fisher_cli.errors import ArchitectureError
 from fisher_cli.inputs.checkpoints.checkpoints import Checkpoint
-from fisher_cli.inputs.factories import Factory, built, import_factory, parsed_arguments
 from fisher_cli.inputs.formats.containers import one_line
 from fisher_cli.inputs.networks.detection import Fit, detect, fit_notes, near_names
 from fisher_cli.inputs.networks.families import BUILT_IN, Family
@@ -24,6 +23,7 @@ from fisher_cli.inputs.networks.huggingface_models import huggingface_model, is_
 from fisher_cli.inputs.networks.shapes import Shapes, hollow, shapes_of, without_counters
 from fisher_cli.inputs.networks.timm_models import PREFIX, TIMM, is_indexed, is_installed
 from fisher_cli.inputs.networks.torchvision_models import TORCHVISION
+from fisher_cli.inputs.user_code import Factory, built, import_factory, parsed_arguments
 
 _DOWNLOADS: Final = frozenset(
     {

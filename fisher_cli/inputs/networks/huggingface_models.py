@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from fisher_cli.errors import ArchitectureError
 from fisher_cli.inputs.checkpoints.checkpoints import Checkpoint
 from fisher_cli.inputs.checkpoints.weights import listed
-from fisher_cli.inputs.factories import built
 from fisher_cli.inputs.formats.containers import one_line
 from fisher_cli.inputs.networks.shapes import hollow
+from fisher_cli.inputs.user_code import built
 
 # What could lead to code, to the network, or to another way of reading weights.
 _REFUSED_KEYS: Final = frozenset(

@@ -1,0 +1,231 @@
+"""Fisher from Python: sequences of files or of modules → their Analysis; what the commands do, without printing."""
+
+import itertools
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from fisher_cli.curvature.problem.problem import TensorData
+from fisher_cli.curvature.torch_backend.network_state import given_back
+from fisher_cli.errors import DataError, UsageError
+from fisher_cli.inputs.data.datasets import check_limit, selected
+from fisher_cli.presets import PRESETS, settings_of
+from fisher_cli.run.analysis import Analysis
+from fisher_cli.run.device import choose_device
+from fisher_cli.run.measurement import measure
+from fisher_cli.run.normalization import with_chosen_normalization
+from fisher_cli.run.previous_row import Trail
+from fisher_cli.run.sequence import Run, load_data, resident
+from fisher_cli.settings import ComparisonSettings, Resources, Settings
+
+
+def analyze(
+    checkpoints: str | Path | nn.Module | Iterable[str | Path] | Iterable[nn.Module],
+    data: str | tuple[Tensor, Tensor] = "digits",
+    *,
+    batch_size: int | None = None,
+    device: str = "auto",
+    data_dir: str | None = None,
+    download: bool = False,
+    preset: str | None = None,
+    **settings: Any,
+) -> Analysis:
+    """Fisher traces and eigenvalues of a sequence of checkpoints or modules: `.table` and `.layers` are DataFrames.
+
+    Args:
+        checkpoints: files, folders, or modules (given order is kept; they are given back as they came). Each module of
+            a generator is measured before the next one is asked for: it may load further weights into one object.
+        data: a dataset's name as for `--data`; with modules also a pair (inputs (N, …), labels (N,)), of which all are
+            taken unless a `limit` is given.
+        batch_size: examples at once; None for the automatic rule.
+        device: auto, cpu, cuda or cuda:N.
+        data_dir: where named datasets lie.
+        download: whether a missing dataset may be downloaded.
+        preset: settings of a published paper, by a name of `fisher_cli.presets.PRESETS`; those given here win.
+        **settings: the fields of `Settings`, such as `limit=None`, `eigenvalues=10`, `model="resnet18"`.
+
+    Returns:
+        Analysis with one row per checkpoint; a file that cannot be analysed is a row that says why.
+
+    Raises:
+        UsageError: modules and paths are mixed, a list holds one module twice, tensors are given as the data of files,
+            or a setting cannot be.
+    """
+    given = _given(checkpoints)
+    held = given if isinstance(given, list) else []
+    is_modules = held is not given or (bool(held) and all(isinstance(item, nn.Module) for item in held))
+    is_paths = not (is_modules or isinstance(checkpoints, Mapping)) and all(isinstance(i, (str, Path)) for i in held)
+    is_tensors = isinstance(data, Sequence) and len(data) == 2 and all(isinstance(item, Tensor) for item in data)
+    if not (is_modules or is_paths) or not (isinstance(data, str) or (is_modules and is_tensors)):
+        msg = (
+            "analyze takes either paths with a dataset's name, or torch modules with a dataset's name or a pair "
+            f"(inputs, labels) of tensors, not {_kinds(held or [checkpoints])} with data {_kinds([data])}"
+        )
+        raise UsageError(msg)
+    if batch_size is not None and batch_size < 1:
+        msg = f"batch_size {batch_size}: give a positive whole number, or None for the automatic rule"
+        raise UsageError(msg)
+    try:
+        asked = settings_of(preset, {"data": data if isinstance(data, str) else "tensors", **settings})
+    except (TypeError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    resources = Resources(
+        batch_size=batch_size, device=device, data_dir=None if data_dir is None else str(data_dir), download=download
+    )
+    if is_modules:
+        if isinstance(data, str):
+            return _analyze_modules(given, None, asked, resources)
+        # A limit that nobody has given is one of datasets.
+        has_limit = "limit" in settings or (preset is not None and "limit" in PRESETS[preset].settings)
+        asked = asked if has_limit else replace(asked, limit=None)
+        return _analyze_modules(given, _selected(*data, asked), asked, resources)
+    run = Run([Path(item) for item in held], asked, resources)
+    for _ in run:
+        pass
+    return run.analysis
+
+
+def compare(
+    checkpoints: str | Path | nn.Module | Iterable[str | Path] | Iterable[nn.Module],
+    data: str | tuple[Tensor, Tensor] = "digits",
+    *,
+    damping: float | None = None,
+    draws: int = 10,
+    **words: Any,
+) -> Analysis:
+    """tr F̂/tr F, ‖F̂ − F‖/‖F‖, cosines and overlaps beside their nulls: `.comparison`, `.comparison_layers`.
+
+    Args:
+        checkpoints: as for `analyze`.
+        data: as for `analyze`.
+        damping: α of the natural gradients (F + αI)⁻¹ḡ; None for a thousandth of the largest eigenvalue of F.
+        draws: how many sets of labels are drawn from the model for the nulls without a closed form.
+        **words: all else that `analyze` takes.
+
+    Returns:
+        Analysis whose measurements have a `comparison` with its verdict.
+
+    Raises:
+        UsageError: as for `analyze`, or a number is out of its range.
+    """
+    try:
+        asked = ComparisonSettings(damping=damping, draws=draws)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return analyze(checkpoints, data, comparison=asked, **words)
+
+
+def verify(
+    checkpoints: str | Path | nn.Module | Iterable[str | Path] | Iterable[nn.Module],
+    data: str | tuple[Tensor, Tensor] = "digits",
+    *,
+    precision: str = "float64",
+    **others: Any,
+) -> Analysis:
+    """Identities that Fisher's different forms must fulfil, on these networks and data: `.identities`, `.verified`.
+
+    Args:
+        checkpoints: as for `analyze`.
+        data: as for `analyze`.
+        precision: of our side; the independent one is in float64 always.
+        **others: as for `analyze`; where no `limit` is given, 32 examples of a dataset are taken, which are enough: the
+            independent side is slow.
+
+    Returns:
+        Analysis; `.identities` has one row per checkpoint and identity, `.verified` says that none fails.
+    """
+    words = {"limit": 32, **others} if isinstance(data, str) else others
+    return analyze(checkpoints, data, precision=precision, verify=True, **words)
+
+
+def _given(checkpoints: object) -> list[Any] | Iterator[Any]:
+    """What was given; of a generator of modules they are still to come, since it may load weights into one object.
+
+    Raises:
+        UsageError: one module stands twice in what was given at once.
+    """
+    if not isinstance(checkpoints, Iterable) or isinstance(checkpoints, (str, nn.Module)):
+        return [checkpoints]
+    if isinstance(checkpoints, Mapping):
+        return []
+    items = iter(checkpoints)
+    given = list(itertools.islice(items, 1))
+    if given and isinstance(given[0], nn.Module) and not isinstance(checkpoints, Collection):
+        return itertools.chain(given, items)
+    given += items
+    places: dict[int, int] = {}
+    for place, item in enumerate(given):
+        before = places.setdefault(id(item), place)
+        if before != place and isinstance(item, nn.Module):
+            msg = (
+                f"modules {before} and {place} are one object, with the weights that it was given last: pass a "
+                "generator that loads weights and yields the module, or make each with copy.deepcopy"
+            )
+            raise UsageError(msg)
+    return given
+
+
+def _kinds(items: Sequence[object]) -> str:
+    return " and ".join(dict.fromkeys(type(item).__name__ for item in items))
+
+
+def _selected(inputs: Tensor, labels: Tensor, settings: Settings) -> TensorData:
+    """Those examples of two tensors that a dataset's `limit` would select.
+
+    Raises:
+        DataError: there are not as many labels as inputs.
+    """
+    if len(inputs) != len(labels):
+        msg = f"{len(inputs)} inputs and {len(labels)} labels: give one label per input"
+        raise DataError(msg)
+    check_limit(settings.limit)
+    if settings.limit is None or settings.limit >= len(inputs):
+        return TensorData(inputs, labels)
+    places = selected(len(inputs), settings.limit, settings.seed)
+    return TensorData(inputs[places.to(inputs.device)], labels[places.to(labels.device)])
+
+
+def _analyze_modules(
+    modules: list[nn.Module] | Iterator[Any], tensors: TensorData | None, settings: Settings, resources: Resources
+) -> Analysis:
+    """Measure modules one after the other; here an error is raised, since who made them can mend them.
+
+    Raises:
+        UsageError: a generator yields something else, or constants are to be chosen for the last of its modules.
+    """
+    device = choose_device(resources.device)
+    if tensors is None:
+        examples = load_data(settings, resources)
+        if examples.candidates:
+            if not isinstance(modules, list):
+                msg = (
+                    "normalize 'auto' asks the last module, which a generator has not made yet: pass a list, or name it"
+                )
+                raise UsageError(msg)
+            examples = with_chosen_normalization(examples, modules[-1], settings, device)
+        source, classes, described = resident(examples, device), examples.classes, examples.describe()
+    else:
+        source, classes, described = tensors, None, {"name": "tensors", "examples": len(tensors)}
+    analysis = Analysis(settings, resources, str(device), described)
+    start, batch_size = time.perf_counter(), resources.batch_size
+    is_alone = isinstance(modules, list) and len(modules) == 1
+    trail = Trail() if settings.looks_back and not is_alone else None
+    for index, module in enumerate(modules):
+        if not isinstance(module, nn.Module):
+            msg = f"after {index} modules came {_kinds([module])}: a generator of modules must yield nothing else"
+            raise UsageError(msg)
+        if trail is not None:
+            trail.advance()
+        with given_back(module):
+            found = measure(
+                module, source, settings, batch_size=batch_size, device=device, classes=classes, trail=trail
+            )
+        batch_size = batch_size if found.memory_ran_out_at is None else found.batch_size
+        named = replace(found, checkpoint=f"module-{index}", architecture=type(module).__name__)
+        analysis.measurements.append(named)
+    analysis.seconds = time.perf_counter() - start
+    return analysis

@@ -1,0 +1,81 @@
+"""Where a command's results go, and what its end is: the same for every command that prints rows."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fisher_cli.errors import OutputError, UsageError
+from fisher_cli.storage.formats import Format, format_of
+from fisher_cli.storage.report_files import ReportFiles
+from fisher_cli.tables.dialects import Dialect
+
+if TYPE_CHECKING:
+    from fisher_cli.results import Inspection, Measurement
+
+ROWS_AS_THEY_COME = {Format.CSV, Format.TSV, Format.JSONL}
+
+
+def destinations(
+    output: Path | None, form: Format | None, force: bool, dialect: Dialect = Dialect.PLAIN
+) -> tuple[ReportFiles | None, Format | None]:
+    """The files that -o asks for, None without it and for `-o -`; and what goes to stdout, if anything.
+
+    Raises:
+        UsageError: a dialect of CSV was asked for and no CSV, or a workbook without what writes it.
+    """
+    files, to_stdout = _report_files(output, form, force, dialect), _stdout_format(output, form)
+    forms = {to_stdout, files and files.format}
+    if dialect is not Dialect.PLAIN and Format.CSV not in forms:
+        msg = f"--csv-dialect {dialect} is a way to write CSV: add --format csv, or name a .csv file with -o"
+        raise UsageError(msg)
+    if Format.XLSX in forms:
+        import fisher_cli.storage.xlsx  # noqa: F401 - says now, not after hours, what must be installed
+    return files, to_stdout
+
+
+def _report_files(output: Path | None, form: Format | None, force: bool, dialect: Dialect) -> ReportFiles | None:
+    if output is None or str(output) == "-":
+        return None
+    return ReportFiles(output, format_of(output, None if form is Format.TABLE else form), force, dialect=dialect)
+
+
+def _stdout_format(output: Path | None, form: Format | None) -> Format | None:
+    """What goes to stdout: a table on a terminal, rows when piped or for `-o -`, nothing beside a file in a pipe.
+
+    Raises:
+        UsageError: a table was asked for where rows go.
+        OutputError: something must go there, and it is closed.
+    """
+    if sys.stdout is None and (output is None or str(output) == "-" or form is Format.TABLE):
+        msg = "standard output is closed: write the report to a file with -o FILE"
+        raise OutputError(msg)
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    if output is None:
+        return form or (Format.TABLE if is_terminal else Format.CSV)
+    if str(output) == "-":
+        if form is Format.TABLE:
+            msg = (
+                "-o - writes rows: leave it out for a table, or choose --format csv, tsv, json, jsonl, parquet or xlsx"
+            )
+            raise UsageError(msg)
+        return form or Format.CSV
+    return Format.TABLE if form is Format.TABLE or is_terminal else None
+
+
+def why_nothing(rows: "Sequence[Measurement] | Sequence[Inspection]") -> str:
+    """One line for a run without a good row: the reason, if all have the same one, else the first."""
+    first, total = rows[0], len(rows)
+    if total == 1:
+        return f"{first.checkpoint}: {first.error}"
+    reasons = {row.error for row in rows}
+    if len(reasons) == 1:
+        return f"none of the {total} checkpoints could be analysed: {first.error}"
+    return f"none of the {total} checkpoints could be analysed; the first, {first.checkpoint}: {first.error}"
+
+
+def exit_code(rows: "Sequence[Measurement] | Sequence[Inspection]", good: int) -> int:
+    """0 when all rows are ok, 3 when some are not, 1 when none has a result."""
+    if not good:
+        return 1
+    return 3 if any(row.error for row in rows) else 0

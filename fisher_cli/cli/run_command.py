@@ -1,0 +1,337 @@
+"""Going through a sequence of checkpoints: rows as they come, files at the end, the exit code."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fisher_cli.cli.destinations import ROWS_AS_THEY_COME, exit_code, why_nothing
+from fisher_cli.cli.first_row import FirstRow
+from fisher_cli.cli.long_tables import LongTable, Opened, open_rows
+from fisher_cli.cli.up_to_date import made_of
+from fisher_cli.errors import UsageError
+from fisher_cli.parallel.launch import launched
+from fisher_cli.settings import Resources, Settings
+from fisher_cli.storage.atomic_write import Prepared
+from fisher_cli.storage.formats import Format, inside_parquet, render
+from fisher_cli.storage.journal import Journal, journal_folder, open_journal
+from fisher_cli.storage.report_files import Metadata, ReportFiles, table_path
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fisher_cli.curvature.problem.process_group import World
+    from fisher_cli.inputs.checkpoints.follow import Following
+    from fisher_cli.reports.console import Console
+    from fisher_cli.results import Measurement
+    from fisher_cli.run.analysis import Analysis
+    from fisher_cli.run.sequence import Run
+
+
+# Exit code of a run that finished, and in which something that was checked fails.
+CHECK_FAILED = 4
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a command makes of a run.
+
+    `lines` are one checkpoint's as they are streamed, the header before the first; `tables` the main table and the
+    one beside it, if there is one; `show` prints for people. `gate` says line by line what of the results must not be:
+    exit code 4. `long` is a table that is written as the run goes on; it may be the main one. `finished` says what is
+    kept of a measurement after its rows are written. `further` are more tables of the report, by the word in their
+    names.
+    """
+
+    lines: Callable[["Measurement", int, Format], "str | Iterable[str]"]
+    tables: Callable[["Analysis"], tuple["pd.DataFrame | None", "pd.DataFrame | None"]]
+    show: Callable[["Console", "Analysis"], None]
+    gate: Callable[["Analysis"], Sequence[str]] = lambda _analysis: ()
+    long: LongTable | None = None
+    finished: Callable[["Measurement"], "Measurement"] = lambda measurement: measurement
+    further: Callable[["Analysis"], Mapping[str, "pd.DataFrame"]] = lambda _: {}
+
+
+@dataclass(frozen=True)
+class Waits:
+    """Whether a run waits for checkpoints that come later: until one of this step, or else until it is stopped."""
+
+    until: int | None = None
+
+
+def go_through(
+    checkpoints: Sequence[Path],
+    settings: Settings,
+    resources: Resources,
+    report: Report,
+    files: ReportFiles | None,
+    to_stdout: Format | None,
+    quiet: bool,
+    resume: bool = True,
+    waits: Waits | None = None,
+) -> int:
+    """Measure every checkpoint, write and print what the report makes of it.
+
+    Beside a report file its journal keeps every finished row: with `resume` those are not measured again. A run that
+    waits for checkpoints still to come writes its report before each wait. Of several ranks the first writes and
+    prints.
+
+    Returns:
+        The exit code: 0 all rows ok, 3 some not, 1 none, 4 if the report's gate is shut.
+
+    Raises:
+        UsageError: several ranks cannot do this.
+    """
+    launch = launched()
+    if launch.size > 1 and waits is not None:
+        msg = "--follow waits in one process: type the command without torchrun"
+        raise UsageError(msg)
+    if launch.size > 1 and resources.devices:
+        msg = "--devices starts processes of its own, and torchrun has started these: leave one of the two out"
+        raise UsageError(msg)
+    if not launch.speaks:
+        files = to_stdout = None
+    if files is not None:
+        files.check_writable()
+
+    from fisher_cli.inputs.checkpoints.follow import Following
+    from fisher_cli.parallel.ranks import joined
+    from fisher_cli.reports.console import Console
+
+    console = Console(quiet=quiet)
+    # What a network's own code prints goes to stderr; results go by the console.
+    with contextlib.ExitStack() as stack, contextlib.redirect_stdout(sys.stderr):
+        is_fresh = files is None or files.force or not resume
+        before = None if files is None or is_fresh else journal_folder(files.main)
+        following = None if waits is None else Following(waits.until, console.message)
+        world = stack.enter_context(joined(launch, resources.device, console.error))
+        resources = replace(resources, ranks=world.size)
+        run = _run(checkpoints, settings, resources, before, following, world)
+        stack.callback(run.close)
+        if files is not None:
+            files = replace(files, inputs=tuple(file.path for file in run.files))
+            files.spare_inputs()
+        _say_what_is_analysed(console, run)
+        journal = stack.enter_context(_journal(console, run, files, resume=resume))  # until the report is written
+        may_be_done = waits is None and to_stdout is None and not is_fresh
+        if world.broadcast(may_be_done and _is_done(run, journal, files)):
+            if files is not None:
+                console.message(f"report: {files.main}")  # nothing to measure, to write or to print
+            return 0
+        opened = open_rows(stack, report.long, files, to_stdout)
+        _measure(console, run, report, files, to_stdout, opened)
+        stack = stack.pop_all()  # kept until the end: what goes to stdout does not go to stderr
+    with stack:
+        code = _finish(console, run, report, files, to_stdout, opened, journal)
+    return code if launch.speaks else 0
+
+
+def _is_done(run: "Run", journal: Journal | None, files: ReportFiles | None) -> bool:
+    """Whether the report that is there was made of just this."""
+    return files is not None and journal is not None and files.is_made_of(made_of(run, journal, files))
+
+
+def _run(
+    checkpoints: Sequence[Path],
+    settings: Settings,
+    resources: Resources,
+    before: Path | None,
+    following: "Following | None",
+    world: "World",
+) -> "Run":
+    """A run over all checkpoints, over those of a shard, on several devices, or of a folder that is followed."""
+    from fisher_cli.parallel.shard_run import SharedRun
+    from fisher_cli.run.sequence import Run
+
+    if resources.devices:
+        from fisher_cli.parallel.devices import DeviceRun
+
+        return DeviceRun(checkpoints, settings, resources, before)
+    if resources.shard is not None:
+        return SharedRun(checkpoints, settings, resources, before=before, world=world)
+    return Run(checkpoints, settings, resources, before=before, following=following, world=world)
+
+
+def _journal(
+    console: "Console", run: "Run", files: ReportFiles | None, *, resume: bool
+) -> contextlib.AbstractContextManager[Journal | None]:
+    """The journal of the report that is to be written, from which and into which the run's rows go."""
+    if files is None:
+        return contextlib.nullcontext()
+    journal = open_journal(journal_folder(files.main), run.question, fresh=files.force or not resume)
+    finished = run.keep_in(journal)
+    if journal.dropped:
+        console.message(f"damaged rows of the journal, dropped and measured again: {journal.dropped}")
+    if finished:
+        console.message(f"{finished} of {len(run)} checkpoints were finished before and are kept")
+    return journal
+
+
+def _say_what_is_analysed(console: "Console", run: "Run") -> None:
+    examples = run.examples
+    part = "all" if len(examples) == examples.total else f"{len(examples)} of"
+    split = f" {examples.split}" if examples.split else ""
+    count = "1 checkpoint" if len(run) == 1 else f"{len(run)} checkpoints"
+    if examples.choice is not None:
+        console.message(examples.choice.sentence())
+    if run.analysis.part is not None:
+        count = f"shard {run.analysis.part.shard}: {len(run)} of {run.analysis.part.checkpoints} checkpoints"
+    name = examples.normalization.name
+    normalised = "not normalised" if name == "none" else f"normalised by {name}"
+    console.message(
+        f"{count}, {part} {examples.total} examples of {examples.name}{split}, {normalised}, on {run.device}{_by(run)}"
+    )
+
+
+def _by(run: "Run") -> str:
+    ranks = run.analysis.resources.ranks
+    return f", {ranks} ranks" if ranks > 1 else ""
+
+
+def _measure(
+    console: "Console",
+    run: "Run",
+    report: Report,
+    files: ReportFiles | None,
+    to_stdout: Format | None,
+    opened: Opened,
+) -> None:
+    """Go through the checkpoints; rows that can be are printed at once, and an early end loses none of them.
+
+    Raises:
+        BaseException: whatever ended the run is passed on after the finished rows were written.
+    """
+    first = FirstRow(console, run.analysis.resources.ranks)
+    with console.progress(None if run.is_following else len(run)) as progress:
+        run.observer = progress
+        if files is not None:
+            run.waiting = _Renewed(run, report, files, opened)
+        try:
+            for place, measurement in enumerate(run):
+                order = run.analysis.first_order + place
+                if to_stdout is not None and to_stdout in ROWS_AS_THEY_COME:
+                    lines = report.lines(measurement, order, to_stdout)
+                    for text in [lines] if isinstance(lines, str) else lines:
+                        console.write(text)
+                opened.add(measurement, order)
+                first.take(measurement)
+                run.analysis.measurements[place] = report.finished(measurement)
+        except BaseException as error:
+            _keep(console, run, report, files, opened, by_user=not isinstance(error, Exception))
+            raise
+
+
+class _Renewed:
+    """The report's files as far as the run has come, written again when rows were added."""
+
+    def __init__(self, run: "Run", report: Report, files: ReportFiles, opened: Opened) -> None:
+        self._run, self._report, self._files, self._opened, self._rows = run, report, files, opened, 0
+
+    def __call__(self) -> None:
+        rows = len(self._run.analysis.measurements)
+        if rows > self._rows and (analysis := self._run.analysis.whole()).succeeded:
+            _write(analysis, self._report, self._files, self._opened, goes_on=True)
+        self._rows = rows
+
+
+def _keep(
+    console: "Console", run: "Run", report: Report, files: ReportFiles | None, opened: Opened, *, by_user: bool
+) -> None:
+    """Write the rows that were finished before the run was stopped, and say so."""
+    analysis = run.analysis.whole()
+    done = len(analysis.measurements)
+    writes = files is not None and analysis.succeeded > 0
+    if files is not None and writes:
+        _write(analysis, report, files, opened)
+    if writes or by_user:
+        where = (
+            f"are in {files.main}; the same command goes on from there"
+            if files is not None and writes
+            else "were finished"
+        )
+        console.message(f"{'interrupted' if by_user else 'stopped'}: {done} of {len(run)} checkpoints {where}")
+
+
+def _write(
+    analysis: "Analysis",
+    report: Report,
+    files: ReportFiles,
+    opened: Opened,
+    made_of: str | None = None,
+    goes_on: bool = False,
+) -> None:
+    """Write the report; one that needs no more work says what it was `made_of`.
+
+    While the run `goes_on` its long table stays open: the rows that it has yet are copied.
+    """
+    metadata = Metadata(analysis.stable_metadata(), {**analysis.run_metadata(), "made_of": made_of})
+    main, beside = report.tables(analysis)
+    further: dict[Path, pd.DataFrame | Prepared] = {
+        table_path(files.main, word): table for word, table in report.further(analysis).items()
+    }
+    if opened.file is not None:
+        rows = opened.file.so_far() if goes_on else opened.file.prepared(inside_parquet(metadata.stable))
+        further |= {} if rows is None else {opened.file.path: rows}
+    first = main if main is not None else further.pop(files.main)
+    files.write(first, beside, metadata, further)
+
+
+def _finish(
+    console: "Console",
+    run: "Run",
+    report: Report,
+    files: ReportFiles | None,
+    to_stdout: Format | None,
+    opened: Opened,
+    journal: Journal | None,
+) -> int:
+    """Write and print what is left; the exit code: 0 all rows ok, 3 some not, 1 none, 4 by the gate.
+
+    A run without a single result writes no file: it would only replace an earlier report. A shard always does, since
+    its parts belong together.
+    """
+    analysis, is_table = run.analysis.whole(), to_stdout is Format.TABLE
+    code = exit_code(analysis.measurements, analysis.succeeded)
+    failed = report.gate(analysis) if analysis.succeeded else ()
+    ingredients = None
+    if files is not None and journal is not None and code == 0 and not failed:
+        ingredients = made_of(run, journal, files)
+    if analysis.part is not None:  # of several ranks only the first has files
+        return 0 if files is None else _finish_part(console, analysis, report, files, opened, ingredients)
+    if files is not None and analysis.succeeded:
+        _write(analysis, report, files, opened, ingredients)
+    if is_table and analysis.succeeded:
+        report.show(console, analysis)
+    elif opened.stdout is not None:
+        opened.stdout.print(console, inside_parquet(analysis.stable_metadata()))
+    elif to_stdout is not None and not is_table and to_stdout not in ROWS_AS_THEY_COME:
+        main = report.tables(analysis)[0]
+        assert main is not None
+        console.write(render(main, to_stdout, analysis.stable_metadata()))
+    if not analysis.succeeded:
+        console.error(why_nothing(analysis.measurements))
+    elif files is not None:
+        console.message(f"report: {files.main}")
+    for line in failed:
+        console.error(line)
+    return CHECK_FAILED if failed else code
+
+
+def _finish_part(
+    console: "Console",
+    analysis: "Analysis",
+    report: Report,
+    files: ReportFiles,
+    opened: Opened,
+    ingredients: str | None,
+) -> int:
+    """Write the report of a shard; what the whole run shows is said when the parts are joined."""
+    _write(analysis, report, files, opened, ingredients)
+    console.message(f"report: {files.main}, to be joined with the other shards' by fisher merge")
+    if not analysis.measurements:
+        return 0
+    if not analysis.succeeded:
+        console.error(why_nothing(analysis.measurements))
+    return exit_code(analysis.measurements, analysis.succeeded)

@@ -1,0 +1,167 @@
+"""The words that many commands share → their Settings and Resources, by one decorator for all of them."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import typer
+
+from fisher_cli.cli import options
+from fisher_cli.cli.number_arguments import count, positive, positive_number, precision
+from fisher_cli.cli.sharing import read_devices
+from fisher_cli.cli.up_to_date import WORDS
+from fisher_cli.presets import PRESETS, listing, settings_of
+from fisher_cli.settings import Activations, Estimator, LikelihoodName, Resources, Settings
+from fisher_cli.shards import Shard
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One shared option: a command's parameter `name`, as Typer reads it, and what becomes of it.
+
+    `read` turns what was typed into the value of the field of that name in `of`; None: the option acts by itself.
+    """
+
+    name: str
+    option: Any
+    default: Any = None
+    read: Callable[[Any], Any] = _as_it_is
+    of: type[Settings] | type[Resources] | None = Settings
+
+
+DATA = (
+    Asked("data", options.Data, "digits"),
+    Asked("data_dir", options.DataDir, read=_text, of=Resources),
+    Asked("split", options.Split),
+    Asked("limit", options.Limit, "1000", partial(positive, option="--limit", word="all")),
+    Asked("labels", options.Labels, read=_text),
+    Asked("normalize", options.Normalize),
+    Asked("resize", options.Resize),
+    Asked("crop", options.Crop),
+    Asked(
+        "data_arguments",
+        options.DataArguments,
+        [],
+        lambda texts: tuple(options.key_value(text, "--data-arg") for text in texts),
+    ),
+    Asked("download", options.Download, False, of=Resources),
+)
+MODEL = (
+    Asked("model", options.Model),
+    Asked("model_arguments", options.ModelArguments, [], lambda texts: tuple(map(options.key_value, texts))),
+    Asked("state_key", options.StateKey),
+    Asked("use_ema", options.UseEma, False),
+    Asked("trust_pickle", options.TrustPickle, False, of=Resources),
+)
+ESTIMATOR = (Asked("estimator", options.EstimatorOption, Estimator.AUTO),)
+SAMPLING = (
+    Asked("samples", options.Samples, 5),
+    Asked(
+        "target_error",
+        options.TargetError,
+        read=partial(positive_number, option="--target-error", example="0.01 for one percent of the trace"),
+    ),
+)
+EIGENVALUES = (Asked("eigenvalues", options.EigenvalueCount, 5, partial(count, option="--eigenvalues")),)
+NETWORK = (
+    Asked("include", options.Include, ["*"], tuple),
+    Asked("exclude", options.Exclude, [], tuple),
+    Asked("likelihood", options.LikelihoodOption, LikelihoodName.AUTO),
+    Asked("recalibrate_bn", options.RecalibrateBatchNorm, False),
+    Asked("precision", options.PrecisionOption, "float32", precision),
+)
+PRESET = (
+    Asked("preset", options.Preset),
+    Asked("weights_only", options.WeightsOnly, False),
+    Asked("without_head", options.WithoutHead, False),
+)
+SEED = (Asked("seed", options.Seed, 0),)
+BATCH_SIZE = (
+    Asked("batch_size", options.BatchSize, "auto", partial(positive, option="--batch-size", word="auto"), Resources),
+)
+DEVICE = (Asked("device", options.Device, "auto", of=Resources),)
+DEBUG = (Asked("debug", options.Debug, False, of=None),)
+RUNNING = (*BATCH_SIZE, *DEVICE, *DEBUG)
+ACTIVATIONS = (Asked("activations", options.ActivationsOption, Activations.KEEP, of=Resources),)
+SHARING = (
+    Asked("devices", options.Devices, read=read_devices, of=Resources),
+    Asked("shard", options.ShardOption, read=Shard.read, of=Resources),
+)
+
+
+def without(asked: tuple[Asked, ...], *names: str) -> tuple[Asked, ...]:
+    """The options less those of these names."""
+    return tuple(each for each in asked if each.name not in names)
+
+
+def changed(asked: tuple[Asked, ...], name: str, option: Any, default: Any) -> tuple[Asked, ...]:
+    """The options, the one of this name with another help and default."""
+    return tuple(replace(each, option=option, default=default) if each.name == name else each for each in asked)
+
+
+def asks(*asked: Asked) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command these options besides its own; it is called with `settings` and `resources` made of them.
+
+    What Typer sees is one function of all: the command's arguments first, then the shared options, then its own.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = list(inspect.signature(command, eval_str=True).parameters.values())[2:]
+        arguments = [each for each in own if each.default is each.empty]
+        options_of_its_own = [each for each in own if each.default is not each.empty]
+        context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+        parameters = [context, *arguments, *map(_parameter, asked), *options_of_its_own]
+
+        @functools.wraps(command)
+        def run(context: typer.Context, **given: Any) -> None:
+            WORDS.set(repr((context.command_path, sorted(context.params.items()))))
+            typed = [(each, given.pop(each.name)) for each in asked]
+            words, resources = (
+                {each.name: each.read(value) for each, value in typed if each.of is kind}
+                for kind in (Settings, Resources)
+            )
+            command(_settings(context, words), Resources(**resources), **given)
+
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        return run
+
+    return decorate
+
+
+def _settings(context: typer.Context, words: dict[str, Any]) -> Settings:
+    """The settings of a command's words; those that were typed win over a preset, and it over the defaults.
+
+    Raises:
+        UsageError: there is no preset of that name; all there are have been listed.
+    """
+    preset = words.pop("preset", None)
+    if preset is not None and preset not in PRESETS:
+        from fisher_cli.reports.console import Console
+
+        for line in listing():
+            Console().message(line)
+    typed = {name: value for name, value in words.items() if _was_typed(context, name)}
+    return settings_of(preset, typed, **words)
+
+
+def _was_typed(context: typer.Context, name: str) -> bool:
+    """Whether an option was given, on the command line or in the environment."""
+    source = context.get_parameter_source(name)
+    return source is not None and not source.name.startswith("DEFAULT")
+
+
+def _parameter(asked: Asked) -> inspect.Parameter:
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return inspect.Parameter(asked.name, kind, default=asked.default, annotation=asked.option)

@@ -1,0 +1,1 @@
+"""The empirical Fisher against the true one, each figure beside its null."""

@@ -1,0 +1,97 @@
+"""Where a call keeps the examples of a batch, found by a test on the gradients themselves.
+
+Pull back a direction v and the same direction with example b scaled by r_b: by linearity every entry of every
+cotangent that belongs to example b is scaled by r_b. The one layout that explains the ratios is the layout; a call that
+none explains mixes the examples, and its parameters go through per-example gradients.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fisher_cli.curvature.gradient_norms.call_recorder import Call
+from fisher_cli.curvature.gradient_norms.rules.registry import RULES
+from fisher_cli.curvature.torch_backend.backend_flags import network_is_in_tf32
+
+# Largest accepted deviation from the ratios, relative to the largest entry of the example's cotangent; a wrong layout
+# is off by the spread of the ratios, about a third.
+TOLERANCE = {torch.bfloat16: 0.1, torch.float16: 0.02, torch.float32: 1e-3, torch.float64: 1e-7}
+TF32_TOLERANCE = 0.05
+# An example counts as if its largest entry were at least this share of the largest of all.
+SMALLEST_EXAMPLE = 1e-5
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Examples in `dimension`, each with `times` entries there: example-major (b·T + t) or minor (t·B + b)."""
+
+    dimension: int
+    times: int
+    minor: bool = False
+
+    def examples_first(self, tensor: Tensor, skip: int = 0) -> Tensor:
+        """The tensor with examples in dimension `skip`, the T entries of each consecutive: (…, B·T, …)."""
+        tensor = tensor.movedim(skip + self.dimension, skip)
+        if self.minor:
+            shape = tensor.shape
+            apart = tensor.reshape(*shape[:skip], self.times, -1, *shape[skip + 1 :])
+            tensor = apart.transpose(skip, skip + 1).flatten(skip, skip + 1)
+        return tensor
+
+    def spread(self, ratios: Tensor, dimensions: int) -> Tensor:
+        """One number per example, shaped to multiply a tensor of this layout."""
+        values = ratios.repeat(self.times) if self.minor else ratios.repeat_interleave(self.times)
+        shape = [1] * dimensions
+        shape[self.dimension] = -1
+        return values.reshape(shape)
+
+
+def ratios_for(examples: int, like: Tensor) -> Tensor:
+    """A random factor in [1, 2] for every example, the same ones every time."""
+    generator = torch.Generator().manual_seed(examples)
+    return (1 + torch.rand(examples, generator=generator, dtype=torch.float64)).to(like)
+
+
+def _candidates(call: Call, examples: int) -> Iterator[Layout]:
+    shape = call.output_shape
+    if len(shape) < 2:
+        return
+    if shape[0] % examples == 0 and shape[0]:
+        times = shape[0] // examples
+        if times == 1 or "parameter" not in call.arguments:
+            yield Layout(0, times)
+            if times > 1 and examples > 1:
+                yield Layout(0, times, minor=True)
+    if RULES[call.function].batch_anywhere:
+        for dimension in range(1, len(shape) - 1):
+            if shape[dimension] == examples:
+                yield Layout(dimension, 1)
+
+
+def only_layout(call: Call) -> Layout | None:
+    """The layout of a batch of one example, which needs no test; None where the call has no examples to tell apart."""
+    return next(_candidates(call, 1), None)
+
+
+def find_layout(call: Call, cotangent: Tensor, scaled: Tensor, ratios: Tensor) -> tuple[Layout | None, bool]:
+    """The layout under which `scaled` is `cotangent` with every example multiplied by its ratio; None if none is.
+
+    Also whether the cotangent tells: one that is zero fits every layout, one that is zero nearly everywhere may fit
+    several. What any of them takes from it is the same, and says nothing about another batch.
+    """
+    candidates = list(_candidates(call, len(ratios)))
+    if not bool(cotangent.any()):
+        return next(iter(candidates), None), False
+    fitting = [layout for layout in candidates if _fits(layout, cotangent, scaled, ratios)]
+    return next(iter(fitting), None), len(fitting) < 2
+
+
+def _fits(layout: Layout, cotangent: Tensor, scaled: Tensor, ratios: Tensor) -> bool:
+    """Whether every entry is multiplied by its example's ratio, to the accuracy that this example's entries have."""
+    tolerance = TF32_TOLERANCE if network_is_in_tf32() else TOLERANCE[cotangent.dtype]
+    difference = (scaled - cotangent * layout.spread(ratios, cotangent.dim())).abs()
+    sizes = layout.examples_first(cotangent.abs()).reshape(len(ratios), -1).amax(1)
+    limits = tolerance * sizes.clamp_min(SMALLEST_EXAMPLE * float(sizes.max()))
+    return bool((layout.examples_first(difference).reshape(len(ratios), -1).amax(1) <= limits).all())

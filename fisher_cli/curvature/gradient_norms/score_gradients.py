@@ -1,0 +1,140 @@
+"""The score gradients of one parameter as a factor holds them: as they are, or as inputs and cotangents.
+
+A column of a linear layer is an outer product of input and cotangent and is kept as these two; other columns are kept
+as they are.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fisher_cli.curvature.gradient_norms.grad_factors import Contribution, OuterProducts
+from fisher_cli.curvature.problem.process_group import World
+
+# Products of symmetric matrices are made in blocks of so many rows, the lower ones only.
+BLOCK_ROWS = 256
+
+
+@dataclass
+class Outer:
+    """Columns δ ⊗ a: inputs a (n, Q), cotangents δ (M, R), and the row of a that belongs to each δ."""
+
+    inputs: Tensor
+    cotangents: Tensor
+    rows: Tensor
+
+    @property
+    def columns(self) -> Tensor:
+        """The columns as they are, (M, R·Q)."""
+        return (self.cotangents.unsqueeze(2) * self.inputs[self.rows].unsqueeze(1)).flatten(1)
+
+    def first(self, count: int) -> "Outer":
+        """The first so many columns."""
+        return Outer(self.inputs, self.cotangents[:count], self.rows[:count])
+
+    @property
+    def work(self) -> int:
+        """Multiplications of the inner products, about, for each pair of columns."""
+        return self.inputs.shape[1] + self.cotangents.shape[1]
+
+    def gathered(self, world: World, owner: int) -> "Outer | None":
+        """The columns of all ranks, for one of them."""
+        before = sum(world.exchange(len(self.inputs))[: world.rank])
+        parts = [world.gather_to(owner, part) for part in (self.inputs, self.cotangents, self.rows + before)]
+        inputs, cotangents, rows = parts
+        return None if inputs is None or cotangents is None or rows is None else Outer(inputs, cotangents, rows)
+
+    def add_inner_products(self, total: Tensor, biases: int = 0) -> None:
+        """Add (aᵀa' + biases) δᵀδ' to the lower half: a bias's columns are the cotangents themselves."""
+        inputs = symmetric_product(self.inputs) + biases
+        each = len(self.rows) // len(inputs)
+        regular = torch.equal(self.rows, torch.arange(len(inputs), device=inputs.device).repeat_interleave(each))
+        for some, before in lower_blocks(len(self.rows), each if regular else 1):
+            block = self.cotangents[some] @ self.cotangents[before].T
+            if regular:
+                shared = inputs[some.start // each : some.stop // each, : before.stop // each]
+                block.view(len(shared), each, -1, each).mul_(shared.unsqueeze(1).unsqueeze(3))
+            else:
+                block *= inputs[self.rows[some]][:, self.rows[before]]
+            total[some, before] += block
+
+    def combined(self, weights: Tensor) -> Tensor:
+        """Σ_m w_m δ_m ⊗ a_m for each column of weights (M, k): (R·Q, k)."""
+        inputs = self.inputs[self.rows]
+        sums = inputs.new_empty(self.cotangents.shape[1] * inputs.shape[1], weights.shape[1])
+        for index, one in enumerate(weights.T.to(inputs.dtype)):
+            sums[:, index] = (self.cotangents.T @ (inputs * one.unsqueeze(1))).flatten()
+        return sums
+
+
+@dataclass
+class Explicit:
+    """Columns g as they are, (M, size)."""
+
+    columns: Tensor
+
+    @property
+    def work(self) -> int:
+        """Multiplications of the inner products for each pair of columns."""
+        return self.columns.shape[1]
+
+    def gathered(self, world: World, owner: int) -> "Explicit | None":
+        """The columns of all ranks, for one of them."""
+        columns = world.gather_to(owner, self.columns)
+        return None if columns is None else Explicit(columns)
+
+    def add_inner_products(self, total: Tensor, biases: int = 0) -> None:
+        """Add gᵀg' to the lower half."""
+        assert not biases
+        for some, before in lower_blocks(len(self.columns)):
+            total[some, before] += self.columns[some] @ self.columns[before].T
+
+    def combined(self, weights: Tensor) -> Tensor:
+        """Σ_m w_m g_m for each column of weights (M, k): (size, k)."""
+        return self.columns.T @ weights.to(self.columns.dtype)
+
+
+def lower_blocks(rows: int, multiple: int = 1) -> Iterator[tuple[slice, slice]]:
+    """Blocks of rows, and the columns up to the end of each: with them the lower half of a symmetric matrix is full."""
+    height = max(BLOCK_ROWS // multiple, 1) * multiple
+    for low in range(0, rows, height):
+        high = min(low + height, rows)
+        yield slice(low, high), slice(0, high)
+
+
+def mirror(matrix: Tensor) -> None:
+    """Make a matrix symmetric in place by what is below its diagonal."""
+    for some, _ in lower_blocks(len(matrix)):
+        matrix[: some.start, some] = matrix[some, : some.start].T
+        square = matrix[some, some].tril()
+        matrix[some, some] = square + square.tril(-1).T
+
+
+def symmetric_product(x: Tensor) -> Tensor:
+    """X Xᵀ of X (M, size), the upper half mirrored."""
+    total = x.new_empty(len(x), len(x))
+    for some, before in lower_blocks(len(x)):
+        total[some, before] = x[some] @ x[before].T
+    mirror(total)
+    return total
+
+
+def is_outer(found: list[Contribution]) -> bool:
+    """Whether gradients are plain outer products, cheaper to hold and to multiply as their two factors."""
+    if len(found) != 1 or not isinstance(found[0], OuterProducts) or found[0].transposed:
+        return False
+    _, _, groups, rows, positions = found[0].cotangents.shape
+    columns = found[0].inputs.shape[2]
+    return groups == 1 and positions == 1 and rows * columns > rows + columns
+
+
+def explicit(found: list[Contribution] | Tensor, shape: torch.Size) -> Tensor:
+    """The gradients of one parameter, (K, B, size)."""
+    if isinstance(found, Tensor):
+        return found
+    first, *others = (part.gradients(shape) for part in found)
+    for other in others:
+        first = first + other
+    return first

@@ -1,0 +1,1 @@
+"""What every estimator is asked: a network, its likelihood, the examples, the parameters."""

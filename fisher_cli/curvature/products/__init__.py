@@ -1,0 +1,1 @@
+"""Products of the Jacobian, the true Fisher and the empirical Fisher with vectors."""

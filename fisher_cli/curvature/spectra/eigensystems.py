@@ -1,0 +1,333 @@
+"""Leading eigenvalues and eigenvectors of the true and the empirical Fisher, by the route that is cheapest."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fisher_cli.curvature.gradient_norms import verification
+from fisher_cli.curvature.gradient_norms.engine import Engine
+from fisher_cli.curvature.linalg.lanczos import ROUNDING, Eigenpairs, largest_eigenpairs
+from fisher_cli.curvature.linalg.sums import dot, squared_norm
+from fisher_cli.curvature.problem.batching import memory_bytes
+from fisher_cli.curvature.problem.output_scores import ScoresOf, empirical_scores, true_scores
+from fisher_cli.curvature.problem.problem import Problem
+from fisher_cli.curvature.products.fisher_products import Dual, Jacobian, empirical_product, fisher_product
+from fisher_cli.curvature.spectra import factors
+from fisher_cli.curvature.spectra.solver_choice import BASIS_SHARE, EXPECTED_VECTORS, WHOLE_ROWS, Route, choose, fits
+from fisher_cli.errors import NumericalError
+
+# Of the score gradients left out by `gram-leading`, the trace may be this share of tolerance · tr F; what that is of
+# the largest eigenvalue is known, and checked, afterwards.
+LEADING_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class Eigensystem:
+    """Leading eigenvalues θ of a matrix A in descending order, (k,), and the norms ‖Av − θv‖ of their residuals, (k,).
+
+    vectors: the eigenvectors (P, k) where asked for; on the routes by Gram and dual only of the θ above rounding, the
+    residuals of the others being ‖AᵀAu − θu‖ there. whole: all eigenvalues that can differ from zero, where the
+    route gives them. squared_norm: ‖A‖_F², where it does. bound: on the route `gram-leading` both are of A without
+    the columns left out, and no eigenvalue of A exceeds the one given by more than this; the residuals include it.
+    coordinates: vᵀg_m/√N for every column g_m of the factor and every eigenvector v, (M, k), and `examples`, whose
+    column it is, (M,), on the routes by Gram. products: products with A or its dual. note: what a reader should
+    know, else "".
+    """
+
+    values: Tensor
+    residuals: Tensor
+    route: Route
+    converged: bool
+    products: int = 0
+    vectors: Tensor | None = None
+    whole: Tensor | None = None
+    squared_norm: float | None = None
+    bound: float = 0.0
+    coordinates: Tensor | None = None
+    examples: Tensor | None = None
+    note: str = ""
+
+
+@dataclass
+class Matrix:
+    """The true or the empirical Fisher of a problem, and how its eigenvalues are found.
+
+    `columns` may hold w ‖J_nᵀ v_nk‖² of every score, (N, K): with it, the small ones can be left out and bounded.
+    `trace` is the exact trace where it is known. Engine and Jacobian may be shared between matrices.
+    """
+
+    engine: Engine
+    jacobian: Callable[[], Jacobian]
+    empirical: bool = False
+    trace: float | None = None
+    columns: Tensor | None = None
+    seed: int = 0
+
+    @property
+    def problem(self) -> Problem:
+        """The network and its examples."""
+        return self.engine.problem
+
+    @property
+    def scores_of(self) -> ScoresOf:
+        """The scores whose covariance over the examples the matrix is."""
+        return empirical_scores if self.empirical else true_scores
+
+    @property
+    def scores(self) -> int:
+        """K, the scores per example."""
+        softmax = self.problem.likelihood.name == "softmax"
+        return 1 if self.empirical else self.problem.outputs - softmax
+
+    def product(self, vector: Tensor) -> Tensor:
+        """A v for v (P,)."""
+        make = empirical_product if self.empirical else fisher_product
+        return make(self.problem, self.jacobian())(vector)
+
+    @torch.inference_mode(mode=False)
+    def leading(
+        self,
+        count: int,
+        *,
+        tolerance: float = 1e-3,
+        route: Route | None = None,
+        vectors: bool = False,
+        whole: bool = False,
+    ) -> Eigensystem:
+        """The `count` largest eigenvalues, residuals ≤ tolerance · θ₁; all others too where `whole` is possible.
+
+        Args:
+            count: with more than P wanted, P are returned.
+            tolerance: relative to the largest eigenvalue.
+            route: how; by default the cheapest by an estimate from the network's shapes.
+            vectors: whether eigenvectors are wanted.
+            whole: prefer a route that gives the whole spectrum.
+
+        Raises:
+            NumericalError: a gradient or a product is NaN or infinite.
+            ValueError: the route is `gram-leading`, and the norms of the columns are not known.
+        """
+        count = min(count, self.problem.size)
+        if route is None:
+            route = choose(self.engine, self.scores, count, whole=whole)
+            few = self.few_columns(tolerance) if route in {Route.LANCZOS, Route.DUAL} else None
+            rows = 0 if few is None else int(few.sum())
+            if few is not None and rows <= WHOLE_ROWS and fits(self.engine, self.scores, rows):
+                found = self._by_gram(count, tolerance, vectors, whole, few)
+                if found.converged:
+                    return found
+        if route is Route.LEADING and self.columns is None:
+            msg = "the route gram-leading needs the norms of the columns"
+            raise ValueError(msg)
+        if route is Route.GRAM or route is Route.LEADING:
+            few = self.few_columns(tolerance) if route is Route.LEADING else None
+            return self._by_gram(count, tolerance, vectors, whole, few)
+        if route is Route.DENSE:
+            return self._by_matrix(count, vectors)
+        if route is Route.DUAL:
+            return self._by_dual(count, tolerance, vectors)
+        return self._by_lanczos(count, tolerance, vectors)
+
+    def few_columns(self, tolerance: float) -> Tensor | None:
+        """The mask (N, K) of the largest columns that leave a negligible trace, None where norms are not known."""
+        if self.columns is None:
+            return None
+        ordered, order = self.columns.reshape(-1).sort(descending=True, stable=True)
+        behind = ordered.flip(0).cumsum(0).flip(0)
+        few = int((behind > LEADING_SHARE * tolerance * behind[0]).sum())
+        mask = torch.zeros_like(order, dtype=torch.bool)
+        mask[order[: max(few, 1)]] = True
+        return mask.reshape(self.columns.shape)
+
+    def _by_gram(self, count: int, tolerance: float, vectors: bool, whole: bool, chosen: Tensor | None) -> Eigensystem:
+        factor = factors.collect(self.engine, self.scores_of, chosen)
+        gram = factor.gram()
+        _require_finite(gram)
+        bound = 0.0 if chosen is None or self.columns is None else _dropped(self.columns, chosen)
+        if whole or len(gram) <= WHOLE_ROWS:
+            values, inner = torch.linalg.eigh(gram)
+            values, inner, products = values.flip(0), inner.flip(1), 0
+            converged, note = True, ""
+        else:
+            pairs = self._pairs(lambda v: gram @ v, len(gram), count, tolerance, gram)
+            values, inner, products, converged = pairs.values, pairs.vectors, pairs.products, pairs.converged
+            note = pairs.note
+        rank = self._rank(values[:count])
+        residuals = _primal_residuals(gram, values[:count], inner[:, :count], rank) + bound
+        found = Eigensystem(
+            values[:count],
+            residuals,
+            Route.GRAM if chosen is None else Route.LEADING,
+            converged and _small(residuals, values, tolerance),
+            products,
+            whole=values if whole or len(gram) <= WHOLE_ROWS else None,
+            squared_norm=float(squared_norm(gram)),
+            bound=bound,
+            coordinates=inner[:, :count] * values[:count].clamp_min(0).sqrt(),
+            examples=factor.examples,
+            note=note,
+        )
+        if vectors:
+            found = replace(found, vectors=_unit_columns(factor.combine(inner[:, :rank])))
+        return self._filled(found, count, len(gram))
+
+    def _by_matrix(self, count: int, vectors: bool) -> Eigensystem:
+        matrix = factors.dense(self.engine, self.scores_of)
+        _require_finite(matrix)
+        values, inner = torch.linalg.eigh(matrix)
+        values, inner = values.flip(0), inner.flip(1)
+        some = inner[:, :count]
+        residuals = (matrix @ some - some * values[:count]).norm(dim=0)
+        return Eigensystem(
+            values[:count],
+            residuals,
+            Route.DENSE,
+            True,
+            vectors=some if vectors else None,
+            whole=values,
+            squared_norm=float(squared_norm(matrix)),
+        )
+
+    def _by_lanczos(self, count: int, tolerance: float, vectors: bool) -> Eigensystem:
+        size, memory = self.problem.size, memory_bytes(self.problem.device)
+        doubled = 2 * EXPECTED_VECTORS * size * 8 <= memory * BASIS_SHARE
+        dtype = torch.float64 if doubled else self.problem.dtype
+        images = 2 * EXPECTED_VECTORS * size * dtype.itemsize <= memory * BASIS_SHARE
+        pairs = self._pairs(self.product, size, count, tolerance, dtype=dtype, images=images)
+        return Eigensystem(
+            pairs.values,
+            pairs.residuals,
+            Route.LANCZOS,
+            pairs.converged,
+            pairs.products,
+            vectors=pairs.vectors if vectors else None,
+            note=pairs.note,
+        )
+
+    def _by_dual(self, count: int, tolerance: float, vectors: bool) -> Eigensystem:
+        dual = Dual(self.jacobian(), self.scores_of, self.problem.dtype)
+        pairs = self._pairs(dual, dual.size, count, tolerance / 2)
+        found, kept = pairs.residuals.clone(), []
+        for index in range(self._rank(pairs.values)):
+            vector = dual.combine(pairs.vectors[:, index])
+            vector /= dot(vector, vector).sqrt()
+            if vectors:
+                kept.append(vector.double())
+            image = dual.combine(dual.project(vector)).sub_(vector, alpha=float(pairs.values[index]))
+            found[index] = dot(image, image).sqrt()
+            del vector, image  # before the next ones are made
+        result = Eigensystem(
+            pairs.values,
+            found,
+            Route.DUAL,
+            pairs.converged and _small(found, pairs.values, tolerance),
+            pairs.products,
+            vectors=torch.stack(kept, 1) if kept else found.new_zeros(self.problem.size, 0) if vectors else None,
+            note=pairs.note,
+        )
+        return self._filled(result, count, dual.size)
+
+    def _rank(self, values: Tensor) -> int:
+        """How many eigenvalues of a dual are above rounding: for the others, Aᵀ's null vectors, A u is rounding too."""
+        return int((values > ROUNDING * torch.finfo(self.problem.dtype).eps * values[:1].clamp_min(0)).sum())
+
+    def _pairs(
+        self,
+        product: Callable[[Tensor], Tensor],
+        size: int,
+        count: int,
+        tolerance: float,
+        gram: Tensor | None = None,
+        *,
+        dtype: torch.dtype = torch.float64,
+        images: bool = True,
+    ) -> Eigenpairs:
+        return largest_eigenpairs(
+            product,
+            size,
+            count,
+            tolerance=tolerance,
+            seed=self.seed,
+            device=self.problem.device,
+            dtype=dtype,
+            trace=self.trace if gram is None else float(gram.trace()),
+            squared_norm=None if gram is None else float(squared_norm(gram)),
+            keep_images=images,
+        )
+
+    def _filled(self, found: Eigensystem, count: int, rank: int) -> Eigensystem:
+        """Exact zeros behind the eigenvalues of a dual that has fewer rows than eigenvalues are wanted."""
+        missing = count - rank
+        if missing <= 0:
+            return found
+        zeros = torch.zeros(missing, dtype=torch.float64, device=found.values.device)
+        note = f"the rank is at most {rank}: {missing} of the eigenvalues are zero"
+        if found.bound:
+            note = f"{missing} of the eigenvalues are between zero and {found.bound:.3g}"
+        return replace(
+            found,
+            values=torch.cat([found.values, zeros]),
+            residuals=torch.cat([found.residuals, zeros + found.bound]),
+            note=note,
+        )
+
+
+def matrices(
+    problem: Problem,
+    *,
+    engine: Engine | None = None,
+    trace_true: float | None = None,
+    trace_empirical: float | None = None,
+    columns: Tensor | None = None,
+    seed: int = 0,
+) -> tuple[Matrix, Matrix]:
+    """The true and the empirical Fisher of a problem, sharing one Jacobian and an engine, by default a checked one."""
+    if engine is None:
+        engine = Engine(problem)
+        verification.check(engine, derivatives=False)
+    made: list[Jacobian] = []
+
+    def jacobian() -> Jacobian:
+        if not made:
+            made.append(Jacobian(problem))
+        return made[0]
+
+    return (
+        Matrix(engine, jacobian, False, trace_true, columns, seed),
+        Matrix(engine, jacobian, True, trace_empirical, None, seed),
+    )
+
+
+def _require_finite(matrix: Tensor) -> None:
+    if not math.isfinite(float(torch.linalg.vector_norm(matrix, math.inf))):
+        msg = "a gradient is NaN or infinite: eigenvalues cannot be computed"
+        raise NumericalError(msg)
+
+
+def _dropped(columns: Tensor, chosen: Tensor) -> float:
+    """The trace of what was left out: by Weyl no eigenvalue moves by more."""
+    return float(columns[~chosen].sum()) / len(columns)
+
+
+def _small(residuals: Tensor, values: Tensor, tolerance: float) -> bool:
+    return bool((residuals <= tolerance * values[:1].clamp_min(0)).all())
+
+
+def _primal_residuals(gram: Tensor, values: Tensor, vectors: Tensor, rank: int) -> Tensor:
+    """‖AAᵀv − θv‖ of v = Au/‖Au‖ from G = AᵀA: with r = Gu − θu it is √(rᵀGr/uᵀGu); ‖r‖ behind the rank."""
+    images = gram @ vectors
+    rest = images - vectors * values
+    lengths = (vectors * images).sum(0)
+    squares = (rest * (gram @ rest)).sum(0).clamp_min(0)
+    residuals: Tensor = rest.norm(dim=0)
+    residuals[:rank] = (squares[:rank] / lengths[:rank]).sqrt()
+    return residuals
+
+
+def _unit_columns(vectors: Tensor) -> Tensor:
+    """The same columns, at unit length in place."""
+    lengths: Tensor = vectors.norm(dim=0)
+    return vectors.div_(lengths.clamp_min(torch.finfo(torch.float64).tiny))

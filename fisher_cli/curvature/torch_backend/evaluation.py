@@ -1,0 +1,71 @@
+"""A forward pass of a network as it is in evaluation mode, with what goes wrong in it put into words."""
+
+import sys
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from fisher_cli.curvature.torch_backend.random_state import first_to_draw
+from fisher_cli.errors import CoupledExamplesError
+
+
+def evaluated(model: nn.Module, inputs: Tensor) -> object:
+    """What a network returns for a copy of the inputs.
+
+    In float64 a forward pass that makes tensors of torch's default type, as `torch.zeros(…)` for a first hidden state,
+    may meet its own weights in another. Then, and only then, the default is float64 for its time: elsewhere it would
+    change the constants that the network computes with.
+
+    Raises:
+        CoupledExamplesError: it normalises by the statistics of the batch, and cannot take an example alone.
+        RuntimeError: what else the network raised.
+        ValueError: likewise.
+    """
+    try:
+        with _graphs_that_can_be_kept():
+            return model(inputs.clone())
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        msg = (
+            "the network normalises by the statistics of the batch in evaluation mode, so that an example's outputs "
+            "depend on the others, and the Fisher of an example is not defined; give it running statistics"
+        )
+        raise CoupledExamplesError(msg) from error
+    except RuntimeError as error:
+        if not any(word in str(error) for word in ("dtype", "scalar type", "same type")):
+            raise
+        if all(parameter.dtype is not torch.float64 for parameter in model.parameters()):
+            raise
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        return model(inputs.clone())
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _graphs_that_can_be_kept() -> AbstractContextManager[object]:
+    """Let what torch.compile makes keep what a second backward pass needs; nothing where nothing is compiled."""
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    from torch._functorch import config
+
+    patched: AbstractContextManager[object] = config.patch(donated_buffer=False)
+    return patched
+
+
+def refuse_random_numbers(model: nn.Module, inputs: Tensor) -> None:
+    """Name the module whose forward pass draws random numbers, if it does so again.
+
+    Raises:
+        CoupledExamplesError: one does.
+    """
+    module = first_to_draw(model, inputs)
+    if module is not None:
+        msg = (
+            f"{module} draws random numbers in its forward pass: the outputs depend on chance, and no Fisher belongs "
+            "to them; make it deterministic in evaluation mode"
+        )
+        raise CoupledExamplesError(msg)

@@ -1,0 +1,143 @@
+"""Checkpoints as a training run saves them: names, sizes and times are looked at again and again, bytes once."""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from fisher_cli.errors import CheckpointError
+from fisher_cli.inputs.checkpoints import discovery, timeline
+from fisher_cli.inputs.checkpoints.checkpoints import CheckpointFile, inspected, shown_name
+from fisher_cli.inputs.checkpoints.inspection_cache import Acquaintance
+from fisher_cli.inputs.formats.reading import Reading
+
+Stamp = tuple[tuple[str, int, int, int], ...]
+# A file is taken when nothing of it has changed between two looks; one that cannot be decoded is waited for longer.
+SECONDS_BETWEEN_LOOKS: Final = 1.0
+SECONDS_OF_PATIENCE: Final = 60.0
+
+
+@dataclass
+class Following:
+    """What to wait for: checkpoints below these paths, until one of step `until` is measured.
+
+    `say` is told of files that are left for the next run; `pause` waits for so many seconds, by the same `clock`.
+    """
+
+    until: int | None = None
+    say: Callable[[str], None] = lambda _: None
+    pause: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
+    between: float = SECONDS_BETWEEN_LOOKS
+    patience: float = SECONDS_OF_PATIENCE
+
+    def is_over(self, file: CheckpointFile | None) -> bool:
+        """Whether this was the last one to wait for."""
+        reached = None if file is None else file.step
+        return self.until is not None and reached is not None and reached >= self.until
+
+
+@dataclass
+class Watch:
+    """The paths being looked at; `files` are those that are rows already, in their order."""
+
+    paths: Sequence[Path]
+    reading: Reading
+    acquaintance: Acquaintance
+    following: Following
+    files: list[CheckpointFile] = field(default_factory=list)
+    _taken: dict[Path, Stamp] = field(default_factory=dict)
+    _seen: dict[Path, tuple[Stamp, float]] = field(default_factory=dict)
+    _said: set[str] = field(default_factory=set)
+
+    def begin(self, found: Sequence[CheckpointFile]) -> list[CheckpointFile]:
+        """Of the files found at the start those that can be rows at once; what may still be written is waited for."""
+        now = self.following.clock()
+        for file in found:
+            stamp = _stamp(file.path)
+            if stamp and (file.error is None or _age(stamp) > self.following.patience):
+                self.files.append(file)
+                self._taken[file.path] = stamp
+            self._seen[file.path] = stamp, now
+        # Names of copies that were left out have no file of their own here: they are not newcomers either.
+        for path in self.there():
+            if path not in self._seen:
+                self._taken[path] = _stamp(path)
+        return self.files
+
+    def newcomers(self) -> Iterator[CheckpointFile]:
+        """One look: the files that have come and are whole, in order of training.
+
+        Yields:
+            Files that are to be rows; each is among `files` from then on.
+        """
+        fresh = [file for path in self.there() if (file := self._settled(path)) is not None]
+        for file in timeline.in_training_order(fresh, _place):
+            why = self._why_left(file)
+            if why is None:
+                self.files.append(file)
+                yield file
+            elif (text := f"{file.name} {why}") not in self._said:  # `last` changes again and again
+                self._said.add(text)
+                self.following.say(text)
+
+    def there(self) -> list[Path]:
+        """The candidates that are there; none while the folder is gone or still empty."""
+        try:
+            return [each.path for each in discovery.candidates(self.paths)]
+        except CheckpointError:
+            return []
+
+    def _settled(self, path: Path) -> CheckpointFile | None:
+        """The file, if it is new and whole: unchanged since the last look, while it was read, and decodable or old."""
+        stamp, now = _stamp(path), self.following.clock()
+        if not stamp or self._taken.get(path) == stamp:
+            return None
+        before, since = self._seen.get(path, ((), now))
+        if before != stamp:
+            self._seen[path] = stamp, now
+            return None
+        file = inspected(path, shown_name(path, self.paths), self.reading, self.acquaintance)
+        if _stamp(path) != stamp or (file.error is not None and now - since < self.following.patience):
+            return None
+        self._taken[path] = stamp
+        return file
+
+    def _why_left(self, file: CheckpointFile) -> str | None:
+        """Why a file is no row of this run; None for one that is."""
+        if timeline.is_alias(file.name):
+            return "is left for the next run: its name is given to copies of other checkpoints"
+        if any(file.path == each.path for each in self.files):
+            return "was replaced after it was measured: it is left for the next run"
+        same = next((each for each in self.files if each.sha256 == file.sha256 and not each.path.exists()), None)
+        if same is not None:
+            return f"is {same.name}, renamed"
+        if self.files and timeline.in_training_order([self.files[-1], file], _place)[0] is file:
+            return f"comes before {self.files[-1].name}, which is measured already: it is left for the next run"
+        return None
+
+
+def _place(file: CheckpointFile) -> tuple[str, int | None, float | None, bool]:
+    return file.name, file.step, file.epoch, True
+
+
+def _stamp(path: Path) -> Stamp:
+    """Name, size, time and inode of a file, or of all files of a folder; empty where it is gone or changing."""
+    try:
+        if not path.is_dir():
+            return (_entry(path),)
+        return tuple(sorted(_entry(Path(folder) / name) for folder, _, names in os.walk(path) for name in names))
+    except OSError:
+        return ()
+
+
+def _entry(path: Path) -> tuple[str, int, int, int]:
+    status = os.stat(path)
+    return str(path), status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _age(stamp: Stamp) -> float:
+    """Seconds since the last change, by the time that files carry."""
+    return time.time() - max(entry[2] for entry in stamp) / 1e9

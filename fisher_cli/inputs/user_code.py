@@ -1,0 +1,156 @@
+"""The user's own words → a function that builds a network or a dataset: the only place that imports code by name."""
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import nn
+
+from fisher_cli.errors import ArchitectureError, FisherError
+from fisher_cli.inputs.formats.containers import one_line
+from fisher_cli.text import digest
+
+Factory = Callable[..., object]
+
+
+def import_factory(model: str) -> tuple[str, Factory]:
+    """Return the name for the report and the function of `package.module:function` or `./file.py:function`.
+
+    Raises:
+        ArchitectureError: The module cannot be imported, or there is no such function in it.
+    """
+    return import_function(model, "--model", ArchitectureError, "the network")
+
+
+def import_function(words: str, option: str, kind: type[FisherError], gives: str) -> tuple[str, Factory]:
+    """Return the name for the report and the function of `package.module:function` or `./file.py:function`.
+
+    The working directory joins the import path, last. Never to be called with words found in a file.
+
+    Args:
+        words: What the user typed.
+        option: Where, for messages.
+        kind: The error to raise.
+        gives: What the function is to return, for messages.
+
+    Raises:
+        FisherError: The module cannot be imported, or there is no such function in it; of the given kind.
+    """
+    place, _, attribute = words.rpartition(":")
+    is_file = place.endswith(".py")
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)  # last: nothing of the working directory can stand in for an installed package
+    try:
+        module = _file_module(Path(place)) if is_file else importlib.import_module(place)
+    except (Exception, SystemExit) as error:
+        raise_if_stopped(error)
+        check = "a file is named with its suffix .py" if "/" in place and not is_file else "check it"
+        msg = f"{option} {one_line(words)}: importing it failed ({call_reason(error)}); {check}"
+        raise kind(msg) from error
+    factory = getattr(module, attribute, None)
+    if not callable(factory) or isinstance(factory, nn.Module):
+        what = "is no function" if hasattr(module, attribute) else "is not in it"
+        near = difflib.get_close_matches(attribute, [name for name in vars(module) if name[:1] != "_"], n=1)
+        guess = f"did you mean {near[0]}?" if near else f"name a function that returns {gives}"
+        msg = f"{option} {one_line(words)}: {one_line(attribute) or 'the function'} {what}; {guess}"
+        raise kind(msg)
+    return f"{Path(place).name if is_file else place}:{attribute}", factory
+
+
+def code_digest(model: str) -> str | None:
+    """Return the SHA-256 of the file that `import_factory` took the function from; None where it is no file.
+
+    What that file imports is not looked at.
+    """
+    place = model.rpartition(":")[0]
+    file = place if place.endswith(".py") else getattr(sys.modules.get(place), "__file__", None)
+    if file is None:
+        return None
+    try:
+        return digest(Path(file).read_bytes())
+    except OSError:
+        return None
+
+
+def parsed_arguments(arguments: Mapping[str, str]) -> dict[str, object]:
+    """Return the arguments with values read as JSON where they can be, else as text."""
+    return {key: _parsed(value) for key, value in arguments.items()}
+
+
+def _parsed(value: str) -> object:
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+def built(factory: Factory, arguments: Mapping[str, object], name: str) -> nn.Module:
+    """Return the network that the factory builds; the random state is left as it was.
+
+    Raises:
+        ArchitectureError: The factory raises, or what it returns is no network.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: their draw leaves no trace
+            network = factory(**arguments)
+    except (Exception, SystemExit) as error:
+        raise_if_stopped(error)
+        msg = f"{name}: building the network failed ({call_reason(error)}); check the factory and --model-arg"
+        raise ArchitectureError(msg) from error
+    if not isinstance(network, nn.Module):
+        msg = f"{name}: returned {type(network).__name__}, no torch.nn.Module; name a function that returns one"
+        raise ArchitectureError(msg)
+    return network
+
+
+def raise_if_stopped(error: BaseException) -> None:
+    """Pass on what a signal to this process raised while code of the user's was running: it is not that code's error.
+
+    Raises:
+        SystemExit: 128 and the signal's number.
+    """
+    if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code > 128:
+        raise error
+
+
+def _file_module(path: Path) -> ModuleType:
+    """Return the file as a module under a private name, so that it hides no other; each file runs once.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ImportError: Python has no loader for it.
+    """
+    if not path.is_file():
+        msg = f"there is no file {one_line(path)}"
+        raise FileNotFoundError(msg)
+    place = str(path.resolve())
+    name = f"_fisher_model_{path.stem}_{hashlib.sha256(os.fsencode(place)).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, place)
+    if spec is None or spec.loader is None:
+        msg = "Python has no loader for it"
+        raise ImportError(msg)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # before it runs: dataclasses look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def call_reason(error: BaseException) -> str:
+    """Return what a function of the user's raised, in one line."""
+    text = one_line(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

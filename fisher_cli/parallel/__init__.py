@@ -1,0 +1,1 @@
+"""Several processes on one run: ranks of torch.distributed, a pool of devices, shards of machines."""

@@ -1,0 +1,199 @@
+"""The parts of a run, reports that `--shard` made: read back, and refused unless together they are the whole run."""
+
+import contextlib
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from fisher_cli.errors import OutputError, RecordError
+from fisher_cli.shards import Part
+from fisher_cli.storage.integrity import check_report
+from fisher_cli.storage.journal import Key, Record, changes, journal_folder, read_records
+from fisher_cli.storage.readers import read_table
+from fisher_cli.storage.report_files import record_path, stem_of, table_path
+from fisher_cli.storage.self_hash import SEAL
+from fisher_cli.text import one_line
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# The words in the names of main tables; that of `fisher analyze` has none.
+KINDS: Final = ("", "spectrum")
+# Tables that a part has only if one of its checkpoints has something in it.
+_IF_ANY: Final = frozenset({"density"})
+# What a record says of its own part alone.
+OF_THE_PART: Final = frozenset({"part", "checkpoints", "ledgers", "tables", "run", "settings_digest", "written", SEAL})
+
+
+@dataclass(frozen=True)
+class PartReport:
+    """One report of a shard: `main` is its main table's file, `word` the word in that name."""
+
+    main: Path
+    word: str
+    record: Mapping[str, Any]
+    part: Part
+    asked: Mapping[str, Any]
+    records: Mapping[Key, Record]
+
+    @property
+    def stem(self) -> str:
+        """The name that all tables of the report begin with."""
+        return stem_of(self.main, self.word)
+
+    @cached_property
+    def files(self) -> dict[str, Path]:
+        """The report's tables by the word in their names, the main one first."""
+        names = [Path(str(name)).name for name in self.record["tables"]]
+        words = {name[len(self.stem) :].removesuffix(self.main.suffix).removeprefix("."): name for name in names}
+        found = {word: self.main.with_name(name) for word, name in words.items()}
+        return {self.word: found.pop(self.word), **found}
+
+    def table(self, word: str) -> "pd.DataFrame | None":
+        """A table, None if this part has none of that word because it would be empty.
+
+        Raises:
+            OutputError: the part was made without that table.
+        """
+        if word in self.files:
+            return read_table(self.files[word])
+        if word in _IF_ANY:
+            return None
+        msg = f"{self.main} has no table {word}, which other parts have: {self.again(self.part.shard.index, self.main)}"
+        raise OutputError(msg)
+
+    def again(self, index: int, output: Path | None = None) -> str:
+        """What to type for a shard of the same run."""
+        shard, command = f"{index}/{self.part.shard.of}", self.record.get("run", {}).get("command")
+        name = output or self._sibling(index)
+        typed = [str(word) for word in command[1:]] if isinstance(command, list) else []
+        if not any(word == "--shard" or word.startswith("--shard=") for word in typed):
+            return f"run the command of {self.main.name} with --shard {shard} -o {shlex.quote(str(name))}"
+        new = {"--shard": shard, "-o": str(name), "--output": str(name)}
+        for place, word in enumerate(typed):
+            option, equals, _ = word.partition("=")
+            if option in new and equals:
+                typed[place] = f"{option}={new[option]}"
+            elif word in new and place + 1 < len(typed):
+                typed[place + 1] = new[word]
+        return "type " + one_line(shlex.join(["fisher", *typed]))
+
+    def _sibling(self, index: int) -> Path:
+        """A name for another shard's report, like this one's."""
+        own = str(self.part.shard.index)
+        stem = self.stem.replace(own, str(index)) if self.stem.count(own) == 1 else f"{self.stem}-{index}"
+        return self.main.with_name(stem + self.main.suffix)
+
+
+def main_tables(path: Path) -> dict[str, Path]:
+    """The reports of a name, `part.csv`, by the word in their main tables' names; or the one that is named itself.
+
+    Raises:
+        OutputError: there is no report.
+    """
+    named = next((word for word in KINDS[1:] if path.stem.endswith(f".{word}")), None)
+    mains = {named: path} if named else {word: table_path(path, word) for word in KINDS}
+    found = {word: main for word, main in mains.items() if record_path(main).is_file()}
+    if not found and path.is_file():
+        msg = f"{path}: no part of a run: there is no record {record_path(path).name} beside it, as fisher writes it"
+        raise OutputError(msg)
+    if not found:
+        msg = f"{path}: no such report"
+        raise OutputError(msg)
+    return found
+
+
+def tables_beside(path: Path) -> set[Path]:
+    """The other files that the name of a part stands for: tables that its records list, and reports of its stem."""
+    found = set[Path]()
+    is_named = any(path.stem.endswith(f".{word}") for word in KINDS[1:])
+    for main in [path] if is_named else [table_path(path, word) for word in KINDS]:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            tables = json.loads(record_path(main).read_bytes())["tables"]
+            found |= {main, *(main.with_name(Path(str(name)).name) for name in tables)}
+    return found - {path}
+
+
+def read_part(main: Path, word: str) -> PartReport:
+    """One part, whole and undamaged, with the records of its journal.
+
+    Raises:
+        OutputError: it is damaged, no part, not finished, or without its journal.
+    """
+    for finding in check_report(main):
+        if not finding.ok:
+            msg = f"{main}: {finding.what} {finding.detail}; make this part again with the same command and --force"
+            raise OutputError(msg)
+    record = json.loads(record_path(main).read_bytes())
+    try:
+        part = Part.recorded(record.get("part"))
+    except ValueError:
+        msg = f"{main} is no part of a run: it was made without --shard; name the reports that --shard has made"
+        raise OutputError(msg) from None
+    try:
+        asked, records, _ = read_records(journal_folder(main))
+    except RecordError as error:
+        msg = f"{error}; copy the folder {journal_folder(main).name} there with the report"
+        raise OutputError(msg) from error
+    found = PartReport(main, word, record, part, asked, records)
+    if len(record["checkpoints"]) != len(part.share):
+        done = f"{len(record['checkpoints'])} of its {len(part.share)} checkpoints"
+        msg = f"{main} has {done}, it was stopped: {found.again(part.shard.index, main)}"
+        raise OutputError(msg)
+    return found
+
+
+def whole_run(parts: Sequence[PartReport]) -> list[PartReport]:
+    """The parts in order of training: every shard once, all of one question about one sequence of checkpoints.
+
+    Raises:
+        OutputError: they were made otherwise than each other, or a shard is missing or given twice.
+    """
+    first = parts[0]
+    for other in parts[1:]:
+        _refuse_others(first, other)
+    by_index = dict[int, PartReport]()
+    for part in parts:
+        twin = by_index.setdefault(part.part.shard.index, part)
+        if twin is not part:
+            msg = f"{twin.main} and {part.main} are both shard {part.part.shard}: leave one of them out"
+            raise OutputError(msg)
+    missing = [index for index in range(1, first.part.shard.of + 1) if index not in by_index]
+    if missing:
+        which = ", ".join(f"{index}/{first.part.shard.of}" for index in missing[:5])
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        word = "shard is" if len(missing) == 1 else "shards are"
+        msg = f"{len(missing)} {word} missing: {which}{more}; name its report too, or {first.again(missing[0])}"
+        raise OutputError(msg)
+    return [by_index[index] for index in sorted(by_index)]
+
+
+def _refuse_others(first: PartReport, other: PartReport) -> None:
+    """Refuse a part of another run.
+
+    Raises:
+        OutputError: it is one.
+    """
+    comparable: list[Callable[[PartReport], Any]] = [
+        lambda part: {"shards": part.part.shard.of},
+        lambda part: {name: value for name, value in part.asked.items() if name != "shard"},
+        lambda part: {name: value for name, value in part.record.items() if name not in OF_THE_PART},
+    ]
+    for of in comparable:
+        differing = [
+            f"{each.place} is {each.before} there and {each.now} here" for each in changes(of(first), of(other))
+        ]
+        if differing:
+            more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+            msg = f"{other.main} is no part of the same run as {first.main}: {'; '.join(differing[:3])}{more}"
+            raise OutputError(msg)
+    if first.part.sequence != other.part.sequence:
+        msg = (
+            f"{other.main} is of other checkpoints than {first.main}: files came, went or changed between the two; run "
+            "all shards again with the same files"
+        )
+        raise OutputError(msg)

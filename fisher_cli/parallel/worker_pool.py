@@ -1,0 +1,251 @@
+"""One process per device; they take checkpoints from one queue, and one that dies is replaced."""
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from fisher_cli.errors import FisherError
+from fisher_cli.inputs.checkpoints.checkpoints import CheckpointFile
+from fisher_cli.parallel.shard_run import SharedRun
+from fisher_cli.results import Measurement, Status
+from fisher_cli.settings import Resources, Settings
+from fisher_cli.storage.atomic_write import STOPPING_SIGNALS
+
+# A checkpoint whose process died is tried once more: what killed it may have been another process's hunger for memory.
+ATTEMPTS: Final = 2
+# Taking the second half of what another worker has before it costs a measurement more: with fewer left nothing is won.
+_WORTH_SHARING: Final = 3
+_SECONDS_TO_END: Final = 5.0
+# What a terminal or a scheduler sends to all processes of a job is answered by the one that speaks.
+_NOT_FOR_WORKERS: Final = {*STOPPING_SIGNALS} - {signal.SIGTERM}
+
+
+class Queue:
+    """Which worker measures what: contiguous shares, and who has none left takes half of the largest that is left.
+
+    A row needs the network of the row before, so that every break in a worker's sequence costs one measurement more:
+    the number of workers less one, and one for each share that is taken over.
+    """
+
+    def __init__(self, places: Sequence[int], workers: int) -> None:
+        count = len(places)
+        self._left = [list(places[count * i // workers : count * (i + 1) // workers]) for i in range(workers)]
+
+    def take(self, worker: int) -> int | None:
+        """What the worker measures next; None when there is nothing for it."""
+        own = self._left[worker]
+        if not own:
+            largest = max(self._left, key=len)
+            if len(largest) >= _WORTH_SHARING:
+                half = len(largest) - len(largest) // 2
+                own.extend(largest[half:])
+                del largest[half:]
+        return own.pop(0) if own else None
+
+    def put(self, worker: int, place: int) -> None:
+        """Let the worker measure this before all else."""
+        self._left[worker].insert(0, place)
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What a worker needs to know of the run."""
+
+    paths: tuple[Path, ...]
+    settings: Settings
+    resources: Resources
+    files: tuple[CheckpointFile, ...]
+    threads: int
+    log_level: int
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    connection: Connection
+    place: int | None = None
+    is_ready: bool = False
+
+
+Arrived = Callable[[int, str | None, Measurement], None]
+
+
+class Crew:
+    """Workers on devices, and the rows that came from them; `arrived` is told of each as it comes."""
+
+    def __init__(self, orders: Orders, devices: Sequence[str], places: Sequence[int], arrived: Arrived) -> None:
+        self._orders, self._devices, self._arrived = orders, devices, arrived
+        self._queue = Queue(places, len(devices))
+        self._rows: dict[int, Measurement] = {}
+        self._asked, self._deaths = set(places), dict[int, int]()
+        self._workers: list[_Worker] = []
+        try:
+            for device in devices[: max(1, len(places))]:
+                self._workers.append(self._started(device))
+        except BaseException:
+            self.close()
+            raise
+
+    def row(self, place: int) -> Measurement:
+        """The row of a checkpoint, waited for."""
+        if place not in self._asked:
+            self._asked.add(place)
+            self._queue.put(0, place)
+            self._give(0)
+        while place not in self._rows:
+            for connection in wait([worker.connection for worker in self._workers]):
+                self._hear(next(i for i, each in enumerate(self._workers) if each.connection is connection))
+        return self._rows.pop(place)
+
+    def close(self) -> None:
+        """End all workers."""
+        for worker in self._workers:
+            worker.process.terminate()
+        for worker in self._workers:
+            worker.process.join(_SECONDS_TO_END)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+            worker.connection.close()
+        self._workers.clear()
+
+    def _started(self, device: str) -> _Worker:
+        context = multiprocessing.get_context("spawn")  # CUDA cannot be used after a fork
+        ours, theirs = context.Pipe()
+        orders = replace(self._orders, resources=replace(self._orders.resources, device=device))
+        process = context.Process(target=work, args=(theirs, orders), daemon=True)
+        resource_tracker.ensure_running()  # which would unblock signals if it were begun by the start below
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_WORKERS)  # which a new process inherits
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        theirs.close()
+        return _Worker(process, ours)
+
+    def _hear(self, number: int) -> None:
+        """Take what a worker says, or its end.
+
+        Raises:
+            FisherError: it says that the run cannot go on.
+        """
+        worker = self._workers[number]
+        try:
+            said = worker.connection.recv()
+        except (EOFError, OSError):
+            self._bury(number)
+            return
+        if isinstance(said, FisherError):
+            raise said
+        if said is not None:
+            previous, found = said
+            assert worker.place is not None
+            self._take(worker.place, previous, found)
+        worker.is_ready, worker.place = True, None
+        self._give(number)
+
+    def _take(self, place: int, previous: str | None, found: Measurement) -> None:
+        self._rows[place] = found
+        self._arrived(place, previous, found)
+
+    def _give(self, number: int) -> None:
+        worker = self._workers[number]
+        if not worker.is_ready or worker.place is not None:
+            return
+        worker.place = self._queue.take(number)
+        if worker.place is not None:
+            lost = frozenset(place for place, deaths in self._deaths.items() if deaths >= ATTEMPTS)
+            try:
+                worker.connection.send((worker.place, lost))
+            except OSError:
+                self._bury(number)
+
+    def _bury(self, number: int) -> None:
+        """Begin anew on a device whose process is gone.
+
+        Raises:
+            FisherError: it could not even begin.
+        """
+        worker, device = self._workers[number], self._devices[number]
+        worker.process.join(_SECONDS_TO_END)
+        worker.connection.close()
+        if not worker.is_ready:
+            msg = (
+                f"the process for {device} {_end_of(worker.process)} before it could begin; try --device {device} alone"
+            )
+            raise FisherError(msg)
+        place = worker.place
+        if place is not None:
+            self._deaths[place] = self._deaths.get(place, 0) + 1
+            if self._deaths[place] < ATTEMPTS:
+                self._queue.put(number, place)
+            else:
+                self._take(place, None, self._failure(place, device, worker.process))
+        self._workers[number] = self._started(device)
+
+    def _failure(self, place: int, device: str, process: BaseProcess) -> Measurement:
+        file = self._orders.files[place]
+        text = (
+            f"the process that measured it on {device} {_end_of(process)}, {ATTEMPTS} times: if memory ran out, take "
+            "fewer examples at once with -b, or fewer devices"
+        )
+        return Measurement(
+            checkpoint=file.name, status=Status.FAILED, error=text, sha256=file.sha256, step=file.step, epoch=file.epoch
+        )
+
+
+def _end_of(process: BaseProcess) -> str:
+    code = process.exitcode
+    return f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
+
+
+# --- in the worker
+
+
+def work(connection: Connection, orders: Orders) -> None:
+    """Measure what comes over the connection until it closes."""
+    _settle(orders)
+    try:
+        run = SharedRun(orders.paths, orders.settings, orders.resources, files=orders.files)
+        connection.send(None)
+        while True:
+            place, run.lost = connection.recv()
+            connection.send(run.row(place))
+    except EOFError:
+        return
+    except FisherError as error:
+        connection.send(error)
+    except Exception as error:
+        logging.getLogger(__name__).debug("a worker failed", exc_info=True)
+        connection.send(FisherError(f"unexpected {type(error).__name__} on {orders.resources.device}: {error}"))
+
+
+def _settle(orders: Orders) -> None:
+    """Say nothing on stdout, end with the parent however that ends, and leave the others their cores."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    os.dup2(2, 1)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("fisher_cli").setLevel(orders.log_level)
+    torch.set_num_threads(orders.threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

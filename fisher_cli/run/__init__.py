@@ -1,0 +1,1 @@
+"""One row of a report, and the sequence of rows: where inputs meet curvature."""

@@ -1,0 +1,206 @@
+"""The measurements of a run, its tables, and the record of where they come from."""
+
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fisher_cli import __version__
+from fisher_cli.curvature.torch_backend import machine_memory
+from fisher_cli.results import Ledger, Measurement, Status
+from fisher_cli.settings import Precision, Resources, Settings
+from fisher_cli.shards import Part
+from fisher_cli.storage.metadata import examples_record, ledger_record, parameterisation, spectrum_record
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass
+class Analysis:
+    """The measurements of a run in order of training, and what is needed to say where they come from.
+
+    `part` says which part of a run this is, None for all of it.
+    """
+
+    settings: Settings
+    resources: Resources
+    device: str
+    data: Mapping[str, Any]
+    measurements: list[Measurement] = field(default_factory=list)
+    seconds: float = 0.0
+    part: Part | None = None
+
+    @property
+    def first_order(self) -> int:
+        """Where in the whole run the first row stands."""
+        return 0 if self.part is None else self.part.share.start
+
+    def whole(self) -> "Analysis":
+        """The same with all measurements at hand; tables that were made once stay as they are."""
+        return replace(self, measurements=list(self.measurements))
+
+    @cached_property
+    def table(self) -> "pd.DataFrame":
+        """One row per checkpoint; the columns are explained in `fisher_cli.tables.columns`."""
+        from fisher_cli.tables.build import main_table, part_table
+
+        if self.part is not None:
+            return part_table(self.measurements, self.settings.eigenvalues, self.first_order)
+        return main_table(self.measurements, self.settings.eigenvalues)
+
+    @cached_property
+    def layers(self) -> "pd.DataFrame":
+        """One row per checkpoint and parameter tensor."""
+        from fisher_cli.tables.build import layer_table
+
+        return layer_table(self.measurements, self.first_order)
+
+    @cached_property
+    def comparison(self) -> "pd.DataFrame":
+        """One row per checkpoint: the empirical against the true Fisher, where that was asked for."""
+        from fisher_cli.tables.build import comparison_table
+
+        return comparison_table(self.measurements, self.settings.eigenvalues)
+
+    @cached_property
+    def comparison_layers(self) -> "pd.DataFrame":
+        """One row per checkpoint and parameter tensor of the same."""
+        from fisher_cli.tables.build import comparison_layer_table
+
+        return comparison_layer_table(self.measurements)
+
+    @cached_property
+    def identities(self) -> "pd.DataFrame":
+        """One row per checkpoint and identity, where `verify` was asked for."""
+        from fisher_cli.tables.identity_tables import identity_table
+
+        return identity_table(self.measurements)
+
+    @property
+    def verified(self) -> bool:
+        """Whether there are identities, and none of them fails; one that is undecided does not."""
+        found = [m.verification for m in self.measurements if m.verification is not None]
+        return bool(found) and not any(each.failed for each in found)
+
+    @cached_property
+    def examples(self) -> "pd.DataFrame":
+        """One row per checkpoint and example: the terms of both traces, label, prediction, loss, rank."""
+        import pandas as pd
+
+        from fisher_cli.run.per_example import example_tables
+
+        parts = [part for i, each in enumerate(self.measurements) for part in example_tables(each, i)]
+        return pd.concat(parts, ignore_index=True)
+
+    @cached_property
+    def groups(self) -> "pd.DataFrame":
+        """One row per checkpoint and group of examples: the classes, the clean and the noisy ones."""
+        from fisher_cli.run.per_example import group_table, with_summary
+
+        return group_table([with_summary(each) for each in self.measurements])
+
+    @cached_property
+    def task2vec(self) -> "pd.DataFrame":
+        """One row per checkpoint, weight tensor and filter, where it was asked for."""
+        from fisher_cli.tables.build import make_table
+        from fisher_cli.tables.columns import TASK2VEC_COLUMNS
+        from fisher_cli.tables.example_rows import task2vec_rows
+
+        first = self.first_order
+        rows = [row for i, each in enumerate(self.measurements) for row in task2vec_rows(each, first + i)]
+        return make_table(rows, TASK2VEC_COLUMNS)
+
+    @property
+    def data_title(self) -> str:
+        """The dataset and its split in two words."""
+        return " ".join(str(part) for part in (self.data.get("name"), self.data.get("split")) if part)
+
+    @property
+    def succeeded(self) -> int:
+        """Number of checkpoints that gave numbers."""
+        return sum(m.status in {Status.OK, Status.NOT_CONVERGED} for m in self.measurements)
+
+    @property
+    def ledgers(self) -> list[Ledger]:
+        """The coverage ledgers of the measurements, each once; the checkpoints of a run mostly share one."""
+        return list(dict.fromkeys(m.ledger for m in self.measurements if m.ledger is not None))
+
+    def stable_metadata(self) -> dict[str, Any]:
+        """What was asked and of what: the same for every repetition of the run."""
+        ledgers = {ledger: index for index, ledger in enumerate(self.ledgers)}
+        part = {} if self.part is None else {"part": self.part.as_dict()}
+        return part | {
+            "fisher_version": __version__,
+            "settings": self.settings.without_folders(),
+            "settings_digest": self.settings.digest(),
+            "data": dict(self.data),
+            "checkpoints": [
+                {
+                    "checkpoint": m.checkpoint,
+                    "sha256": m.sha256,
+                    "batch_size": m.batch_size,
+                    "memory_ran_out_at": m.memory_ran_out_at,
+                    "ledger": None if m.ledger is None else ledgers[m.ledger],
+                    "spectra": [spectrum_record(each) for each in m.spectra],
+                    "notes": list(m.notes),
+                    "likelihood": parameterisation(m.likelihood, m.classes),
+                    "examples": examples_record(m.example_summary),
+                    **({} if m.rounding is None else {"rounding": asdict(m.rounding)}),
+                }
+                for m in self.measurements
+            ],
+            "ledgers": [ledger_record(ledger) for ledger in ledgers],
+            "conventions": "natural logarithms; mean over examples; sum over classes; evaluation mode; float64 sums",
+        }
+
+    def run_metadata(self) -> dict[str, Any]:
+        """How it went this time: versions, device, timings, memory, command."""
+        return {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "platform": platform.platform(),
+            "device": self.device,
+            "threads": torch.get_num_threads(),
+            "resources": self.resources.as_dict(),
+            "command": list(sys.argv),
+            "seconds": self.seconds,
+            "timings": [{"checkpoint": m.checkpoint, **dict(m.timings)} for m in self.measurements],
+            "checks": [
+                {"checkpoint": m.checkpoint, **asdict(m.check), **_cost(m, "check")}
+                for m in self.measurements
+                if m.check is not None
+            ],
+            "identities": [
+                {"checkpoint": m.checkpoint, "seconds": {each.name: each.seconds for each in m.verification.identities}}
+                for m in self.measurements
+                if m.verification is not None
+            ],
+            "peak_memory_bytes": machine_memory.peak_memory(),
+            "peak_device_memory_bytes": torch.cuda.max_memory_allocated(self.device) if self._on_gpu else None,
+            **(self._gpu() if self._on_gpu else {}),
+        }
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self.device.startswith("cuda")
+
+    def _gpu(self) -> dict[str, Any]:
+        """What its allocator took in all, and what the last digits depend on."""
+        return {
+            "peak_device_memory_reserved_bytes": torch.cuda.max_memory_reserved(self.device),
+            "gpu": torch.cuda.get_device_name(self.device),
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+            "tf32": self.settings.precision is Precision.TF32,
+        }
+
+
+def _cost(measurement: Measurement, stage: str) -> dict[str, float]:
+    """What a stage of a measurement cost, in seconds and as a share of all its stages."""
+    seconds = dict(measurement.timings)
+    return {"seconds": seconds[stage], "share_of_time": seconds[stage] / sum(seconds.values())}

@@ -1,0 +1,366 @@
+"""One network on one dataset: everything the settings ask for, as one Measurement."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from fisher_cli.curvature.problem.batch_independence import differing_examples, refuse_coupling
+from fisher_cli.curvature.problem.batch_norm_statistics import discrepancies, recalibrate, recalibration, remark
+from fisher_cli.curvature.problem.problem import Data, Problem, pose
+from fisher_cli.curvature.problem.process_group import ALONE, World
+from fisher_cli.curvature.spectra.eigensystems import Matrix, matrices
+from fisher_cli.curvature.spectra.request import Question
+from fisher_cli.curvature.spectra.spectrum import spectrum
+from fisher_cli.curvature.torch_backend.backend_flags import steady_arithmetic, tf32_products
+from fisher_cli.curvature.torch_backend.determinism import without_determinism
+from fisher_cli.curvature.torch_backend.gradient_hooks import with_gradient_hooks, without_gradient_hooks
+from fisher_cli.curvature.torch_backend.out_of_memory import is_out_of_memory, release_memory
+from fisher_cli.curvature.traces import stated_errors
+from fisher_cli.curvature.traces.gradient_statistics import gradient
+from fisher_cli.curvature.traces.reduced_precision import round_network
+from fisher_cli.curvature.traces.task2vec import task2vec
+from fisher_cli.curvature.traces.traces import Sweep, sweep
+from fisher_cli.errors import DataError, OutOfMemoryError
+from fisher_cli.results import Check, Ledger, Measurement, Rounding, Spectrum, Status
+from fisher_cli.run.comparing import with_comparison
+from fisher_cli.run.option_checks import refuse_recomputed, refuse_rounded, refuse_tf32_on
+from fisher_cli.run.parameters import recomputing, select_parameters, without_head
+from fisher_cli.run.previous_row import Trail
+from fisher_cli.run.stage_timer import Clock
+from fisher_cli.run.verification import verified
+from fisher_cli.settings import Activations, MatrixName, Precision, Settings, SpectrumMethod
+
+_LOG = logging.getLogger(__name__)
+
+# Before the batch size is known the network is tried on so many examples.
+POSED_EXAMPLES = 2
+
+
+class Observer(Protocol):
+    """Who wants to know how far a run is."""
+
+    def start(self, name: str) -> None:
+        """A checkpoint is begun."""
+
+    def stage(self, text: str, fraction: float) -> None:
+        """Work inside a checkpoint has come this far, from 0 to 1."""
+
+    def finish(self, measurement: Measurement) -> None:
+        """A checkpoint is done."""
+
+
+class Silent:
+    """Wants to know nothing."""
+
+    def start(self, name: str) -> None:
+        """Ignore it."""
+
+    def stage(self, text: str, fraction: float) -> None:
+        """Ignore it."""
+
+    def finish(self, measurement: Measurement) -> None:
+        """Ignore it."""
+
+
+def _check_classes(problem: Problem, classes: int | None) -> None:
+    """Hold the network's outputs against the number of classes that the dataset declares.
+
+    Raises:
+        DataError: they differ.
+    """
+    if classes is not None and problem.outputs != classes and (problem.outputs, classes) != (1, 2):
+        msg = (
+            f"the network has {problem.outputs} outputs and the data {classes} classes: "
+            f"check --data, or give the network's own labels with --labels"
+        )
+        raise DataError(msg)
+
+
+def measure(
+    module: nn.Module,
+    data: Data,
+    settings: Settings,
+    *,
+    batch_size: int | None = None,
+    activations: Activations = Activations.KEEP,
+    device: torch.device | None = None,
+    classes: int | None = None,
+    verify: bool = True,
+    known: Ledger | None = None,
+    observer: Observer | None = None,
+    trail: Trail | None = None,
+    world: World = ALONE,
+) -> Measurement:
+    """Everything `settings` asks for about one network: predictions, traces, gradient, eigenvalues.
+
+    The network is moved to the device and precision of the settings and put into evaluation mode.
+    `checkpoint` is left empty and `status` says whether every eigenvalue converged. Where memory runs out, all
+    is begun anew with half as many examples at once: the result is that of the smaller batch throughout.
+    `known` may be a ledger of the same network with other weights, which saves counting its work again; `trail` has
+    what the checkpoint before is remembered by, and is given this one's. With `recalibrate_bn` the network's batch
+    norms are changed as well.
+
+    Raises:
+        OutOfMemoryError: memory runs out with a single example at once.
+    """
+    observer, clock, rounded = observer or Silent(), Clock(), list[tuple[Check | None, Rounding]]()
+
+    def attempt(size: int | None, *, keep_graphs: bool = True) -> Measurement | int:
+        """The measurement, or the number of examples at once for which memory did not suffice."""
+        at_once = size or POSED_EXAMPLES
+        try:
+            with clock("pose"), world.in_step():
+                problem = posed(module, data, settings, size, device, classes, world, is_rounded=bool(rounded))
+                problem = replace(problem, keep_graphs=keep_graphs)
+                if activations is Activations.RECOMPUTE:
+                    problem = recomputing(problem)
+            at_once = min(problem.batch_size, problem.examples)
+            with world.in_step(), steady_arithmetic(), without_gradient_hooks(module):
+                if settings.verify:
+                    return verified(problem, settings, observer.stage, clock)
+                return _measured(problem, settings, verify, known, observer, clock, trail, rounded)
+        except Exception as error:
+            if trail is not None:
+                trail.withdraw()
+            if not is_out_of_memory(error):
+                raise
+            _LOG.debug("memory ran out at %d examples at once", at_once, exc_info=True)
+            return at_once
+
+    refuse_rounded(settings)
+    refuse_tf32_on((device or next(module.parameters()).device).type, settings)
+    refuse_recomputed(settings, activations)
+    found, ran_out_at = attempt(batch_size), None
+    while isinstance(found, int):
+        ran_out_at, size = ran_out_at or found, found // 2
+        if not size:
+            raise OutOfMemoryError(_remedy(device or next(module.parameters()).device))
+        release_memory()  # only now: the attempt's frames, which an error keeps, are gone
+        observer.stage(f"memory ran out: again with {size} at once", 0.0)
+        found = attempt(size, keep_graphs=False)
+    notes = found.notes
+    if hooked := with_gradient_hooks(module):
+        notes += (f"hooks that change gradients were left out, as they change no outputs: {', '.join(hooked)}",)
+    if ran_out_at:
+        taken = "1 was" if found.batch_size == 1 else f"{found.batch_size} were"
+        notes += (f"memory ran out at {ran_out_at} examples at once: {taken} taken",)
+    notes += found.movement_notes + tuple(
+        f"{operation} has no deterministic kernel on a GPU: last digits may differ between runs"
+        for operation in without_determinism()
+    )
+    return replace(found, timings=tuple(clock.seconds.items()), notes=notes, memory_ran_out_at=ran_out_at)
+
+
+def _remedy(device: torch.device) -> str:
+    """What to say when not even one example fits."""
+    last = "try --device cpu" if device.type == "cuda" else "take a machine with more memory"
+    return (
+        f"memory ran out on {device} even with 1 example at once: analyse fewer parameters with --exclude, leave "
+        f"eigenvalues out with --eigenvalues 0, or {last}"
+    )
+
+
+def posed(
+    module: nn.Module,
+    data: Data,
+    settings: Settings,
+    size: int | None,
+    device: torch.device | None,
+    classes: int | None,
+    world: World = ALONE,
+    *,
+    is_rounded: bool = False,
+) -> Problem:
+    """The problem that the settings pose of a network on examples, so many at once.
+
+    For bfloat16 the network is in float32 until it `is_rounded`: first both are compared.
+    """
+    is_yet_to_be = settings.precision.is_rounded and not is_rounded
+    problem = pose(
+        module,
+        data,
+        likelihood=settings.likelihood.value,
+        parameters=select_parameters(module, settings),
+        batch_size=size,
+        device=device,
+        dtype=torch.float32 if is_yet_to_be else getattr(torch, settings.precision.storage),
+        world=world,
+        may_draw=settings.verify,
+    )
+    _check_classes(problem, classes)
+    return without_head(problem) if settings.without_head else problem
+
+
+def _measured(
+    problem: Problem,
+    settings: Settings,
+    verify: bool,
+    known: Ledger | None,
+    observer: Observer,
+    clock: Clock,
+    trail: Trail | None,
+    rounded: list[tuple[Check | None, Rounding]],
+) -> Measurement:
+    # Shares of the whole that the progress bar gives to the stages; products dominate where eigenvalues are asked.
+    share = 0.4 if settings.eigenvalues else 0.95
+    notes = list[str]()
+    if settings.recalibrate_bn:
+        with clock("normalization"):
+            notes.append(recalibration(recalibrate(problem), problem.examples))
+    tf32 = settings.precision is Precision.TF32
+    if settings.precision.is_rounded and not rounded:
+        rounded.append(round_network(problem, settings.seed, tf32=tf32, verify=verify, timed=clock))
+    check, rounding = rounded[0] if rounded else (None, None)
+    with clock("traces"), tf32_products(wanted=tf32):
+        swept = sweep(
+            problem,
+            estimator=settings.estimator.value,
+            samples=settings.samples,
+            target_error=settings.target_error,
+            seed=settings.seed,
+            verify=verify,
+            is_checked=bool(rounded),
+            known=known,
+            advance=lambda done: observer.stage("traces", share * done),
+            timed=clock,
+        )
+    notes += stated_errors.remarks(swept.trace, settings.target_error)
+    with clock("gradient"):
+        squares = torch.tensor(swept.trace.per_example_empirical, dtype=torch.float64, device=problem.device)
+        signal = gradient(swept.engine, swept.gradient, squares)
+    if settings.spectrum is None and settings.comparison is None:
+        # Nothing else asks for ḡ, which takes twice what the network does.
+        swept.gradient.forget()
+    if not signal.signal_to_noise and settings.asks_for_rows:
+        notes.append("gradient_snr is not above zero: left empty")
+    notes += _second_evaluation(problem, settings, swept, clock, checks=verify and not rounded)
+    movement, remarks = None, tuple[str, ...]()
+    if trail is not None and settings.spectrum is None:
+        with clock("movement"):
+            movement, remarks = trail.step(problem, swept.outputs, swept.trace)
+    measurement = Measurement(
+        checkpoint="",
+        status=Status.OK,
+        parameters=problem.size,
+        examples=problem.examples,
+        classes=problem.outputs,
+        predictions=swept.predictions,
+        trace=swept.trace,
+        gradient=signal,
+        batch_size=problem.batch_size,
+        notes=tuple(notes),
+        ledger=swept.ledger,
+        check=swept.check or check,
+        rounding=rounding,
+        movement=movement,
+        movement_notes=remarks,
+        likelihood=problem.likelihood.name,
+        per_example=swept.per_example,
+    )
+    if settings.task2vec:
+        with clock("task2vec"):
+            measurement = replace(measurement, task2vec=task2vec(swept.engine))
+    if settings.comparison is not None:
+        return with_comparison(measurement, swept, settings, partial(_compare_stage, observer), clock)
+    if settings.eigenvalues:
+        measurement = _with_eigenvalues(measurement, swept, settings, observer, clock, trail)
+    if trail is not None and settings.spectrum is None:
+        trail.leave(problem, swept.outputs, swept.trace)
+    return measurement
+
+
+def _second_evaluation(problem: Problem, settings: Settings, swept: Sweep, clock: Clock, *, checks: bool) -> list[str]:
+    """Evaluate every example among others than in the sweep, and look at batch norms' statistics on the way."""
+    differing = list[tuple[float, int]]()
+
+    def evaluate() -> None:
+        with clock("check"):
+            differing.extend(differing_examples(problem, swept.outputs))
+
+    remarks = list[str]()
+    # What a single example is given as company is no example, and not for the statistics.
+    shared = evaluate if checks and problem.examples > 1 else None
+    if not settings.recalibrate_bn:
+        with clock("normalization"):
+            remarks += filter(None, [remark(discrepancies(problem, shared), problem.examples)])
+    if checks:
+        if settings.recalibrate_bn or shared is None:
+            evaluate()
+        with clock("check"):
+            refuse_coupling(problem, differing)
+    return remarks
+
+
+def _compare_stage(observer: Observer, text: str, fraction: float) -> None:
+    """What follows the traces, as a part of the whole."""
+    observer.stage(text, 0.4 + 0.6 * fraction)
+
+
+def question_of(settings: Settings) -> Question:
+    """What is asked of the eigenvalues of either Fisher."""
+    asked = settings.spectrum
+    question = Question(settings.eigenvalues, settings.eigenvalue_tolerance, settings.seed)
+    if asked is None:
+        return question
+    whole = None if asked.method is SpectrumMethod.AUTO else asked.method is SpectrumMethod.WHOLE
+    return replace(question, full=True, whole=whole, damping=asked.damping, probes=asked.probes, steps=asked.steps)
+
+
+def _matrices(swept: Sweep, settings: Settings) -> Iterator[tuple[Matrix, float]]:
+    """The matrices whose eigenvalues are asked for, sharing engine and Jacobian, each with its trace.
+
+    Yields:
+        The true and the empirical Fisher, or one of them.
+    """
+    trace, seed = swept.trace, settings.seed
+    known = trace.true.value if trace.estimator == "exact" else None
+    true, empirical = matrices(
+        swept.engine.problem,
+        engine=swept.engine,
+        trace_true=known,
+        trace_empirical=trace.empirical.value,
+        columns=swept.columns,
+        seed=seed,
+    )
+    asked = settings.spectrum.matrix if settings.spectrum else MatrixName.BOTH
+    if asked is not MatrixName.EMPIRICAL:
+        yield true, trace.true.value
+    if asked is not MatrixName.TRUE:
+        yield empirical, trace.empirical.value
+
+
+def _with_eigenvalues(
+    measurement: Measurement, swept: Sweep, settings: Settings, observer: Observer, clock: Clock, trail: Trail | None
+) -> Measurement:
+    question, spectra = question_of(settings), list[Spectrum]()
+    gradient = swept.mean_gradient if question.full else None
+    for matrix, trace in _matrices(swept, settings):
+        name = "empirical" if matrix.empirical else "true"
+        observer.stage(f"eigenvalues of the {name} Fisher", 0.75 if matrix.empirical else 0.45)
+        before = None if trail is None else trail.before.get(name)
+        with clock(f"eigenvalues_{name}"):
+            found, leading = spectrum(matrix, question, trace, gradient=gradient, before=before)
+        spectra.append(found)
+        if trail is not None and leading is not None and (question.full or not matrix.empirical):
+            trail.now[name] = leading
+    problems = [
+        f"eigenvalues of the {found.matrix} Fisher did not reach the tolerance in {found.leading.products} products"
+        for found in spectra
+        if not found.leading.converged
+    ]
+    remarks = {note for found in spectra for note in (found.leading.note, *found.notes) if note}
+    leading_of = {found.matrix: found.leading for found in spectra}
+    return replace(
+        measurement,
+        eigenvalues_true=leading_of.get("true"),
+        eigenvalues_empirical=leading_of.get("empirical"),
+        spectra=tuple(spectra),
+        status=Status.NOT_CONVERGED if problems else Status.OK,
+        error="; ".join(problems),
+        notes=measurement.notes + tuple(sorted(remarks)),
+    )

@@ -1,0 +1,97 @@
+"""A row that is known, held against another row before it: only what joins the two is computed, all else is kept.
+
+That is the movement, and the overlap of the leading eigenspaces. The eigenvectors that the overlap needs are as large
+as several networks and are not kept: those of the true Fisher are found again, with nothing else.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from fisher_cli.curvature.kl.divergence import all_outputs
+from fisher_cli.curvature.problem.batch_norm_statistics import recalibrate
+from fisher_cli.curvature.problem.problem import Data, Problem
+from fisher_cli.curvature.spectra.eigensystems import Matrix, matrices
+from fisher_cli.curvature.spectra.solver_choice import Route, choose
+from fisher_cli.curvature.spectra.spectrum import Leading, leading_vectors, overlap
+from fisher_cli.curvature.traces.traces import sweep
+from fisher_cli.results import Measurement, Trace
+from fisher_cli.run.measurement import posed, question_of
+from fisher_cli.run.previous_row import Trail
+from fisher_cli.settings import Settings
+
+
+@dataclass(frozen=True)
+class Revisited:
+    """A measured network again: what other rows are held against, as its own measurement found it, bit for bit."""
+
+    problem: Problem
+    outputs: Tensor
+    trace: Trace
+    leading: Leading | None
+
+    def leave(self, trail: Trail) -> None:
+        """Let the trail know it as if it had been measured just now."""
+        if self.leading is not None:
+            trail.now["true"] = self.leading
+        trail.leave(self.problem, self.outputs, self.trace)
+
+
+@torch.inference_mode(mode=False)
+def revisit(
+    module: nn.Module, data: Data, settings: Settings, known: Measurement, size: int | None, device: torch.device
+) -> Revisited:
+    """The network of a measurement, evaluated once on the examples, with its leading eigenvectors where asked for.
+
+    Args:
+        module: the network with the weights that were measured.
+        data: the same examples.
+        settings: the same settings.
+        known: what was measured.
+        size: examples at once, as then.
+        device: where.
+
+    Returns:
+        The network as a later row needs it.
+    """
+    assert known.trace is not None
+    problem = posed(module, data, settings, size, device, None)
+    if settings.recalibrate_bn:
+        recalibrate(problem)
+    leading = _leading(problem, settings, known.trace) if settings.eigenvalues else None
+    return Revisited(problem, all_outputs(problem), known.trace, leading)
+
+
+def _leading(problem: Problem, settings: Settings, trace: Trace) -> Leading | None:
+    """The leading eigenvectors of the true Fisher, by the way on which they were found."""
+    is_exact = trace.estimator == "exact"
+    true, _ = matrices(problem, trace_true=trace.true.value if is_exact else None, seed=settings.seed)
+    if is_exact and _may_leave_out(true, settings.eigenvalues):
+        swept = sweep(problem, estimator="exact", seed=settings.seed, verify=False)
+        true = replace(true, columns=swept.columns)
+    return leading_vectors(true, question_of(settings))
+
+
+def _may_leave_out(matrix: Matrix, count: int) -> bool:
+    """Whether the way to the eigenvalues depends on the norms of the columns, which only a sweep gives."""
+    return choose(matrix.engine, matrix.scores, count) in {Route.LANCZOS, Route.DUAL}
+
+
+def unjoined(known: Measurement) -> Measurement:
+    """The measurement as that of a first row."""
+    own = known.notes[: len(known.notes) - len(known.movement_notes)]
+    spectra = tuple(replace(each, overlap=None) for each in known.spectra)
+    return replace(known, movement=None, movement_notes=(), notes=own, spectra=spectra)
+
+
+def rejoined(known: Measurement, now: Revisited, trail: Trail) -> Measurement:
+    """The measurement as it is after the row that the trail knows."""
+    first = unjoined(known)
+    movement, remarks = trail.step(now.problem, now.outputs, now.trace)
+    before = trail.before.get("true")
+    spectra = tuple(
+        replace(each, overlap=overlap(now.leading, before)) if each.matrix == "true" else each for each in first.spectra
+    )
+    notes = first.notes + remarks
+    return replace(first, movement=movement, movement_notes=remarks, notes=notes, spectra=spectra)

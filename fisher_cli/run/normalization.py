@@ -1,0 +1,47 @@
+"""`--normalize auto`: the constants under which a network's loss on one batch is lowest."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from fisher_cli.curvature.problem.problem import TensorData, pose
+from fisher_cli.curvature.problem.process_group import ALONE, World
+from fisher_cli.inputs.data.datasets import Examples, Normalization
+from fisher_cli.inputs.data.normalization import CHOICE_EXAMPLES, choose_normalization
+from fisher_cli.settings import Settings
+
+
+def with_chosen_normalization(
+    examples: Examples, module: nn.Module, settings: Settings, device: torch.device, world: World = ALONE
+) -> Examples:
+    """The examples normalised by argmin over candidates of the mean −log q, in nats, on at most 1024 of them.
+
+    The examples are taken evenly over the selection, whose order may be by class.
+
+    Raises:
+        DataError: the network does not take them, or its loss is finite under no candidate.
+    """
+    count = min(CHOICE_EXAMPLES, len(examples))
+    places = torch.arange(count) * len(examples) // count
+    pixels, labels = examples.inputs[places], examples.labels[places]
+
+    def data(normalization: Normalization) -> TensorData:
+        return TensorData(normalization.apply(pixels, examples.pixel_maximum), labels)
+
+    likelihood = str(settings.likelihood)
+    first = data(examples.candidates[0])
+    dtype = getattr(torch, settings.precision.storage)
+    problem = pose(module, first, likelihood=likelihood, device=device, dtype=dtype, world=world)
+
+    def losses_of(normalization: Normalization) -> Tensor:
+        tried = replace(problem, data=data(normalization))
+        with torch.no_grad():
+            parts = [
+                -problem.likelihood.log_likelihood(tried.forward(batch.inputs), batch.labels)
+                for batch in tried.batches()
+            ]
+        return world.gather(parts).cpu()
+
+    choice = choose_normalization(examples.candidates, losses_of)
+    return examples.with_normalization(choice.normalization, choice)

@@ -1,0 +1,66 @@
+"""What a run remembers of the checkpoint before, and what the next one says about the way from there."""
+
+from torch import Tensor
+
+from fisher_cli.curvature.kl.divergence import Footprint, buffers_share, footprint, movement, why_apart
+from fisher_cli.curvature.problem.problem import Problem
+from fisher_cli.curvature.spectra.spectrum import Leading
+from fisher_cli.results import Movement, Trace
+
+# A part of kl_step that is not the analysed parameters' is worth a remark from this share on.
+_SHARE = 0.1
+
+
+class Trail:
+    """Of the checkpoint before: its leading eigenvectors by matrix; of the last one with numbers: its footprint.
+
+    `missed` says how many checkpoints since then gave no numbers.
+    """
+
+    def __init__(self) -> None:
+        self.before: dict[str, Leading] = {}
+        self.now: dict[str, Leading] = {}
+        self.last: Footprint | None = None
+        self.missed = 0
+        self._left: Footprint | None = None
+
+    def advance(self) -> None:
+        """What is known now is of the checkpoint before."""
+        self.before, self.now = self.now, {}
+        if self._left is not None:
+            self.last, self._left, self.missed = self._left, None, 0
+        elif self.last is not None:
+            self.missed += 1
+
+    def step(self, problem: Problem, outputs: Tensor, trace: Trace) -> tuple[Movement | None, tuple[str, ...]]:
+        """How far the network has moved from the last one with numbers, and what a reader should know of it.
+
+        None for the first, and with a reason where the two networks cannot be held against each other.
+        """
+        if self.last is None:
+            return None, ()
+        if why := why_apart(problem, self.last):
+            return None, (f"no movement from the row before, which is of another network: {why}",)
+        found = movement(problem, outputs, trace, self.last)
+        return found, tuple(self._remarks(found))
+
+    def leave(self, problem: Problem, outputs: Tensor, trace: Trace) -> None:
+        """Keep what the next checkpoint is held against; only when this one has all its numbers."""
+        self._left = footprint(problem, outputs, trace)
+
+    def withdraw(self) -> None:
+        """Nothing is left by a checkpoint that failed on another rank after it was done here."""
+        self._left = None
+
+    def _remarks(self, found: Movement) -> list[str]:
+        remarks = []
+        if self.missed:
+            rows = "the row between gave" if self.missed == 1 else f"the {self.missed} rows between gave"
+            remarks.append(f"movement is from the last checkpoint with numbers: {rows} none")
+        share = buffers_share(found)
+        if share is not None and abs(share) > _SHARE:
+            remarks.append(
+                "more than a tenth of kl_step comes from what is not analysed, such as batch-norm statistics: "
+                "kl_step_parameters leaves it out, as kl_step_quadratic does"
+            )
+        return remarks

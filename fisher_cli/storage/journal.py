@@ -1,0 +1,348 @@
+"""The journal of a run, `name.journal/`: one checksummed line per finished checkpoint, only ever appended to.
+
+The first line says what was asked: settings, data, versions. A record answers that question for the weights whose
+content hash it names: resuming means skipping what is there. Tables are rendered from the records.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from fisher_cli.errors import RecordError
+from fisher_cli.results import Ledger, Measurement
+from fisher_cli.storage.atomic_write import GrowingFile, make_folder, replace_all
+from fisher_cli.storage.checksums import START, checked_line, checked_value, checked_values, is_whole
+from fisher_cli.storage.json_codec import decode, encode
+from fisher_cli.storage.lock import locked
+from fisher_cli.text import one_line
+
+VERSION: Final = 1
+Key = tuple[str, str | None]
+_RECORDS: Final = "records.jsonl"
+# How the text of a record begins: its key can be told without reading the rest.
+_KEY: Final = re.compile(rb'\{"record":\{"weights":"([^"\\]*)","previous":(?:null|"([^"\\]*)"),')
+
+
+@dataclass(frozen=True)
+class Record:
+    """The measurement of the weights with content hash `weights`, and the hash of those in the row before it, if any.
+
+    Both are its key: what joins two rows is part of the later one.
+    """
+
+    weights: str
+    previous: str | None
+    measurement: Measurement
+
+    @property
+    def key(self) -> Key:
+        """What it is found by."""
+        return self.weights, self.previous
+
+
+@dataclass
+class _Places:
+    """Start and length of records' lines, without their ends: the last of each key; `latest`: that of each weights."""
+
+    of: dict[Key, tuple[int, int]] = field(default_factory=dict)
+    latest: dict[str, Key] = field(default_factory=dict)
+
+    def add(self, key: Key, start: int, length: int) -> None:
+        """A line further on."""
+        self.of.pop(key, None)
+        self.of[key] = start, length
+        self.latest[key[0]] = key
+
+
+@dataclass
+class Journal:
+    """The records of one report, held by one process at a time; made by `open_journal`.
+
+    Only their places are held: a record is read from the disk when it is asked for, however many there are.
+    """
+
+    folder: Path
+    dropped: int
+    _places: "_Places" = field(repr=False)
+    _size: int = field(repr=False)
+    _lines: GrowingFile = field(repr=False)
+    _lock: int = field(repr=False)
+    _decoded: "_Decoding" = field(default_factory=lambda: _Decoding(), repr=False)
+
+    @property
+    def keys(self) -> Collection[Key]:
+        """What there is a record of, the latest last."""
+        return self._places.of.keys()
+
+    @property
+    def records(self) -> dict[Key, Record]:
+        """All records, read anew."""
+        found = {key: self.find(key) for key in self._places.of}
+        return {key: record for key, record in found.items() if record is not None}
+
+    def find(self, key: Key) -> Record | None:
+        """The record of this key; None where there is none, or none that can be read."""
+        place = self._places.of.get(key)
+        if place is None:
+            return None
+        try:
+            with open(self.folder / _RECORDS, "rb") as file:
+                file.seek(place[0])
+                line = file.read(place[1])
+        except OSError:
+            return None
+        return self._decoded.record(checked_value(line))
+
+    def of_weights(self, weights: str) -> Record | None:
+        """The latest record of these weights, whatever stood before them."""
+        key = self._places.latest.get(weights)
+        return None if key is None else self.find(key)
+
+    def sha256(self) -> str:
+        """The hash of all that is written, the question included."""
+        with open(self.folder / _RECORDS, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def append(self, record: Record) -> None:
+        """Add a record, down to the disk; it replaces an earlier one of the same key.
+
+        Raises:
+            RecordError: the disk is full, or the operating system refused for another reason.
+        """
+        line = checked_line({"record": encode(record)})
+        try:
+            self._lines.append(line)
+        except OSError as error:
+            msg = (
+                f"cannot write {self.folder / _RECORDS} ({len(line):,} bytes): {error.strerror or error}; "
+                "make room and run the same command again: finished checkpoints are kept"
+            )
+            raise RecordError(msg) from error
+        self._places.add(record.key, self._size, len(line))
+        self._size += len(line) + 1
+
+    def close(self) -> None:
+        """Let another process have it."""
+        self._lines.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def journal_folder(report: Path) -> Path:
+    """Where the journal of a report is: `name.journal` beside `name.csv`."""
+    return report.with_name(f"{report.stem}.journal")
+
+
+def open_journal(folder: Path, asked: Mapping[str, Any], *, fresh: bool = False) -> Journal:
+    """The journal of this folder for this question, locked; made if there is none, begun anew if `fresh`.
+
+    A last line that a kill tore, or a line whose checksum does not hold, is dropped: its checkpoint is measured again.
+
+    Args:
+        folder: `name.journal`; its parent exists.
+        asked: what the records answer, as JSON values; the same question has the same values.
+        fresh: forget the records that are there.
+
+    Returns:
+        The journal; `dropped` says how many damaged lines there were.
+
+    Raises:
+        LockedError: another process is writing this report.
+        RecordError: the folder is something else, or its records answer another question.
+    """
+    asked = json.loads(json.dumps(asked))  # tuples as lists, as they will be read
+    try:
+        make_folder(folder)
+        if not folder.is_dir():
+            msg = f"{folder} is in the way: a report keeps its journal there; choose another name for -o"
+            raise RecordError(msg)
+        lock = locked(folder)
+    except OSError as error:
+        msg = f"cannot write {folder}: {error.strerror or error}"
+        raise RecordError(msg) from error
+    try:
+        return _opened(folder, asked, lock, fresh=fresh)
+    except OSError as error:
+        os.close(lock)
+        msg = f"cannot write {folder / _RECORDS}: {error.strerror or error}"
+        raise RecordError(msg) from error
+    except BaseException:
+        os.close(lock)
+        raise
+
+
+def kept_keys(folder: Path, asked: Mapping[str, Any]) -> Collection[Key]:
+    """What the journal of this folder has whole records of, for this question; nothing is made or changed.
+
+    Raises:
+        RecordError: its records answer another question, or it cannot be read.
+    """
+    path = folder / _RECORDS
+    try:
+        content = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        msg = f"{path}: cannot be read ({error.strerror})"
+        raise RecordError(msg) from error
+    if b"\n" not in content:
+        return ()
+    _refuse_other_question(folder, checked_value(content[: content.index(b"\n")]), json.loads(json.dumps(asked)))
+    return _index(content)[0].of.keys()
+
+
+def _opened(folder: Path, asked: Mapping[str, Any], lock: int, *, fresh: bool) -> Journal:
+    path = folder / _RECORDS
+    content = path.read_bytes() if path.exists() else b""
+    # A file without a whole first line was torn while it was begun: there is nothing in it.
+    is_begun = not fresh and b"\n" in content
+    if is_begun:
+        _refuse_other_question(folder, checked_value(content[: content.index(b"\n")]), asked)
+    places, dropped = _index(content) if is_begun else (_Places(), 0)
+    if not is_begun or dropped or not content.endswith(b"\n"):
+        kept = [content[start : start + length] for start, length in places.of.values()]
+        content = b"".join(line + b"\n" for line in (checked_line({"journal": VERSION, "asked": asked}), *kept))
+        replace_all({path: content})
+        places, _ = _index(content)
+    return Journal(folder, dropped, places, len(content), GrowingFile(path), lock)
+
+
+def _index(content: bytes) -> tuple[_Places, int]:
+    """Where the records are, the last one of each key, and how many lines hold none; the first line is the question."""
+    places = _Places()
+    start, dropped = content.index(b"\n") + 1, 0
+    while start < len(content):
+        end = content.find(b"\n", start)
+        end = len(content) if end < 0 else end
+        line = content[start:end]
+        key = _key(line)
+        if key is None:
+            dropped += 1
+        else:
+            places.add(key, start, len(line))
+        start = end + 1
+    return places, dropped
+
+
+def _key(line: bytes) -> Key | None:
+    """The key of a record's line, None where the checksum does not hold or it is no record."""
+    found = _KEY.match(line, START)
+    if found is None or not is_whole(line):
+        return None
+    weights, previous = found.groups()
+    return weights.decode(), None if previous is None else previous.decode()
+
+
+def _refuse_other_question(folder: Path, head: Any, asked: Mapping[str, Any]) -> None:
+    """Refuse records that answer another question than this one.
+
+    Raises:
+        RecordError: they do, or what they answer cannot be read.
+    """
+    if not isinstance(head, dict) or not isinstance(head.get("asked"), dict):
+        msg = f"{folder / _RECORDS}: its first line is damaged; begin anew with --force"
+        raise RecordError(msg)
+    if head.get("journal") != VERSION:
+        msg = f"{folder / _RECORDS}: written by another version of fisher; begin anew with --force"
+        raise RecordError(msg)
+    found = [f"{each.place} was {each.before} and is {each.now}" for each in changes(head["asked"], asked)]
+    if found:
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        msg = (
+            f"{folder.with_suffix('')}: the report there was made otherwise: {'; '.join(found[:3])}{more}; choose "
+            "another name for -o, or begin anew with --force"
+        )
+        raise RecordError(msg)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What differs between two questions at one place, such as `settings.limit`, as short JSON texts."""
+
+    place: str
+    before: str
+    now: str
+
+
+def changes(before: Any, now: Any, place: str = "") -> Iterator[Change]:
+    """What differs between two questions.
+
+    Yields:
+        One change per value.
+    """
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in {
+            **now,
+            **before,
+        }:  # in the order in which the question is put: settings before what follows from them
+            yield from changes(before.get(name), now.get(name), f"{place}.{name}" if place else name)
+    elif before != now:
+        yield Change(place, one_line(json.dumps(before))[:80], one_line(json.dumps(now))[:80])
+
+
+class _Decoding:
+    """Makes records of the values of lines; those that share a ledger, the larger part of a record, get one."""
+
+    def __init__(self) -> None:
+        self._written: Any = None
+        self._ledger: Ledger | None = None
+
+    def record(self, value: Any) -> Record | None:
+        """The record; None where the value is none."""
+        try:
+            written = value["record"]["measurement"].pop("ledger", None)
+            if written != self._written:
+                self._ledger = decode(Ledger, written) if written is not None else None
+                self._written = written
+            found = decode(Record, value["record"])
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return None
+        return replace(found, measurement=replace(found.measurement, ledger=self._ledger))
+
+
+def _records(lines: Iterable[Any]) -> tuple[dict[Key, Record], int]:
+    """The records by key, the last one of each, and how many lines hold none."""
+    records: dict[Key, Record] = {}
+    decoding, dropped = _Decoding(), 0
+    for line in lines:
+        record = decoding.record(line)
+        if record is None:
+            dropped += 1
+        else:
+            records.pop(record.key, None)
+            records[record.key] = record
+    return records, dropped
+
+
+def read_records(folder: Path) -> tuple[Mapping[str, Any], dict[Key, Record], int]:
+    """What a journal answers, its records, and how many damaged lines it has; nothing is changed.
+
+    Raises:
+        RecordError: there is no journal, or its first line is damaged.
+    """
+    path = folder / _RECORDS
+    try:
+        lines = checked_values(path.read_bytes())
+    except OSError as error:
+        msg = f"{path}: cannot be read ({error.strerror})"
+        raise RecordError(msg) from error
+    head = next(lines)
+    if not isinstance(head, dict) or not isinstance(head.get("asked"), dict) or head.get("journal") != VERSION:
+        msg = f"{path}: its first line is damaged, or another version's"
+        raise RecordError(msg)
+    return head["asked"], *_records(lines)
+
+
+def ends_whole(folder: Path) -> bool:
+    """Whether the last line of a journal has its end; without it a cut came there, and no record is lost."""
+    return (folder / _RECORDS).read_bytes().endswith(b"\n")

@@ -1,0 +1,274 @@
+"""Measurements → tables → text or bytes; `table_reading` is the way back, `workbooks` makes those of spreadsheets.
+
+A table is a pandas DataFrame with nullable dtypes (Int64, Float64, string); what was not computed, is not a
+number or is infinite, is NA. Equal tables give equal bytes. Numbers keep their full precision everywhere.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fisher_cli.results import Measurement
+from fisher_cli.tables.column_lookup import column_named
+from fisher_cli.tables.columns import DENSITY_COLUMNS, LAYER_COLUMNS, SPECTRUM_COLUMNS, Column, Kind, main_columns
+from fisher_cli.tables.comparison_columns import COMPARISON_LAYER_COLUMNS, comparison_columns
+from fisher_cli.tables.comparison_rows import comparison_layer_rows, comparison_row
+from fisher_cli.tables.dialects import PLAIN, Dialect, Separated, separated
+from fisher_cli.tables.rows import Value, density_rows, layer_rows, main_row, spectrum_rows
+from fisher_cli.tables.trajectory import PathLength, trajectory_of
+from fisher_cli.text import encodable, escape, guard, json_text
+
+METADATA_KEY = b"fisher"
+
+_PANDAS_TYPES: dict[Kind, Any] = {
+    Kind.TEXT: pd.StringDtype("python"),
+    Kind.INTEGER: "Int64",
+    Kind.REAL: "Float64",
+}
+_ARROW_TYPES = {Kind.TEXT: pa.string(), Kind.INTEGER: pa.int64(), Kind.REAL: pa.float64()}
+
+
+# --- Measurements → tables
+
+
+def main_table(
+    measurements: Sequence[Measurement], eigenvalues: int, first_order: int = 0, path: PathLength | None = None
+) -> pd.DataFrame:
+    """One row per checkpoint, all columns of the glossary, in their order.
+
+    Args:
+        measurements: in order of training.
+        eigenvalues: number of eigenvalues that were asked for; columns exist for all of them.
+        first_order: `order` of the first row; above 0 when a later part of a sequence is written row by row.
+        path: the path up to the first row, which is then not the first of the run; it grows by these rows.
+
+    Returns:
+        The main table.
+    """
+    ends = sequence_cells(measurements, path)
+    rows = [main_row(each, first_order + i, eigenvalues, *ends[i]) for i, each in enumerate(measurements)]
+    return make_table(rows, main_columns(eigenvalues))
+
+
+def sequence_cells(
+    measurements: Sequence[Measurement], path: PathLength | None = None
+) -> list[tuple[float | None, str | None]]:
+    """Each row's `path_length` and `phase`, which come from the other rows."""
+    path, found = path or PathLength(), trajectory_of(measurements)
+    phases = found.phases if found else [None] * len(measurements)
+    return [(path.add(each), phase) for each, phase in zip(measurements, phases, strict=True)]
+
+
+def part_table(measurements: Sequence[Measurement], eigenvalues: int, first_order: int) -> pd.DataFrame:
+    """The main table of a part of a run: what comes from the other rows is left empty until the parts are joined."""
+    rows = [main_row(each, first_order + i, eigenvalues) for i, each in enumerate(measurements)]
+    return make_table(rows, main_columns(eigenvalues))
+
+
+def joined(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The rows of tables with the same columns, one table after the other.
+
+    Raises:
+        ValueError: the tables have different columns.
+    """
+    filled = [part for part in parts if len(part)] or list(parts[:1])
+    if any(list(part.columns) != list(filled[0].columns) for part in filled):
+        msg = "they have different columns"
+        raise ValueError(msg)
+    return pd.concat(filled, ignore_index=True)
+
+
+def with_sequence(table: pd.DataFrame, measurements: Sequence[Measurement]) -> pd.DataFrame:
+    """A main table joined from parts, with the cells that come from the other rows."""
+    names = ("path_length", "phase")
+    rows = [dict(zip(names, cells, strict=True)) for cells in sequence_cells(measurements)]
+    ends = make_table(rows, [column_named(name, []) for name in names])
+    return table.assign(**{name: ends[name] for name in names})
+
+
+def layer_table(measurements: Sequence[Measurement], first_order: int = 0) -> pd.DataFrame:
+    """One row per checkpoint and parameter tensor; nothing for checkpoints without a trace."""
+    rows = [row for i, each in enumerate(measurements) for row in layer_rows(each, first_order + i)]
+    return make_table(rows, LAYER_COLUMNS)
+
+
+def spectrum_table(measurements: Sequence[Measurement], first_order: int = 0) -> pd.DataFrame:
+    """One row per checkpoint, matrix and eigenvalue; one without an eigenvalue for a checkpoint that has none."""
+    rows = [row for i, each in enumerate(measurements) for row in spectrum_rows(each, first_order + i)]
+    return make_table(rows, SPECTRUM_COLUMNS)
+
+
+def density_table(measurements: Sequence[Measurement], first_order: int = 0) -> pd.DataFrame:
+    """One row per checkpoint, matrix and grid value of a density of eigenvalues."""
+    rows = [row for i, each in enumerate(measurements) for row in density_rows(each, first_order + i)]
+    return make_table(rows, DENSITY_COLUMNS)
+
+
+def comparison_table(measurements: Sequence[Measurement], eigenvalues: int, first_order: int = 0) -> pd.DataFrame:
+    """One row per checkpoint: the empirical against the true Fisher."""
+    rows = [comparison_row(each, first_order + i, eigenvalues) for i, each in enumerate(measurements)]
+    return make_table(rows, comparison_columns(eigenvalues))
+
+
+def comparison_layer_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
+    """One row per checkpoint and parameter tensor: the empirical against the true Fisher."""
+    rows = [row for i, each in enumerate(measurements) for row in comparison_layer_rows(each, i)]
+    return make_table(rows, COMPARISON_LAYER_COLUMNS)
+
+
+def make_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[Column]) -> pd.DataFrame:
+    """A table with exactly these columns; values that are missing, NaN, infinite or too large become NA."""
+    rows = list(rows)
+    series = {
+        column.name: pd.Series(
+            _cells([row.get(column.name) for row in rows], column.kind), dtype=_PANDAS_TYPES[column.kind]
+        )
+        for column in columns
+    }
+    return pd.DataFrame(series, columns=[column.name for column in columns])
+
+
+def _cells(values: Sequence[Any], kind: Kind) -> list[Value]:
+    """The values as their column's kind, or None; nothing that a file may state (a step of 10³⁰) can fail."""
+    if kind is Kind.TEXT:
+        return [None if value is None else str(value) or None for value in values]
+    if kind is Kind.INTEGER:
+        return [None if value is None or not -(2**63) <= value < 2**63 else int(value) for value in values]
+    return [None if value is None or not math.isfinite(value) else float(value) for value in values]
+
+
+# --- tables → text or bytes
+
+
+def to_csv(table: pd.DataFrame, form: Separated = PLAIN, header: bool = True) -> str:
+    r"""The table as separated values: RFC 4180 quoting, shortest numbers that read back exactly.
+
+    Text cells are safe against formula injection and hold no control characters; `read_table` undoes both.
+
+    Args:
+        table: what is written.
+        form: separator, decimal point, line end, and what stands before the header.
+        header: whether it begins with the names of the columns.
+
+    Returns:
+        The header, unless it is not wanted, and a line per row.
+    """
+    safe = cache(lambda text: escape(guard(text)))  # texts come again in most rows
+    text = _separated(zip(*plain_columns(table, safe), strict=True), form)
+    return csv_header(table.columns, form) + text if header else text
+
+
+def csv_header(names: Iterable[str], form: Separated = PLAIN) -> str:
+    """The first line of `to_csv`, and what stands before it."""
+    return form.mark + _separated([[escape(guard(name)) for name in names]], form)
+
+
+def csv_row(
+    measurement: Measurement,
+    order: int,
+    eigenvalues: int,
+    form: Separated = PLAIN,
+    path_length: float | None = None,
+) -> str:
+    """One line of `to_csv` of a main table, for writing rows as they come; its phase is not yet known."""
+    row = main_row(measurement, order, eigenvalues, path_length)
+    cells = [_cells([row.get(column.name)], column.kind)[0] for column in main_columns(eigenvalues)]
+    return _separated([[escape(guard(cell)) if isinstance(cell, str) else cell for cell in cells]], form)
+
+
+def rows_text(table: pd.DataFrame, form: str, dialect: Dialect = Dialect.PLAIN, header: bool = True) -> str:
+    """The rows as csv, tsv or jsonl, the formats in which rows can be added to rows."""
+    return to_jsonl(table) if form == "jsonl" else to_csv(table, separated(form, dialect), header)
+
+
+def _separated(rows: Iterable[Sequence[Value]], form: Separated) -> str:
+    """Rows of cells as separated values; text is safe already."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, delimiter=form.separator, lineterminator=form.line_end)
+    if form.decimal == ".":
+        writer.writerows(rows)
+    else:
+        writer.writerows([[form.number(cell) if isinstance(cell, float) else cell for cell in row] for row in rows])
+    return buffer.getvalue()
+
+
+def to_jsonl(table: pd.DataFrame) -> str:
+    """One JSON object per row and line; NA is null, text is as it is (half surrogates are escaped)."""
+    return "".join(f"{line}\n" for line in _json_rows(table))
+
+
+def to_json(table: pd.DataFrame) -> str:
+    """The rows as one JSON array, a row to a line; otherwise as `to_jsonl`."""
+    rows = ",\n".join(_json_rows(table))
+    return f"[\n{rows}\n]\n" if rows else "[]\n"
+
+
+def to_parquet(table: pd.DataFrame, metadata: Mapping[str, Any]) -> bytes:
+    """The table as Parquet: one row group, zstd, page checksums, the metadata as JSON under the key `fisher`.
+
+    Each field carries its description and its unit. Text is as in `to_jsonl`.
+
+    Returns:
+        The file's content.
+    """
+    schema = arrow_schema([column_named(name, table[name].dropna()) for name in table.columns])
+    schema = schema.with_metadata({METADATA_KEY: json_text(metadata).encode()})
+    buffer = io.BytesIO()
+    pq.write_table(
+        arrow_table(table, schema),
+        buffer,
+        row_group_size=max(1, len(table)),
+        compression="zstd",
+        write_page_checksum=True,
+    )
+    return buffer.getvalue()
+
+
+def arrow_schema(columns: Iterable[Column]) -> pa.Schema:
+    """The fields of a Parquet file, each with its description and its unit."""
+    return pa.schema(
+        pa.field(
+            column.name,
+            _ARROW_TYPES[column.kind],
+            metadata={"description": column.description, "unit": column.unit},
+        )
+        for column in columns
+    )
+
+
+def arrow_table(table: pd.DataFrame, schema: pa.Schema) -> pa.Table:
+    """The table as Arrow's, half surrogates escaped."""
+    arrays = [
+        pa.array(values, type=field.type) for values, field in zip(plain_columns(table, encodable), schema, strict=True)
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def plain_columns(table: pd.DataFrame, safe: Callable[[str], str]) -> list[list[Value]]:
+    """The table's columns as Python values, NA as None, text made safe."""
+    return [_plain_cells(table[name], safe) for name in table.columns]
+
+
+def _plain_cells(column: "pd.Series[Any]", safe: Callable[[str], str]) -> list[Value]:
+    held: Any = column.array
+    values: list[Value] = held.to_numpy(dtype=object, na_value=None).tolist()
+    if isinstance(column.dtype, pd.StringDtype):
+        return [safe(value) if isinstance(value, str) else value for value in values]
+    return values
+
+
+def _json_rows(table: pd.DataFrame) -> Iterable[str]:
+    """The rows as JSON objects.
+
+    Yields:
+        One line per row.
+    """
+    for row in zip(*plain_columns(table, str), strict=True):
+        yield json_text(dict(zip(table.columns, row, strict=True)), sort_keys=False)

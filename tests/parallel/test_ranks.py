@@ -1,0 +1,340 @@
+"""Several processes under torchrun give the numbers of one, whatever their number."""
+
+import contextlib
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from fisher_cli.cli.app import app
+from fisher_cli.curvature.spectra.factors import shared_out
+from fisher_cli.parallel.launch import Launch, launched
+from fisher_cli.storage.journal import read_records
+from fisher_cli.storage.self_hash import SEAL
+from tests.rank_runs import AS_LARGE, TASKS
+from tests.shared_gradient_runs import as_large
+from tests.waiting import PATIENCE
+
+ROOT = Path(__file__).parents[2]
+SAMPLES = ROOT / "sample_checkpoints"
+MLP = [f"{SAMPLES}/digits-clean/step_{step:05d}.pt" for step in (66, 440, 1760)]
+CNN = [f"{SAMPLES}/digits-cnn/step_{step:05d}.pt" for step in (5, 1760)]
+# The same words for every number of ranks. By what they show: the name of the report.
+COMMANDS: dict[str, list[str]] = {
+    "exact": ["analyze", *MLP, "--limit", "61", "-b", "8", "--eigenvalues", "3"],
+    "exact-cnn": ["analyze", *CNN, "--limit", "37", "-b", "8", "--eigenvalues", "2"],
+    "deflated": ["analyze", *MLP, "--limit", "90", "-b", "16", "--eigenvalues", "0", "--estimator", "deflated"],
+    "deflated-cnn": ["analyze", *CNN, "--limit", "30", "-b", "8", "--eigenvalues", "1", "--estimator", "deflated"],
+    "sampled": ["analyze", *MLP, "--limit", "50", "-b", "8", "--eigenvalues", "1", "--estimator", "sampled"],
+    "sampled-cnn": ["analyze", *CNN, "--limit", "40", "-b", "8", "--eigenvalues", "0", "--estimator", "sampled"],
+    "recalibrated": ["analyze", *CNN, "--limit", "10", "-b", "8", "--eigenvalues", "0", "--recalibrate-bn"],
+    "one-batch": ["analyze", MLP[0], "--limit", "40"],
+    "two-examples": ["analyze", *MLP[:2], "--limit", "2", "-b", "1", "--eigenvalues", "2"],
+    "task2vec": ["analyze", CNN[1], "--limit", "20", "-b", "4", "--preset", "task2vec", "--eigenvalues", "0"],
+    "normalised": ["analyze", MLP[0], "--limit", "90", "-b", "16", "--eigenvalues", "0", "--normalize", "auto"],
+    "spectrum": ["spectrum", MLP[2], "--limit", "60", "-b", "8", "--eigenvalues", "4"],
+    "per-example": ["examples", MLP[1], "--limit", "50", "-b", "8"],
+    "large": [AS_LARGE, "analyze", *MLP[:2], "--limit", "33", "-b", "8", "--eigenvalues", "1"],
+    "large-spectrum": [AS_LARGE, "spectrum", CNN[1], "--limit", "20", "-b", "8", "--eigenvalues", "2"],
+}
+# Three ranks repeat these; the others share nothing out that these do not.
+THREE = ("exact", "exact-cnn", "deflated", "sampled", "recalibrated", "one-batch", "two-examples", "large")
+# So many examples that eigenvalues come from products: some seconds.
+LONG = {"lanczos": ["analyze", *MLP[1:], "--limit", "700", "-b", "64", "--eigenvalues", "3", "--estimator", "deflated"]}
+SIDE_TABLES = {
+    "exact": ["exact.layers"],
+    "exact-cnn": ["exact-cnn.layers"],
+    "deflated": ["deflated.layers"],
+    "task2vec": ["task2vec.task2vec"],
+    "spectrum": ["spectrum.spectrum"],
+    "large": ["large.layers"],
+    "large-spectrum": ["large-spectrum.spectrum"],
+    "per-example": ["per-example.examples", "per-example.groups"],
+}
+LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+# Most columns agree to 1e-12; overlaps of eigenvectors that are kept in float32 to 1e-7.
+TOLERANCE = 1e-6
+
+
+def environment(**words: str) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "COV"))}
+    return kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"} | words
+
+
+def torchrun(ranks: int, module: str, *words: str, cwd: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [*LAUNCHER, f"--nproc-per-node={ranks}", "-m", module, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env=environment(),
+        start_new_session=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ranks")
+
+
+def commands(ranks: int) -> dict[str, list[str]]:
+    """The commands that so many ranks go through."""
+    return {name: words for name, words in COMMANDS.items() if ranks < 3 or name in THREE}
+
+
+_done: dict[tuple[int, bool], tuple[Path, list[Any], str, str]] = {}
+
+
+def together(folder: Path, ranks: int, *, long: bool = False) -> tuple[Path, list[Any], str, str]:
+    """The folder of the reports of so many ranks, what their tasks returned, and what they printed."""
+    if (ranks, long) not in _done:
+        here = folder / f"{ranks}{'-long' * long}"
+        here.mkdir()
+        words = [[*command, "-o", f"{name}.csv"] for name, command in (LONG if long else commands(ranks)).items()]
+        done, out, err = [0] * len(words), "", ""
+        if ranks == 1:
+            with contextlib.chdir(here):
+                for command in words:
+                    large = as_large() if command[0] == AS_LARGE else contextlib.nullcontext()
+                    with large:
+                        result = CliRunner().invoke(app, command[command[0] == AS_LARGE :], prog_name="fisher")
+                    assert result.exit_code == 0, result.output
+        else:
+            (here / "tasks.json").write_text(json.dumps([*words, *([] if long else TASKS)]))
+            process = torchrun(ranks, "tests.rank_runs", "tasks.json", cwd=here)
+            out, err = process.communicate(timeout=PATIENCE)
+            assert process.returncode == 0, err
+            done = json.loads((here / "tasks.done").read_text())
+            assert done[: len(words)] == [0] * len(words), err
+        _done[ranks, long] = here, done, out, err
+    return _done[ranks, long]
+
+
+def told(folder: Path, ranks: int, task: str) -> Any:
+    return together(folder, ranks)[1][len(commands(ranks)) + list(TASKS).index(task)]
+
+
+def assert_equal(one: Path, other: Path) -> None:
+    """All columns but residuals, numbers to TOLERANCE and everything else to the letter."""
+    first, second = (pd.read_csv(each) for each in (one, other))
+    assert list(first) == list(second)
+    assert len(first) == len(second)
+    for name in first:
+        if name.endswith("_residual"):
+            continue
+        a, b = first[name], second[name]
+        assert (a.isna() == b.isna()).all(), name
+        if a.dtype.kind == "f":
+            pd.testing.assert_series_equal(a, b, rtol=TOLERANCE, atol=0, obj=f"{one.name}: {name}")
+        else:
+            assert a.fillna("").astype(str).tolist() == b.fillna("").astype(str).tolist(), name
+
+
+def check_that_tables_do_not_depend_on_the_number_of_ranks(folder: Path, ranks: int) -> None:
+    alone, here = together(folder, 1)[0], together(folder, ranks)[0]
+    for name in commands(ranks):
+        is_main = name not in {"spectrum", "large-spectrum", "per-example"}
+        for table in [*([name] if is_main else []), *SIDE_TABLES.get(name, [])]:
+            assert_equal(alone / f"{table}.csv", here / f"{table}.csv")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_nor_do_eigenvalues_by_lanczos_in_float32(folder: Path, ranks: int) -> None:
+    alone, here = (together(folder, number, long=True)[0] / "lanczos.csv" for number in (1, ranks))
+    assert set(pd.read_csv(here)["eig_true_method"]) == {"lanczos"}
+    assert_equal(alone, here)
+
+
+def check_the_record_says_how_many_ranks_there_were_and_the_question_does_not(folder: Path, ranks: int) -> None:
+    records = []
+    for number in (1, ranks):
+        record = json.loads((together(folder, number)[0] / "exact.meta.json").read_text())
+        assert record.pop("run")["resources"]["ranks"] == number
+        for name in ("tables", SEAL):
+            record.pop(name)
+        spectra = [record["checkpoints"][row].pop("spectra") for row in range(len(MLP))]
+        records.append((record, [[each["method"] for each in row] for row in spectra]))
+    assert records[0] == records[1], "coverage, batch sizes, notes, hashes are the same"
+    questions = [read_records(together(folder, number)[0] / "exact.journal")[0] for number in (1, ranks)]
+    assert questions[0] == questions[1]
+
+
+def check_only_rank_0_speaks(folder: Path, ranks: int) -> None:
+    _, _, out, err = together(folder, ranks)
+    assert out == ""
+    lines = [line for line in err.splitlines() if "exact.csv" in line]
+    assert lines == ["report: exact.csv"]
+    assert "Warning" not in err
+    assert f"on cpu, {ranks} ranks" in err
+    assert "the other ranks have nothing to do; -b" in err, "one batch of 40"
+    idle = {2: ["one-batch"], 3: ["one-batch", "recalibrated", "two-examples"]}[ranks]  # batches: 1, 2, 2
+    assert err.count("have nothing to do") == len(idle)
+
+
+def check_shares_are_contiguous_complete_and_differ_by_one_at_most(folder: Path, ranks: int) -> None:
+    found = told(folder, ranks, "shares")
+    for index, count in enumerate((0, 1, 2, 7)):
+        each = [rank[index] for rank in found]
+        assert [n for share in each for n in share] == list(range(count))
+        lengths = [len(share) for share in each]
+        assert max(lengths) - min(lengths) <= 1
+        assert lengths[0] == max(lengths)
+
+
+def close(one: Sequence[float], other: Sequence[float], tolerance: float = 1e-9) -> bool:
+    return len(one) == len(other) and all(
+        math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance * max(map(abs, one)))
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def check_every_route_to_the_eigenvalues(folder: Path, ranks: int) -> None:
+    for route, found in told(folder, ranks, "eigenvalues_by_every_route").items():
+        assert close(found["ranks"], found["alone"]), route
+    found = told(folder, ranks, "density")
+    assert close(found["ranks"], found["alone"])
+
+
+def check_the_ledger_holds_what_any_rank_has_seen(folder: Path, ranks: int) -> None:
+    found = told(folder, ranks, "coverage_of_other_examples")
+    assert found["ranks"][0] == found["alone"][0]
+    assert all(method == "linear" for _, _, method in found["ranks"][0])
+    for one, other in zip(found["ranks"][1:], found["alone"][1:], strict=True):
+        assert close(one, other)
+
+
+def check_sums_are_in_float64_and_the_same_bits_on_all_ranks(folder: Path, ranks: int) -> None:
+    same, small = told(folder, ranks, "sums_are_the_same_bits_everywhere")
+    assert same == [True] * (ranks - 1)
+    assert small == 1.0  # rounded once, to float32
+
+
+def check_what_fails_on_one_rank_fails_on_all_in_the_same_words(folder: Path, ranks: int) -> None:
+    first, *others = told(folder, ranks, "an_error_of_one_rank_is_everyones")
+    assert all(other == first for other in others)
+    expected = [["NumericalError", "odd"], ["DataError", "no"], ["MemoryError", "full"], ["KeyError", "'key'"]]
+    assert first == expected * 3
+
+
+def check_when_memory_runs_out_on_one_rank_all_take_half_the_batch(folder: Path, ranks: int) -> None:
+    first, *others = told(folder, ranks, "memory_runs_out_on_one_rank")
+    assert all(other == first for other in others)
+    size, ran_out_at, ratio, notes = first
+    assert (size, ran_out_at) == (2, 4)
+    assert math.isclose(ratio, 1, rel_tol=1e-12)
+    assert "memory ran out at 4 examples at once: 2 were taken" in notes
+
+
+def check_a_sum_that_is_scattered_is_a_sum(folder: Path, ranks: int) -> None:
+    assert told(folder, ranks, "scattered_sums") == [[True] * 26] * ranks
+
+
+def check_a_shared_mean_gradient_is_that_of_one_rank(folder: Path, ranks: int) -> None:
+    """ḡ, its products with every example's gradient, norm, ratio and error; each rank has its part of every one."""
+    for name, difference, held, size in told(folder, ranks, "shared_gradients"):
+        assert difference <= (1e-14 if "float64" in name else 1e-7), name
+        assert (len(held), sum(held)) == (ranks, size), name
+
+
+def check_a_rank_that_fails_within_a_batch_takes_all_with_it(folder: Path, ranks: int) -> None:
+    first, *others = told(folder, ranks, "memory_runs_out_in_the_middle_of_a_batch")
+    assert all(other == first for other in others)
+    assert first == [[2, 4, True]] * 4
+    assert told(folder, ranks, "an_error_in_the_middle_of_a_batch") == [["odd"] * 2] * ranks
+
+
+def check_a_shared_mean_gradient_takes_a_share_of_the_memory(folder: Path, ranks: int) -> None:
+    """To within one parameter's values and what is received of a piece of it."""
+    size, told_by_ranks, alone = told(folder, ranks, "memory_of_a_shared_gradient")
+    for held, grown in told_by_ranks:
+        assert held <= size / ranks + 6
+        assert grown == alone == 0 or grown <= alone - 8 * (size - held) + 32 * 2**20  # 0: nobody tells peaks here
+
+
+def check_unlike_machines_and_unlike_files_are_refused_on_all_ranks(folder: Path, ranks: int) -> None:
+    first, *others = told(folder, ranks, "unlike_machines")
+    assert all(other == first for other in others)
+    assert first.startswith("the ranks must be alike: rank 0 has")
+    assert "1 threads, rank 1 has" in first
+    first, *others = told(folder, ranks, "other_files")
+    assert all(other == first for other in others)
+    assert (
+        first == [f"1.pt: rank {ranks - 1} does not see the same file as rank 0; all must see one folder, at rest"] * 2
+    )
+
+
+CHECKS = [
+    check_that_tables_do_not_depend_on_the_number_of_ranks,
+    check_the_record_says_how_many_ranks_there_were_and_the_question_does_not,
+    check_only_rank_0_speaks,
+    check_shares_are_contiguous_complete_and_differ_by_one_at_most,
+    check_every_route_to_the_eigenvalues,
+    check_the_ledger_holds_what_any_rank_has_seen,
+    check_sums_are_in_float64_and_the_same_bits_on_all_ranks,
+    check_what_fails_on_one_rank_fails_on_all_in_the_same_words,
+    check_when_memory_runs_out_on_one_rank_all_take_half_the_batch,
+    check_a_sum_that_is_scattered_is_a_sum,
+    check_a_shared_mean_gradient_is_that_of_one_rank,
+    check_a_rank_that_fails_within_a_batch_takes_all_with_it,
+    check_a_shared_mean_gradient_takes_a_share_of_the_memory,
+    check_unlike_machines_and_unlike_files_are_refused_on_all_ranks,
+]
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_so_many_ranks_give_what_one_gives(folder: Path, ranks: int) -> None:
+    """One test for all, since tests may be spread over processes, and a run under torchrun serves all checks."""
+    for check in CHECKS:
+        check(folder, ranks)
+
+
+def test_commands_that_one_process_does_alone_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fisher_cli.cli.app.launched", lambda: Launch(0, 2))
+    monkeypatch.setattr("fisher_cli.cli.run_command.launched", lambda: Launch(0, 2))
+    for words in (["compare", "checkpoints", *MLP[:2]], ["verify", MLP[0]], ["inspect", MLP[0]], ["datasets"]):
+        done = CliRunner().invoke(app, words, prog_name="fisher")
+        assert done.exit_code == 2
+        assert done.stderr == f"error: fisher {words[0]} works in one process: type it without torchrun\n"
+    done = CliRunner().invoke(app, ["analyze", *MLP, "--follow"], prog_name="fisher")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == "error: --follow waits in one process: type the command without torchrun\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ({}, Launch()),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, Launch()),  # of something else: nobody says where to meet
+        ({"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "h"}, Launch()),
+        ({"RANK": "x", "WORLD_SIZE": "2", "MASTER_ADDR": "h"}, Launch()),
+        ({"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "h"}, Launch(1, 2, 1, 2, os.getppid())),
+        (
+            {"RANK": "5", "WORLD_SIZE": "8", "MASTER_ADDR": "h", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"},
+            Launch(5, 8, 1, 4, os.getppid()),
+        ),
+    ],
+)
+def test_the_place_among_the_ranks_comes_from_the_launcher(
+    words: dict[str, str], expected: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in words.items():
+        monkeypatch.setenv(name, value)
+    assert launched.__wrapped__() == expected
+
+
+def test_work_goes_to_who_has_the_least() -> None:
+    assert shared_out([5, 1, 1, 3, 1], 2) == [0, 1, 1, 1, 0]  # 5 | 3; then 1 | 1 | to the first of equals
+    assert shared_out([4, 4], 3) == [0, 1]
+    assert shared_out([], 2) == []

@@ -1,0 +1,107 @@
+"""Single figures: every chart in every format, at a paper's width, the same bytes every time."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from fisher_cli.cli.app import app
+from fisher_cli.cli.plot import Drawing
+from fisher_cli.reports.chart_registry import NAMES, draw
+from fisher_cli.reports.charts import traces
+from fisher_cli.reports.drawing import picture
+from fisher_cli.reports.reported_run import read_run
+from tests.report_files import made
+
+MADE_WITHOUT = {"spectrum"}  # no such table beside the made report
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(tmp_path_factory.mktemp("report") / "run.csv", 7, 3)
+
+
+def plot(report: Path, what: str, figure: Path, *more: str) -> str:
+    done = CliRunner().invoke(app, ["plot", str(report), "--what", what, "-o", str(figure), *more])
+    assert done.exit_code == 0, done.stderr
+    return done.stderr
+
+
+def test_the_names_of_the_option_are_those_of_the_charts() -> None:
+    assert tuple(Drawing) == NAMES
+
+
+@pytest.mark.parametrize("what", sorted(set(NAMES) - MADE_WITHOUT))
+def test_every_chart_is_a_figure_with_text_that_stays_text(report: Path, tmp_path: Path, what: str) -> None:
+    said = plot(report, what, tmp_path / "a.svg")
+    root = ElementTree.fromstring((tmp_path / "a.svg").read_text())
+    assert float(root.attrib["width"].removesuffix("pt")) == pytest.approx(3.35 * 72, abs=0.01)
+    assert len(list(root.iter("{http://www.w3.org/2000/svg}text"))) > 5
+    assert len(said.splitlines()) == 2  # where it is, and what it shows
+    plot(report, what, tmp_path / "b.svg", "-q")
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+@pytest.mark.parametrize("form", ["svg", "pdf", "png"])
+def test_formats_are_reproducible_and_replaced_only_if_ours(report: Path, tmp_path: Path, form: str) -> None:
+    figure = tmp_path / f"a.{form}"
+    plot(report, "traces", figure, "--width", "two-columns", "-q")
+    first = figure.read_bytes()
+    plot(report, "traces", figure, "--width", "two-columns", "-q")
+    assert figure.read_bytes() == first
+    assert not re.search(rb"20[2-9]\d-\d\d-\d\d|D:20\d\d", first)
+    if form == "png":
+        with Image.open(figure) as image:
+            assert image.width == round(6.9 * 300)
+    figure.write_bytes(b"mine")
+    done = CliRunner().invoke(app, ["plot", str(report), "--what", "traces", "-o", str(figure)])
+    assert done.exit_code == 1
+    assert figure.read_bytes() == b"mine"
+
+
+def test_the_curve_goes_through_the_numbers(report: Path) -> None:
+    run = read_run(report)
+    chart = draw("traces", [run])
+    assert chart is not None
+    drawn = {str(line.get_label()): line for line in chart.figure.axes[0].lines}
+    for label, column in (("true", "trace_true"), ("empirical", "trace_empirical")):
+        assert list(drawn[label].get_xdata()) == run.column("step")
+        assert list(drawn[label].get_ydata()) == run.column(column)
+    band = chart.figure.axes[0].collections[0].get_paths()[0].vertices
+    peak = max(run.column("trace_true"))
+    assert band[:, 1].max() == pytest.approx(peak + 2 * 0.5)
+    marked = next(line for line in chart.figure.axes[0].lines if line.get_marker() == "v")
+    assert list(marked.get_ydata()) == [peak]
+
+
+def test_what_a_report_lacks_is_said_with_what_makes_it(report: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["plot", str(report), "--what", "spectrum", "-o", str(tmp_path / "a.svg")])
+    assert done.exit_code == 1
+    assert done.stderr.count("\n") == 1
+    assert "run `fisher spectrum` with the same -o" in done.stderr
+
+
+def test_one_checkpoint_and_rows_without_numbers_are_drawn(tmp_path: Path) -> None:
+    report = made(tmp_path / "one.csv", 1, 1)
+    for what in ("traces", "ratio", "loss", "eigenvalues", "layers", "snr"):
+        plot(report, what, tmp_path / f"{what}.svg", "-q")
+    chart = traces([read_run(report)])
+    assert chart is not None
+    assert chart.finding.startswith("The true trace is ")
+    assert picture(chart.figure, "svg")
+
+
+@pytest.mark.parametrize("command", [["report"], ["plot", "--what", "traces"]])
+def test_without_matplotlib_one_line_says_what_to_install(report: Path, tmp_path: Path, command: list[str]) -> None:
+    code = "import sys; sys.modules['matplotlib'] = None; from fisher_cli.cli.app import main; main()"
+    figure = tmp_path / ("a.html" if command == ["report"] else "a.svg")
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command, str(report), "-o", str(figure)], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error: figures need matplotlib: pip install 'fisher-cli[report]'\n"

@@ -1,0 +1,140 @@
+"""A finished run resumes without decoding a single file, and what it remembers never stands for other bytes."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import fisher_cli.inputs.checkpoints.discovery
+from fisher_cli.inputs.checkpoints.duplicates import perhaps_copies
+from fisher_cli.inputs.checkpoints.stored_files import Stored
+from fisher_cli.inputs.formats.reading import Reading
+from fisher_cli.results import Coverage, Ledger
+from fisher_cli.storage.journal import open_journal
+from tests.run.test_resume import analyze, counted, desk, tables
+from tests.storage.test_journal import ASKED, record
+
+__all__ = ["desk"]  # its fixture: twelve checkpoints
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that are decoded from now on, in the order in which they are."""
+    names: list[str] = []
+    real = fisher_cli.inputs.checkpoints.discovery.read_file
+
+    def read_file(path: Path, reading: Reading, data: bytes | None = None) -> Stored:
+        names.append(path.name)
+        return real(path, reading, data)
+
+    monkeypatch.setattr(fisher_cli.inputs.checkpoints.discovery, "read_file", read_file)
+    return names
+
+
+def test_a_finished_run_decodes_no_file_again(decoded: list[str]) -> None:
+    analyze()
+    before = tables()
+    assert len(decoded) == 24  # once to find its place, once to measure it
+    decoded.clear()
+    analyze()
+    assert decoded == []
+    assert tables() == before
+    analyze("--no-resume")
+    assert len(decoded) == 24
+    assert tables() == before
+
+
+def test_only_what_changed_is_decoded(decoded: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    analyze()
+    state = torch.load("ckpts/step_11.pt", weights_only=True)
+    torch.save({name: value * 2 for name, value in state.items()}, "ckpts/step_11.pt")
+    shutil.move("ckpts/step_0.pt", "ckpts/global_step_0.pt")  # the same bytes under another name
+    decoded.clear()
+    measured = counted(monkeypatch)
+    analyze()
+    assert measured == ["step_11.pt"]
+    assert decoded == ["step_11.pt", "step_10.pt", "step_11.pt"]
+    decoded.clear()
+    analyze()
+    assert decoded == []
+
+
+def test_a_place_that_the_file_states_is_remembered_and_one_that_its_name_tells_is_not(decoded: list[str]) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Tanh(), nn.Linear(4, 10))
+    torch.save({"model": network.state_dict(), "global_step": 70, "epoch": 3}, "ckpts/stated.pt")
+    shutil.copy("ckpts/stated.pt", "ckpts/last.pt")
+    analyze()
+    before = tables()
+    decoded.clear()
+    analyze()
+    assert set(decoded) <= {"stated.pt", "last.pt"}  # suspects, whose weights are compared
+    assert tables() == before
+    shutil.move("ckpts/step_5.pt", "ckpts/step_50.pt")
+    analyze()
+    resumed = tables()
+    analyze("--no-resume")
+    assert tables() == resumed
+    steps = [line.split(",")[2] for line in Path("r.csv").read_text().splitlines()[1:]]
+    assert steps == ["0", "1", "2", "3", "4", "6", "7", "8", "9", "10", "11", "50", "70"]
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "flipped", "another way"])
+def test_a_damaged_memory_costs_time_and_no_number(
+    damage: str, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    analyze()
+    before, path = tables(), Path("r.journal/inspected.jsonl")
+    content = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "flipped":
+        place = content.index(b'"sha256"')
+        path.write_bytes(content[: place + 20] + bytes([content[place + 20] ^ 1]) + content[place + 21 :])
+    decoded.clear()
+    measured = counted(monkeypatch)
+    words = ("--trust-pickle",) if damage == "another way" else ()
+    analyze(*words)
+    assert measured == []
+    assert len(decoded) == {"gone": 12, "flipped": 1, "another way": 12}.get(damage, len(decoded))
+    assert 0 < len(decoded) <= 12
+    assert tables() == before
+    decoded.clear()
+    analyze(*words)
+    assert decoded == []
+
+
+def test_names_of_copies_are_told_without_comparing_all_with_all() -> None:
+    class Named:
+        compared = 0
+        identity: frozenset[str] = frozenset()
+
+        def __init__(self, name: str) -> None:
+            self._name = name
+
+        @property
+        def name(self) -> str:
+            Named.compared += 1
+            return self._name
+
+    files = [Named(f"run/checkpoint-{i}") for i in range(2000)] + [Named("run"), Named("last.pt"), Named("ru")]
+    assert perhaps_copies(files) == {"run", "last.pt"}
+    assert Named.compared <= 4 * len(files)
+
+
+def test_records_read_again_share_one_ledger() -> None:
+    ledgers = [Ledger((Coverage("weight", size, "linear", 0.5),), 9, 0.5) for size in (3, 3, 4)]
+    with open_journal(Path("t.journal"), ASKED) as journal:
+        for i, ledger in enumerate(ledgers):
+            found = record(i)
+            journal.append(replace(found, measurement=replace(found.measurement, ledger=ledger)))
+        right = dict(journal.records)
+    with open_journal(Path("t.journal"), ASKED) as journal:
+        assert journal.records == right
+        again = [each.measurement.ledger for each in journal.records.values()]
+    assert again[0] is again[1]
+    assert again[1] != again[2]

@@ -1,0 +1,399 @@
+"""Hours of work are never lost: killed, interrupted or changed at any instant, the same command ends the same."""
+
+import hashlib
+import os
+import random
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+import fisher_cli.cli.app
+import fisher_cli.run.sequence
+from fisher_cli.cli.app import STOPPING_SIGNALS, _stop, app, main
+from fisher_cli.errors import LockedError
+from fisher_cli.storage.journal import open_journal, read_records
+from fisher_cli.storage.report_files import ReportFiles
+from tests.storage.test_journal import in_child
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+QUICK = ("--limit", "8", "--eigenvalues", "1", "--model", "./net.py:make")
+NET = """
+from torch import nn
+def make():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Tanh(), nn.Linear(4, 10))
+"""
+
+
+@pytest.fixture(autouse=True)
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with twelve small checkpoints, one thread: forked processes may not share others."""
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    Path("net.py").write_text(NET)
+    Path("ckpts").mkdir()
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Tanh(), nn.Linear(4, 10))
+    for step in range(12):
+        torch.save(network.state_dict(), f"ckpts/step_{step}.pt")
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter += 0.1 * torch.randn_like(parameter)
+    yield tmp_path
+    torch.set_num_threads(threads)
+
+
+def analyze(*words: str, code: int = 0) -> str:
+    done = CliRunner().invoke(app, ["analyze", "ckpts", *QUICK, "-o", "r.csv", *words], prog_name="fisher")
+    assert done.exit_code == code, done.output
+    return done.stderr
+
+
+def tables(folder: Path = Path()) -> dict[str, str]:
+    names = ("r.csv", "r.layers.csv")
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+
+
+def run_quietly() -> None:
+    """The command in a forked child, as the console script sets it up."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    for number in STOPPING_SIGNALS:
+        signal.signal(number, _stop)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    code = 0
+    sys.argv = ["fisher", "analyze", "ckpts", *QUICK, "-o", "r.csv"]
+    try:
+        main()
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    os._exit(code)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The checkpoints that are measured from now on."""
+    measured: list[str] = []
+    real = fisher_cli.run.sequence.Run.measure
+
+    def measure(
+        self: fisher_cli.run.sequence.Run, file: fisher_cli.run.sequence.CheckpointFile
+    ) -> fisher_cli.run.sequence.Measurement:
+        measured.append(file.name)
+        return real(self, file)
+
+    monkeypatch.setattr(fisher_cli.run.sequence.Run, "measure", measure)
+    return measured
+
+
+def uninterrupted() -> tuple[dict[str, str], int]:
+    """The tables of a run that nothing stops, and its function calls where everything is imported already."""
+    analyze()
+    _forget()
+    assert in_child(_count_calls) == 0
+    calls = int(Path("calls").read_text())
+    Path("calls").unlink()
+    found = tables()
+    _forget()
+    return found, calls
+
+
+def _count_calls() -> None:
+    calls, leave = 0, os._exit
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    def noted(code: int) -> NoReturn:
+        sys.setprofile(None)
+        Path("calls").write_text(str(calls))
+        leave(code)
+
+    os._exit = noted  # type: ignore[assignment]  # this process ends with it
+    sys.setprofile(count)
+    run_quietly()
+
+
+def _forget() -> None:
+    shutil.rmtree("r.journal")
+    for path in Path().glob("r.*"):
+        path.unlink()
+
+
+def _killed_after(calls: int, number: signal.Signals) -> int:
+    """The exit code of a run that gets a signal after so many function calls, or returns of them."""
+    left = calls
+
+    def count(*_: object) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), number)
+
+    def work() -> None:
+        sys.setprofile(count)
+        run_quietly()
+
+    return in_child(work)
+
+
+def _kills(
+    trials: int, checkpoints: int, record_property: Callable[[str, object], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in range(checkpoints, 12):
+        Path(f"ckpts/step_{step}.pt").unlink()
+    expected, calls = uninterrupted()
+    draw, equal, killed = random.Random(0), 0, 0
+    for trial in range(trials):
+        killed += _killed_after(draw.randrange(1, calls), signal.SIGKILL) == -signal.SIGKILL
+        if trial % 4 == 0:  # and once more while it resumes
+            killed += _killed_after(draw.randrange(1, calls // 2), signal.SIGKILL) == -signal.SIGKILL
+        finished = len(read_records(Path("r.journal"))[1]) if Path("r.journal/records.jsonl").exists() else 0
+        with monkeypatch.context() as patch:
+            measured = counted(patch)
+            analyze()
+        assert len(measured) == checkpoints - finished
+        assert not list(Path().glob("**/*.tmp"))
+        equal += tables() == expected
+        _forget()
+    record_property("D1", f"{equal}/{trials} resumed runs equal, {killed} kills")
+    assert equal == trials
+    assert killed > 0.9 * trials  # the harness bites
+
+
+def test_a_kill_at_any_instant_loses_at_most_the_checkpoint_under_way(
+    record_property: Callable[[str, object], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D1, sixty of the 200 instants, over fewer checkpoints."""
+    _kills(60, 5, record_property, monkeypatch)
+
+
+@pytest.mark.long
+def test_two_hundred_kills(record_property: Callable[[str, object], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """D1."""
+    _kills(200, 12, record_property, monkeypatch)
+
+
+# In so many calls the handlers are set.
+FIRST_CALLS = 100
+
+
+def _signals(trials: int, record_property: Callable[[str, object], None]) -> None:
+    expected, calls = uninterrupted()
+    draw, orderly, codes = random.Random(1), 0, set[int]()
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+    for trial in range(trials):
+        number = numbers[trial % 4]
+        code = _killed_after(draw.randrange(FIRST_CALLS, calls), number)
+        codes.add(code)
+        assert code in {0, 128 + number}
+        analyze()
+        orderly += tables() == expected
+        _forget()
+    record_property("D5", f"{orderly}/{trials} orderly ends, exit codes {sorted(codes)}")
+    assert orderly == trials
+    assert len(codes - {0}) >= 3
+
+
+def test_a_signal_at_any_instant_ends_the_run_in_order(record_property: Callable[[str, object], None]) -> None:
+    """D5, a part of the hundred."""
+    _signals(12, record_property)
+
+
+def test_ctrl_c_while_the_commands_are_made_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fisher_cli.cli.app, "app", interrupted)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # handlers of this process stay as they are
+    with pytest.raises(SystemExit, match="130"):
+        main()
+
+
+@pytest.mark.long
+def test_a_hundred_signals(record_property: Callable[[str, object], None]) -> None:
+    """D5."""
+    _signals(100, record_property)
+
+
+def test_a_finished_run_measures_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    analyze()
+    before, measured = tables(), counted(monkeypatch)
+    assert "12 of 12 checkpoints were finished before and are kept" in analyze()
+    assert measured == []
+    assert tables() == before
+    analyze("--no-resume")
+    assert len(measured) == 12
+    assert tables() == before
+
+
+def test_a_finished_report_is_written_anew_only_when_something_has_changed() -> None:
+    def inode() -> int:
+        return Path("r.meta.json").stat().st_ino
+
+    analyze()
+    kept = inode()
+    analyze()
+    assert inode() == kept
+    Path("r.csv").write_bytes(Path("r.csv").read_bytes()[:-1])
+    analyze()
+    assert inode() != kept
+    for change in (("--no-layers",), ()):
+        kept = inode()
+        analyze(*change)
+        assert inode() != kept
+        assert Path("r.layers.csv").exists() == (not change)
+    kept = inode()
+    shutil.move("ckpts/step_0.pt", "ckpts/global_step_0.pt")
+    analyze()
+    assert inode() != kept
+    assert "global_step_0.pt" in Path("r.csv").read_text()
+
+
+def test_weights_are_known_by_content_not_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    analyze()
+    shutil.move("ckpts", "others")
+    Path("ckpts").mkdir()
+    for path in Path("others").iterdir():
+        shutil.move(path, Path("ckpts") / path.name.replace("step", "global_step"))
+    measured = counted(monkeypatch)
+    analyze()
+    assert measured == []
+    assert "global_step_3.pt" in Path("r.csv").read_text()
+    state = torch.load("ckpts/global_step_11.pt", weights_only=True)
+    torch.save({name: value * 2 for name, value in state.items()}, "ckpts/global_step_11.pt")
+    analyze()
+    assert measured == ["global_step_11.pt"]
+
+
+def test_copies_of_one_checkpoint_are_rows_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree("ckpts")
+    Path("ckpts").mkdir()
+    torch.save(nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Tanh(), nn.Linear(4, 10)).state_dict(), "one.pt")
+    for step in (1, 2, 3):
+        shutil.copy("one.pt", f"ckpts/step_{step}.pt")
+    analyze()
+    before, measured = tables(), counted(monkeypatch)
+    analyze()
+    assert measured == []
+    assert tables() == before
+
+
+def test_a_failed_checkpoint_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    good = Path("ckpts/step_3.pt").read_bytes()
+    Path("ckpts/step_3.pt").write_bytes(good[:200])
+    analyze(code=3)
+    Path("ckpts/step_3.pt").write_bytes(good)
+    measured = counted(monkeypatch)
+    analyze()
+    assert measured == ["step_3.pt"]
+    resumed = tables()
+    analyze("--no-resume")
+    assert tables() == resumed
+
+
+CHANGES = {
+    "limit": (("--limit", "9"), "settings.limit was 8 and is 9"),
+    "seed": (("--seed", "1"), "settings.seed was 0 and is 1"),
+    "labels": (("--labels", "labels.csv"), "settings.labels was null"),
+    "precision": (("--dtype", "float64"), "settings.precision was"),
+    "batch size": (("-b", "4"), "batch_size was null and is 4"),
+    "eigenvalues": (("--eigenvalues", "2"), "settings.eigenvalues was 1 and is 2"),
+    "estimator": (("--estimator", "sampled"), "settings.estimator was"),
+    "parameters": (("--exclude", "*.bias"), "settings.exclude was"),
+    "normalisation": (("--normalize", "half"), "settings.normalize was"),
+    "split": (("--split", "test"), "settings.split was"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_another_question_is_not_answered_with_old_numbers(change: str) -> None:
+    """D9: what changes a number is refused, with the word for what changed; --force begins anew."""
+    Path("labels.csv").write_text("index,label\n" + "".join(f"{i},{i % 10}\n" for i in range(1400)))
+    for path in list(Path("ckpts").iterdir())[1:]:
+        path.unlink()
+    analyze()
+    before, (words, said) = tables(), CHANGES[change]
+    told = analyze(*words, code=1)
+    assert "made otherwise" in told
+    assert "--force" in told
+    assert said in told
+    assert tables() == before
+    assert "finished before" not in analyze(*words, "--force")
+    assert tables() != before
+
+
+def test_other_code_or_versions_are_another_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    """D9: the network's own code, and the versions of fisher and torch."""
+    analyze()
+    Path("net.py").write_text(NET + "# changed\n")
+    assert "model_code was" in analyze(code=1)
+    Path("net.py").write_text(NET)
+    with monkeypatch.context() as patch:
+        patch.setattr(fisher_cli.run.sequence, "__version__", "9.9")
+        assert "fisher was" in analyze(code=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "__version__", "9.9")
+        assert "torch was" in analyze(code=1)
+    assert "12 of 12" in analyze()
+
+
+def test_other_data_and_draws_are_another_question() -> None:
+    """D9: the bytes of the data, and words that change a number for some runs only."""
+    for step in range(1, 12):
+        Path(f"ckpts/step_{step}.pt").unlink()
+    draw = np.random.default_rng(0)
+
+    def save(seed: int) -> None:
+        images = draw.integers(0, 256, (6, 8, 8), dtype=np.uint8)
+        np.savez("d.npz", images=images, labels=np.arange(6) % 10 + seed)
+
+    words = ("--data", "d.npz", "--normalize", "none")
+    save(0)
+    analyze(*words)
+    assert "1 of 1" in analyze(*words)
+    assert "settings.samples was 5 and is 7" in analyze(*words, "--samples", "7", code=1)
+    assert "settings.target_error was null and is 0.1" in analyze(*words, "--target-error", "0.1", code=1)
+    save(1)
+    assert "data.identity was" in analyze(*words, code=1)
+
+
+def test_two_writers_of_one_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    analyze()
+    real = fisher_cli.run.sequence.Run.measure
+
+    def measure(
+        self: fisher_cli.run.sequence.Run, file: fisher_cli.run.sequence.CheckpointFile
+    ) -> fisher_cli.run.sequence.Measurement:
+        if file is self.files[0]:
+            said = analyze(code=5)
+            assert f"another process is writing this report (process {os.getpid()} on" in said
+        return real(self, file)
+
+    monkeypatch.setattr(fisher_cli.run.sequence.Run, "measure", measure)
+    analyze("--no-resume")
+
+
+def test_nobody_else_can_begin_while_the_report_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, tried = ReportFiles.write, []
+
+    def write(self: ReportFiles, *arguments: Any) -> None:
+        with pytest.raises(LockedError):
+            open_journal(Path("r.journal"), {})
+        tried.append(self.main.name)
+        real(self, *arguments)
+
+    monkeypatch.setattr(ReportFiles, "write", write)
+    analyze()
+    assert tried == ["r.csv"]

@@ -1,0 +1,120 @@
+"""Many small checkpoints: what of each is held besides measuring it, and how a finished run resumes."""
+
+import json
+import os
+import tracemalloc
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import fisher_cli.run.sequence
+from fisher_cli.results import Measurement
+from fisher_cli.storage.json_codec import decode, encode
+from tests.run.test_resume import NET, analyze, tables
+from tests.storage.test_journal import in_child
+
+# Bytes of Python that finished rows may hold: whatever their number, and each; below 150 MiB for ten thousand.
+HELD, HELD_EACH = 8 * 2**20, 14 * 2**10
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
+
+def checkpoints(count: int) -> None:
+    Path("net.py").write_text(NET)
+    Path("ckpts").mkdir()
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Tanh(), nn.Linear(4, 10))
+    for step in range(count):
+        torch.save(network.state_dict(), f"ckpts/step_{step}.pt")
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter += 0.01 * torch.randn_like(parameter)
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+class Watched:
+    """Measures every `stride`-th checkpoint and says of the others what it found last, and looks on meanwhile."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, stride: int) -> None:
+        self.held: list[int] = []
+        self.open: list[int] = []
+        self._last: Measurement | None = None
+        self._stride = stride
+        real = fisher_cli.run.sequence.Run.measure
+
+        def measure(run: fisher_cli.run.sequence.Run, file: fisher_cli.run.sequence.CheckpointFile) -> Measurement:
+            if len(self.held) == 100:
+                tracemalloc.start()
+            self.held.append(tracemalloc.get_traced_memory()[0])
+            self.open.append(descriptors())
+            if self._last is None or len(self.held) % self._stride == 0:
+                self._last = real(run, file)
+            return _of_its_own(replace(self._last, checkpoint=file.name, sha256=file.sha256, step=file.step))
+
+        patch.setattr(fisher_cli.run.sequence.Run, "measure", measure)
+
+
+def _of_its_own(found: Measurement) -> Measurement:
+    """The same with objects of its own, as every measurement has."""
+    return replace(
+        decode(Measurement, json.loads(json.dumps(encode(replace(found, ledger=None))))), ledger=found.ledger
+    )
+
+
+def load(count: int, stride: int) -> str:
+    """What was found, in words."""
+    checkpoints(count)
+
+    def first(patch: Any = pytest.MonkeyPatch) -> None:
+        watched = Watched(patch(), stride)
+        said = analyze()
+        found = {"held": watched.held[-1], "open": [min(watched.open), max(watched.open)], "said": len(said)}
+        Path("found.json").write_text(json.dumps(found))
+
+    def again(patch: Any = pytest.MonkeyPatch) -> None:
+        watched = Watched(patch(), stride)
+        said = analyze()
+        Path("again.json").write_text(json.dumps({"measured": len(watched.held), "said": said}))
+
+    assert in_child(first) == 0
+    found, before = json.loads(Path("found.json").read_text()), tables()
+    assert in_child(again) == 0
+    resumed = json.loads(Path("again.json").read_text())
+    assert f"{count} of {count} checkpoints were finished before and are kept" in resumed["said"]
+    assert resumed["measured"] == 0
+    assert tables() == before
+    each = found["held"] / (count - 101)
+    assert found["held"] <= HELD + HELD_EACH * count
+    assert found["open"][0] == found["open"][1]
+    assert found["said"] < 500 * count
+    return (
+        f"{count} checkpoints: {each:,.0f} bytes held of each at the last one, {found['open'][0]} files open, "
+        f"{found['said']} bytes said"
+    )
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_two_thousand_checkpoints(record_property: Callable[[str, object], None]) -> None:
+    """L1, a fifth."""
+    record_property("L1", load(2000, 500))
+
+
+@pytest.mark.long
+def test_ten_thousand_checkpoints(record_property: Callable[[str, object], None]) -> None:
+    """L1: every five hundredth is measured in earnest; what is counted is all that comes besides."""
+    record_property("L1", load(10_000, 500))
