@@ -38,8 +38,7 @@ from benchmarks.harness import (
 from benchmarks.methods import FORWARD, METHODS, Answer, Method, autograd_loop
 from benchmarks.networks import CLASSES, Case, Setting, case_named, cifar_resnet18
 from fisher_cli.curvature.problem.problem import TensorData, pose
-from fisher_cli.curvature.torch_backend.backend_flags import full_precision, tf32_products
-from fisher_cli.curvature.torch_backend.determinism import make_deterministic
+from fisher_cli.curvature.torch_backend.backend_flags import full_precision, make_deterministic, tf32_products
 from fisher_cli.curvature.traces.traces import sweep
 
 Made = TypeVar("Made")

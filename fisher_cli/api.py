@@ -13,14 +13,13 @@ from fisher_cli.curvature.problem.problem import TensorData
 from fisher_cli.curvature.torch_backend.network_state import given_back
 from fisher_cli.errors import DataError, UsageError
 from fisher_cli.inputs.data.datasets import check_limit, selected
-from fisher_cli.presets import PRESETS, settings_of
 from fisher_cli.run.analysis import Analysis
 from fisher_cli.run.device import choose_device
 from fisher_cli.run.measurement import measure
 from fisher_cli.run.normalization import with_chosen_normalization
 from fisher_cli.run.previous_row import Trail
 from fisher_cli.run.sequence import Run, load_data, resident
-from fisher_cli.settings import ComparisonSettings, Resources, Settings
+from fisher_cli.settings import PRESETS, ComparisonSettings, Resources, Settings, settings_of
 
 
 def analyze(
@@ -45,7 +44,7 @@ def analyze(
         device: auto, cpu, cuda or cuda:N.
         data_dir: where named datasets lie.
         download: whether a missing dataset may be downloaded.
-        preset: settings of a published paper, by a name of `fisher_cli.presets.PRESETS`; those given here win.
+        preset: settings of a published paper, by a name of `fisher_cli.settings.PRESETS`; those given here win.
         **settings: the fields of `Settings`, such as `limit=None`, `eigenvalues=10`, `model="resnet18"`.
 
     Returns:

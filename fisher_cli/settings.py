@@ -3,13 +3,91 @@
 import difflib
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
-from fisher_cli.shards import Shard
+from fisher_cli.errors import UsageError
 from fisher_cli.text import digest
+
+_FORM: Final = re.compile(r"([0-9]{1,9})/([0-9]{1,9})", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Share `index`, counted from 1, of `of` shares."""
+
+    index: int
+    of: int
+
+    @classmethod
+    def read(cls, text: str | None) -> "Shard | None":
+        """The shard that the option's text says, None without a text.
+
+        Raises:
+            UsageError: it says none.
+        """
+        if text is None:
+            return None
+        found = _FORM.fullmatch(text)
+        index, of = map(int, found.groups()) if found else (0, 0)
+        if not found:
+            msg = f"--shard {text}: type the share's number and how many there are, as in --shard 1/3"
+            raise UsageError(msg)
+        last = max(of, 1)
+        if not 1 <= index <= of:
+            msg = f"--shard {text}: shares are counted from 1: type --shard 1/{last} to {last}/{last}"
+            raise UsageError(msg)
+        return cls(index, of)
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.of}"
+
+    def share(self, count: int) -> range:
+        """Which of so many checkpoints, in order of training; the shares differ by at most one checkpoint."""
+        return range(count * (self.index - 1) // self.of, count * self.index // self.of)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a report of a shard is a part of: a run over so many checkpoints, with the digest of their sequence."""
+
+    shard: Shard
+    checkpoints: int
+    sequence: str
+
+    @classmethod
+    def of(cls, shard: Shard, files: Iterable[tuple[str, str | None]]) -> "Part":
+        """The part that a shard is of the files with these names and content hashes, in order of training."""
+        listed = list(files)
+        return cls(shard, len(listed), digest(json.dumps(listed).encode()))
+
+    @classmethod
+    def recorded(cls, value: Any) -> "Part":
+        """The part that a record says.
+
+        Raises:
+            ValueError: it says none.
+        """
+        try:
+            shard = Shard.read(value["shard"])
+            found = None if shard is None else cls(shard, int(value["checkpoints"]), str(value["sequence"]))
+        except (KeyError, TypeError, UsageError) as error:
+            raise ValueError(str(value)) from error
+        if found is None:
+            raise ValueError(str(value))
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the record."""
+        return {"shard": str(self.shard), "checkpoints": self.checkpoints, "sequence": self.sequence}
+
+    @property
+    def share(self) -> range:
+        """Which of the whole run's rows are this part's."""
+        return self.shard.share(self.checkpoints)
 
 
 class Estimator(StrEnum):
@@ -303,3 +381,81 @@ class Resources:
         """The resources as plain JSON values, in declaration order."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return values | {"shard": None if self.shard is None else str(self.shard), "devices": list(self.devices)}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The settings that a paper's definition takes, other than ours, what it is about in one line, and its source."""
+
+    settings: Mapping[str, Any]
+    about: str
+    source: str
+
+
+PRESETS: Final[Mapping[str, Preset]] = {
+    "ye2022": Preset(
+        {
+            "estimator": Estimator.SAMPLED,
+            "samples": 5,
+            "limit": 1000,
+            "weights_only": True,
+            "eigenvalues": 0,
+        },
+        "tr F of linear and convolutional weights inside their pruning masks, 5 sampled labels, 1000 training examples",
+        "Ye, Wang, Ding and Chen 2022, The Price of Sparsity (SNN workshop)",
+    ),
+    "achille2019": Preset(
+        {"estimator": Estimator.EXACT, "limit": None, "eigenvalues": 0},
+        "tr F over all training examples, exact over the model's labels; each layer's share of it in the layer table",
+        "Achille, Rovere and Soatto 2019 (arXiv:1711.08856)",
+    ),
+    "kunstner2019": Preset(
+        {"estimator": Estimator.EXACT, "limit": None, "precision": Precision.FLOAT64},
+        "the exact Fisher against the uncentred empirical Fisher, both means over all examples, in float64",
+        "Kunstner, Hennig and Balles 2019 (arXiv:1905.12558)",
+    ),
+    "task2vec": Preset(
+        {
+            "estimator": Estimator.EXACT,
+            "weights_only": True,
+            "without_head": True,
+            "task2vec": True,
+            "eigenvalues": 0,
+        },
+        "the mean of the Fisher's diagonal over each filter, without the head, as NAME.task2vec beside the report",
+        "Achille et al. 2019 (arXiv:1902.03545)",
+    ),
+    "mccandlish2018": Preset(
+        {"limit": None, "eigenvalues": 0},
+        "the gradient noise scale B_simple = tr Σ/|G|², unbiased from per-example gradients, in column noise_scale",
+        "McCandlish et al. 2018 (arXiv:1812.06162)",
+    ),
+    "jastrzebski2021": Preset(
+        {"estimator": Estimator.SAMPLED, "samples": 1, "eigenvalues": 0},
+        "tr F by one sampled label per example; their Fisher penalty on batches of B is tr F/B in expectation",
+        "Jastrzębski et al. 2021 (arXiv:2012.14193)",
+    ),
+}
+
+
+def settings_of(preset: str | None = None, given: Mapping[str, Any] | None = None, **defaults: Any) -> Settings:
+    """The settings of a preset; what was `given` wins over it, and it over `defaults`.
+
+    Raises:
+        UsageError: there is no such preset.
+        TypeError: there is no setting of one of the names.
+    """
+    if preset is None:
+        return Settings.of(**{**defaults, **(given or {})})
+    if preset not in PRESETS:
+        near = difflib.get_close_matches(preset.lower(), PRESETS, n=1)
+        guess = f"did you mean {near[0]}? " if near else ""
+        msg = f"--preset {preset!r}: unknown; {guess}there are {', '.join(PRESETS)}"
+        raise UsageError(msg)
+    return Settings.of(**{**defaults, **PRESETS[preset].settings, **(given or {}), "preset": preset})
+
+
+def listing() -> list[str]:
+    """One line per preset."""
+    width = max(map(len, PRESETS))
+    return [f"{name:<{width}}  {preset.about}: {preset.source}" for name, preset in PRESETS.items()]

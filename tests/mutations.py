@@ -236,7 +236,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("gradients pulled back together whatever torch has wrong", WRONG_VECTORISATION,
          "refuse_wrong_vectorisation(edge.node for edge in edges)\n", "\n"),
     ],
-    "torch_backend.convolution_gradients": [
+    "torch_backend.convolutions": [
         ("kernel not turned around", TRANSPOSE,
          "range(seen[-1], -1, -(stride // apart))", "range(seen[0], seen[-1] + 1, stride // apart)"),
         ("dilation forgotten between taps", TRANSPOSE, "seen else 0\n", "seen else 0\n        dilation = apart\n"),
@@ -400,7 +400,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("coupling looked for in the first example alone", "tests/curvature/problem/test_batch_independence.py",
          "(differences > SUSPICIOUS[problem.dtype])", "(differences > 1e9)"),
     ],
-    "traces.consistency": [
+    "traces.coverage_ledger": [
         ("layers not added up", LEDGER,
          "if not _agree(layers, total):", "if not _agree(total, total):"),
         ("terms of the examples summed and not averaged", LEDGER,
@@ -507,7 +507,7 @@ _PLACES = {
         "traces.deflation",
         "traces.traces",
         "traces.gradient_statistics",
-        "traces.consistency",
+        "traces.coverage_ledger",
     ),
     "eigenvalues": (
         *("products.fisher_products", "products.jvp", "torch_backend.transposable_layers", "spectra.spectral_summary"),

@@ -25,7 +25,7 @@ from fisher_cli.errors import CheckpointError, DataError, NumericalError, UsageE
 from fisher_cli.inputs.checkpoints.checkpoints import CheckpointFile
 from fisher_cli.parallel.launch import launched
 from fisher_cli.parallel.ranks import Ranks, joined
-from fisher_cli.run.rank_consistency import refuse_other_files
+from fisher_cli.run.sequence import refuse_other_files
 from tests.cases import CASES
 from tests.shared_gradient_runs import SHARED_GRADIENT_TASKS, as_large
 

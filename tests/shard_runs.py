@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import fisher_cli.run.sequence
 from fisher_cli.cli.app import app
-from fisher_cli.storage.self_hash import SEAL
+from fisher_cli.storage.checksums import SEAL
 from tests.run.test_resume import NET
 
 QUICK = ("--limit", "8", "--eigenvalues", "1", "--model", "./net.py:make")

@@ -12,12 +12,12 @@ import fisher_cli.run.measurement as measuring
 from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
 from fisher_cli.curvature.problem.process_group import World
 from fisher_cli.curvature.torch_backend import malloc
+from fisher_cli.curvature.torch_backend.machine_memory import growth
 from fisher_cli.curvature.traces.gradient_statistics import gradient, projections
 from fisher_cli.curvature.traces.mean_gradient import SharedMeanGradient
 from fisher_cli.curvature.traces.traces import Sweep, sweep
 from fisher_cli.errors import NumericalError, RanksError
 from fisher_cli.parallel import ranks
-from fisher_cli.run.forecast.memory_growth import growth
 from fisher_cli.settings import Settings
 from tests.cases import CASES, mlp
 

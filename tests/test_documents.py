@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from fisher_cli.cli.app import app
-from fisher_cli.tables.column_lookup import KNOWN
+from fisher_cli.tables.columns import KNOWN
 from tests.documents import ROOT, blocks, check_shown, furnish, run
 
 DOCUMENTS = sorted((ROOT / "docs").glob("*.md"))

@@ -17,7 +17,7 @@ from PIL import Image
 from torchvision import datasets
 from torchvision.datasets import inaturalist
 
-from fisher_cli.inputs.data.torchvision_table import CELEBA_ATTRIBUTES
+from fisher_cli.inputs.data.torchvision_datasets import CELEBA_ATTRIBUTES
 from tests.data_files import random_images, save_image, write_cifar, write_idx, write_mnist
 
 Patch = pytest.MonkeyPatch

@@ -9,9 +9,19 @@ import typer
 from fisher_cli.cli import long_output, options
 from fisher_cli.cli.destinations import destinations
 from fisher_cli.cli.dry_run import foretell
-from fisher_cli.cli.number_arguments import count, positive_number
 from fisher_cli.cli.run_command import Report, go_through
-from fisher_cli.cli.shared_options import DATA, ESTIMATOR, MODEL, NETWORK, RUNNING, SAMPLING, SEED, asks
+from fisher_cli.cli.shared_options import (
+    DATA,
+    ESTIMATOR,
+    MODEL,
+    NETWORK,
+    RUNNING,
+    SAMPLING,
+    SEED,
+    asks,
+    count,
+    positive_number,
+)
 from fisher_cli.settings import ComparisonSettings, Resources, Settings
 from fisher_cli.storage.formats import Format
 from fisher_cli.tables.dialects import Dialect

@@ -108,7 +108,7 @@ class _Survey:
         return sum(not row.error for row in self.rows)
 
     def __iter__(self) -> Iterator["Inspection"]:
-        from fisher_cli.inputs.networks.inspection import inspect as inspect_file
+        from fisher_cli.inputs.networks.networks import inspect as inspect_file
 
         for file in self.files:
             row = inspect_file(file, self._networks, self._reading)

@@ -63,7 +63,7 @@ def plot(
     """  # noqa: DOC501 - this text is the command's help
     check_single(output, (".svg", ".pdf", ".png"), b"made by fisher plot", force=force)
 
-    from fisher_cli.reports.chart_registry import draw
+    from fisher_cli.reports.charts import draw
     from fisher_cli.reports.console import Console
     from fisher_cli.reports.drawing import picture
     from fisher_cli.reports.reported_run import read_run

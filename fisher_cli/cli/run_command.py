@@ -1,16 +1,16 @@
 """Going through a sequence of checkpoints: rows as they come, files at the end, the exit code."""
 
 import contextlib
+import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fisher_cli.cli.destinations import ROWS_AS_THEY_COME, exit_code, why_nothing
-from fisher_cli.cli.first_row import FirstRow
 from fisher_cli.cli.long_tables import LongTable, Opened, open_rows
-from fisher_cli.cli.up_to_date import made_of
 from fisher_cli.errors import UsageError
 from fisher_cli.parallel.launch import launched
 from fisher_cli.settings import Resources, Settings
@@ -18,6 +18,7 @@ from fisher_cli.storage.atomic_write import Prepared
 from fisher_cli.storage.formats import Format, inside_parquet, render
 from fisher_cli.storage.journal import Journal, journal_folder, open_journal
 from fisher_cli.storage.report_files import Metadata, ReportFiles, table_path
+from fisher_cli.text import digest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +29,49 @@ if TYPE_CHECKING:
     from fisher_cli.results import Measurement
     from fisher_cli.run.analysis import Analysis
     from fisher_cli.run.sequence import Run
+
+
+class FirstRow:
+    """Says each thing once."""
+
+    def __init__(self, console: "Console", ranks: int) -> None:
+        self._console, self._ranks, self._waits = console, ranks, True
+        self._has_said_rounding = False
+
+    def take(self, measurement: "Measurement") -> None:
+        """Say what this row is the first to tell."""
+        if self._waits:
+            self._say_who_idles(measurement)
+        self._waits = False
+        if measurement.rounding is not None and not self._has_said_rounding:
+            self._has_said_rounding = True
+            self._console.message(measurement.rounding.sentence())
+
+    def _say_who_idles(self, measurement: "Measurement") -> None:
+        """Ranks share whole batches, so that results do not depend on their number; there may be fewer than ranks."""
+        ranks, at_once, examples = self._ranks, measurement.batch_size, measurement.examples
+        if at_once is None or examples is None or ranks <= 1 or (batches := -(-examples // at_once)) >= ranks:
+            return
+        self._console.message(
+            f"{ranks} ranks and {batches} batches of up to {at_once} examples: the other ranks have nothing to do; "
+            f"-b {max(1, examples // (4 * ranks))} gives work to all"
+        )
+
+
+# The command under way and all its words as they were understood, defaults included.
+WORDS: ContextVar[str] = ContextVar("WORDS", default="")
+
+
+def made_of(run: "Run", journal: Journal, files: ReportFiles) -> str:
+    """SHA-256 of all that the bytes of a report follow from.
+
+    That are the question and the rows, which the journal holds; the checkpoints in their order, under their names and
+    with their places in training; which tables there are, in what form; and the words of the command.
+    """
+    places = [[file.name, file.sha256, file.step, file.epoch, file.copies] for file in run.files]
+    tables = replace(files, inputs=(), force=False)
+    text = json.dumps([run.question, journal.sha256(), places, repr(tables), WORDS.get()])
+    return digest(text.encode())
 
 
 # Exit code of a run that finished, and in which something that was checked fails.

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,12 +11,79 @@ from typing import Any
 import typer
 
 from fisher_cli.cli import options
-from fisher_cli.cli.number_arguments import count, positive, positive_number, precision
+from fisher_cli.cli.run_command import WORDS
 from fisher_cli.cli.sharing import read_devices
-from fisher_cli.cli.up_to_date import WORDS
-from fisher_cli.presets import PRESETS, listing, settings_of
-from fisher_cli.settings import Activations, Estimator, LikelihoodName, Resources, Settings
-from fisher_cli.shards import Shard
+from fisher_cli.errors import UsageError
+from fisher_cli.settings import (
+    PRESETS,
+    Activations,
+    Estimator,
+    LikelihoodName,
+    Precision,
+    Resources,
+    Settings,
+    Shard,
+    listing,
+    read_precision,
+    settings_of,
+)
+
+
+def positive(text: str, option: str, word: str) -> int | None:
+    """The number that an option's text says, None for its word.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if text == word:
+        return None
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        msg = f"{option} {text}: type a positive whole number, or {word}"
+        raise UsageError(msg)
+    return int(text)
+
+
+def count(number: int, option: str) -> int:
+    """The number of an option that may be zero.
+
+    Raises:
+        UsageError: it is negative.
+    """
+    if number < 0:
+        msg = f"{option} {number}: type a positive whole number, or 0 for none"
+        raise UsageError(msg)
+    return number
+
+
+def positive_number(text: str | None, option: str, example: str) -> float | None:
+    """The positive number that an option's text says, None without a text.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        msg = f"{option} {text}: type a positive number, such as {example}"
+        raise UsageError(msg)
+    return value
+
+
+def precision(name: str) -> Precision:
+    """The precision of this name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    try:
+        return read_precision(name)
+    except ValueError as error:
+        msg = f"--dtype {error}; type float32, float64, bfloat16 or tf32"
+        raise UsageError(msg) from error
 
 
 def _text(value: object) -> str | None:

@@ -9,9 +9,19 @@ import typer
 from fisher_cli.cli import options
 from fisher_cli.cli.destinations import destinations
 from fisher_cli.cli.dry_run import foretell
-from fisher_cli.cli.number_arguments import positive_number
 from fisher_cli.cli.run_command import Report, go_through
-from fisher_cli.cli.shared_options import DATA, ESTIMATOR, MODEL, NETWORK, PRESET, RUNNING, SEED, SHARING, asks
+from fisher_cli.cli.shared_options import (
+    DATA,
+    ESTIMATOR,
+    MODEL,
+    NETWORK,
+    PRESET,
+    RUNNING,
+    SEED,
+    SHARING,
+    asks,
+    positive_number,
+)
 from fisher_cli.cli.sharing import check_sharing
 from fisher_cli.settings import MatrixName, Resources, Settings, SpectrumMethod, SpectrumSettings
 from fisher_cli.storage.formats import Format

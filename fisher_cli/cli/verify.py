@@ -8,10 +8,9 @@ import typer
 
 from fisher_cli.cli import options
 from fisher_cli.cli.destinations import destinations
-from fisher_cli.cli.number_arguments import positive
-from fisher_cli.cli.number_arguments import precision as read_precision
 from fisher_cli.cli.run_command import Report, go_through
-from fisher_cli.cli.shared_options import DATA, MODEL, NETWORK, RUNNING, SEED, asks, without
+from fisher_cli.cli.shared_options import DATA, MODEL, NETWORK, RUNNING, SEED, asks, positive, without
+from fisher_cli.cli.shared_options import precision as read_precision
 from fisher_cli.results import Outcome
 from fisher_cli.settings import Resources, Settings
 from fisher_cli.storage.formats import Format
@@ -56,8 +55,7 @@ def verify(
 
 def _lines(dialect: Dialect, measurement: "Measurement", order: int, form: Format) -> str:
     """One checkpoint's rows as they are streamed, with the header before the first."""
-    from fisher_cli.tables.build import rows_text
-    from fisher_cli.tables.identity_tables import identity_table
+    from fisher_cli.tables.build import identity_table, rows_text
 
     table = identity_table([measurement], order)
     return rows_text(table, form, dialect, order == 0)
@@ -65,7 +63,7 @@ def _lines(dialect: Dialect, measurement: "Measurement", order: int, form: Forma
 
 def _tables(analysis: "Analysis") -> tuple["pd.DataFrame", "pd.DataFrame | None"]:
     """The table of identities, and that of KL over its expansion."""
-    from fisher_cli.tables.identity_tables import expansion_table
+    from fisher_cli.tables.build import expansion_table
 
     return analysis.identities, expansion_table(analysis.measurements)
 

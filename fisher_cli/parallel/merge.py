@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from fisher_cli.errors import OutputError
-from fisher_cli.inputs.checkpoints.inspection_store import inherit
+from fisher_cli.inputs.checkpoints.inspection_cache import inherit
 from fisher_cli.parallel.shard_reports import OF_THE_PART, PartReport, main_tables, read_part, tables_beside, whole_run
 from fisher_cli.results import Measurement, Status
 from fisher_cli.storage.atomic_write import Prepared

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from fisher_cli.errors import OutputError, RecordError
-from fisher_cli.shards import Part
+from fisher_cli.settings import Part
+from fisher_cli.storage.checksums import SEAL
 from fisher_cli.storage.integrity import check_report
 from fisher_cli.storage.journal import Key, Record, changes, journal_folder, read_records
 from fisher_cli.storage.readers import read_table
 from fisher_cli.storage.report_files import record_path, stem_of, table_path
-from fisher_cli.storage.self_hash import SEAL
 from fisher_cli.text import one_line
 
 if TYPE_CHECKING:

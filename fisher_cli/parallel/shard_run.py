@@ -9,8 +9,7 @@ from fisher_cli.inputs.checkpoints.checkpoints import CheckpointFile
 from fisher_cli.results import Measurement, Status
 from fisher_cli.run.measurement import Observer
 from fisher_cli.run.sequence import Run
-from fisher_cli.settings import Resources, Settings
-from fisher_cli.shards import Part
+from fisher_cli.settings import Part, Resources, Settings
 
 
 class SharedRun(Run):

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from fisher_cli.reports.headings import place
+from fisher_cli.reports.layout import place
 from fisher_cli.reports.numbers import finite, number_text, unbroken
 from fisher_cli.results import Estimate, Measurement
 

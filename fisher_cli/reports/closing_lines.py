@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from fisher_cli.reports.headings import place
-from fisher_cli.reports.layout import shorten, wrapped
+from fisher_cli.reports.layout import place, shorten, wrapped
 from fisher_cli.reports.numbers import finite, number_text, unbroken
 from fisher_cli.reports.trend import trace_sentence
 from fisher_cli.results import (

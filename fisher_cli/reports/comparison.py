@@ -7,8 +7,19 @@ from rich.table import Table
 from rich.text import Text
 
 from fisher_cli.reports.closing_lines import ending, of_comparison
-from fisher_cli.reports.headings import estimator_of, place, title
-from fisher_cli.reports.layout import Column, empty_table, fitting, left_out, remarks, shorten, total_width, wrapped
+from fisher_cli.reports.layout import (
+    Column,
+    empty_table,
+    estimator_of,
+    fitting,
+    left_out,
+    place,
+    remarks,
+    shorten,
+    title,
+    total_width,
+    wrapped,
+)
 from fisher_cli.reports.numbers import Number, finite, number_text, number_texts
 from fisher_cli.results import AgainstNull, Comparison, Estimate, Finding, Interval, LayerComparison, Measurement
 from fisher_cli.text import one_line

@@ -9,8 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from fisher_cli.reports.headings import place, title
-from fisher_cli.reports.layout import Column, empty_table, remarks, total_width, wrapped
+from fisher_cli.reports.layout import Column, empty_table, place, remarks, title, total_width, wrapped
 from fisher_cli.results import ExpansionStep, Identity, Measurement, Outcome, Verification
 from fisher_cli.text import one_line
 

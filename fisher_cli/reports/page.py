@@ -10,7 +10,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from fisher_cli.reports.chart_registry import NAMES, draw
+from fisher_cli.reports.charts import NAMES, draw
 from fisher_cli.reports.drawing import PAGE_TEXT, Chart, inline_svg
 from fisher_cli.reports.numbers import finite
 from fisher_cli.reports.reported_run import ReportedRun, last_examples, numbers

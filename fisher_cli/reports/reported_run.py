@@ -13,9 +13,8 @@ from fisher_cli.errors import FisherError, OutputError
 from fisher_cli.results import Estimate, Measurement, Status, Trace
 from fisher_cli.storage.formats import SCHEMA_VERSION, TOOL, is_newer
 from fisher_cli.storage.journal import journal_folder, read_records
-from fisher_cli.storage.readers import read_table
+from fisher_cli.storage.readers import read_table, sheet_names
 from fisher_cli.storage.report_files import record_path, table_path
-from fisher_cli.storage.workbook_reading import sheet_names
 from fisher_cli.text import digest, one_line
 
 if TYPE_CHECKING:

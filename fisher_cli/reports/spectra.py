@@ -8,14 +8,15 @@ from rich.text import Text
 
 from fisher_cli.reports import histogram
 from fisher_cli.reports.closing_lines import ending, of_spectra
-from fisher_cli.reports.headings import place, title
 from fisher_cli.reports.layout import (
     Column,
     empty_table,
     fitting,
     left_out,
+    place,
     remarks,
     shorten,
+    title,
     width_with_name,
     wrapped,
 )

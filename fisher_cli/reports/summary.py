@@ -8,15 +8,16 @@ from rich.text import Text
 
 from fisher_cli.reports.accuracy_note import against_chance
 from fisher_cli.reports.closing_lines import ending, of_run
-from fisher_cli.reports.headings import estimator_of, title
 from fisher_cli.reports.layout import (
     STATUS_STYLES,
     Column,
     empty_table,
+    estimator_of,
     fitting,
     left_out,
     remarks,
     shorten,
+    title,
     width_with_name,
     wrapped,
 )

@@ -1,6 +1,7 @@
 """What is known about one checkpoint: a row of a report."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from fisher_cli.results.comparisons import Comparison
 from fisher_cli.results.coverage import Check, Ledger, Rounding
@@ -8,8 +9,24 @@ from fisher_cli.results.examples import ExampleSummary, PerExample
 from fisher_cli.results.identities import Verification
 from fisher_cli.results.movement import Movement
 from fisher_cli.results.spectra import Eigenvalues, Spectrum
-from fisher_cli.results.statuses import Status, WeightsKind
 from fisher_cli.results.traces import FilterMeans, Gradient, Predictions, Trace
+
+
+class Status(StrEnum):
+    """How a checkpoint's row ended."""
+
+    OK = "ok"
+    NOT_CONVERGED = "not-converged"  # some eigenvalue's residual stayed above the tolerance; its value is kept
+    REJECTED = "rejected"  # the file could not be used
+    FAILED = "failed"  # the computation broke
+
+
+class WeightsKind(StrEnum):
+    """Which of the weights in a checkpoint were analysed."""
+
+    RAW = "raw"
+    EMA = "ema"
+    AVERAGED = "averaged"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,7 @@ import torch
 from fisher_cli import __version__
 from fisher_cli.curvature.torch_backend import machine_memory
 from fisher_cli.results import Ledger, Measurement, Status
-from fisher_cli.settings import Precision, Resources, Settings
-from fisher_cli.shards import Part
+from fisher_cli.settings import Part, Precision, Resources, Settings
 from fisher_cli.storage.metadata import examples_record, ledger_record, parameterisation, spectrum_record
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ class Analysis:
     @cached_property
     def identities(self) -> "pd.DataFrame":
         """One row per checkpoint and identity, where `verify` was asked for."""
-        from fisher_cli.tables.identity_tables import identity_table
+        from fisher_cli.tables.build import identity_table
 
         return identity_table(self.measurements)
 
@@ -109,7 +108,7 @@ class Analysis:
         """One row per checkpoint, weight tensor and filter, where it was asked for."""
         from fisher_cli.tables.build import make_table
         from fisher_cli.tables.columns import TASK2VEC_COLUMNS
-        from fisher_cli.tables.example_rows import task2vec_rows
+        from fisher_cli.tables.rows import task2vec_rows
 
         first = self.first_order
         rows = [row for i, each in enumerate(self.measurements) for row in task2vec_rows(each, first + i)]

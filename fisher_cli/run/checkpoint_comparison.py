@@ -33,8 +33,8 @@ from fisher_cli.run.measurement import posed
 from fisher_cli.run.option_checks import refuse_rounded
 from fisher_cli.run.sequence import Run
 from fisher_cli.settings import Resources, Settings
-from fisher_cli.tables.comparison_columns import CHECKPOINT_COMPARISON_COLUMNS, LAYER_STEP_COLUMNS
-from fisher_cli.tables.comparison_rows import checkpoint_comparison_row, layer_step_rows
+from fisher_cli.tables.columns import CHECKPOINT_COMPARISON_COLUMNS, LAYER_STEP_COLUMNS
+from fisher_cli.tables.rows import checkpoint_comparison_row, layer_step_rows
 
 if TYPE_CHECKING:
     import pandas as pd

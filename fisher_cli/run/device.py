@@ -2,7 +2,7 @@
 
 import torch
 
-from fisher_cli.curvature.torch_backend.determinism import make_deterministic
+from fisher_cli.curvature.torch_backend.backend_flags import make_deterministic
 from fisher_cli.errors import UsageError
 
 

@@ -1,7 +1,9 @@
 """One network on one dataset: everything the settings ask for, as one Measurement."""
 
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -9,31 +11,122 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from fisher_cli.curvature.comparison.true_and_empirical import Inquiry, compare
+from fisher_cli.curvature.identities.suite import verify
 from fisher_cli.curvature.problem.batch_independence import differing_examples, refuse_coupling
 from fisher_cli.curvature.problem.batch_norm_statistics import discrepancies, recalibrate, recalibration, remark
 from fisher_cli.curvature.problem.problem import Data, Problem, pose
 from fisher_cli.curvature.problem.process_group import ALONE, World
-from fisher_cli.curvature.spectra.eigensystems import Matrix, matrices
-from fisher_cli.curvature.spectra.request import Question
+from fisher_cli.curvature.spectra.eigensystems import Matrix, Question, matrices
 from fisher_cli.curvature.spectra.spectrum import spectrum
-from fisher_cli.curvature.torch_backend.backend_flags import steady_arithmetic, tf32_products
-from fisher_cli.curvature.torch_backend.determinism import without_determinism
+from fisher_cli.curvature.torch_backend.backend_flags import steady_arithmetic, tf32_products, without_determinism
 from fisher_cli.curvature.torch_backend.gradient_hooks import with_gradient_hooks, without_gradient_hooks
 from fisher_cli.curvature.torch_backend.out_of_memory import is_out_of_memory, release_memory
-from fisher_cli.curvature.traces import stated_errors
+from fisher_cli.curvature.traces import traces
+from fisher_cli.curvature.traces.diagonal import task2vec
 from fisher_cli.curvature.traces.gradient_statistics import gradient
 from fisher_cli.curvature.traces.reduced_precision import round_network
-from fisher_cli.curvature.traces.task2vec import task2vec
 from fisher_cli.curvature.traces.traces import Sweep, sweep
 from fisher_cli.errors import DataError, OutOfMemoryError
-from fisher_cli.results import Check, Ledger, Measurement, Rounding, Spectrum, Status
-from fisher_cli.run.comparing import with_comparison
+from fisher_cli.results import Check, Eigenvalues, Ledger, Measurement, Rounding, Spectrum, Status
 from fisher_cli.run.option_checks import refuse_recomputed, refuse_rounded, refuse_tf32_on
 from fisher_cli.run.parameters import recomputing, select_parameters, without_head
 from fisher_cli.run.previous_row import Trail
-from fisher_cli.run.stage_timer import Clock
-from fisher_cli.run.verification import verified
-from fisher_cli.settings import Activations, MatrixName, Precision, Settings, SpectrumMethod
+from fisher_cli.settings import Activations, ComparisonSettings, MatrixName, Precision, Settings, SpectrumMethod
+
+
+class Clock:
+    """Seconds by stage; a stage inside another is taken out of it, so that all add up to the whole."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._inside = 0.0
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Count what is inside to the stage."""
+        start, before, self._inside = time.perf_counter(), self._inside, 0.0
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - start
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent - self._inside
+            self._inside = before + spent
+
+
+def verified(
+    problem: Problem,
+    settings: Settings,
+    advance: Callable[[str, float], None],
+    timed: Callable[[str], AbstractContextManager[None]],
+) -> Measurement:
+    """All identities that apply, each with both sides and its verdict; `checkpoint` is left empty."""
+    chosen = settings.include != ("*",) or settings.exclude or settings.weights_only or settings.without_head
+    notes = list[str]()
+    if settings.recalibrate_bn:
+        with timed("normalization"):
+            notes.append(recalibration(recalibrate(problem), problem.examples))
+    with timed("identities"):
+        found = verify(problem, everything=not chosen, seed=settings.seed, advance=advance)
+    return Measurement(
+        checkpoint="",
+        status=Status.OK,
+        parameters=problem.size,
+        examples=problem.examples,
+        classes=problem.outputs,
+        batch_size=problem.batch_size,
+        notes=tuple(notes),
+        verification=found,
+    )
+
+
+# A natural gradient's residual above this has not converged; two digits of a cosine are still right.
+LARGEST_RESIDUAL = 1e-2
+
+
+def with_comparison(
+    measurement: Measurement,
+    swept: Sweep,
+    settings: Settings,
+    advance: Callable[[str, float], None],
+    timed: Callable[[str], AbstractContextManager[None]],
+) -> Measurement:
+    """The measurement with F̂ against F, and the leading eigenvalues of both, from the sweep's examples and traces."""
+    asked = settings.comparison or ComparisonSettings()
+    inquiry = Inquiry(
+        max(1, settings.eigenvalues), asked.damping, asked.draws, settings.eigenvalue_tolerance, settings.seed
+    )
+    with timed("comparison"):
+        comparison, (true, empirical) = compare(swept, inquiry, advance=advance)
+    problems = [
+        f"eigenvalues of the {name} Fisher did not reach the tolerance in {found.products} products"
+        for name, found in (("true", true), ("empirical", empirical))
+        if not found.converged
+    ]
+    if comparison.residual > LARGEST_RESIDUAL:
+        text = f"natural gradients have a relative residual of {comparison.residual:.2g}: give a larger --damping"
+        problems.append(text)
+    notes = [*measurement.notes, *_remarks(comparison.method, comparison.draws, asked.draws, true, empirical)]
+    return replace(
+        measurement,
+        comparison=comparison,
+        eigenvalues_true=true,
+        eigenvalues_empirical=empirical,
+        status=Status.NOT_CONVERGED if problems else Status.OK,
+        error="; ".join(problems),
+        notes=tuple(notes),
+    )
+
+
+def _remarks(method: str, drawn: int, asked: int, true: Eigenvalues, empirical: Eigenvalues) -> list[str]:
+    remarks = [each.note for each in (true, empirical) if each.note]
+    if method == "products" and asked > drawn:
+        remarks.append(
+            "too many score gradients to hold: norms from random probes, and no labels were drawn for the nulls of "
+            "natural gradients and eigenspaces; --limit N with fewer examples makes all exact"
+        )
+    return list(dict.fromkeys(remarks))
+
 
 _LOG = logging.getLogger(__name__)
 
@@ -229,7 +322,7 @@ def _measured(
             advance=lambda done: observer.stage("traces", share * done),
             timed=clock,
         )
-    notes += stated_errors.remarks(swept.trace, settings.target_error)
+    notes += traces.remarks(swept.trace, settings.target_error)
     with clock("gradient"):
         squares = torch.tensor(swept.trace.per_example_empirical, dtype=torch.float64, device=problem.device)
         signal = gradient(swept.engine, swept.gradient, squares)

@@ -15,7 +15,7 @@ from fisher_cli.curvature.traces.example_groups import auroc, concentration, rat
 from fisher_cli.results import ExampleGroup, ExampleRow, ExampleSummary, Measurement, NoisyAndClean, PerExample, Trace
 from fisher_cli.storage.row_files import CHUNK_ROWS
 from fisher_cli.tables.columns import EXAMPLE_COLUMNS, GROUP_COLUMNS
-from fisher_cli.tables.example_rows import example_row, failed_row, group_rows
+from fisher_cli.tables.rows import example_row, failed_row, group_rows
 
 if TYPE_CHECKING:
     import pandas as pd

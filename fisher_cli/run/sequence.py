@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from fisher_cli.curvature.problem.problem import Data, TensorData
 from fisher_cli.curvature.problem.process_group import ALONE, World
 from fisher_cli.curvature.torch_backend.malloc import manage_freed_memory
 from fisher_cli.curvature.torch_backend.out_of_memory import is_out_of_memory, release_memory
-from fisher_cli.errors import FisherError, OutOfMemoryError, RanksError, UsageError
+from fisher_cli.errors import CheckpointError, FisherError, OutOfMemoryError, RanksError, UsageError
 from fisher_cli.inputs.checkpoints.checkpoints import (
     Checkpoint,
     CheckpointFile,
@@ -25,8 +26,7 @@ from fisher_cli.inputs.checkpoints.checkpoints import (
     load_checkpoint,
 )
 from fisher_cli.inputs.checkpoints.follow import Following, Watch
-from fisher_cli.inputs.checkpoints.inspection_cache import Acquaintance, Found
-from fisher_cli.inputs.checkpoints.inspection_store import recollect, remember
+from fisher_cli.inputs.checkpoints.inspection_cache import Acquaintance, Found, recollect, remember
 from fisher_cli.inputs.data.datasets import Examples, load_examples
 from fisher_cli.inputs.networks.architectures import Architecture
 from fisher_cli.inputs.networks.networks import Networks, outcome, refuse_nonfinite
@@ -39,11 +39,24 @@ from fisher_cli.run.movement import Revisited, revisit
 from fisher_cli.run.normalization import with_chosen_normalization
 from fisher_cli.run.option_checks import refuse_recomputed, refuse_rounded, refuse_tf32_on
 from fisher_cli.run.previous_row import Trail
-from fisher_cli.run.rank_consistency import refuse_other_files
 from fisher_cli.run.resume import Rows
 from fisher_cli.settings import Resources, Settings
 from fisher_cli.storage.journal import Journal
 from fisher_cli.storage.json_codec import decode, encode
+
+
+def refuse_other_files(files: Sequence[CheckpointFile], world: World) -> None:
+    """Make sure that all ranks have found the same checkpoints.
+
+    Raises:
+        CheckpointError: they have not.
+    """
+    first, *others = world.exchange([[file.name, file.sha256] for file in files])
+    for rank, seen in enumerate(others, 1):
+        if odd := next((one or other for one, other in zip_longest(first, seen) if one != other), None):
+            msg = f"{odd[0]}: rank {rank} does not see the same file as rank 0; all must see one folder, at rest"
+            raise CheckpointError(msg)
+
 
 _LOG = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from fisher_cli.errors import OutputError, RecordError
 from fisher_cli.results import Status
+from fisher_cli.storage.checksums import SEAL, is_sealed
 from fisher_cli.storage.formats import SCHEMA_VERSION, TOOL, is_newer
 from fisher_cli.storage.journal import ends_whole, journal_folder, read_records
 from fisher_cli.storage.readers import read_rows
 from fisher_cli.storage.report_files import RECORD, record_path
-from fisher_cli.storage.self_hash import SEAL, is_sealed
 from fisher_cli.tables.rows import Value
 from fisher_cli.text import digest, encodable
 

@@ -4,22 +4,61 @@ The first line says what was asked: settings, data, versions. A record answers t
 content hash it names: resuming means skipping what is there. Tables are rendered from the records.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import re
+import socket
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from fisher_cli.errors import RecordError
+from fisher_cli.errors import LockedError, RecordError
 from fisher_cli.results import Ledger, Measurement
 from fisher_cli.storage.atomic_write import GrowingFile, make_folder, replace_all
 from fisher_cli.storage.checksums import START, checked_line, checked_value, checked_values, is_whole
 from fisher_cli.storage.json_codec import decode, encode
-from fisher_cli.storage.lock import locked
 from fisher_cli.text import one_line
+
+_LOCK: Final = "lock"
+
+
+def locked(folder: Path) -> int:
+    """A descriptor that holds the journal's lock until it is closed; the system lets go of it when a process dies.
+
+    Raises:
+        LockedError: another process holds it.
+    """
+    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = _owner(descriptor)
+        os.close(descriptor)
+        msg = (
+            f"{folder.with_suffix('')}: another process is writing this report ({owner}); wait for it, or choose "
+            "another name for -o"
+        )
+        raise LockedError(msg) from None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    return descriptor
+
+
+def _owner(descriptor: int) -> str:
+    """Who holds the lock, as it says itself just after taking it."""
+    for _ in range(20):
+        if text := one_line(os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()):
+            return text
+        time.sleep(0.05)
+    return "which has not said who it is"
+
 
 VERSION: Final = 1
 Key = tuple[str, str | None]

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fisher_cli.errors import OutputError
 from fisher_cli.storage.atomic_write import Prepared, replace_all, temporary_name, write_new
+from fisher_cli.storage.checksums import SEAL, UNSEALED, is_sealed, sealed
 from fisher_cli.storage.formats import MAIN_SHEET, SCHEMA_VERSION, TOOL, Format, is_newer, render, render_workbook
-from fisher_cli.storage.self_hash import SEAL, UNSEALED, is_sealed, sealed
 from fisher_cli.tables.dialects import Dialect
 from fisher_cli.text import digest, json_lines
 

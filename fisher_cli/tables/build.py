@@ -7,7 +7,7 @@ number or is infinite, is NA. Equal tables give equal bytes. Numbers keep their 
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -16,12 +16,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fisher_cli.results import Measurement
-from fisher_cli.tables.column_lookup import column_named
-from fisher_cli.tables.columns import DENSITY_COLUMNS, LAYER_COLUMNS, SPECTRUM_COLUMNS, Column, Kind, main_columns
-from fisher_cli.tables.comparison_columns import COMPARISON_LAYER_COLUMNS, comparison_columns
-from fisher_cli.tables.comparison_rows import comparison_layer_rows, comparison_row
+from fisher_cli.tables.columns import (
+    COMPARISON_LAYER_COLUMNS,
+    DENSITY_COLUMNS,
+    EXPANSION_COLUMNS,
+    IDENTITY_COLUMNS,
+    LAYER_COLUMNS,
+    SPECTRUM_COLUMNS,
+    Column,
+    Kind,
+    column_named,
+    comparison_columns,
+    main_columns,
+)
 from fisher_cli.tables.dialects import PLAIN, Dialect, Separated, separated
-from fisher_cli.tables.rows import Value, density_rows, layer_rows, main_row, spectrum_rows
+from fisher_cli.tables.rows import (
+    Value,
+    comparison_layer_rows,
+    comparison_row,
+    density_rows,
+    layer_rows,
+    main_row,
+    spectrum_rows,
+)
 from fisher_cli.tables.trajectory import PathLength, trajectory_of
 from fisher_cli.text import encodable, escape, guard, json_text
 
@@ -272,3 +289,64 @@ def _json_rows(table: pd.DataFrame) -> Iterable[str]:
     """
     for row in zip(*plain_columns(table, str), strict=True):
         yield json_text(dict(zip(table.columns, row, strict=True)), sort_keys=False)
+
+
+def identity_table(measurements: Sequence[Measurement], first_order: int = 0) -> pd.DataFrame:
+    """One row per checkpoint and identity; one without an identity for a checkpoint that could not be verified."""
+    rows = [row for i, each in enumerate(measurements) for row in identity_rows(each, first_order + i)]
+    return make_table(rows, IDENTITY_COLUMNS)
+
+
+def expansion_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
+    """One row per checkpoint and length of the step ε of KL(q_θ ‖ q_θ+ε)."""
+    rows = [row for i, each in enumerate(measurements) for row in expansion_rows(each, i)]
+    return make_table(rows, EXPANSION_COLUMNS)
+
+
+def identity_rows(measurement: Measurement, order: int) -> Iterator[dict[str, Value]]:
+    """One checkpoint's rows of the table of identities.
+
+    Yields:
+        One row per identity; for a checkpoint that could not be verified a row that says why.
+    """
+    place: dict[str, Value] = {"checkpoint": measurement.checkpoint, "order": order, "step": measurement.step}
+    ending: dict[str, Value] = {"status": measurement.status, "error": measurement.error}
+    if measurement.verification is None:
+        yield place | ending
+        return
+    for each in measurement.verification.identities:
+        yield (
+            place
+            | ending
+            | {
+                "identity": each.name,
+                "formula": each.formula,
+                "source": each.source,
+                "verdict": each.verdict,
+                "ours": each.ours,
+                "independent": each.theirs,
+                "identity_error": each.error,
+                "tolerance": each.tolerance,
+                "scale": each.scale,
+                "sides": each.sides,
+                "why": each.why,
+                "reason": each.reason,
+            }
+        )
+
+
+def expansion_rows(measurement: Measurement, order: int) -> Iterator[dict[str, Value]]:
+    """One checkpoint's rows of the table of KL over its expansion.
+
+    Yields:
+        One row per length of the step.
+    """
+    place: dict[str, Value] = {"checkpoint": measurement.checkpoint, "order": order, "step": measurement.step}
+    for each in measurement.verification.expansion if measurement.verification else ():
+        yield place | {
+            "epsilon": each.step,
+            "deviation_single": each.single,
+            "slope_single": each.slope_single,
+            "deviation_averaged": each.averaged,
+            "slope_averaged": each.slope_averaged,
+        }

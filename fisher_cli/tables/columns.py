@@ -3,8 +3,11 @@
 The order is the order in the files. Columns are only ever appended, so that old spreadsheets keep working.
 """
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 
 class Kind(StrEnum):
@@ -275,3 +278,151 @@ def eigenvalue_columns(count: int) -> tuple[Column, ...]:
 def main_columns(eigenvalues: int) -> tuple[Column, ...]:
     """All columns of the main table when `eigenvalues` of them were asked for."""
     return COLUMNS + eigenvalue_columns(eigenvalues) + LATER_COLUMNS
+
+
+_FISHER_STEP = "½ΔᵀFΔ of the step from a to b, with the true Fisher of"
+CHECKPOINT_COMPARISON_COLUMNS: tuple[Column, ...] = (
+    Column("checkpoint_a", TEXT, "", "path of checkpoint a relative to both checkpoints' common folder"),
+    Column("checkpoint_b", TEXT, "", "path of checkpoint b relative to both checkpoints' common folder"),
+    Column("step_a", INTEGER, "steps", "training step that checkpoint a or its name states"),
+    Column("step_b", INTEGER, "steps", "training step that checkpoint b or its name states"),
+    *(MAIN[name] for name in ("architecture", "parameters", "examples", "classes")),
+    Column("kl_ab", REAL, "nats", "mean KL divergence from the predictions of a to those of b"),
+    Column("kl_ab_se", REAL, "nats", "standard error of kl_ab over examples"),
+    Column("kl_ba", REAL, "nats", "mean KL divergence from the predictions of b to those of a"),
+    Column("kl_ba_se", REAL, "nats", "standard error of kl_ba over examples"),
+    Column("kl_ab_parameters", REAL, "nats", "kl_ab if only the analysed parameters differed"),
+    Column("kl_ab_parameters_se", REAL, "nats", "standard error of kl_ab_parameters over examples"),
+    Column("quadratic_a", REAL, "nats", f"{_FISHER_STEP} a: the second-order view of kl_ab_parameters"),
+    Column("quadratic_a_se", REAL, "nats", "standard error of quadratic_a over examples"),
+    Column("quadratic_b", REAL, "nats", f"{_FISHER_STEP} b: the second-order view of kl_ba"),
+    Column("quadratic_b_se", REAL, "nats", "standard error of quadratic_b over examples"),
+    Column("cross_terms_a", REAL, "nats", "quadratic_a minus the sum of its parts by parameter tensor"),
+    Column("cross_terms_b", REAL, "nats", "quadratic_b minus the sum of its parts by parameter tensor"),
+    Column("agreement", REAL, "", "fraction of examples for which both predict the same"),
+    Column("agreement_se", REAL, "", "standard error of agreement over examples"),
+    Column("loss_a", REAL, "nats", "mean of −log p(label) of a"),
+    Column("loss_a_se", REAL, "nats", "standard error of loss_a over examples"),
+    Column("loss_b", REAL, "nats", "mean of −log p(label) of b"),
+    Column("loss_b_se", REAL, "nats", "standard error of loss_b over examples"),
+    Column("accuracy_a", REAL, "", "fraction of examples whose label a predicts"),
+    Column("accuracy_a_se", REAL, "", "standard error of accuracy_a over examples"),
+    Column("accuracy_b", REAL, "", "fraction of examples whose label b predicts"),
+    Column("accuracy_b_se", REAL, "", "standard error of accuracy_b over examples"),
+    Column("distance", REAL, "weight", "norm of the step Δ between the analysed parameters"),
+    Column("relative_distance", REAL, "", "distance over the norm of the analysed parameters of a"),
+    Column("cosine", REAL, "", "cosine of the angle between the analysed parameters of a and those of b"),
+)
+
+LAYER_STEP_COLUMNS: tuple[Column, ...] = (
+    Column("layer", TEXT, "", "name of the parameter tensor"),
+    Column("parameters", INTEGER, "", "number of weights in the tensor"),
+    Column("distance", REAL, "weight", "norm of the tensor's step from a to b"),
+    Column("relative_distance", REAL, "", "distance over the norm of the tensor in a"),
+    Column("cosine", REAL, "", "cosine of the angle between the tensor in a and in b"),
+    Column("quadratic_a", REAL, "nats", f"{_FISHER_STEP} a, of this tensor alone"),
+    Column("quadratic_a_se", REAL, "nats", "standard error of quadratic_a over examples"),
+    Column("quadratic_b", REAL, "nats", f"{_FISHER_STEP} b, of this tensor alone"),
+    Column("quadratic_b_se", REAL, "nats", "standard error of quadratic_b over examples"),
+)
+
+_NULL = "if the labels came from the model"
+
+COMPARISON_COLUMNS: tuple[Column, ...] = (
+    *(MAIN[name] for name in ("checkpoint", "order", "step", "epoch", "architecture", "parameters", "examples")),
+    *(MAIN[name] for name in ("classes", "loss", "accuracy", "trace_true", "trace_true_se")),
+    *(MAIN[name] for name in ("trace_true_estimator_se", "trace_estimator", "trace_empirical", "trace_empirical_se")),
+    Column("trace_difference", REAL, CURVATURE, "trace_empirical minus trace_true, paired"),
+    Column("trace_difference_se", REAL, CURVATURE, "standard error of trace_difference over examples"),
+    Column("trace_difference_low", REAL, CURVATURE, "lower end of its interval by the studentised bootstrap"),
+    Column("trace_difference_high", REAL, CURVATURE, "upper end of its interval"),
+    MAIN["trace_ratio"],
+    Column("trace_ratio_se", REAL, "", "standard error of trace_ratio over examples, by the delta method"),
+    Column("trace_ratio_low", REAL, "", "lower end of its interval by the studentised bootstrap"),
+    Column("trace_ratio_high", REAL, "", "upper end of its interval"),
+    Column("intervals", TEXT, "", "95 %, or nominal: too few examples carry the values for that coverage"),
+    Column("trace_ratio_null_sd", REAL, "", f"standard deviation of trace_ratio {_NULL}; its mean is one"),
+    Column("null_method", TEXT, "", "how that was computed: exact over all labels, or sampled labels"),
+    Column("null_carriers", REAL, "", "number of equal examples that would give trace_empirical that deviation"),
+    Column("trace_z", REAL, "", "trace_difference over its standard deviation under that null"),
+    Column("matrix_method", TEXT, "", "how the matrices were compared: gram (exact) or products (random probes)"),
+    Column("norm_true", REAL, CURVATURE, "Frobenius norm ‖F‖ of the true Fisher"),
+    Column("norm_true_estimator_se", REAL, CURVATURE, "its error from random probes; 0 if exact"),
+    Column("norm_empirical", REAL, CURVATURE, "Frobenius norm ‖F̂‖ of the empirical Fisher"),
+    Column("norm_empirical_estimator_se", REAL, CURVATURE, "its error from random probes; 0 if exact"),
+    Column("norm_empirical_null", REAL, CURVATURE, f"root of the mean of ‖F̂‖² {_NULL}"),
+    Column("inner_product", REAL, "1/weight⁴", f"⟨F, F̂⟩ = tr F F̂; {_NULL} its mean is norm_true²"),
+    Column("inner_product_estimator_se", REAL, "1/weight⁴", "its error from random probes; 0 if exact"),
+    Column("matrix_difference", REAL, "", "‖F̂ − F‖/‖F‖ in the Frobenius norm"),
+    Column("matrix_difference_estimator_se", REAL, "", "its error from random probes; 0 if exact"),
+    Column("matrix_difference_null", REAL, "", f"root of the mean of its square {_NULL}"),
+    Column("matrix_difference_null_sd", REAL, "", "its standard deviation over sets of labels drawn"),
+    Column("matrix_cosine", REAL, "", "⟨F, F̂⟩/(‖F‖ ‖F̂‖)"),
+    Column("matrix_cosine_estimator_se", REAL, "", "its error from random probes; 0 if exact"),
+    Column("matrix_cosine_null", REAL, "", f"the cosine of the mean norms and product {_NULL}"),
+    Column("matrix_cosine_null_sd", REAL, "", "its standard deviation over sets of labels drawn"),
+    Column("damping", REAL, CURVATURE, "α of the natural gradients (F + αI)⁻¹ḡ and (F̂ + αI)⁻¹ḡ"),
+    Column("natural_gradient_cosine", REAL, "", "cosine of the angle between the two natural gradients"),
+    Column("natural_gradient_cosine_null", REAL, "", f"its mean {_NULL}, the gradient ḡ staying as it is"),
+    Column("natural_gradient_cosine_null_sd", REAL, "", "its standard deviation over sets of labels drawn"),
+    Column("natural_gradient_residual", REAL, "", "larger relative residual of the two linear systems, recomputed"),
+    Column("gradient_cosine_true", REAL, "", "cosine of (F + αI)⁻¹ḡ and ḡ"),
+    Column("gradient_cosine_empirical", REAL, "", "cosine of (F̂ + αI)⁻¹ḡ and ḡ"),
+    Column("inverse_product", REAL, "", "tr (F + αI)⁻¹F̂, where all eigenvalues of F are known"),
+    Column("inverse_product_null", REAL, "", f"tr (F + αI)⁻¹F: its mean {_NULL}"),
+    Column("eigenspace_overlap", REAL, "", "overlap of the leading eigenspaces of F and F̂"),
+    Column("eigenspace_overlap_null", REAL, "", f"its mean {_NULL}"),
+    Column("eigenspace_overlap_null_sd", REAL, "", "its standard deviation over sets of labels drawn"),
+    Column("null_draws", INTEGER, "", "sets of labels drawn from the model for the nulls without a closed form"),
+    Column("finding", TEXT, "", "fitted, surprised, shifted, indistinguishable, undecided or zero"),
+    Column("verdict", TEXT, "", "the finding in words, with the figure behind it"),
+    *(MAIN[name] for name in ("status", "error")),
+)
+
+COMPARISON_LAYER_COLUMNS: tuple[Column, ...] = (
+    *(MAIN[name] for name in ("checkpoint", "order", "step")),
+    Column("layer", TEXT, "", "name of the parameter tensor"),
+    Column("parameters", INTEGER, "", "number of weights in the tensor"),
+    Column("trace_true", REAL, CURVATURE, "the tensor's part of the trace of the true Fisher"),
+    Column("trace_true_se", REAL, CURVATURE, "standard error of trace_true over examples"),
+    Column("trace_empirical", REAL, CURVATURE, "the tensor's part of the trace of the empirical Fisher"),
+    Column("trace_empirical_se", REAL, CURVATURE, "standard error of trace_empirical over examples"),
+    Column("trace_ratio", REAL, "", "trace_empirical / trace_true"),
+    Column("trace_ratio_null_sd", REAL, "", f"standard deviation of trace_ratio {_NULL}; its mean is one"),
+    Column("trace_z", REAL, "", "trace_empirical − trace_true over its standard deviation under that null"),
+)
+
+
+def comparison_columns(eigenvalues: int) -> tuple[Column, ...]:
+    """All columns of the comparison when `eigenvalues` of both matrices were asked for."""
+    return COMPARISON_COLUMNS + eigenvalue_columns(eigenvalues)
+
+
+# Where tables share a name, the later one's words are taken; the kind is the same.
+KNOWN: dict[str, Column] = {
+    column.name: column
+    for columns in (
+        LONG_COLUMNS,
+        *(EXPANSION_COLUMNS, IDENTITY_COLUMNS, TASK2VEC_COLUMNS, GROUP_COLUMNS, EXAMPLE_COLUMNS),
+        *(DENSITY_COLUMNS, SPECTRUM_COLUMNS),
+        *(LAYER_STEP_COLUMNS, CHECKPOINT_COMPARISON_COLUMNS, COMPARISON_LAYER_COLUMNS, COMPARISON_COLUMNS),
+        *(LEDGER_COLUMNS, INSPECTION_COLUMNS, LAYER_COLUMNS, COLUMNS, LATER_COLUMNS),
+    )
+    for column in columns
+}
+INTEGER_TEXT = re.compile(r"-?[0-9]+")
+_EIGENVALUE = re.compile(r"eig_(?:true|empirical)_([1-9][0-9]{0,3})(?:_residual)?")
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?")
+
+
+def column_named(name: str, values: Iterable[Any]) -> Column:
+    """What the glossary says about a column; else a column of the narrowest kind that holds all values."""
+    if name in KNOWN:
+        return KNOWN[name]
+    if match := _EIGENVALUE.fullmatch(name):
+        return next(column for column in eigenvalue_columns(int(match[1])) if column.name == name)
+    texts = [str(value) for value in values if value not in (None, "")]
+    for kind, pattern in ((Kind.INTEGER, INTEGER_TEXT), (Kind.REAL, _NUMBER)):
+        if texts and all(pattern.fullmatch(text) for text in texts):
+            return Column(name, kind, "", "")
+    return Column(name, Kind.TEXT, "", "")

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 import pandas as pd
 
 from fisher_cli.tables.build import make_table
-from fisher_cli.tables.column_lookup import column_named
-from fisher_cli.tables.columns import LONG_COLUMNS
+from fisher_cli.tables.columns import LONG_COLUMNS, column_named
 from fisher_cli.tables.rows import Value
 
 _PLACE = ("checkpoint", "order", "step", "layer")

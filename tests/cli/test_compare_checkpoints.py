@@ -21,7 +21,7 @@ from fisher_cli.results import CheckpointComparison, Estimate
 from fisher_cli.run import checkpoint_comparison as comparing
 from fisher_cli.run.checkpoint_comparison import compare_checkpoints
 from fisher_cli.settings import Precision, Resources, Settings
-from fisher_cli.tables.comparison_columns import CHECKPOINT_COMPARISON_COLUMNS, LAYER_STEP_COLUMNS
+from fisher_cli.tables.columns import CHECKPOINT_COMPARISON_COLUMNS, LAYER_STEP_COLUMNS
 from tests.reference import reference
 
 SAMPLES = Path(__file__).parents[2] / "sample_checkpoints"

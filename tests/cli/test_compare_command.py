@@ -17,7 +17,7 @@ from fisher_cli.curvature.comparison.verdicts import verdict
 from fisher_cli.reports.console import Console
 from fisher_cli.results import AgainstNull, Estimate, Finding
 from fisher_cli.storage.readers import read_table
-from fisher_cli.tables.comparison_columns import COMPARISON_LAYER_COLUMNS, comparison_columns
+from fisher_cli.tables.columns import COMPARISON_LAYER_COLUMNS, comparison_columns
 
 SAMPLES = Path(__file__).parents[2] / "sample_checkpoints"
 CLEAN = SAMPLES / "digits-clean"

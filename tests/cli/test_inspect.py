@@ -16,8 +16,8 @@ from typer.testing import CliRunner, Result
 
 from fisher_cli.cli.app import app
 from fisher_cli.inputs.checkpoints.checkpoints import Reading, find_checkpoints
-from fisher_cli.inputs.networks.inspection import inspect as inspect_file
 from fisher_cli.inputs.networks.networks import Networks
+from fisher_cli.inputs.networks.networks import inspect as inspect_file
 from fisher_cli.results import Status
 from fisher_cli.storage.readers import read_table
 from fisher_cli.tables.columns import INSPECTION_COLUMNS, LEDGER_COLUMNS

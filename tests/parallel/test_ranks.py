@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from fisher_cli.cli.app import app
 from fisher_cli.curvature.spectra.factors import shared_out
 from fisher_cli.parallel.launch import Launch, launched
+from fisher_cli.storage.checksums import SEAL
 from fisher_cli.storage.journal import read_records
-from fisher_cli.storage.self_hash import SEAL
 from tests.rank_runs import AS_LARGE, TASKS
 from tests.shared_gradient_runs import as_large
 from tests.waiting import PATIENCE

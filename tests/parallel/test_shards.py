@@ -13,7 +13,7 @@ import pytest
 
 from fisher_cli.cli.app import app
 from fisher_cli.errors import UsageError
-from fisher_cli.shards import Shard
+from fisher_cli.settings import Shard
 from fisher_cli.storage import atomic_write
 from fisher_cli.storage.journal import read_records
 from tests.shard_runs import QUICK, analyze, assert_equal_reports, desk, measured_from_now_on, parts, run, spoil

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fisher_cli.cli.app import app
-from fisher_cli.reports.chart_registry import NAMES, draw
+from fisher_cli.reports.charts import NAMES, draw
 from fisher_cli.reports.page import render_page
 from fisher_cli.reports.reported_run import read_run
 from fisher_cli.storage.formats import format_of, render

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fisher_cli.cli.app import app
-from fisher_cli.reports.chart_registry import NAMES
+from fisher_cli.reports.charts import NAMES
 from tests.browser import CHROMIUM, Browser, browser, installed_axe
 from tests.report_files import SAMPLES, computed
 

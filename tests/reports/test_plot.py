@@ -12,8 +12,7 @@ from typer.testing import CliRunner
 
 from fisher_cli.cli.app import app
 from fisher_cli.cli.plot import Drawing
-from fisher_cli.reports.chart_registry import NAMES, draw
-from fisher_cli.reports.charts import traces
+from fisher_cli.reports.charts import NAMES, draw, traces
 from fisher_cli.reports.drawing import picture
 from fisher_cli.reports.reported_run import read_run
 from tests.report_files import made

@@ -22,7 +22,7 @@ from fisher_cli.curvature.traces.example_groups import auroc, concentration, mid
 from fisher_cli.curvature.traces.traces import sweep
 from fisher_cli.inputs.data.datasets import load_examples
 from fisher_cli.inputs.networks.digits_networks import digits_mlp
-from fisher_cli.reports.example_words import memorisation
+from fisher_cli.reports.examples import memorisation
 from fisher_cli.results import Measurement
 from fisher_cli.run.per_example import example_rows, example_tables, with_summary, without_examples
 from fisher_cli.storage.readers import read_table

@@ -21,9 +21,8 @@ from fisher_cli.curvature.traces.traces import sweep
 from fisher_cli.errors import UsageError
 from fisher_cli.inputs.data.datasets import load_examples
 from fisher_cli.inputs.networks.digits_networks import digits_cnn
-from fisher_cli.presets import PRESETS, listing, settings_of
 from fisher_cli.run.parameters import select_parameters, without_head
-from fisher_cli.settings import Settings
+from fisher_cli.settings import PRESETS, Settings, listing, settings_of
 from tests.cases import CASES, Attention, Case, Residual
 from tests.conftest import problem_of, reference_of
 from tests.reference import reference

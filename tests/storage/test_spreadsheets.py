@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fisher_cli.cli.app import app
-from fisher_cli.reports.chart_registry import draw
+from fisher_cli.reports.charts import draw
 from fisher_cli.reports.drawing import picture
 from fisher_cli.reports.reported_run import read_run
 from fisher_cli.storage.formats import format_of, render

@@ -5,8 +5,7 @@ from typing import Annotated
 import typer
 
 from fisher_cli.cli.options.panels import QUANTITIES
-from fisher_cli.presets import PRESETS
-from fisher_cli.settings import Estimator, LikelihoodName, MatrixName, SpectrumMethod
+from fisher_cli.settings import PRESETS, Estimator, LikelihoodName, MatrixName, SpectrumMethod
 
 EstimatorOption = Annotated[
     Estimator,

@@ -23,8 +23,7 @@ from fisher_cli.curvature.problem.problem import Batch, Problem
 from fisher_cli.curvature.torch_backend.activation_checkpointing import Held, Recomputation, recomputed
 from fisher_cli.curvature.torch_backend.attention import attention_of_all_directions
 from fisher_cli.curvature.torch_backend.backend_flags import reproducible_kernels
-from fisher_cli.curvature.torch_backend.convolution_gradients import convolve
-from fisher_cli.curvature.torch_backend.convolutions import convolutions_by
+from fisher_cli.curvature.torch_backend.convolutions import convolutions_by, convolve
 from fisher_cli.curvature.torch_backend.out_of_memory import raise_if_out_of_memory
 from fisher_cli.curvature.torch_backend.vjp import Take, gradients_in_turn
 from fisher_cli.errors import ArchitectureError

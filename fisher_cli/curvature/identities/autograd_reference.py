@@ -16,9 +16,8 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fisher_cli.curvature.problem.problem import Problem, as_outputs
-from fisher_cli.curvature.torch_backend.directional_derivatives import moved
 from fisher_cli.curvature.torch_backend.evaluation import evaluated
-from fisher_cli.curvature.torch_backend.evaluation_watch import Watched, watched_evaluation
+from fisher_cli.curvature.torch_backend.finite_differences import Watched, moved, watched_evaluation
 from fisher_cli.curvature.torch_backend.network_state import NetworkState
 
 Change = Mapping[str, Tensor]

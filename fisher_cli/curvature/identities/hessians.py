@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature.identities import autograd_reference, diagnosis
-from fisher_cli.curvature.identities.comparisons import Worst, worst_of_vectors
 from fisher_cli.curvature.identities.identity_specs import Statement, Subject
+from fisher_cli.curvature.identities.measured_rounding import Worst, worst_of_vectors
 from fisher_cli.curvature.torch_backend.out_of_memory import raise_if_out_of_memory
 from fisher_cli.results import Identity
 

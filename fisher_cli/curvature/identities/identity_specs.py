@@ -15,7 +15,7 @@ from fisher_cli.curvature.identities.autograd_reference import Change, Plain, Su
 from fisher_cli.curvature.identities.measured_rounding import Rounding
 from fisher_cli.curvature.problem.problem import Problem, TensorData
 from fisher_cli.curvature.products.fisher_products import Jacobian, empirical_product, fisher_product, split
-from fisher_cli.curvature.torch_backend.directional_derivatives import BESIDE, moved
+from fisher_cli.curvature.torch_backend.finite_differences import BESIDE, moved
 from fisher_cli.curvature.traces.traces import EXACT_OUTPUTS, Sweep, sweep
 from fisher_cli.errors import CoupledExamplesError, VerificationError
 from fisher_cli.results import Identity, Outcome

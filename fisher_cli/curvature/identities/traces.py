@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature.identities import diagnosis
-from fisher_cli.curvature.identities.comparisons import worst_of_numbers, worst_of_vectors
 from fisher_cli.curvature.identities.identity_specs import Statement, Subject, swept
+from fisher_cli.curvature.identities.measured_rounding import worst_of_numbers, worst_of_vectors
 from fisher_cli.curvature.problem.problem import TensorData
 from fisher_cli.results import Identity, Trace
 

@@ -15,8 +15,7 @@ from fisher_cli.curvature.problem.batching import memory_bytes
 from fisher_cli.curvature.problem.problem import Problem
 from fisher_cli.curvature.products.fisher_products import Dual
 from fisher_cli.curvature.spectra import spectral_summary
-from fisher_cli.curvature.spectra.eigensystems import Eigensystem, Matrix
-from fisher_cli.curvature.spectra.request import Question
+from fisher_cli.curvature.spectra.eigensystems import Eigensystem, Matrix, Question
 from fisher_cli.curvature.spectra.solver_choice import BASIS_SHARE, vectors_fit
 from fisher_cli.curvature.torch_backend.malloc import large_blocks_given_back
 from fisher_cli.results import Density, Eigenvalues, Estimate, Spectrum

@@ -2,10 +2,15 @@
 
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Final
+
+import torch
+
+from fisher_cli.curvature.torch_backend.malloc import trim
 
 _STATUS: Final = Path("/proc/self/status")
 # The files in which a control group's limits stand, by the type of the file system that shows them.
@@ -90,3 +95,26 @@ def begin_peak() -> bool:
 
 def _status(name: str) -> int | None:
     return next((int(line.split()[1]) * 1024 for line in _lines(_STATUS) if line.startswith(f"{name}:")), None)
+
+
+def resident(device: torch.device) -> int:
+    """Bytes on the GPU, or of this process, now."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else resident_memory()
+
+
+@contextmanager
+def growth(device: torch.device) -> Iterator[Callable[[], int]]:
+    """Bytes that were added at the fullest moment within, as a function to ask when it is over.
+
+    Yields:
+        That function.
+    """
+    trim()
+    before = resident(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        yield lambda: torch.cuda.max_memory_allocated(device) - before
+    elif begin_peak():
+        yield lambda: peak_memory() - before
+    else:
+        yield lambda: 0

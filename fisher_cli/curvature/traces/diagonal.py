@@ -7,7 +7,9 @@ from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.gradient_norms.grad_factors import Contribution, OuterProducts
 from fisher_cli.curvature.gradient_norms.per_example_gradients import MAXIMUM_VALUES
 from fisher_cli.curvature.gradient_norms.score_gradients import explicit
+from fisher_cli.curvature.problem.moments import as_floats
 from fisher_cli.curvature.problem.output_scores import true_scores
+from fisher_cli.results import FilterMeans
 
 
 @torch.inference_mode(mode=False)
@@ -49,3 +51,18 @@ def _weighted_squares(parts: list[Contribution] | Tensor, weights: Tensor, shape
             return (squares.transpose(1, 2) if part.transposed else squares).reshape(-1)
     gradients = explicit(parts, shape).double()
     return torch.einsum("kb,kbp->p", weights, gradients.square())
+
+
+def task2vec(engine: Engine) -> tuple[FilterMeans, ...]:
+    """mean_{j ∈ filter} F_jj for every filter: the first dimension of each weight of two dimensions or more.
+
+    F is exact over the model's labels; the source draws them, and its code squares gradients that are means over a
+    batch of B, which gives F/B in expectation. Order of the network's parameters, then of the filters.
+
+    Source: Achille et al. 2019 (arXiv:1902.03545), section 3.
+    """
+    return tuple(
+        FilterMeans(name, as_floats(diagonal.flatten(1).mean(dim=1)))
+        for name, diagonal in fisher_diagonal(engine).items()
+        if diagonal.dim() > 1
+    )

@@ -18,7 +18,7 @@ from fisher_cli.curvature.problem.problem import Batch, Problem
 from fisher_cli.curvature.problem.process_group import World
 from fisher_cli.curvature.torch_backend.backend_flags import steady_arithmetic
 from fisher_cli.curvature.torch_backend.out_of_memory import raise_if_out_of_memory
-from fisher_cli.curvature.traces import consistency
+from fisher_cli.curvature.traces import coverage_ledger
 from fisher_cli.curvature.traces.coverage_ledger import not_checked, with_work, without_work
 from fisher_cli.curvature.traces.deflation import deflated, pilot
 from fisher_cli.curvature.traces.mean_gradient import MeanGradient, mean_gradient
@@ -318,6 +318,23 @@ def _summarise(
         per_example_empirical=as_floats(empirical_terms),
         hidden_error=None if true.estimator_error is None else totals.true.hidden_error(),
     )
-    consistency.check(trace, sizes, problem.examples)
+    coverage_ledger.check(trace, sizes, problem.examples)
     totals.gradient.complete()
     return totals.predictions.predictions(), trace
+
+
+def remarks(trace: Trace, target_error: float | None) -> list[str]:
+    """One for an error that is not known, one where that of the estimator is above the target, relative to tr F."""
+    true, found = trace.true, list[str]()
+    if true.standard_error is None and len(trace.per_example_true) > 1:
+        found.append("trace_true_se is left empty: what the estimator adds hides it: type --estimator exact")
+    if true.estimator_error is None:
+        found.append(
+            "trace_true_estimator_se is left empty: all labels that were drawn agree, which says nothing of the "
+            "others: type --estimator exact, or more --samples"
+        )
+    elif target_error is not None and true.estimator_error > target_error * true.value:
+        reached = f"{true.estimator_error / true.value:.3g} reached" if true.value else "the trace is zero"
+        other = "deflated" if trace.estimator.startswith("sampled") else "exact"
+        found.append(f"target error {target_error:g} was asked for, {reached}: type --estimator {other}")
+    return found

@@ -10,17 +10,18 @@ from typing import Final
 
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.checkpoints import timeline
-from fisher_cli.inputs.checkpoints.deepspeed import MODEL_STATES, read_deepspeed
 from fisher_cli.inputs.checkpoints.distributed_checkpoints import METADATA, SUFFIX, read_distributed
 from fisher_cli.inputs.checkpoints.sharded import (
     ADAPTERS,
     COMPANIONS,
     CONFIG,
     INDEXES,
+    MODEL_STATES,
     SHARD,
     TRAINER_STATE,
     WHOLE,
     describe,
+    read_deepspeed,
     read_folder,
 )
 from fisher_cli.inputs.checkpoints.stored_files import Stored, read_file

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from fisher_cli.errors import CheckpointError, NoWeightsError
-from fisher_cli.inputs.checkpoints.stored_files import Stored, decoded, inside, joint_digest
+from fisher_cli.inputs.checkpoints.stored_files import Stored, decoded, inside, joint_digest, read_file
 from fisher_cli.inputs.checkpoints.weights import listed
 from fisher_cli.inputs.formats.containers import Payload, one_line, read_bytes
 from fisher_cli.inputs.formats.plain_json import parse_json
@@ -182,3 +182,29 @@ def _hints(config: Mapping[str, object]) -> dict[str, object]:
     name, count = config.get("architecture"), config.get("num_classes", config.get("num_labels"))
     arguments = {"num_classes": count} if isinstance(count, int) else {}
     return {"arch": name, "arch_args": arguments} if isinstance(name, str) else {}
+
+
+MODEL_STATES: Final = re.compile(r"(?:zero_pp_rank_[0-9]+_)?mp_rank_[0-9]+_model_states\.pt")
+_ALL_WEIGHTS: Final = "mp_rank_00_model_states.pt"
+
+
+def read_deepspeed(folder: Path, reading: Reading) -> Stored:
+    """Return what a folder's file of model states holds; without shards it holds all weights, under `module`.
+
+    Raises:
+        NoWeightsError: The weights are in shards (ZeRO stage 3) or parts (model parallelism).
+        CheckpointError: They cannot be read.
+    """
+    where = one_line(folder, 500)
+    states = sorted(name for name in os.listdir(folder) if MODEL_STATES.fullmatch(name))
+    if _ALL_WEIGHTS not in states:
+        run = one_line(folder.parent, 400)
+        msg = (
+            f"{where}: {len(states)} ZeRO-3 shards; join them with the script that DeepSpeed saved beside them: "
+            f"python {run}/zero_to_fp32.py {run} joined --tag {one_line(folder.name)}"
+        )
+        raise NoWeightsError(msg)
+    if len(states) > 1:
+        msg = f"{where}: {len(states)} parts of a model-parallel network; save it whole: save_16bit_model of DeepSpeed"
+        raise NoWeightsError(msg)
+    return read_file(inside(folder, _ALL_WEIGHTS, where), reading)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from fisher_cli.errors import DataError, UsageError
-from fisher_cli.inputs.data import digits, imagenet
-from fisher_cli.inputs.data.array_files import npz_tables
+from fisher_cli.inputs.data import digits, folders
+from fisher_cli.inputs.data.array_files import npz_tables, tensor_tables
 from fisher_cli.inputs.data.arrays import array_source
 from fisher_cli.inputs.data.data_functions import function_source
 from fisher_cli.inputs.data.folders import folder
@@ -18,9 +18,7 @@ from fisher_cli.inputs.data.huggingface_datasets import huggingface_source
 from fisher_cli.inputs.data.parquet_images import parquet_source
 from fisher_cli.inputs.data.sources import Source
 from fisher_cli.inputs.data.splits import choose_split
-from fisher_cli.inputs.data.tensor_files import tensor_tables
-from fisher_cli.inputs.data.torchvision_datasets import torchvision_dataset
-from fisher_cli.inputs.data.torchvision_table import CELEBA_ATTRIBUTES, DATASETS
+from fisher_cli.inputs.data.torchvision_datasets import CELEBA_ATTRIBUTES, DATASETS, torchvision_dataset
 from fisher_cli.inputs.formats.containers import one_line
 
 _FOLDER: Final = "folder:"
@@ -56,7 +54,7 @@ def known_datasets() -> list[str]:
 
 def splits_of(name: str) -> Sequence[str]:
     """Return the splits of a name of `known_datasets`, () where it has only one part."""
-    own = {"digits": digits.SPLITS, "imagenet": imagenet.SPLITS}
+    own = {"digits": digits.SPLITS, "imagenet": folders.SPLITS}
     return own[name] if name in own else DATASETS[name].splits
 
 
@@ -64,7 +62,7 @@ def catalogue() -> list[tuple[str, str, str, str, str]]:
     """Return (name, splits, classes, size, needs) of each name, CelebA's forty attributes as one."""
     rows = [
         ("digits", ", ".join(digits.SPLITS), "10", "8×8", ""),
-        ("imagenet", ", ".join(imagenet.SPLITS), str(imagenet.CLASSES), "", ""),
+        ("imagenet", ", ".join(folders.SPLITS), str(folders.CLASSES), "", ""),
     ]
     attributes = {f"celeba-{attribute}" for attribute in CELEBA_ATTRIBUTES}
     for name in set(DATASETS) - attributes | {"celeba-ATTRIBUTE"}:
@@ -138,7 +136,7 @@ def _named(name: str, split: str | None, data_dir: str | None, *, download: bool
     if name == "digits":
         return digits.digits(chosen or "train")
     if name == "imagenet":
-        return imagenet.imagenet(chosen or "train", data_dir)
+        return folders.imagenet(chosen or "train", data_dir)
     return torchvision_dataset(name, chosen, data_dir, download=download)
 
 

@@ -12,10 +12,18 @@ from torch import Tensor
 from fisher_cli.errors import DataError, UsageError
 from fisher_cli.inputs.data.catalogue import find_source, known_datasets
 from fisher_cli.inputs.data.labels import read_labels
-from fisher_cli.inputs.data.normalization import AUTO, NONE, Choice, Normalization, candidates, find_normalization
+from fisher_cli.inputs.data.normalization import (
+    AUTO,
+    NONE,
+    PREFIX,
+    Choice,
+    Normalization,
+    candidates,
+    find_normalization,
+    weight_transforms,
+)
 from fisher_cli.inputs.data.resizing import Resizing, read_resizing
 from fisher_cli.inputs.data.sources import Source, read
-from fisher_cli.inputs.data.weight_transforms import PREFIX, weight_transforms
 from fisher_cli.settings import last_part
 from fisher_cli.text import digest
 

@@ -2,15 +2,18 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from fisher_cli.errors import DataError, UsageError
 from fisher_cli.inputs.data.images import read_image
+from fisher_cli.inputs.data.normalization import NAMED
 from fisher_cli.inputs.data.sources import Source, one_by_one
 from fisher_cli.inputs.data.splits import SPLIT_WORDS, find_split
+from fisher_cli.inputs.data.torchvision_datasets import data_folder
 from fisher_cli.inputs.formats.containers import one_line
-from fisher_cli.inputs.formats.regular_files import shown
+from fisher_cli.inputs.formats.files import shown
 
 _READ: Final = (".jpg", ".jpeg", ".png", ".webp")
 # ImageFolder would count these too; leaving them out silently would shift every index.
@@ -103,3 +106,35 @@ def _walk(root: Path, walked: set[str]) -> Iterator[tuple[str, list[str], list[s
             raise DataError(msg)
         walked.add(real)
         yield place, folders, files
+
+
+SPLITS: Final = ("train", "val")
+CLASSES: Final = 1000
+# Below --data-dir; the last is how Kaggle packs it.
+_PLACES: Final = (".", "imagenet", "ImageNet", "imagenet-1k", "ILSVRC2012", "ILSVRC/Data/CLS-LOC")
+
+
+def imagenet(split: str, data_dir: str | None) -> Source:
+    """Return a split of ImageNet, its classes numbered in the order of their WordNet names.
+
+    torchvision's own reader is not used: it would unpack archives, and pickles beside them, unasked.
+
+    Raises:
+        DataError: It is not there, or has not ImageNet's thousand classes.
+    """
+    root = data_folder(data_dir)
+    place = next((root / each for each in _PLACES if (root / each / split).is_dir()), None)
+    if place is None:
+        msg = (
+            f"imagenet: no folder {split} with one folder per class in {shown(root.absolute())}; type --data-dir DIR, "
+            "or --data folder:DIR --normalize imagenet"
+        )
+        raise DataError(msg)
+    source = folder(str(place), split)
+    if source.classes != CLASSES:
+        msg = (
+            f"imagenet: {shown(place / split)} holds {source.classes} class folders, not {CLASSES}, and labels would "
+            f"be other numbers; type --data folder:{shown(place)} --split {split} --normalize imagenet"
+        )
+        raise DataError(msg)
+    return replace(source, name="imagenet", constants=NAMED["imagenet"])

@@ -19,7 +19,7 @@ from fisher_cli.inputs.data.parquet_images import parquet_source
 from fisher_cli.inputs.data.sources import Source
 from fisher_cli.inputs.data.splits import SPLIT_WORDS, choose_split, in_order
 from fisher_cli.inputs.formats.containers import one_line
-from fisher_cli.inputs.formats.regular_files import open_regular, shown
+from fisher_cli.inputs.formats.files import open_regular, shown
 
 PREFIX: Final = "hf:"
 _NAME: Final = re.compile(r"[\w.-]+(?:/[\w.-]+)?", re.ASCII)

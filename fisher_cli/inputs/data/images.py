@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from fisher_cli.errors import DataError
 from fisher_cli.inputs.formats.containers import one_line
-from fisher_cli.inputs.formats.regular_files import open_regular, shown
+from fisher_cli.inputs.formats.files import open_regular, shown
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from fisher_cli.errors import DataError
-from fisher_cli.inputs.data.image_tables import Group, table_source
+from fisher_cli.inputs.data.image_tables import Group, schema_columns, table_source
 from fisher_cli.inputs.data.sources import Source
-from fisher_cli.inputs.data.table_columns import schema_columns
 from fisher_cli.inputs.formats.containers import one_line
-from fisher_cli.inputs.formats.regular_files import available_memory, open_regular, shown
+from fisher_cli.inputs.formats.files import available_memory, open_regular, shown
 
 _AGAIN: Final = "copy or download it again"
 # Rows of one batch, and what they may take if each of them were as large as all that its row group stores: a value

@@ -13,7 +13,7 @@ from fisher_cli.errors import DataError
 from fisher_cli.inputs.data.images import Pixels
 from fisher_cli.inputs.data.normalization import Normalization
 from fisher_cli.inputs.data.resizing import Resizing
-from fisher_cli.inputs.formats.regular_files import available_memory
+from fisher_cli.inputs.formats.files import available_memory
 
 __all__ = ["Example", "Pixels", "Source", "one_by_one", "read"]
 

@@ -2,19 +2,27 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Final
 
 import torch
 from torch import nn
 
 from fisher_cli.errors import ArchitectureError, CheckpointError, FisherError, NumericalError
-from fisher_cli.inputs.checkpoints.checkpoints import Checkpoint, CheckpointFile, nonfinite_names
+from fisher_cli.inputs.checkpoints.checkpoints import (
+    Checkpoint,
+    CheckpointFile,
+    Reading,
+    load_checkpoint,
+    nonfinite_names,
+)
 from fisher_cli.inputs.checkpoints.pruning import apply_masks, remove_masks
+from fisher_cli.inputs.checkpoints.weights import listed
 from fisher_cli.inputs.formats.containers import one_line
 from fisher_cli.inputs.networks.architectures import Architecture, find_architecture, find_factory
 from fisher_cli.inputs.networks.fitting import load_weights, network_notes, own_masks
 from fisher_cli.inputs.networks.huggingface_models import in_names_of
 from fisher_cli.inputs.networks.shapes import shapes_of
-from fisher_cli.results import Status
+from fisher_cli.results import Inspection, Status
 
 
 class Networks:
@@ -96,3 +104,48 @@ def outcome(error: Exception, file: CheckpointFile) -> tuple[Status, str]:
         text = text.removeprefix(f"{one_line(name, 500)}: ").removeprefix(f"{one_line(name)}: ")
     is_rejected = isinstance(error, (CheckpointError, ArchitectureError))
     return Status.REJECTED if is_rejected else Status.FAILED, text
+
+
+_ROOT: Final = "(root)"
+_SOURCES: Final = {"checkpoint": "the file", "--model": "option --model", "detected": "names and shapes"}
+
+
+def inspect(file: CheckpointFile, networks: Networks, reading: Reading) -> Inspection:
+    """What a file is: container, weights, place in training, network; all that is found before anything fails.
+
+    The weights are loaded into the network, so that a file that is ok here is one that can be measured.
+    """
+    row = Inspection(checkpoint=file.name, status=Status.OK, sha256=file.sha256, step=file.step, epoch=file.epoch)
+    try:
+        checkpoint = load_checkpoint(file, reading)
+        row = _with_contents(row, checkpoint)
+        architecture = networks.architecture(checkpoint)
+        source = _SOURCES.get(architecture.source, architecture.source)
+        row = replace(row, architecture=architecture.name, architecture_source=source)
+        row = replace(row, notes=row.notes + architecture.notes)
+        module = networks.load(architecture, checkpoint)
+        trainable = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+        row = replace(row, parameters=trainable)
+        refuse_nonfinite(checkpoint)
+    except Exception as error:
+        status, text = outcome(error, file)
+        return replace(row, status=status, error=text)
+    return row
+
+
+def _with_contents(row: Inspection, checkpoint: Checkpoint) -> Inspection:
+    notes = checkpoint.notes
+    if checkpoint.ignored:
+        notes += (f"not used: {listed(checkpoint.ignored)}",)
+    return replace(
+        row,
+        step=checkpoint.step,
+        epoch=checkpoint.epoch,
+        step_source=checkpoint.step_source,
+        format=checkpoint.format,
+        integrity=checkpoint.integrity,
+        weights_key=checkpoint.state_key or _ROOT,
+        weights=checkpoint.weights_kind,
+        tensors=len(checkpoint.weights),
+        notes=notes,
+    )

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from types import ModuleType
 from typing import Any, Final
@@ -11,7 +11,72 @@ from torch import nn
 
 from fisher_cli.inputs.networks.families import Family, find_ends, replace_first_convolution
 from fisher_cli.inputs.networks.shapes import Shapes, hollow, shapes_of, without_counters
-from fisher_cli.inputs.networks.torchvision_index import INDEX
+
+INDEX: Final[Mapping[str, tuple[str, ...]]] = {
+    "ab64f8c5af4b": ("alexnet",),
+    "04bb85828e4d": ("convnext_base", "convnext_large", "convnext_small"),
+    "819b4674fa7a": ("convnext_tiny",),
+    "01da9529598d": ("densenet121",),
+    "944b45537b4c": ("densenet161",),
+    "91709aefbb60": ("densenet169",),
+    "e59d00427a51": ("densenet201",),
+    "da04676151c5": ("efficientnet_b0",),
+    "dadcfad3020d": ("efficientnet_b1", "efficientnet_b2"),
+    "d253f74068b8": ("efficientnet_b3",),
+    "c436445b5159": ("efficientnet_b4",),
+    "052e8a066c2f": ("efficientnet_b5",),
+    "9e0f2c9e7200": ("efficientnet_b6",),
+    "f35749738c33": ("efficientnet_b7",),
+    "1131fbd538f2": ("efficientnet_v2_l",),
+    "f1c19baf35d2": ("efficientnet_v2_m",),
+    "ccf0421e4635": ("efficientnet_v2_s",),
+    "4002aa12668d": ("googlenet",),
+    "ed87dd0f166a": ("inception_v3",),
+    "5c7b2e0b6b5d": ("maxvit_t",),
+    "13b923777e81": ("mnasnet0_5", "mnasnet0_75", "mnasnet1_0", "mnasnet1_3"),
+    "7abb0d3441db": ("mobilenet_v2",),
+    "0692ecb8f00e": ("mobilenet_v3_large",),
+    "17774ef707f7": ("mobilenet_v3_small",),
+    "cdc5460a8fcd": ("regnet_x_16gf",),
+    "0005f758f3dc": ("regnet_x_1_6gf",),
+    "b3c4e775dd3c": ("regnet_x_32gf",),
+    "ec4b868046fe": ("regnet_x_3_2gf",),
+    "ef61c30f5f0f": ("regnet_x_400mf",),
+    "e52da8fd19e4": ("regnet_x_800mf",),
+    "0149e3e7d0b0": ("regnet_x_8gf",),
+    "1e335ae7276c": ("regnet_y_128gf",),
+    "119059fc0635": ("regnet_y_16gf",),
+    "5ad3de52fa16": ("regnet_y_1_6gf",),
+    "198097cb4c07": ("regnet_y_32gf",),
+    "a71288a234fa": ("regnet_y_3_2gf",),
+    "fb81768fe349": ("regnet_y_400mf",),
+    "a15a839905ed": ("regnet_y_800mf",),
+    "1e1b00d5a234": ("regnet_y_8gf",),
+    "65c093d2a208": ("resnet101", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet101_2"),
+    "9f9c78c1b074": ("resnet152",),
+    "e90b1f58ce95": ("resnet18",),
+    "aeaf9ac2b41b": ("resnet34",),
+    "d1512e10e88b": ("resnet50", "resnext50_32x4d", "wide_resnet50_2"),
+    "824c1bfd4dca": ("shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0"),
+    "6512bd708bb2": ("squeezenet1_0",),
+    "377239e32f1b": ("squeezenet1_1",),
+    "93b93d8b8048": ("swin_b", "swin_s"),
+    "dc26dcabe05e": ("swin_t",),
+    "e9714fb9e990": ("swin_v2_b", "swin_v2_s"),
+    "c04a9f14aa08": ("swin_v2_t",),
+    "dc2092b06b2a": ("vgg11",),
+    "fdfeb8f98ed2": ("vgg11_bn",),
+    "caa86d3b835f": ("vgg13",),
+    "8a97c01fd4a2": ("vgg13_bn",),
+    "66817e793078": ("vgg16",),
+    "b3372d34016e": ("vgg16_bn",),
+    "eb851df2390f": ("vgg19",),
+    "c9646600927e": ("vgg19_bn",),
+    "efb732016fb3": ("vit_b_16", "vit_b_32"),
+    "88ce45968492": ("vit_h_14",),
+    "c1203f0b0f15": ("vit_l_16", "vit_l_32"),
+}
+
 
 # Heads that serve training only; a checkpoint of a network built without them has none of these names.
 _AUXILIARY: Final = {"googlenet": "aux", "inception_v3": "AuxLogits."}

@@ -12,8 +12,7 @@ from fisher_cli.curvature.comparison.frobenius import PROBES
 from fisher_cli.curvature.comparison.true_and_empirical import PRODUCTS
 from fisher_cli.curvature.problem.batching import graph_bytes, memory_bytes
 from fisher_cli.curvature.problem.problem import Problem
-from fisher_cli.curvature.spectra.eigensystems import Matrix
-from fisher_cli.curvature.spectra.request import Question
+from fisher_cli.curvature.spectra.eigensystems import Matrix, Question
 from fisher_cli.curvature.spectra.solver_choice import (
     BASIS_SHARE,
     EXPECTED_VECTORS,

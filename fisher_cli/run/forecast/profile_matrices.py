@@ -15,8 +15,8 @@ from fisher_cli.curvature.products.fisher_products import Dual, Jacobian
 from fisher_cli.curvature.spectra import score_gram
 from fisher_cli.curvature.spectra.eigensystems import Matrix, matrices
 from fisher_cli.curvature.spectra.solver_choice import WHOLE_ROWS, Route, Shapes, choose, fits, gram_work, vectors_fit
+from fisher_cli.curvature.torch_backend.machine_memory import growth
 from fisher_cli.curvature.traces.traces import EXACT_OUTPUTS, sweep
-from fisher_cli.run.forecast.memory_growth import growth
 from fisher_cli.run.forecast.memory_model import (
     DOUBLE,
     KEPT_GRAPHS,

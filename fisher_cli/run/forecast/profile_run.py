@@ -11,9 +11,9 @@ from fisher_cli.curvature.problem.batching import CPU_BYTES
 from fisher_cli.curvature.problem.output_scores import exact
 from fisher_cli.curvature.problem.problem import Problem
 from fisher_cli.curvature.torch_backend import machine_memory
+from fisher_cli.curvature.torch_backend.machine_memory import growth, resident
 from fisher_cli.curvature.torch_backend.malloc import trim
 from fisher_cli.results import Measurement
-from fisher_cli.run.forecast.memory_growth import growth, resident
 from fisher_cli.run.forecast.memory_model import Demand
 from fisher_cli.run.forecast.profile_matrices import First, Foreseen, MatrixProbe
 from fisher_cli.run.measurement import measure, posed

@@ -16,11 +16,11 @@ from fisher_cli.curvature.gradient_norms.engine import Engine, Pass, Take
 from fisher_cli.curvature.gradient_norms.operation_count import Operations, counted, spent_on
 from fisher_cli.curvature.problem.output_scores import Scores
 from fisher_cli.curvature.problem.problem import Batch, TensorData, pose
-from fisher_cli.curvature.traces import consistency, traces
+from fisher_cli.curvature.traces import coverage_ledger, traces
 from fisher_cli.curvature.traces.traces import sweep
 from fisher_cli.errors import VerificationError
 from fisher_cli.results import Ledger, Status, Trace
-from fisher_cli.run.stage_timer import Clock
+from fisher_cli.run.measurement import Clock
 from tests.cases import CASES, Case, mlp
 from tests.conftest import problem_of
 
@@ -40,7 +40,7 @@ def traced(case: Case) -> tuple[Trace, dict[str, int], int]:
 
 
 def test_the_sums_of_every_case_hold(case: Case) -> None:
-    consistency.check(*traced(case))
+    coverage_ledger.check(*traced(case))
 
 
 def altered(trace: Trace, matrix: str, factor: float) -> Trace:
@@ -54,11 +54,11 @@ def altered(trace: Trace, matrix: str, factor: float) -> Trace:
 @pytest.mark.parametrize("matrix", ["true", "empirical"])
 def test_a_layer_that_is_off_by_two_billionths_of_the_total_is_found(matrix: str) -> None:
     trace, sizes, examples = traced(MLP)
-    consistency.check(altered(trace, matrix, 1e-10), sizes, examples)
+    coverage_ledger.check(altered(trace, matrix, 1e-10), sizes, examples)
     with pytest.raises(VerificationError, match=f"the layers' {matrix} traces add up to"):
-        consistency.check(altered(trace, matrix, -2e-9), sizes, examples)
+        coverage_ledger.check(altered(trace, matrix, -2e-9), sizes, examples)
     with pytest.raises(VerificationError, match=f"the layers' {matrix} traces add up to nan"):
-        consistency.check(altered(trace, matrix, float("nan")), sizes, examples)
+        coverage_ledger.check(altered(trace, matrix, float("nan")), sizes, examples)
 
 
 @pytest.mark.parametrize("matrix", ["true", "empirical"])
@@ -69,20 +69,20 @@ def test_an_example_that_is_missing_doubled_or_wrong_is_found(matrix: str) -> No
     for changed in (terms[:-1], (*terms, 0.0), (*terms[:-1], terms[-1] + 1e-8 * sum(terms))):
         words: dict[str, Any] = {field: changed}
         with pytest.raises(VerificationError, match=rf"{matrix} trace.* examples"):
-            consistency.check(replace(trace, **words), sizes, examples)
+            coverage_ledger.check(replace(trace, **words), sizes, examples)
 
 
 def test_a_ledger_that_leaves_values_out_or_miscounts_them_is_found() -> None:
     trace, sizes, examples = traced(MLP)
     assert sum(sizes.values()) == 125
     with pytest.raises(VerificationError, match=r"holds 121 of the 125 .* what was selected and not measured: 4\.bias"):
-        consistency.check(replace(trace, layers=trace.layers[:-1]), sizes, examples)
+        coverage_ledger.check(replace(trace, layers=trace.layers[:-1]), sizes, examples)
     twice = replace(trace, layers=(*trace.layers, trace.layers[0]))
     with pytest.raises(VerificationError, match="holds 173 of the 125"):
-        consistency.check(twice, sizes, examples)
+        coverage_ledger.check(twice, sizes, examples)
     small = replace(trace, layers=(replace(trace.layers[0], parameters=7), *trace.layers[1:]))
     with pytest.raises(VerificationError, match=r"holds 84 of the 125 .* 0\.weight"):
-        consistency.check(small, sizes, examples)
+        coverage_ledger.check(small, sizes, examples)
 
 
 def test_a_trace_of_zero_adds_up() -> None:
@@ -93,7 +93,7 @@ def test_a_trace_of_zero_adds_up() -> None:
     zero = replace(
         trace, true=none, empirical=none, layers=layers, per_example_true=nothing, per_example_empirical=nothing
     )
-    consistency.check(zero, sizes, examples)
+    coverage_ledger.check(zero, sizes, examples)
 
 
 # --- planted faults: the row fails, and only that row -------------------------------------------------------------
@@ -175,7 +175,7 @@ def test_sums_hold_where_terms_are_as_small_as_numbers_get() -> None:
     """A saturated network: squares of gradients below 1e-300 cannot keep nine digits, and nothing is wrong."""
     torch.manual_seed(0)
     case = replace(MLP, build=lambda: torch.nn.Sequential(MLP.build(), Scaled()))
-    consistency.check(*traced(case))
+    coverage_ledger.check(*traced(case))
 
 
 class Scaled(torch.nn.Module):

@@ -16,8 +16,7 @@ from fisher_cli.curvature.problem.counter_based_random import of_examples
 from fisher_cli.curvature.problem.drawn_labels import errors, odds, scores_by_size
 from fisher_cli.curvature.problem.likelihoods import Gaussian, Likelihood, Sigmoid, Softmax
 from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
-from fisher_cli.curvature.traces.stated_errors import remarks
-from fisher_cli.curvature.traces.traces import sweep
+from fisher_cli.curvature.traces.traces import remarks, sweep
 from fisher_cli.results import Estimate, Trace
 from tests.cases import mlp
 from tests.curvature.traces.test_estimators import covariance, outputs_of, saved

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from fisher_cli.curvature.torch_backend import convolution_gradients
-from fisher_cli.curvature.torch_backend.convolution_gradients import convolve
-from fisher_cli.curvature.torch_backend.convolutions import Geometry, Gradients
+from fisher_cli.curvature.torch_backend import convolutions
+from fisher_cli.curvature.torch_backend.convolutions import Geometry, Gradients, convolve
 
 COUNT = 200
 
@@ -43,8 +42,8 @@ def gradients(y: Tensor, of: tuple[Tensor, ...], u: Tensor) -> tuple[Tensor, ...
     ids=["by convolutions", "by all three ways", "by products"],
 )
 def test_every_geometry_has_the_gradients_of_autograd(few: int, many: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convolution_gradients, "FEW_POSITIONS", few)
-    monkeypatch.setattr(convolution_gradients, "MANY_POSITIONS", many)
+    monkeypatch.setattr(convolutions, "FEW_POSITIONS", few)
+    monkeypatch.setattr(convolutions, "MANY_POSITIONS", many)
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:

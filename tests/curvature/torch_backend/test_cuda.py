@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from fisher_cli.curvature.problem.problem import TensorData, pose
-from fisher_cli.curvature.torch_backend.determinism import make_deterministic
+from fisher_cli.curvature.torch_backend.backend_flags import make_deterministic
 from fisher_cli.curvature.traces.traces import Sweep, sweep
 from fisher_cli.run.measurement import measure
 from fisher_cli.settings import Settings

@@ -11,7 +11,7 @@ from fisher_cli.curvature.problem import batching
 from fisher_cli.curvature.problem.problem import TensorData, pose
 from fisher_cli.curvature.spectra import solver_choice
 from fisher_cli.curvature.torch_backend import machine_memory
-from fisher_cli.inputs.formats import regular_files
+from fisher_cli.inputs.formats import files
 from tests.cases import mlp
 
 PHYSICAL = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -107,6 +107,6 @@ def test_batches_solvers_and_examples_are_chosen_by_it(
         solvers.append(solver_choice.vectors_fit(problem, 60))
         assert batching.memory_bytes(torch.device("cpu")) == limit
         assert batching.graph_bytes(torch.device("cpu")) == limit // 8
-        assert regular_files.available_memory() == limit // 2
+        assert files.available_memory() == limit // 2
     assert sizes == [62, 1]
     assert solvers == [True, False]

@@ -28,8 +28,7 @@ from fisher_cli.curvature.traces.deflation import (
     pilot,
     roots,
 )
-from fisher_cli.curvature.traces.stated_errors import remarks
-from fisher_cli.curvature.traces.traces import sweep
+from fisher_cli.curvature.traces.traces import remarks, sweep
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
 from fisher_cli.inputs.data.datasets import load_examples
 from fisher_cli.inputs.networks.architectures import find_architecture

@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata
 
 from fisher_cli.errors import CheckpointError, NoWeightsError, UnsafeCheckpointError
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
-from fisher_cli.inputs.checkpoints.distributed_metadata import read_metadata
+from fisher_cli.inputs.checkpoints.distributed_checkpoints import read_metadata
 from tests.checkpoint_files import WEIGHTS, load, refusal
 from tests.waiting import PATIENCE
 

@@ -25,8 +25,7 @@ from fisher_cli.inputs.networks.detection import detect
 from fisher_cli.inputs.networks.digits_networks import digits_cnn, digits_mlp
 from fisher_cli.inputs.networks.fitting import load_weights
 from fisher_cli.inputs.networks.shapes import hollow
-from fisher_cli.inputs.networks.torchvision_index import INDEX
-from fisher_cli.inputs.networks.torchvision_models import fingerprint, torchvision_model, torchvision_names
+from fisher_cli.inputs.networks.torchvision_models import INDEX, fingerprint, torchvision_model, torchvision_names
 from fisher_cli.inputs.networks.wide_resnets import wide_resnet
 from tests.architecture_cases import checkpoint, message
 from tests.effort import Effort
