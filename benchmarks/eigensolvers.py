@@ -17,7 +17,7 @@ from benchmarks.harness import NotApplicableError, package
 from fisher_cli.curvature.problem.batching import memory_bytes, values_per_example
 from fisher_cli.curvature.problem.problem import TensorData, pose
 from fisher_cli.curvature.spectra.eigensystems import matrices
-from fisher_cli.curvature.spectra.solver_choice import Route, fits
+from fisher_cli.curvature.spectra.solver_choice import Eigensolver, fits
 from fisher_cli.curvature.torch_backend.backend_flags import reproducible_kernels
 
 TOLERANCE = 1e-3
@@ -59,11 +59,11 @@ def forward_pass(model: nn.Module, inputs: Tensor, _: Tensor, batch: int, count:
     return Found([])
 
 
-def _ours(matrix: str, route: Route | None) -> Callable[[nn.Module, Tensor, Tensor, int, int], Found]:
+def _ours(matrix: str, route: Eigensolver | None) -> Callable[[nn.Module, Tensor, Tensor, int, int], Found]:
     def run(model: nn.Module, inputs: Tensor, labels: Tensor, _: int, count: int) -> Found:
         problem = pose(model, TensorData(inputs, labels))
         chosen = matrices(problem)[matrix == EMPIRICAL]
-        if route is Route.GRAM and not fits(chosen.engine, chosen.scores, problem.examples * chosen.scores):
+        if route is Eigensolver.GRAM and not fits(chosen.engine, chosen.scores, problem.examples * chosen.scores):
             msg = f"{problem.examples * chosen.scores} score gradients do not fit into memory"
             raise NotApplicableError(msg)
         found = chosen.leading(count, tolerance=TOLERANCE, route=route)
@@ -156,7 +156,7 @@ def _solvers(matrix: str, operator: str) -> list[Solver]:
         Solver("fisher", matrix, _ours(matrix, None), "fisher-cli"),
         *(
             Solver(f"fisher, route={route.value}", matrix, _ours(matrix, route), "fisher-cli")
-            for route in (Route.LANCZOS, Route.GRAM, Route.DUAL)
+            for route in (Eigensolver.LANCZOS, Eigensolver.GRAM, Eigensolver.DUAL)
         ),
         Solver(f"curvlinops {operator} + eigsh", matrix, curvlinops, "curvlinops-for-pytorch"),
         Solver(f"curvlinops {operator} + eigsh, one batch", matrix, curvlinops, "curvlinops-for-pytorch", at_once=True),
@@ -175,5 +175,6 @@ SOLVERS = (
 LARGE_SOLVERS = tuple(
     solver
     for solver in SOLVERS
-    if solver is FORWARD or (solver.matrix == TRUE and solver.name in {"fisher", f"fisher, route={Route.DUAL.value}"})
+    if solver is FORWARD
+    or (solver.matrix == TRUE and solver.name in {"fisher", f"fisher, route={Eigensolver.DUAL.value}"})
 )

@@ -19,7 +19,7 @@ from benchmarks.harness import Answer, Report, ask, number, parsed, parser, prov
 from fisher_cli.curvature.problem.output_scores import true_scores
 from fisher_cli.curvature.problem.problem import TensorData, pose
 from fisher_cli.curvature.spectra.eigensystems import matrices
-from fisher_cli.curvature.spectra.solver_choice import WHOLE_ROWS, Route
+from fisher_cli.curvature.spectra.solver_choice import WHOLE_ROWS, Eigensolver
 
 # Classes, inputs and hidden units; of each class so many training examples; examples that F is of.
 CLASSES, WIDTH, HIDDEN, EACH, EXAMPLES = 1000, 64, 256, 10, 64
@@ -78,7 +78,7 @@ def column_norms(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[Tens
         directions, amplitudes = true_scores(problem.likelihood, evaluated.outputs.detach(), batch.labels)
         norms = torch.stack(list(evaluated.norms(directions).values())).sum(0)
         found.append((norms * amplitudes.square()).T)
-    return torch.cat(found), float(true.leading(1, route=Route.LANCZOS).values[0])
+    return torch.cat(found), float(true.leading(1, route=Eigensolver.LANCZOS).values[0])
 
 
 def work(part: str, classes: int, examples: int, steps: Sequence[int]) -> Answer:

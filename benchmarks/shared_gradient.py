@@ -14,21 +14,23 @@ import torch
 from torch import nn
 
 from fisher_cli.curvature.problem.problem import Batch, Problem, TensorData, pose
-from fisher_cli.curvature.problem.process_group import World
+from fisher_cli.curvature.problem.process_group import ProcessGroup
 from fisher_cli.curvature.traces.mean_gradient import MeanGradient, SharedMeanGradient
 from fisher_cli.parallel.launch import launched
-from fisher_cli.parallel.ranks import joined
+from fisher_cli.parallel.ranks import joined_ranks
 
 WIDTHS = (768, 4096, 4096, 10)
 ROUNDS = 10
 
 
-def problem_of(world: World) -> Problem:
+def problem_of(process_group: ProcessGroup) -> Problem:
     """A network whose tensors have 16.8 million values and fewer."""
     torch.manual_seed(0)
     first, second, third = (nn.Linear(before, after) for before, after in pairwise(WIDTHS))
     network = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third)
-    return pose(network, TensorData(torch.randn(4, WIDTHS[0]), torch.arange(4)), batch_size=1, world=world)
+    return pose(
+        network, TensorData(torch.randn(4, WIDTHS[0]), torch.arange(4)), batch_size=1, process_group=process_group
+    )
 
 
 def seconds(mean: MeanGradient, problem: Problem) -> tuple[float, float]:
@@ -53,13 +55,13 @@ def seconds(mean: MeanGradient, problem: Problem) -> tuple[float, float]:
 def main() -> None:
     """Print the seconds of a batch with the gradient whole and shared out."""
     launch = launched()
-    with joined(launch, "cpu", lambda _: None) as world:
-        problem = problem_of(world)
+    with joined_ranks(launch, "cpu", lambda _: None) as process_group:
+        problem = problem_of(process_group)
         for kind in (MeanGradient, SharedMeanGradient):
             added, read = seconds(kind(problem), problem)
-            told = world.exchange([added, read])
+            told = process_group.exchange([added, read])
             if launch.speaks:
-                name = "whole on every rank" if kind is MeanGradient else f"shared among {world.size}"
+                name = "whole on every rank" if kind is MeanGradient else f"shared among {process_group.size}"
                 slowest = [f"{max(each):.4f} s" for each in zip(*told, strict=True)]
                 print(f"{problem.size:,} parameters, {name}: {slowest[0]} to add a batch, {slowest[1]} to read all")
 

@@ -48,7 +48,7 @@ from benchmarks.harness import (
 from benchmarks.networks import Case, Setting, case_named, examples_of, mlp
 from fisher_cli.curvature.problem.problem import TensorData, pose
 from fisher_cli.curvature.spectra.eigensystems import matrices
-from fisher_cli.curvature.spectra.solver_choice import Route
+from fisher_cli.curvature.spectra.solver_choice import Eigensolver
 
 COUNT = 10
 QUICK_EXAMPLES = 32
@@ -117,7 +117,7 @@ def errors(values: Sequence[float], reference: Sequence[float]) -> tuple[float, 
 # --- in the process of one measurement ---
 
 
-def lanczos_reference(case: Case, setting: Setting, examples: int, matrix: str, route: Route) -> Answer:
+def lanczos_reference(case: Case, setting: Setting, examples: int, matrix: str, route: Eigensolver) -> Answer:
     """The eigenvalues in float64 by one of our routes."""
     inputs, labels = case.data(setting, examples)
     problem = pose(case.network(setting).double(), TensorData(inputs.double(), labels))
@@ -174,7 +174,7 @@ def work(name: str, matrix: str, case: Case, setting: Setting, examples: int) ->
 
 def reference(case: Case, setting: Setting, examples: int, matrix: str) -> tuple[list[float], str]:
     """The best eigenvalues there are, and in words what they are."""
-    found = ask(lanczos_reference, case, setting, examples, matrix, Route.LANCZOS)
+    found = ask(lanczos_reference, case, setting, examples, matrix, Eigensolver.LANCZOS)
     values: list[float] = required(found, f"no reference for {case.name}")["values"]
     explicit = ask(explicit_reference, case, setting, examples, matrix)
     if str(explicit.get("failure", "")).startswith("n/a"):
@@ -240,7 +240,7 @@ def large(options: argparse.Namespace) -> tuple[str, list[SpectrumRow]]:
     width = QUICK_WIDTH if options.quick else LARGE_WIDTH
     case = Case("wide-mlp", functools.partial(mlp, width=width), (784,), examples=16, batch=16)
     setting, size = Setting(), width**2 + 796 * width + 10
-    found = ask(lanczos_reference, case, setting, case.examples, TRUE, Route.GRAM)
+    found = ask(lanczos_reference, case, setting, case.examples, TRUE, Eigensolver.GRAM)
     truth = required(found, "no reference for the wide perceptron")["values"]
     rows = measure(case, setting, LARGE_SOLVERS, {TRUE: truth}, options)
     lines = []

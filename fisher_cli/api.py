@@ -10,14 +10,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from fisher_cli.curvature.problem.problem import TensorData
-from fisher_cli.curvature.torch_backend.network_state import given_back
+from fisher_cli.curvature.torch_backend.network_state import restored
 from fisher_cli.errors import DataError, UsageError
 from fisher_cli.inputs.data.datasets import check_limit, selected
 from fisher_cli.run.analysis import Analysis
 from fisher_cli.run.device import choose_device
 from fisher_cli.run.measurement import measure
-from fisher_cli.run.normalization import with_chosen_normalization
-from fisher_cli.run.previous_row import Trail
+from fisher_cli.run.normalization import choose_from_first_batch
+from fisher_cli.run.previous_row import PreviousRow
 from fisher_cli.run.sequence import Run, load_data, resident
 from fisher_cli.settings import PRESETS, ComparisonSettings, Resources, Settings, settings_of
 
@@ -205,23 +205,29 @@ def _analyze_modules(
                     "normalize 'auto' asks the last module, which a generator has not made yet: pass a list, or name it"
                 )
                 raise UsageError(msg)
-            examples = with_chosen_normalization(examples, modules[-1], settings, device)
+            examples = choose_from_first_batch(examples, modules[-1], settings, device)
         source, classes, described = resident(examples, device), examples.classes, examples.describe()
     else:
         source, classes, described = tensors, None, {"name": "tensors", "examples": len(tensors)}
     analysis = Analysis(settings, resources, str(device), described)
     start, batch_size = time.perf_counter(), resources.batch_size
     is_alone = isinstance(modules, list) and len(modules) == 1
-    trail = Trail() if settings.looks_back and not is_alone else None
+    previous_row = PreviousRow() if settings.looks_back and not is_alone else None
     for index, module in enumerate(modules):
         if not isinstance(module, nn.Module):
             msg = f"after {index} modules came {_kinds([module])}: a generator of modules must yield nothing else"
             raise UsageError(msg)
-        if trail is not None:
-            trail.advance()
-        with given_back(module):
+        if previous_row is not None:
+            previous_row.advance()
+        with restored(module):
             found = measure(
-                module, source, settings, batch_size=batch_size, device=device, classes=classes, trail=trail
+                module,
+                source,
+                settings,
+                batch_size=batch_size,
+                device=device,
+                classes=classes,
+                previous_row=previous_row,
             )
         batch_size = batch_size if found.memory_ran_out_at is None else found.batch_size
         named = replace(found, checkpoint=f"module-{index}", architecture=type(module).__name__)

@@ -51,7 +51,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Part:
+class ShardPart:
     """What a report of a shard is a part of: a run over so many checkpoints, with the digest of their sequence."""
 
     shard: Shard
@@ -59,13 +59,13 @@ class Part:
     sequence: str
 
     @classmethod
-    def of(cls, shard: Shard, files: Iterable[tuple[str, str | None]]) -> "Part":
+    def of(cls, shard: Shard, files: Iterable[tuple[str, str | None]]) -> "ShardPart":
         """The part that a shard is of the files with these names and content hashes, in order of training."""
         listed = list(files)
         return cls(shard, len(listed), digest(json.dumps(listed).encode()))
 
     @classmethod
-    def recorded(cls, value: Any) -> "Part":
+    def recorded(cls, value: Any) -> "ShardPart":
         """The part that a record says.
 
         Raises:

@@ -10,7 +10,7 @@ from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.checkpoints.checkpoints import (
     Checkpoint,
     CheckpointFile,
-    Reading,
+    ReadOptions,
     find_checkpoints,
     load_checkpoint,
 )
@@ -32,13 +32,13 @@ def as_bytes(content: object, **options: object) -> bytes:
 
 def load(path: Path, **options: str | bool) -> Checkpoint:
     """The one checkpoint at the path, which must be usable."""
-    reading = Reading(**options)
+    reading = ReadOptions(**options)
     return load_checkpoint(find_checkpoints([path], reading)[0], reading)
 
 
 def refusal(path: Path, kind: type[CheckpointError] = CheckpointError, **options: str | bool) -> str:
     """The message for one file, which is a row with an error, of the kind expected, in one clean line."""
-    reading = Reading(**options)
+    reading = ReadOptions(**options)
     [file] = find_checkpoints([path], reading)
     assert type(file.error) is kind, file.error
     with pytest.raises(kind):

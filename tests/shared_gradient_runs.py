@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 import fisher_cli.run.measurement as measuring
 from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
-from fisher_cli.curvature.problem.process_group import World
+from fisher_cli.curvature.problem.process_group import ProcessGroup
 from fisher_cli.curvature.torch_backend import malloc
 from fisher_cli.curvature.torch_backend.machine_memory import growth
 from fisher_cli.curvature.traces.gradient_statistics import gradient, projections
 from fisher_cli.curvature.traces.mean_gradient import SharedMeanGradient
-from fisher_cli.curvature.traces.traces import Sweep, sweep
+from fisher_cli.curvature.traces.traces import TraceResult, sweep
 from fisher_cli.errors import NumericalError, RanksError
 from fisher_cli.parallel import ranks
 from fisher_cli.settings import Settings
@@ -64,7 +64,7 @@ SHARED = [("sequence", torch.float64, 2), ("attention", torch.float64, 2), ("wan
 SHARED += [("mlp", torch.float64, 4), ("sequence", torch.float32, 2), ("attention", torch.bfloat16, 2)]
 
 
-def _said(swept: Sweep) -> list[Tensor]:
+def _said(swept: TraceResult) -> list[Tensor]:
     """ḡ, its products with every example's gradient, and what is made of them."""
     squares = torch.tensor(swept.trace.per_example_empirical, dtype=torch.float64)
     found = gradient(swept.engine, swept.gradient, squares)
@@ -74,45 +74,51 @@ def _said(swept: Sweep) -> list[Tensor]:
     return [swept.mean_gradient, products, torch.tensor(numbers, dtype=torch.float64)]
 
 
-def scattered_sums(world: World) -> Any:
+def scattered_sums(process_group: ProcessGroup) -> Any:
     """In pieces of seven values, of vectors of many lengths: equal to plain sums; of unlike lengths it is refused."""
     said, before = [], ranks.PIECE
     ranks.PIECE = 7
     try:
         for count, dtype in itertools.product((0, 1, 2, 7, 8, 40), (torch.float32, torch.float64)):
-            torch.manual_seed(world.rank)
-            vector = torch.randn(2, count, dtype=dtype)[1] if world.rank else torch.zeros(1, dtype=dtype).expand(count)
-            total = torch.ones(world.scattered(count), dtype=torch.float64)
-            world.add_scattered(vector, total)
-            found = world.gather_scattered(total, count, torch.float64)
-            expected = world.sum(vector.double().clone() + (world.rank == 0))
+            torch.manual_seed(process_group.rank)
+            vector = (
+                torch.randn(2, count, dtype=dtype)[1]
+                if process_group.rank
+                else torch.zeros(1, dtype=dtype).expand(count)
+            )
+            total = torch.ones(process_group.scattered(count), dtype=torch.float64)
+            process_group.add_scattered(vector, total)
+            found = process_group.gather_scattered(total, count, torch.float64)
+            expected = process_group.sum(vector.double().clone() + (process_group.rank == 0))
             said.append(bool(torch.allclose(found, expected, rtol=1e-15, atol=1e-15)))
-            rounded = world.gather_scattered(total, count, torch.float32)
+            rounded = process_group.gather_scattered(total, count, torch.float32)
             said.append(rounded.dtype is torch.float32 and torch.equal(rounded, found.float()))
-        lengths = world.exchange([world.scattered(count) for count in range(30)])
+        lengths = process_group.exchange([process_group.scattered(count) for count in range(30)])
         said.append([sum(each) for each in zip(*lengths, strict=True)] == list(range(30)))
         try:
-            world.add_scattered(torch.ones(8 + world.rank), torch.ones(world.scattered(8)).double())
+            process_group.add_scattered(
+                torch.ones(8 + process_group.rank), torch.ones(process_group.scattered(8)).double()
+            )
         except RanksError as error:
             said.append("went different ways (rank 0: a sum that is scattered (8), rank 1" in str(error))
     finally:
         ranks.PIECE = before
-    return world.exchange(said)
+    return process_group.exchange(said)
 
 
-def shared_gradients(world: World) -> Any:
+def shared_gradients(process_group: ProcessGroup) -> Any:
     """By network, precision and batch size: the largest relative difference to one rank, and what each rank holds."""
     found = []
     for name, dtype, size in SHARED:
         said, held = [], list[int]()
-        for each in (world, World())[: 1 + (world.rank == 0)]:
+        for each in (process_group, ProcessGroup())[: 1 + (process_group.rank == 0)]:
             model, inputs, labels = MADE[name](dtype)
             with as_large():
-                problem = pose(model, TensorData(inputs, labels), batch_size=size, dtype=dtype, world=each)
+                problem = pose(model, TensorData(inputs, labels), batch_size=size, dtype=dtype, process_group=each)
                 swept = sweep(problem, verify=False)
                 said.append(_said(swept))
             if isinstance(swept.gradient, SharedMeanGradient):
-                held = world.exchange(held_values(swept.gradient))
+                held = process_group.exchange(held_values(swept.gradient))
         off = [float((a - b).abs().max() / b.abs().max()) for a, b in zip(said[0], said[-1], strict=True)]
         found.append([f"{name}, {dtype}, {size} at once", max(off), held, problem.size])
     return found
@@ -123,9 +129,9 @@ def held_values(gradient: SharedMeanGradient) -> int:
     return sum(map(len, gradient._totals.values()))
 
 
-def problem_of(world: World, batch_size: int) -> Problem:
+def problem_of(process_group: ProcessGroup, batch_size: int) -> Problem:
     model, inputs, labels = MADE["mlp"](torch.float64)
-    return pose(model, TensorData(inputs, labels), batch_size=batch_size, world=world)
+    return pose(model, TensorData(inputs, labels), batch_size=batch_size, process_group=process_group)
 
 
 @contextmanager
@@ -147,47 +153,49 @@ def failing(method: str, call: int, error: Callable[[], Exception]) -> Iterator[
         setattr(SharedMeanGradient, method, real)
 
 
-def memory_runs_out_in_the_middle_of_a_batch(world: World) -> Any:
+def memory_runs_out_in_the_middle_of_a_batch(process_group: ProcessGroup) -> Any:
     """On rank 0, and on the last rank, which has no batch of its own where there are three."""
-    said, settings, problem = [], Settings(data="none", eigenvalues=0), problem_of(World(), 4)
+    said, settings, problem = [], Settings(data="none", eigenvalues=0), problem_of(ProcessGroup(), 4)
     short = lambda: RuntimeError("DefaultCPUAllocator: can't allocate memory")  # noqa: E731
     with as_large():
-        alone = world.rank == 0 and measuring.measure(problem.model, problem.data, settings, batch_size=2, verify=False)
-        norm = world.broadcast(alone and alone.gradient and alone.gradient.norm_squared)
+        alone = process_group.rank == 0 and measuring.measure(
+            problem.model, problem.data, settings, batch_size=2, verify=False
+        )
+        norm = process_group.broadcast(alone and alone.gradient and alone.gradient.norm_squared)
         for method, call, rank in (("add", 3, 0), ("part", 2, 0), ("_add", 2, -1), ("_gathered", 3, -1)):
-            with failing(method, call if world.rank == rank % world.size else 0, short):
+            with failing(method, call if process_group.rank == rank % process_group.size else 0, short):
                 found = measuring.measure(
-                    problem.model, problem.data, settings, batch_size=4, verify=False, world=world
+                    problem.model, problem.data, settings, batch_size=4, verify=False, process_group=process_group
                 )
             assert found.gradient is not None
             off = abs(found.gradient.norm_squared / norm - 1)
             said.append([found.batch_size, found.memory_ran_out_at, off < 1e-12])
-    return world.exchange(said)
+    return process_group.exchange(said)
 
 
-def an_error_in_the_middle_of_a_batch(world: World) -> Any:
+def an_error_in_the_middle_of_a_batch(process_group: ProcessGroup) -> Any:
     said = []
     for method in ("add", "part"):
-        with as_large(), failing(method, 2 if world.rank == 0 else 0, lambda: NumericalError("odd")):
+        with as_large(), failing(method, 2 if process_group.rank == 0 else 0, lambda: NumericalError("odd")):
             try:
-                with world.in_step():
-                    _said(sweep(problem_of(world, 3), verify=False))
+                with process_group.in_step():
+                    _said(sweep(problem_of(process_group, 3), verify=False))
             except NumericalError as error:
                 said.append(str(error))
-    return world.exchange(said)
+    return process_group.exchange(said)
 
 
-def memory_of_a_shared_gradient(world: World) -> Any:
+def memory_of_a_shared_gradient(process_group: ProcessGroup) -> Any:
     """Of 20 million parameters: how many, what each rank keeps, and the bytes that a sweep adds, here and alone."""
     torch.manual_seed(0)
     model, data = mlp(768, 4096, 4096, 10), TensorData(torch.randn(4, 768), torch.arange(4) % 10)
     with as_large():
-        problem = pose(model, data, batch_size=2, world=world)
+        problem = pose(model, data, batch_size=2, process_group=process_group)
         with growth(problem.device) as grown:
             swept = sweep(problem, verify=False)
-            told = world.exchange([held_values(swept.gradient), grown()])  # type: ignore[arg-type]
+            told = process_group.exchange([held_values(swept.gradient), grown()])  # type: ignore[arg-type]
         swept.gradient.forget()
-        if world.rank > 0:
+        if process_group.rank > 0:
             return None
         alone = pose(model, data, batch_size=2)
         with growth(problem.device) as grown:
@@ -195,7 +203,7 @@ def memory_of_a_shared_gradient(world: World) -> Any:
             return problem.size, told, grown()
 
 
-SHARED_GRADIENT_TASKS: dict[str, Callable[[World], Any]] = {
+SHARED_GRADIENT_TASKS: dict[str, Callable[[ProcessGroup], Any]] = {
     each.__name__: each
     for each in (
         scattered_sums,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fisher_cli.curvature.problem.problem import Problem
 from fisher_cli.curvature.spectra.eigensystems import matrices
-from fisher_cli.curvature.spectra.solver_choice import Route
+from fisher_cli.curvature.spectra.solver_choice import Eigensolver
 from fisher_cli.curvature.spectra.spectrum import as_result
 from fisher_cli.results import Eigenvalues
 
@@ -118,7 +118,7 @@ def stopped_like_arpack(product: Product, size: int, tolerance: float, dtype: to
 
 
 def true_eigenvalues(
-    problem: Problem, count: int, *, tolerance: float = 1e-3, seed: int = 0, route: Route | None = None
+    problem: Problem, count: int, *, tolerance: float = 1e-3, seed: int = 0, route: Eigensolver | None = None
 ) -> Eigenvalues:
     """The largest eigenvalues of F = mean_n J_nᵀ Λ_n J_n, each with its residual ‖Fv − θv‖."""
     true, _ = matrices(problem, seed=seed)
@@ -126,7 +126,7 @@ def true_eigenvalues(
 
 
 def empirical_eigenvalues(
-    problem: Problem, count: int, *, tolerance: float = 1e-3, seed: int = 0, route: Route | None = None
+    problem: Problem, count: int, *, tolerance: float = 1e-3, seed: int = 0, route: Eigensolver | None = None
 ) -> Eigenvalues:
     """The largest eigenvalues of F̂ = mean_n J_nᵀ s_y s_yᵀ J_n, each with its residual ‖F̂v − θv‖."""
     _, empirical = matrices(problem, seed=seed)

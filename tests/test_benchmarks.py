@@ -23,7 +23,7 @@ from benchmarks.ranks import GOAL, RanksRow
 from benchmarks.spectrum import SpectrumRow
 from benchmarks.variances import EstimateRow
 from fisher_cli.curvature.problem.problem import TensorData, pose
-from fisher_cli.curvature.spectra.solver_choice import Route
+from fisher_cli.curvature.spectra.solver_choice import Eigensolver
 from tests.reference import reference
 from tests.waiting import PATIENCE
 
@@ -156,7 +156,7 @@ def test_the_truths_of_the_benchmarks_are_the_oracle() -> None:
     for matrix, dense in ((TRUE, oracle.fisher), (EMPIRICAL, oracle.empirical)):
         values = torch.linalg.eigvalsh(dense).flip(0)[:10].tolist()
         explicit = spectrum.explicit_reference(SMALL, Setting(), 5, matrix)["values"]
-        lanczos = spectrum.lanczos_reference(SMALL, Setting(), 5, matrix, Route.LANCZOS)["values"]
+        lanczos = spectrum.lanczos_reference(SMALL, Setting(), 5, matrix, Eigensolver.LANCZOS)["values"]
         assert explicit == pytest.approx(values, rel=1e-9, abs=1e-12 * values[0])
         assert lanczos == pytest.approx(values, rel=1e-9, abs=1e-12 * values[0])
 

@@ -8,8 +8,8 @@ import typer
 
 from fisher_cli.cli import examples, long_output, options
 from fisher_cli.cli.destinations import destinations
-from fisher_cli.cli.dry_run import foretell
-from fisher_cli.cli.run_command import Report, Waits, go_through
+from fisher_cli.cli.dry_run import show_forecast
+from fisher_cli.cli.run_command import CommandReport, FollowWait, run_command
 from fisher_cli.cli.shared_options import (
     ACTIVATIONS,
     DATA,
@@ -65,7 +65,7 @@ def analyze(
 
     path = PathLength()
     files, to_stdout = destinations(output, None if dry_run else format, force, csv_dialect)
-    report = Report(
+    report = CommandReport(
         lambda measurement, order, form: _line(measurement, order, form, csv_dialect, settings.eigenvalues, path),
         lambda analysis: _tables(analysis, layers),
         _show,
@@ -88,12 +88,12 @@ def analyze(
         raise UsageError(msg)
     check_sharing(settings, resources, files, follows=follow)
     if dry_run:
-        raise typer.Exit(foretell(checkpoints, settings, resources, files, format, quiet, resume, follow))
+        raise typer.Exit(show_forecast(checkpoints, settings, resources, files, format, quiet, resume, follow))
     if files is not None:
         words = {"examples": per_example, "task2vec": settings.task2vec, long_output.WORD: long}
         files = files.and_(*(word for word, is_asked in words.items() if is_asked))
-    waits = Waits(until) if follow else None
-    code = go_through(checkpoints, settings, resources, report, files, to_stdout, quiet, resume, waits)
+    waits = FollowWait(until) if follow else None
+    code = run_command(checkpoints, settings, resources, report, files, to_stdout, quiet, resume, waits)
     raise typer.Exit(code)
 
 

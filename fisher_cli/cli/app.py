@@ -25,7 +25,7 @@ from fisher_cli.cli import (
     spectrum,
     verify,
 )
-from fisher_cli.cli.help_format import Group
+from fisher_cli.cli.help_format import PlainGroup
 from fisher_cli.errors import FisherError, LockedError, UsageError
 from fisher_cli.parallel.launch import launched
 from fisher_cli.storage.atomic_write import STOPPING_SIGNALS
@@ -34,7 +34,7 @@ from fisher_cli.storage.atomic_write import STOPPING_SIGNALS
 UnparsableError = cast("type[Exception]", typer.BadParameter.__bases__[0])
 
 
-class Boundary(Group):
+class Boundary(PlainGroup):
     """Turns errors into one line on stderr: exit code 2 for wrong usage, 5 for a locked report, 1 for all else."""
 
     def main(

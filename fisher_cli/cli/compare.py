@@ -4,10 +4,10 @@ import typer
 
 from fisher_cli.cli import compare_matrices
 from fisher_cli.cli.compare_checkpoints import checkpoints
-from fisher_cli.cli.help_format import Group
+from fisher_cli.cli.help_format import PlainGroup
 
 compare = typer.Typer(
-    cls=Group,
+    cls=PlainGroup,
     name="compare",
     help="Hold two things against each other: the true and the empirical Fisher, or two checkpoints.",
     no_args_is_help=True,

@@ -13,7 +13,7 @@ from fisher_cli.cli.destinations import destinations
 from fisher_cli.cli.shared_options import DATA, MODEL, NETWORK, RUNNING, SEED, asks
 from fisher_cli.settings import Resources, Settings
 from fisher_cli.storage.formats import Format, render
-from fisher_cli.storage.report_files import Metadata
+from fisher_cli.storage.report_files import RunRecord
 from fisher_cli.tables.dialects import Dialect
 
 
@@ -47,7 +47,7 @@ def checkpoints(
         found = compare_checkpoints(first, second, settings, resources)
     if files is not None:
         beside = found.layers if layers else None
-        files.write(found.table, beside, Metadata(found.stable_metadata(), found.run_metadata()))
+        files.write(found.table, beside, RunRecord(found.stable_metadata(), found.run_metadata()))
     if to_stdout is Format.TABLE:
         console.checkpoint_comparison(found.found, found.run.analysis.data_title)
     elif to_stdout is not None:

@@ -8,8 +8,8 @@ import typer
 
 from fisher_cli.cli import long_output, options
 from fisher_cli.cli.destinations import destinations
-from fisher_cli.cli.dry_run import foretell
-from fisher_cli.cli.run_command import Report, go_through
+from fisher_cli.cli.dry_run import show_forecast
+from fisher_cli.cli.run_command import CommandReport, run_command
 from fisher_cli.cli.shared_options import (
     DATA,
     ESTIMATOR,
@@ -67,8 +67,8 @@ def true_vs_empirical(
     if files is not None:
         files = files.named("compare", "compare.layers").and_(*([long_output.WORD] if long else []))
     if dry_run:
-        raise typer.Exit(foretell(checkpoints, settings, resources, files, format, quiet, resume))
-    report = Report(
+        raise typer.Exit(show_forecast(checkpoints, settings, resources, files, format, quiet, resume))
+    report = CommandReport(
         partial(_lines, csv_dialect, eigenvalues),
         partial(_tables, layers is not False),
         partial(_show, bool(layers)),
@@ -78,7 +78,7 @@ def true_vs_empirical(
         report = long_output.instead(report, partial(_row, eigenvalues), csv_dialect)
     elif long:
         report = long_output.beside(report)
-    code = go_through(checkpoints, settings, resources, report, files, to_stdout, quiet=quiet, resume=resume)
+    code = run_command(checkpoints, settings, resources, report, files, to_stdout, quiet=quiet, resume=resume)
     raise typer.Exit(code)
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 DOES_NOT_FIT = 4
 
 
-def foretell(
+def show_forecast(
     checkpoints: Sequence[Path],
     settings: Settings,
     resources: Resources,
@@ -72,7 +72,7 @@ def _refused_at_sight(checkpoints: Sequence[Path], settings: Settings) -> str | 
     from fisher_cli.curvature.torch_backend import machine_memory
     from fisher_cli.inputs.networks.architectures import find_factory
     from fisher_cli.run.forecast.forecast import too_large
-    from fisher_cli.run.forecast.lower_bound import largest_checkpoint, outline
+    from fisher_cli.run.forecast.lower_bound import largest_checkpoint, lower_bound
 
     available, whose = machine_memory.total_memory()
     largest = largest_checkpoint(checkpoints)
@@ -82,7 +82,7 @@ def _refused_at_sight(checkpoints: Sequence[Path], settings: Settings) -> str | 
             "save the weights alone, without the optimizer, or take a machine with more memory"
         )
     factory = find_factory(settings.model, dict(settings.model_arguments))
-    found = None if factory is None else outline(factory.build, settings)
+    found = None if factory is None else lower_bound(factory.build, settings)
     if found is None or found.bytes + machine_memory.resident_memory() <= available:
         return None
     refusal = too_large(found, machine_memory.resident_memory(), available)

@@ -8,9 +8,9 @@ import typer
 
 from fisher_cli.cli import options
 from fisher_cli.cli.destinations import destinations
-from fisher_cli.cli.dry_run import foretell
+from fisher_cli.cli.dry_run import show_forecast
 from fisher_cli.cli.long_tables import LongTable
-from fisher_cli.cli.run_command import Report, go_through
+from fisher_cli.cli.run_command import CommandReport, run_command
 from fisher_cli.cli.shared_options import (
     ACTIVATIONS,
     DATA,
@@ -59,15 +59,15 @@ def examples(
     if files is not None:
         files = files.named("examples", "groups")
     if dry_run:
-        raise typer.Exit(foretell(checkpoints, settings, resources, files, format, quiet, resume))
-    report = Report(
+        raise typer.Exit(show_forecast(checkpoints, settings, resources, files, format, quiet, resume))
+    report = CommandReport(
         lambda measurement, order, form: _lines(measurement, order, form, csv_dialect, top),
         _tables,
         _show,
         long=per_example(top, is_main=True),
         finished=lambda measurement: finished(measurement, top),
     )
-    code = go_through(checkpoints, settings, resources, report, files, to_stdout, quiet=quiet, resume=resume)
+    code = run_command(checkpoints, settings, resources, report, files, to_stdout, quiet=quiet, resume=resume)
     raise typer.Exit(code)
 
 

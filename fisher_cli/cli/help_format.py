@@ -5,7 +5,7 @@ from typing import Any
 from typer.core import TyperGroup
 
 
-class Group(TyperGroup):
+class PlainGroup(TyperGroup):
     """A group of commands in whose help, and in that of its commands, switches stand without `<bool>`."""
 
     def get_params(self, ctx: Any) -> list[Any]:

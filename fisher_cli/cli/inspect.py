@@ -15,7 +15,7 @@ from fisher_cli.cli.destinations import ROWS_AS_THEY_COME, destinations, exit_co
 from fisher_cli.cli.shared_options import DATA, DEBUG, DEVICE, ESTIMATOR, MODEL, NETWORK, asks, changed, without
 from fisher_cli.settings import Resources, Settings
 from fisher_cli.storage.formats import Format, render
-from fisher_cli.storage.report_files import Metadata, ReportFiles
+from fisher_cli.storage.report_files import ReportFiles, RunRecord
 from fisher_cli.tables.dialects import Dialect
 
 if TYPE_CHECKING:
@@ -81,10 +81,10 @@ class _Survey:
     """Goes through the files once; with data, the first good one is measured on a few examples."""
 
     def __init__(self, paths: list[Path], settings: Settings, resources: Resources, *, with_data: bool) -> None:
-        from fisher_cli.inputs.formats.reading import Reading
+        from fisher_cli.inputs.formats.reading import ReadOptions
 
         self.settings = settings
-        self._reading = Reading.of(settings, resources)
+        self._reading = ReadOptions.of(settings, resources)
         self.rows: list[Inspection] = []
         self.covered: Measurement | None = None
         self._run = _run(paths, settings, resources) if with_data else None
@@ -164,7 +164,7 @@ def _finish(console: "Console", survey: _Survey, files: ReportFiles | None, to_s
     return exit_code(survey.rows, survey.good)
 
 
-def _metadata(survey: _Survey) -> Metadata:
+def _metadata(survey: _Survey) -> RunRecord:
     """What was asked and found, the same for every repetition; and how it went this time."""
     from fisher_cli.storage.metadata import ledger_record
 
@@ -176,7 +176,7 @@ def _metadata(survey: _Survey) -> Metadata:
         "ledgers": [] if covered is None or covered.ledger is None else [ledger_record(covered.ledger)],
         "check": None if covered is None or covered.check is None else asdict(covered.check),
     }
-    return Metadata(stable, {"command": list(sys.argv), "timings": dict(covered.timings) if covered else {}})
+    return RunRecord(stable, {"command": list(sys.argv), "timings": dict(covered.timings) if covered else {}})
 
 
 def _say_in_short(console: "Console", survey: _Survey, files: ReportFiles | None) -> None:

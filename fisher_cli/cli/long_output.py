@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fisher_cli.cli.run_command import Report
+from fisher_cli.cli.run_command import CommandReport
 from fisher_cli.storage.formats import Format
 from fisher_cli.tables.dialects import Dialect
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 WORD = "long"
 
 
-def beside(report: Report) -> Report:
+def beside(report: CommandReport) -> CommandReport:
     """The same report with the long form of its main table and that of layers as a table more."""
 
     def further(analysis: "Analysis") -> "dict[str, pd.DataFrame]":
@@ -26,7 +26,9 @@ def beside(report: Report) -> Report:
     return replace(report, further=further)
 
 
-def instead(report: Report, rows: "Callable[[Measurement, int], pd.DataFrame]", dialect: Dialect) -> Report:
+def instead(
+    report: CommandReport, rows: "Callable[[Measurement, int], pd.DataFrame]", dialect: Dialect
+) -> CommandReport:
     """The same report, its main rows in the long form; `rows` makes one checkpoint's wide row."""
 
     def lines(measurement: "Measurement", order: int, form: Format) -> str:
@@ -40,7 +42,7 @@ def instead(report: Report, rows: "Callable[[Measurement, int], pd.DataFrame]", 
     return replace(report, lines=lines, tables=tables)
 
 
-def _whole(report: Report, analysis: "Analysis") -> "tuple[pd.DataFrame, pd.DataFrame | None]":
+def _whole(report: CommandReport, analysis: "Analysis") -> "tuple[pd.DataFrame, pd.DataFrame | None]":
     main, layers = report.tables(analysis)
     assert main is not None  # only reports with a main table have a long form
     return main, layers

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fisher_cli.errors import OutputError
-from fisher_cli.storage.atomic_write import Prepared
+from fisher_cli.storage.atomic_write import PreparedFile
 from fisher_cli.storage.formats import Format, render_workbook
 from fisher_cli.storage.report_files import ReportFiles, table_path
 from fisher_cli.storage.row_files import KeptRows, RowFile
@@ -58,27 +58,27 @@ class LongRows:
                 else RowFile(path, form.value, table.columns, dialect)
             ),
         )
-        self._done: Prepared | pd.DataFrame | None = None
+        self._done: PreparedFile | pd.DataFrame | None = None
 
     def add(self, measurement: "Measurement", order: int) -> None:
         """Append one checkpoint's rows."""
         for rows in self._table.rows(measurement, order):
             _saying(self.path, lambda rows=rows: self._file.write(rows))  # type: ignore[misc]
 
-    def prepared(self, metadata: Mapping[str, Any]) -> "Prepared | pd.DataFrame":
+    def prepared(self, metadata: Mapping[str, Any]) -> "PreparedFile | pd.DataFrame":
         """All of it, ready to take its name, or to become a sheet of a workbook."""
         if self._done is None:
             self._done = _saying(self.path, lambda: self._file.finish(metadata))
         return self._done
 
-    def so_far(self) -> "Prepared | pd.DataFrame | None":
+    def so_far(self) -> "PreparedFile | pd.DataFrame | None":
         """What is written yet, ready to take its name; None where the form does not allow it."""
         return _saying(self.path, lambda: self._file.so_far())
 
     def print(self, console: "Console", metadata: Mapping[str, Any]) -> None:
         """Put all of it on stdout."""
         done = self.prepared(metadata)
-        if not isinstance(done, Prepared):
+        if not isinstance(done, PreparedFile):
             console.write(render_workbook({self._table.word: done}, metadata))
             return
         with open(done.temporary, "rb") as file:

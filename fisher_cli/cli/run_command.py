@@ -14,17 +14,17 @@ from fisher_cli.cli.long_tables import LongTable, Opened, open_rows
 from fisher_cli.errors import UsageError
 from fisher_cli.parallel.launch import launched
 from fisher_cli.settings import Resources, Settings
-from fisher_cli.storage.atomic_write import Prepared
+from fisher_cli.storage.atomic_write import PreparedFile
 from fisher_cli.storage.formats import Format, inside_parquet, render
 from fisher_cli.storage.journal import Journal, journal_folder, open_journal
-from fisher_cli.storage.report_files import Metadata, ReportFiles, table_path
+from fisher_cli.storage.report_files import ReportFiles, RunRecord, table_path
 from fisher_cli.text import digest
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fisher_cli.curvature.problem.process_group import World
-    from fisher_cli.inputs.checkpoints.follow import Following
+    from fisher_cli.curvature.problem.process_group import ProcessGroup
+    from fisher_cli.inputs.checkpoints.follow import FollowRequest
     from fisher_cli.reports.console import Console
     from fisher_cli.results import Measurement
     from fisher_cli.run.analysis import Analysis
@@ -79,7 +79,7 @@ CHECK_FAILED = 4
 
 
 @dataclass(frozen=True)
-class Report:
+class CommandReport:
     """What a command makes of a run.
 
     `lines` are one checkpoint's as they are streamed, the header before the first; `tables` the main table and the
@@ -99,22 +99,22 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Waits:
+class FollowWait:
     """Whether a run waits for checkpoints that come later: until one of this step, or else until it is stopped."""
 
     until: int | None = None
 
 
-def go_through(
+def run_command(
     checkpoints: Sequence[Path],
     settings: Settings,
     resources: Resources,
-    report: Report,
+    report: CommandReport,
     files: ReportFiles | None,
     to_stdout: Format | None,
     quiet: bool,
     resume: bool = True,
-    waits: Waits | None = None,
+    waits: FollowWait | None = None,
 ) -> int:
     """Measure every checkpoint, write and print what the report makes of it.
 
@@ -140,8 +140,8 @@ def go_through(
     if files is not None:
         files.check_writable()
 
-    from fisher_cli.inputs.checkpoints.follow import Following
-    from fisher_cli.parallel.ranks import joined
+    from fisher_cli.inputs.checkpoints.follow import FollowRequest
+    from fisher_cli.parallel.ranks import joined_ranks
     from fisher_cli.reports.console import Console
 
     console = Console(quiet=quiet)
@@ -149,10 +149,10 @@ def go_through(
     with contextlib.ExitStack() as stack, contextlib.redirect_stdout(sys.stderr):
         is_fresh = files is None or files.force or not resume
         before = None if files is None or is_fresh else journal_folder(files.main)
-        following = None if waits is None else Following(waits.until, console.message)
-        world = stack.enter_context(joined(launch, resources.device, console.error))
-        resources = replace(resources, ranks=world.size)
-        run = _run(checkpoints, settings, resources, before, following, world)
+        following = None if waits is None else FollowRequest(waits.until, console.message)
+        process_group = stack.enter_context(joined_ranks(launch, resources.device, console.error))
+        resources = replace(resources, ranks=process_group.size)
+        run = _run(checkpoints, settings, resources, before, following, process_group)
         stack.callback(run.close)
         if files is not None:
             files = replace(files, inputs=tuple(file.path for file in run.files))
@@ -160,7 +160,7 @@ def go_through(
         _say_what_is_analysed(console, run)
         journal = stack.enter_context(_journal(console, run, files, resume=resume))  # until the report is written
         may_be_done = waits is None and to_stdout is None and not is_fresh
-        if world.broadcast(may_be_done and _is_done(run, journal, files)):
+        if process_group.broadcast(may_be_done and _is_done(run, journal, files)):
             if files is not None:
                 console.message(f"report: {files.main}")  # nothing to measure, to write or to print
             return 0
@@ -182,8 +182,8 @@ def _run(
     settings: Settings,
     resources: Resources,
     before: Path | None,
-    following: "Following | None",
-    world: "World",
+    following: "FollowRequest | None",
+    process_group: "ProcessGroup",
 ) -> "Run":
     """A run over all checkpoints, over those of a shard, on several devices, or of a folder that is followed."""
     from fisher_cli.parallel.shard_run import SharedRun
@@ -194,8 +194,8 @@ def _run(
 
         return DeviceRun(checkpoints, settings, resources, before)
     if resources.shard is not None:
-        return SharedRun(checkpoints, settings, resources, before=before, world=world)
-    return Run(checkpoints, settings, resources, before=before, following=following, world=world)
+        return SharedRun(checkpoints, settings, resources, before=before, process_group=process_group)
+    return Run(checkpoints, settings, resources, before=before, following=following, process_group=process_group)
 
 
 def _journal(
@@ -237,7 +237,7 @@ def _by(run: "Run") -> str:
 def _measure(
     console: "Console",
     run: "Run",
-    report: Report,
+    report: CommandReport,
     files: ReportFiles | None,
     to_stdout: Format | None,
     opened: Opened,
@@ -270,7 +270,7 @@ def _measure(
 class _Renewed:
     """The report's files as far as the run has come, written again when rows were added."""
 
-    def __init__(self, run: "Run", report: Report, files: ReportFiles, opened: Opened) -> None:
+    def __init__(self, run: "Run", report: CommandReport, files: ReportFiles, opened: Opened) -> None:
         self._run, self._report, self._files, self._opened, self._rows = run, report, files, opened, 0
 
     def __call__(self) -> None:
@@ -281,7 +281,7 @@ class _Renewed:
 
 
 def _keep(
-    console: "Console", run: "Run", report: Report, files: ReportFiles | None, opened: Opened, *, by_user: bool
+    console: "Console", run: "Run", report: CommandReport, files: ReportFiles | None, opened: Opened, *, by_user: bool
 ) -> None:
     """Write the rows that were finished before the run was stopped, and say so."""
     analysis = run.analysis.whole()
@@ -300,7 +300,7 @@ def _keep(
 
 def _write(
     analysis: "Analysis",
-    report: Report,
+    report: CommandReport,
     files: ReportFiles,
     opened: Opened,
     made_of: str | None = None,
@@ -310,9 +310,9 @@ def _write(
 
     While the run `goes_on` its long table stays open: the rows that it has yet are copied.
     """
-    metadata = Metadata(analysis.stable_metadata(), {**analysis.run_metadata(), "made_of": made_of})
+    metadata = RunRecord(analysis.stable_metadata(), {**analysis.run_metadata(), "made_of": made_of})
     main, beside = report.tables(analysis)
-    further: dict[Path, pd.DataFrame | Prepared] = {
+    further: dict[Path, pd.DataFrame | PreparedFile] = {
         table_path(files.main, word): table for word, table in report.further(analysis).items()
     }
     if opened.file is not None:
@@ -325,7 +325,7 @@ def _write(
 def _finish(
     console: "Console",
     run: "Run",
-    report: Report,
+    report: CommandReport,
     files: ReportFiles | None,
     to_stdout: Format | None,
     opened: Opened,
@@ -366,7 +366,7 @@ def _finish(
 def _finish_part(
     console: "Console",
     analysis: "Analysis",
-    report: Report,
+    report: CommandReport,
     files: ReportFiles,
     opened: Opened,
     ingredients: str | None,

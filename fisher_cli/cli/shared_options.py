@@ -95,7 +95,7 @@ def _as_it_is(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Asked:
+class SharedOption:
     """One shared option: a command's parameter `name`, as Typer reads it, and what becomes of it.
 
     `read` turns what was typed into the value of the field of that name in `of`; None: the option acts by itself.
@@ -109,76 +109,78 @@ class Asked:
 
 
 DATA = (
-    Asked("data", options.Data, "digits"),
-    Asked("data_dir", options.DataDir, read=_text, of=Resources),
-    Asked("split", options.Split),
-    Asked("limit", options.Limit, "1000", partial(positive, option="--limit", word="all")),
-    Asked("labels", options.Labels, read=_text),
-    Asked("normalize", options.Normalize),
-    Asked("resize", options.Resize),
-    Asked("crop", options.Crop),
-    Asked(
+    SharedOption("data", options.Data, "digits"),
+    SharedOption("data_dir", options.DataDir, read=_text, of=Resources),
+    SharedOption("split", options.Split),
+    SharedOption("limit", options.Limit, "1000", partial(positive, option="--limit", word="all")),
+    SharedOption("labels", options.Labels, read=_text),
+    SharedOption("normalize", options.Normalize),
+    SharedOption("resize", options.Resize),
+    SharedOption("crop", options.Crop),
+    SharedOption(
         "data_arguments",
         options.DataArguments,
         [],
         lambda texts: tuple(options.key_value(text, "--data-arg") for text in texts),
     ),
-    Asked("download", options.Download, False, of=Resources),
+    SharedOption("download", options.Download, False, of=Resources),
 )
 MODEL = (
-    Asked("model", options.Model),
-    Asked("model_arguments", options.ModelArguments, [], lambda texts: tuple(map(options.key_value, texts))),
-    Asked("state_key", options.StateKey),
-    Asked("use_ema", options.UseEma, False),
-    Asked("trust_pickle", options.TrustPickle, False, of=Resources),
+    SharedOption("model", options.Model),
+    SharedOption("model_arguments", options.ModelArguments, [], lambda texts: tuple(map(options.key_value, texts))),
+    SharedOption("state_key", options.StateKey),
+    SharedOption("use_ema", options.UseEma, False),
+    SharedOption("trust_pickle", options.TrustPickle, False, of=Resources),
 )
-ESTIMATOR = (Asked("estimator", options.EstimatorOption, Estimator.AUTO),)
+ESTIMATOR = (SharedOption("estimator", options.EstimatorOption, Estimator.AUTO),)
 SAMPLING = (
-    Asked("samples", options.Samples, 5),
-    Asked(
+    SharedOption("samples", options.Samples, 5),
+    SharedOption(
         "target_error",
         options.TargetError,
         read=partial(positive_number, option="--target-error", example="0.01 for one percent of the trace"),
     ),
 )
-EIGENVALUES = (Asked("eigenvalues", options.EigenvalueCount, 5, partial(count, option="--eigenvalues")),)
+EIGENVALUES = (SharedOption("eigenvalues", options.EigenvalueCount, 5, partial(count, option="--eigenvalues")),)
 NETWORK = (
-    Asked("include", options.Include, ["*"], tuple),
-    Asked("exclude", options.Exclude, [], tuple),
-    Asked("likelihood", options.LikelihoodOption, LikelihoodName.AUTO),
-    Asked("recalibrate_bn", options.RecalibrateBatchNorm, False),
-    Asked("precision", options.PrecisionOption, "float32", precision),
+    SharedOption("include", options.Include, ["*"], tuple),
+    SharedOption("exclude", options.Exclude, [], tuple),
+    SharedOption("likelihood", options.LikelihoodOption, LikelihoodName.AUTO),
+    SharedOption("recalibrate_bn", options.RecalibrateBatchNorm, False),
+    SharedOption("precision", options.PrecisionOption, "float32", precision),
 )
 PRESET = (
-    Asked("preset", options.Preset),
-    Asked("weights_only", options.WeightsOnly, False),
-    Asked("without_head", options.WithoutHead, False),
+    SharedOption("preset", options.Preset),
+    SharedOption("weights_only", options.WeightsOnly, False),
+    SharedOption("without_head", options.WithoutHead, False),
 )
-SEED = (Asked("seed", options.Seed, 0),)
+SEED = (SharedOption("seed", options.Seed, 0),)
 BATCH_SIZE = (
-    Asked("batch_size", options.BatchSize, "auto", partial(positive, option="--batch-size", word="auto"), Resources),
+    SharedOption(
+        "batch_size", options.BatchSize, "auto", partial(positive, option="--batch-size", word="auto"), Resources
+    ),
 )
-DEVICE = (Asked("device", options.Device, "auto", of=Resources),)
-DEBUG = (Asked("debug", options.Debug, False, of=None),)
+DEVICE = (SharedOption("device", options.Device, "auto", of=Resources),)
+DEBUG = (SharedOption("debug", options.Debug, False, of=None),)
 RUNNING = (*BATCH_SIZE, *DEVICE, *DEBUG)
-ACTIVATIONS = (Asked("activations", options.ActivationsOption, Activations.KEEP, of=Resources),)
+ACTIVATIONS = (SharedOption("activations", options.ActivationsOption, Activations.KEEP, of=Resources),)
 SHARING = (
-    Asked("devices", options.Devices, read=read_devices, of=Resources),
-    Asked("shard", options.ShardOption, read=Shard.read, of=Resources),
+    SharedOption("devices", options.Devices, read=read_devices, of=Resources),
+    SharedOption("shard", options.ShardOption, read=Shard.read, of=Resources),
 )
 
 
-def without(asked: tuple[Asked, ...], *names: str) -> tuple[Asked, ...]:
+def without(asked: tuple[SharedOption, ...], *names: str) -> tuple[SharedOption, ...]:
     """The options less those of these names."""
     return tuple(each for each in asked if each.name not in names)
 
 
-def changed(asked: tuple[Asked, ...], name: str, option: Any, default: Any) -> tuple[Asked, ...]:
+def changed(asked: tuple[SharedOption, ...], name: str, option: Any, default: Any) -> tuple[SharedOption, ...]:
     """The options, the one of this name with another help and default."""
     return tuple(replace(each, option=option, default=default) if each.name == name else each for each in asked)
 
 
-def asks(*asked: Asked) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def asks(*asked: SharedOption) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command these options besides its own; it is called with `settings` and `resources` made of them.
 
     What Typer sees is one function of all: the command's arguments first, then the shared options, then its own.
@@ -230,6 +232,6 @@ def _was_typed(context: typer.Context, name: str) -> bool:
     return source is not None and not source.name.startswith("DEFAULT")
 
 
-def _parameter(asked: Asked) -> inspect.Parameter:
+def _parameter(asked: SharedOption) -> inspect.Parameter:
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     return inspect.Parameter(asked.name, kind, default=asked.default, annotation=asked.option)

@@ -8,8 +8,8 @@ import typer
 
 from fisher_cli.cli import options
 from fisher_cli.cli.destinations import destinations
-from fisher_cli.cli.dry_run import foretell
-from fisher_cli.cli.run_command import Report, go_through
+from fisher_cli.cli.dry_run import show_forecast
+from fisher_cli.cli.run_command import CommandReport, run_command
 from fisher_cli.cli.shared_options import (
     DATA,
     ESTIMATOR,
@@ -71,9 +71,9 @@ def spectrum(
     if files is not None:
         files = files.named("spectrum", "density")
     if dry_run:
-        raise typer.Exit(foretell(checkpoints, settings, resources, files, format, quiet, resume))
-    report = Report(partial(_lines, csv_dialect), _tables, _show)
-    code = go_through(checkpoints, settings, resources, report, files, to_stdout, quiet=quiet, resume=resume)
+        raise typer.Exit(show_forecast(checkpoints, settings, resources, files, format, quiet, resume))
+    report = CommandReport(partial(_lines, csv_dialect), _tables, _show)
+    code = run_command(checkpoints, settings, resources, report, files, to_stdout, quiet=quiet, resume=resume)
     raise typer.Exit(code)
 
 

@@ -8,7 +8,7 @@ import typer
 
 from fisher_cli.cli import options
 from fisher_cli.cli.destinations import destinations
-from fisher_cli.cli.run_command import Report, go_through
+from fisher_cli.cli.run_command import CommandReport, run_command
 from fisher_cli.cli.shared_options import DATA, MODEL, NETWORK, RUNNING, SEED, asks, positive, without
 from fisher_cli.cli.shared_options import precision as read_precision
 from fisher_cli.results import Outcome
@@ -48,8 +48,8 @@ def verify(
     files, to_stdout = destinations(output, format, force, csv_dialect)
     if files is not None:
         files = files.named("verify", "expansion")
-    report = Report(partial(_lines, csv_dialect), _tables, _show, _failures)
-    code = go_through(checkpoints, settings, resources, report, files, to_stdout, quiet=quiet, resume=resume)
+    report = CommandReport(partial(_lines, csv_dialect), _tables, _show, _failures)
+    code = run_command(checkpoints, settings, resources, report, files, to_stdout, quiet=quiet, resume=resume)
     raise typer.Exit(code)
 
 

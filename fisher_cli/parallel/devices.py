@@ -10,13 +10,13 @@ import torch
 from fisher_cli.errors import UsageError
 from fisher_cli.inputs.checkpoints.checkpoints import CheckpointFile
 from fisher_cli.parallel.shard_run import SharedRun
-from fisher_cli.parallel.worker_pool import Crew, Orders
+from fisher_cli.parallel.worker_pool import WorkerConfig, WorkerPool
 from fisher_cli.results import Measurement, Status
 from fisher_cli.run.device import choose_device
-from fisher_cli.run.previous_row import Trail
-from fisher_cli.run.resume import Rows
+from fisher_cli.run.previous_row import PreviousRow
+from fisher_cli.run.resume import ResumedRows
 from fisher_cli.settings import Resources, Settings
-from fisher_cli.storage.journal import Record
+from fisher_cli.storage.journal import JournalRecord
 
 ALL = "all"
 
@@ -52,7 +52,7 @@ class DeviceRun(SharedRun):
         super().__init__(paths, settings, replace(resources, device="cpu"), before=before)
         self.device = torch.device(self.devices[0])  # what the rows answer; nothing of this process lies there
         self.analysis.resources, self.analysis.device = resources, ", ".join(self.devices)
-        self._orders = Orders(
+        self._worker_config = WorkerConfig(
             paths=tuple(paths),
             settings=settings,
             resources=replace(resources, shard=None, devices=()),
@@ -61,22 +61,22 @@ class DeviceRun(SharedRun):
             log_level=logging.getLogger("fisher_cli").level,
         )
         self._places = {file.path: place for place, file in enumerate(self.files)}
-        self._crew: Crew | None = None
+        self._worker_pool: WorkerPool | None = None
 
-    def _rows_after(self, trail: Trail | None) -> Rows:
-        return _ArrivingRows(self._settings, trail, lambda file: self.measure(file), self._revisited)
+    def _rows_after(self, previous_row: PreviousRow | None) -> ResumedRows:
+        return _ArrivingRows(self._settings, previous_row, lambda file: self.measure(file), self._revisited)
 
     def __iter__(self) -> Iterator[Measurement]:
         journal, first = self._rows.journal, self.analysis.first_order
         known = set() if journal is None else {weights for weights, _ in journal.keys}
         places = [first + i for i, file in enumerate(self.share) if file.sha256 not in known]
-        self._crew = Crew(self._orders, self.devices, places, self._arrived) if places else None
+        self._worker_pool = WorkerPool(self._worker_config, self.devices, places, self._arrived) if places else None
         yield from super().__iter__()
 
     def close(self) -> None:
         """End the processes."""
-        if self._crew is not None:
-            self._crew.close()
+        if self._worker_pool is not None:
+            self._worker_pool.close()
 
     def approach(self, index: int) -> None:
         """Know what row `index` is held against, as far as the journal does."""
@@ -89,19 +89,19 @@ class DeviceRun(SharedRun):
     def measure(self, file: CheckpointFile) -> Measurement:
         """The row as it comes from one of the processes."""
         place = self._places[file.path]
-        if self._crew is None:
-            self._crew = Crew(self._orders, self.devices, [place], self._arrived)
-        return self._crew.row(place)
+        if self._worker_pool is None:
+            self._worker_pool = WorkerPool(self._worker_config, self.devices, [place], self._arrived)
+        return self._worker_pool.row(place)
 
     def _arrived(self, place: int, previous: str | None, found: Measurement) -> None:
         """Keep a row as soon as it is there, whichever rows before it are not."""
         file, journal = self.files[place], self._rows.journal
         if journal is None or found.status not in {Status.OK, Status.NOT_CONVERGED} or file.sha256 is None:
             return
-        journal.append(Record(file.sha256, previous, found))
+        journal.append(JournalRecord(file.sha256, previous, found))
 
 
-class _ArrivingRows(Rows):
+class _ArrivingRows(ResumedRows):
     """Rows that others measure, and that are kept as they arrive."""
 
     def _joined_anew(self, file: CheckpointFile) -> None:

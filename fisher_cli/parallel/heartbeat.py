@@ -38,7 +38,7 @@ _NO_LAUNCHER = "the launcher has ended"
 Say = Callable[[str], None]
 
 
-class Store(Protocol):
+class KeyValueStore(Protocol):
     """What of torch's key-value store is used."""
 
     def set(self, key: str, value: str) -> None:
@@ -54,12 +54,12 @@ class Store(Protocol):
         """How long to wait for an answer."""
 
 
-class Watch:
+class Heartbeat:
     """The watch of one rank; `is_orderly` until something went wrong."""
 
     def __init__(self, launch: Launch) -> None:
         self._launch = launch
-        self._store: Store | None = None
+        self._store: KeyValueStore | None = None
         self._thread: threading.Thread | None = None
         self._is_over = threading.Event()
         self._is_patient, self._is_deaf, self._pending = False, False, 0
@@ -70,7 +70,7 @@ class Watch:
         self._seen: dict[int, tuple[int, float]] = {}
         self.is_orderly = True
 
-    def listen(self, store: Store) -> None:
+    def listen(self, store: KeyValueStore) -> None:
         """Watch the other ranks too, by this store, which nobody else uses."""
         store.set_timeout(timedelta(seconds=SILENCE / 2))
         self._store = store
@@ -248,7 +248,7 @@ class Watch:
             self._refusals = 0
         return self._refusals >= REFUSALS
 
-    def _silent(self, store: Store) -> int | None:
+    def _silent(self, store: KeyValueStore) -> int | None:
         """A rank whose counter stands still. Rank 0 looks at all, the others at rank 0."""
         now = time.monotonic()
         for rank in range(1, self._launch.size) if self._launch.speaks else (0,):

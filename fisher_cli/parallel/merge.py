@@ -8,13 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from fisher_cli.errors import OutputError
-from fisher_cli.inputs.checkpoints.inspection_cache import inherit
-from fisher_cli.parallel.shard_reports import OF_THE_PART, PartReport, main_tables, read_part, tables_beside, whole_run
+from fisher_cli.inputs.checkpoints.inspection_cache import copy_inspections
+from fisher_cli.parallel.shard_reports import (
+    OF_THE_PART,
+    ShardReport,
+    main_tables,
+    read_shard,
+    tables_beside,
+    whole_run,
+)
 from fisher_cli.results import Measurement, Status
-from fisher_cli.storage.atomic_write import Prepared
+from fisher_cli.storage.atomic_write import PreparedFile
 from fisher_cli.storage.formats import Format, inside_parquet
-from fisher_cli.storage.journal import Record, journal_folder, open_journal
-from fisher_cli.storage.report_files import Metadata, ReportFiles, table_path
+from fisher_cli.storage.journal import JournalRecord, journal_folder, open_journal
+from fisher_cli.storage.report_files import ReportFiles, RunRecord, table_path
 from fisher_cli.storage.row_files import CHUNK_ROWS, RowFile
 from fisher_cli.tables.columns import EXAMPLE_COLUMNS
 
@@ -57,7 +64,7 @@ def merge(paths: Sequence[Path], output: Path, form: Format, *, force: bool = Fa
                     "files of one kind, such as part-1.spectrum.csv"
                 )
                 raise OutputError(msg)
-    wholes = [_Whole([read_part(mains[word], word) for mains in given], output, form, force=force) for word in words]
+    wholes = [_Whole([read_shard(mains[word], word) for mains in given], output, form, force=force) for word in words]
     for whole in wholes:
         whole.check()
     return [whole.write() for whole in wholes]
@@ -66,7 +73,7 @@ def merge(paths: Sequence[Path], output: Path, form: Format, *, force: bool = Fa
 class _Whole:
     """One report being joined."""
 
-    def __init__(self, parts: Sequence[PartReport], output: Path, form: Format, *, force: bool) -> None:
+    def __init__(self, parts: Sequence[ShardReport], output: Path, form: Format, *, force: bool) -> None:
         self.parts, self._form, self._force = whole_run(parts), form, force
         self.word = self.parts[0].word
         words = dict.fromkeys(word for part in self.parts for word in part.files)
@@ -93,7 +100,7 @@ class _Whole:
             raise OutputError(msg)
         self.files.check_writable()
 
-    def _records(self) -> Iterator[Record | None]:
+    def _records(self) -> Iterator[JournalRecord | None]:
         """Each row's record, None for a row without numbers.
 
         Yields:
@@ -122,9 +129,9 @@ class _Whole:
             OutputError: the tables do not fit each other, or the operating system refused.
         """
         asked = {name: value for name, value in self.parts[0].asked.items() if name != "shard"}
-        metadata = Metadata(self._stable(), self._run())
+        metadata = RunRecord(self._stable(), self._run())
         with open_journal(journal_folder(self.files.main), asked, fresh=self._force) as journal:
-            inherit(journal.folder, journal_folder(self.parts[0].main))
+            copy_inspections(journal.folder, journal_folder(self.parts[0].main))
             for record in self.records:
                 if record is not None and journal.find(record.key) != record:
                     journal.append(record)
@@ -210,7 +217,7 @@ class _Whole:
             raise OutputError(msg)
         return with_sequence(main, measurements)
 
-    def _long_table(self, metadata: Metadata) -> Prepared:
+    def _long_table(self, metadata: RunRecord) -> PreparedFile:
         """The rows of the examples, a checkpoint at a time."""
         file = RowFile(self.paths[_LONG], self._form.value, EXAMPLE_COLUMNS)
         try:

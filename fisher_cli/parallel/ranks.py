@@ -20,10 +20,10 @@ from torch.distributed.rendezvous import rendezvous
 
 from fisher_cli import __version__, errors
 from fisher_cli.curvature.linalg.sums import add_to
-from fisher_cli.curvature.problem.process_group import ALONE, World
+from fisher_cli.curvature.problem.process_group import ALONE, ProcessGroup
 from fisher_cli.curvature.torch_backend.out_of_memory import is_out_of_memory
 from fisher_cli.errors import FisherError, RanksError, UsageError
-from fisher_cli.parallel.heartbeat import Say, Watch
+from fisher_cli.parallel.heartbeat import Heartbeat, Say
 from fisher_cli.parallel.launch import Launch
 
 # One rank may compute for hours while another waits for it; that it is there is what the watch makes sure of.
@@ -44,10 +44,10 @@ class _FailedElsewhere(Exception):
     """Another rank has failed in what all are doing."""
 
 
-class Ranks(World):
+class Ranks(ProcessGroup):
     """One of several processes, each with the same network, that share the examples; sums are in float64."""
 
-    def __init__(self, launch: Launch, watch: Watch) -> None:
+    def __init__(self, launch: Launch, watch: Heartbeat) -> None:
         self.rank, self.size = launch.rank, launch.size
         self.watch = watch
         self._launch = launch
@@ -290,7 +290,7 @@ def _named(kind: str) -> Callable[[str], Exception]:
 
 
 @contextlib.contextmanager
-def joined(launch: Launch, device: str, say: Say) -> Iterator[World]:
+def joined_ranks(launch: Launch, device: str, say: Say) -> Iterator[ProcessGroup]:
     """The world of this process; with others it meets them first, and tells them if it must go.
 
     `say` prints a line when nobody else can.
@@ -311,8 +311,8 @@ def joined(launch: Launch, device: str, say: Say) -> Iterator[World]:
 
 
 @cache
-def _watch(launch: Launch) -> Watch:
-    return Watch(launch)
+def _watch(launch: Launch) -> Heartbeat:
+    return Heartbeat(launch)
 
 
 @cache

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from fisher_cli.errors import OutputError, RecordError
-from fisher_cli.settings import Part
+from fisher_cli.settings import ShardPart
 from fisher_cli.storage.checksums import SEAL
 from fisher_cli.storage.integrity import check_report
-from fisher_cli.storage.journal import Key, Record, changes, journal_folder, read_records
+from fisher_cli.storage.journal import JournalRecord, Key, changes, journal_folder, read_records
 from fisher_cli.storage.readers import read_table
 from fisher_cli.storage.report_files import record_path, stem_of, table_path
 from fisher_cli.text import one_line
@@ -30,15 +30,15 @@ OF_THE_PART: Final = frozenset({"part", "checkpoints", "ledgers", "tables", "run
 
 
 @dataclass(frozen=True)
-class PartReport:
+class ShardReport:
     """One report of a shard: `main` is its main table's file, `word` the word in that name."""
 
     main: Path
     word: str
     record: Mapping[str, Any]
-    part: Part
+    part: ShardPart
     asked: Mapping[str, Any]
-    records: Mapping[Key, Record]
+    records: Mapping[Key, JournalRecord]
 
     @property
     def stem(self) -> str:
@@ -118,7 +118,7 @@ def tables_beside(path: Path) -> set[Path]:
     return found - {path}
 
 
-def read_part(main: Path, word: str) -> PartReport:
+def read_shard(main: Path, word: str) -> ShardReport:
     """One part, whole and undamaged, with the records of its journal.
 
     Raises:
@@ -130,7 +130,7 @@ def read_part(main: Path, word: str) -> PartReport:
             raise OutputError(msg)
     record = json.loads(record_path(main).read_bytes())
     try:
-        part = Part.recorded(record.get("part"))
+        part = ShardPart.recorded(record.get("part"))
     except ValueError:
         msg = f"{main} is no part of a run: it was made without --shard; name the reports that --shard has made"
         raise OutputError(msg) from None
@@ -139,7 +139,7 @@ def read_part(main: Path, word: str) -> PartReport:
     except RecordError as error:
         msg = f"{error}; copy the folder {journal_folder(main).name} there with the report"
         raise OutputError(msg) from error
-    found = PartReport(main, word, record, part, asked, records)
+    found = ShardReport(main, word, record, part, asked, records)
     if len(record["checkpoints"]) != len(part.share):
         done = f"{len(record['checkpoints'])} of its {len(part.share)} checkpoints"
         msg = f"{main} has {done}, it was stopped: {found.again(part.shard.index, main)}"
@@ -147,7 +147,7 @@ def read_part(main: Path, word: str) -> PartReport:
     return found
 
 
-def whole_run(parts: Sequence[PartReport]) -> list[PartReport]:
+def whole_run(parts: Sequence[ShardReport]) -> list[ShardReport]:
     """The parts in order of training: every shard once, all of one question about one sequence of checkpoints.
 
     Raises:
@@ -156,7 +156,7 @@ def whole_run(parts: Sequence[PartReport]) -> list[PartReport]:
     first = parts[0]
     for other in parts[1:]:
         _refuse_others(first, other)
-    by_index = dict[int, PartReport]()
+    by_index = dict[int, ShardReport]()
     for part in parts:
         twin = by_index.setdefault(part.part.shard.index, part)
         if twin is not part:
@@ -172,13 +172,13 @@ def whole_run(parts: Sequence[PartReport]) -> list[PartReport]:
     return [by_index[index] for index in sorted(by_index)]
 
 
-def _refuse_others(first: PartReport, other: PartReport) -> None:
+def _refuse_others(first: ShardReport, other: ShardReport) -> None:
     """Refuse a part of another run.
 
     Raises:
         OutputError: it is one.
     """
-    comparable: list[Callable[[PartReport], Any]] = [
+    comparable: list[Callable[[ShardReport], Any]] = [
         lambda part: {"shards": part.part.shard.of},
         lambda part: {name: value for name, value in part.asked.items() if name != "shard"},
         lambda part: {name: value for name, value in part.record.items() if name not in OF_THE_PART},

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fisher_cli.curvature.problem.process_group import ALONE, World
+from fisher_cli.curvature.problem.process_group import ALONE, ProcessGroup
 from fisher_cli.inputs.checkpoints.checkpoints import CheckpointFile
 from fisher_cli.results import Measurement, Status
 from fisher_cli.run.measurement import Observer
 from fisher_cli.run.sequence import Run
-from fisher_cli.settings import Part, Resources, Settings
+from fisher_cli.settings import Resources, Settings, ShardPart
 
 
 class SharedRun(Run):
@@ -27,12 +27,12 @@ class SharedRun(Run):
         observer: Observer | None = None,
         before: Path | None = None,
         files: Sequence[CheckpointFile] | None = None,
-        world: World = ALONE,
+        process_group: ProcessGroup = ALONE,
     ) -> None:
         self._given, self._next, self.lost = files, -1, frozenset[int]()
-        super().__init__(paths, settings, resources, observer, before, world=world)
+        super().__init__(paths, settings, resources, observer, before, process_group=process_group)
         if resources.shard is not None:
-            self.analysis.part = Part.of(resources.shard, ((file.name, file.sha256) for file in self.files))
+            self.analysis.part = ShardPart.of(resources.shard, ((file.name, file.sha256) for file in self.files))
 
     def _found(self, paths: Sequence[Path]) -> list[CheckpointFile]:
         return super()._found(paths) if self._given is None else list(self._given)
@@ -81,15 +81,15 @@ class SharedRun(Run):
             self.observer.start(file.name)
             if self.measure(file).status in {Status.OK, Status.NOT_CONVERGED}:
                 self._rows.stand_after(file, is_traced=True)
-                if self._rows.trail is not None:
+                if self._rows.previous_row is not None:
                     for _ in range(between):
-                        self._rows.trail.advance()
+                        self._rows.previous_row.advance()
                 return
 
     def _recorded_predecessors(self, file: CheckpointFile) -> set[str | None]:
         """The weights after which the journal has a row of this checkpoint."""
         keys = () if self._rows.journal is None else self._rows.journal.keys
-        found: list[str] = self._world.broadcast(
+        found: list[str] = self._process_group.broadcast(
             [before for weights, before in keys if before is not None and weights == file.sha256]
         )
         return set(found)

@@ -33,7 +33,7 @@ _SECONDS_TO_END: Final = 5.0
 _NOT_FOR_WORKERS: Final = {*STOPPING_SIGNALS} - {signal.SIGTERM}
 
 
-class Queue:
+class ShareQueue:
     """Which worker measures what: contiguous shares, and who has none left takes half of the largest that is left.
 
     A row needs the network of the row before, so that every break in a worker's sequence costs one measurement more:
@@ -61,7 +61,7 @@ class Queue:
 
 
 @dataclass(frozen=True)
-class Orders:
+class WorkerConfig:
     """What a worker needs to know of the run."""
 
     paths: tuple[Path, ...]
@@ -83,12 +83,14 @@ class _Worker:
 Arrived = Callable[[int, str | None, Measurement], None]
 
 
-class Crew:
+class WorkerPool:
     """Workers on devices, and the rows that came from them; `arrived` is told of each as it comes."""
 
-    def __init__(self, orders: Orders, devices: Sequence[str], places: Sequence[int], arrived: Arrived) -> None:
-        self._orders, self._devices, self._arrived = orders, devices, arrived
-        self._queue = Queue(places, len(devices))
+    def __init__(
+        self, worker_config: WorkerConfig, devices: Sequence[str], places: Sequence[int], arrived: Arrived
+    ) -> None:
+        self._worker_config, self._devices, self._arrived = worker_config, devices, arrived
+        self._queue = ShareQueue(places, len(devices))
         self._rows: dict[int, Measurement] = {}
         self._asked, self._deaths = set(places), dict[int, int]()
         self._workers: list[_Worker] = []
@@ -125,8 +127,8 @@ class Crew:
     def _started(self, device: str) -> _Worker:
         context = multiprocessing.get_context("spawn")  # CUDA cannot be used after a fork
         ours, theirs = context.Pipe()
-        orders = replace(self._orders, resources=replace(self._orders.resources, device=device))
-        process = context.Process(target=work, args=(theirs, orders), daemon=True)
+        worker_config = replace(self._worker_config, resources=replace(self._worker_config.resources, device=device))
+        process = context.Process(target=work, args=(theirs, worker_config), daemon=True)
         resource_tracker.ensure_running()  # which would unblock signals if it were begun by the start below
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_WORKERS)  # which a new process inherits
         try:
@@ -197,7 +199,7 @@ class Crew:
         self._workers[number] = self._started(device)
 
     def _failure(self, place: int, device: str, process: BaseProcess) -> Measurement:
-        file = self._orders.files[place]
+        file = self._worker_config.files[place]
         text = (
             f"the process that measured it on {device} {_end_of(process)}, {ATTEMPTS} times: if memory ran out, take "
             "fewer examples at once with -b, or fewer devices"
@@ -215,11 +217,11 @@ def _end_of(process: BaseProcess) -> str:
 # --- in the worker
 
 
-def work(connection: Connection, orders: Orders) -> None:
+def work(connection: Connection, worker_config: WorkerConfig) -> None:
     """Measure what comes over the connection until it closes."""
-    _settle(orders)
+    _settle(worker_config)
     try:
-        run = SharedRun(orders.paths, orders.settings, orders.resources, files=orders.files)
+        run = SharedRun(worker_config.paths, worker_config.settings, worker_config.resources, files=worker_config.files)
         connection.send(None)
         while True:
             place, run.lost = connection.recv()
@@ -230,17 +232,17 @@ def work(connection: Connection, orders: Orders) -> None:
         connection.send(error)
     except Exception as error:
         logging.getLogger(__name__).debug("a worker failed", exc_info=True)
-        connection.send(FisherError(f"unexpected {type(error).__name__} on {orders.resources.device}: {error}"))
+        connection.send(FisherError(f"unexpected {type(error).__name__} on {worker_config.resources.device}: {error}"))
 
 
-def _settle(orders: Orders) -> None:
+def _settle(worker_config: WorkerConfig) -> None:
     """Say nothing on stdout, end with the parent however that ends, and leave the others their cores."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     os.dup2(2, 1)
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("fisher_cli").setLevel(orders.log_level)
-    torch.set_num_threads(orders.threads)
+    logging.getLogger("fisher_cli").setLevel(worker_config.log_level)
+    torch.set_num_threads(worker_config.threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

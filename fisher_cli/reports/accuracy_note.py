@@ -13,7 +13,7 @@ _CLEAR = 3.0
 _TRAINED = 0.25
 
 
-def against_chance(measurements: Sequence[Measurement]) -> list[str]:
+def accuracy_note(measurements: Sequence[Measurement]) -> list[str]:
     """The accuracy beside that of guessing, 1/classes, and which rows are no better though they were trained.
 
     A network that nobody trained has a loss near ln(classes). One that was trained and guesses no better than chance

@@ -6,8 +6,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from fisher_cli.reports.closing_lines import ending, of_pair
-from fisher_cli.reports.layout import Column, empty_table, shorten, total_width, wrapped
+from fisher_cli.reports.closing_lines import closing_lines, of_pair
+from fisher_cli.reports.layout import TextColumn, empty_table, shorten, total_width, wrapped
 from fisher_cli.reports.numbers import bar, finite, number_text, number_texts
 from fisher_cli.results import CheckpointComparison, Estimate, LayerStep
 from fisher_cli.text import one_line
@@ -44,7 +44,7 @@ def render_checkpoint_comparison(found: CheckpointComparison, width: int, data: 
     parts += [*wrapped(legend, width, "dim"), Text("")]
     details = [text for text in sentences(found) if not text.startswith("Both predict")]
     parts += [line for sentence in details for line in wrapped(sentence, width)]
-    return Group(*parts, Text(""), *ending(of_pair(found, _HOLDS), width))
+    return Group(*parts, Text(""), *closing_lines(of_pair(found, _HOLDS), width))
 
 
 def _table(found: CheckpointComparison, width: int) -> Table:
@@ -62,7 +62,7 @@ def _table(found: CheckpointComparison, width: int) -> Table:
     }
     left = {"layer", "bar"}
     columns = {
-        key: Column(heading, tuple(cells), "left" if key in left else "right")
+        key: TextColumn(heading, tuple(cells), "left" if key in left else "right")
         for key, (heading, cells) in texts.items()
     }
     for key in _REDUCTIONS:
@@ -81,7 +81,7 @@ def _table(found: CheckpointComparison, width: int) -> Table:
     return table
 
 
-def _needed(columns: dict[str, Column]) -> int:
+def _needed(columns: dict[str, TextColumn]) -> int:
     return total_width([_SHORTEST_NAME if key == "layer" else column.width for key, column in columns.items()])
 
 

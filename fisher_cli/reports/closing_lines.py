@@ -11,20 +11,20 @@ from fisher_cli.reports.trend import trace_sentence
 from fisher_cli.results import (
     CheckpointComparison,
     Comparison,
+    ComparisonFinding,
     Estimate,
     ExampleSummary,
-    Finding,
     Inspection,
     Measurement,
     Spectrum,
 )
 from fisher_cli.text import one_line
 
-_CLEAR = frozenset({Finding.FITTED, Finding.SURPRISED, Finding.SHIFTED})
+_CLEAR = frozenset({ComparisonFinding.FITTED, ComparisonFinding.SURPRISED, ComparisonFinding.SHIFTED})
 _NAME = 24
 
 
-def ending(sentences: Sequence[str], width: int) -> list[Text]:
+def closing_lines(sentences: Sequence[str], width: int) -> list[Text]:
     """Each sentence on lines of its own."""
     return [line for sentence in sentences for line in wrapped(sentence, width, "bold")]
 

@@ -6,9 +6,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from fisher_cli.reports.closing_lines import ending, of_comparison
+from fisher_cli.reports.closing_lines import closing_lines, of_comparison
 from fisher_cli.reports.layout import (
-    Column,
+    TextColumn,
     empty_table,
     estimator_of,
     fitting,
@@ -21,7 +21,15 @@ from fisher_cli.reports.layout import (
     wrapped,
 )
 from fisher_cli.reports.numbers import Number, finite, number_text, number_texts
-from fisher_cli.results import AgainstNull, Comparison, Estimate, Finding, Interval, LayerComparison, Measurement
+from fisher_cli.results import (
+    AgainstNull,
+    Comparison,
+    ComparisonFinding,
+    Estimate,
+    Interval,
+    LayerComparison,
+    Measurement,
+)
 from fisher_cli.text import one_line
 
 _SHORTEST_NAME, _LONGEST_NAME = 12, 40
@@ -33,10 +41,10 @@ _REDUCTIONS = (
 _SHORTER = {"ratio": "ratio_value"}
 _MISSED = frozenset({"accuracy", "true", "empirical", "cosine", "natural_gradient", "overlap", "difference"})
 _STYLES = {
-    Finding.FITTED: "yellow",
-    Finding.SURPRISED: "yellow",
-    Finding.UNDECIDED: "dim",
-    Finding.ZERO: "dim",
+    ComparisonFinding.FITTED: "yellow",
+    ComparisonFinding.SURPRISED: "yellow",
+    ComparisonFinding.UNDECIDED: "dim",
+    ComparisonFinding.ZERO: "dim",
 }
 # So many parameter tensors are listed, the largest traces first.
 _MOST_LAYERS = 40
@@ -76,7 +84,7 @@ def render_comparison(
         parts.append(Text(""))
         if layers:
             parts += [*_layers(*pairs[-1], width), Text("")]
-    return Group(*parts, *remarks(measurements, width), *ending(of_comparison(pairs), width))
+    return Group(*parts, *remarks(measurements, width), *closing_lines(of_comparison(pairs), width))
 
 
 def _is_shown(key: str, keys: Sequence[str]) -> bool:
@@ -84,7 +92,7 @@ def _is_shown(key: str, keys: Sequence[str]) -> bool:
     return key in keys or _SHORTER.get(key) in keys
 
 
-def _columns(pairs: Sequence[Pair]) -> dict[str, Column]:
+def _columns(pairs: Sequence[Pair]) -> dict[str, TextColumn]:
     """All columns that have something to show, with their shorter forms, in order."""
     traces = [each.trace for each, _ in pairs]
     ratios = [each.ratio if each else None for each in traces]
@@ -115,7 +123,7 @@ def _columns(pairs: Sequence[Pair]) -> dict[str, Column]:
         ),
     }
     columns = {
-        key: Column(heading, tuple(cells), "left" if key == "checkpoint" else "right")
+        key: TextColumn(heading, tuple(cells), "left" if key == "checkpoint" else "right")
         for key, (heading, cells) in texts.items()
     }
     return {key: column for key, column in columns.items() if any(cell.strip() for cell in column.cells)}
@@ -166,7 +174,7 @@ def _two_decimals(value: float) -> str:
     return f"{value:.2f}" if abs(value) < 100 else number_text(value)
 
 
-def _table(columns: dict[str, Column], width: int, name: str = "checkpoint") -> Table:
+def _table(columns: dict[str, TextColumn], width: int, name: str = "checkpoint") -> Table:
     """The columns as a rich table; the name takes up the room that is left."""
     others = total_width([0, *(column.width for key, column in columns.items() if key != name)])
     shown = max(min(columns[name].width, _SHORTEST_NAME), min(columns[name].width, _LONGEST_NAME, width - others))
@@ -203,13 +211,13 @@ def _layers(measurement: Measurement, found: Comparison, width: int) -> list[Tex
     shown = [each for each in found.layers if each in largest]
     total = sum(each.true.value for each in found.layers)
     columns = {
-        "layer": Column("layer", tuple(one_line(each.name) for each in shown), "left"),
-        "true": Column("tr F", tuple(number_texts([each.true.value for each in shown]))),
-        "share": Column("share", tuple(f"{each.true.value / total:.1%}" if total else "" for each in shown)),
-        "empirical": Column("tr F̂", tuple(number_texts([each.empirical.value for each in shown]))),
-        "ratio": Column("F̂/F", tuple(number_texts([each.ratio for each in shown]))),
-        "null": Column("null", tuple(_plus_minus(each.null_deviation) for each in shown)),
-        "z": Column("z", tuple(_z(each) for each in shown)),
+        "layer": TextColumn("layer", tuple(one_line(each.name) for each in shown), "left"),
+        "true": TextColumn("tr F", tuple(number_texts([each.true.value for each in shown]))),
+        "share": TextColumn("share", tuple(f"{each.true.value / total:.1%}" if total else "" for each in shown)),
+        "empirical": TextColumn("tr F̂", tuple(number_texts([each.empirical.value for each in shown]))),
+        "ratio": TextColumn("F̂/F", tuple(number_texts([each.ratio for each in shown]))),
+        "null": TextColumn("null", tuple(_plus_minus(each.null_deviation) for each in shown)),
+        "z": TextColumn("z", tuple(_z(each) for each in shown)),
     }
     parts: list[Text | Table] = [Text(f"{place(measurement)} by parameter", "bold"), _table(columns, width, "layer")]
     left = len(found.layers) - len(shown)

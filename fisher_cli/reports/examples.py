@@ -6,9 +6,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from fisher_cli.reports.closing_lines import ending, of_examples
+from fisher_cli.reports.closing_lines import closing_lines, of_examples
 from fisher_cli.reports.layout import (
-    Column,
+    TextColumn,
     empty_table,
     estimator_of,
     place,
@@ -159,10 +159,10 @@ def render_examples(measurements: Sequence[Measurement], width: int, data: str |
     for text in (concentrated(last), memorisation(measurements)):
         parts += wrapped(text, width) if text else []
     parts += [Text(""), *wrapped(_legend(pairs), width, "dim"), Text("")]
-    return Group(*parts, *ending(of_examples(last, summary, finding(last)), width))
+    return Group(*parts, *closing_lines(of_examples(last, summary, finding(last)), width))
 
 
-def _run_columns(pairs: Sequence[Pair]) -> dict[str, Column]:
+def _run_columns(pairs: Sequence[Pair]) -> dict[str, TextColumn]:
     noises = [summary.noise for _, summary in pairs]
     ratios = [each.ratio if each else None for each in noises]
     texts = {
@@ -187,7 +187,7 @@ def _run_columns(pairs: Sequence[Pair]) -> dict[str, Column]:
     return _columns(texts)
 
 
-def _class_columns(groups: Sequence[ExampleGroup]) -> dict[str, Column]:
+def _class_columns(groups: Sequence[ExampleGroup]) -> dict[str, TextColumn]:
     texts = {
         "checkpoint": ("class", [one_line(each.name) for each in groups]),
         "examples": ("examples", [f"{each.examples:,}" for each in groups]),
@@ -200,7 +200,7 @@ def _class_columns(groups: Sequence[ExampleGroup]) -> dict[str, Column]:
     return _columns(texts)
 
 
-def _top_columns(rows: Sequence[ExampleRow]) -> dict[str, Column]:
+def _top_columns(rows: Sequence[ExampleRow]) -> dict[str, TextColumn]:
     texts = {
         "rank": ("rank", [str(each.rank) for each in rows]),
         "index": ("index", [str(each.index) for each in rows]),
@@ -217,11 +217,11 @@ def _top_columns(rows: Sequence[ExampleRow]) -> dict[str, Column]:
     return _columns(texts)
 
 
-def _columns(texts: Mapping[str, tuple[str, Sequence[str]]]) -> dict[str, Column]:
+def _columns(texts: Mapping[str, tuple[str, Sequence[str]]]) -> dict[str, TextColumn]:
     """Those that have something to show."""
     left = {"checkpoint", "label", "predicted", "noise"}
     return {
-        key: Column(heading, tuple(cells), "left" if key in left else "right")
+        key: TextColumn(heading, tuple(cells), "left" if key in left else "right")
         for key, (heading, cells) in texts.items()
         if any(cells)
     }
@@ -254,7 +254,7 @@ def _class(name: str | None, number: int | None) -> str:
     return str(number) if name is None or name == str(number) else f"{number} {shorten(one_line(name), 20)}"
 
 
-def _table(columns: dict[str, Column], width: int) -> Table:
+def _table(columns: dict[str, TextColumn], width: int) -> Table:
     """As many columns as fit; a name takes up the room that is left."""
     kept = dict(columns)
     for group in _REDUCTIONS:
@@ -272,7 +272,7 @@ def _table(columns: dict[str, Column], width: int) -> Table:
     return table
 
 
-def _needed(columns: Mapping[str, Column]) -> int:
+def _needed(columns: Mapping[str, TextColumn]) -> int:
     """The width of these columns, a name at its shortest."""
     name = {"checkpoint": _SHORTEST_NAME}
     return total_width([min(column.width, name.get(key, column.width)) for key, column in columns.items()])

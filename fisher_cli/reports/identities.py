@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from fisher_cli.reports.layout import Column, empty_table, place, remarks, title, total_width, wrapped
+from fisher_cli.reports.layout import TextColumn, empty_table, place, remarks, title, total_width, wrapped
 from fisher_cli.results import ExpansionStep, Identity, Measurement, Outcome, Verification
 from fisher_cli.text import one_line
 
@@ -78,19 +78,21 @@ def _badness(identity: Identity) -> tuple[int, float]:
     return order.index(identity.verdict), math.inf if math.isnan(relative) else relative
 
 
-def _columns(rows: Sequence[_Row], several: bool) -> dict[str, Column]:
+def _columns(rows: Sequence[_Row], several: bool) -> dict[str, TextColumn]:
     found = [row.identity for row in rows]
     columns = {
-        "mark": Column("", tuple(_MARKS[each.verdict] for each in found), "left"),
-        "identity": Column("identity", tuple(each.name for each in found), "left"),
-        "formula": Column("formula", tuple(map(_statement, found)), "left"),
-        "ours": Column("ours", tuple(_number(each.ours) for each in found)),
-        "independent": Column("independent", tuple(_number(each.theirs) for each in found)),
-        "error": Column("error", tuple(_small(each.error) for each in found)),
-        "tolerance": Column("tolerance", tuple(_small(each.tolerance) for each in found)),
+        "mark": TextColumn("", tuple(_MARKS[each.verdict] for each in found), "left"),
+        "identity": TextColumn("identity", tuple(each.name for each in found), "left"),
+        "formula": TextColumn("formula", tuple(map(_statement, found)), "left"),
+        "ours": TextColumn("ours", tuple(_number(each.ours) for each in found)),
+        "independent": TextColumn("independent", tuple(_number(each.theirs) for each in found)),
+        "error": TextColumn("error", tuple(_small(each.error) for each in found)),
+        "tolerance": TextColumn("tolerance", tuple(_small(each.tolerance) for each in found)),
     }
     if several:
-        columns["at"] = Column("worst at", tuple(place(row.at) if row.identity.error else "" for row in rows), "left")
+        columns["at"] = TextColumn(
+            "worst at", tuple(place(row.at) if row.identity.error else "" for row in rows), "left"
+        )
     return columns
 
 
@@ -176,8 +178,8 @@ def _expansion(measurement: Measurement, found: Verification, width: int, *, sev
     return [*parts, Text("")]
 
 
-def _expanded(heading: str, rows: Sequence[ExpansionStep], cell: Callable[[ExpansionStep], str]) -> Column:
-    return Column(heading, tuple(cell(row) for row in rows))
+def _expanded(heading: str, rows: Sequence[ExpansionStep], cell: Callable[[ExpansionStep], str]) -> TextColumn:
+    return TextColumn(heading, tuple(cell(row) for row in rows))
 
 
 def _slope(value: float | None) -> str:

@@ -8,10 +8,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from fisher_cli.reports.closing_lines import ending, of_files
+from fisher_cli.reports.closing_lines import closing_lines, of_files
 from fisher_cli.reports.layout import (
     STATUS_STYLES,
-    Column,
+    TextColumn,
     empty_table,
     left_out,
     remarks,
@@ -76,7 +76,7 @@ def render_inspections(inspections: Sequence[Inspection], width: int) -> Group:
     parts: list[Text | Table] = [*wrapped(" · ".join([count, *said]), width, "bold"), Text("")]
     parts += [_table(columns, inspections, width), Text(""), *remarks(inspections, width)]
     parts += left_out(missing, width)
-    return Group(*parts, *ending(of_files(inspections), width))
+    return Group(*parts, *closing_lines(of_files(inspections), width))
 
 
 def render_coverage(measurement: Measurement, data: str, width: int) -> Group:
@@ -121,7 +121,7 @@ def coverage_text(ledger: Ledger) -> str:
     return f"{_tensors(ledger.entries)} with {_values(ledger.entries):,} values: {methods}"
 
 
-def _columns(inspections: Sequence[Inspection]) -> dict[str, Column]:
+def _columns(inspections: Sequence[Inspection]) -> dict[str, TextColumn]:
     texts = {
         "checkpoint": ("checkpoint", [one_line(each.checkpoint) for each in inspections]),
         "step": ("step", ["" if each.step is None else str(each.step) for each in inspections]),
@@ -140,7 +140,7 @@ def _columns(inspections: Sequence[Inspection]) -> dict[str, Column]:
         del texts["status"]
     right = {"step", "epoch", "tensors", "parameters"}
     columns = {
-        key: Column(heading, tuple(cells), "right" if key in right else "left")
+        key: TextColumn(heading, tuple(cells), "right" if key in right else "left")
         for key, (heading, cells) in texts.items()
     }
     return {key: column for key, column in columns.items() if any(column.cells)}
@@ -167,12 +167,12 @@ def _in_common(inspections: Sequence[Inspection]) -> dict[str, str]:
     return {key: words[key].format(cell.strip()) for key, cell in single.items() if key in words}
 
 
-def _needed(columns: Mapping[str, Column]) -> int:
+def _needed(columns: Mapping[str, TextColumn]) -> int:
     """The width of these columns, a long name counted at the length that is enough to know it."""
     return total_width([min(c.width, _ENOUGH_NAME) if key == "checkpoint" else c.width for key, c in columns.items()])
 
 
-def _table(columns: Mapping[str, Column], inspections: Sequence[Inspection], width: int) -> Table:
+def _table(columns: Mapping[str, TextColumn], inspections: Sequence[Inspection], width: int) -> Table:
     names = columns["checkpoint"].width
     name = max(_SHORTEST_NAME, min(names, _LONGEST_NAME, min(names, _ENOUGH_NAME) + width - _needed(columns)))
     widths = {key: column.width for key, column in columns.items()} | {"checkpoint": name}
@@ -193,10 +193,10 @@ def _entries(ledger: Ledger, width: int) -> Table:
     values = [*(f"{entry.values:,}" for entry in ledger.entries), "", f"{_values(ledger.entries):,}"]
     methods = [*(one_line(entry.method) for entry in ledger.entries), "", ""]
     columns = {
-        "parameter": Column("parameter", tuple(names), "left"),
-        "values": Column("values", tuple(values)),
-        "method": Column("method", tuple(methods), "left"),
-        "work": Column("work", (*map(_percent, works), _percent(None if ledger.backward is None else 1.0))),
+        "parameter": TextColumn("parameter", tuple(names), "left"),
+        "values": TextColumn("values", tuple(values)),
+        "method": TextColumn("method", tuple(methods), "left"),
+        "work": TextColumn("work", (*map(_percent, works), _percent(None if ledger.backward is None else 1.0))),
     }
     return _with_bars(columns, [*works, None], width)
 
@@ -206,15 +206,15 @@ def _methods(ledger: Ledger, width: int) -> Table:
     groups = _by_method(ledger)
     works = [_work(entries) for entries in groups.values()]
     columns = {
-        "parameter": Column("method", tuple(map(one_line, groups)), "left"),
-        "tensors": Column("tensors", tuple(f"{len(entries):,}" for entries in groups.values())),
-        "values": Column("values", tuple(f"{_values(entries):,}" for entries in groups.values())),
-        "work": Column("work", tuple(map(_percent, works))),
+        "parameter": TextColumn("method", tuple(map(one_line, groups)), "left"),
+        "tensors": TextColumn("tensors", tuple(f"{len(entries):,}" for entries in groups.values())),
+        "values": TextColumn("values", tuple(f"{_values(entries):,}" for entries in groups.values())),
+        "work": TextColumn("work", tuple(map(_percent, works))),
     }
     return _with_bars(columns, works, width)
 
 
-def _with_bars(columns: dict[str, Column], works: Sequence[float | None], width: int) -> Table:
+def _with_bars(columns: dict[str, TextColumn], works: Sequence[float | None], width: int) -> Table:
     """The columns as a table; the name is shortened to fit, and bars fill the room that is left."""
     spare = width - total_width([column.width for column in columns.values()])
     name = max(_SHORTEST_NAME, min(columns["parameter"].width, columns["parameter"].width + spare))
@@ -223,7 +223,7 @@ def _with_bars(columns: dict[str, Column], works: Sequence[float | None], width:
     top = max((work for work in works if work is not None), default=0.0)
     if bar_width > 0 and top > 0:
         bars = tuple(bar((work or 0.0) / top, bar_width) for work in works)
-        columns = {**columns, "bar": Column("", bars, "left")}
+        columns = {**columns, "bar": TextColumn("", bars, "left")}
         widths["bar"] = bar_width
     table = empty_table(columns, widths)
     count = len(columns["parameter"].cells)

@@ -43,7 +43,7 @@ class Row(Protocol):
 
 
 @dataclass(frozen=True)
-class Column:
+class TextColumn:
     """One column of a table; its cells are harmless text already."""
 
     heading: str
@@ -61,13 +61,13 @@ def total_width(widths: Sequence[int]) -> int:
     return sum(widths) + GAP * (len(widths) - 1)
 
 
-def width_with_name(columns: Mapping[str, Column], keys: Sequence[str], name: int) -> int:
+def width_with_name(columns: Mapping[str, TextColumn], keys: Sequence[str], name: int) -> int:
     """The width of these columns, a checkpoint's longer name counted at a length of `name`."""
     return total_width([min(columns[key].width, name) if key == "checkpoint" else columns[key].width for key in keys])
 
 
 def fitting(
-    columns: Mapping[str, Column], width: int, name: int, reductions: Sequence[str], shorter: Mapping[str, str]
+    columns: Mapping[str, TextColumn], width: int, name: int, reductions: Sequence[str], shorter: Mapping[str, str]
 ) -> list[str]:
     """The keys of the columns that fit the width: while they do not, the next of the reductions goes.
 
@@ -88,7 +88,7 @@ def fitting(
     return kept
 
 
-def empty_table(columns: Mapping[str, Column], widths: Mapping[str, int]) -> Table:
+def empty_table(columns: Mapping[str, TextColumn], widths: Mapping[str, int]) -> Table:
     """A table of these columns in these widths, without rows."""
     table = Table(
         box=box.SIMPLE_HEAD,

@@ -7,9 +7,9 @@ from rich.table import Table
 from rich.text import Text
 
 from fisher_cli.reports import histogram
-from fisher_cli.reports.closing_lines import ending, of_spectra
+from fisher_cli.reports.closing_lines import closing_lines, of_spectra
 from fisher_cli.reports.layout import (
-    Column,
+    TextColumn,
     empty_table,
     fitting,
     left_out,
@@ -57,7 +57,7 @@ def render_spectra(measurements: Sequence[Measurement], width: int, data: str | 
     legend = [*wrapped(_legend(measured), width, "dim"), Text("")] if measured else []
     first = next((found.matrix for each in measured for found in each.spectra), None)
     pairs = [(each, found) for each in measured for found in each.spectra if found.matrix == first]
-    return Group(*parts, *legend, *remarks(measurements, width), *ending(of_spectra(pairs), width))
+    return Group(*parts, *legend, *remarks(measurements, width), *closing_lines(of_spectra(pairs), width))
 
 
 def _matrix(matrix: str, pairs: Sequence[Pair], width: int) -> list[Text | Table]:
@@ -106,7 +106,7 @@ def _found(spectrum: Spectrum) -> str:
     return f"{found}; {histogram.remainder(spectrum)} (at most {number_text(spectrum.floor)})"
 
 
-def _columns(pairs: Sequence[Pair]) -> dict[str, Column]:
+def _columns(pairs: Sequence[Pair]) -> dict[str, TextColumn]:
     """All columns that have something to show, with their shorter forms, in order."""
     spectra = [found for _, found in pairs]
     first = [_nth(each.leading.values, 0) for each in spectra]
@@ -131,7 +131,7 @@ def _columns(pairs: Sequence[Pair]) -> dict[str, Column]:
     }
     left = {"checkpoint", "method"}
     columns = {
-        key: Column(heading, tuple(cells), "left" if key in left else "right")
+        key: TextColumn(heading, tuple(cells), "left" if key in left else "right")
         for key, (heading, cells) in texts.items()
     }
     return {key: column for key, column in columns.items() if any(column.cells)}
@@ -152,7 +152,7 @@ def _percent(share: float | None) -> str:
     return "" if share is None or finite(share) is None else f"{share:.1%}"
 
 
-def _table(columns: dict[str, Column], pairs: Sequence[Pair], width: int) -> Table:
+def _table(columns: dict[str, TextColumn], pairs: Sequence[Pair], width: int) -> Table:
     """The columns as a rich table; the name takes up the room that is left."""
     spare = width - width_with_name(columns, list(columns), _SHORTEST_NAME)
     shortest = min(columns["checkpoint"].width, _SHORTEST_NAME)

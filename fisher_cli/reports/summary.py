@@ -6,11 +6,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from fisher_cli.reports.accuracy_note import against_chance
-from fisher_cli.reports.closing_lines import ending, of_run
+from fisher_cli.reports.accuracy_note import accuracy_note
+from fisher_cli.reports.closing_lines import closing_lines, of_run
 from fisher_cli.reports.layout import (
     STATUS_STYLES,
-    Column,
+    TextColumn,
     empty_table,
     estimator_of,
     fitting,
@@ -64,12 +64,12 @@ def render_summary(measurements: Sequence[Measurement], width: int, data: str | 
     parts += left_out(missing, width)
     parts += wrapped(_legend(keys, all_columns), width, "dim")
     parts += _curve(measurements, width)
-    for sentence in (*against_chance(measurements), layer_shares(measurements), *asides(measurements)):
+    for sentence in (*accuracy_note(measurements), layer_shares(measurements), *asides(measurements)):
         parts += wrapped(sentence, width) if sentence else []
-    return Group(*parts, Text(""), *ending(of_run(measurements), width))
+    return Group(*parts, Text(""), *closing_lines(of_run(measurements), width))
 
 
-def _legend(keys: Sequence[str], columns: dict[str, Column]) -> str:
+def _legend(keys: Sequence[str], columns: dict[str, TextColumn]) -> str:
     """What the columns mean that say it too shortly; "" if none of them is there."""
     empirical, both = not {"empirical", "empirical_value"}.isdisjoint(keys), "eig_empirical" in keys
     traces = "tr F, tr F̂: trace of the true and of the empirical Fisher" if empirical else "tr F: true Fisher's trace"
@@ -86,7 +86,7 @@ def _legend(keys: Sequence[str], columns: dict[str, Column]) -> str:
     return "; ".join(shown)
 
 
-def _columns(measurements: Sequence[Measurement]) -> dict[str, Column]:
+def _columns(measurements: Sequence[Measurement]) -> dict[str, TextColumn]:
     """All columns that have something to show, with their shorter forms, in order."""
     traces = [each.trace for each in measurements]
     predictions = [each.predictions for each in measurements]
@@ -124,7 +124,7 @@ def _columns(measurements: Sequence[Measurement]) -> dict[str, Column]:
         del texts["epoch"]
     left = {"checkpoint", "layer", "status", "bar"}
     columns = {
-        key: Column(heading, tuple(cells), "left" if key in left else "right")
+        key: TextColumn(heading, tuple(cells), "left" if key in left else "right")
         for key, (heading, cells) in texts.items()
     }
     return {key: column for key, column in columns.items() if any(column.cells)}
@@ -170,7 +170,7 @@ def _shown(key: str, keys: Sequence[str]) -> bool:
     return key in keys or any(short == key and long in keys for long, short in _SHORTER.items())
 
 
-def _table(columns: dict[str, Column], measurements: Sequence[Measurement], width: int) -> Table:
+def _table(columns: dict[str, TextColumn], measurements: Sequence[Measurement], width: int) -> Table:
     """The columns as a rich table; the name and then the bar take up the room that is left."""
     spare = width - width_with_name(columns, list(columns), _ENOUGH_NAME)
     name = min(columns["checkpoint"].width, _ENOUGH_NAME)

@@ -3,7 +3,14 @@
 Everywhere: natural logarithms, mean over examples, sum over classes, evaluation mode.
 """
 
-from fisher_cli.results.comparisons import AgainstNull, Comparison, Finding, Interval, LayerComparison, Verdict
+from fisher_cli.results.comparisons import (
+    AgainstNull,
+    Comparison,
+    ComparisonFinding,
+    Interval,
+    LayerComparison,
+    Verdict,
+)
 from fisher_cli.results.coverage import Check, Coverage, Ledger, Rounding
 from fisher_cli.results.examples import (
     Concentration,
@@ -27,6 +34,7 @@ __all__ = [
     "Check",
     "CheckpointComparison",
     "Comparison",
+    "ComparisonFinding",
     "Concentration",
     "Coverage",
     "Density",
@@ -37,7 +45,6 @@ __all__ = [
     "ExampleSummary",
     "ExpansionStep",
     "FilterMeans",
-    "Finding",
     "Forecast",
     "Gradient",
     "Identity",

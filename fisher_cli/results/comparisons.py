@@ -40,7 +40,7 @@ class LayerComparison:
     z: float | None
 
 
-class Finding(StrEnum):
+class ComparisonFinding(StrEnum):
     """What a comparison comes to; the rules are those of `fisher_cli.curvature.comparison.verdicts`."""
 
     ZERO = "zero"
@@ -55,7 +55,7 @@ class Finding(StrEnum):
 class Verdict:
     """A finding and its words, with the figure behind it."""
 
-    finding: Finding
+    finding: ComparisonFinding
     text: str
 
 

@@ -12,7 +12,7 @@ import torch
 from fisher_cli import __version__
 from fisher_cli.curvature.torch_backend import machine_memory
 from fisher_cli.results import Ledger, Measurement, Status
-from fisher_cli.settings import Part, Precision, Resources, Settings
+from fisher_cli.settings import Precision, Resources, Settings, ShardPart
 from fisher_cli.storage.metadata import examples_record, ledger_record, parameterisation, spectrum_record
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Analysis:
     data: Mapping[str, Any]
     measurements: list[Measurement] = field(default_factory=list)
     seconds: float = 0.0
-    part: Part | None = None
+    part: ShardPart | None = None
 
     @property
     def first_order(self) -> int:

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature.kl.divergence import (
-    Footprint,
+    Snapshot,
     all_outputs,
     divergence,
     divergence_by_parameters,
     exchanged,
-    footprint,
     second_order_by_tensor,
+    snapshot,
     step_from,
     why_apart,
 )
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Comparison:
+class PairAnalysis:
     """What was found, and the run that says where it comes from."""
 
     found: CheckpointComparison
@@ -78,7 +78,7 @@ class Comparison:
         return {**self.run.analysis.run_metadata(), "seconds": self.seconds}
 
 
-def compare_checkpoints(a: Path, b: Path, settings: Settings, resources: Resources) -> Comparison:
+def compare_checkpoints(a: Path, b: Path, settings: Settings, resources: Resources) -> PairAnalysis:
     """KL both ways, ½ΔᵀFΔ at either end, agreement of predictions and the distance layer by layer, Δ = θ_b − θ_a.
 
     One product J Δ_l per parameter tensor and end; where memory runs out, all is begun anew with half the batch.
@@ -100,7 +100,7 @@ def compare_checkpoints(a: Path, b: Path, settings: Settings, resources: Resourc
             if not is_out_of_memory(error):
                 raise
         else:
-            return Comparison(found, run, time.perf_counter() - start)
+            return PairAnalysis(found, run, time.perf_counter() - start)
         release_memory()
         size = pair.at_once // 2
         if not size:
@@ -141,7 +141,7 @@ class _Pair:
         self.notes = [f"{size} examples at once, since memory ran out"] if self.at_once > 1 else []
         checkpoint_a, problem, name = self._problem(self.files[0], size)
         outputs_a = _finite(all_outputs(problem), checkpoint_a)
-        one = footprint(problem, outputs_a)
+        one = snapshot(problem, outputs_a)
         checkpoint_b, problem, other_name = self._problem(self.files[1], size)
         why = why_apart(problem, one) if name == other_name else f"{name} and {other_name}"
         if why:
@@ -176,7 +176,7 @@ def _finite(outputs: Tensor, checkpoint: Checkpoint) -> Tensor:
 
 
 def _compared(
-    problem: Problem, one: Footprint, outputs_b: Tensor, checkpoint_a: Checkpoint, checkpoint_b: Checkpoint
+    problem: Problem, one: Snapshot, outputs_b: Tensor, checkpoint_a: Checkpoint, checkpoint_b: Checkpoint
 ) -> CheckpointComparison:
     """The comparison of a network that was left and the one that the problem holds."""
     likelihood, outputs_a = problem.likelihood, one.outputs.to(problem.device)

@@ -11,13 +11,18 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from fisher_cli.curvature.comparison.true_and_empirical import Inquiry, compare
+from fisher_cli.curvature.comparison.true_and_empirical import ComparisonRequest, compare
 from fisher_cli.curvature.identities.suite import verify
 from fisher_cli.curvature.problem.batch_independence import differing_examples, refuse_coupling
-from fisher_cli.curvature.problem.batch_norm_statistics import discrepancies, recalibrate, recalibration, remark
+from fisher_cli.curvature.problem.batch_norm_statistics import (
+    recalibrate,
+    recalibration,
+    remark,
+    statistics_discrepancies,
+)
 from fisher_cli.curvature.problem.problem import Data, Problem, pose
-from fisher_cli.curvature.problem.process_group import ALONE, World
-from fisher_cli.curvature.spectra.eigensystems import Matrix, Question, matrices
+from fisher_cli.curvature.problem.process_group import ALONE, ProcessGroup
+from fisher_cli.curvature.spectra.eigensystems import Matrix, SpectrumRequest, matrices
 from fisher_cli.curvature.spectra.spectrum import spectrum
 from fisher_cli.curvature.torch_backend.backend_flags import steady_arithmetic, tf32_products, without_determinism
 from fisher_cli.curvature.torch_backend.gradient_hooks import with_gradient_hooks, without_gradient_hooks
@@ -26,16 +31,16 @@ from fisher_cli.curvature.traces import traces
 from fisher_cli.curvature.traces.diagonal import task2vec
 from fisher_cli.curvature.traces.gradient_statistics import gradient
 from fisher_cli.curvature.traces.reduced_precision import round_network
-from fisher_cli.curvature.traces.traces import Sweep, sweep
+from fisher_cli.curvature.traces.traces import TraceResult, sweep
 from fisher_cli.errors import DataError, OutOfMemoryError
 from fisher_cli.results import Check, Eigenvalues, Ledger, Measurement, Rounding, Spectrum, Status
 from fisher_cli.run.option_checks import refuse_recomputed, refuse_rounded, refuse_tf32_on
 from fisher_cli.run.parameters import recomputing, select_parameters, without_head
-from fisher_cli.run.previous_row import Trail
+from fisher_cli.run.previous_row import PreviousRow
 from fisher_cli.settings import Activations, ComparisonSettings, MatrixName, Precision, Settings, SpectrumMethod
 
 
-class Clock:
+class StageTimer:
     """Seconds by stage; a stage inside another is taken out of it, so that all add up to the whole."""
 
     def __init__(self) -> None:
@@ -86,18 +91,18 @@ LARGEST_RESIDUAL = 1e-2
 
 def with_comparison(
     measurement: Measurement,
-    swept: Sweep,
+    swept: TraceResult,
     settings: Settings,
     advance: Callable[[str, float], None],
     timed: Callable[[str], AbstractContextManager[None]],
 ) -> Measurement:
     """The measurement with F̂ against F, and the leading eigenvalues of both, from the sweep's examples and traces."""
     asked = settings.comparison or ComparisonSettings()
-    inquiry = Inquiry(
+    comparison_request = ComparisonRequest(
         max(1, settings.eigenvalues), asked.damping, asked.draws, settings.eigenvalue_tolerance, settings.seed
     )
     with timed("comparison"):
-        comparison, (true, empirical) = compare(swept, inquiry, advance=advance)
+        comparison, (true, empirical) = compare(swept, comparison_request, advance=advance)
     problems = [
         f"eigenvalues of the {name} Fisher did not reach the tolerance in {found.products} products"
         for name, found in (("true", true), ("empirical", empirical))
@@ -147,7 +152,7 @@ class Observer(Protocol):
         """A checkpoint is done."""
 
 
-class Silent:
+class NoObserver:
     """Wants to know nothing."""
 
     def start(self, name: str) -> None:
@@ -186,40 +191,40 @@ def measure(
     verify: bool = True,
     known: Ledger | None = None,
     observer: Observer | None = None,
-    trail: Trail | None = None,
-    world: World = ALONE,
+    previous_row: PreviousRow | None = None,
+    process_group: ProcessGroup = ALONE,
 ) -> Measurement:
     """Everything `settings` asks for about one network: predictions, traces, gradient, eigenvalues.
 
     The network is moved to the device and precision of the settings and put into evaluation mode.
     `checkpoint` is left empty and `status` says whether every eigenvalue converged. Where memory runs out, all
     is begun anew with half as many examples at once: the result is that of the smaller batch throughout.
-    `known` may be a ledger of the same network with other weights, which saves counting its work again; `trail` has
-    what the checkpoint before is remembered by, and is given this one's. With `recalibrate_bn` the network's batch
+    `known` may be a ledger of the same network with other weights, which saves counting its work again; `previous_row`
+    has what the checkpoint before is remembered by, and is given this one's. With `recalibrate_bn` the network's batch
     norms are changed as well.
 
     Raises:
         OutOfMemoryError: memory runs out with a single example at once.
     """
-    observer, clock, rounded = observer or Silent(), Clock(), list[tuple[Check | None, Rounding]]()
+    observer, clock, rounded = observer or NoObserver(), StageTimer(), list[tuple[Check | None, Rounding]]()
 
     def attempt(size: int | None, *, keep_graphs: bool = True) -> Measurement | int:
         """The measurement, or the number of examples at once for which memory did not suffice."""
         at_once = size or POSED_EXAMPLES
         try:
-            with clock("pose"), world.in_step():
-                problem = posed(module, data, settings, size, device, classes, world, is_rounded=bool(rounded))
+            with clock("pose"), process_group.in_step():
+                problem = posed(module, data, settings, size, device, classes, process_group, is_rounded=bool(rounded))
                 problem = replace(problem, keep_graphs=keep_graphs)
                 if activations is Activations.RECOMPUTE:
                     problem = recomputing(problem)
             at_once = min(problem.batch_size, problem.examples)
-            with world.in_step(), steady_arithmetic(), without_gradient_hooks(module):
+            with process_group.in_step(), steady_arithmetic(), without_gradient_hooks(module):
                 if settings.verify:
                     return verified(problem, settings, observer.stage, clock)
-                return _measured(problem, settings, verify, known, observer, clock, trail, rounded)
+                return _measured(problem, settings, verify, known, observer, clock, previous_row, rounded)
         except Exception as error:
-            if trail is not None:
-                trail.withdraw()
+            if previous_row is not None:
+                previous_row.withdraw()
             if not is_out_of_memory(error):
                 raise
             _LOG.debug("memory ran out at %d examples at once", at_once, exc_info=True)
@@ -265,7 +270,7 @@ def posed(
     size: int | None,
     device: torch.device | None,
     classes: int | None,
-    world: World = ALONE,
+    process_group: ProcessGroup = ALONE,
     *,
     is_rounded: bool = False,
 ) -> Problem:
@@ -282,7 +287,7 @@ def posed(
         batch_size=size,
         device=device,
         dtype=torch.float32 if is_yet_to_be else getattr(torch, settings.precision.storage),
-        world=world,
+        process_group=process_group,
         may_draw=settings.verify,
     )
     _check_classes(problem, classes)
@@ -295,8 +300,8 @@ def _measured(
     verify: bool,
     known: Ledger | None,
     observer: Observer,
-    clock: Clock,
-    trail: Trail | None,
+    clock: StageTimer,
+    previous_row: PreviousRow | None,
     rounded: list[tuple[Check | None, Rounding]],
 ) -> Measurement:
     # Shares of the whole that the progress bar gives to the stages; products dominate where eigenvalues are asked.
@@ -322,7 +327,7 @@ def _measured(
             advance=lambda done: observer.stage("traces", share * done),
             timed=clock,
         )
-    notes += traces.remarks(swept.trace, settings.target_error)
+    notes += traces.draw_notes(swept.trace, settings.target_error)
     with clock("gradient"):
         squares = torch.tensor(swept.trace.per_example_empirical, dtype=torch.float64, device=problem.device)
         signal = gradient(swept.engine, swept.gradient, squares)
@@ -333,9 +338,9 @@ def _measured(
         notes.append("gradient_snr is not above zero: left empty")
     notes += _second_evaluation(problem, settings, swept, clock, checks=verify and not rounded)
     movement, remarks = None, tuple[str, ...]()
-    if trail is not None and settings.spectrum is None:
+    if previous_row is not None and settings.spectrum is None:
         with clock("movement"):
-            movement, remarks = trail.step(problem, swept.outputs, swept.trace)
+            movement, remarks = previous_row.step(problem, swept.outputs, swept.trace)
     measurement = Measurement(
         checkpoint="",
         status=Status.OK,
@@ -361,13 +366,15 @@ def _measured(
     if settings.comparison is not None:
         return with_comparison(measurement, swept, settings, partial(_compare_stage, observer), clock)
     if settings.eigenvalues:
-        measurement = _with_eigenvalues(measurement, swept, settings, observer, clock, trail)
-    if trail is not None and settings.spectrum is None:
-        trail.leave(problem, swept.outputs, swept.trace)
+        measurement = _with_eigenvalues(measurement, swept, settings, observer, clock, previous_row)
+    if previous_row is not None and settings.spectrum is None:
+        previous_row.leave(problem, swept.outputs, swept.trace)
     return measurement
 
 
-def _second_evaluation(problem: Problem, settings: Settings, swept: Sweep, clock: Clock, *, checks: bool) -> list[str]:
+def _second_evaluation(
+    problem: Problem, settings: Settings, swept: TraceResult, clock: StageTimer, *, checks: bool
+) -> list[str]:
     """Evaluate every example among others than in the sweep, and look at batch norms' statistics on the way."""
     differing = list[tuple[float, int]]()
 
@@ -380,7 +387,7 @@ def _second_evaluation(problem: Problem, settings: Settings, swept: Sweep, clock
     shared = evaluate if checks and problem.examples > 1 else None
     if not settings.recalibrate_bn:
         with clock("normalization"):
-            remarks += filter(None, [remark(discrepancies(problem, shared), problem.examples)])
+            remarks += filter(None, [remark(statistics_discrepancies(problem, shared), problem.examples)])
     if checks:
         if settings.recalibrate_bn or shared is None:
             evaluate()
@@ -394,17 +401,17 @@ def _compare_stage(observer: Observer, text: str, fraction: float) -> None:
     observer.stage(text, 0.4 + 0.6 * fraction)
 
 
-def question_of(settings: Settings) -> Question:
+def question_of(settings: Settings) -> SpectrumRequest:
     """What is asked of the eigenvalues of either Fisher."""
     asked = settings.spectrum
-    question = Question(settings.eigenvalues, settings.eigenvalue_tolerance, settings.seed)
+    question = SpectrumRequest(settings.eigenvalues, settings.eigenvalue_tolerance, settings.seed)
     if asked is None:
         return question
     whole = None if asked.method is SpectrumMethod.AUTO else asked.method is SpectrumMethod.WHOLE
     return replace(question, full=True, whole=whole, damping=asked.damping, probes=asked.probes, steps=asked.steps)
 
 
-def _matrices(swept: Sweep, settings: Settings) -> Iterator[tuple[Matrix, float]]:
+def _matrices(swept: TraceResult, settings: Settings) -> Iterator[tuple[Matrix, float]]:
     """The matrices whose eigenvalues are asked for, sharing engine and Jacobian, each with its trace.
 
     Yields:
@@ -428,19 +435,24 @@ def _matrices(swept: Sweep, settings: Settings) -> Iterator[tuple[Matrix, float]
 
 
 def _with_eigenvalues(
-    measurement: Measurement, swept: Sweep, settings: Settings, observer: Observer, clock: Clock, trail: Trail | None
+    measurement: Measurement,
+    swept: TraceResult,
+    settings: Settings,
+    observer: Observer,
+    clock: StageTimer,
+    previous_row: PreviousRow | None,
 ) -> Measurement:
     question, spectra = question_of(settings), list[Spectrum]()
     gradient = swept.mean_gradient if question.full else None
     for matrix, trace in _matrices(swept, settings):
         name = "empirical" if matrix.empirical else "true"
         observer.stage(f"eigenvalues of the {name} Fisher", 0.75 if matrix.empirical else 0.45)
-        before = None if trail is None else trail.before.get(name)
+        before = None if previous_row is None else previous_row.before.get(name)
         with clock(f"eigenvalues_{name}"):
             found, leading = spectrum(matrix, question, trace, gradient=gradient, before=before)
         spectra.append(found)
-        if trail is not None and leading is not None and (question.full or not matrix.empirical):
-            trail.now[name] = leading
+        if previous_row is not None and leading is not None and (question.full or not matrix.empirical):
+            previous_row.now[name] = leading
     problems = [
         f"eigenvalues of the {found.matrix} Fisher did not reach the tolerance in {found.leading.products} products"
         for found in spectra

@@ -13,35 +13,35 @@ from fisher_cli.curvature.kl.divergence import all_outputs
 from fisher_cli.curvature.problem.batch_norm_statistics import recalibrate
 from fisher_cli.curvature.problem.problem import Data, Problem
 from fisher_cli.curvature.spectra.eigensystems import Matrix, matrices
-from fisher_cli.curvature.spectra.solver_choice import Route, choose
-from fisher_cli.curvature.spectra.spectrum import Leading, leading_vectors, overlap
+from fisher_cli.curvature.spectra.solver_choice import Eigensolver, choose_eigensolver
+from fisher_cli.curvature.spectra.spectrum import LeadingVectors, leading_vectors, overlap
 from fisher_cli.curvature.traces.traces import sweep
 from fisher_cli.results import Measurement, Trace
 from fisher_cli.run.measurement import posed, question_of
-from fisher_cli.run.previous_row import Trail
+from fisher_cli.run.previous_row import PreviousRow
 from fisher_cli.settings import Settings
 
 
 @dataclass(frozen=True)
-class Revisited:
+class RecomputedRow:
     """A measured network again: what other rows are held against, as its own measurement found it, bit for bit."""
 
     problem: Problem
     outputs: Tensor
     trace: Trace
-    leading: Leading | None
+    leading: LeadingVectors | None
 
-    def leave(self, trail: Trail) -> None:
+    def leave(self, previous_row: PreviousRow) -> None:
         """Let the trail know it as if it had been measured just now."""
         if self.leading is not None:
-            trail.now["true"] = self.leading
-        trail.leave(self.problem, self.outputs, self.trace)
+            previous_row.now["true"] = self.leading
+        previous_row.leave(self.problem, self.outputs, self.trace)
 
 
 @torch.inference_mode(mode=False)
-def revisit(
+def recompute(
     module: nn.Module, data: Data, settings: Settings, known: Measurement, size: int | None, device: torch.device
-) -> Revisited:
+) -> RecomputedRow:
     """The network of a measurement, evaluated once on the examples, with its leading eigenvectors where asked for.
 
     Args:
@@ -60,10 +60,10 @@ def revisit(
     if settings.recalibrate_bn:
         recalibrate(problem)
     leading = _leading(problem, settings, known.trace) if settings.eigenvalues else None
-    return Revisited(problem, all_outputs(problem), known.trace, leading)
+    return RecomputedRow(problem, all_outputs(problem), known.trace, leading)
 
 
-def _leading(problem: Problem, settings: Settings, trace: Trace) -> Leading | None:
+def _leading(problem: Problem, settings: Settings, trace: Trace) -> LeadingVectors | None:
     """The leading eigenvectors of the true Fisher, by the way on which they were found."""
     is_exact = trace.estimator == "exact"
     true, _ = matrices(problem, trace_true=trace.true.value if is_exact else None, seed=settings.seed)
@@ -75,7 +75,7 @@ def _leading(problem: Problem, settings: Settings, trace: Trace) -> Leading | No
 
 def _may_leave_out(matrix: Matrix, count: int) -> bool:
     """Whether the way to the eigenvalues depends on the norms of the columns, which only a sweep gives."""
-    return choose(matrix.engine, matrix.scores, count) in {Route.LANCZOS, Route.DUAL}
+    return choose_eigensolver(matrix.engine, matrix.scores, count) in {Eigensolver.LANCZOS, Eigensolver.DUAL}
 
 
 def unjoined(known: Measurement) -> Measurement:
@@ -85,11 +85,11 @@ def unjoined(known: Measurement) -> Measurement:
     return replace(known, movement=None, movement_notes=(), notes=own, spectra=spectra)
 
 
-def rejoined(known: Measurement, now: Revisited, trail: Trail) -> Measurement:
+def rejoined(known: Measurement, now: RecomputedRow, previous_row: PreviousRow) -> Measurement:
     """The measurement as it is after the row that the trail knows."""
     first = unjoined(known)
-    movement, remarks = trail.step(now.problem, now.outputs, now.trace)
-    before = trail.before.get("true")
+    movement, remarks = previous_row.step(now.problem, now.outputs, now.trace)
+    before = previous_row.before.get("true")
     spectra = tuple(
         replace(each, overlap=overlap(now.leading, before)) if each.matrix == "true" else each for each in first.spectra
     )

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from fisher_cli.curvature.problem.problem import TensorData, pose
-from fisher_cli.curvature.problem.process_group import ALONE, World
+from fisher_cli.curvature.problem.process_group import ALONE, ProcessGroup
 from fisher_cli.inputs.data.datasets import Examples, Normalization
 from fisher_cli.inputs.data.normalization import CHOICE_EXAMPLES, choose_normalization
 from fisher_cli.settings import Settings
 
 
-def with_chosen_normalization(
-    examples: Examples, module: nn.Module, settings: Settings, device: torch.device, world: World = ALONE
+def choose_from_first_batch(
+    examples: Examples, module: nn.Module, settings: Settings, device: torch.device, process_group: ProcessGroup = ALONE
 ) -> Examples:
     """The examples normalised by argmin over candidates of the mean −log q, in nats, on at most 1024 of them.
 
@@ -32,7 +32,7 @@ def with_chosen_normalization(
     likelihood = str(settings.likelihood)
     first = data(examples.candidates[0])
     dtype = getattr(torch, settings.precision.storage)
-    problem = pose(module, first, likelihood=likelihood, device=device, dtype=dtype, world=world)
+    problem = pose(module, first, likelihood=likelihood, device=device, dtype=dtype, process_group=process_group)
 
     def losses_of(normalization: Normalization) -> Tensor:
         tried = replace(problem, data=data(normalization))
@@ -41,7 +41,7 @@ def with_chosen_normalization(
                 -problem.likelihood.log_likelihood(tried.forward(batch.inputs), batch.labels)
                 for batch in tried.batches()
             ]
-        return world.gather(parts).cpu()
+        return process_group.gather(parts).cpu()
 
     choice = choose_normalization(examples.candidates, losses_of)
     return examples.with_normalization(choice.normalization, choice)

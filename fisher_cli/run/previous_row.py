@@ -2,27 +2,27 @@
 
 from torch import Tensor
 
-from fisher_cli.curvature.kl.divergence import Footprint, buffers_share, footprint, movement, why_apart
+from fisher_cli.curvature.kl.divergence import Snapshot, buffers_share, movement, snapshot, why_apart
 from fisher_cli.curvature.problem.problem import Problem
-from fisher_cli.curvature.spectra.spectrum import Leading
+from fisher_cli.curvature.spectra.spectrum import LeadingVectors
 from fisher_cli.results import Movement, Trace
 
 # A part of kl_step that is not the analysed parameters' is worth a remark from this share on.
 _SHARE = 0.1
 
 
-class Trail:
+class PreviousRow:
     """Of the checkpoint before: its leading eigenvectors by matrix; of the last one with numbers: its footprint.
 
     `missed` says how many checkpoints since then gave no numbers.
     """
 
     def __init__(self) -> None:
-        self.before: dict[str, Leading] = {}
-        self.now: dict[str, Leading] = {}
-        self.last: Footprint | None = None
+        self.before: dict[str, LeadingVectors] = {}
+        self.now: dict[str, LeadingVectors] = {}
+        self.last: Snapshot | None = None
         self.missed = 0
-        self._left: Footprint | None = None
+        self._left: Snapshot | None = None
 
     def advance(self) -> None:
         """What is known now is of the checkpoint before."""
@@ -46,7 +46,7 @@ class Trail:
 
     def leave(self, problem: Problem, outputs: Tensor, trace: Trace) -> None:
         """Keep what the next checkpoint is held against; only when this one has all its numbers."""
-        self._left = footprint(problem, outputs, trace)
+        self._left = snapshot(problem, outputs, trace)
 
     def withdraw(self) -> None:
         """Nothing is left by a checkpoint that failed on another rank after it was done here."""

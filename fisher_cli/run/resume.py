@@ -4,35 +4,35 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 
-from fisher_cli.curvature.problem.process_group import ALONE, World
+from fisher_cli.curvature.problem.process_group import ALONE, ProcessGroup
 from fisher_cli.inputs.checkpoints.checkpoints import CheckpointFile
 from fisher_cli.results import Measurement, Status
-from fisher_cli.run.movement import Revisited, rejoined, unjoined
-from fisher_cli.run.previous_row import Trail
+from fisher_cli.run.movement import RecomputedRow, rejoined, unjoined
+from fisher_cli.run.previous_row import PreviousRow
 from fisher_cli.settings import Settings
-from fisher_cli.storage.journal import Journal, Record
+from fisher_cli.storage.journal import Journal, JournalRecord
 
 
-class Rows:
+class ResumedRows:
     """What is known of the rows before the next one; `measure` and `revisit` are the run's.
 
-    `trail` is None where no row looks back. A row is keyed by its weights and those of the row before, since part of
-    it joins the two: with the same weights after others, that part alone is found anew. The ranks of the `world` go
-    through the rows in step; only rank 0 has a journal.
+    `previous_row` is None where no row looks back. A row is keyed by its weights and those of the row before, since
+    part of it joins the two: with the same weights after others, that part alone is found anew. The ranks of the
+    `process_group` go through the rows in step; only rank 0 has a journal.
     """
 
     def __init__(
         self,
         settings: Settings,
-        trail: Trail | None,
+        previous_row: PreviousRow | None,
         measure: Callable[[CheckpointFile], Measurement],
-        revisit: Callable[[CheckpointFile, Measurement], Revisited | None],
-        world: World = ALONE,
+        revisit: Callable[[CheckpointFile, Measurement], RecomputedRow | None],
+        process_group: ProcessGroup = ALONE,
     ) -> None:
         self.journal: Journal | None = None
-        self.trail = trail
+        self.previous_row = previous_row
         self.before: CheckpointFile | None = None
-        self._settings, self._measure, self._revisit, self._world = settings, measure, revisit, world
+        self._settings, self._measure, self._revisit, self._process_group = settings, measure, revisit, process_group
         # Of the row before: whether the trail knows its network; if not, what was measured of it, where that is known,
         # and how many checkpoints without numbers came after it.
         self._is_traced, self._between = True, 0
@@ -60,7 +60,7 @@ class Rows:
         key = None if file.sha256 is None else (file.sha256, self._previous)
         record = None if self.journal is None or key is None else self.journal.find(key)
         known = None if record is None else record.measurement
-        told = self._world.broadcast(known and [known.memory_ran_out_at, known.batch_size])
+        told = self._process_group.broadcast(known and [known.memory_ran_out_at, known.batch_size])
         if told is None:
             return None
         if known is None:  # rank 0 has it
@@ -71,16 +71,21 @@ class Rows:
     def _joined_anew(self, file: CheckpointFile) -> Measurement | None:
         """The row of weights that were measured after others; None where that cannot be."""
         # The eigenvalues of a whole spectrum are what it costs: their vectors are not had for less.
-        if self.journal is None or file.sha256 is None or self._settings.spectrum is not None or self._world.size > 1:
+        if (
+            self.journal is None
+            or file.sha256 is None
+            or self._settings.spectrum is not None
+            or self._process_group.size > 1
+        ):
             return None
         record = self.journal.of_weights(file.sha256)
         if record is None:
             return None
-        known, is_traced = record.measurement, self.trail is not None and self.before is not None
+        known, is_traced = record.measurement, self.previous_row is not None and self.before is not None
         found = self._after_the_one_before(file, known) if is_traced else unjoined(known)
         if found is None:
             return None
-        self.journal.append(Record(file.sha256, self._previous, found))
+        self.journal.append(JournalRecord(file.sha256, self._previous, found))
         self.stand_after(file, found, is_traced=is_traced)
         return _as_today(found, file)
 
@@ -89,27 +94,27 @@ class Rows:
         now = self._revisit(file, known)
         if now is None:
             return None
-        trail = copy.copy(self.trail)
-        assert trail is not None
-        trail.advance()
-        found = rejoined(known, now, trail)
-        now.leave(trail)
-        self.trail = trail
+        previous_row = copy.copy(self.previous_row)
+        assert previous_row is not None
+        previous_row.advance()
+        found = rejoined(known, now, previous_row)
+        now.leave(previous_row)
+        self.previous_row = previous_row
         return found
 
     def _trace_the_one_before(self) -> None:
         """Let the trail know the row before; if it was recalled, its network is evaluated now."""
-        if self.trail is None or self.before is None or self._is_traced:
+        if self.previous_row is None or self.before is None or self._is_traced:
             return
-        may_revisit = self._known is not None and self._settings.spectrum is None and self._world.size == 1
+        may_revisit = self._known is not None and self._settings.spectrum is None and self._process_group.size == 1
         found = self._revisit(self.before, self._known) if may_revisit and self._known is not None else None
         if found is None:
             self._measure(self.before)
         else:
-            self.trail.advance()
-            found.leave(self.trail)
+            self.previous_row.advance()
+            found.leave(self.previous_row)
         for _ in range(self._between):
-            self.trail.advance()
+            self.previous_row.advance()
         self._is_traced = True  # also for the row after, should this one fail
 
     def measured_anew(self, file: CheckpointFile) -> Measurement:
@@ -118,7 +123,7 @@ class Rows:
         found = self._measure(file)
         if found.status in {Status.OK, Status.NOT_CONVERGED} and file.sha256 is not None:
             if self.journal is not None:
-                self.journal.append(Record(file.sha256, self._previous, found))
+                self.journal.append(JournalRecord(file.sha256, self._previous, found))
             self.stand_after(file, is_traced=True)
         return found
 

@@ -14,44 +14,49 @@ from torch import nn
 
 from fisher_cli import __version__
 from fisher_cli.curvature.problem.problem import Data, TensorData
-from fisher_cli.curvature.problem.process_group import ALONE, World
+from fisher_cli.curvature.problem.process_group import ALONE, ProcessGroup
 from fisher_cli.curvature.torch_backend.malloc import manage_freed_memory
 from fisher_cli.curvature.torch_backend.out_of_memory import is_out_of_memory, release_memory
 from fisher_cli.errors import CheckpointError, FisherError, OutOfMemoryError, RanksError, UsageError
 from fisher_cli.inputs.checkpoints.checkpoints import (
     Checkpoint,
     CheckpointFile,
-    Reading,
+    ReadOptions,
     find_checkpoints,
     load_checkpoint,
 )
-from fisher_cli.inputs.checkpoints.follow import Following, Watch
-from fisher_cli.inputs.checkpoints.inspection_cache import Acquaintance, Found, recollect, remember
+from fisher_cli.inputs.checkpoints.follow import FollowedPaths, FollowRequest
+from fisher_cli.inputs.checkpoints.inspection_cache import (
+    InspectedFile,
+    InspectionCache,
+    read_inspections,
+    write_inspections,
+)
 from fisher_cli.inputs.data.datasets import Examples, load_examples
 from fisher_cli.inputs.networks.architectures import Architecture
-from fisher_cli.inputs.networks.networks import Networks, outcome, refuse_nonfinite
+from fisher_cli.inputs.networks.networks import Networks, network_outcome, refuse_nonfinite
 from fisher_cli.inputs.user_code import code_digest
 from fisher_cli.results import Ledger, Measurement, Status
 from fisher_cli.run.analysis import Analysis
 from fisher_cli.run.device import choose_device
-from fisher_cli.run.measurement import Observer, Silent, measure
-from fisher_cli.run.movement import Revisited, revisit
-from fisher_cli.run.normalization import with_chosen_normalization
+from fisher_cli.run.measurement import NoObserver, Observer, measure
+from fisher_cli.run.movement import RecomputedRow, recompute
+from fisher_cli.run.normalization import choose_from_first_batch
 from fisher_cli.run.option_checks import refuse_recomputed, refuse_rounded, refuse_tf32_on
-from fisher_cli.run.previous_row import Trail
-from fisher_cli.run.resume import Rows
+from fisher_cli.run.previous_row import PreviousRow
+from fisher_cli.run.resume import ResumedRows
 from fisher_cli.settings import Resources, Settings
 from fisher_cli.storage.journal import Journal
 from fisher_cli.storage.json_codec import decode, encode
 
 
-def refuse_other_files(files: Sequence[CheckpointFile], world: World) -> None:
+def refuse_other_files(files: Sequence[CheckpointFile], process_group: ProcessGroup) -> None:
     """Make sure that all ranks have found the same checkpoints.
 
     Raises:
         CheckpointError: they have not.
     """
-    first, *others = world.exchange([[file.name, file.sha256] for file in files])
+    first, *others = process_group.exchange([[file.name, file.sha256] for file in files])
     for rank, seen in enumerate(others, 1):
         if odd := next((one or other for one, other in zip_longest(first, seen) if one != other), None):
             msg = f"{odd[0]}: rank {rank} does not see the same file as rank 0; all must see one folder, at rest"
@@ -101,8 +106,8 @@ class Run:
 
     Everything that concerns the whole run is checked when it is made: checkpoints found, data loaded, device there.
     Files that an earlier run with its journal in the folder `before` has found are only hashed. With `following` it
-    goes on with checkpoints that come later; before each wait for them it calls `waiting`. The ranks of the `world`
-    go through the same checkpoints, in step; only rank 0 has a journal.
+    goes on with checkpoints that come later; before each wait for them it calls `waiting`. The ranks of the
+    `process_group` go through the same checkpoints, in step; only rank 0 has a journal.
     """
 
     def __init__(
@@ -112,32 +117,34 @@ class Run:
         resources: Resources,
         observer: Observer | None = None,
         before: Path | None = None,
-        following: Following | None = None,
-        world: World = ALONE,
+        following: FollowRequest | None = None,
+        process_group: ProcessGroup = ALONE,
     ) -> None:
         refuse_rounded(settings)
         refuse_recomputed(settings, resources.activations)
         self.activations = resources.activations
         self._settings, self._resources = settings, resources
-        self.observer: Observer = observer or Silent()
-        self._world = world
-        self.device = choose_device(world.own_device(resources.device))
+        self.observer: Observer = observer or NoObserver()
+        self._process_group = process_group
+        self.device = choose_device(process_group.own_device(resources.device))
         refuse_tf32_on(self.device.type, settings)
-        self.reading = Reading.of(settings, resources)
-        self._acquaintance = self._acquainted(before)
+        self.reading = ReadOptions.of(settings, resources)
+        self._inspection_cache = self._acquainted(before)
         manage_freed_memory(large=True)  # until a network is there: what files leave behind would be in its way
-        self._watch = None if following is None else Watch(paths, self.reading, self._acquaintance, following)
+        self._watch = (
+            None if following is None else FollowedPaths(paths, self.reading, self._inspection_cache, following)
+        )
         self.waiting: Callable[[], None] = lambda: None
         self.files = self._found(paths)
-        refuse_other_files(self.files, world)
+        refuse_other_files(self.files, process_group)
         self.networks = Networks(settings.model, dict(settings.model_arguments))
         self.examples = self._normalized(load_data(settings, resources))
         self.data = resident(self.examples, self.device)
         self._batch_size = resources.batch_size
         self._known: tuple[nn.Module, Ledger] | None = None
         has_next = len(self.files) > 1 or following is not None
-        trail = Trail() if has_next and settings.looks_back else None
-        self._rows = self._rows_after(trail)
+        previous_row = PreviousRow() if has_next and settings.looks_back else None
+        self._rows = self._rows_after(previous_row)
         self.analysis = Analysis(settings, resources, str(self.device), self.examples.describe())
 
     @property
@@ -145,12 +152,12 @@ class Run:
         """How files are read: what was found in one holds for the same bytes read in the same way."""
         return {"fisher": __version__, "torch": str(torch.__version__), **asdict(self.reading)}
 
-    def _acquainted(self, journal: Path | None) -> Acquaintance:
-        found = list[Found]()
-        for value in recollect(journal, self._way) if journal is not None else ():
+    def _acquainted(self, journal: Path | None) -> InspectionCache:
+        found = list[InspectedFile]()
+        for value in read_inspections(journal, self._way) if journal is not None else ():
             with contextlib.suppress(ValueError):
-                found.append(decode(Found, value))
-        return Acquaintance.of(found)
+                found.append(decode(InspectedFile, value))
+        return InspectionCache.of(found)
 
     def _normalized(self, examples: Examples) -> Examples:
         """The examples, with the constants that `--normalize auto` chooses for the last checkpoint that can be used.
@@ -162,14 +169,14 @@ class Run:
         last: Exception | None = None
         for file in reversed(self.files) if examples.candidates else ():
             try:
-                with self._world.in_step():
+                with self._process_group.in_step():
                     module = self.network(file)[2]
             except RanksError:
                 raise
             except FisherError as error:
                 last = last or error
                 continue
-            return with_chosen_normalization(examples, module, self._settings, self.device, self._world)
+            return choose_from_first_batch(examples, module, self._settings, self.device, self._process_group)
         if last is not None:
             raise last
         return examples
@@ -222,9 +229,9 @@ class Run:
     def _found(self, paths: Sequence[Path]) -> list[CheckpointFile]:
         """The checkpoints that are there; none are needed yet in a folder that is followed."""
         if self._watch is None:
-            return find_checkpoints(paths, self.reading, self._acquaintance)
+            return find_checkpoints(paths, self.reading, self._inspection_cache)
         is_empty = paths and all(path.is_dir() for path in paths) and not self._watch.there()
-        return self._watch.begin([] if is_empty else find_checkpoints(paths, self.reading, self._acquaintance))
+        return self._watch.begin([] if is_empty else find_checkpoints(paths, self.reading, self._inspection_cache))
 
     def _coming(self) -> Iterator[CheckpointFile]:
         """The checkpoints that are there, and those that come, until the last one to wait for is measured."""
@@ -261,20 +268,22 @@ class Run:
             How many of the rows are finished already, as far as the files tell.
         """
         self._rows.journal = journal
-        if self._acquaintance.has_news:
-            remember(journal.folder, self._way, map(encode, self._acquaintance.met.values()))
+        if self._inspection_cache.has_news:
+            write_inspections(journal.folder, self._way, map(encode, self._inspection_cache.met.values()))
         known = {weights for weights, _ in journal.keys}
         return sum(file.sha256 in known for file in self.share)
 
-    def _rows_after(self, trail: Trail | None) -> Rows:
-        return Rows(self._settings, trail, lambda file: self.measure(file), self._revisited, self._world)
+    def _rows_after(self, previous_row: PreviousRow | None) -> ResumedRows:
+        return ResumedRows(
+            self._settings, previous_row, lambda file: self.measure(file), self._revisited, self._process_group
+        )
 
-    def _revisited(self, file: CheckpointFile, known: Measurement) -> Revisited | None:
+    def _revisited(self, file: CheckpointFile, known: Measurement) -> RecomputedRow | None:
         """The network of a row that was measured before; None where it cannot be had, or memory does not suffice."""
         try:
             module = self.network(file)[2]
             size = self._batch_size if known.memory_ran_out_at is None else known.batch_size
-            return revisit(module, self.data, self._settings, known, size, self.device)
+            return recompute(module, self.data, self._settings, known, size, self.device)
         except Exception as error:
             if not isinstance(error, FisherError) and not is_out_of_memory(error):
                 raise
@@ -296,10 +305,10 @@ class Run:
             row = replace(row, step=checkpoint.step, epoch=checkpoint.epoch, weights=kind, architecture=architecture)
 
         start = time.perf_counter()
-        if self._rows.trail is not None:
-            self._rows.trail.advance()
+        if self._rows.previous_row is not None:
+            self._rows.previous_row.advance()
         try:
-            with self._world.in_step():
+            with self._process_group.in_step():
                 checkpoint, architecture, module = self.network(file, identified)
             notes = checkpoint.notes + architecture.notes
             del checkpoint, architecture  # with the weights as they were read: the network has its own
@@ -312,7 +321,7 @@ class Run:
                 _LOG.debug("%s", file.name, exc_info=True)
             if isinstance(error, OutOfMemoryError):
                 self._batch_size = 1
-            status, text = outcome(error, file)
+            status, text = network_outcome(error, file)
             return replace(row, status=status, error=text)
         return replace(
             found,
@@ -348,8 +357,8 @@ class Run:
             classes=self.examples.classes,
             known=self._known[1] if self._known is not None and self._known[0] is module else None,
             observer=self.observer,
-            trail=self._rows.trail,
-            world=self._world,
+            previous_row=self._rows.previous_row,
+            process_group=self._process_group,
         )
         self._learn(found)
         if found.ledger is not None:

@@ -21,7 +21,7 @@ STOPPING_SIGNALS = [
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedFile:
     """A file's content, whole and on the disk already, under a temporary name in the folder of its own."""
 
     temporary: Path
@@ -29,7 +29,7 @@ class Prepared:
     size: int
 
 
-def replace_all(contents: Mapping[Path, bytes | Prepared], stale: Iterable[Path] = ()) -> None:
+def replace_all(contents: Mapping[Path, bytes | PreparedFile], stale: Iterable[Path] = ()) -> None:
     """Give all files their new contents, in order; remove the `stale` ones before the first gets its name.
 
     Each file is at any moment absent, the old one or the new one.
@@ -38,7 +38,7 @@ def replace_all(contents: Mapping[Path, bytes | Prepared], stale: Iterable[Path]
     with undisturbed():
         try:
             for path, data in contents.items():
-                if isinstance(data, Prepared):
+                if isinstance(data, PreparedFile):
                     temporary[path] = data.temporary
                     continue
                 remove_leftovers(path)

@@ -19,7 +19,7 @@ from fisher_cli.text import digest, encodable
 
 
 @dataclass(frozen=True)
-class Finding:
+class IntegrityCheck:
     """What was looked at, whether it is as it should be, and why not."""
 
     what: str
@@ -27,7 +27,7 @@ class Finding:
     detail: str
 
 
-def check_report(report: Path) -> list[Finding]:
+def check_report(report: Path) -> list[IntegrityCheck]:
     """Look at every file of a report: `name.csv` (or another format) with what its record lists, and the journal.
 
     Raises:
@@ -69,46 +69,48 @@ def _listed(path: Path) -> Collection[str]:
     return tables if isinstance(tables, dict) else ()
 
 
-def _record(path: Path) -> tuple[dict[str, Any] | None, Finding]:
+def _record(path: Path) -> tuple[dict[str, Any] | None, IntegrityCheck]:
     """The record, if it can be used."""
     try:
         content = path.read_bytes()
         record = json.loads(content)
     except FileNotFoundError:
-        return None, Finding(path.name, False, "is missing: the tables cannot be held against their hashes")
+        return None, IntegrityCheck(path.name, False, "is missing: the tables cannot be held against their hashes")
     except (OSError, ValueError, RecursionError) as error:
-        return None, Finding(path.name, False, f"cannot be read ({error})")
+        return None, IntegrityCheck(path.name, False, f"cannot be read ({error})")
     if not isinstance(record, dict) or record.get("tool") != TOOL or not isinstance(record.get("tables"), dict):
-        return None, Finding(path.name, False, "is no record of fisher, or a damaged one")
+        return None, IntegrityCheck(path.name, False, "is no record of fisher, or a damaged one")
     version = record.get("schema_version")
     if not isinstance(version, int) or is_newer(record):
-        return None, Finding(path.name, False, f"has schema version {version}: this fisher knows 1 to {SCHEMA_VERSION}")
+        return None, IntegrityCheck(
+            path.name, False, f"has schema version {version}: this fisher knows 1 to {SCHEMA_VERSION}"
+        )
     # Those of the first version have no hash of their own.
     if (version > 1 or SEAL in record) and not is_sealed(content):
-        return record, Finding(path.name, False, "was changed after it was written")
-    return record, Finding(path.name, True, f"schema version {version}")
+        return record, IntegrityCheck(path.name, False, "was changed after it was written")
+    return record, IntegrityCheck(path.name, True, f"schema version {version}")
 
 
-def _tables(report: Path, record: dict[str, Any]) -> Iterator[Finding]:
+def _tables(report: Path, record: dict[str, Any]) -> Iterator[IntegrityCheck]:
     """Each table that the record lists.
 
     Yields:
         One finding per table.
     """
     if report.name not in record["tables"]:
-        yield Finding(report.name, False, "is not in the record: it is not the report that the record is about")
+        yield IntegrityCheck(report.name, False, "is not in the record: it is not the report that the record is about")
     for name, expected in record["tables"].items():
         path = report.parent / Path(str(name)).name
         try:
             found = digest(path.read_bytes())
         except OSError as error:
-            yield Finding(path.name, False, f"cannot be read ({error.strerror})")
+            yield IntegrityCheck(path.name, False, f"cannot be read ({error.strerror})")
             continue
         same = found == expected
-        yield Finding(path.name, same, "is as it was written" if same else "was changed after it was written")
+        yield IntegrityCheck(path.name, same, "is as it was written" if same else "was changed after it was written")
 
 
-def _rows(report: Path) -> tuple[list[Finding], set[str]]:
+def _rows(report: Path) -> tuple[list[IntegrityCheck], set[str]]:
     """The main table's rows: one finding, or none for a table without checkpoints; and which of them have no numbers.
 
     Those are named as the record names them.
@@ -117,38 +119,40 @@ def _rows(report: Path) -> tuple[list[Finding], set[str]]:
     try:
         columns, rows = read_rows(report)
     except OutputError as error:
-        return [Finding(name, False, str(error))], set()
+        return [IntegrityCheck(name, False, str(error))], set()
     names = {column.name for column in columns}
     if not {"checkpoint", "status"} <= names:
         return [], set()
     failed = {encodable(str(row["checkpoint"])) for row in rows if row["status"] in {Status.REJECTED, Status.FAILED}}
     unknown = {str(row["status"]) for row in rows if row["status"] is not None} - set(Status)
     if unknown:
-        return [Finding(name, False, f"have a status that does not exist: {min(unknown)}")], failed
+        return [IntegrityCheck(name, False, f"have a status that does not exist: {min(unknown)}")], failed
     if "order" in names and not _is_rising([row["order"] for row in rows]):
-        return [Finding(name, False, "are not in order of training")], failed
-    return [Finding(name, True, f"{len(rows)} in order")], failed
+        return [IntegrityCheck(name, False, "are not in order of training")], failed
+    return [IntegrityCheck(name, True, f"{len(rows)} in order")], failed
 
 
-def _is_rising(orders: Sequence[Value]) -> bool:
+def _is_rising(worker_config: Sequence[Value]) -> bool:
     """Whether there is a place for every row, none before that of the row above."""
-    known = [order for order in orders if isinstance(order, int)]
-    return len(known) == len(orders) and all(one <= other for one, other in pairwise(known))
+    known = [order for order in worker_config if isinstance(order, int)]
+    return len(known) == len(worker_config) and all(one <= other for one, other in pairwise(known))
 
 
-def _journal(folder: Path, record: dict[str, Any] | None, failed: Collection[str]) -> Finding:
+def _journal(folder: Path, record: dict[str, Any] | None, failed: Collection[str]) -> IntegrityCheck:
     """The journal, and whether it has the rows that the record lists, but for those without numbers."""
     try:
         _, records, dropped = read_records(folder)
     except RecordError as error:
-        return Finding(folder.name, False, str(error))
+        return IntegrityCheck(folder.name, False, str(error))
     if dropped:
-        return Finding(folder.name, False, f"has {dropped} damaged lines; the same command measures those again")
+        return IntegrityCheck(folder.name, False, f"has {dropped} damaged lines; the same command measures those again")
     if not ends_whole(folder):
-        return Finding(folder.name, False, "lacks the end of its last line; the same command mends it")
+        return IntegrityCheck(folder.name, False, "lacks the end of its last line; the same command mends it")
     rows = [each for each in (record or {}).get("checkpoints", []) if isinstance(each, dict)]
     listed = {each.get("sha256") for each in rows if each.get("checkpoint") not in failed}
     missing = listed - {None} - {weights for weights, _ in records}
     if missing:
-        return Finding(folder.name, False, f"lacks {len(missing)} of the rows; the same command measures them again")
-    return Finding(folder.name, True, f"{len(records)} records, all checksums hold")
+        return IntegrityCheck(
+            folder.name, False, f"lacks {len(missing)} of the rows; the same command measures them again"
+        )
+    return IntegrityCheck(folder.name, True, f"{len(records)} records, all checksums hold")

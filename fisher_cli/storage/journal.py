@@ -68,7 +68,7 @@ _KEY: Final = re.compile(rb'\{"record":\{"weights":"([^"\\]*)","previous":(?:nul
 
 
 @dataclass(frozen=True)
-class Record:
+class JournalRecord:
     """The measurement of the weights with content hash `weights`, and the hash of those in the row before it, if any.
 
     Both are its key: what joins two rows is part of the later one.
@@ -119,12 +119,12 @@ class Journal:
         return self._places.of.keys()
 
     @property
-    def records(self) -> dict[Key, Record]:
+    def records(self) -> dict[Key, JournalRecord]:
         """All records, read anew."""
         found = {key: self.find(key) for key in self._places.of}
         return {key: record for key, record in found.items() if record is not None}
 
-    def find(self, key: Key) -> Record | None:
+    def find(self, key: Key) -> JournalRecord | None:
         """The record of this key; None where there is none, or none that can be read."""
         place = self._places.of.get(key)
         if place is None:
@@ -137,7 +137,7 @@ class Journal:
             return None
         return self._decoded.record(checked_value(line))
 
-    def of_weights(self, weights: str) -> Record | None:
+    def of_weights(self, weights: str) -> JournalRecord | None:
         """The latest record of these weights, whatever stood before them."""
         key = self._places.latest.get(weights)
         return None if key is None else self.find(key)
@@ -147,7 +147,7 @@ class Journal:
         with open(self.folder / _RECORDS, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    def append(self, record: Record) -> None:
+    def append(self, record: JournalRecord) -> None:
         """Add a record, down to the disk; it replaces an earlier one of the same key.
 
         Raises:
@@ -336,22 +336,22 @@ class _Decoding:
         self._written: Any = None
         self._ledger: Ledger | None = None
 
-    def record(self, value: Any) -> Record | None:
+    def record(self, value: Any) -> JournalRecord | None:
         """The record; None where the value is none."""
         try:
             written = value["record"]["measurement"].pop("ledger", None)
             if written != self._written:
                 self._ledger = decode(Ledger, written) if written is not None else None
                 self._written = written
-            found = decode(Record, value["record"])
+            found = decode(JournalRecord, value["record"])
         except (ValueError, TypeError, KeyError, AttributeError):
             return None
         return replace(found, measurement=replace(found.measurement, ledger=self._ledger))
 
 
-def _records(lines: Iterable[Any]) -> tuple[dict[Key, Record], int]:
+def _records(lines: Iterable[Any]) -> tuple[dict[Key, JournalRecord], int]:
     """The records by key, the last one of each, and how many lines hold none."""
-    records: dict[Key, Record] = {}
+    records: dict[Key, JournalRecord] = {}
     decoding, dropped = _Decoding(), 0
     for line in lines:
         record = decoding.record(line)
@@ -363,7 +363,7 @@ def _records(lines: Iterable[Any]) -> tuple[dict[Key, Record], int]:
     return records, dropped
 
 
-def read_records(folder: Path) -> tuple[Mapping[str, Any], dict[Key, Record], int]:
+def read_records(folder: Path) -> tuple[Mapping[str, Any], dict[Key, JournalRecord], int]:
     """What a journal answers, its records, and how many damaged lines it has; nothing is changed.
 
     Raises:

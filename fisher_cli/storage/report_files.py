@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from fisher_cli.errors import OutputError
-from fisher_cli.storage.atomic_write import Prepared, replace_all, temporary_name, write_new
+from fisher_cli.storage.atomic_write import PreparedFile, replace_all, temporary_name, write_new
 from fisher_cli.storage.checksums import SEAL, UNSEALED, is_sealed, sealed
 from fisher_cli.storage.formats import MAIN_SHEET, SCHEMA_VERSION, TOOL, Format, is_newer, render, render_workbook
 from fisher_cli.tables.dialects import Dialect
@@ -43,7 +43,7 @@ def record_path(main: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Metadata:
+class RunRecord:
     """What is known about a run besides its tables, as JSON values.
 
     `stable` is the same whenever the same question is asked on the same machine, and goes into Parquet files
@@ -119,10 +119,10 @@ class ReportFiles:
 
     def write(
         self,
-        main: "pd.DataFrame | Prepared",
+        main: "pd.DataFrame | PreparedFile",
         layers: "pd.DataFrame | None",
-        metadata: Metadata,
-        further: "Mapping[Path, pd.DataFrame | Prepared] | None" = None,
+        metadata: RunRecord,
+        further: "Mapping[Path, pd.DataFrame | PreparedFile] | None" = None,
     ) -> None:
         """Write the tables and the record; each file is at any moment absent, the old one or the new one.
 
@@ -148,14 +148,14 @@ class ReportFiles:
             raise OutputError(msg) from error
 
     def _contents(
-        self, tables: "Mapping[Path, pd.DataFrame | Prepared]", stable: Mapping[str, Any]
-    ) -> "dict[Path, bytes | Prepared]":
+        self, tables: "Mapping[Path, pd.DataFrame | PreparedFile]", stable: Mapping[str, Any]
+    ) -> "dict[Path, bytes | PreparedFile]":
         """What each file will hold."""
         if self.format is Format.XLSX:
-            sheets = {self._sheet(path): table for path, table in tables.items() if not isinstance(table, Prepared)}
+            sheets = {self._sheet(path): table for path, table in tables.items() if not isinstance(table, PreparedFile)}
             return {self.main: render_workbook(sheets, stable)}
         return {
-            path: table if isinstance(table, Prepared) else render(table, self.format, stable, self.dialect)
+            path: table if isinstance(table, PreparedFile) else render(table, self.format, stable, self.dialect)
             for path, table in tables.items()
         }
 
@@ -163,7 +163,7 @@ class ReportFiles:
         """The name of a table's sheet: the last word of the name that a file of its own would have."""
         return self.word if path == self.main else path.stem.rpartition(".")[2]
 
-    def _record(self, contents: "Mapping[Path, bytes | Prepared]", metadata: Metadata) -> bytes:
+    def _record(self, contents: "Mapping[Path, bytes | PreparedFile]", metadata: RunRecord) -> bytes:
         """The record: what it is about, the tables' hashes, its own, and under `run` what differs between runs."""
         hashes = {path.name: _digest(content) for path, content in contents.items()}
         written = {"format": self.format, **({"csv_dialect": self.dialect} if self.format is Format.CSV else {})}
@@ -276,8 +276,8 @@ def _is_same_file(one: Path, other: Path) -> bool:
         return False
 
 
-def _digest(content: bytes | Prepared) -> str:
-    return content.sha256 if isinstance(content, Prepared) else digest(content)
+def _digest(content: bytes | PreparedFile) -> str:
+    return content.sha256 if isinstance(content, PreparedFile) else digest(content)
 
 
 def _digest_of_file(path: Path) -> str:
@@ -285,5 +285,5 @@ def _digest_of_file(path: Path) -> str:
         return digest(hashlib.file_digest(file, "sha256"))
 
 
-def _size(content: bytes | Prepared) -> int:
-    return content.size if isinstance(content, Prepared) else len(content)
+def _size(content: bytes | PreparedFile) -> int:
+    return content.size if isinstance(content, PreparedFile) else len(content)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
-from fisher_cli.storage.atomic_write import Prepared, create, remove, remove_leftovers, sync, temporary_name
+from fisher_cli.storage.atomic_write import PreparedFile, create, remove, remove_leftovers, sync, temporary_name
 from fisher_cli.tables.columns import Column
 from fisher_cli.tables.dialects import Dialect
 from fisher_cli.text import digest, json_text
@@ -41,7 +41,7 @@ class RowFile:
         """Append some rows with exactly the file's columns."""
         self._writer.write(rows)
 
-    def finish(self, metadata: Mapping[str, Any]) -> Prepared:
+    def finish(self, metadata: Mapping[str, Any]) -> PreparedFile:
         """Bring all of it to the disk; the metadata go into Parquet only."""
         self._writer.end(metadata)
         self._file.flush()
@@ -49,9 +49,9 @@ class RowFile:
         self._file.close()
         with open(self._temporary, "rb") as file:
             sha256 = digest(hashlib.file_digest(file, "sha256"))
-        return Prepared(self._temporary, sha256, self._temporary.stat().st_size)
+        return PreparedFile(self._temporary, sha256, self._temporary.stat().st_size)
 
-    def so_far(self) -> Prepared | None:
+    def so_far(self) -> PreparedFile | None:
         """A copy of the rows written yet, on the disk and whole; None for Parquet, whose index comes at its end."""
         ending = self._writer.ending()
         if ending is None:
@@ -66,7 +66,7 @@ class RowFile:
                 size += len(piece)
             copy.flush()
             sync(copy.fileno())
-        return Prepared(temporary, digest(hashed), size)
+        return PreparedFile(temporary, digest(hashed), size)
 
     def discard(self) -> None:
         """Leave nothing of it."""

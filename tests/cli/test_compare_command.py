@@ -15,7 +15,7 @@ from fisher_cli import Analysis, FisherError, compare
 from fisher_cli.cli.app import app
 from fisher_cli.curvature.comparison.verdicts import verdict
 from fisher_cli.reports.console import Console
-from fisher_cli.results import AgainstNull, Estimate, Finding
+from fisher_cli.results import AgainstNull, ComparisonFinding, Estimate
 from fisher_cli.storage.readers import read_table
 from fisher_cli.tables.columns import COMPARISON_LAYER_COLUMNS, comparison_columns
 
@@ -213,24 +213,40 @@ WITHOUT_DRAWS = AgainstNull(Estimate(0.4, None, 0.02), 0.28)
 @pytest.mark.parametrize(
     ("ratio", "deviation", "z", "difference", "carriers", "finding", "words"),
     [
-        (0.17, 0.06, -13.8, APART, 500.0, Finding.FITTED, "0.17 of the true one (labels from the model: 1.00 ± 0.06)"),
-        (0.17, 0.06, -13.8, APART, 500.0, Finding.FITTED, "labels are fitted; do not use it as a stand-in"),
-        (0.17, 0.26, -3.2, APART, 13.2, Finding.FITTED, "about 13 examples carry this null"),
-        (0.8, 0.02, -10.0, APART, 500.0, Finding.FITTED, "labels surprise the network less than it expects"),
-        (1.21, 0.02, 10.5, APART, 500.0, Finding.SURPRISED, "1.21 times the true one"),
-        (1.21, 0.02, 10.5, APART, 500.0, Finding.SURPRISED, "labels are noisy, or the network is overconfident"),
-        (0.95, 0.01, -5.0, NOISE, 500.0, Finding.SHIFTED, "5.0% smaller than the true one's (z = -5.0)"),
-        (1.05, 0.01, 5.0, NOISE, 500.0, Finding.SHIFTED, "5.0% larger"),
-        (1.01, 0.02, 0.5, NOISE, 500.0, Finding.INDISTINGUISHABLE, "30% off, label noise alone 28%"),
-        (1.01, 0.02, 0.5, APART, 500.0, Finding.INDISTINGUISHABLE, "not a stand-in for the matrix"),
-        (1.01, 0.02, 0.5, WITHOUT_DRAWS, 500.0, Finding.INDISTINGUISHABLE, "40% off, label noise alone 28%"),
+        (
+            0.17,
+            0.06,
+            -13.8,
+            APART,
+            500.0,
+            ComparisonFinding.FITTED,
+            "0.17 of the true one (labels from the model: 1.00 ± 0.06)",
+        ),
+        (0.17, 0.06, -13.8, APART, 500.0, ComparisonFinding.FITTED, "labels are fitted; do not use it as a stand-in"),
+        (0.17, 0.26, -3.2, APART, 13.2, ComparisonFinding.FITTED, "about 13 examples carry this null"),
+        (0.8, 0.02, -10.0, APART, 500.0, ComparisonFinding.FITTED, "labels surprise the network less than it expects"),
+        (1.21, 0.02, 10.5, APART, 500.0, ComparisonFinding.SURPRISED, "1.21 times the true one"),
+        (
+            1.21,
+            0.02,
+            10.5,
+            APART,
+            500.0,
+            ComparisonFinding.SURPRISED,
+            "labels are noisy, or the network is overconfident",
+        ),
+        (0.95, 0.01, -5.0, NOISE, 500.0, ComparisonFinding.SHIFTED, "5.0% smaller than the true one's (z = -5.0)"),
+        (1.05, 0.01, 5.0, NOISE, 500.0, ComparisonFinding.SHIFTED, "5.0% larger"),
+        (1.01, 0.02, 0.5, NOISE, 500.0, ComparisonFinding.INDISTINGUISHABLE, "30% off, label noise alone 28%"),
+        (1.01, 0.02, 0.5, APART, 500.0, ComparisonFinding.INDISTINGUISHABLE, "not a stand-in for the matrix"),
+        (1.01, 0.02, 0.5, WITHOUT_DRAWS, 500.0, ComparisonFinding.INDISTINGUISHABLE, "40% off, label noise alone 28%"),
         (
             0.36,
             0.22,
             -2.9,
             NOISE,
             12.0,
-            Finding.INDISTINGUISHABLE,
+            ComparisonFinding.INDISTINGUISHABLE,
             "the trace may be smaller than the true one's (0.36",
         ),
         (
@@ -239,23 +255,39 @@ WITHOUT_DRAWS = AgainstNull(Estimate(0.4, None, 0.02), 0.28)
             -2.9,
             NOISE,
             12.0,
-            Finding.INDISTINGUISHABLE,
+            ComparisonFinding.INDISTINGUISHABLE,
             "z = -2.9, labels from the model: 1.00 ± 0.22): take",
         ),
-        (1.05, 0.02, 2.5, NOISE, 500.0, Finding.INDISTINGUISHABLE, "the trace may be larger than the true one's (1.05"),
-        (0.2, 0.8, -1.0, APART, 3.0, Finding.UNDECIDED, "take more examples; about 3 examples carry"),
+        (
+            1.05,
+            0.02,
+            2.5,
+            NOISE,
+            500.0,
+            ComparisonFinding.INDISTINGUISHABLE,
+            "the trace may be larger than the true one's (1.05",
+        ),
+        (0.2, 0.8, -1.0, APART, 3.0, ComparisonFinding.UNDECIDED, "take more examples; about 3 examples carry"),
         (
             0.04,
             1.6,
             -0.6,
             APART,
             1.2,
-            Finding.UNDECIDED,
+            ComparisonFinding.UNDECIDED,
             "noise alone can be as large (labels from the model: 1.00 ± 1",
         ),
-        (0.04, 1.6, -0.6, APART, 1.2, Finding.UNDECIDED, "take more examples; about 1 example carries this null"),
-        (0.2, 0.35, -2.3, APART, 3.0, Finding.UNDECIDED, "label noise alone is seldom as large"),
-        (None, None, None, None, None, Finding.ZERO, "the true Fisher is zero"),
+        (
+            0.04,
+            1.6,
+            -0.6,
+            APART,
+            1.2,
+            ComparisonFinding.UNDECIDED,
+            "take more examples; about 1 example carries this null",
+        ),
+        (0.2, 0.35, -2.3, APART, 3.0, ComparisonFinding.UNDECIDED, "label noise alone is seldom as large"),
+        (None, None, None, None, None, ComparisonFinding.ZERO, "the true Fisher is zero"),
     ],
 )
 def test_verdicts(
@@ -264,7 +296,7 @@ def test_verdicts(
     z: float | None,
     difference: AgainstNull | None,
     carriers: float | None,
-    finding: Finding,
+    finding: ComparisonFinding,
     words: str,
 ) -> None:
     found = verdict(ratio, deviation, z, difference, carriers)
@@ -295,5 +327,5 @@ def test_the_verdict_of_drawn_labels_is_that_they_cannot_be_told_apart() -> None
         assert found is not None
         findings.append(found.verdict.finding)
         z.append(found.z or 0.0)
-    assert set(findings) == {Finding.INDISTINGUISHABLE}
+    assert set(findings) == {ComparisonFinding.INDISTINGUISHABLE}
     assert float(torch.tensor(z).double().square().mean()) == pytest.approx(1, abs=4 * (2 / 25) ** 0.5)

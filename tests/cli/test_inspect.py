@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 from fisher_cli.cli.app import app
-from fisher_cli.inputs.checkpoints.checkpoints import Reading, find_checkpoints
+from fisher_cli.inputs.checkpoints.checkpoints import ReadOptions, find_checkpoints
 from fisher_cli.inputs.networks.networks import Networks
 from fisher_cli.inputs.networks.networks import inspect as inspect_file
 from fisher_cli.results import Status
@@ -305,6 +305,6 @@ def test_a_file_that_changes_under_way_is_told(desk: Path) -> None:
     shutil.copy(FIRST, desk / "a.pt")
     (file,) = find_checkpoints([desk / "a.pt"])
     shutil.copy(LAST, desk / "a.pt")
-    row = inspect_file(file, Networks(None, {}), Reading())
+    row = inspect_file(file, Networks(None, {}), ReadOptions())
     assert (row.status, row.format) == (Status.REJECTED, None)
     assert row.error == "changed since this run began; run again once it is written"

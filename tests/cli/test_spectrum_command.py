@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 import fisher_cli.run.measurement
 from fisher_cli import analyze
 from fisher_cli.cli.app import app
-from fisher_cli.curvature.spectra.spectrum import Question
+from fisher_cli.curvature.spectra.spectrum import SpectrumRequest
 from fisher_cli.inputs.data.datasets import load_examples
 from fisher_cli.inputs.networks.digits_networks import digits_mlp
 from fisher_cli.results import Spectrum
@@ -202,7 +202,7 @@ def test_a_checkpoint_without_eigenvalues_is_a_row_that_says_why(desk: Path) -> 
 def test_what_did_not_converge_keeps_its_values_and_residuals(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tolerance that no residual meets."""
 
-    def strict(*words: object) -> Question:
+    def strict(*words: object) -> SpectrumRequest:
         return replace(question(*words), tolerance=1e-300)  # type: ignore[arg-type]
 
     question = fisher_cli.run.measurement.question_of

@@ -17,7 +17,7 @@ from fisher_cli.errors import UsageError
 from fisher_cli.parallel import devices
 from fisher_cli.parallel.devices import choose_devices
 from fisher_cli.parallel.shard_run import SharedRun
-from fisher_cli.parallel.worker_pool import Queue
+from fisher_cli.parallel.worker_pool import ShareQueue
 from fisher_cli.results import Measurement
 from fisher_cli.settings import Resources, Settings
 from fisher_cli.storage.journal import read_records
@@ -70,7 +70,7 @@ def test_a_worker_goes_on_with_the_batch_that_memory_left_it(monkeypatch: pytest
 @pytest.mark.parametrize("workers", [1, 2, 3, 8])
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 30])
 def test_every_checkpoint_is_measured_once_in_few_sequences(count: int, workers: int) -> None:
-    queue, taken = Queue(range(count), workers), list[list[int]]([] for _ in range(workers))
+    queue, taken = ShareQueue(range(count), workers), list[list[int]]([] for _ in range(workers))
     speeds = [1, 3, 1, 2, 1, 1, 5, 1]
     for turn in range(200):
         for worker in range(workers):
@@ -82,7 +82,7 @@ def test_every_checkpoint_is_measured_once_in_few_sequences(count: int, workers:
 
 
 def test_one_who_has_none_left_takes_half_of_the_largest_share() -> None:
-    queue = Queue(range(12), 2)
+    queue = ShareQueue(range(12), 2)
     assert [queue.take(1) for _ in range(6)] == [6, 7, 8, 9, 10, 11]
     assert [queue.take(0) for _ in range(2)] == [0, 1]
     assert queue.take(1) == 4

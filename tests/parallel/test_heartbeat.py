@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from fisher_cli.parallel.heartbeat import Watch
+from fisher_cli.parallel.heartbeat import Heartbeat
 from fisher_cli.parallel.launch import Launch
 from fisher_cli.storage.atomic_write import STOPPING_SIGNALS
 
@@ -16,7 +16,7 @@ def test_signals_that_are_ignored_say_nothing(elsewhere: bool) -> None:
     heard: list[int] = []
     handlers = {number: signal.getsignal(number) for number in STOPPING_SIGNALS}
     signal.signal(signal.SIGUSR1, lambda number, _: heard.append(number))
-    watch = Watch(Launch())
+    watch = Heartbeat(Launch())
     errors: list[BaseException] = []
 
     def ignore() -> None:

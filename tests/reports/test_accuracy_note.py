@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from fisher_cli.reports.accuracy_note import against_chance
+from fisher_cli.reports.accuracy_note import accuracy_note
 from fisher_cli.results import Estimate, Predictions, Status
 from fisher_cli.results import Measurement as Row
 from tests.reports.test_console import checkpoint, rendered
@@ -17,9 +17,9 @@ def row(accuracy: float, loss: float, classes: int = 10, examples: int = 1000, s
 
 
 def test_accuracy_stands_beside_chance() -> None:
-    [said] = against_chance([row(0.8, 0.7)])
+    [said] = accuracy_note([row(0.8, 0.7)])
     assert said.replace("\N{NO-BREAK SPACE}", " ") == "The accuracy is 0.800 ± 0.013; guessing gives 0.1."
-    [said] = against_chance([row(0.8, 0.7), row(0.5, 0.9, step=9)])
+    [said] = accuracy_note([row(0.8, 0.7), row(0.5, 0.9, step=9)])
     assert " at step 9; " in said
 
 
@@ -42,7 +42,7 @@ def test_accuracy_stands_beside_chance() -> None:
 def test_who_is_told_that_a_choice_may_be_wrong(
     accuracy: float, loss: float, classes: int, examples: int, is_doubtful: bool
 ) -> None:
-    said = against_chance([row(accuracy, loss, classes, examples)])
+    said = accuracy_note([row(accuracy, loss, classes, examples)])
     assert len(said) == 1 + is_doubtful
     if is_doubtful:
         assert "loss that an untrained network does not have: step 7. A choice that weights do not show" in said[1]
@@ -55,7 +55,7 @@ def test_it_stands_in_the_summary_and_only_the_doubtful_rows_are_named() -> None
 
 
 def test_without_classes_or_numbers_nothing_is_said() -> None:
-    assert against_chance([]) == []
-    assert against_chance([Row(checkpoint="a", status=Status.FAILED, error="x")]) == []
+    assert accuracy_note([]) == []
+    assert accuracy_note([Row(checkpoint="a", status=Status.FAILED, error="x")]) == []
     no_classes = Predictions(Estimate(1.0, 0.1), None, Estimate(1.0))
-    assert against_chance([checkpoint(3, predictions=no_classes)]) == []
+    assert accuracy_note([checkpoint(3, predictions=no_classes)]) == []

@@ -5,7 +5,7 @@ import math
 import pytest
 from rich.cells import cell_len
 
-from fisher_cli.reports.closing_lines import ending, of_run
+from fisher_cli.reports.closing_lines import closing_lines, of_run
 from fisher_cli.reports.trend import asides, layer_shares, trace_sentence, verdict
 from fisher_cli.results import Estimate, Measurement, Trace
 from tests.reports.test_console import checkpoint, rendered
@@ -67,7 +67,7 @@ def test_the_layers_shares_are_told_from_first_to_last() -> None:
 def test_what_ends_a_table_does_not_depend_on_the_width_of_the_terminal(values: tuple[float, ...]) -> None:
     rows = [checkpoint(i, true=value) for i, value in enumerate(values)]
     for width in (30, 80, 200):
-        lines = [line.plain for line in ending(of_run(rows), width)]
+        lines = [line.plain for line in closing_lines(of_run(rows), width)]
         assert max(map(cell_len, lines)) <= width
         assert " ".join(lines) == " ".join(of_run(rows)).replace("\N{NO-BREAK SPACE}", " ")
 

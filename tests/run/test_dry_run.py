@@ -14,14 +14,14 @@ import torch
 from typer.testing import CliRunner
 
 from fisher_cli.cli.app import app
-from fisher_cli.curvature.spectra.solver_choice import Route
+from fisher_cli.curvature.spectra.solver_choice import Eigensolver
 from fisher_cli.curvature.torch_backend import machine_memory
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.networks.shapes import hollow
 from fisher_cli.parallel.launch import Launch
 from fisher_cli.reports.forecast import duration
-from fisher_cli.run.forecast.forecast import Plan, plan
-from fisher_cli.run.forecast.lower_bound import outline
+from fisher_cli.run.forecast.forecast import RunPlan, plan
+from fisher_cli.run.forecast.lower_bound import lower_bound
 from fisher_cli.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -269,7 +269,9 @@ def test_other_commands_foretell_with_the_same_lines_and_refuse_alike(
 
 def test_ways_that_go_by_products_and_densities_have_their_own_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = (CLEAN / "step_00000.pt", "--limit", "20", "-b", "8", "--dry-run", "--format", "json")
-    monkeypatch.setattr("fisher_cli.run.forecast.profile_matrices.choose", lambda *_, **__: Route.LANCZOS)
+    monkeypatch.setattr(
+        "fisher_cli.run.forecast.profile_matrices.choose_eigensolver", lambda *_, **__: Eigensolver.LANCZOS
+    )
     # No column is left out for being small.
     monkeypatch.setattr("fisher_cli.run.forecast.profile_matrices.WHOLE_ROWS", -1)
     density = json.loads(run("spectrum", *asked, "--method", "density")[0])
@@ -319,17 +321,17 @@ def test_a_network_that_is_too_large_is_refused_before_it_is_built(
 
 def test_the_outline_of_a_network_has_its_sizes() -> None:
     build = lambda: torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))  # noqa: E731
-    found = outline(build, Settings(data="none"), torch.zeros(5, 4))
+    found = lower_bound(build, Settings(data="none"), torch.zeros(5, 4))
     assert found is not None
     assert (found.tensors, found.analysed, found.values, found.outputs) == (23, 23, 4 + 3 + 3 + 2, 2)
     assert found.bytes == 4 * 23 + 8 * 23 + found.batch(1)
-    assert outline(build, Settings(data="none", precision="bfloat16", exclude="0.*")).bytes == 23 * (4 + 2)  # type: ignore[arg-type,union-attr]
+    assert lower_bound(build, Settings(data="none", precision="bfloat16", exclude="0.*")).bytes == 23 * (4 + 2)  # type: ignore[arg-type,union-attr]
     assert all(each.is_meta for each in hollow(build).parameters())
 
     def fails() -> torch.nn.Module:
         raise KeyError
 
-    assert outline(fails, Settings(data="none")) is None
+    assert lower_bound(fails, Settings(data="none")) is None
 
 
 @pytest.mark.parametrize(
@@ -375,7 +377,7 @@ def test_what_the_probe_meets_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
     assert error.startswith("error: does not fit: memory ran out on cpu even with 1 example at once")
 
 
-def planned(letters: str, recorded: Sequence[tuple[str, str | None]], share: slice = slice(None)) -> Plan:
+def planned(letters: str, recorded: Sequence[tuple[str, str | None]], share: slice = slice(None)) -> RunPlan:
     """The plan of a run over checkpoints named by letters; an x cannot be read."""
     broken = CheckpointError("no checkpoint")
     files = [SimpleNamespace(sha256=each, error=broken if each == "x" else None) for each in letters]
@@ -388,16 +390,18 @@ def planned(letters: str, recorded: Sequence[tuple[str, str | None]], share: sli
 @pytest.mark.parametrize(
     ("letters", "recorded", "share", "expected"),
     [
-        ("abc", [], slice(None), Plan((0, 1, 2), 0, 0, 0, 0, None)),
-        ("axc", [], slice(None), Plan((0, 2), 0, 0, 0, 1, None)),
+        ("abc", [], slice(None), RunPlan((0, 1, 2), 0, 0, 0, 0, None)),
+        ("axc", [], slice(None), RunPlan((0, 2), 0, 0, 0, 1, None)),
         # The row before a new one is evaluated again.
-        ("abc", [("a", None), ("b", "a")], slice(None), Plan((2,), 2, 0, 1, 0, None)),
+        ("abc", [("a", None), ("b", "a")], slice(None), RunPlan((2,), 2, 0, 1, 0, None)),
         # One that came between: it is measured, the one after it joined to it.
-        ("abc", [("a", None), ("c", "a")], slice(None), Plan((1,), 1, 1, 1, 0, None)),
+        ("abc", [("a", None), ("c", "a")], slice(None), RunPlan((1,), 1, 1, 1, 0, None)),
         # A shard measures the last one before it that can be read; not where its first row is finished.
-        ("abxcd", [], slice(3, 5), Plan((3, 4), 0, 0, 0, 0, 1)),
-        ("abxcd", [("c", "b")], slice(3, 5), Plan((4,), 1, 0, 1, 0, None)),
+        ("abxcd", [], slice(3, 5), RunPlan((3, 4), 0, 0, 0, 0, 1)),
+        ("abxcd", [("c", "b")], slice(3, 5), RunPlan((4,), 1, 0, 1, 0, None)),
     ],
 )
-def test_what_is_left_to_do(letters: str, recorded: list[tuple[str, str | None]], share: slice, expected: Plan) -> None:
+def test_what_is_left_to_do(
+    letters: str, recorded: list[tuple[str, str | None]], share: slice, expected: RunPlan
+) -> None:
     assert planned(letters, recorded, share) == expected

@@ -10,8 +10,8 @@ from torch import nn
 
 import fisher_cli.inputs.checkpoints.discovery
 from fisher_cli.inputs.checkpoints.duplicates import perhaps_copies
-from fisher_cli.inputs.checkpoints.stored_files import Stored
-from fisher_cli.inputs.formats.reading import Reading
+from fisher_cli.inputs.checkpoints.stored_files import StoredCheckpoint
+from fisher_cli.inputs.formats.reading import ReadOptions
 from fisher_cli.results import Coverage, Ledger
 from fisher_cli.storage.journal import open_journal
 from tests.run.test_resume import analyze, counted, desk, tables
@@ -26,7 +26,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     real = fisher_cli.inputs.checkpoints.discovery.read_file
 
-    def read_file(path: Path, reading: Reading, data: bytes | None = None) -> Stored:
+    def read_file(path: Path, reading: ReadOptions, data: bytes | None = None) -> StoredCheckpoint:
         names.append(path.name)
         return real(path, reading, data)
 

@@ -21,7 +21,7 @@ from fisher_cli.inputs.networks.digits_networks import digits_cnn
 from fisher_cli.reports.trend import verdict
 from fisher_cli.results import Movement, Status
 from fisher_cli.run.measurement import measure
-from fisher_cli.run.previous_row import Trail
+from fisher_cli.run.previous_row import PreviousRow
 from fisher_cli.run.sequence import Run
 from fisher_cli.settings import Resources, Settings
 from tests.cases import mlp, unsettle
@@ -233,19 +233,19 @@ def test_when_memory_runs_out_in_the_movement_the_row_is_begun_anew(
 
 def test_an_attempt_that_failed_leaves_no_footprint() -> None:
     modules, (inputs, labels) = three_modules(torch.float32)
-    trail = Trail()
+    previous_row = PreviousRow()
     data, settings = TensorData(inputs, labels), Settings(eigenvalues=0)
-    trail.advance()
-    measure(modules[0], data, settings, trail=trail)
-    trail.advance()
-    assert trail.last is not None
+    previous_row.advance()
+    measure(modules[0], data, settings, previous_row=previous_row)
+    previous_row.advance()
+    assert previous_row.last is not None
     wrong = TensorData(inputs, torch.full_like(labels, 7))
     with pytest.raises(Exception, match="labels run from"):
-        measure(modules[1], wrong, settings, trail=trail)
-    kept = trail.last
-    trail.advance()
-    assert (trail.last, trail.missed) == (kept, 1)
-    found = measure(modules[2], data, settings, trail=trail)
+        measure(modules[1], wrong, settings, previous_row=previous_row)
+    kept = previous_row.last
+    previous_row.advance()
+    assert (previous_row.last, previous_row.missed) == (kept, 1)
+    found = measure(modules[2], data, settings, previous_row=previous_row)
     step = {name: parameter.detach() - kept.tensors[name] for name, parameter in modules[2].named_parameters()}
     expected = moving.second_order(pose(modules[0], data), step)
     assert found.movement is not None
@@ -256,7 +256,7 @@ def test_what_is_kept_of_a_network_does_not_change_with_it() -> None:
     """Networks of one run share a module, into which the next weights are copied."""
     modules, (inputs, labels) = three_modules(torch.float32)
     problem = pose(modules[0], TensorData(inputs, labels))
-    kept = moving.footprint(problem, moving.all_outputs(problem))
+    kept = moving.snapshot(problem, moving.all_outputs(problem))
     before = {name: tensor.clone() for name, tensor in kept.tensors.items()}
     modules[0].load_state_dict(modules[1].state_dict())
     assert all(torch.equal(before[name], tensor) for name, tensor in kept.tensors.items())
@@ -264,7 +264,7 @@ def test_what_is_kept_of_a_network_does_not_change_with_it() -> None:
 
 def test_a_single_checkpoint_keeps_no_trail() -> None:
     run = Run([FIRST], Settings(limit=5, eigenvalues=0), Resources())
-    assert run._rows.trail is None
+    assert run._rows.previous_row is None
     assert next(iter(run)).movement is None
 
 

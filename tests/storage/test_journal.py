@@ -15,24 +15,24 @@ import pytest
 from fisher_cli.errors import LockedError, RecordError
 from fisher_cli.results import Estimate, Measurement, Predictions, Status
 from fisher_cli.storage import atomic_write
-from fisher_cli.storage.journal import Journal, Key, Record, journal_folder, open_journal, read_records
+from fisher_cli.storage.journal import Journal, JournalRecord, Key, journal_folder, open_journal, read_records
 from tests.waiting import PATIENCE
 
 ASKED = {"settings": {"limit": 100, "data": "digits"}, "data": {"identity": "sha256:ab"}, "torch": "2.14"}
 PRIMITIVES = ("create", "create_folder", "write", "sync", "rename", "remove", "sync_folder")
 
 
-def record(index: int, loss: float = 0.5) -> Record:
+def record(index: int, loss: float = 0.5) -> JournalRecord:
     predictions = Predictions(Estimate(loss, 0.1), None, Estimate(1 / 3))
     measurement = Measurement(checkpoint=f"{index}.pt", status=Status.OK, predictions=predictions, step=index)
-    return Record(f"sha256:{index:04}", f"sha256:{index - 1:04}" if index else None, measurement)
+    return JournalRecord(f"sha256:{index:04}", f"sha256:{index - 1:04}" if index else None, measurement)
 
 
-def records_up_to(count: int) -> dict[Key, Record]:
+def records_up_to(count: int) -> dict[Key, JournalRecord]:
     return {record(index).key: record(index) for index in range(count)}
 
 
-def filled(folder: Path, count: int = 3) -> dict[Key, Record]:
+def filled(folder: Path, count: int = 3) -> dict[Key, JournalRecord]:
     with open_journal(folder, ASKED) as journal:
         for index in range(count):
             journal.append(record(index))

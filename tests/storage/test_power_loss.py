@@ -21,7 +21,7 @@ from fisher_cli.storage import atomic_write
 from fisher_cli.storage.formats import format_of
 from fisher_cli.storage.journal import journal_folder, open_journal, read_records
 from fisher_cli.storage.readers import read_table
-from fisher_cli.storage.report_files import Metadata, ReportFiles
+from fisher_cli.storage.report_files import ReportFiles, RunRecord
 from fisher_cli.tables.build import make_table
 from fisher_cli.tables.columns import Column, Kind
 from tests.storage.test_journal import ASKED, record, records_up_to
@@ -159,8 +159,8 @@ def work(folder: Path, rows: int = 3) -> None:
                 journal.append(record(index))
         losses = [each.measurement.predictions.loss.value for each in journal.records.values()]  # type: ignore[union-attr]
     report.check_writable()
-    report.write(table(sum(losses)), table(2 * sum(losses)), Metadata({"rows": rows}))
-    report.write(table(sum(losses)), None, Metadata({"rows": rows}))
+    report.write(table(sum(losses)), table(2 * sum(losses)), RunRecord({"rows": rows}))
+    report.write(table(sum(losses)), None, RunRecord({"rows": rows}))
 
 
 def found(folder: Path) -> dict[str, bytes]:

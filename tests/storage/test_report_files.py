@@ -17,12 +17,12 @@ from fisher_cli.errors import OutputError, UsageError
 from fisher_cli.storage import atomic_write
 from fisher_cli.storage.formats import SCHEMA_VERSION, Format, format_of, render
 from fisher_cli.storage.readers import read_table
-from fisher_cli.storage.report_files import Metadata, ReportFiles
+from fisher_cli.storage.report_files import ReportFiles, RunRecord
 from fisher_cli.tables.build import make_table
 from fisher_cli.tables.columns import Column, Kind
 
 COLUMNS = (Column("checkpoint", Kind.TEXT, "", ""), Column("loss", Kind.REAL, "nats", ""))
-METADATA = Metadata(stable={"settings": {"data": "digits"}}, run={"seconds": 1.5})
+METADATA = RunRecord(stable={"settings": {"data": "digits"}}, run={"seconds": 1.5})
 
 
 def table(loss: float = 0.5, rows: int = 2) -> pd.DataFrame:
@@ -90,13 +90,13 @@ def test_parquet_carries_only_what_is_stable(tmp_path: Path) -> None:
     first = report.main.read_bytes()
     inside = json.loads(pq.read_schema(report.main).metadata[b"fisher"])
     assert inside == {"tool": "fisher", "schema_version": SCHEMA_VERSION, "settings": {"data": "digits"}}
-    report.write(table(), table(), Metadata(METADATA.stable, {"seconds": 99, "host": "b"}))
+    report.write(table(), table(), RunRecord(METADATA.stable, {"seconds": 99, "host": "b"}))
     assert report.main.read_bytes() == first
 
 
 def test_metadata_cannot_pose_as_the_record(tmp_path: Path) -> None:
     report = files(tmp_path / "t.csv")
-    report.write(table(), None, Metadata({"tool": "other", "tables": {}, "run": 3, "name": "\udc80"}, {"x": 1}))
+    report.write(table(), None, RunRecord({"tool": "other", "tables": {}, "run": 3, "name": "\udc80"}, {"x": 1}))
     record = json.loads(report.record.read_text())
     assert (record["tool"], list(record["tables"]), record["run"]) == ("fisher", ["t.csv"], {"x": 1})
 

@@ -15,7 +15,7 @@ PROBES = 16
 
 
 @dataclass(frozen=True)
-class Squares:
+class SquaredNorms:
     """‖F‖_F², ‖F̂‖_F² and ⟨F, F̂⟩, each an exact part and the mean of random ones.
 
     exact: (3,). probes: (probes, 3), none where all is exact.
@@ -75,13 +75,13 @@ class Squares:
         return self._estimate(value, (-value / 2 / true, -value / 2 / empirical, value / inner if inner else 0.0))
 
 
-def exact(gram: ScoreGram, labels: LabelSet, squared_norm: float) -> Squares:
+def exact(gram: ScoreGram, labels: LabelSet, squared_norm: float) -> SquaredNorms:
     """‖F‖_F², ‖F̂‖_F² and ⟨F, F̂⟩ from the inner products of the score gradients; `squared_norm` is ‖F‖_F²."""
     values = [squared_norm, float(labels.gram.square().sum()), gram.inner_product(labels)]
-    return Squares(torch.tensor(values, dtype=torch.float64), torch.zeros(0, 3, dtype=torch.float64))
+    return SquaredNorms(torch.tensor(values, dtype=torch.float64), torch.zeros(0, 3, dtype=torch.float64))
 
 
-def probed(true: Product, empirical: Product, vectors: Tensor, *, probes: int = PROBES, seed: int = 0) -> Squares:
+def probed(true: Product, empirical: Product, vectors: Tensor, *, probes: int = PROBES, seed: int = 0) -> SquaredNorms:
     """tr AB = Σ_i (A v_i)ᵀ(B v_i) + E (A P⊥z)ᵀ(B P⊥z) for A, B out of F, F̂; P⊥ = I − V Vᵀ, z of random signs.
 
     Unbiased for any orthonormal V (P, k); with the leading eigenvectors of both matrices in it the error is that of
@@ -103,7 +103,7 @@ def probed(true: Product, empirical: Product, vectors: Tensor, *, probes: int = 
         probe = signs.to(vectors.device, vectors.dtype).mul_(2).sub_(1)
         probe -= vectors @ (vectors.T @ probe)
         draws.append(squares(probe))
-    return Squares(known, torch.stack(draws))
+    return SquaredNorms(known, torch.stack(draws))
 
 
 def basis(*spaces: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ def basis(*spaces: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class NullSquares:
+class NullNorms:
     """What labels drawn from the model would show: √(E‖F̂ − F‖_F²)/‖F‖_F and ‖F‖_F/√(E‖F̂‖_F²).
 
     E⟨F, F̂⟩ = ‖F‖_F² and E‖F̂‖_F² = ‖F‖_F² + E‖F̂ − F‖_F², so that the latter is the cosine of the expected numbers.
@@ -127,9 +127,9 @@ class NullSquares:
     cosine: float
 
 
-def null_squares(squared_norm: float, scatter: float) -> NullSquares | None:
+def null_squares(squared_norm: float, scatter: float) -> NullNorms | None:
     """From ‖F‖_F² and E‖F̂ − F‖_F²; None where F is zero."""
     if not squared_norm > 0:
         return None
     ratio = scatter / squared_norm
-    return NullSquares(math.sqrt(ratio), 1 / math.sqrt(1 + ratio))
+    return NullNorms(math.sqrt(ratio), 1 / math.sqrt(1 + ratio))

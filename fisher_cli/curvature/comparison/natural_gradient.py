@@ -15,7 +15,7 @@ MAXIMUM_PRODUCTS = 500
 
 
 @dataclass(frozen=True)
-class Solution:
+class LinearSolution:
     """x with (A + αI) x ≈ b, ‖(A + αI) x − b‖/‖b‖ explicitly, and the products with A that it took."""
 
     vector: Tensor
@@ -25,7 +25,7 @@ class Solution:
 
 def conjugate_gradients(
     product: Product, right: Tensor, damping: float, *, tolerance: float, maximum: int = MAXIMUM_PRODUCTS
-) -> Solution:
+) -> LinearSolution:
     """(A + αI)⁻¹b for a positive semidefinite A by conjugate gradients; the residual is recomputed at the end.
 
     Source: Hestenes and Stiefel 1952 (doi:10.6028/jres.049.044).
@@ -33,7 +33,7 @@ def conjugate_gradients(
     right = right.double()
     length = float(right.norm())
     if not length:
-        return Solution(torch.zeros_like(right), 0.0, 0)
+        return LinearSolution(torch.zeros_like(right), 0.0, 0)
     x, rest, direction = torch.zeros_like(right), right.clone(), right.clone()
     square, products = float(rest @ rest), 0
     while products < maximum and square**0.5 > tolerance * length / 2:
@@ -45,11 +45,11 @@ def conjugate_gradients(
         before, square = square, float(rest @ rest)
         direction = rest + square / before * direction
     residual = float((product(x).double() + damping * x - right).norm()) / length
-    return Solution(x, residual, products + 1)
+    return LinearSolution(x, residual, products + 1)
 
 
 @dataclass(frozen=True)
-class Directions:
+class DirectionCosines:
     """Cosines of the angles between (F + αI)⁻¹ḡ, (F̂ + αI)⁻¹ḡ and ḡ, and the larger relative residual of the two.
 
     between: of the two natural gradients; true, empirical: of each with ḡ. All None for a gradient of zero.
@@ -68,7 +68,7 @@ def _cosine(product: float, one: float, other: float) -> float | None:
 
 def directions(
     true: Product, empirical: Product, gradient: Tensor, damping: float, *, tolerance: float, maximum: int
-) -> Directions:
+) -> DirectionCosines:
     """The cosines by conjugate gradients on products with the two matrices."""
     gradient = gradient.double()
     one = conjugate_gradients(true, gradient, damping, tolerance=tolerance, maximum=maximum)
@@ -77,7 +77,7 @@ def directions(
     def cosine(a: Tensor, b: Tensor) -> float | None:
         return _cosine(float(a @ b), float(a @ a), float(b @ b))
 
-    return Directions(
+    return DirectionCosines(
         cosine(one.vector, other.vector),
         cosine(one.vector, gradient),
         cosine(other.vector, gradient),
@@ -110,7 +110,7 @@ def true_direction(gram: ScoreGram, damping: float) -> TrueDirection:
     return TrueDirection(xi, moved, residual, b, image)
 
 
-def directions_of(true: TrueDirection, labels: LabelSet, damping: float) -> Directions:
+def directions_of(true: TrueDirection, labels: LabelSet, damping: float) -> DirectionCosines:
     """The cosines for F̂ of these labels, (F̂ + αI)⁻¹ḡ = (ḡ − Â (αI + ÂᵀÂ)⁻¹ Âᵀḡ)/α, ḡ that of the dataset's labels."""
     number, each = labels.coordinates.shape
     values, vectors = labels.eigenpairs
@@ -120,7 +120,7 @@ def directions_of(true: TrueDirection, labels: LabelSet, damping: float) -> Dire
     image = (true.gradient_image - labels.images.T @ solved) / damping
     assert each * number == len(xi)
     length = float(xi @ image)
-    return Directions(
+    return DirectionCosines(
         _cosine(float(xi @ true.image), length, float(true.coordinates @ true.image)),
         _cosine(
             float(true.gradient @ true.image),

@@ -27,7 +27,7 @@ AGREEMENT = {torch.float32: 1e-3, torch.float64: 1e-9}
 
 
 @dataclass(frozen=True)
-class Null:
+class NullDistribution:
     """Moments of F̂ under labels drawn from the model.
 
     method: `exact` or `sampled S=…`. traces, fourth: tr F_n = E‖g_n‖² and E‖g_n‖⁴, (N,).
@@ -59,7 +59,7 @@ class _Sums:
 
 
 @torch.inference_mode(mode=False)
-def null(engine: Engine, *, seed: int = 0, labels: int | None = None) -> Null:
+def null_distribution(engine: Engine, *, seed: int = 0, labels: int | None = None) -> NullDistribution:
     """Var tr F̂ = (1/N²) Σ_n Σ_c p_c (‖g_c‖² − tr_n)² and E‖F̂ − F‖_F² under labels drawn from the model.
 
     Exact up to 32 outputs, from inner products of the gradients of the root's columns: one forward pass and the
@@ -97,11 +97,11 @@ def null(engine: Engine, *, seed: int = 0, labels: int | None = None) -> Null:
     return _summarised(problem, sums, "exact" if labels is None else f"sampled S={labels}")
 
 
-def _summarised(problem: Problem, sums: _Sums, method: str) -> Null:
+def _summarised(problem: Problem, sums: _Sums, method: str) -> NullDistribution:
     count = problem.examples**2
     # Unbiased estimates of what is next to zero may be negative.
     layers = {name: max(sums.layers.get(name, 0.0), 0.0) / count for name in problem.parameters}
-    return Null(
+    return NullDistribution(
         method,
         torch.cat(sums.traces),
         torch.cat(sums.fourth),
@@ -120,7 +120,7 @@ def inner_products(parts: list[Contribution] | Tensor, shape: torch.Size) -> Ten
     return (gradients @ gradients.mT).double()
 
 
-def require_agreement(found: Null, traces: Tensor, dtype: torch.dtype) -> None:
+def require_agreement(found: NullDistribution, traces: Tensor, dtype: torch.dtype) -> None:
     """Hold the traces of an exact null against those of the sweep, (N,), example by example.
 
     Raises:

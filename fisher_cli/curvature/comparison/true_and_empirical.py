@@ -8,24 +8,24 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature.comparison import frobenius, intervals
-from fisher_cli.curvature.comparison.frobenius import Squares
+from fisher_cli.curvature.comparison.frobenius import SquaredNorms
 from fisher_cli.curvature.comparison.natural_gradient import (
     DAMPING,
-    Directions,
+    DirectionCosines,
     directions,
     directions_of,
     true_direction,
 )
-from fisher_cli.curvature.comparison.null_distribution import Null, null, require_agreement
+from fisher_cli.curvature.comparison.null_distribution import NullDistribution, null_distribution, require_agreement
 from fisher_cli.curvature.comparison.verdicts import verdict
 from fisher_cli.curvature.problem.batching import memory_bytes
 from fisher_cli.curvature.problem.moments import mean_of, root_sum_of_squares
 from fisher_cli.curvature.spectra import score_gram, spectral_summary
 from fisher_cli.curvature.spectra.eigensystems import matrices
-from fisher_cli.curvature.spectra.score_gram import LabelSet, Pairs
+from fisher_cli.curvature.spectra.score_gram import GramEigenpairs, LabelSet
 from fisher_cli.curvature.spectra.solver_choice import BASIS_SHARE, WHOLE_ROWS
 from fisher_cli.curvature.spectra.spectrum import as_result
-from fisher_cli.curvature.traces.traces import Sweep
+from fisher_cli.curvature.traces.traces import TraceResult
 from fisher_cli.results import AgainstNull, Comparison, Eigenvalues, Estimate, LayerComparison, LayerTrace
 
 # Relative residuals of the natural gradients where they are found from products: about what these are exact to.
@@ -37,7 +37,7 @@ Advance = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
-class Inquiry:
+class ComparisonRequest:
     """What is compared: `count` leading eigenpairs, natural gradients damped by α, `draws` sets of labels for nulls.
 
     `damping` None means a thousandth of the largest eigenvalue of F.
@@ -55,9 +55,9 @@ class _Matrices:
     """What is found about F and F̂ as matrices, by either way."""
 
     method: str
-    squares: Squares
+    squares: SquaredNorms
     damping: float
-    directions: Directions
+    directions: DirectionCosines
     overlap: float | None
     eigenvalues: tuple[Eigenvalues, Eigenvalues]
     inverse_product: AgainstNull | None = None
@@ -68,14 +68,18 @@ class _Matrices:
 class _Drawn:
     """The same of one set of labels drawn from the model."""
 
-    squares: Squares
+    squares: SquaredNorms
     natural_gradient: float | None
     overlap: float | None
 
 
 @torch.inference_mode(mode=False)
 def compare(
-    swept: Sweep, inquiry: Inquiry, *, advance: Advance = lambda _stage, _done: None, gram: bool | None = None
+    swept: TraceResult,
+    comparison_request: ComparisonRequest,
+    *,
+    advance: Advance = lambda _stage, _done: None,
+    gram: bool | None = None,
 ) -> tuple[Comparison, tuple[Eigenvalues, Eigenvalues]]:
     """tr F̂/tr F, ‖F̂ − F‖/‖F‖, cosines, overlaps and leading eigenvalues of both, each beside its null; a verdict.
 
@@ -87,7 +91,7 @@ def compare(
 
     Args:
         swept: of the examples, with the exact, deflated or sampled trace.
-        inquiry: what is asked.
+        comparison_request: what is asked.
         advance: told what is done and how far all is.
         gram: whether to go through the inner products of all score gradients; None for the rule.
 
@@ -100,14 +104,16 @@ def compare(
     """
     engine, trace = swept.engine, swept.trace
     advance("null", 0.0)
-    expected = null(engine, seed=inquiry.seed)
+    expected = null_distribution(engine, seed=comparison_request.seed)
     true_terms = torch.tensor(trace.per_example_true, dtype=torch.float64)
     empirical_terms = torch.tensor(trace.per_example_empirical, dtype=torch.float64)
     if trace.estimator == "exact":
         require_agreement(expected, true_terms, engine.problem.dtype)
     advance("matrices", 0.2)
     by_gram = score_gram.is_affordable(engine) if gram is None else gram
-    found = _by_gram(swept, inquiry, advance) if by_gram else _by_products(swept, inquiry, advance)
+    found = (
+        _by_gram(swept, comparison_request, advance) if by_gram else _by_products(swept, comparison_request, advance)
+    )
     ratio_deviation, z = _under_the_null(trace.true, trace.empirical, expected.variance)
     ratio = trace.ratio.value if trace.ratio else None
     carriers = None if math.isnan(expected.carriers) else expected.carriers
@@ -120,10 +126,10 @@ def compare(
     comparison = Comparison(
         difference=replace(difference, standard_error=error),
         difference_interval=intervals.mean_interval(
-            empirical_terms - true_terms, model_carriers=model_carriers, seed=inquiry.seed
+            empirical_terms - true_terms, model_carriers=model_carriers, seed=comparison_request.seed
         ),
         ratio_interval=intervals.ratio_interval(
-            empirical_terms, true_terms, model_carriers=model_carriers, seed=inquiry.seed
+            empirical_terms, true_terms, model_carriers=model_carriers, seed=comparison_request.seed
         ),
         null_method=expected.method,
         null_deviation=ratio_deviation,
@@ -184,7 +190,7 @@ def _drawn_null(value: float | None, draws: list[float | None]) -> AgainstNull |
     return AgainstNull(Estimate(value), sum(known) / len(known) if known else None, _spread(known))
 
 
-def _beside_null(found: _Matrices, expected: Null) -> tuple[AgainstNull | None, AgainstNull | None]:
+def _beside_null(found: _Matrices, expected: NullDistribution) -> tuple[AgainstNull | None, AgainstNull | None]:
     """‖F̂ − F‖/‖F‖ and the cosine of the matrices: means of the null in closed form, deviations from the draws."""
     null_values = frobenius.null_squares(float(found.squares.values[0]), expected.scatter)
     difference, cosine = found.squares.difference, found.squares.cosine
@@ -200,29 +206,29 @@ def _beside_null(found: _Matrices, expected: Null) -> tuple[AgainstNull | None, 
     )
 
 
-def _norm_beside_null(found: _Matrices, expected: Null) -> AgainstNull:
+def _norm_beside_null(found: _Matrices, expected: NullDistribution) -> AgainstNull:
     """‖F̂‖ beside √(E‖F̂‖²) = √(‖F‖² + E‖F̂ − F‖²)."""
     mean = math.sqrt(max(float(found.squares.values[0]), 0.0) + expected.scatter)
     spread = _spread([each.squares.norm_empirical.value for each in found.drawn])
     return AgainstNull(found.squares.norm_empirical, mean, spread)
 
 
-def _by_gram(swept: Sweep, inquiry: Inquiry, advance: Advance) -> _Matrices:
+def _by_gram(swept: TraceResult, comparison_request: ComparisonRequest, advance: Advance) -> _Matrices:
     """All exact, from the inner products of the score gradients; further labels cost no pass."""
     engine = swept.engine
-    gram = score_gram.collect(engine, draws=inquiry.draws, seed=inquiry.seed)
+    gram = score_gram.collect(engine, draws=comparison_request.draws, seed=comparison_request.seed)
     advance("eigenvalues", 0.5)
     whole = len(gram.roots) <= WHOLE_ROWS
-    pairs = gram.true_pairs(len(gram.roots) if whole else inquiry.count, inquiry.tolerance)
-    true = pairs.first(inquiry.count)
-    damping = inquiry.damping or DAMPING * float(pairs.values[0].clamp_min(0))
+    pairs = gram.true_pairs(len(gram.roots) if whole else comparison_request.count, comparison_request.tolerance)
+    true = pairs.first(comparison_request.count)
+    damping = comparison_request.damping or DAMPING * float(pairs.values[0].clamp_min(0))
     squared_norm = gram.squared_norm()
     direction = true_direction(gram, damping) if damping > 0 else None
 
-    def about(labels: LabelSet) -> tuple[Squares, Directions, Pairs]:
+    def about(labels: LabelSet) -> tuple[SquaredNorms, DirectionCosines, GramEigenpairs]:
         squares = frobenius.exact(gram, labels, squared_norm)
-        toward = Directions() if direction is None else directions_of(direction, labels, damping)
-        return squares, toward, gram.empirical_pairs(labels, inquiry.count)
+        toward = DirectionCosines() if direction is None else directions_of(direction, labels, damping)
+        return squares, toward, gram.empirical_pairs(labels, comparison_request.count)
 
     observed = gram.labels(gram.observed)
     squares, toward, empirical = about(observed)
@@ -237,13 +243,16 @@ def _by_gram(swept: Sweep, inquiry: Inquiry, advance: Advance) -> _Matrices:
         damping=damping,
         directions=toward,
         overlap=gram.overlap(true, empirical),
-        eigenvalues=(_values(true, inquiry, engine.problem.size), _values(empirical, inquiry, engine.problem.size)),
+        eigenvalues=(
+            _values(true, comparison_request, engine.problem.size),
+            _values(empirical, comparison_request, engine.problem.size),
+        ),
         inverse_product=_inverse_product(pairs, observed, damping) if whole and damping > 0 else None,
         drawn=drawn,
     )
 
 
-def _inverse_product(pairs: Pairs, labels: LabelSet, damping: float) -> AgainstNull:
+def _inverse_product(pairs: GramEigenpairs, labels: LabelSet, damping: float) -> AgainstNull:
     """tr (F + αI)⁻¹F̂ = Σ_i v_iᵀF̂v_i/(λ_i + α) over the range of F; its null is tr (F + αI)⁻¹F.
 
     Source: Thomas et al. 2020 (arXiv:1906.07774), of the Takeuchi information criterion, there with the Hessian or F.
@@ -254,15 +263,15 @@ def _inverse_product(pairs: Pairs, labels: LabelSet, damping: float) -> AgainstN
     return AgainstNull(Estimate(value), spectral_summary.effective_dimension(kept, damping))
 
 
-def _values(pairs: Pairs, inquiry: Inquiry, parameters: int) -> Eigenvalues:
+def _values(pairs: GramEigenpairs, comparison_request: ComparisonRequest, parameters: int) -> Eigenvalues:
     """With exact zeros behind the rows of the Gram matrix."""
-    missing = min(inquiry.count, parameters) - len(pairs.values)
+    missing = min(comparison_request.count, parameters) - len(pairs.values)
     zeros = (0.0,) * max(0, missing)
     values, residuals = tuple(pairs.values.tolist()), tuple(pairs.residuals.tolist())
     return Eigenvalues(values + zeros, residuals + zeros, "gram", pairs.converged, 0)
 
 
-def _by_products(swept: Sweep, inquiry: Inquiry, advance: Advance) -> _Matrices:
+def _by_products(swept: TraceResult, comparison_request: ComparisonRequest, advance: Advance) -> _Matrices:
     """From products with both matrices: norms by probes beside the leading eigenvectors, conjugate gradients."""
     engine, trace = swept.engine, swept.trace
     problem = engine.problem
@@ -272,21 +281,23 @@ def _by_products(swept: Sweep, inquiry: Inquiry, advance: Advance) -> _Matrices:
         trace_true=trace.true.value if trace.estimator == "exact" else None,
         trace_empirical=trace.empirical.value,
         columns=swept.columns,
-        seed=inquiry.seed,
+        seed=comparison_request.seed,
     )
     room = memory_bytes(problem.device) * BASIS_SHARE
-    held = 2 * min(inquiry.count, problem.size) * problem.size * 8 <= room
+    held = 2 * min(comparison_request.count, problem.size) * problem.size * 8 <= room
     found = []
     for index, matrix in enumerate((true, empirical)):
         advance("eigenvalues", 0.3 + 0.15 * index)
-        found.append(matrix.leading(inquiry.count, tolerance=inquiry.tolerance, vectors=held))
+        found.append(matrix.leading(comparison_request.count, tolerance=comparison_request.tolerance, vectors=held))
     spaces: list[Tensor] = [each.vectors for each in found if each.vectors is not None]
     empty = torch.zeros(problem.size, 0, dtype=torch.float64, device=problem.device)
     advance("norms", 0.6)
-    squares = frobenius.probed(true.product, empirical.product, frobenius.basis(empty, *spaces), seed=inquiry.seed)
-    damping = inquiry.damping or DAMPING * float(found[0].values[0].clamp_min(0))
+    squares = frobenius.probed(
+        true.product, empirical.product, frobenius.basis(empty, *spaces), seed=comparison_request.seed
+    )
+    damping = comparison_request.damping or DAMPING * float(found[0].values[0].clamp_min(0))
     advance("natural gradients", 0.75)
-    toward = Directions()
+    toward = DirectionCosines()
     if damping > 0:
         toward = directions(
             true.product,
@@ -296,7 +307,7 @@ def _by_products(swept: Sweep, inquiry: Inquiry, advance: Advance) -> _Matrices:
             tolerance=RESIDUAL[problem.dtype],
             maximum=PRODUCTS,
         )
-    one, other = (as_result(each, inquiry.count, problem.size) for each in found)
+    one, other = (as_result(each, comparison_request.count, problem.size) for each in found)
     return _Matrices(
         method="products",
         squares=squares,

@@ -2,7 +2,7 @@
 
 import math
 
-from fisher_cli.results import AgainstNull, Finding, Verdict
+from fisher_cli.results import AgainstNull, ComparisonFinding, Verdict
 
 # A z beyond this is no label noise: with normal noise one checkpoint in 370 would show it.
 DECISIVE = 3.0
@@ -45,9 +45,11 @@ def verdict(
     which late in training a sample does not know.
     """
     if ratio is not None and null_deviation is None:
-        return Verdict(Finding.UNDECIDED, f"undecided: the ratio is {_short(ratio)}, whose error is not known")
+        return Verdict(
+            ComparisonFinding.UNDECIDED, f"undecided: the ratio is {_short(ratio)}, whose error is not known"
+        )
     if ratio is None or z is None or not null_deviation:
-        return Verdict(Finding.ZERO, "the true Fisher is zero: there is nothing to compare with")
+        return Verdict(ComparisonFinding.ZERO, "the true Fisher is zero: there is nothing to compare with")
     null = f"labels from the model: 1.00 ± {_short(null_deviation)}"
     rough = ""
     if carriers is not None and carriers < FEW_CARRIERS:
@@ -56,21 +58,21 @@ def verdict(
     if abs(z) < DECISIVE and null_deviation > TOO_WIDE:
         alone = "can be as large" if abs(z) < HINT else "is seldom as large"
         text = f"undecided: the ratio is {figure}, and label noise alone {alone} ({null}): take more examples{rough}"
-        return Verdict(Finding.UNDECIDED, text)
+        return Verdict(ComparisonFinding.UNDECIDED, text)
     stand_in = f"do not use it as a stand-in{rough}"
     if z <= -DECISIVE and ratio < 1 - NEAR_ONE:
         why = "labels are fitted" if ratio < FITTED else "labels surprise the network less than it expects"
         text = f"the empirical Fisher is {figure} of the true one ({null}): {why}; {stand_in}"
-        return Verdict(Finding.FITTED, text)
+        return Verdict(ComparisonFinding.FITTED, text)
     if z >= DECISIVE and ratio > 1 + NEAR_ONE:
         why = "labels are noisy, or the network is overconfident"
         text = f"the empirical Fisher is {figure} times the true one ({null}): {why}; {stand_in}"
-        return Verdict(Finding.SURPRISED, text)
+        return Verdict(ComparisonFinding.SURPRISED, text)
     if abs(z) >= DECISIVE:
         more = "larger" if z > 0 else "smaller"
         start = f"the trace is {abs(ratio - 1):.1%} {more} than the true one's ({z_text}), a small difference"
         return Verdict(
-            Finding.SHIFTED, f"{start}; {_as_a_matrix(difference_norm)}{_elsewhere(natural_gradient)}{rough}"
+            ComparisonFinding.SHIFTED, f"{start}; {_as_a_matrix(difference_norm)}{_elsewhere(natural_gradient)}{rough}"
         )
     start = f"cannot be told from the true one by its trace ({figure}, {null})"
     if abs(z) >= HINT:
@@ -79,7 +81,8 @@ def verdict(
             f"the trace may be {more} than the true one's ({figure}, {z_text}, {null}): take more examples to decide"
         )
     return Verdict(
-        Finding.INDISTINGUISHABLE, f"{start}; {_as_a_matrix(difference_norm)}{_elsewhere(natural_gradient)}{rough}"
+        ComparisonFinding.INDISTINGUISHABLE,
+        f"{start}; {_as_a_matrix(difference_norm)}{_elsewhere(natural_gradient)}{rough}",
     )
 
 

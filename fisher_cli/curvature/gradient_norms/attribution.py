@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from fisher_cli.curvature.gradient_norms.batch_dim import Layout
+from fisher_cli.curvature.gradient_norms.batch_dim import BatchDim
 from fisher_cli.curvature.gradient_norms.call_recorder import Call, WeightNorm
 from fisher_cli.curvature.gradient_norms.rules.registry import RULES
 
@@ -29,12 +29,12 @@ class Use:
     """A call by its number, where it keeps the examples, and the argument that holds the source."""
 
     call: int
-    layout: Layout
+    layout: BatchDim
     role: str
 
 
 @dataclass(frozen=True)
-class Source:
+class GradientSource:
     """A tensor that rules give the gradient of: its edge and shape, and all uses that its gradient is the sum of.
 
     `weight_norm` says what it is a norm of, if it is one.
@@ -116,9 +116,9 @@ class _Graph:
             waiting += [place[0] for place in self.successors[node] if owner is None or (owner, place) not in cut]
 
 
-def sources_of(
-    outputs: Tensor, parameters: Mapping[str, Tensor], calls: Sequence[Call], layouts: Sequence[Layout | None]
-) -> dict[str, tuple[Source, ...]]:
+def gradient_sources(
+    outputs: Tensor, parameters: Mapping[str, Tensor], calls: Sequence[Call], layouts: Sequence[BatchDim | None]
+) -> dict[str, tuple[GradientSource, ...]]:
     """The sources of every parameter that is used, none where some use of it is not accounted for.
 
     A parameter's gradient is the sum of those of its sources, each pulled back to it.
@@ -150,7 +150,7 @@ def sources_of(
             places.setdefault(node, []).append(place)
     leaves = {name: get_gradient_edge(parameter).node for name, parameter in parameters.items()}
     return {
-        name: () if leaf in reached else tuple(Source(*edges[place], uses[place]) for place in places[leaf])
+        name: () if leaf in reached else tuple(GradientSource(*edges[place], uses[place]) for place in places[leaf])
         for name, leaf in leaves.items()
         if leaf in graph.successors
     }

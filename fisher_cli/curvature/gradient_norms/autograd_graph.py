@@ -58,7 +58,7 @@ _WRONG_VECTORISED = {"Cdist", "MaskedSelect"}
 
 
 @dataclass(frozen=True)
-class Graph:
+class GraphKinds:
     """Which nodes there are.
 
     `places` is equal for two graphs in which the same operations are connected in the same way and move entries alike;
@@ -75,7 +75,7 @@ def _kind(name: str) -> str:
     return re.sub(r"Backward\d*$", "", name.rsplit("::", 1)[-1])
 
 
-def read_graph(outputs: Tensor, examples: int) -> Graph:
+def read_graph(outputs: Tensor, examples: int) -> GraphKinds:
     """Walk the graph from the outputs of so many examples."""
     numbers = {node: number for number, node in enumerate(nodes_from([outputs.grad_fn]))}
     places, are_known = list[object]([outputs.output_nr]), True
@@ -86,7 +86,7 @@ def read_graph(outputs: Tensor, examples: int) -> Graph:
             shape = tuple(node._input_metadata[0].shape) if node._input_metadata else ()
             successors = tuple((numbers.get(successor, -1), place) for successor, place in node.next_functions)
             places.append((kind, shape, successors))
-    return Graph(frozenset(numbers), tuple(places) if are_known else None)
+    return GraphKinds(frozenset(numbers), tuple(places) if are_known else None)
 
 
 def nodes_from(roots: Iterable[Any]) -> Iterator[Any]:

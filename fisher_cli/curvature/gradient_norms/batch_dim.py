@@ -24,7 +24,7 @@ SMALLEST_EXAMPLE = 1e-5
 
 
 @dataclass(frozen=True)
-class Layout:
+class BatchDim:
     """Examples in `dimension`, each with `times` entries there: example-major (b·T + t) or minor (t·B + b)."""
 
     dimension: int
@@ -54,28 +54,28 @@ def ratios_for(examples: int, like: Tensor) -> Tensor:
     return (1 + torch.rand(examples, generator=generator, dtype=torch.float64)).to(like)
 
 
-def _candidates(call: Call, examples: int) -> Iterator[Layout]:
+def _candidates(call: Call, examples: int) -> Iterator[BatchDim]:
     shape = call.output_shape
     if len(shape) < 2:
         return
     if shape[0] % examples == 0 and shape[0]:
         times = shape[0] // examples
         if times == 1 or "parameter" not in call.arguments:
-            yield Layout(0, times)
+            yield BatchDim(0, times)
             if times > 1 and examples > 1:
-                yield Layout(0, times, minor=True)
+                yield BatchDim(0, times, minor=True)
     if RULES[call.function].batch_anywhere:
         for dimension in range(1, len(shape) - 1):
             if shape[dimension] == examples:
-                yield Layout(dimension, 1)
+                yield BatchDim(dimension, 1)
 
 
-def only_layout(call: Call) -> Layout | None:
+def only_batch_dim(call: Call) -> BatchDim | None:
     """The layout of a batch of one example, which needs no test; None where the call has no examples to tell apart."""
     return next(_candidates(call, 1), None)
 
 
-def find_layout(call: Call, cotangent: Tensor, scaled: Tensor, ratios: Tensor) -> tuple[Layout | None, bool]:
+def find_batch_dim(call: Call, cotangent: Tensor, scaled: Tensor, ratios: Tensor) -> tuple[BatchDim | None, bool]:
     """The layout under which `scaled` is `cotangent` with every example multiplied by its ratio; None if none is.
 
     Also whether the cotangent tells: one that is zero fits every layout, one that is zero nearly everywhere may fit
@@ -88,7 +88,7 @@ def find_layout(call: Call, cotangent: Tensor, scaled: Tensor, ratios: Tensor) -
     return next(iter(fitting), None), len(fitting) < 2
 
 
-def _fits(layout: Layout, cotangent: Tensor, scaled: Tensor, ratios: Tensor) -> bool:
+def _fits(layout: BatchDim, cotangent: Tensor, scaled: Tensor, ratios: Tensor) -> bool:
     """Whether every entry is multiplied by its example's ratio, to the accuracy that this example's entries have."""
     tolerance = TF32_TOLERANCE if network_is_in_tf32() else TOLERANCE[cotangent.dtype]
     difference = (scaled - cotangent * layout.spread(ratios, cotangent.dim())).abs()

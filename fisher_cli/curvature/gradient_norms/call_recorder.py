@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from fisher_cli.curvature.gradient_norms.rules.embedding import bags
 from fisher_cli.curvature.gradient_norms.rules.recurrent import FUNCTIONS, unrolled
-from fisher_cli.curvature.torch_backend.activation_checkpointing import Held
+from fisher_cli.curvature.torch_backend.activation_checkpointing import SavedInput
 
 _CONVOLUTION = {"input": None, "weight": None, "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 _TRANSPOSED = {
@@ -89,7 +89,7 @@ SIGNATURES: dict[str, dict[str, Any]] = {
 }
 
 
-Hold = Callable[[Tensor], Held]
+Hold = Callable[[Tensor], SavedInput]
 
 _INDEXING = {torch.Tensor.__getitem__, torch.index_select, torch.Tensor.index_select}
 # (x, W) and (bias, x, W).
@@ -135,7 +135,7 @@ class Call:
     sources: Mapping[str, GradientEdge]
     weight_norms: Mapping[str, WeightNorm | None]
     given: tuple[Any, int] | None
-    held: Held
+    held: SavedInput
     itemsize: int
     output_shape: torch.Size
     edge: GradientEdge
@@ -339,7 +339,7 @@ def _unrolling(name: str, original: Callable[..., Any], recorder: _Recorder) -> 
 
 
 @contextmanager
-def recorded_calls(parameters: Mapping[str, Tensor], hold: Hold = Held.of) -> Iterator[list[Call]]:
+def recorded_calls(parameters: Mapping[str, Tensor], hold: Hold = SavedInput.of) -> Iterator[list[Call]]:
     """Record the uses of the parameters while the context is open; everything is put back whatever happens.
 
     `hold` says how the inputs are held.

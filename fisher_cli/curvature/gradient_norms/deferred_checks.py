@@ -12,7 +12,7 @@ def runs_behind(device: torch.device) -> bool:
 
 
 @dataclass
-class Doubts:
+class DeferredChecks:
     """Whether quick routes to norms were inexact, asked of the device once for many parameters.
 
     A GPU is hundreds of operations behind the program that asks for them; every question about a value waits until it
@@ -22,7 +22,7 @@ class Doubts:
     _flags: dict[str, list[Tensor]] = field(default_factory=dict)
     _owner: str = ""
 
-    def of(self, owner: str) -> "Doubts":
+    def of(self, owner: str) -> "DeferredChecks":
         """These doubts, of which the next ones are this owner's."""
         self._owner = owner
         return self

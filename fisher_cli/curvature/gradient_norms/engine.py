@@ -8,19 +8,23 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature.gradient_norms import per_example_gradients
-from fisher_cli.curvature.gradient_norms.autograd_graph import Graph, read_graph
-from fisher_cli.curvature.gradient_norms.batch_dim import Layout, find_layout, only_layout, ratios_for
+from fisher_cli.curvature.gradient_norms.autograd_graph import GraphKinds, read_graph
+from fisher_cli.curvature.gradient_norms.batch_dim import BatchDim, find_batch_dim, only_batch_dim, ratios_for
 from fisher_cli.curvature.gradient_norms.call_recorder import Call, Hold, recorded_calls
-from fisher_cli.curvature.gradient_norms.deferred_checks import Doubts, runs_behind
-from fisher_cli.curvature.gradient_norms.grad_factors import Contribution, Picks
+from fisher_cli.curvature.gradient_norms.deferred_checks import DeferredChecks, runs_behind
+from fisher_cli.curvature.gradient_norms.grad_factors import Contribution, ObservedRows
 from fisher_cli.curvature.gradient_norms.joint_norms import joined, norms_and_sum, squared_norms
 from fisher_cli.curvature.gradient_norms.operation_count import spent_on, uncounted
-from fisher_cli.curvature.gradient_norms.plan import UNUSED, Plan, contributions_in_turn, one_after_another
+from fisher_cli.curvature.gradient_norms.plan import UNUSED, BackwardPlan, contributions_in_turn, one_after_another
 from fisher_cli.curvature.gradient_norms.streamed_vjp import cotangents_in_turn
 from fisher_cli.curvature.linalg.sums import dot
 from fisher_cli.curvature.problem.batching import directions_at_once
 from fisher_cli.curvature.problem.problem import Batch, Problem
-from fisher_cli.curvature.torch_backend.activation_checkpointing import Held, Recomputation, recomputed
+from fisher_cli.curvature.torch_backend.activation_checkpointing import (
+    ActivationCheckpointing,
+    SavedInput,
+    checkpointed,
+)
 from fisher_cli.curvature.torch_backend.attention import attention_of_all_directions
 from fisher_cli.curvature.torch_backend.backend_flags import reproducible_kernels
 from fisher_cli.curvature.torch_backend.convolutions import convolutions_by, convolve
@@ -35,7 +39,7 @@ PartOf = Callable[[str], Tensor]
 
 
 @dataclass(frozen=True)
-class Pass:
+class BatchBackward:
     """One batch evaluated: its outputs with their graph, and the squared norms of any directions.
 
     norms(directions (K, B, C)) is {parameter name: ‖Jᵀ v‖² (K, B) in float64}; measure(directions, coefficients
@@ -71,7 +75,7 @@ class Engine:
     methods: dict[str, set[str]] = field(default_factory=dict)
     vectorise: bool = True
     unchecked: set[str] = field(default_factory=set)
-    _layouts: dict[object, tuple[Layout | None, ...]] = field(default_factory=dict)
+    _layouts: dict[object, tuple[BatchDim | None, ...]] = field(default_factory=dict)
     _careful: set[str] = field(default_factory=set)  # parameters whose quick route was inexact once
 
     def ledger(self) -> dict[str, str]:
@@ -84,11 +88,13 @@ class Engine:
 
     def share_methods(self) -> None:
         """Let the ledger say what all ranks have seen: a network may treat other examples in other ways."""
-        for methods in self.problem.world.exchange({name: sorted(found) for name, found in self.methods.items()}):
+        for methods in self.problem.process_group.exchange(
+            {name: sorted(found) for name, found in self.methods.items()}
+        ):
             for name, found in methods.items():
                 self.methods.setdefault(name, set()).update(found)
 
-    def evaluate(self, batch: Batch) -> Pass:
+    def evaluate(self, batch: Batch) -> BatchBackward:
         """Run a batch forward, ready for any number of directions; the graph lives as long as the result.
 
         Raises:
@@ -159,17 +165,17 @@ class Engine:
             if plan.by_example:
                 yield from self._by_example(plan.by_example, batch, directions, per_example_gradients.flat).items()
 
-        return Pass(outputs, norms, measure, project, gram, contributions)
+        return BatchBackward(outputs, norms, measure, project, gram, contributions)
 
     def _forward(self, inputs: Tensor) -> tuple[Tensor, list[Call]]:
         """The outputs with their graph, and the calls on the way; what blocks save is there in the backward pass."""
         problem = self.problem
         if not problem.blocks:
-            with self._recorded(Held.of) as calls:
+            with self._recorded(SavedInput.of) as calls:
                 return problem.forward(inputs), calls
         while True:
-            memory = Recomputation(self._recorded_again)
-            with self._recorded(memory.hold) as calls, recomputed(problem.model, problem.blocks, memory):
+            memory = ActivationCheckpointing(self._recorded_again)
+            with self._recorded(memory.hold) as calls, checkpointed(problem.model, problem.blocks, memory):
                 outputs = problem.forward(inputs)
             if memory.is_sound():
                 return outputs, calls
@@ -188,16 +194,16 @@ class Engine:
     def _recorded_again(self, keep: Callable[[Tensor], object]) -> Iterator[None]:
         """The same for a block that goes forward a second time, whose operations nobody counts."""
 
-        def hold(tensor: Tensor) -> Held:
+        def hold(tensor: Tensor) -> SavedInput:
             keep(tensor)
-            return Held.of(tensor)
+            return SavedInput.of(tensor)
 
         with uncounted(), self._recorded(hold):
             yield
 
     def _find_layouts(
-        self, outputs: Tensor, calls: Sequence[Call], graph: Graph, examples: int
-    ) -> tuple[Layout | None, ...]:
+        self, outputs: Tensor, calls: Sequence[Call], graph: GraphKinds, examples: int
+    ) -> tuple[BatchDim | None, ...]:
         """Each call's layout, by a test on this batch or remembered from another.
 
         Remembered is what the cotangents of a batch told, for graphs that move entries in the same way whatever the
@@ -210,31 +216,31 @@ class Engine:
         if known is not None:
             return known
         if examples == 1:
-            return tuple(only_layout(call) for call in calls)
+            return tuple(only_batch_dim(call) for call in calls)
         generator = torch.Generator().manual_seed(0)
         direction = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
         ratios = ratios_for(examples, outputs)
         pair = torch.stack([direction, direction * ratios.unsqueeze(1)])
-        layouts, told = list[Layout | None]([None] * len(calls)), [False] * len(calls)
+        layouts, told = list[BatchDim | None]([None] * len(calls)), [False] * len(calls)
 
         def find(index: int, both: Tensor) -> None:
-            layouts[index], told[index] = find_layout(calls[index], both[0], both[1], ratios)
+            layouts[index], told[index] = find_batch_dim(calls[index], both[0], both[1], ratios)
 
         cotangents_in_turn(outputs, [call.edge for call in calls], pair, find)
         if graph.places is not None and all(told):
             self._layouts[signature] = tuple(layouts)
         return tuple(layouts)
 
-    def _plan(self, outputs: Tensor, calls: Sequence[Call], layouts: Sequence[Layout | None]) -> Plan:
+    def _plan(self, outputs: Tensor, calls: Sequence[Call], layouts: Sequence[BatchDim | None]) -> BackwardPlan:
         """Which calls serve which parameter; the ledger keeps it."""
-        plan = Plan.of(outputs, self.problem.parameters, calls, layouts)
+        plan = BackwardPlan.of(outputs, self.problem.parameters, calls, layouts)
         for name in self.problem.parameters:
             self.methods.setdefault(name, set()).add(plan.method(name))
         return plan
 
     def _some(
         self,
-        plan: Plan,
+        plan: BackwardPlan,
         outputs: Tensor,
         batch: Batch,
         directions: Tensor,
@@ -243,9 +249,9 @@ class Engine:
         row: int | None,
     ) -> dict[str, Tensor]:
         """Norms of the gradients of some directions; `take` is given their weighted sums."""
-        picks = None if coefficients is None else Picks.of(coefficients, row)
+        observed_rows = None if coefficients is None else ObservedRows.of(coefficients, row)
 
-        found = self._norms_by_rules(plan, outputs, directions, picks, take)
+        found = self._norms_by_rules(plan, outputs, directions, observed_rows, take)
         if plan.by_example:
             with spent_on(plan.by_example):
                 found |= self._by_example(plan.by_example, batch, directions)
@@ -255,23 +261,28 @@ class Engine:
         return {name: found[name] if name in used else zero for name in self.problem.parameters}
 
     def _norms_by_rules(
-        self, plan: Plan, outputs: Tensor, directions: Tensor, picks: Picks | None, take: Take | None
+        self,
+        plan: BackwardPlan,
+        outputs: Tensor,
+        directions: Tensor,
+        observed_rows: ObservedRows | None,
+        take: Take | None,
     ) -> dict[str, Tensor]:
         """Norms of all parameters with a rule; `take` is given the sums of what is picked.
 
         On the CPU each route is judged when it is taken, elsewhere at the end: there the norms of a parameter whose
         quick route was inexact are taken again, and judged at once from then on.
         """
-        doubts = Doubts() if runs_behind(directions.device) else None
+        deferred_checks = DeferredChecks() if runs_behind(directions.device) else None
         found: dict[str, Tensor] = {}
         inexact = set[str]()
 
         def norms(name: str, parts: list[Contribution]) -> Tensor:
-            given = None if doubts is None or name in self._careful else doubts.of(name)
+            given = None if deferred_checks is None or name in self._careful else deferred_checks.of(name)
             shape = self.problem.parameters[name].shape
-            if picks is None or take is None:
+            if observed_rows is None or take is None:
                 return squared_norms(parts, shape, given)
-            squares, total = norms_and_sum(parts, picks, shape, given)
+            squares, total = norms_and_sum(parts, observed_rows, shape, given)
             take(name, total)
             return squares
 
@@ -286,7 +297,7 @@ class Engine:
 
         with torch.no_grad():
             contributions_in_turn(plan, outputs, directions, first)
-            inexact |= set() if doubts is None else doubts.owners()
+            inexact |= set() if deferred_checks is None else deferred_checks.owners()
             self._careful |= inexact
             if inexact:
                 contributions_in_turn(plan, outputs, directions, again)
@@ -310,7 +321,7 @@ class Engine:
     ) -> dict[str, Tensor]:
         if self.vectorise:
             try:
-                return per_example_gradients.vectorised(self.problem, names, batch.inputs, directions, reduction)
+                return per_example_gradients.by_vmap(self.problem, names, batch.inputs, directions, reduction)
             except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
                 raise_if_out_of_memory(error)
                 self.vectorise = False

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fisher_cli.curvature.gradient_norms.deferred_checks import Doubts
+from fisher_cli.curvature.gradient_norms.deferred_checks import DeferredChecks
 from fisher_cli.curvature.gradient_norms.position_products import (
-    Weighted,
+    WeightedSum,
     explicitly,
     squared_rows,
     through_gram,
@@ -21,7 +21,7 @@ from fisher_cli.curvature.gradient_norms.position_products import (
 
 
 @dataclass(frozen=True)
-class Picks:
+class ObservedRows:
     """For every example one of K directions and its coefficient, (B,); `row` where it is the same one for all."""
 
     index: Tensor
@@ -29,7 +29,7 @@ class Picks:
     row: int | None
 
     @classmethod
-    def of(cls, coefficients: Tensor, row: int | None = None) -> "Picks | None":
+    def of(cls, coefficients: Tensor, row: int | None = None) -> "ObservedRows | None":
         """What coefficients (K, B), of which at most one of each b is not zero, pick; None where all are zero.
 
         Who knows that they are those of one `row` says so, and need not wait for the device to tell.
@@ -83,7 +83,7 @@ class OuterProducts:
         """Those of some directions and examples."""
         return OuterProducts(self.inputs[examples], self.cotangents[directions, examples], self.transposed)
 
-    def squared_norms(self, doubts: Doubts | None = None) -> Tensor:
+    def squared_norms(self, deferred_checks: DeferredChecks | None = None) -> Tensor:
         """‖Σ_l δ_l a_lᵀ‖² summed over groups, (K, B) in float64.
 
         Two routes give the same number. Explicit: form the R × Q gradient, K·R·Q·L multiplications. Gram:
@@ -91,30 +91,36 @@ class OuterProducts:
         taken. One position needs neither: ‖δ‖²‖a‖². Source: Goodfellow 2015 (arXiv:1510.01799) for one
         position; Rochette, Manoel and Tramel 2019 (arXiv:1912.06015) for the convolution's Gram form.
         """
-        return self.measured(None, doubts)[0]
+        return self.measured(None, deferred_checks)[0]
 
-    def measured(self, picks: Picks | None, doubts: Doubts | None = None) -> tuple[Tensor, Tensor | None]:
+    def measured(
+        self, observed_rows: ObservedRows | None, deferred_checks: DeferredChecks | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """The squared norms, and, where gradients were formed, the weighted sum of those that are picked, (G, R, Q)."""
         examples, groups, columns, positions = self.inputs.shape
         directions, rows = len(self.cotangents), self.cotangents.shape[3]
         if positions == 1:
             left, right = (
-                squared_rows(self.cotangents.squeeze(4), doubts),
-                squared_rows(self.inputs.squeeze(3), doubts),
+                squared_rows(self.cotangents.squeeze(4), deferred_checks),
+                squared_rows(self.inputs.squeeze(3), deferred_checks),
             )
             return (left * right).sum(2), None
         a, delta = self.inputs.flatten(0, 1), self.cotangents.flatten(1, 2)
         products, total = None, None
         if directions * rows * columns > positions * (columns + directions * rows):
-            products = through_gram(a, delta, doubts)
+            products = through_gram(a, delta, deferred_checks)
         if products is None:
-            weighted = None if picks is None or picks.row is None else Weighted(picks.row, picks.coefficients, groups)
-            products, total = explicitly(a, delta, doubts, weighted)
+            weighted = (
+                None
+                if observed_rows is None or observed_rows.row is None
+                else WeightedSum(observed_rows.row, observed_rows.coefficients, groups)
+            )
+            products, total = explicitly(a, delta, deferred_checks, weighted)
         return products.reshape(directions, examples, groups).sum(2), total
 
-    def weighted_sum(self, picks: Picks, shape: torch.Size) -> Tensor:
+    def weighted_sum(self, observed_rows: ObservedRows, shape: torch.Size) -> Tensor:
         """Σ_kb c_kb Σ_l δ_l a_lᵀ, in the parameter's shape."""
-        combined = picks.combined(self.cotangents)
+        combined = observed_rows.combined(self.cotangents)
         _, groups, rows, positions = combined.shape
         columns = self.inputs.shape[2]
         a, delta = self.inputs.transpose(2, 3), combined.transpose(2, 3)
@@ -176,26 +182,26 @@ def _inner_products(gradient: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Vectors:
+class ExplicitGradients:
     """The gradient itself, (K, B, size), of a parameter small enough for that."""
 
     values: Tensor
 
-    def folded(self, times: int) -> "Vectors":
+    def folded(self, times: int) -> "ExplicitGradients":
         """The same with every `times` consecutive examples summed into one."""
-        return self if times == 1 else Vectors(_split(self.values, 1, times).sum(2))
+        return self if times == 1 else ExplicitGradients(_split(self.values, 1, times).sum(2))
 
-    def some(self, directions: slice, examples: slice) -> "Vectors":
+    def some(self, directions: slice, examples: slice) -> "ExplicitGradients":
         """Those of some directions and examples."""
-        return Vectors(self.values[directions, examples])
+        return ExplicitGradients(self.values[directions, examples])
 
-    def squared_norms(self, doubts: Doubts | None = None) -> Tensor:
+    def squared_norms(self, deferred_checks: DeferredChecks | None = None) -> Tensor:
         """‖g‖², (K, B) in float64."""
-        return squared_rows(self.values, doubts)
+        return squared_rows(self.values, deferred_checks)
 
-    def weighted_sum(self, picks: Picks, shape: torch.Size) -> Tensor:
+    def weighted_sum(self, observed_rows: ObservedRows, shape: torch.Size) -> Tensor:
         """Σ_kb c_kb g_kb, in the parameter's shape."""
-        return picks.combined(self.values).sum(0).reshape(shape)
+        return observed_rows.combined(self.values).sum(0).reshape(shape)
 
     def projections(self, vector: Tensor) -> Tensor:
         """⟨g, V⟩, (K, B) in float64, for V in the parameter's shape."""
@@ -211,35 +217,35 @@ class Vectors:
 
 
 @dataclass(frozen=True)
-class Rows:
+class EmbeddingRows:
     """Σ_l e_{id_l} δ_lᵀ: ids (B, L), cotangents δ (K, B, L, E), and which positions count, (B, L)."""
 
     ids: Tensor
     cotangents: Tensor
     counted: Tensor
 
-    def folded(self, times: int) -> "Rows":
+    def folded(self, times: int) -> "EmbeddingRows":
         """The same with every `times` consecutive examples made into positions of one example."""
         if times == 1:
             return self
         delta = _split(self.cotangents, 1, times).flatten(2, 3)
-        return Rows(
+        return EmbeddingRows(
             self.ids.reshape(-1, times * self.ids.shape[1]), delta, self.counted.reshape(len(self.ids) // times, -1)
         )
 
-    def some(self, directions: slice, examples: slice) -> "Rows":
+    def some(self, directions: slice, examples: slice) -> "EmbeddingRows":
         """Those of some directions and examples."""
-        return Rows(self.ids[examples], self.cotangents[directions, examples], self.counted[examples])
+        return EmbeddingRows(self.ids[examples], self.cotangents[directions, examples], self.counted[examples])
 
-    def squared_norms(self, doubts: Doubts | None = None) -> Tensor:  # noqa: ARG002 - added in float64: exact
+    def squared_norms(self, deferred_checks: DeferredChecks | None = None) -> Tensor:  # noqa: ARG002 - added in float64: exact
         """Σ_lm [id_l = id_m] δ_lᵀδ_m, (K, B) in float64."""
         same = (self.ids.unsqueeze(1) == self.ids.unsqueeze(2)) & self.counted.unsqueeze(1) & self.counted.unsqueeze(2)
         summed = same.to(self.cotangents.dtype) @ self.cotangents
         return (summed.double() * self.cotangents.double()).sum((2, 3))
 
-    def weighted_sum(self, picks: Picks, shape: torch.Size) -> Tensor:
+    def weighted_sum(self, observed_rows: ObservedRows, shape: torch.Size) -> Tensor:
         """Σ_kb c_kb Σ_l e_{id_l} δ_lᵀ, in the parameter's shape."""
-        combined = picks.combined(self.cotangents) * self.counted.unsqueeze(2)
+        combined = observed_rows.combined(self.cotangents) * self.counted.unsqueeze(2)
         total = torch.zeros(shape[0], combined.shape[2], dtype=combined.dtype, device=combined.device)
         return total.index_add_(0, self.ids.reshape(-1), combined.flatten(0, 1)).reshape(shape)
 
@@ -263,12 +269,12 @@ class Rows:
         return (left @ right.mT).double()
 
 
-Given = OuterProducts | Vectors | Rows
+Given = OuterProducts | ExplicitGradients | EmbeddingRows
 """What one call adds."""
 
 
 @dataclass(frozen=True)
-class Formed:
+class FormedGradients:
     """Σ_r P_r(G_r) of gradients G_r that are formed, a few at a time, each as the sum of what several calls add.
 
     `parts` are these calls' contributions and the shape of every G_r; `pull` is the linear map from G_r (n, *shape),
@@ -281,7 +287,9 @@ class Formed:
     @property
     def _counts(self) -> tuple[int, int]:
         first = self.parts[0][0][0]
-        directions, examples, *_ = first.values.shape if isinstance(first, Vectors) else first.cotangents.shape
+        directions, examples, *_ = (
+            first.values.shape if isinstance(first, ExplicitGradients) else first.cotangents.shape
+        )
         return directions, examples
 
     def _pieces(self, *, all_directions: bool = False) -> Iterator[tuple[slice, slice, Tensor]]:
@@ -303,22 +311,22 @@ class Formed:
             made.append(total.reshape(-1, *shape))
         return self.pull(made).reshape(*total.shape[:2], -1)
 
-    def squared_norms(self, doubts: Doubts | None = None) -> Tensor:
+    def squared_norms(self, deferred_checks: DeferredChecks | None = None) -> Tensor:
         """‖g‖², (K, B) in float64."""
         found = torch.zeros(self._counts, dtype=torch.float64, device=self._device)
         for directions, examples, gradients in self._pieces():
-            found[directions, examples] = squared_rows(gradients, doubts)
+            found[directions, examples] = squared_rows(gradients, deferred_checks)
         return found
 
     @property
     def _device(self) -> torch.device:
         first = self.parts[0][0][0]
-        return first.values.device if isinstance(first, Vectors) else first.cotangents.device
+        return first.values.device if isinstance(first, ExplicitGradients) else first.cotangents.device
 
-    def weighted_sum(self, picks: Picks, shape: torch.Size) -> Tensor:
+    def weighted_sum(self, observed_rows: ObservedRows, shape: torch.Size) -> Tensor:
         """Σ_kb c_kb g_kb, in the parameter's shape: P_r of the sums, since it is linear."""
         sums = [
-            torch.stack([part.weighted_sum(picks, each) for part in parts]).sum(0, keepdim=True)
+            torch.stack([part.weighted_sum(observed_rows, each) for part in parts]).sum(0, keepdim=True)
             for parts, each in self.parts
         ]
         return self.pull(sums).reshape(shape)
@@ -341,4 +349,4 @@ class Formed:
         return torch.cat([_inner_products(gradients.transpose(0, 1)) for _, _, gradients in pieces])
 
 
-Contribution = Given | Formed
+Contribution = Given | FormedGradients

@@ -20,10 +20,10 @@ from torch.utils.flop_counter import flop_registry
 # Functions that touch no element, besides those that torch itself calls views.
 _NOTHING = {"_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 
-_active: ContextVar["Operations | None"] = ContextVar("fisher_operations", default=None)
+_active: ContextVar["OperationCounter | None"] = ContextVar("fisher_operations", default=None)
 
 
-class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts operations while it is entered, by the parameters that they are `spent_on`; () is all the rest."""
 
     def __init__(self) -> None:
@@ -57,9 +57,9 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @contextmanager
-def counted() -> Iterator[Operations]:
+def counted() -> Iterator[OperationCounter]:
     """Count the operations of everything inside."""
-    operations = Operations()
+    operations = OperationCounter()
     token = _active.set(operations)
     try:
         with operations:

@@ -11,7 +11,7 @@ from fisher_cli.curvature.linalg.sums import squared_norm
 from fisher_cli.curvature.problem.problem import Problem, as_outputs
 from fisher_cli.curvature.torch_backend.backend_flags import reproducible_kernels
 from fisher_cli.curvature.torch_backend.evaluation import evaluated
-from fisher_cli.curvature.torch_backend.functional_call import substituted
+from fisher_cli.curvature.torch_backend.functional_call import parameters_replaced
 from fisher_cli.curvature.torch_backend.vjp import gradients_in_turn
 
 # Values of per-example gradients held at once; 2^24 float32 values are 64 MiB.
@@ -31,7 +31,7 @@ def flat(_name: str, gradient: Tensor) -> Tensor:
     return gradient.reshape(-1)
 
 
-def vectorised(
+def by_vmap(
     problem: Problem, names: Sequence[str], inputs: Tensor, directions: Tensor, reduction: Reduction = norm
 ) -> dict[str, Tensor]:
     """‖Jᵀ v‖² for directions (K, B, C) and each named parameter, (K, B) in float64, by `torch.func` in chunks.
@@ -64,7 +64,7 @@ def _chunk(
 ) -> dict[str, Tensor]:
     def norms(example: Tensor, vectors: Tensor) -> dict[str, Tensor]:
         def outputs(values: dict[str, Tensor]) -> Tensor:
-            with substituted(problem.model, problem.parameters, values):
+            with parameters_replaced(problem.model, problem.parameters, values):
                 found = as_outputs(evaluated(problem.model, example.unsqueeze(0)), 1).squeeze(0)
             refuse_wrong_vectorisation([found.grad_fn])
             return found

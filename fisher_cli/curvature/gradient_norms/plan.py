@@ -8,15 +8,15 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from fisher_cli.curvature.gradient_norms.attribution import Place, Source, Use, sources_of
-from fisher_cli.curvature.gradient_norms.batch_dim import Layout
+from fisher_cli.curvature.gradient_norms.attribution import GradientSource, Place, Use, gradient_sources
+from fisher_cli.curvature.gradient_norms.batch_dim import BatchDim
 from fisher_cli.curvature.gradient_norms.call_recorder import Call
 from fisher_cli.curvature.gradient_norms.grad_factors import Contribution, Given
 from fisher_cli.curvature.gradient_norms.operation_count import spent_on
 from fisher_cli.curvature.gradient_norms.reparametrization import pulled_back_to
 from fisher_cli.curvature.gradient_norms.rules.registry import RULES
 from fisher_cli.curvature.gradient_norms.streamed_vjp import cotangents_in_turn
-from fisher_cli.curvature.problem.problem import widened
+from fisher_cli.curvature.problem.problem import upcast
 
 PER_EXAMPLE = "per-example"
 UNUSED = "unused"
@@ -26,10 +26,10 @@ TakeParts = Callable[[str, list[Contribution]], None]
 
 
 @dataclass(frozen=True)
-class Plan:
+class BackwardPlan:
     """Which calls of a batch serve which parameter, by their sources; the rest by example."""
 
-    by_rules: Mapping[str, Sequence[Source]]
+    by_rules: Mapping[str, Sequence[GradientSource]]
     by_example: tuple[str, ...]
     calls: Sequence[Call]
     parameters: Mapping[str, Tensor]
@@ -40,10 +40,10 @@ class Plan:
         outputs: Tensor,
         parameters: Mapping[str, Tensor],
         calls: Sequence[Call],
-        layouts: Sequence[Layout | None],
-    ) -> "Plan":
+        layouts: Sequence[BatchDim | None],
+    ) -> "BackwardPlan":
         """A parameter goes by rules where calls whose rule and layout are known account for all its uses."""
-        found = sources_of(outputs, parameters, calls, layouts)
+        found = gradient_sources(outputs, parameters, calls, layouts)
         by_rules = {name: sources for name, sources in found.items() if sources}
         by_example = tuple(name for name, sources in found.items() if not sources)
         return cls(by_rules, by_example, calls, parameters)
@@ -89,7 +89,7 @@ class Plan:
 class Uses:
     """The contributions of parameters whose other uses are still to come."""
 
-    plan: Plan
+    plan: BackwardPlan
     parts: dict[Place, dict[tuple[int, str], Given]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -121,7 +121,7 @@ class Uses:
         return [pulled_back_to(self.plan.parameters[name], sources, [parts for parts, _ in given])]
 
 
-def contributions_in_turn(plan: Plan, outputs: Tensor, directions: Tensor, take: TakeParts) -> None:
+def contributions_in_turn(plan: BackwardPlan, outputs: Tensor, directions: Tensor, take: TakeParts) -> None:
     """Give `take` each parameter with its contributions while the backward pass of all directions goes on."""
     wanted, uses = plan.wanted, Uses(plan)
 
@@ -133,7 +133,9 @@ def contributions_in_turn(plan: Plan, outputs: Tensor, directions: Tensor, take:
         cotangents_in_turn(outputs, [plan.calls[index].edge for index in wanted], directions, receive)
 
 
-def one_after_another(plan: Plan, outputs: Tensor, directions: Tensor) -> Iterator[tuple[str, list[Contribution]]]:
+def one_after_another(
+    plan: BackwardPlan, outputs: Tensor, directions: Tensor
+) -> Iterator[tuple[str, list[Contribution]]]:
     """The same for whoever asks for the next when it is done with one: all cotangents are held until they are used."""
     wanted, uses, held = plan.wanted, Uses(plan), dict[int, Tensor]()
     if wanted:
@@ -143,14 +145,14 @@ def one_after_another(plan: Plan, outputs: Tensor, directions: Tensor) -> Iterat
         yield from uses.completed_by(wanted[place], held.pop(place))
 
 
-def _of_call(plan: Plan, index: int, cotangents: Tensor) -> Iterator[tuple[Use, Given]]:
+def _of_call(plan: BackwardPlan, index: int, cotangents: Tensor) -> Iterator[tuple[Use, Given]]:
     """What one call contributes in each of its uses, examples folded."""
     call, served = plan.calls[index], plan.served[index]
     layout = next(iter(served)).layout
     # A bare parameter that is added or expanded is its own "input": it has no examples to bring to the front.
     inputs = call.inputs if call.is_bare else layout.examples_first(call.inputs)
     # Here, and nowhere else, what a network in bfloat16 computed becomes float32: every rule multiplies and adds in it.
-    inputs, cotangents = widened(inputs), widened(cotangents)
+    inputs, cotangents = upcast(inputs), upcast(cotangents)
     with torch.no_grad(), spent_on([name for _, names in served.values() for name in names]):
         parts = RULES[call.function].contributions(call.arguments, inputs, layout.examples_first(cotangents, 1))
         folded = [(use, parts[use.role].folded(layout.times)) for use in served]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fisher_cli.curvature.gradient_norms.deferred_checks import Doubts
+from fisher_cli.curvature.gradient_norms.deferred_checks import DeferredChecks
 
 # Rounding that the Gram form may add, relative to the norm, by the estimate of `through_gram`.
 CANCELLATION = 3e-6
@@ -28,7 +28,7 @@ MANY_ROWS = 64
 
 
 @dataclass(frozen=True)
-class Weighted:
+class WeightedSum:
     """Which direction's gradients to add up, their coefficients (B,), and how many groups belong to each example."""
 
     direction: int
@@ -43,23 +43,23 @@ class Weighted:
         return torch.mv(by_example.flatten(1).T, some).reshape(by_example.shape[1:])
 
 
-def squared_rows(values: Tensor, doubts: Doubts | None = None) -> Tensor:
+def squared_rows(values: Tensor, deferred_checks: DeferredChecks | None = None) -> Tensor:
     """Sums of squares over the last dimension in float64; added there only where float32 would lose digits."""
     if values.shape[-1] <= ADDED_AT_ONCE:
         norms: Tensor = torch.linalg.vector_norm(values, dim=-1)
         # The largest of what is added up later: a small one beside it does not matter.
         largest = norms.amax(-1)
         precise = ((largest >= SAFE_NORM) & largest.isfinite()).all()
-        if doubts is not None:
-            doubts.note(~precise)
-        if doubts is not None or bool(precise):
+        if deferred_checks is not None:
+            deferred_checks.note(~precise)
+        if deferred_checks is not None or bool(precise):
             return norms.double().square()
     exact: Tensor = torch.linalg.vector_norm(values, dim=-1, dtype=torch.float64)
     return exact.square()
 
 
 def explicitly(
-    a: Tensor, delta: Tensor, doubts: Doubts | None = None, weighted: Weighted | None = None
+    a: Tensor, delta: Tensor, deferred_checks: DeferredChecks | None = None, weighted: WeightedSum | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """‖Σ_l δ_l a_lᵀ‖², (K, X) in float64, of a (X, Q, L) and δ (K, X, R, L), by the gradients, a few of them at once.
 
@@ -68,7 +68,7 @@ def explicitly(
     directions, _, rows, _ = delta.shape
     size = rows * a.shape[1]
     # Stacked, products are larger; where positions do not lie side by side, the copy costs more than that saves.
-    is_stacked = doubts is not None or rows < FEW_ROWS or (rows <= MANY_ROWS and delta.stride(3) == 1)
+    is_stacked = deferred_checks is not None or rows < FEW_ROWS or (rows <= MANY_ROWS and delta.stride(3) == 1)
     together = max(1, min(directions, GRADIENT_VALUES // size)) if is_stacked else 1
     some = max(1, GRADIENT_VALUES // (size * together))
     if weighted is not None:
@@ -79,7 +79,7 @@ def explicitly(
         found = []
         for first in range(0, directions, together):
             gradient = _gradients(transposed, piece[first : first + together])
-            found.append(squared_rows(gradient, doubts).sum(2).T)
+            found.append(squared_rows(gradient, deferred_checks).sum(2).T)
             if weighted is not None and 0 <= weighted.direction - first < gradient.shape[1]:
                 added = weighted.added(gradient[:, weighted.direction - first], low)
                 total = added if total is None else total.add_(added)
@@ -99,22 +99,22 @@ def _gradients(transposed: Tensor, delta: Tensor) -> Tensor:
     return torch.bmm(_stacked(delta), transposed).reshape(count, directions, rows, -1)
 
 
-def through_gram(a: Tensor, delta: Tensor, doubts: Doubts | None = None) -> Tensor | None:
+def through_gram(a: Tensor, delta: Tensor, deferred_checks: DeferredChecks | None = None) -> Tensor | None:
     """Σ_lm (a_lᵀa_m)(δ_lᵀδ_m), (K, X) in float64, of a (X, Q, L) and δ (K, X, R, L); None where it would be inexact.
 
     Large terms that cancel lose their digits twice as fast here as in the gradient itself, and tiny ones underflow
     twice as early. The terms l = m alone tell: against the result, how much cancels.
     """
     gram = torch.bmm(a.transpose(1, 2), a)
-    if doubts is None and delta.stride(2) == 1:
+    if deferred_checks is None and delta.stride(2) == 1:
         products, own = zip(*[_by_rows(gram, each) for each in delta.transpose(2, 3)], strict=True)
         found, terms = torch.stack(products), torch.stack(own)
     else:
         found, terms = _by_positions(gram, delta)
     exact = (torch.finfo(a.dtype).eps * terms <= CANCELLATION * found) & found.isfinite()
     small = terms < SAFE_NORM**2
-    if doubts is not None:
-        doubts.note(~exact.all() | (small & (delta.abs().amax((2, 3)) > 0)).any())
+    if deferred_checks is not None:
+        deferred_checks.note(~exact.all() | (small & (delta.abs().amax((2, 3)) > 0)).any())
         return found
     underflowing = bool(small.any()) and bool((delta.abs().amax((2, 3))[small] > 0).any())
     return found if bool(exact.all()) and not underflowing else None

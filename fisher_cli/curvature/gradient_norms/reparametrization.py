@@ -12,17 +12,17 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 from torch.func import vmap
 
-from fisher_cli.curvature.gradient_norms.attribution import Source
+from fisher_cli.curvature.gradient_norms.attribution import GradientSource
 from fisher_cli.curvature.gradient_norms.autograd_graph import refuse_wrong_vectorisation
 from fisher_cli.curvature.gradient_norms.call_recorder import WeightNorm
-from fisher_cli.curvature.gradient_norms.deferred_checks import Doubts
-from fisher_cli.curvature.gradient_norms.grad_factors import Formed, Given, OuterProducts
+from fisher_cli.curvature.gradient_norms.deferred_checks import DeferredChecks
+from fisher_cli.curvature.gradient_norms.grad_factors import FormedGradients, Given, OuterProducts
 from fisher_cli.curvature.torch_backend.backend_flags import reproducible_kernels
 from fisher_cli.curvature.torch_backend.out_of_memory import raise_if_out_of_memory
 
 
 @dataclass(frozen=True)
-class WeightNormed(Formed):
+class WeightNormGradients(FormedGradients):
     """Those of v or g in w_i = g_i v_i/‖v_i‖, whose norms need no gradient at a single position.
 
     With u_i = v_i/‖v_i‖ and G_i = δ_i a: ∂g_i = ⟨G_i, u_i⟩ = δ_i ⟨a, u_i⟩ and ∂v_i = (g_i/‖v_i‖)(G_i − ∂g_i u_i), so
@@ -33,7 +33,7 @@ class WeightNormed(Formed):
     norm: WeightNorm
     of_g: bool
 
-    def squared_norms(self, doubts: Doubts | None = None) -> Tensor:  # noqa: ARG002 - in float64: exact
+    def squared_norms(self, deferred_checks: DeferredChecks | None = None) -> Tensor:  # noqa: ARG002 - in float64: exact
         """‖∂g‖² or ‖∂v‖², (K, B) in float64."""
         v, g = self.norm.v.detach().double().flatten(1), self.norm.g.detach().double().reshape(-1)
         a, lengths = self.outer.inputs.flatten(1).double(), v.norm(dim=1)
@@ -42,7 +42,9 @@ class WeightNormed(Formed):
         return torch.stack([(each.flatten(1).double().square() * factors).sum(1) for each in self.outer.cotangents])
 
 
-def pulled_back_to(parameter: Tensor, sources: Sequence[Source], parts: Sequence[Sequence[Given]]) -> Formed:
+def pulled_back_to(
+    parameter: Tensor, sources: Sequence[GradientSource], parts: Sequence[Sequence[Given]]
+) -> FormedGradients:
     """The contribution to a parameter of what calls contribute to its sources."""
     given = [(each, source.shape) for each, source in zip(parts, sources, strict=True)]
     pull = _pull_back_to(parameter, sources)
@@ -51,11 +53,11 @@ def pulled_back_to(parameter: Tensor, sources: Sequence[Source], parts: Sequence
     if is_alone and norm is not None and isinstance(first, OuterProducts):
         _, _, groups, _, positions = first.cotangents.shape
         if groups == positions == 1 and not first.transposed:
-            return WeightNormed(given, pull, first, norm, parameter is norm.g)
-    return Formed(given, pull)
+            return WeightNormGradients(given, pull, first, norm, parameter is norm.g)
+    return FormedGradients(given, pull)
 
 
-def _pull_back_to(parameter: Tensor, sources: Sequence[Source]) -> Callable[[Sequence[Tensor]], Tensor]:
+def _pull_back_to(parameter: Tensor, sources: Sequence[GradientSource]) -> Callable[[Sequence[Tensor]], Tensor]:
     """The map from gradients G_r (n, *shape), one per source, to the parameter's (n, size), through their graph."""
     through = [index for index, source in enumerate(sources) if not source.is_parameter]
     edges = [sources[index].edge for index in through]

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature.gradient_norms.grad_factors import Contribution, OuterProducts
-from fisher_cli.curvature.problem.process_group import World
+from fisher_cli.curvature.problem.process_group import ProcessGroup
 
 # Products of symmetric matrices are made in blocks of so many rows, the lower ones only.
 BLOCK_ROWS = 256
 
 
 @dataclass
-class Outer:
+class OuterColumns:
     """Columns δ ⊗ a: inputs a (n, Q), cotangents δ (M, R), and the row of a that belongs to each δ."""
 
     inputs: Tensor
@@ -30,21 +30,21 @@ class Outer:
         """The columns as they are, (M, R·Q)."""
         return (self.cotangents.unsqueeze(2) * self.inputs[self.rows].unsqueeze(1)).flatten(1)
 
-    def first(self, count: int) -> "Outer":
+    def first(self, count: int) -> "OuterColumns":
         """The first so many columns."""
-        return Outer(self.inputs, self.cotangents[:count], self.rows[:count])
+        return OuterColumns(self.inputs, self.cotangents[:count], self.rows[:count])
 
     @property
     def work(self) -> int:
         """Multiplications of the inner products, about, for each pair of columns."""
         return self.inputs.shape[1] + self.cotangents.shape[1]
 
-    def gathered(self, world: World, owner: int) -> "Outer | None":
+    def gathered(self, process_group: ProcessGroup, owner: int) -> "OuterColumns | None":
         """The columns of all ranks, for one of them."""
-        before = sum(world.exchange(len(self.inputs))[: world.rank])
-        parts = [world.gather_to(owner, part) for part in (self.inputs, self.cotangents, self.rows + before)]
+        before = sum(process_group.exchange(len(self.inputs))[: process_group.rank])
+        parts = [process_group.gather_to(owner, part) for part in (self.inputs, self.cotangents, self.rows + before)]
         inputs, cotangents, rows = parts
-        return None if inputs is None or cotangents is None or rows is None else Outer(inputs, cotangents, rows)
+        return None if inputs is None or cotangents is None or rows is None else OuterColumns(inputs, cotangents, rows)
 
     def add_inner_products(self, total: Tensor, biases: int = 0) -> None:
         """Add (aᵀa' + biases) δᵀδ' to the lower half: a bias's columns are the cotangents themselves."""
@@ -70,7 +70,7 @@ class Outer:
 
 
 @dataclass
-class Explicit:
+class ExplicitColumns:
     """Columns g as they are, (M, size)."""
 
     columns: Tensor
@@ -80,10 +80,10 @@ class Explicit:
         """Multiplications of the inner products for each pair of columns."""
         return self.columns.shape[1]
 
-    def gathered(self, world: World, owner: int) -> "Explicit | None":
+    def gathered(self, process_group: ProcessGroup, owner: int) -> "ExplicitColumns | None":
         """The columns of all ranks, for one of them."""
-        columns = world.gather_to(owner, self.columns)
-        return None if columns is None else Explicit(columns)
+        columns = process_group.gather_to(owner, self.columns)
+        return None if columns is None else ExplicitColumns(columns)
 
     def add_inner_products(self, total: Tensor, biases: int = 0) -> None:
         """Add gᵀg' to the lower half."""

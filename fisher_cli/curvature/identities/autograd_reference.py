@@ -147,7 +147,7 @@ def small_divergence(kind: str, outputs: Tensor, moved: Tensor) -> float:
 
 
 @dataclass(frozen=True)
-class Sums:
+class ReferenceSums:
     """Over some examples, by plain gradients of one example and one score at a time; L tensors, in order of the names.
 
     true, empirical, uniform: Σ_k w_k ‖∇_l‖² by example and tensor, (n, L): of the model's labels, of the dataset's, and
@@ -165,7 +165,7 @@ class Sums:
 
 
 @dataclass(frozen=True)
-class Plain:
+class AutogradReference:
     """A network in float64, its examples and its parameters, for plain autograd."""
 
     model: nn.Module
@@ -176,7 +176,7 @@ class Plain:
     state: NetworkState
 
     @classmethod
-    def of(cls, problem: Problem) -> "Plain":
+    def of(cls, problem: Problem) -> "AutogradReference":
         """That of a problem: the network itself where it is in float64, else a copy that is."""
         if problem.dtype is not torch.float64:
             problem = problem.double()
@@ -187,11 +187,11 @@ class Plain:
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def first(self, count: int) -> "Plain":
+    def first(self, count: int) -> "AutogradReference":
         """The same with the first examples only."""
         return self.at(torch.arange(min(count, len(self))))
 
-    def at(self, places: Tensor) -> "Plain":
+    def at(self, places: Tensor) -> "AutogradReference":
         """The same with the examples at these places only."""
         inputs, labels = self.inputs[places.to(self.inputs.device)], self.labels[places.to(self.labels.device)]
         return replace(self, inputs=inputs, labels=labels)
@@ -254,7 +254,7 @@ class Plain:
             return {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
         return self.gradients(along)
 
-    def sums(self, vectors: Sequence[Change]) -> Sums:
+    def sums(self, vectors: Sequence[Change]) -> ReferenceSums:
         """Squared gradients of every example and class, one backward pass each."""
         names = list(self.parameters)
         true, empirical, uniform = (torch.zeros(len(self), len(names), dtype=torch.float64) for _ in range(3))
@@ -275,7 +275,7 @@ class Plain:
                     product[name] += along * observed[name]
             for name in names:
                 total[name] += observed[name]
-        return Sums(true, empirical, uniform, total, products)
+        return ReferenceSums(true, empirical, uniform, total, products)
 
     def outputs_at(self, change: Change, length: float = 1.0) -> Tensor:
         """z at θ + length · change, without a graph."""

@@ -3,14 +3,14 @@
 import torch
 
 from fisher_cli.curvature.identities import diagnosis
-from fisher_cli.curvature.identities.identity_specs import LARGE, Statement, Subject
+from fisher_cli.curvature.identities.identity_specs import LARGE, IdentityCase, IdentitySpec
 from fisher_cli.curvature.torch_backend.finite_differences import Derivative, derivatives_by_tensor
 from fisher_cli.results import Identity, Outcome
 
 # Examples, evenly spaced, and how many for a network that is large: every tensor takes two evaluations of them.
 EXAMPLES, EXAMPLES_OF_LARGE = 4, 1
 
-STATEMENT = Statement(
+STATEMENT = IdentitySpec(
     "derivatives",
     "⟨u, J v⟩ = ⟨u, (z(θ+hv) − z(θ−hv))/2h⟩ for v in one tensor, tensor by tensor",
     "definition of J",
@@ -19,7 +19,7 @@ STATEMENT = Statement(
 )
 
 
-def derivatives(subject: Subject) -> Identity:
+def derivatives(subject: IdentityCase) -> Identity:
     """Every tensor by itself: a detached part, a wrong backward or a hook inside the network is named."""
     twin = subject.plain
     count = min(len(twin), EXAMPLES if subject.problem.size <= LARGE else EXAMPLES_OF_LARGE)

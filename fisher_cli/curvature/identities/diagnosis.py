@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature.identities.autograd_reference import Change
-from fisher_cli.curvature.identities.identity_specs import ALONE, Subject
+from fisher_cli.curvature.identities.identity_specs import ALONE, IdentityCase
 from fisher_cli.curvature.torch_backend.backend_flags import reproducible_kernels
 
 # Two sides are proportional, or a side is explained, to this relative accuracy.
@@ -22,7 +22,7 @@ TRAINING = (
 FLOAT32 = "the sides agree to seven digits and no more: something is summed or evaluated in float32"
 
 
-def training_mode(subject: Subject) -> str:
+def training_mode(subject: IdentityCase) -> str:
     """Whether our outputs are those of the network in evaluation mode, example by example; "" where they are."""
     subject = subject.first(ALONE)
     plain = subject.plain
@@ -33,7 +33,7 @@ def training_mode(subject: Subject) -> str:
     return TRAINING if float((ours - theirs).abs().max()) > limit * scale else ""
 
 
-def together(subject: Subject) -> Tensor:
+def together(subject: IdentityCase) -> Tensor:
     """z of all examples at once, as the engine evaluates the network."""
     problem = subject.problem
     with reproducible_kernels():
@@ -71,7 +71,7 @@ def of_missing(names: Sequence[str], ours: Tensor, theirs: Tensor) -> str:
     return f"a layer is missing: {listed(absent)}, where plain autograd finds gradients"
 
 
-def of_traces(subject: Subject, ours: Tensor, theirs: Tensor) -> str:
+def of_traces(subject: IdentityCase, ours: Tensor, theirs: Tensor) -> str:
     """Why the true trace by tensor, (L,), is another than the plain one."""
     names, sums = list(subject.plain.parameters), subject.sums
     found = training_mode(subject) or of_missing(names, ours, theirs)
@@ -95,7 +95,7 @@ def of_traces(subject: Subject, ours: Tensor, theirs: Tensor) -> str:
     return f"{listed(wrong)} differ and the other tensors do not: the rule for these layers is wrong"
 
 
-def of_products(subject: Subject, ours: Sequence[Change], theirs: Sequence[Change]) -> str:
+def of_products(subject: IdentityCase, ours: Sequence[Change], theirs: Sequence[Change]) -> str:
     """Why a product with a vector is another than the plain one."""
     names = list(subject.plain.parameters)
     found = training_mode(subject)

@@ -8,8 +8,15 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature.identities import diagnosis
-from fisher_cli.curvature.identities.autograd_reference import Change, Plain, covariance, inner, norm, small_divergence
-from fisher_cli.curvature.identities.identity_specs import Statement, Subject
+from fisher_cli.curvature.identities.autograd_reference import (
+    AutogradReference,
+    Change,
+    covariance,
+    inner,
+    norm,
+    small_divergence,
+)
+from fisher_cli.curvature.identities.identity_specs import IdentityCase, IdentitySpec
 from fisher_cli.results import ExpansionStep, Identity
 
 # Few examples have few units near a kink, and the rate can be seen before rounding hides it.
@@ -34,7 +41,7 @@ UNSURE = 10
 KINK = 1e-4
 NO_MOVE = "the predictions do not move along a random direction"
 
-STATEMENT = Statement(
+STATEMENT = IdentitySpec(
     "KL expansion",
     "KL(q_θ ‖ q_θ+ε) / (½ εᵀFε) → 1; error ∝ ‖ε‖, of the mean of ±ε ∝ ‖ε‖²",
     "Corollary A.2, T6",
@@ -75,7 +82,7 @@ class _Path:
         return max([slope for slope in slopes if slope is not None][:2], default=None)
 
 
-def expansion(subject: Subject) -> tuple[Identity, tuple[ExpansionStep, ...]]:
+def expansion(subject: IdentityCase) -> tuple[Identity, tuple[ExpansionStep, ...]]:
     """The verdict, and the table that it is drawn from: along all tensors, or the last ones where no kink disturbs.
 
     Kinks are found by the network's outputs alone, never by the divergence: what is judged does not choose its judge.
@@ -99,7 +106,7 @@ def expansion(subject: Subject) -> tuple[Identity, tuple[ExpansionStep, ...]]:
     return _judged(some, first, found[-1] if not found[-1].starts_at_kink else first), first.rows
 
 
-def _with_gradients(subject: Subject) -> dict[str, Tensor]:
+def _with_gradients(subject: IdentityCase) -> dict[str, Tensor]:
     """A probe without the rows that have no gradient by definition: an embedding's padding row moves the outputs."""
     found = {name: part.clone() for name, part in subject.probes[0].items()}
     for name, rows in subject.plain.watched.padding.items():
@@ -107,7 +114,7 @@ def _with_gradients(subject: Subject) -> dict[str, Tensor]:
     return found
 
 
-def _path(subject: Subject, direction: Change) -> _Path | None:
+def _path(subject: IdentityCase, direction: Change) -> _Path | None:
     """The steps along ± a direction; None where the predictions do not move along it."""
     twin = subject.plain
     quadratic = 0.5 * inner(subject.multiplied(direction), {**subject.zeros(), **direction}) * len(twin)
@@ -128,12 +135,18 @@ def _path(subject: Subject, direction: Change) -> _Path | None:
     return _Path(tuple(steps), _with_slopes(steps, subject, direction), len(direction), at_kink)
 
 
-def _times_covariance(twin: Plain, z: Tensor, vectors: Tensor) -> Tensor:
+def _times_covariance(twin: AutogradReference, z: Tensor, vectors: Tensor) -> Tensor:
     return (covariance(twin.kind, z) @ vectors.unsqueeze(2)).squeeze(2)
 
 
 def _step(
-    twin: Plain, direction: Change, length: float, z: Tensor, rounding: float, quadratic: float, noise: float
+    twin: AutogradReference,
+    direction: Change,
+    length: float,
+    z: Tensor,
+    rounding: float,
+    quadratic: float,
+    noise: float,
 ) -> _Step:
     ahead, behind = twin.outputs_at(direction, length), twin.outputs_at(direction, -length)
     form = quadratic * length**2 if quadratic else math.nan
@@ -152,7 +165,7 @@ def _is_smooth(steps: Sequence[_Step], k: int) -> bool:
     return changes[1] > 3 * noises[1] and 8 <= changes[0] / changes[1] <= 12.5
 
 
-def _with_slopes(steps: list[_Step], subject: Subject, direction: Change) -> tuple[ExpansionStep, ...]:
+def _with_slopes(steps: list[_Step], subject: IdentityCase, direction: Change) -> tuple[ExpansionStep, ...]:
     whole = norm({name: parameter.detach() for name, parameter in subject.plain.parameters.items()})
     unit = norm(direction) / max(whole, 1e-300)
     rows = []
@@ -177,7 +190,7 @@ def _slope(longer: float, shorter: float, rounding: float) -> float | None:
     return math.log(abs(longer / shorter)) / math.log(RATE)
 
 
-def _judged(subject: Subject, path: _Path, seen: _Path) -> Identity:
+def _judged(subject: IdentityCase, path: _Path, seen: _Path) -> Identity:
     """The ratio at the shortest step that rounding leaves exact enough; the slopes at the shortest steps."""
     exact = [step for step in path.steps if step.rounding <= ROUNDING]
     step = exact[-1] if exact else min(path.steps, key=_unsure)
@@ -215,7 +228,7 @@ def _unsure(step: _Step) -> float:
     return max(step.rounding, step.second / max(float(step.derivative.norm()), 1e-300))
 
 
-def _cause(subject: Subject, deviation: float) -> str:
+def _cause(subject: IdentityCase, deviation: float) -> str:
     """Why the ratio does not go to one."""
     ratio = torch.tensor([1 / (1 + deviation) if deviation != -1 else math.inf], dtype=torch.float64)
     found = diagnosis.training_mode(subject) or diagnosis.of_factor(ratio, torch.ones(1).double(), len(subject.plain))

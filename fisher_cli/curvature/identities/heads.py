@@ -8,32 +8,32 @@ from torch import Tensor, nn
 
 from fisher_cli.curvature.identities import diagnosis
 from fisher_cli.curvature.identities.autograd_reference import covariance, differentiable_kernels, observed_score
-from fisher_cli.curvature.identities.identity_specs import Statement, Subject, swept
+from fisher_cli.curvature.identities.identity_specs import IdentityCase, IdentitySpec, swept
 from fisher_cli.curvature.problem.problem import Problem, as_outputs
 from fisher_cli.results import Identity
 
-TRUE = Statement(
+TRUE = IdentitySpec(
     "last layer",
     "tr F_last = mean (1 − ‖p‖²)(‖h‖² + 1)",
     "T2",
     "norms without gradients | closed form from inputs and outputs",
     "the closed form",
 )
-EMPIRICAL = Statement(
+EMPIRICAL = IdentitySpec(
     "last layer, empirical",
     "tr F̂_last = mean ‖p − e_y‖² (‖h‖² + 1)",
     "T2",
     "norms without gradients | closed form from inputs and outputs",
     "the closed form",
 )
-ZERO = Statement(
+ZERO = IdentitySpec(
     "zero last layer",
     "F_l = 0 below a last layer of zeros, and tr F = tr F̂ there for equal classes",
     "T3",
     "trace of all other tensors | 0",
     "the trace",
 )
-TEMPERED = Statement(
+TEMPERED = IdentitySpec(
     "temperature",
     "tr F_last at z/2 = ¼ mean (1 − ‖p_τ‖²)(‖h‖² + 1)",
     "T18",
@@ -65,7 +65,7 @@ class Head:
         return found
 
 
-def find_head(subject: Subject) -> Head | None:
+def find_head(subject: IdentityCase) -> Head | None:
     """The linear layer whose output is the network's; None where there is none, or its weights are used elsewhere."""
     twin, calls = subject.plain, list[tuple[nn.Linear, Tensor, Tensor]]()
 
@@ -104,7 +104,7 @@ def _of(problem: Problem, head: Head) -> Mapping[str, nn.Parameter]:
     return {name: problem.parameters[name] for name in head.names}
 
 
-def _judged(subject: Subject, statement: Statement, ours: float, theirs: float) -> Identity:
+def _judged(subject: IdentityCase, statement: IdentitySpec, ours: float, theirs: float) -> Identity:
     error = abs(ours - theirs) / max(abs(theirs), 1e-300)
     cause = ""
     if not error <= subject.tolerance(1e-10):
@@ -116,7 +116,7 @@ def _judged(subject: Subject, statement: Statement, ours: float, theirs: float) 
     return statement.judged(ours, theirs, error, subject.tolerance(1e-10), why, cause, subject.lost)
 
 
-def last_layer(subject: Subject) -> list[Identity]:
+def last_layer(subject: IdentityCase) -> list[Identity]:
     """Both traces of the last layer."""
     head = find_head(subject)
     if head is None:
@@ -140,7 +140,7 @@ def _closed(kind: str, outputs: Tensor, size: Tensor) -> float:
     return float((spread * size).mean())
 
 
-def zero_head(subject: Subject) -> Identity:
+def zero_head(subject: IdentityCase) -> Identity:
     """With a last layer of zeros nothing below it moves the outputs."""
     head = find_head(subject)
     if head is None:
@@ -169,7 +169,7 @@ class _Tempered(nn.Module):
         return as_outputs(self.inside(inputs), len(inputs)) / self.temperature
 
 
-def tempered(subject: Subject) -> Identity:
+def tempered(subject: IdentityCase) -> Identity:
     """Outputs divided by two: the probabilities are others, and the Jacobian is half."""
     head = find_head(subject)
     if head is None:

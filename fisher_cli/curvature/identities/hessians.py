@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature.identities import autograd_reference, diagnosis
-from fisher_cli.curvature.identities.identity_specs import Statement, Subject
+from fisher_cli.curvature.identities.identity_specs import IdentityCase, IdentitySpec
 from fisher_cli.curvature.identities.measured_rounding import Worst, worst_of_vectors
 from fisher_cli.curvature.torch_backend.out_of_memory import raise_if_out_of_memory
 from fisher_cli.results import Identity
@@ -22,28 +22,28 @@ ROUNDED = 1e-6
 BLOCK_EXAMPLES = 8
 
 _BY_TENSOR = "the tensor's norm, or 1/1000 of all"
-LEMMA = Statement(
+LEMMA = IdentitySpec(
     "expected Hessian",
     "F v = −E_q[∇² log q] v",
     "Lemma A.1",
     "JᵀΛ(J v) | double backward",
     _BY_TENSOR,
 )
-DIVERGENCE = Statement(
+DIVERGENCE = IdentitySpec(
     "Hessian of KL",
     "F v = ∇²_θ' KL(q_θ ‖ q_θ') v = ∇²_θ' KL(q_θ' ‖ q_θ) v at θ' = θ",
     "Corollary A.1",
     "JᵀΛ(J v) | double backward of either, with torch.distributions",
     _BY_TENSOR,
 )
-EMPIRICAL = Statement(
+EMPIRICAL = IdentitySpec(
     "empirical product",
     "F̂ v = (1/N) Σₙ gₙ (gₙᵀ v)",
     "Remark A.1",
     "Jᵀs(sᵀJ v) | plain gradients of every example",
     _BY_TENSOR,
 )
-BLOCKS = Statement(
+BLOCKS = IdentitySpec(
     "Hessian blocks",
     "vᵀH v = vᵀF v for v in one tensor, so tr H_l = tr F_l, for any labels",
     "T1",
@@ -54,13 +54,13 @@ BLOCKS = Statement(
 _TWICE = (RuntimeError, NotImplementedError)
 
 
-def _not_twice(statement: Statement, error: Exception) -> Identity:
+def _not_twice(statement: IdentitySpec, error: Exception) -> Identity:
     raise_if_out_of_memory(error)
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return statement.undecided(f"torch cannot differentiate this network twice: {reason}")
 
 
-def _hessian(subject: Subject, value: Callable[[Tensor, Tensor], Tensor]) -> list[dict[str, Tensor]]:
+def _hessian(subject: IdentityCase, value: Callable[[Tensor, Tensor], Tensor]) -> list[dict[str, Tensor]]:
     """The mean's Hessian times each probe, batch by batch; `value` is of the fixed outputs and the outputs."""
     twin, probes = subject.plain, subject.probes
     found = [subject.zeros() for _ in probes]
@@ -74,7 +74,7 @@ def _hessian(subject: Subject, value: Callable[[Tensor, Tensor], Tensor]) -> lis
     return found
 
 
-def unreliable(subject: Subject) -> str:
+def unreliable(subject: IdentityCase) -> str:
     """Why torch's second derivatives of this network are not to be relied on; "" where they are.
 
     A function whose backward has no derivative of its own can be left out of them without a word: vᵀ(H w) is then
@@ -92,7 +92,7 @@ def unreliable(subject: Subject) -> str:
     )
 
 
-def _judged(subject: Subject, statement: Statement, worst: Worst, theirs: list[dict[str, Tensor]]) -> Identity:
+def _judged(subject: IdentityCase, statement: IdentitySpec, worst: Worst, theirs: list[dict[str, Tensor]]) -> Identity:
     tolerance = subject.saturated_tolerance(1e-9)
     if not worst.error <= tolerance and (doubt := unreliable(subject)):
         return statement.undecided(doubt)
@@ -101,7 +101,7 @@ def _judged(subject: Subject, statement: Statement, worst: Worst, theirs: list[d
     return statement.judged(worst.ours, worst.theirs, worst.error, tolerance, why, cause, subject.lost_to_saturation)
 
 
-def expected_hessian(subject: Subject) -> Identity:
+def expected_hessian(subject: IdentityCase) -> Identity:
     """The weights p of the expectation are fixed, and −Σ_c p_c log q_c is differentiated twice."""
     try:
         theirs = _hessian(subject, lambda fixed, z: autograd_reference.expected_loss(subject.plain.kind, fixed, z))
@@ -110,7 +110,7 @@ def expected_hessian(subject: Subject) -> Identity:
     return _judged(subject, LEMMA, worst_of_vectors(subject.products, theirs), theirs)
 
 
-def hessian_of_divergence(subject: Subject) -> Identity:
+def hessian_of_divergence(subject: IdentityCase) -> Identity:
     """In the second argument, and in the first, where the weights move too: to second order KL is symmetric."""
     kind = subject.plain.kind
     try:
@@ -123,7 +123,7 @@ def hessian_of_divergence(subject: Subject) -> Identity:
     return _judged(subject, DIVERGENCE, found[at], (second, first)[at])
 
 
-def empirical_product(subject: Subject) -> Identity:
+def empirical_product(subject: IdentityCase) -> Identity:
     """The dataset's labels, uncentred."""
     few = subject.few
     ours = [few.multiplied(probe, empirical=True) for probe in few.probes]
@@ -138,7 +138,7 @@ def empirical_product(subject: Subject) -> Identity:
     return EMPIRICAL.judged(worst.ours, worst.theirs, worst.error, tolerance, few.rounding("products"), cause, few.lost)
 
 
-def blocks(subject: Subject) -> Identity:
+def blocks(subject: IdentityCase) -> Identity:
     """Where the outputs are affine in one tensor alone, that tensor's block of the Hessian is F's; probe by probe.
 
     Whether they are is decided by the second derivative of the outputs along the probe, the second difference in the
@@ -185,7 +185,7 @@ def _with_reason(identity: Identity, reason: str) -> Identity:
     return replace(identity, reason=reason)
 
 
-def _block_forms(subject: Subject) -> dict[str, tuple[float, float, float]]:
+def _block_forms(subject: IdentityCase) -> dict[str, tuple[float, float, float]]:
     """For every tensor vᵀF v, ours, vᵀH v, plain, and how curved the outputs are along v, v being zero elsewhere."""
     twin, probe = subject.plain, subject.probes[0]
     z = twin.outputs()
@@ -206,7 +206,9 @@ def _block_forms(subject: Subject) -> dict[str, tuple[float, float, float]]:
     return found
 
 
-def _second_derivative(twin: autograd_reference.Plain, gradient: Tensor, name: str, v: Tensor) -> float | None:
+def _second_derivative(
+    twin: autograd_reference.AutogradReference, gradient: Tensor, name: str, v: Tensor
+) -> float | None:
     """vᵀ ∂g/∂θ_l v of a gradient of one tensor; 0 where it is constant, None where the tensor is not used."""
     if not gradient.requires_grad:
         return 0.0 if bool(gradient.any()) else None

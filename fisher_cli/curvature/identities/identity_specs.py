@@ -11,12 +11,12 @@ from torch import Tensor
 
 from fisher_cli.curvature.gradient_norms import verification
 from fisher_cli.curvature.gradient_norms.engine import Engine
-from fisher_cli.curvature.identities.autograd_reference import Change, Plain, Sums
-from fisher_cli.curvature.identities.measured_rounding import Rounding
+from fisher_cli.curvature.identities.autograd_reference import AutogradReference, Change, ReferenceSums
+from fisher_cli.curvature.identities.measured_rounding import MeasuredRounding
 from fisher_cli.curvature.problem.problem import Problem, TensorData
 from fisher_cli.curvature.products.fisher_products import Jacobian, empirical_product, fisher_product, split
 from fisher_cli.curvature.torch_backend.finite_differences import BESIDE, moved
-from fisher_cli.curvature.traces.traces import EXACT_OUTPUTS, Sweep, sweep
+from fisher_cli.curvature.traces.traces import EXACT_OUTPUTS, TraceResult, sweep
 from fisher_cli.errors import CoupledExamplesError, VerificationError
 from fisher_cli.results import Identity, Outcome
 
@@ -36,7 +36,7 @@ MOST_SATURATION = 1e-3
 
 
 @dataclass(frozen=True)
-class Statement:
+class IdentitySpec:
     """What an identity says, before it is tested; the words as in `Identity`."""
 
     name: str
@@ -102,7 +102,7 @@ class Statement:
         return self.without(Outcome.UNDECIDED, reason)
 
 
-def swept(problem: Problem, estimator: str) -> Sweep:
+def swept(problem: Problem, estimator: str) -> TraceResult:
     """The traces as a run finds them; where its own checks refuse them, without these: the identities tell the cause.
 
     The checks choose the engine's ways as well: a vectorised gradient that torch has wrong is not taken.
@@ -122,19 +122,19 @@ def engine_of(problem: Problem) -> Engine:
 
 
 @dataclass(frozen=True)
-class Subject:
+class IdentityCase:
     """A problem and its plain twin; what several identities need is computed once.
 
     `everything`: whether all trainable parameters were asked for, so that a missing one is a fault.
     """
 
     problem: Problem
-    plain: Plain
+    plain: AutogradReference
     everything: bool = True
     seed: int = 0
 
     @classmethod
-    def of(cls, problem: Problem, *, everything: bool = True, seed: int = 0) -> "Subject":
+    def of(cls, problem: Problem, *, everything: bool = True, seed: int = 0) -> "IdentityCase":
         """The problem with its examples held in memory, so that both sides see the same.
 
         Raises:
@@ -142,7 +142,7 @@ class Subject:
         """
         data = TensorData(*problem.data.batch(0, problem.examples))
         problem = replace(problem, data=data, batch_size=min(problem.batch_size, problem.examples))
-        plain = Plain.of(problem)
+        plain = AutogradReference.of(problem)
         try:
             plain.outputs(0, 1)
         except ValueError as error:  # batch norm on a single value per channel
@@ -150,16 +150,16 @@ class Subject:
             raise CoupledExamplesError(msg) from error
         return cls(problem, plain, everything, seed)
 
-    def first(self, count: int) -> "Subject":
+    def first(self, count: int) -> "IdentityCase":
         """The same on the first examples only."""
         count = min(count, self.problem.examples)
         if count == self.problem.examples:
             return self
         inputs, labels = self.problem.data.batch(0, count)
         problem = replace(self.problem, data=TensorData(inputs, labels), batch_size=min(self.problem.batch_size, count))
-        return Subject(problem, self.plain.first(count), self.everything, self.seed)
+        return IdentityCase(problem, self.plain.first(count), self.everything, self.seed)
 
-    def some(self, most: int) -> "Subject":
+    def some(self, most: int) -> "IdentityCase":
         """On so many of the first examples, or a quarter of these for a large network."""
         return self.first(most if self.problem.size <= LARGE else max(1, most // 4))
 
@@ -177,9 +177,9 @@ class Subject:
         return self.tolerance(double) + min(self.saturation, MOST_SATURATION)
 
     @cached_property
-    def measured(self) -> Rounding:
+    def measured(self) -> MeasuredRounding:
         """What rounding may be on this network, measured on some examples."""
-        return Rounding(self.plain.first(ROUNDED), torch.finfo(self.problem.dtype).eps)
+        return MeasuredRounding(self.plain.first(ROUNDED), torch.finfo(self.problem.dtype).eps)
 
     def lost(self) -> float:
         """What rounding may be of a gradient, relative."""
@@ -190,7 +190,7 @@ class Subject:
         return math.inf if self.saturation >= 1 else self.lost() + 10 * self.saturation
 
     @contextmanager
-    def beside(self) -> Iterator["Subject"]:
+    def beside(self) -> Iterator["IdentityCase"]:
         """The same at parameters next to these while the context is open; both sides' networks are moved."""
         change = {name: BESIDE * part for name, part in self.probes[0].items()}
         ours = {name: part.to(self.problem.dtype) for name, part in change.items()}
@@ -198,7 +198,7 @@ class Subject:
             stack.enter_context(moved(self.problem.parameters, ours))
             if self.plain.model is not self.problem.model:
                 stack.enter_context(moved(self.plain.parameters, change))
-            yield Subject(self.problem, self.plain, self.everything, self.seed)
+            yield IdentityCase(self.problem, self.plain, self.everything, self.seed)
 
     def rounding(self, what: str) -> str:
         """Why a tolerance is what it is."""
@@ -238,22 +238,22 @@ class Subject:
         return drawn
 
     @cached_property
-    def few(self) -> "Subject":
+    def few(self) -> "IdentityCase":
         """The examples that plain traces are taken of."""
         return self.first(max(1, PLAIN_PASSES // (self.problem.outputs + 1)))
 
     @cached_property
-    def swept(self) -> Sweep:
+    def swept(self) -> TraceResult:
         """Our traces, exact."""
         return swept(self.problem, "exact")
 
     @cached_property
-    def summed(self) -> Sweep:
+    def summed(self) -> TraceResult:
         """Our traces of all examples by the estimator that suits the number of classes."""
         return self.swept if self.problem.outputs <= EXACT_OUTPUTS else swept(self.problem, "auto")
 
     @cached_property
-    def sums(self) -> Sums:
+    def sums(self) -> ReferenceSums:
         """Plain traces."""
         return self.plain.sums(self.probes)
 

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from fisher_cli.curvature.identities.autograd_reference import Change, Plain, norm
+from fisher_cli.curvature.identities.autograd_reference import AutogradReference, Change, norm
 from fisher_cli.curvature.torch_backend.finite_differences import moved
 
 # A tensor's own norm counts as its scale only above this share of all tensors' together.
@@ -57,10 +57,10 @@ MOVES, ROUNDINGS = 2, 30
 
 
 @dataclass(frozen=True)
-class Rounding:
+class MeasuredRounding:
     """Of some examples; `asked` is the unit of rounding of the precision that was asked for."""
 
-    plain: Plain
+    plain: AutogradReference
     asked: float
 
     @cached_property
@@ -90,7 +90,7 @@ class Rounding:
             found.append(max(errors))
         return ROUNDINGS * statistics.median(found)
 
-    def _pulled_back(self, one: Plain) -> dict[str, Tensor]:
+    def _pulled_back(self, one: AutogradReference) -> dict[str, Tensor]:
         z = one.outputs()
         if not z.requires_grad:
             return {name: torch.zeros_like(parameter) for name, parameter in one.parameters.items()}

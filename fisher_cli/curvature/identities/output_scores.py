@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fisher_cli.curvature.identities import diagnosis
 from fisher_cli.curvature.identities.autograd_reference import covariance, probabilities, targets
-from fisher_cli.curvature.identities.identity_specs import ALONE, Statement, Subject
+from fisher_cli.curvature.identities.identity_specs import ALONE, IdentityCase, IdentitySpec
 from fisher_cli.curvature.problem.batch_independence import refuse_state
 from fisher_cli.curvature.torch_backend.backend_flags import reproducible_kernels
 from fisher_cli.curvature.torch_backend.evaluation import refuse_random_numbers
@@ -17,28 +17,28 @@ from fisher_cli.results import Identity
 # Examples of which the score at every class is taken.
 EXAMPLES = 8
 
-MODE = Statement(
+MODE = IdentitySpec(
     "evaluation mode",
     "z(xₙ) among others = z(xₙ) alone",
     "definition of the per-example Fisher",
     "the engine's forward pass of all examples | the network's of each one",
     "largest |z|",
 )
-CHANCE = Statement(
+CHANCE = IdentitySpec(
     "chance",
     "z(x) evaluated again = z(x), and no random number is drawn",
     "definition of q(y | x, θ)",
     "a second evaluation | the first",
     "largest |z|",
 )
-MEAN_SCORE = Statement(
+MEAN_SCORE = IdentitySpec(
     "mean score",
     "E_q[∇ log q] = 0, for every example",
     "T4; derivative of Σ_c p_c = 1",
     "‖Σ_c p_c ∇ log p_c‖ with our scores and plain p | 0",
     "Σ_c p_c ‖∇ log p_c‖",
 )
-ROOT = Statement(
+ROOT = IdentitySpec(
     "score covariance",
     "Σ_k s_k s_kᵀ = Cov_q[s], for every example",
     "Definition A.1",
@@ -47,7 +47,7 @@ ROOT = Statement(
 )
 
 
-def chance(subject: Subject) -> Identity:
+def chance(subject: IdentityCase) -> Identity:
     """The same examples give the same outputs, whatever was evaluated before, and no random number is drawn for them.
 
     Raises:
@@ -68,7 +68,7 @@ def chance(subject: Subject) -> Identity:
     return CHANCE.judged(float(again[at]), float(first[at]), error, subject.tolerance(1e-10), why, cause)
 
 
-def evaluation_mode(subject: Subject) -> Identity:
+def evaluation_mode(subject: IdentityCase) -> Identity:
     """An example's outputs are its own, and no evaluation leaves a trace in the network's buffers."""
     subject = subject.first(ALONE)
     plain, before = subject.plain, _digest(subject)
@@ -87,7 +87,7 @@ def evaluation_mode(subject: Subject) -> Identity:
     )
 
 
-def _digest(subject: Subject) -> bytes:
+def _digest(subject: IdentityCase) -> bytes:
     """Of all buffers."""
     found = hashlib.sha256()
     for buffer in subject.problem.model.buffers():
@@ -95,7 +95,7 @@ def _digest(subject: Subject) -> bytes:
     return found.digest()
 
 
-def mean_score(subject: Subject) -> Identity:
+def mean_score(subject: IdentityCase) -> Identity:
     """Our scores at every label, weighted by the plain probabilities, have no mean; in the space of the parameters."""
     few = subject.few.some(EXAMPLES)
     problem = few.problem
@@ -119,7 +119,7 @@ def mean_score(subject: Subject) -> Identity:
     return MEAN_SCORE.judged(mean, 0.0, worst, tolerance, why, diagnosis.training_mode(subject) or cause, subject.lost)
 
 
-def _label_scores(subject: Subject, outputs: Tensor) -> list[tuple[Tensor, Tensor]]:
+def _label_scores(subject: IdentityCase, outputs: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Weights and our scores of labels that make up the distribution, for one example's outputs (1, C)."""
     likelihood, kind, count = subject.problem.likelihood, subject.plain.kind, outputs.shape[1]
     if kind == "softmax":
@@ -135,7 +135,7 @@ def _label_scores(subject: Subject, outputs: Tensor) -> list[tuple[Tensor, Tenso
     return [(weight, likelihood.observed_score(outputs, label)) for weight, label in pairs]
 
 
-def score_covariance(subject: Subject) -> Identity:
+def score_covariance(subject: IdentityCase) -> Identity:
     """The scores that the estimator takes have the covariance of the model's own, whatever labels the data have."""
     problem, plain = subject.problem, subject.plain
     outputs = plain.outputs().detach()
@@ -157,7 +157,7 @@ def score_covariance(subject: Subject) -> Identity:
     )
 
 
-def _why_not(subject: Subject, ours: Tensor, theirs: Tensor, n: int, i: int) -> str:
+def _why_not(subject: IdentityCase, ours: Tensor, theirs: Tensor, n: int, i: int) -> str:
     """What is wrong with the scores."""
     z = subject.plain.outputs().detach()
     found = diagnosis.of_factor(ours, theirs, len(subject.plain))

@@ -9,13 +9,13 @@ from torch import Tensor
 from fisher_cli.curvature.identities import autograd_reference, diagnosis
 from fisher_cli.curvature.identities.autograd_reference import Change, inner
 from fisher_cli.curvature.identities.hessians import unreliable
-from fisher_cli.curvature.identities.identity_specs import Statement, Subject, engine_of
+from fisher_cli.curvature.identities.identity_specs import IdentityCase, IdentitySpec, engine_of
 from fisher_cli.curvature.linalg.krylov import tridiagonalise
 from fisher_cli.curvature.problem.likelihoods import Likelihood
 from fisher_cli.curvature.products.fisher_products import fisher_product
 from fisher_cli.curvature.spectra import factors
 from fisher_cli.curvature.spectra.eigensystems import matrices
-from fisher_cli.curvature.spectra.solver_choice import Route
+from fisher_cli.curvature.spectra.solver_choice import Eigensolver
 from fisher_cli.curvature.torch_backend.out_of_memory import raise_if_out_of_memory
 from fisher_cli.results import Identity
 
@@ -29,35 +29,35 @@ LONGEST_VECTOR = 2_000_000
 MOMENT_STEPS = 3
 LANCZOS_TOLERANCE = 1e-8
 
-GRAM = Statement(
+GRAM = IdentitySpec(
     "Gram duality",
     "eigenvalues of AᵀA = those of (1/N) Sᵀ(JJᵀ)S, rank ≤ min(P, N(C − 1))",
     "T7",
     "from the engine's score gradients | from plain gradients of every class",
     "the largest eigenvalue",
 )
-LANCZOS = Statement(
+LANCZOS = IdentitySpec(
     "Lanczos duality",
     "largest eigenvalues of F by products = those of the Gram matrix",
     "T7",
     "Lanczos | eigenvalues of the Gram matrix",
     "the largest eigenvalue",
 )
-GRAM_TRACE = Statement(
+GRAM_TRACE = IdentitySpec(
     "sum of eigenvalues",
     "Σ λ = tr F",
     "T5, T7",
     "trace of the Gram matrix | norms without gradients",
     "the trace",
 )
-MOMENTS = Statement(
+MOMENTS = IdentitySpec(
     "Lanczos moments",
     "e₁ᵀTᵏe₁ = vᵀFᵏv for k ≤ 2m − 1, m = 3 steps",
     "T11",
     "Lanczos quadrature | plain products F v by double backward",
     "vᵀFᵏv",
 )
-CLASSES = Statement(
+CLASSES = IdentitySpec(
     "trace by classes",
     "tr F = class means + cross-class means + their spread + within",
     "T10, Papyan 2020",
@@ -66,30 +66,30 @@ CLASSES = Statement(
 )
 
 
-def _fitting(subject: Subject, rows: int) -> Subject | None:
+def _fitting(subject: IdentityCase, rows: int) -> IdentityCase | None:
     """As many of the first examples as have their score gradients held at once; None where not even one has."""
     count = min(HELD // max(subject.problem.size * rows, 1), ROWS // rows, subject.problem.examples)
     return subject.first(count) if count else None
 
 
-def _too_large(subject: Subject) -> str:
+def _too_large(subject: IdentityCase) -> str:
     size, outputs = subject.problem.size, subject.problem.outputs
     return f"the score gradients of one example, {outputs} × {size:,} numbers, are not held at once"
 
 
-def duality(subject: Subject) -> list[Identity]:
+def duality(subject: IdentityCase) -> list[Identity]:
     """The same eigenvalues from the engine's Gram matrix, from a plain one, and from products by Lanczos."""
     some = _fitting(subject, subject.problem.outputs)
     if some is None:
         return [each.not_applicable(_too_large(subject)) for each in (GRAM, LANCZOS, GRAM_TRACE)]
     true, _ = matrices(some.problem, engine=engine_of(some.problem))
     count = min(EIGENVALUES, some.problem.size)
-    found = true.leading(count, route=Route.GRAM, whole=True)
+    found = true.leading(count, route=Eigensolver.GRAM, whole=True)
     whole = (found.values if found.whole is None else found.whole).cpu()
     return [_gram(some, whole), _lanczos(some, whole), _gram_trace(some, float(whole.sum()))]
 
 
-def _gram(subject: Subject, whole: Tensor) -> Identity:
+def _gram(subject: IdentityCase, whole: Tensor) -> Identity:
     theirs = plain_gram_eigenvalues(subject)
     length = max(len(whole), len(theirs))
     ours, other = (torch.nn.functional.pad(each, (0, length - len(each))) for each in (whole, theirs))
@@ -108,7 +108,7 @@ def _gram(subject: Subject, whole: Tensor) -> Identity:
     return GRAM.judged(float(ours[0]), float(other[0]), error, tolerance, why, cause, subject.lost)
 
 
-def plain_gram_eigenvalues(subject: Subject) -> Tensor:
+def plain_gram_eigenvalues(subject: IdentityCase) -> Tensor:
     """Of (1/N) Sᵀ(JJᵀ)S, one row of S and one plain gradient per example and class; descending."""
     twin, rows = subject.plain, []
     for n in range(len(twin)):
@@ -121,9 +121,9 @@ def plain_gram_eigenvalues(subject: Subject) -> Tensor:
     return found.flip(0).clamp_min(0).cpu()
 
 
-def _lanczos(subject: Subject, whole: Tensor) -> Identity:
+def _lanczos(subject: IdentityCase, whole: Tensor) -> Identity:
     problem = subject.problem
-    route = Route.LANCZOS if problem.size <= LONGEST_VECTOR else Route.DUAL
+    route = Eigensolver.LANCZOS if problem.size <= LONGEST_VECTOR else Eigensolver.DUAL
     true, _ = matrices(problem, engine=engine_of(problem))
     count = min(EIGENVALUES, problem.size, len(whole))
     tolerance = LANCZOS_TOLERANCE if subject.is_double else 1e-3
@@ -140,7 +140,7 @@ def _lanczos(subject: Subject, whole: Tensor) -> Identity:
     return LANCZOS.judged(float(ours[at]), float(theirs[at]), error, tolerance, why, cause, subject.lost)
 
 
-def _gram_trace(subject: Subject, summed: float) -> Identity:
+def _gram_trace(subject: IdentityCase, summed: float) -> Identity:
     trace = subject.swept.trace.true.value
     error = abs(summed - trace) / max(trace, 1e-300)
     tolerance, cause = subject.tolerance(1e-10), ""
@@ -150,7 +150,7 @@ def _gram_trace(subject: Subject, summed: float) -> Identity:
     return GRAM_TRACE.judged(summed, trace, error, tolerance, subject.rounding("sums"), cause, subject.lost)
 
 
-def moments(subject: Subject) -> Identity:
+def moments(subject: IdentityCase) -> Identity:
     """Three steps of our Lanczos on our product, against powers of the plain one."""
     start = subject.probes[0]
     ours_product = fisher_product(subject.problem, subject.jacobian)
@@ -184,7 +184,7 @@ def _of_moments(ours: Sequence[float], theirs: Sequence[float], examples: int) -
     return diagnosis.of_factor(first[0], first[1], examples) or "the basis of Lanczos is not orthogonal"
 
 
-def _plain_moments(subject: Subject, start: Change) -> list[float]:
+def _plain_moments(subject: IdentityCase, start: Change) -> list[float]:
     """vᵀFᵏv for k = 1 … 5 from F v, F² v and F³ v."""
     vectors: list[Change] = [start]
     for _ in range(MOMENT_STEPS):
@@ -192,7 +192,7 @@ def _plain_moments(subject: Subject, start: Change) -> list[float]:
     return [inner(vectors[k // 2], vectors[k - k // 2]) for k in range(1, 2 * MOMENT_STEPS)]
 
 
-def plain_product(subject: Subject, vector: Change) -> dict[str, Tensor]:
+def plain_product(subject: IdentityCase, vector: Change) -> dict[str, Tensor]:
     """F v as the Hessian of the expected loss, by double backward."""
     twin, total = subject.plain, subject.zeros()
     for start, stop in twin.chunks(subject.problem.product_batch_size):
@@ -212,7 +212,7 @@ def class_scores(likelihood: Likelihood, outputs: Tensor, labels: Tensor) -> tup
     return directions.to(outputs.dtype), p.T.sqrt()
 
 
-def by_classes(subject: Subject) -> Identity:
+def by_classes(subject: IdentityCase) -> Identity:
     """The trace as the sum of what lies between classes, between guessed classes, and within."""
     if subject.plain.kind != "softmax":
         return CLASSES.not_applicable("the labels are not one of several classes")

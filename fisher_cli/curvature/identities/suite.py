@@ -19,7 +19,7 @@ from fisher_cli.curvature.identities import (
     symmetries,
     traces,
 )
-from fisher_cli.curvature.identities.identity_specs import Statement, Subject
+from fisher_cli.curvature.identities.identity_specs import IdentityCase, IdentitySpec
 from fisher_cli.curvature.problem.problem import Problem
 from fisher_cli.curvature.torch_backend.gradient_hooks import without_gradient_hooks
 from fisher_cli.curvature.torch_backend.out_of_memory import raise_if_out_of_memory
@@ -33,15 +33,15 @@ Advance = Callable[[str, float], None]
 class _Check:
     """What is stated, and the function that finds a verdict for each statement."""
 
-    statements: tuple[Statement, ...]
-    judge: Callable[[Subject], Sequence[Identity]]
+    statements: tuple[IdentitySpec, ...]
+    judge: Callable[[IdentityCase], Sequence[Identity]]
 
     @classmethod
-    def of(cls, statement: Statement, judge: Callable[[Subject], Identity]) -> "_Check":
+    def of(cls, statement: IdentitySpec, judge: Callable[[IdentityCase], Identity]) -> "_Check":
         """Of one statement."""
         return cls((statement,), lambda subject: [judge(subject)])
 
-    def identities(self, subject: Subject) -> Sequence[Identity]:
+    def identities(self, subject: IdentityCase) -> Sequence[Identity]:
         """The verdicts; where the numbers are refused by the checks that every run makes, each fails with the cause.
 
         Where torch has no way back through the network that a side needs, they are undecided with torch's reason.
@@ -56,7 +56,7 @@ class _Check:
             return [statement.undecided(reason) for statement in self.statements]
 
 
-def _unless_at_a_kink(subject: Subject, check: _Check, found: Sequence[Identity]) -> Sequence[Identity]:
+def _unless_at_a_kink(subject: IdentityCase, check: _Check, found: Sequence[Identity]) -> Sequence[Identity]:
     """The verdicts; undecided in place of failed where the identity holds at parameters next to these.
 
     Autograd takes any of the slopes at a kink, and not the same one on every way. What is wrong is wrong beside it too.
@@ -74,7 +74,7 @@ def _unless_at_a_kink(subject: Subject, check: _Check, found: Sequence[Identity]
     ]
 
 
-def _refused(statement: Statement, error: Exception, subject: Subject) -> Identity:
+def _refused(statement: IdentitySpec, error: Exception, subject: IdentityCase) -> Identity:
     said = str(error)
     cause = said if isinstance(error, CoupledExamplesError) else diagnosis.training_mode(subject) or said
     sides = error.sides if isinstance(error, VerificationError) else None
@@ -98,13 +98,13 @@ def verify(problem: Problem, *, everything: bool = True, seed: int = 0, advance:
         seed: of the random vectors.
         advance: told what was checked, and the fraction that is done.
     """
-    subject = Subject.of(problem, everything=everything, seed=seed)
+    subject = IdentityCase.of(problem, everything=everything, seed=seed)
     with ExitStack() as stack:
         for model in {id(each): each for each in (problem.model, subject.plain.model)}.values():
             stack.enter_context(without_gradient_hooks(model))
         shown: list[ExpansionStep] = []
 
-        def expanded(subject: Subject) -> Identity:
+        def expanded(subject: IdentityCase) -> Identity:
             identity, rows = expansion.expansion(subject)
             shown[:] = shown or rows
             return identity
@@ -141,7 +141,7 @@ def verify(problem: Problem, *, everything: bool = True, seed: int = 0, advance:
     return Verification(identities=tuple(found), expansion=tuple(shown))
 
 
-def _timed(subject: Subject, checks: Sequence[_Check], advance: Advance | None) -> Iterator[Identity]:
+def _timed(subject: IdentityCase, checks: Sequence[_Check], advance: Advance | None) -> Iterator[Identity]:
     """The checks' identities, the seconds of a check shared among its own.
 
     Yields:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fisher_cli.curvature.identities import diagnosis
 from fisher_cli.curvature.identities.autograd_reference import Change, covariance, differentiable_kernels, inner, norm
 from fisher_cli.curvature.identities.heads import NONE, find_head
-from fisher_cli.curvature.identities.identity_specs import Statement, Subject
+from fisher_cli.curvature.identities.identity_specs import IdentityCase, IdentitySpec
 from fisher_cli.results import Identity
 
 SCALE = 1.25
@@ -21,7 +21,7 @@ UNCHANGED = 100
 TRIED, UNITS = 24, 4
 # A change so small that no unit which is off is switched on by it.
 SMALL = 1e-4
-RADIAL = Statement(
+RADIAL = IdentitySpec(
     "radial direction",
     "θᵀFθ = K² mean fᵀΛf for outputs homogeneous of degree K",
     "T9, Liang et al. 2019",
@@ -36,12 +36,12 @@ _NULL_SCALE = "‖F v'‖, v' being v with every other sign turned"
 class Symmetry:
     """A kind of change that leaves the outputs as they are; `absent` says what a network without it lacks."""
 
-    statement: Statement
+    statement: IdentitySpec
     absent: str
 
 
-def _null(name: str, formula: str) -> Statement:
-    return Statement(name, formula, "T8", _NULL_SIDES, _NULL_SCALE)
+def _null(name: str, formula: str) -> IdentitySpec:
+    return IdentitySpec(name, formula, "T8", _NULL_SIDES, _NULL_SCALE)
 
 
 SHIFT = Symmetry(_null("softmax shift", "F v = 0 for the same u added to every class's weights"), NONE)
@@ -62,7 +62,7 @@ BIAS = Symmetry(
 HIDDEN = tuple(symmetry.statement for symmetry in (RESCALING, CHANNEL, BIAS))
 
 
-def softmax_shift(subject: Subject) -> Identity:
+def softmax_shift(subject: IdentityCase) -> Identity:
     """The same amount added to all logits, as a linear function of the last layer's inputs."""
     head = find_head(subject)
     if head is None:
@@ -76,7 +76,7 @@ def softmax_shift(subject: Subject) -> Identity:
     return _judged(subject, SHIFT, change, "all classes")
 
 
-def hidden_symmetries(subject: Subject) -> list[Identity]:
+def hidden_symmetries(subject: IdentityCase) -> list[Identity]:
     """Null vectors at layers of the network: candidates by the order of calls, accepted if no output changes."""
     calls = _calls(subject)
     kinds = ((RESCALING, _rescalings), (CHANNEL, _channels), (BIAS, _biases))
@@ -102,7 +102,7 @@ class _Call:
     output: Tensor
 
 
-def _calls(subject: Subject) -> list[_Call]:
+def _calls(subject: IdentityCase) -> list[_Call]:
     """Layers in the order in which one example goes through them."""
     calls: list[_Call] = []
 
@@ -132,11 +132,11 @@ def _first(candidates: Iterator[_Candidate]) -> Iterator[_Candidate]:
         yield each
 
 
-def _names(subject: Subject) -> dict[int, str]:
+def _names(subject: IdentityCase) -> dict[int, str]:
     return {id(parameter): name for name, parameter in subject.plain.parameters.items()}
 
 
-def _rescalings(subject: Subject, calls: list[_Call]) -> Iterator[_Candidate]:
+def _rescalings(subject: IdentityCase, calls: list[_Call]) -> Iterator[_Candidate]:
     """A unit's incoming weights grown and its outgoing ones shrunk, for layers that follow each other.
 
     Yields:
@@ -199,7 +199,7 @@ class _Normalised:
     channel: int
 
 
-def _normalised(subject: Subject, calls: list[_Call]) -> Iterator[_Normalised]:
+def _normalised(subject: IdentityCase, calls: list[_Call]) -> Iterator[_Normalised]:
     """All such layers.
 
     Yields:
@@ -219,7 +219,7 @@ def _normalised(subject: Subject, calls: list[_Call]) -> Iterator[_Normalised]:
         yield _Normalised(layer, own[0], own[1], slope, module.running_mean.double(), int(slope.abs().argmax()))
 
 
-def _channels(subject: Subject, calls: list[_Call]) -> Iterator[_Candidate]:
+def _channels(subject: IdentityCase, calls: list[_Call]) -> Iterator[_Candidate]:
     """A channel grown before its batch norm, γ shrunk, and β moved for the mean that stays.
 
     Yields:
@@ -236,7 +236,7 @@ def _channels(subject: Subject, calls: list[_Call]) -> Iterator[_Candidate]:
         yield f"{names[id(each.layer[0])]}, channel {c}", vector, finite
 
 
-def _biases(subject: Subject, calls: list[_Call]) -> Iterator[_Candidate]:
+def _biases(subject: IdentityCase, calls: list[_Call]) -> Iterator[_Candidate]:
     """A bias before a batch norm against the one behind it.
 
     Yields:
@@ -253,7 +253,7 @@ def _biases(subject: Subject, calls: list[_Call]) -> Iterator[_Candidate]:
         yield f"{names[id(bias)]}, channel {c}", vector, {name: 0.1 * part for name, part in vector.items()}
 
 
-def _holds(subject: Subject, finite: Change) -> bool:
+def _holds(subject: IdentityCase, finite: Change) -> bool:
     """Whether the finite change leaves all outputs as they are, while the same amount elsewhere does not."""
     before = subject.plain.outputs().detach()
     moved = float((subject.plain.outputs_at(finite) - before).abs().max())
@@ -272,7 +272,7 @@ def _broken(change: Change) -> dict[str, Tensor]:
     return turned
 
 
-def _judged(subject: Subject, symmetry: Symmetry, change: Change, where: str) -> Identity:
+def _judged(subject: IdentityCase, symmetry: Symmetry, change: Change, where: str) -> Identity:
     ours = norm(subject.multiplied(change))
     broken = norm(subject.multiplied(_broken(change)))
     if broken == 0:
@@ -283,7 +283,7 @@ def _judged(subject: Subject, symmetry: Symmetry, change: Change, where: str) ->
     return symmetry.statement.judged(ours, 0.0, error, subject.tolerance(1e-9), why, cause, subject.lost)
 
 
-def radial(subject: Subject) -> Identity:
+def radial(subject: IdentityCase) -> Identity:
     """All parameters where the outputs are homogeneous in them, else those of the last layer, of degree one."""
     twin, head = subject.plain, find_head(subject)
     every = {name: parameter.detach().clone() for name, parameter in twin.parameters.items()}
@@ -310,7 +310,7 @@ def radial(subject: Subject) -> Identity:
     )
 
 
-def _degree(subject: Subject, change: Change, outputs: Tensor) -> int | None:
+def _degree(subject: IdentityCase, change: Change, outputs: Tensor) -> int | None:
     """K with f(a θ) = a^K f(θ), None where there is none."""
     scaled = subject.plain.outputs_at(change, SCALE - 1)
     lengths = float(scaled.norm()), float(outputs.norm())

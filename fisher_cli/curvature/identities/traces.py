@@ -7,55 +7,55 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature.identities import diagnosis
-from fisher_cli.curvature.identities.identity_specs import Statement, Subject, swept
+from fisher_cli.curvature.identities.identity_specs import IdentityCase, IdentitySpec, swept
 from fisher_cli.curvature.identities.measured_rounding import worst_of_numbers, worst_of_vectors
 from fisher_cli.curvature.problem.problem import TensorData
 from fisher_cli.results import Identity, Trace
 
 _BY_TENSOR = "the tensor's trace, or 1/1000 of all"
-TRUE = Statement(
+TRUE = IdentitySpec(
     "true trace",
     "tr F = (1/N) Σₙ Σ_c p_c ‖∇ log p_c‖², tensor by tensor",
     "T5, Definition A.1",
     "norms without gradients | plain gradients of every example and class",
     _BY_TENSOR,
 )
-EMPIRICAL = Statement(
+EMPIRICAL = IdentitySpec(
     "empirical trace",
     "tr F̂ = (1/N) Σₙ ‖∇ log p_y‖², tensor by tensor",
     "Remark A.1, uncentred",
     "norms without gradients | plain gradients of every example",
     _BY_TENSOR,
 )
-GRADIENT = Statement(
+GRADIENT = IdentitySpec(
     "mean gradient",
     "ḡ = ∇ (1/N) Σₙ −log q(yₙ), tensor by tensor",
     "T13; tr F̂ = tr Σ + ‖ḡ‖²",
     "from the passes of the traces | plain gradient of the mean loss",
     "the tensor's norm, or 1/1000 of all",
 )
-LABELS = Statement(
+LABELS = IdentitySpec(
     "other labels",
     "F(labels permuted) = F",
     "T15",
     "tr F with every label moved on by one class | with the dataset's labels",
     _BY_TENSOR,
 )
-ORDER = Statement(
+ORDER = IdentitySpec(
     "batches and order",
     "F(reversed, one at a time) = F",
     "T15",
     "tr F of examples in reverse and one at a time | in batches",
     "the example's trace, or 1/1000 of all",
 )
-SUMS = Statement(
+SUMS = IdentitySpec(
     "sums",
     "Σ_layers tr F_l = (1/N) Σₙ trₙ = tr F, likewise F̂",
     "T20",
     "the larger of both sums, added exactly | the total",
     "the total",
 )
-COVERAGE = Statement(
+COVERAGE = IdentitySpec(
     "coverage",
     "every trainable parameter is in tr F once",
     "T20",
@@ -68,7 +68,7 @@ def _layers(trace: Trace, matrix: str = "true") -> Tensor:
     return torch.tensor([getattr(layer, matrix).value for layer in trace.layers], dtype=torch.float64)
 
 
-def true_trace(subject: Subject) -> Identity:
+def true_trace(subject: IdentityCase) -> Identity:
     """Ours by the rules of the engine, theirs from the definition."""
     few = subject.few
     trace = few.swept.trace
@@ -79,7 +79,7 @@ def true_trace(subject: Subject) -> Identity:
     return TRUE.judged(worst.ours, worst.theirs, worst.error, few.tolerance(1e-10), why, cause, few.lost)
 
 
-def empirical_trace(subject: Subject) -> Identity:
+def empirical_trace(subject: IdentityCase) -> Identity:
     """At the dataset's labels."""
     few = subject.few
     trace = few.swept.trace
@@ -94,7 +94,7 @@ def empirical_trace(subject: Subject) -> Identity:
     return EMPIRICAL.judged(worst.ours, worst.theirs, worst.error, few.tolerance(1e-10), why, cause, few.lost)
 
 
-def mean_gradient(subject: Subject) -> Identity:
+def mean_gradient(subject: IdentityCase) -> Identity:
     """ḡ as the sweep collects it."""
     few = subject.few
     ours = few.shaped(few.swept.mean_gradient)
@@ -110,7 +110,7 @@ def mean_gradient(subject: Subject) -> Identity:
     return GRADIENT.judged(worst.ours, worst.theirs, worst.error, few.tolerance(1e-9), why, cause, few.lost)
 
 
-def other_labels(subject: Subject) -> Identity:
+def other_labels(subject: IdentityCase) -> Identity:
     """The true Fisher does not know the labels; the scores that we take for it begin with the observed one."""
     few = subject.few
     inputs, labels = few.problem.data.batch(0, few.problem.examples)
@@ -123,7 +123,7 @@ def other_labels(subject: Subject) -> Identity:
     return LABELS.judged(worst.ours, worst.theirs, worst.error, tolerance, why, cause, few.lost)
 
 
-def batches_and_order(subject: Subject) -> Identity:
+def batches_and_order(subject: IdentityCase) -> Identity:
     """Every example's term, whatever examples it shares a batch with."""
     few = subject.few
     inputs, labels = few.problem.data.batch(0, few.problem.examples)
@@ -140,7 +140,7 @@ def batches_and_order(subject: Subject) -> Identity:
     return ORDER.judged(worst.ours, worst.theirs, worst.error, tolerance, why, cause, few.lost)
 
 
-def sums(subject: Subject) -> Identity:
+def sums(subject: IdentityCase) -> Identity:
     """Layers, examples and totals are added up apart from each other."""
     trace = subject.summed.trace
     found = []
@@ -155,7 +155,7 @@ def sums(subject: Subject) -> Identity:
     return SUMS.judged(ours, theirs, error, 1e-12, "float64 sums of the same terms in different order", cause)
 
 
-def coverage(subject: Subject) -> Identity:
+def coverage(subject: IdentityCase) -> Identity:
     """Nothing that is trained is left out, unless it was asked for."""
     if not subject.everything:
         return COVERAGE.not_applicable("--include or --exclude leave parameters out")

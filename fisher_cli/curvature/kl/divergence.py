@@ -14,13 +14,13 @@ from fisher_cli.curvature.problem.likelihoods import Likelihood
 from fisher_cli.curvature.problem.moments import Moments, mean_of, over_ranks, root_sum_of_squares
 from fisher_cli.curvature.problem.problem import Problem
 from fisher_cli.curvature.products.fisher_products import Jacobian
-from fisher_cli.curvature.products.jvp import push_forward
+from fisher_cli.curvature.products.jvp import jvp_of
 from fisher_cli.curvature.torch_backend.backend_flags import reproducible_kernels
 from fisher_cli.results import Estimate, Movement, Trace
 
 
 @dataclass(frozen=True)
-class Footprint:
+class Snapshot:
     """What of a measured network the next one is held against, all of it on the CPU.
 
     outputs: (N, C); tensors: all parameters and buffers, of which the `analysed` parameters make up Δ.
@@ -37,10 +37,10 @@ class Footprint:
         return {name: tensor.to(device) for name, tensor in self.tensors.items()}
 
 
-def footprint(problem: Problem, outputs: Tensor, trace: Trace | None = None) -> Footprint:
+def snapshot(problem: Problem, outputs: Tensor, trace: Trace | None = None) -> Snapshot:
     """What the next network is held against: the outputs (N, C), and one copy of every tensor of the network."""
     copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in named_tensors(problem).items()}
-    return Footprint(outputs.detach().cpu(), copies, tuple(problem.parameters), problem.likelihood.name, trace)
+    return Snapshot(outputs.detach().cpu(), copies, tuple(problem.parameters), problem.likelihood.name, trace)
 
 
 def named_tensors(problem: Problem) -> dict[str, Tensor]:
@@ -50,7 +50,7 @@ def named_tensors(problem: Problem) -> dict[str, Tensor]:
     return {**problem.parameters, **{name: tensor for name, tensor in others if id(tensor) not in analysed}}
 
 
-def why_apart(problem: Problem, before: Footprint) -> str:
+def why_apart(problem: Problem, before: Snapshot) -> str:
     """Why a step between the two networks means nothing, "" if it does: other tensors, outputs or likelihood."""
     here = {name: tensor.shape for name, tensor in named_tensors(problem).items()}
     there = {name: tensor.shape for name, tensor in before.tensors.items()}
@@ -92,11 +92,11 @@ def second_order(problem: Problem, step: Mapping[str, Tensor]) -> Estimate:
     One product J Δ: KL(q_θ ‖ q_θ+Δ) = ½ΔᵀFΔ + O(‖Δ‖³), with the ½. Source: Kullback and Leibler 1951
     (doi:10.1214/aoms/1177729694), section 6.
     """
-    push, moments = push_forward(problem), Moments()
+    push, moments = jvp_of(problem), Moments()
     for batch in problem.batches(problem.product_batch_size):
         outputs, tangent = push(batch, step)
         moments.add(quadratic_form(problem.likelihood, outputs, tangent))
-    [whole] = over_ranks([moments], problem.world)
+    [whole] = over_ranks([moments], problem.process_group)
     return whole.estimate()
 
 
@@ -115,7 +115,7 @@ def second_order_by_tensor(problem: Problem, step: Mapping[str, Tensor]) -> tupl
             parts[name].add(quadratic_form(problem.likelihood, piece.outputs, tangent))
             whole += tangent
         total.add(quadratic_form(problem.likelihood, piece.outputs, whole))
-    merged, *each = over_ranks([total, *parts.values()], problem.world)
+    merged, *each = over_ranks([total, *parts.values()], problem.process_group)
     return merged.estimate(), {name: moments.estimate() for name, moments in zip(parts, each, strict=True)}
 
 
@@ -123,11 +123,11 @@ def second_order_by_tensor(problem: Problem, step: Mapping[str, Tensor]) -> tupl
 def all_outputs(problem: Problem) -> Tensor:
     """The network's outputs for all examples, (N, C), in its precision."""
     with reproducible_kernels(), torch.no_grad():
-        return problem.world.gather([problem.forward(batch.inputs) for batch in problem.batches()])
+        return problem.process_group.gather([problem.forward(batch.inputs) for batch in problem.batches()])
 
 
 @torch.inference_mode(mode=False)
-def movement(problem: Problem, outputs: Tensor, trace: Trace, before: Footprint) -> Movement:
+def movement(problem: Problem, outputs: Tensor, trace: Trace, before: Snapshot) -> Movement:
     """KL(q_before ‖ q), ½ΔᵀF_beforeΔ and the paired change of tr F, from an earlier network to the one of the problem.
 
     Δ are the analysed parameters now less those before. Where anything else has moved as well, such as batch-norm
@@ -147,13 +147,13 @@ def movement(problem: Problem, outputs: Tensor, trace: Trace, before: Footprint)
     )
 
 
-def step_from(problem: Problem, before: Footprint) -> dict[str, Tensor]:
+def step_from(problem: Problem, before: Snapshot) -> dict[str, Tensor]:
     """Δ: the analysed parameters of the problem less those of before."""
     here = problem.parameters.items()
     return {name: parameter.detach() - before.tensors[name].to(parameter.device) for name, parameter in here}
 
 
-def divergence_by_parameters(problem: Problem, before: Footprint) -> Estimate | None:
+def divergence_by_parameters(problem: Problem, before: Snapshot) -> Estimate | None:
     """mean KL(q_before ‖ q) to the problem's analysed parameters with all else as before; None if that has not moved.
 
     One forward pass.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fisher_cli.curvature.linalg.krylov import Operator, Product, Rows, chain, orthonormal, random_direction
+from fisher_cli.curvature.linalg.krylov import BlockedBasis, Operator, Product, chain, orthonormal, random_direction
 from fisher_cli.curvature.linalg.lanczos import Eigenpairs
 from fisher_cli.results import Density, Estimate, SpectralAxis
 
@@ -52,7 +52,7 @@ def _gauss(alphas: tuple[float, ...], betas: tuple[float, ...], share: float) ->
     return _Measure(nodes, share * vectors[0].square())
 
 
-def _measures(operator: Operator, rows: Rows, probes: int, steps: int, seed: int, total: int) -> list[_Measure]:
+def _measures(operator: Operator, rows: BlockedBasis, probes: int, steps: int, seed: int, total: int) -> list[_Measure]:
     """Of independent probes orthogonal to the rows, as shares of so many eigenvalues; none when they span the space."""
     generator = torch.Generator().manual_seed(seed)
     outside, found = len(rows), []

@@ -30,7 +30,7 @@ def _pieces(size: int, width: int | None = None) -> Iterator[slice]:
     return (slice(low, low + width) for low in range(0, size, width))
 
 
-class Rows:
+class BlockedBasis:
     """An orthonormal basis Q (n, P) in blocks of contiguous rows: growing copies nothing."""
 
     def __init__(self, size: int, dtype: torch.dtype, device: torch.device | str) -> None:
@@ -139,7 +139,7 @@ def require_finite(number: float) -> None:
 
 
 @dataclass(frozen=True)
-class Step:
+class LanczosStep:
     """What one Lanczos step found: A q_j = Σ_i c_i q_i + β q_{j+1}, all of it in units of the operator's scale.
 
     alpha: q_jᵀ A q_j; coefficients: c (j,) in float64 on the CPU; rest: β q_{j+1}, orthogonal to all rows.
@@ -151,7 +151,7 @@ class Step:
     rest: Tensor
 
 
-def step(operator: Operator, rows: Rows, images: Rows | None = None) -> Step:
+def step(operator: Operator, rows: BlockedBasis, images: BlockedBasis | None = None) -> LanczosStep:
     """Apply the matrix to the last row and take all rows out of the result, in two full passes.
 
     Source: Parlett 1998, The Symmetric Eigenvalue Problem, section 6.9: twice is enough.
@@ -169,10 +169,10 @@ def step(operator: Operator, rows: Rows, images: Rows | None = None) -> Step:
     # One transfer per step: a device is waited for once.
     numbers = torch.cat([first + second, torch.stack([alpha, dot(work, work).sqrt()])]).cpu()
     require_finite(float(numbers.sum()))
-    return Step(float(numbers[-2]), float(numbers[-1]), numbers[:-2], work)
+    return LanczosStep(float(numbers[-2]), float(numbers[-1]), numbers[:-2], work)
 
 
-def random_direction(rows: Rows, generator: torch.Generator) -> Tensor | None:
+def random_direction(rows: BlockedBasis, generator: torch.Generator) -> Tensor | None:
     """A unit vector, uniform on the sphere orthogonal to all rows; None when they span the space.
 
     Drawn on the CPU in float64, so that every device and precision starts alike.
@@ -186,7 +186,7 @@ def random_direction(rows: Rows, generator: torch.Generator) -> Tensor | None:
     return unit(vector, rows)
 
 
-def unit(vector: Tensor, rows: Rows) -> Tensor:
+def unit(vector: Tensor, rows: BlockedBasis) -> Tensor:
     """The vector, changed in place, without its components in the rows and of norm one."""
     for _ in range(2):
         rows.remove(vector)
@@ -221,15 +221,15 @@ def tridiagonalise(
     return chain(Operator(product), rows, steps)
 
 
-def orthonormal(columns: Tensor | None, size: int, dtype: torch.dtype, device: torch.device | str) -> Rows:
+def orthonormal(columns: Tensor | None, size: int, dtype: torch.dtype, device: torch.device | str) -> BlockedBasis:
     """Orthonormal columns (P, l), or none, as the first rows of a basis."""
-    rows = Rows(size, dtype, device)
+    rows = BlockedBasis(size, dtype, device)
     for column in () if columns is None else columns.T:
         rows.append(column)
     return rows
 
 
-def chain(operator: Operator, rows: Rows, steps: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def chain(operator: Operator, rows: BlockedBasis, steps: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The tridiagonal matrix of `tridiagonalise`, its vectors appended to the rows, of which the last is the start.
 
     Raises:

@@ -12,8 +12,8 @@ from enum import Enum, StrEnum, auto
 import torch
 from torch import Tensor
 
-from fisher_cli.curvature.linalg.krylov import Operator, Product, Rows
-from fisher_cli.curvature.linalg.subspace import Ritz, Subspace
+from fisher_cli.curvature.linalg.krylov import BlockedBasis, Operator, Product
+from fisher_cli.curvature.linalg.subspace import RitzPairs, Subspace
 from fisher_cli.curvature.linalg.sums import dot
 
 # The search for overlooked eigenvalues may miss one with this probability over its random start vector.
@@ -30,7 +30,7 @@ ROUNDING = 100
 TINY = 1e-300
 
 
-class Ending(StrEnum):
+class StopReason(StrEnum):
     """How the computation of eigenvalues ended."""
 
     CONVERGED = "converged"
@@ -51,7 +51,7 @@ class Eigenpairs:
     values: Tensor
     vectors: Tensor
     residuals: Tensor
-    status: Ending
+    status: StopReason
     products: int
     searched: int
     note: str = ""
@@ -59,7 +59,7 @@ class Eigenpairs:
     @property
     def converged(self) -> bool:
         """Whether nothing is left to doubt."""
-        return self.status is Ending.CONVERGED
+        return self.status is StopReason.CONVERGED
 
 
 @dataclass(frozen=True)
@@ -72,25 +72,25 @@ class _Goal:
     trace: float | None
     squared_norm: float | None
 
-    def limit(self, ritz: Ritz) -> float:
+    def limit(self, ritz: RitzPairs) -> float:
         """The largest residual to accept: AIM · tolerance · θ₁."""
         return AIM * self.tolerance * max(float(ritz.values[0]), 0.0)
 
-    def threshold(self, ritz: Ritz) -> float:
+    def threshold(self, ritz: RitzPairs) -> float:
         """τ = θ_k + tolerance · θ₁: an eigenvalue above it, beyond the wanted, has been overlooked."""
         return float(ritz.values[self.count - 1]) + self.tolerance * max(float(ritz.values[0]), 0.0)
 
-    def leaks(self, ritz: Ritz) -> Tensor:
+    def leaks(self, ritz: RitzPairs) -> Tensor:
         """‖r_i‖² / (τ − θ_i) of the pairs beyond the wanted: by how much each can lift what is left of A above τ."""
         room = (self.threshold(ritz) - ritz.values[self.count :]).clamp(min=TINY)
         return ritz.bounds[self.count :].square() / room
 
-    def met(self, ritz: Ritz) -> bool:
+    def met(self, ritz: RitzPairs) -> bool:
         """Whether all wanted pairs are there with residuals within the limit."""
         return len(ritz.values) >= self.count and bool((ritz.residuals[: self.count] <= self.limit(ritz)).all())
 
 
-def _converge(space: Subspace, goal: _Goal, level: float) -> Ritz:
+def _converge(space: Subspace, goal: _Goal, level: float) -> RitzPairs:
     """Steps until the wanted Ritz pairs, and whatever the chain has above the level, converge or products run out."""
     due, before = max(goal.count, len(space.matrix)), (0, math.inf)
     while True:
@@ -114,7 +114,7 @@ def _pause(steps: int, excess: float, before: tuple[int, float], length: int) ->
     return max(1, int(min(remaining / 2, length / 8)))
 
 
-def _ruled_out(space: Subspace, ritz: Ritz, goal: _Goal) -> bool:
+def _ruled_out(space: Subspace, ritz: RitzPairs, goal: _Goal) -> bool:
     """Whether the trace or the norm of A leaves no room for an overlooked eigenvalue above the threshold τ.
 
     With R the part of A Q that leaves the basis and B the rest of A, λ_{k+1}(A) ≤ τ when
@@ -134,7 +134,7 @@ def _ruled_out(space: Subspace, ritz: Ritz, goal: _Goal) -> bool:
     return leak + height <= threshold
 
 
-def _deflation(ritz: Ritz, goal: _Goal) -> tuple[Tensor, float]:
+def _deflation(ritz: RitzPairs, goal: _Goal) -> tuple[Tensor, float]:
     """Which Ritz vectors the search leaves aside, and the level b that nothing beyond them may exceed.
 
     With B the projection of A off these vectors, λ_{k+1}(A) ≤ τ when λ_max(B) ≤ b = τ − Σ_{i>k} ‖r_i‖² / (τ − θ_i).
@@ -246,8 +246,8 @@ def largest_eigenpairs(
     """
     goal = _Goal(min(count, size), tolerance, maximum_products or max(200, 40 * count), trace, squared_norm)
     operator = Operator(product)
-    images = Rows(size, dtype, device) if keep_images else None
-    space = Subspace(operator, Rows(size, dtype, device), images, seed)
+    images = BlockedBasis(size, dtype, device) if keep_images else None
+    space = Subspace(operator, BlockedBasis(size, dtype, device), images, seed)
     complete, first = _solve(space, goal)
     searched = operator.used - first
     values, residuals = _residuals(space)
@@ -256,26 +256,26 @@ def largest_eigenpairs(
     if not torch.equal(order, torch.arange(len(order))):
         vectors = vectors[:, order.to(vectors.device)]
     if len(values) < goal.count or bool((residuals > tolerance * max(float(values[0]), 0.0)).any()):
-        status = Ending.NOT_CONVERGED
+        status = StopReason.NOT_CONVERGED
     else:
-        status = Ending.CONVERGED if complete else Ending.SEARCH_INCOMPLETE
+        status = StopReason.CONVERGED if complete else StopReason.SEARCH_INCOMPLETE
     note = _note(values, status, count, size, ROUNDING * space.eps)
     return Eigenpairs(values, vectors, residuals, status, operator.used, searched, note)
 
 
-def _note(values: Tensor, status: Ending, count: int, size: int, rounding: float) -> str:
+def _note(values: Tensor, status: StopReason, count: int, size: int, rounding: float) -> str:
     """Why there are fewer values than wanted, or fewer that are not zero, in one line."""
     remarks = []
     if count > size:
         remarks.append(f"the matrix has only {size} eigenvalues")
     if len(values) < min(count, size):
         remarks.append(f"only {len(values)} of {min(count, size)} found before products ran out")
-    if status is Ending.SEARCH_INCOMPLETE:
+    if status is StopReason.SEARCH_INCOMPLETE:
         remarks.append("products ran out before larger eigenvalues were ruled out")
     above = int((values > rounding * values[0]).sum())
     if not above:
         remarks.append("the matrix is zero")
-    elif status is Ending.CONVERGED and above < len(values):
+    elif status is StopReason.CONVERGED and above < len(values):
         remarks.append(f"rank {above}: the other eigenvalues are zero to rounding")
     return "; ".join(remarks)
 

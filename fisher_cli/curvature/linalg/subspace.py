@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fisher_cli.curvature.linalg.krylov import BREAKDOWN, Operator, Rows, random_direction, step, unit
+from fisher_cli.curvature.linalg.krylov import BREAKDOWN, BlockedBasis, Operator, random_direction, step, unit
 from fisher_cli.curvature.linalg.sums import dot
 from fisher_cli.errors import NumericalError
 
@@ -14,7 +14,7 @@ INDEFINITE = 1e-4
 
 
 @dataclass(frozen=True)
-class Ritz:
+class RitzPairs:
     """Ritz pairs in descending order: values (n,), coordinates (n, n) in columns, and their residuals (n,).
 
     `residuals` is what they are if the parts of A Q outside the basis are orthogonal, `bounds` what they are at most.
@@ -33,7 +33,7 @@ class Subspace:
     its product. `outside` and `outside_bounds` (n,): norms of (I − QQᵀ) A q_i, and bounds where not known.
     """
 
-    def __init__(self, operator: Operator, rows: Rows, images: Rows | None, seed: int) -> None:
+    def __init__(self, operator: Operator, rows: BlockedBasis, images: BlockedBasis | None, seed: int) -> None:
         self.operator, self.rows, self.images = operator, rows, images
         self._generator = torch.Generator().manual_seed(seed)
         self.matrix = torch.zeros(0, 0, dtype=torch.float64)
@@ -87,7 +87,7 @@ class Subspace:
                 return
         self._begin()
 
-    def ritz(self) -> Ritz:
+    def ritz(self) -> RitzPairs:
         """Ritz pairs of A in the whole basis.
 
         Raises:
@@ -101,9 +101,9 @@ class Subspace:
             raise NumericalError(msg)
         residuals = (self.outside.unsqueeze(1) * coordinates).norm(dim=0)
         bounds = (self.outside_bounds.unsqueeze(1) * coordinates).abs().sum(0)
-        return Ritz(values, coordinates, residuals, bounds)
+        return RitzPairs(values, coordinates, residuals, bounds)
 
-    def keep(self, ritz: Ritz, chosen: Tensor) -> None:
+    def keep(self, ritz: RitzPairs, chosen: Tensor) -> None:
         """The chosen Ritz vectors as the basis, and nothing else."""
         coordinates = ritz.coordinates[:, chosen]
         self.rows.combine(coordinates)
@@ -118,7 +118,7 @@ class Subspace:
         if self.images is not None:
             self.images.truncate(count)
 
-    def restart(self, ritz: Ritz, chosen: Tensor) -> None:
+    def restart(self, ritz: RitzPairs, chosen: Tensor) -> None:
         """The chosen Ritz vectors as the basis, and a new chain orthogonal to them."""
         self.keep(ritz, chosen)
         self._begin()

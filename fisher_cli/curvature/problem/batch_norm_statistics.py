@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fisher_cli.curvature.problem.problem import Problem
-from fisher_cli.curvature.problem.process_group import World
+from fisher_cli.curvature.problem.process_group import ProcessGroup
 from fisher_cli.curvature.torch_backend.backend_flags import reproducible_kernels
 from fisher_cli.errors import ArchitectureError
 from fisher_cli.results import UNSETTLED_NOTE
@@ -54,15 +54,15 @@ class _ChannelMoments:
         self.mean = self.mean.to(mean) + shift * (count / total)
         self.count = total
 
-    def over_ranks(self, world: World) -> "_ChannelMoments":
+    def over_ranks(self, process_group: ProcessGroup) -> "_ChannelMoments":
         """Those of all ranks, merged in their order; a rank without examples has none."""
-        if world.size == 1:
+        if process_group.size == 1:
             return self
         mine = []
         if self.count:
             mine = [torch.cat([self.mean.new_tensor([self.count]), self.mean, self.squares]).unsqueeze(0)]
         merged = _ChannelMoments(calls=self.calls)
-        for row in world.gather(mine):
+        for row in process_group.gather(mine):
             mean, squares = row[1:].chunk(2)
             merged._merge(int(row[0]), mean, squares)
         return merged
@@ -74,7 +74,7 @@ class _ChannelMoments:
 
 
 @dataclass(frozen=True)
-class Discrepancy:
+class StatisticsDiscrepancy:
     """How far the running statistics (μ, σ²) of one batch norm are from the data's (m, s²).
 
     nats: mean over channels of KL(N(m, s²) ‖ N(μ, σ² + ε)) = ½(s²/σ² + (m − μ)²/σ² − 1 − ln s²/σ²); shift: root mean
@@ -120,7 +120,9 @@ class _Reached(Exception):
 
 
 @torch.inference_mode(mode=False)
-def discrepancies(problem: Problem, evaluate_all: Callable[[], None] | None = None) -> tuple[Discrepancy, ...]:
+def statistics_discrepancies(
+    problem: Problem, evaluate_all: Callable[[], None] | None = None
+) -> tuple[StatisticsDiscrepancy, ...]:
     """The batch norms in order of use, each with how far its running statistics are from those of the examples.
 
     One forward pass in evaluation, nothing without batch norms; a layer sees its inputs as the layers below make them
@@ -145,12 +147,12 @@ def discrepancies(problem: Problem, evaluate_all: Callable[[], None] | None = No
         else:
             for batch in problem.batches(problem.product_batch_size):
                 problem.forward(batch.inputs)
-    used = max(problem.world.exchange(list(moments)), key=len)
-    whole = {name: moments.get(name, _ChannelMoments()).over_ranks(problem.world) for name in used}
+    used = max(problem.process_group.exchange(list(moments)), key=len)
+    whole = {name: moments.get(name, _ChannelMoments()).over_ranks(problem.process_group) for name in used}
     return tuple(_discrepancy(name, layers[name], found) for name, found in whole.items())
 
 
-def _discrepancy(name: str, module: BatchNorm, found: _ChannelMoments) -> Discrepancy:
+def _discrepancy(name: str, module: BatchNorm, found: _ChannelMoments) -> StatisticsDiscrepancy:
     mean, variance = (each.double() for each in _statistics(module))
     variance = variance + module.eps
     ratio = (found.variance + module.eps) / variance
@@ -164,7 +166,7 @@ def _discrepancy(name: str, module: BatchNorm, found: _ChannelMoments) -> Discre
     if batches is not None:
         momentum = module.momentum
         weight = float((1 - momentum) ** batches) if momentum is not None else float(batches == 0)
-    return Discrepancy(
+    return StatisticsDiscrepancy(
         layer=name,
         nats=float(nats.mean()),
         shift=float(shift.mean().sqrt()),
@@ -174,7 +176,7 @@ def _discrepancy(name: str, module: BatchNorm, found: _ChannelMoments) -> Discre
     )
 
 
-def remark(found: tuple[Discrepancy, ...], examples: int) -> str:
+def remark(found: tuple[StatisticsDiscrepancy, ...], examples: int) -> str:
     """What to say about batch norms whose statistics are not those of the N examples, with the worst; "" if all are."""
     off = [each for each in found if not each.nats <= (0.5 if _is_new(each) else 1) * UNSETTLED + CHANCE / examples]
     if not off:
@@ -196,7 +198,7 @@ def remark(found: tuple[Discrepancy, ...], examples: int) -> str:
     )
 
 
-def _is_new(found: Discrepancy) -> bool:
+def _is_new(found: StatisticsDiscrepancy) -> bool:
     """Whether the values that the layer was initialised with are still seen."""
     return (found.initial_weight or 0.0) > INITIAL_WEIGHT
 
@@ -274,4 +276,4 @@ def _moments_of(problem: Problem, name: str, layer: BatchNorm) -> _ChannelMoment
                 problem.forward(batch.inputs)
             except _Reached:
                 continue
-    return found.over_ranks(problem.world)
+    return found.over_ranks(problem.process_group)

@@ -4,13 +4,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from fisher_cli.curvature.problem.problem import Batch
-from fisher_cli.curvature.problem.process_group import World
+from fisher_cli.curvature.problem.process_group import ProcessGroup
 
 _NONE = -1
 
 
 @dataclass
-class Turns:
+class CollectiveOrder:
     """The parameters, by `names`, that ranks come to in the backward passes of their batches.
 
     Ranks may have different numbers of batches, and a network that looks at its inputs may use other layers, in another
@@ -19,7 +19,7 @@ class Turns:
     waits himself, whatever the orders are, and ranks of one order go in step.
     """
 
-    world: World
+    process_group: ProcessGroup
     names: Sequence[str]
     batch: int = 0
 
@@ -34,7 +34,7 @@ class Turns:
         """The parameters whose turn it is, up to and with this one; for None, until no rank has any left."""
         mine = _NONE if name is None else self._place(name)
         while True:
-            wanted = [place for place in self.world.numbers(mine) if place != _NONE]
+            wanted = [place for place in self.process_group.numbers(mine) if place != _NONE]
             if not wanted:
                 return
             turn = self.names[-1 - min(wanted) % len(self.names)]

@@ -16,7 +16,7 @@ from fisher_cli.curvature.problem.counter_based_random import Draws
 from fisher_cli.curvature.problem.likelihoods import Likelihood, Sigmoid, Softmax
 
 
-class Balance(NamedTuple):
+class SizeWeights(NamedTuple):
     """Of S labels drawn from the model and one drawn by size, (S + 1, B): how the norms of their scores are weighed.
 
     squares: what makes ‖J_nᵀs‖² of ‖J_nᵀv‖² along the unit directions; odds: q/p = ‖s‖²/tr Λ.
@@ -26,7 +26,7 @@ class Balance(NamedTuple):
     odds: Tensor
 
 
-class Errors(NamedTuple):
+class DrawErrors(NamedTuple):
     """Of the mean of S terms ‖J_nᵀs‖², each (…, B).
 
     spread: its variance from the spread of the S; balanced: from all S + 1. terms: the balanced estimate of tr F_n, and
@@ -87,7 +87,7 @@ def _squares(p: Tensor, complement: Tensor) -> Tensor:
     return beside.scatter(1, top, rest) + complement.square()
 
 
-def errors(terms: Tensor, found: Tensor) -> Errors:
+def draw_errors(terms: Tensor, found: Tensor) -> DrawErrors:
     """The errors of the mean of S terms t = ‖J_nᵀs‖², with one more drawn by size, (…, S + 1, B).
 
     With the weights ω = 1/(S + q/p) of the balance of both ways to draw, Σ ω f(t) is unbiased for E f(t): for
@@ -105,6 +105,6 @@ def errors(terms: Tensor, found: Tensor) -> Errors:
     variance = (weights * (terms - balanced.unsqueeze(-2)).square()).sum(-2) * ((count + 1) / count)
     plain = terms[..., :-1, :]
     if count == 1:
-        return Errors(2 * (plain.squeeze(-2) - balanced).square(), variance, balanced, torch.zeros_like(balanced))
+        return DrawErrors(2 * (plain.squeeze(-2) - balanced).square(), variance, balanced, torch.zeros_like(balanced))
     noise = (count + 1) * (weights[:-1] * plain).var(dim=-2)
-    return Errors(plain.var(dim=-2) / count, variance / count, balanced, noise)
+    return DrawErrors(plain.var(dim=-2) / count, variance / count, balanced, noise)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fisher_cli.curvature.problem.process_group import World
+from fisher_cli.curvature.problem.process_group import ProcessGroup
 from fisher_cli.results import Estimate
 
 
@@ -84,12 +84,12 @@ def _estimate(count: int, mean: float, squares: float, *statements: float) -> Es
     return Estimate(mean, None if hidden else math.sqrt(max(0.0, own)), added)
 
 
-def over_ranks(moments: Sequence[Moments], world: World) -> list[Moments]:
+def over_ranks(moments: Sequence[Moments], process_group: ProcessGroup) -> list[Moments]:
     """The same streams of all ranks as one, merged in order of the ranks."""
-    if world.size == 1:
+    if process_group.size == 1:
         return list(moments)
     merged = [Moments() for _ in moments]
-    for rank in world.exchange([[each.count, list(each.mean.shape), each.rows()] for each in moments]):
+    for rank in process_group.exchange([[each.count, list(each.mean.shape), each.rows()] for each in moments]):
         for whole, (count, shape, rows) in zip(merged, rank, strict=True):
             if count:
                 mean, squares, *sampling = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), *shape)

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature.problem import counter_based_random as draws
-from fisher_cli.curvature.problem.drawn_labels import Balance, odds, scores_by_size
+from fisher_cli.curvature.problem.drawn_labels import SizeWeights, odds, scores_by_size
 from fisher_cli.curvature.problem.likelihoods import Likelihood
 
 
 @dataclass(frozen=True)
-class Scores:
+class OutputScores:
     """Directions v (K, B, C), and what each matrix makes of them, (K, B) in float64.
 
     true: weights with Σ_k w_k v_k v_kᵀ = Λ, the covariance of the score under the model's own labels, exactly
@@ -27,10 +27,10 @@ class Scores:
     observed: Tensor
     draws: range = range(0)
     observed_row: int = 0
-    balance: Balance | None = None
+    balance: SizeWeights | None = None
 
 
-Scoring = Callable[[Tensor, Tensor, int], Scores]
+Scoring = Callable[[Tensor, Tensor, int], OutputScores]
 """(outputs (B, C), labels, index of the first example) → the batch's scores."""
 
 
@@ -40,7 +40,7 @@ def unit_scale(vectors: Tensor) -> tuple[Tensor, Tensor]:
     return vectors / torch.where(scale > 0, scale, torch.ones_like(scale)).unsqueeze(-1), scale
 
 
-def exact(likelihood: Likelihood, outputs: Tensor, labels: Tensor) -> Scores:
+def exact(likelihood: Likelihood, outputs: Tensor, labels: Tensor) -> OutputScores:
     """The exact scores of the true and the empirical Fisher, Σ_k w_k v_k v_kᵀ = Λ and = s_y s_yᵀ.
 
     Where the observed score is a multiple of a direction of the root (softmax: of the first), the empirical
@@ -48,7 +48,7 @@ def exact(likelihood: Likelihood, outputs: Tensor, labels: Tensor) -> Scores:
     """
     root = likelihood.root(outputs, labels)
     if root.observed is not None:
-        return Scores(root.directions, root.weights, root.observed)
+        return OutputScores(root.directions, root.weights, root.observed)
     return with_observed(likelihood, outputs, labels, root.directions, root.weights)
 
 
@@ -59,11 +59,11 @@ def with_observed(
     directions: Tensor,
     weights: Tensor,
     draws: range = range(0),
-) -> Scores:
+) -> OutputScores:
     """Scores of the true Fisher with the observed score added as a direction of its own, the last."""
     unit, scale = unit_scale(likelihood.observed_score(outputs, labels))
     none = torch.zeros_like(weights[:1])
-    return Scores(
+    return OutputScores(
         torch.cat([directions, unit.to(outputs.dtype).unsqueeze(0)]),
         torch.cat([weights, none]),
         torch.cat([torch.zeros_like(weights), scale.unsqueeze(0)]),
@@ -79,7 +79,7 @@ def sampled(likelihood: Likelihood, samples: int, seed: int) -> Scoring:
     comparison with the literature. Of the error, `drawn_labels.errors` says what is known.
     """
 
-    def scoring(outputs: Tensor, labels: Tensor, start: int) -> Scores:
+    def scoring(outputs: Tensor, labels: Tensor, start: int) -> OutputScores:
         own, by_size = (
             draws.of_examples(seed, purpose, start, len(outputs), outputs.device)
             for purpose in ("labels", "labels by size")
@@ -92,7 +92,7 @@ def sampled(likelihood: Likelihood, samples: int, seed: int) -> Scoring:
         weights = squares / samples
         weights[samples:] = 0
         found = with_observed(likelihood, outputs, labels, unit.to(outputs.dtype), weights, range(samples))
-        return replace(found, balance=Balance(squares, odds(likelihood, outputs, scores)))
+        return replace(found, balance=SizeWeights(squares, odds(likelihood, outputs, scores)))
 
     return scoring
 

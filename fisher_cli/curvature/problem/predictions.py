@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fisher_cli.curvature.problem.likelihoods import Likelihood
 from fisher_cli.curvature.problem.moments import Moments, as_floats, over_ranks
-from fisher_cli.curvature.problem.process_group import World
+from fisher_cli.curvature.problem.process_group import ProcessGroup
 from fisher_cli.results import PerExample, Predictions
 
 
@@ -19,7 +19,7 @@ def predicted_classes(likelihood: Likelihood, outputs: Tensor, labels: Tensor) -
 
 
 @dataclass
-class PredictionTotals:
+class RunningPredictions:
     """Loss, accuracy and entropy of the batches so far: their means, and each example's."""
 
     loss: Moments = field(default_factory=Moments)
@@ -44,19 +44,19 @@ class PredictionTotals:
             self._keep(self._classes, labels=labels, predicted=predicted)
         self._is_probability = likelihood.name != "gaussian"
 
-    def over_ranks(self, world: World) -> "PredictionTotals":
+    def over_ranks(self, process_group: ProcessGroup) -> "RunningPredictions":
         """Those of all ranks."""
-        if world.size == 1:
+        if process_group.size == 1:
             return self
-        loss, accuracy, entropy = over_ranks([self.loss, self.accuracy, self.entropy], world)
+        loss, accuracy, entropy = over_ranks([self.loss, self.accuracy, self.entropy], process_group)
         kept = [self._reals, self._classes]
-        names = world.exchange([list(each) for each in kept])
+        names = process_group.exchange([list(each) for each in kept])
         reals, classes = (
-            {name: [world.gather(kept[i].get(name, []))] for name in max((each[i] for each in names), key=len)}
+            {name: [process_group.gather(kept[i].get(name, []))] for name in max((each[i] for each in names), key=len)}
             for i in range(2)
         )
-        is_probability = all(world.exchange(self._is_probability))
-        return PredictionTotals(loss, accuracy, entropy, reals, classes, is_probability)
+        is_probability = all(process_group.exchange(self._is_probability))
+        return RunningPredictions(loss, accuracy, entropy, reals, classes, is_probability)
 
     def predictions(self) -> Predictions:
         """The means with their standard errors."""

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from fisher_cli.curvature.linalg.sums import add_to
 from fisher_cli.curvature.problem.batching import automatic_batch_size, network_bytes, values_per_example
 from fisher_cli.curvature.problem.likelihoods import Likelihood, likelihood_named
-from fisher_cli.curvature.problem.process_group import ALONE, World
-from fisher_cli.curvature.torch_backend.activation_checkpointing import Block, Recomputation, recomputed
+from fisher_cli.curvature.problem.process_group import ALONE, ProcessGroup
+from fisher_cli.curvature.torch_backend.activation_checkpointing import ActivationCheckpointing, Block, checkpointed
 from fisher_cli.curvature.torch_backend.backend_flags import reproducible_kernels
 from fisher_cli.curvature.torch_backend.evaluation import evaluated, refuse_random_numbers
 from fisher_cli.curvature.torch_backend.malloc import is_large, manage_freed_memory, trim
@@ -24,7 +24,7 @@ from fisher_cli.curvature.torch_backend.precision import (
     dtypes_of,
     in_precision,
 )
-from fisher_cli.curvature.torch_backend.prefetch import one_ahead, pinned
+from fisher_cli.curvature.torch_backend.prefetch import pinned, prefetched
 from fisher_cli.curvature.torch_backend.random_state import RandomState
 from fisher_cli.curvature.torch_backend.vjp import gradients_in_turn
 from fisher_cli.errors import ArchitectureError, CoupledExamplesError, DataError, NumericalError
@@ -77,9 +77,10 @@ class Problem:
 
     `parameters` holds each analysed tensor once, under its first name. `batch_size` examples go through the network
     at once with many directions, `product_batch_size` with one; `keep_graphs` allows products to keep their graphs.
-    The ranks of the `world` share the batches. Activations of `blocks` are not kept but computed anew in the backward
-    pass. `state` is what the network holds besides its parameters, the same before every forward pass. A forward pass
-    `may_draw` random numbers only where somebody is there to say what is wrong with it. Make one with `pose`.
+    The ranks of the `process_group` share the batches. Activations of `blocks` are not kept but computed anew in the
+    backward pass. `state` is what the network holds besides its parameters, the same before every forward pass. A
+    forward pass `may_draw` random numbers only where somebody is there to say what is wrong with it. Make one with
+    `pose`.
     """
 
     model: nn.Module
@@ -91,7 +92,7 @@ class Problem:
     product_batch_size: int
     state: NetworkState
     keep_graphs: bool = True
-    world: World = ALONE
+    process_group: ProcessGroup = ALONE
     blocks: tuple[Block, ...] = ()
     may_draw: bool = False
 
@@ -149,13 +150,13 @@ class Problem:
         size = size or self.batch_size
         bounds = [
             (index * size, min((index + 1) * size, self.examples))
-            for index in self.world.share(-(-self.examples // size))
+            for index in self.process_group.share(-(-self.examples // size))
         ]
         if self.device.type == "cpu":
             for start, stop in bounds:
                 yield self.slice(start, stop)
         else:
-            for start, inputs, labels in one_ahead(self._ready, bounds):
+            for start, inputs, labels in prefetched(self._ready, bounds):
                 yield self._batch(inputs, labels, start)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -188,8 +189,8 @@ class Problem:
     def tracked_outputs(self, inputs: Tensor) -> Tensor:
         """The outputs with their graph, whose `blocks` save nothing but what they are given."""
         while True:
-            memory = Recomputation(lambda _keep: reproducible_kernels())
-            with reproducible_kernels(), recomputed(self.model, self.blocks, memory):
+            memory = ActivationCheckpointing(lambda _keep: reproducible_kernels())
+            with reproducible_kernels(), checkpointed(self.model, self.blocks, memory):
                 outputs = self.forward(inputs)
             if memory.is_sound():
                 return outputs
@@ -220,7 +221,7 @@ class Problem:
             gradients_in_turn(outputs, self.parameters, scaled, add, keep=keep)
 
 
-def widened(values: Tensor) -> Tensor:
+def upcast(values: Tensor) -> Tensor:
     """Values of bfloat16 and float16 as float32, all others as they are."""
     return values.float() if values.dtype in {torch.bfloat16, torch.float16} else values
 
@@ -237,7 +238,7 @@ def as_outputs(raw: object, examples: int) -> Tensor:
     if isinstance(logits, Mapping):
         logits = logits.get("logits")
     if isinstance(logits, Tensor):
-        logits = widened(logits)
+        logits = upcast(logits)
     if isinstance(logits, Tensor) and examples == 1 and logits.dim() <= 1:
         return logits.reshape(1, -1)  # `.squeeze()` removes the batch's dimension too when it is one
     if isinstance(logits, Tensor) and logits.dim() == 1 and len(logits) == examples:
@@ -371,7 +372,7 @@ def pose(
     batch_size: int | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
-    world: World = ALONE,
+    process_group: ProcessGroup = ALONE,
     may_draw: bool = False,
 ) -> Problem:
     """The problem of a network on examples, moved to the device, in evaluation mode and checked.
@@ -423,7 +424,9 @@ def pose(
         batch_size = automatic_batch_size(values, first, outputs.shape[1], len(data))
         product_batch_size = automatic_batch_size(values, first, 1, len(data))
     state.restore()
-    batch_size, product_batch_size = map(min, zip(*world.exchange([batch_size, product_batch_size]), strict=True))
+    batch_size, product_batch_size = map(
+        min, zip(*process_group.exchange([batch_size, product_batch_size]), strict=True)
+    )
     return Problem(
         model,
         kind,
@@ -433,6 +436,6 @@ def pose(
         outputs.shape[1],
         product_batch_size,
         state,
-        world=world,
+        process_group=process_group,
         may_draw=may_draw,
     )

@@ -10,7 +10,7 @@ from torch import Tensor
 from fisher_cli.curvature.linalg.sums import add_to
 
 
-class World:
+class ProcessGroup:
     """Rank 0 of 1: every sum over the ranks is whole already, and all rows are there.
 
     `distributed.Ranks` is one of several. Its methods, `share` apart, are collective: all ranks call them in the same
@@ -80,4 +80,4 @@ class World:
         return name
 
 
-ALONE = World()
+ALONE = ProcessGroup()

@@ -17,7 +17,7 @@ from fisher_cli.curvature.products.jvp import (
     double_backward,
     gradients_fit,
     is_transpose,
-    push_forward,
+    jvp_of,
     tracked,
 )
 
@@ -41,7 +41,7 @@ def views(problem: Problem, vector: Tensor) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
-class Piece:
+class BatchGraph:
     """A batch, its outputs (B, C) without their graph, the graph where it is kept, and that of its transpose."""
 
     batch: Batch
@@ -60,19 +60,21 @@ class Jacobian:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self._pieces: list[Piece] = []
-        self._room = graph_bytes(problem.device) // problem.world.sharers(problem.device) if problem.keep_graphs else -1
+        self._pieces: list[BatchGraph] = []
+        self._room = (
+            graph_bytes(problem.device) // problem.process_group.sharers(problem.device) if problem.keep_graphs else -1
+        )
 
     @cached_property
     def _push(self) -> PushForward:
         """The way to J v without a kept graph."""
-        return push_forward(self.problem)
+        return jvp_of(self.problem)
 
     @cached_property
     def _goes_back_twice(self) -> bool:
         return gradients_fit(self.problem) and is_transpose(self.problem, double_backward(self.problem))
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self) -> Iterator[BatchGraph]:
         """The examples in order; the first time around they go forward, and graphs are kept."""
         if self._pieces:
             yield from self._pieces
@@ -84,7 +86,7 @@ class Jacobian:
             yield piece
         self._pieces = made
 
-    def _piece(self, batch: Batch, room: int) -> tuple[Piece, int]:
+    def _piece(self, batch: Batch, room: int) -> tuple[BatchGraph, int]:
         """A batch that has gone forward, with its graphs where there is room, and the bytes left for others."""
         twice = room >= 0 and self._goes_back_twice
         with self._holding() as held:
@@ -92,8 +94,8 @@ class Jacobian:
             transpose = Transpose.of(self.problem, outputs) if twice else None
         room -= sum(held.values())
         if room < 0:
-            return Piece(batch, outputs.detach(), None, None), room
-        return Piece(batch, outputs.detach(), outputs, transpose), room
+            return BatchGraph(batch, outputs.detach(), None, None), room
+        return BatchGraph(batch, outputs.detach(), outputs, transpose), room
 
     def graph_bytes(self, batch: Batch) -> int:
         """What the graphs of a batch hold beside parameters and buffers, where there is room for them."""
@@ -116,11 +118,11 @@ class Jacobian:
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             yield held
 
-    def push(self, piece: Piece, tangents: Mapping[str, Tensor]) -> Tensor:
+    def push(self, piece: BatchGraph, tangents: Mapping[str, Tensor]) -> Tensor:
         """J_n v of a piece, (B, C), for v by parameter."""
         return piece.transpose.apply(tangents) if piece.transpose else self._push(piece.batch, tangents)[1]
 
-    def pull(self, piece: Piece, cotangents: Tensor, total: Tensor) -> None:
+    def pull(self, piece: BatchGraph, cotangents: Tensor, total: Tensor) -> None:
         """Add Σ_n J_nᵀ u_n for cotangents u (B, C) to a flat vector (P,)."""
         graph = tracked(self.problem, piece.batch) if piece.graph is None else piece.graph
         self.problem.add_pulled_back(graph, cotangents, views(self.problem, total), keep=piece.graph is not None)
@@ -136,7 +138,7 @@ def product(jacobian: Jacobian, output_product: OutputProduct) -> Callable[[Tens
         for piece in jacobian.pieces():
             tangent = jacobian.push(piece, tangents)
             jacobian.pull(piece, output_product(piece.outputs, piece.batch.labels, tangent), total)
-        return problem.world.sum(total) / problem.examples
+        return problem.process_group.sum(total) / problem.examples
 
     return apply
 
@@ -161,7 +163,7 @@ def empirical_product(problem: Problem, jacobian: Jacobian | None = None) -> Cal
 
 
 @dataclass
-class Dual:
+class ScoreFactor:
     """w ↦ A w and v ↦ Aᵀv for the factor A with a column J_nᵀ s_nk/√N per example and score, in order of both.
 
     Vectors of length M = N·K take the place of those of length P, of which one at a time is made, in `dtype`.
@@ -174,9 +176,9 @@ class Dual:
     @cached_property
     def size(self) -> int:
         """M."""
-        return sum(self.jacobian.problem.world.exchange(sum(each.numel() for _, _, each in self._scored())))
+        return sum(self.jacobian.problem.process_group.exchange(sum(each.numel() for _, _, each in self._scored())))
 
-    def _scored(self) -> Iterator[tuple[Piece, Tensor, Tensor]]:
+    def _scored(self) -> Iterator[tuple[BatchGraph, Tensor, Tensor]]:
         likelihood = self.jacobian.problem.likelihood
         for piece in self.jacobian.pieces():
             directions, amplitudes = self.scores_of(likelihood, piece.outputs, piece.batch.labels)
@@ -191,7 +193,7 @@ class Dual:
             some = weights[start : start + amplitudes.numel()].reshape(amplitudes.T.shape).T
             cotangents = (directions.double() * (amplitudes * some).unsqueeze(2)).sum(0)
             self.jacobian.pull(piece, cotangents, total)
-        return problem.world.sum(total)
+        return problem.process_group.sum(total)
 
     def project(self, vector: Tensor) -> Tensor:
         """Aᵀv, (M,) in float64, for v (P,)."""
@@ -199,7 +201,7 @@ class Dual:
         for piece, directions, amplitudes in self._scored():
             tangent = self.jacobian.push(piece, tangents).double()
             parts.append((amplitudes * (directions.double() * tangent).sum(2)).T.reshape(-1))
-        return self.jacobian.problem.world.gather(parts)
+        return self.jacobian.problem.process_group.gather(parts)
 
     def coordinates(self, vectors: Tensor) -> Tensor:
         """Aᵀv of several vectors, (M, k) for (P, k), one after the other."""

@@ -16,7 +16,7 @@ from fisher_cli.curvature.linalg.sums import dot
 from fisher_cli.curvature.problem.batching import graph_bytes
 from fisher_cli.curvature.problem.problem import Batch, Problem
 from fisher_cli.curvature.torch_backend.backend_flags import reproducible_kernels
-from fisher_cli.curvature.torch_backend.functional_call import substituted
+from fisher_cli.curvature.torch_backend.functional_call import parameters_replaced
 from fisher_cli.curvature.torch_backend.out_of_memory import raise_if_out_of_memory
 from fisher_cli.curvature.torch_backend.transposable_layers import transposable_layers
 from fisher_cli.curvature.torch_backend.vjp import gradients_in_turn
@@ -48,7 +48,7 @@ def _forward_mode(problem: Problem) -> PushForward:
         primal = {name: parameter.detach() for name, parameter in problem.parameters.items()}
 
         def outputs(parameters: dict[str, Tensor]) -> Tensor:
-            with substituted(problem.model, problem.parameters, parameters):
+            with parameters_replaced(problem.model, problem.parameters, parameters):
                 return problem.forward(batch.inputs)
 
         _load_forward_mode()
@@ -170,7 +170,7 @@ def gradients_fit(problem: Problem) -> bool:
     return problem.size * problem.dtype.itemsize <= graph_bytes(problem.device) * GRADIENT_SHARE
 
 
-def push_forward(problem: Problem) -> PushForward:
+def jvp_of(problem: Problem) -> PushForward:
     """The map v ↦ J v by the fastest way that is the transpose of backward mode on this network.
 
     Forward mode or double backward, else row by row. They can differ: an embedding's padding row has a

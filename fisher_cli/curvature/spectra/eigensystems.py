@@ -14,9 +14,16 @@ from fisher_cli.curvature.linalg.sums import dot, squared_norm
 from fisher_cli.curvature.problem.batching import memory_bytes
 from fisher_cli.curvature.problem.output_scores import ScoresOf, empirical_scores, true_scores
 from fisher_cli.curvature.problem.problem import Problem
-from fisher_cli.curvature.products.fisher_products import Dual, Jacobian, empirical_product, fisher_product
+from fisher_cli.curvature.products.fisher_products import Jacobian, ScoreFactor, empirical_product, fisher_product
 from fisher_cli.curvature.spectra import factors
-from fisher_cli.curvature.spectra.solver_choice import BASIS_SHARE, EXPECTED_VECTORS, WHOLE_ROWS, Route, choose, fits
+from fisher_cli.curvature.spectra.solver_choice import (
+    BASIS_SHARE,
+    EXPECTED_VECTORS,
+    WHOLE_ROWS,
+    Eigensolver,
+    choose_eigensolver,
+    fits,
+)
 from fisher_cli.errors import NumericalError
 
 # Of the score gradients left out by `gram-leading`, the trace may be this share of tolerance · tr F; what that is of
@@ -39,7 +46,7 @@ class Eigensystem:
 
     values: Tensor
     residuals: Tensor
-    route: Route
+    route: Eigensolver
     converged: bool
     products: int = 0
     vectors: Tensor | None = None
@@ -93,7 +100,7 @@ class Matrix:
         count: int,
         *,
         tolerance: float = 1e-3,
-        route: Route | None = None,
+        route: Eigensolver | None = None,
         vectors: bool = False,
         whole: bool = False,
     ) -> Eigensystem:
@@ -112,22 +119,22 @@ class Matrix:
         """
         count = min(count, self.problem.size)
         if route is None:
-            route = choose(self.engine, self.scores, count, whole=whole)
-            few = self.few_columns(tolerance) if route in {Route.LANCZOS, Route.DUAL} else None
+            route = choose_eigensolver(self.engine, self.scores, count, whole=whole)
+            few = self.few_columns(tolerance) if route in {Eigensolver.LANCZOS, Eigensolver.DUAL} else None
             rows = 0 if few is None else int(few.sum())
             if few is not None and rows <= WHOLE_ROWS and fits(self.engine, self.scores, rows):
                 found = self._by_gram(count, tolerance, vectors, whole, few)
                 if found.converged:
                     return found
-        if route is Route.LEADING and self.columns is None:
+        if route is Eigensolver.LEADING and self.columns is None:
             msg = "the route gram-leading needs the norms of the columns"
             raise ValueError(msg)
-        if route is Route.GRAM or route is Route.LEADING:
-            few = self.few_columns(tolerance) if route is Route.LEADING else None
+        if route is Eigensolver.GRAM or route is Eigensolver.LEADING:
+            few = self.few_columns(tolerance) if route is Eigensolver.LEADING else None
             return self._by_gram(count, tolerance, vectors, whole, few)
-        if route is Route.DENSE:
+        if route is Eigensolver.DENSE:
             return self._by_matrix(count, vectors)
-        if route is Route.DUAL:
+        if route is Eigensolver.DUAL:
             return self._by_dual(count, tolerance, vectors)
         return self._by_lanczos(count, tolerance, vectors)
 
@@ -160,7 +167,7 @@ class Matrix:
         found = Eigensystem(
             values[:count],
             residuals,
-            Route.GRAM if chosen is None else Route.LEADING,
+            Eigensolver.GRAM if chosen is None else Eigensolver.LEADING,
             converged and _small(residuals, values, tolerance),
             products,
             whole=values if whole or len(gram) <= WHOLE_ROWS else None,
@@ -184,7 +191,7 @@ class Matrix:
         return Eigensystem(
             values[:count],
             residuals,
-            Route.DENSE,
+            Eigensolver.DENSE,
             True,
             vectors=some if vectors else None,
             whole=values,
@@ -200,7 +207,7 @@ class Matrix:
         return Eigensystem(
             pairs.values,
             pairs.residuals,
-            Route.LANCZOS,
+            Eigensolver.LANCZOS,
             pairs.converged,
             pairs.products,
             vectors=pairs.vectors if vectors else None,
@@ -208,7 +215,7 @@ class Matrix:
         )
 
     def _by_dual(self, count: int, tolerance: float, vectors: bool) -> Eigensystem:
-        dual = Dual(self.jacobian(), self.scores_of, self.problem.dtype)
+        dual = ScoreFactor(self.jacobian(), self.scores_of, self.problem.dtype)
         pairs = self._pairs(dual, dual.size, count, tolerance / 2)
         found, kept = pairs.residuals.clone(), []
         for index in range(self._rank(pairs.values)):
@@ -222,7 +229,7 @@ class Matrix:
         result = Eigensystem(
             pairs.values,
             found,
-            Route.DUAL,
+            Eigensolver.DUAL,
             pairs.converged and _small(found, pairs.values, tolerance),
             pairs.products,
             vectors=torch.stack(kept, 1) if kept else found.new_zeros(self.problem.size, 0) if vectors else None,
@@ -338,7 +345,7 @@ AUTOMATIC_ROWS = 4000
 
 
 @dataclass(frozen=True)
-class Question:
+class SpectrumRequest:
     """What is asked of a matrix: how many leading eigenvalues, to which tolerance, and how far beyond them.
 
     `whole` None means up to AUTOMATIC_ROWS. `damping` None means 1/N. Without `full` only what is almost free

@@ -15,7 +15,13 @@ from torch import Tensor
 
 from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.gradient_norms.grad_factors import Contribution, OuterProducts
-from fisher_cli.curvature.gradient_norms.score_gradients import Explicit, Outer, explicit, is_outer, mirror
+from fisher_cli.curvature.gradient_norms.score_gradients import (
+    ExplicitColumns,
+    OuterColumns,
+    explicit,
+    is_outer,
+    mirror,
+)
 from fisher_cli.curvature.problem.output_scores import ScoresOf
 from fisher_cli.curvature.problem.problem import Batch, Problem
 from fisher_cli.curvature.torch_backend.malloc import large_blocks_given_back
@@ -33,22 +39,22 @@ class Factor:
     amplitudes: Tensor
     examples: Tensor
     mine: slice
-    parts: dict[str, Outer | Explicit]
+    parts: dict[str, OuterColumns | ExplicitColumns]
 
     def gram(self) -> Tensor:
         """AᵀA, (M, M) in float64: it has the non-zero eigenvalues of A Aᵀ."""
-        world = self.problem.world
+        process_group = self.problem.process_group
         total = torch.zeros(len(self.examples), len(self.examples), dtype=torch.float64, device=self.amplitudes.device)
         served = self._served()
         biases = Counter(served.values())
         multiplied = [name for name in self.parts if name not in served]
-        multiplied.sort(key=lambda name: isinstance(self.parts[name], Outer))
-        owners = shared_out([self.parts[name].work for name in multiplied], world.size)
+        multiplied.sort(key=lambda name: isinstance(self.parts[name], OuterColumns))
+        owners = shared_out([self.parts[name].work for name in multiplied], process_group.size)
         for name, owner in zip(multiplied, owners, strict=True):
-            part = self.parts[name].gathered(world, owner)
+            part = self.parts[name].gathered(process_group, owner)
             if part is not None:
                 part.add_inner_products(total, biases[name])
-        total = world.sum(total)
+        total = process_group.sum(total)
         mirror(total)
         total *= self.amplitudes.unsqueeze(1)
         total *= self.amplitudes / self.problem.examples
@@ -56,13 +62,17 @@ class Factor:
 
     def _served(self) -> dict[str, str]:
         """Biases, by the layer whose products count them in: on every rank with examples its columns are the same."""
-        outer = {name: part for name, part in self.parts.items() if isinstance(part, Outer)}
+        outer = {name: part for name, part in self.parts.items() if isinstance(part, OuterColumns)}
         found = {
             name: next((other for other, layer in outer.items() if _is_bias(part, layer)), None)
             for name, part in self.parts.items()
-            if isinstance(part, Explicit)
+            if isinstance(part, ExplicitColumns)
         }
-        said = [each for each in self.problem.world.exchange(found if self._has_columns else None) if each is not None]
+        said = [
+            each
+            for each in self.problem.process_group.exchange(found if self._has_columns else None)
+            if each is not None
+        ]
         return {name: layer for name, layer in said[0].items() if layer and all(each[name] == layer for each in said)}
 
     @property
@@ -80,7 +90,7 @@ class Factor:
                 if name in self.parts:
                     combined[start : start + parameter.numel()] = self.parts[name].combined(weights / scale)
                 start += parameter.numel()
-            return self.problem.world.sum(combined).mul_(scale)
+            return self.problem.process_group.sum(combined).mul_(scale)
 
 
 def shared_out(work: Sequence[int], ranks: int) -> list[int]:
@@ -92,7 +102,7 @@ def shared_out(work: Sequence[int], ranks: int) -> list[int]:
     return owners
 
 
-def _is_bias(one: Explicit, other: Outer) -> bool:
+def _is_bias(one: ExplicitColumns, other: OuterColumns) -> bool:
     return one.columns.shape == other.cotangents.shape and torch.equal(one.columns, other.cotangents)
 
 
@@ -106,7 +116,7 @@ class _Collector:
     def __init__(self, problem: Problem, examples: int, columns: int) -> None:
         self._problem = problem
         self._shapes = {name: parameter.shape for name, parameter in problem.parameters.items()}
-        self._parts: dict[str, Outer | Explicit] = {}
+        self._parts: dict[str, OuterColumns | ExplicitColumns] = {}
         self._examples, self._columns = examples, columns
         self._seen = self._filled = 0  # examples and columns so far
 
@@ -122,7 +132,7 @@ class _Collector:
                 outer = parts[0]
                 assert isinstance(outer, OuterProducts)
                 cotangents = outer.cotangents.flatten(2).flatten(0, 1)[order]
-                self._keep_outer(name, Outer(outer.inputs.flatten(1), cotangents, examples), some)
+                self._keep_outer(name, OuterColumns(outer.inputs.flatten(1), cotangents, examples), some)
             else:
                 columns = explicit(parts, self._shapes[name]).reshape(directions * batch, -1)
                 torch.index_select(columns, 0, order, out=self._explicit(name, columns).columns[some])
@@ -132,41 +142,41 @@ class _Collector:
                 self._explicit(name, self._parameter(name)).columns[some] = 0
         self._seen, self._filled = self._seen + batch, some.stop
 
-    def _keep_outer(self, name: str, piece: Outer, some: slice) -> None:
+    def _keep_outer(self, name: str, piece: OuterColumns, some: slice) -> None:
         """An outer product as its two factors, if that is what the parameter has been in every batch before."""
         part = self._parts.get(name)
         if part is None and not self._seen:
-            self._parts[name] = part = Outer(
+            self._parts[name] = part = OuterColumns(
                 piece.inputs.new_empty(self._examples, piece.inputs.shape[1]),
                 piece.cotangents.new_empty(self._columns, piece.cotangents.shape[1]),
                 piece.rows.new_empty(self._columns),
             )
-        if isinstance(part, Outer):
+        if isinstance(part, OuterColumns):
             part.inputs[self._seen : self._seen + len(piece.inputs)] = piece.inputs
             part.cotangents[some] = piece.cotangents
             part.rows[some] = piece.rows + self._seen
         else:
             self._explicit(name, piece.inputs).columns[some] = piece.columns
 
-    def _explicit(self, name: str, like: Tensor) -> Explicit:
+    def _explicit(self, name: str, like: Tensor) -> ExplicitColumns:
         """The part of a parameter that has not been outer products alone, and its columns so far as they are."""
         part = self._parts.get(name)
-        if isinstance(part, Explicit):
+        if isinstance(part, ExplicitColumns):
             return part
-        made = Explicit(like.new_empty(self._columns, self._shapes[name].numel()))
+        made = ExplicitColumns(like.new_empty(self._columns, self._shapes[name].numel()))
         before = slice(self._filled)
         made.columns[before] = 0 if part is None else part.first(self._filled).columns
         self._parts[name] = made
         return made
 
-    def parts(self) -> dict[str, Outer | Explicit]:
+    def parts(self) -> dict[str, OuterColumns | ExplicitColumns]:
         """The columns of all batches, outer products where they are in every batch; none of unused parameters."""
         here = {name: type(self._parts[name]).__name__ if name in self._parts else "" for name in self._shapes}
-        everywhere = [each for each in self._problem.world.exchange(here if self._examples else None) if each]
-        made: dict[str, Outer | Explicit] = {}
+        everywhere = [each for each in self._problem.process_group.exchange(here if self._examples else None) if each]
+        made: dict[str, OuterColumns | ExplicitColumns] = {}
         for name in self._shapes:
             kinds = {each[name] for each in everywhere}
-            if kinds == {Outer.__name__}:
+            if kinds == {OuterColumns.__name__}:
                 made[name] = self._parts.get(name) or self._no_outer(name)
             elif kinds != {""}:
                 made[name] = self._explicit(name, self._parameter(name))
@@ -175,11 +185,11 @@ class _Collector:
     def _parameter(self, name: str) -> Tensor:
         return self._problem.parameters[name].detach()
 
-    def _no_outer(self, name: str) -> Outer:
+    def _no_outer(self, name: str) -> OuterColumns:
         """Of a rank without examples."""
         like = self._parameter(name)
         none = like.new_zeros(0, len(like))
-        return Outer(like.new_zeros(0, like.numel() // len(like)), none, none.new_zeros(0, dtype=torch.int64))
+        return OuterColumns(like.new_zeros(0, like.numel() // len(like)), none, none.new_zeros(0, dtype=torch.int64))
 
 
 def collect(engine: Engine, scores_of: ScoresOf, chosen: Tensor | None = None) -> Factor:
@@ -189,7 +199,7 @@ def collect(engine: Engine, scores_of: ScoresOf, chosen: Tensor | None = None) -
     those of a batch's columns of one parameter besides.
     """
     problem, here = engine.problem, _examples_here(engine.problem)
-    world, collector = problem.world, None
+    process_group, collector = problem.process_group, None
     amplitudes, examples = [], []
     for batch, found, weights in _scored(engine, scores_of):
         every = torch.ones_like(weights.T, dtype=torch.bool)
@@ -202,17 +212,17 @@ def collect(engine: Engine, scores_of: ScoresOf, chosen: Tensor | None = None) -
             collector = _Collector(problem, len(here), count)
         with torch.no_grad(), large_blocks_given_back(large=problem.is_large):
             collector.add(found, some)
-    counts = world.exchange(sum(map(len, amplitudes)))
-    first = sum(counts[: world.rank])
-    mine = slice(first, first + counts[world.rank])
+    counts = process_group.exchange(sum(map(len, amplitudes)))
+    first = sum(counts[: process_group.rank])
+    mine = slice(first, first + counts[process_group.rank])
     parts = (collector or _Collector(problem, 0, 0)).parts()
-    return Factor(problem, world.gather(amplitudes), world.gather(examples), mine, parts)
+    return Factor(problem, process_group.gather(amplitudes), process_group.gather(examples), mine, parts)
 
 
 def _examples_here(problem: Problem) -> range:
     """Which examples this rank's batches have."""
     size = problem.batch_size
-    batches = problem.world.share(-(-problem.examples // size))
+    batches = problem.process_group.share(-(-problem.examples // size))
     return range(batches.start * size, min(batches.stop * size, problem.examples))
 
 
@@ -241,4 +251,4 @@ def dense(engine: Engine, scores_of: ScoresOf) -> Tensor:
         ]
         flat = torch.cat(columns, dim=1) * amplitudes.reshape(-1, 1)
         total.addmm_(flat.T, flat)
-    return problem.world.sum(total) / problem.examples
+    return problem.process_group.sum(total) / problem.examples

@@ -16,7 +16,7 @@ from fisher_cli.curvature.problem.output_scores import unit_scale
 
 
 @dataclass(frozen=True)
-class Coordinates:
+class LabelCoordinates:
     """One batch: directions v (K, B, C) with weights w (B, K), Σ_k w_k v_k v_kᵀ = Λ, and labels' scores in them.
 
     observed: a (B, K) of the score at the dataset's label. Of one label out of C: `probabilities` p (B, C) and
@@ -95,15 +95,15 @@ def drawn_scores(likelihood: Likelihood, outputs: Tensor, start: int, labels: in
     return DrawnScores(unit.to(outputs.dtype), scales.T, 1 / odds(likelihood, outputs, scores).T)
 
 
-def coordinates(likelihood: Likelihood, outputs: Tensor, labels: Tensor) -> Coordinates:
+def coordinates(likelihood: Likelihood, outputs: Tensor, labels: Tensor) -> LabelCoordinates:
     """The root of Λ (B, C) that the traces are computed with, and every label's score in its directions."""
     root = likelihood.root(outputs, labels)
     if isinstance(likelihood, Softmax):
         ordered, table = _of_classes(likelihood, outputs, labels)
-        return Coordinates(root.directions, root.weights.T, table[:, 0], ordered, table)
+        return LabelCoordinates(root.directions, root.weights.T, table[:, 0], ordered, table)
     weights = root.weights.T
     kurtosis = weights * (1 - 4 * weights) if likelihood.name == "sigmoid" else 2 * weights
-    return Coordinates(
+    return LabelCoordinates(
         root.directions, weights, likelihood.observed_score(outputs, labels), excess=kurtosis.clamp_min(0)
     )
 
@@ -124,7 +124,9 @@ def _of_classes(likelihood: Softmax, outputs: Tensor, labels: Tensor) -> tuple[T
     return p, table[:, :, :-1]
 
 
-def drawn(likelihood: Likelihood, outputs: Tensor, found: Coordinates, start: int, draws: int, seed: int) -> Tensor:
+def drawn(
+    likelihood: Likelihood, outputs: Tensor, found: LabelCoordinates, start: int, draws: int, seed: int
+) -> Tensor:
     """Coordinates (draws, B, K) of the scores at labels drawn from the model, each example with its own numbers."""
     random = of_examples(seed, "null", start, len(outputs), outputs.device)
     if found.labels is None or found.probabilities is None:

@@ -19,7 +19,7 @@ from fisher_cli.curvature.problem.batching import memory_bytes
 from fisher_cli.curvature.problem.likelihoods import Likelihood
 from fisher_cli.curvature.spectra import factors
 from fisher_cli.curvature.spectra.label_coordinates import coordinates, drawn
-from fisher_cli.curvature.spectra.solver_choice import FACTOR_SHARE, WHOLE_ROWS, Shapes
+from fisher_cli.curvature.spectra.solver_choice import FACTOR_SHARE, WHOLE_ROWS, ProblemShapes
 from fisher_cli.errors import NumericalError
 
 # Rows of U, and multiplications to fill it, that are spent without being asked: some ten seconds on one core, of which
@@ -33,7 +33,7 @@ def is_affordable(engine: Engine) -> bool:
     """Whether memory and patience suffice for the inner products of all N·K score gradients."""
     problem = engine.problem
     scores = problem.outputs - (problem.likelihood.name == "softmax")
-    rows, shapes, itemsize = problem.examples * scores, Shapes.of(engine), problem.dtype.itemsize
+    rows, shapes, itemsize = problem.examples * scores, ProblemShapes.of(engine), problem.dtype.itemsize
     held = shapes.held(rows, problem.examples, itemsize)
     held += min(problem.batch_size, problem.examples) * scores * (shapes.explicit + shapes.cotangents) * itemsize
     work = rows**2 * (shapes.explicit + shapes.cotangents) / 2 + problem.examples**2 * shapes.inputs / 2
@@ -41,7 +41,7 @@ def is_affordable(engine: Engine) -> bool:
 
 
 @dataclass(frozen=True)
-class Pairs:
+class GramEigenpairs:
     """Leading eigenvalues θ (k,) with residuals ‖Mv − θv‖ (k,); vectors v = D c given by c (M, l), θ above rounding."""
 
     values: Tensor
@@ -49,9 +49,9 @@ class Pairs:
     vectors: Tensor
     converged: bool = True
 
-    def first(self, count: int) -> "Pairs":
+    def first(self, count: int) -> "GramEigenpairs":
         """The `count` largest of them."""
-        return Pairs(self.values[:count], self.residuals[:count], self.vectors[:, :count], self.converged)
+        return GramEigenpairs(self.values[:count], self.residuals[:count], self.vectors[:, :count], self.converged)
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class ScoreGram:
         """⟨F, F̂⟩ = (1/N²) Σ_m w_m Σ_n (U C)_mn²."""
         return float((labels.images.square() @ self.roots.square()).sum()) / self.examples
 
-    def true_pairs(self, count: int, tolerance: float) -> Pairs:
+    def true_pairs(self, count: int, tolerance: float) -> GramEigenpairs:
         """The leading eigenpairs of F; all eigenvalues where M is at most some 1,500, by Lanczos on AᵀA beyond."""
         size, converged = len(self.roots), True
         if size <= WHOLE_ROWS:
@@ -141,7 +141,7 @@ class ScoreGram:
         pairs = self._pairs(values, inner, self.true_product, converged)
         return replace(pairs, vectors=pairs.vectors * self.roots.unsqueeze(1))
 
-    def empirical_pairs(self, labels: LabelSet, count: int) -> Pairs:
+    def empirical_pairs(self, labels: LabelSet, count: int) -> GramEigenpairs:
         """The leading eigenpairs of F̂."""
         values, inner = labels.eigenpairs
         values, inner = values[:count], inner[:, :count]
@@ -149,7 +149,7 @@ class ScoreGram:
         spread = labels.coordinates.unsqueeze(2) * pairs.vectors.unsqueeze(1) / self.examples**0.5
         return replace(pairs, vectors=spread.flatten(0, 1))
 
-    def _pairs(self, values: Tensor, inner: Tensor, product: Product, converged: bool) -> Pairs:
+    def _pairs(self, values: Tensor, inner: Tensor, product: Product, converged: bool) -> GramEigenpairs:
         """Residuals of v = Au/‖Au‖ from G = AᵀA: with r = Gu − θu it is √(rᵀGr/uᵀGu); u/‖Au‖ as the vectors."""
         rank = int((values > ROUNDING * self.eps * values[:1].clamp_min(0)).sum())
         images = product(inner)
@@ -158,9 +158,9 @@ class ScoreGram:
         lengths = (inner * images).sum(0)[:rank]
         squares = (rest[:, :rank] * product(rest[:, :rank])).sum(0)
         residuals[:rank] = (squares.clamp_min(0) / lengths).sqrt()
-        return Pairs(values, residuals, inner[:, :rank] / lengths.sqrt(), converged)
+        return GramEigenpairs(values, residuals, inner[:, :rank] / lengths.sqrt(), converged)
 
-    def overlap(self, true: Pairs, empirical: Pairs) -> float | None:
+    def overlap(self, true: GramEigenpairs, empirical: GramEigenpairs) -> float | None:
         """‖V_kᵀV̂_l‖_F²/min(k, l), None where one matrix is zero."""
         least = min(true.vectors.shape[1], empirical.vectors.shape[1])
         if not least:

@@ -27,7 +27,7 @@ EXPECTED_VECTORS = 60
 WHOLE_ROWS, DENSE_PARAMETERS = 1500, 4000
 
 
-class Route(StrEnum):
+class Eigensolver(StrEnum):
     """How eigenvalues are found, as the reports call it."""
 
     LANCZOS = "lanczos"  # on vectors of length P
@@ -38,7 +38,7 @@ class Route(StrEnum):
 
 
 @dataclass(frozen=True)
-class Shapes:
+class ProblemShapes:
     """What one example costs: multiplications of a forward pass, and of columns held as they are or as two factors.
 
     `widths` is Σ (R + Q) over the layers held as two factors, R·Q being many; `layers` their number. `together` values
@@ -53,7 +53,7 @@ class Shapes:
     together: int = 0
 
     @classmethod
-    def of(cls, engine: Engine) -> "Shapes":
+    def of(cls, engine: Engine) -> "ProblemShapes":
         """Those of the network, read off one example."""
         problem = engine.problem
         batch = problem.slice(0, 1)
@@ -87,7 +87,7 @@ def fits(engine: Engine, scores: int, columns: int) -> bool:
     """Whether so many columns of the factor, beside all of a batch from which they are chosen, fit into memory."""
     problem = engine.problem
     columns += min(problem.batch_size, problem.examples) * scores
-    held = Shapes.of(engine).held(columns, problem.examples, problem.dtype.itemsize)
+    held = ProblemShapes.of(engine).held(columns, problem.examples, problem.dtype.itemsize)
     return held <= memory_bytes(problem.device) * FACTOR_SHARE
 
 
@@ -96,9 +96,9 @@ def vectors_fit(problem: Problem, count: int) -> bool:
     return min(count, problem.size) * problem.size * 8 <= memory_bytes(problem.device) * BASIS_SHARE
 
 
-def choose(engine: Engine, scores: int, count: int, *, whole: bool = False) -> Route:
+def choose_eigensolver(engine: Engine, scores: int, count: int, *, whole: bool = False) -> Eigensolver:
     """The cheapest way to the `count` largest eigenvalues, or to all, of a matrix of so many scores per example."""
-    problem, shapes = engine.problem, Shapes.of(engine)
+    problem, shapes = engine.problem, ProblemShapes.of(engine)
     columns, itemsize = problem.examples * scores, problem.dtype.itemsize
     memory = memory_bytes(problem.device)
     fits = shapes.held(columns, problem.examples, itemsize) <= memory * FACTOR_SHARE
@@ -107,20 +107,24 @@ def choose(engine: Engine, scores: int, count: int, *, whole: bool = False) -> R
     if problem.size > DENSE_PARAMETERS or 3 * problem.size**2 * 8 > memory * FACTOR_SHARE:
         dense = float("inf")
     if whole and (fits or dense < float("inf")):
-        return Route.GRAM if fits and gram <= dense else Route.DENSE
+        return Eigensolver.GRAM if fits and gram <= dense else Eigensolver.DENSE
     products = FIRST_PRODUCTS + PRODUCTS_EACH * count
     batches = -(-problem.examples // problem.product_batch_size)
     lanczos = products * (PASSES * problem.examples * shapes.forward + batches * PER_BATCH)
     lanczos += 2 * products**2 * problem.size * PER_ENTRY
     if fits and gram <= min(lanczos, dense):
-        return Route.GRAM
+        return Eigensolver.GRAM
     if dense < lanczos:
-        return Route.DENSE
+        return Eigensolver.DENSE
     small = columns < problem.size
-    return Route.DUAL if small and EXPECTED_VECTORS * problem.size * itemsize > memory * BASIS_SHARE else Route.LANCZOS
+    return (
+        Eigensolver.DUAL
+        if small and EXPECTED_VECTORS * problem.size * itemsize > memory * BASIS_SHARE
+        else Eigensolver.LANCZOS
+    )
 
 
-def gram_work(shapes: Shapes, examples: int, scores: int, batch: int, whole: bool) -> float:
+def gram_work(shapes: ProblemShapes, examples: int, scores: int, batch: int, whole: bool) -> float:
     """Multiplications of the Gram route, about: passes, inner products, matrices written, the small eigenproblem."""
     columns = examples * scores
     passes = 2 * (scores + 1) * examples * shapes.forward + -(-examples // batch) * 4 * PER_BATCH
@@ -130,7 +134,7 @@ def gram_work(shapes: Shapes, examples: int, scores: int, batch: int, whole: boo
     return passes + products + entries + solver
 
 
-def _dense_work(shapes: Shapes, examples: int, scores: int, size: int, batch: int) -> float:
+def _dense_work(shapes: ProblemShapes, examples: int, scores: int, size: int, batch: int) -> float:
     passes = 2 * (scores + 1) * examples * shapes.forward
     passes += -(-examples // batch) * (4 * PER_BATCH + size**2 * PER_ENTRY)
     return passes + 2 * examples * scores * size**2 + EIGENSOLVER * size**3

@@ -10,12 +10,12 @@ from torch import Tensor
 from fisher_cli.curvature.linalg.density import density as density_of
 from fisher_cli.curvature.linalg.density import effective_dimension as dimension_of
 from fisher_cli.curvature.linalg.krylov import Product
-from fisher_cli.curvature.linalg.lanczos import Eigenpairs, Ending
+from fisher_cli.curvature.linalg.lanczos import Eigenpairs, StopReason
 from fisher_cli.curvature.problem.batching import memory_bytes
 from fisher_cli.curvature.problem.problem import Problem
-from fisher_cli.curvature.products.fisher_products import Dual
+from fisher_cli.curvature.products.fisher_products import ScoreFactor
 from fisher_cli.curvature.spectra import spectral_summary
-from fisher_cli.curvature.spectra.eigensystems import Eigensystem, Matrix, Question
+from fisher_cli.curvature.spectra.eigensystems import Eigensystem, Matrix, SpectrumRequest
 from fisher_cli.curvature.spectra.solver_choice import BASIS_SHARE, vectors_fit
 from fisher_cli.curvature.torch_backend.malloc import large_blocks_given_back
 from fisher_cli.results import Density, Eigenvalues, Estimate, Spectrum
@@ -33,7 +33,7 @@ NODE_ROUNDING, NODE_FLOOR = 10, 1e-8
 
 
 @dataclass(frozen=True)
-class Leading:
+class LeadingVectors:
     """Orthonormal eigenvectors (P, k) above zero, and the tensors whose values they hold."""
 
     vectors: Tensor
@@ -59,12 +59,12 @@ def as_result(found: Eigensystem, wanted: int, parameters: int) -> Eigenvalues:
 @torch.inference_mode(mode=False)
 def spectrum(
     matrix: Matrix,
-    question: Question,
+    question: SpectrumRequest,
     trace: float,
     *,
     gradient: Tensor | None = None,
-    before: Leading | None = None,
-) -> tuple[Spectrum, Leading | None]:
+    before: LeadingVectors | None = None,
+) -> tuple[Spectrum, LeadingVectors | None]:
     """The leading eigenvalues λ of a Fisher, effective rank (Σ λ)²/Σ λ², effective dimension Σ λ/(λ + α), overlap.
 
     With `question.full` also all other eigenvalues or their density, standard errors of the leading ones, and the part
@@ -144,11 +144,11 @@ def _values(found: Eigensystem, floor: float, trace: float) -> _Values:
     )
 
 
-def _lacks_density(question: Question, found: Eigensystem, density: Density | None) -> bool:
+def _lacks_density(question: SpectrumRequest, found: Eigensystem, density: Density | None) -> bool:
     return question.full and found.whole is None and density is None
 
 
-def _found(matrix: Matrix, question: Question) -> tuple[Eigensystem, bool]:
+def _found(matrix: Matrix, question: SpectrumRequest) -> tuple[Eigensystem, bool]:
     """The leading eigenpairs, and whether there is memory for their vectors."""
     problem = matrix.problem
     rows = min(problem.examples * matrix.scores, problem.size)
@@ -172,13 +172,13 @@ def _floor(problem: Problem, found: Eigensystem) -> float:
     return max(unit * top, found.bound)
 
 
-def _leading(problem: Problem, found: Eigensystem, floor: float) -> Leading | None:
+def _leading(problem: Problem, found: Eigensystem, floor: float) -> LeadingVectors | None:
     if found.vectors is None:
         return None
     above = _columns_above(found, found.vectors, floor)
     layout = {name: parameter.shape for name, parameter in problem.parameters.items()}
     with large_blocks_given_back(large=problem.is_large):
-        return Leading(found.vectors.to(problem.dtype)[:, above], layout)
+        return LeadingVectors(found.vectors.to(problem.dtype)[:, above], layout)
 
 
 def _columns_above(found: Eigensystem, vectors: Tensor, limit: float) -> Tensor:
@@ -194,20 +194,20 @@ def _deflated(found: Eigensystem, vectors: Tensor) -> tuple[Tensor, Tensor, Tens
 
 
 @torch.inference_mode(mode=False)
-def leading_vectors(matrix: Matrix, question: Question) -> Leading | None:
+def leading_vectors(matrix: Matrix, question: SpectrumRequest) -> LeadingVectors | None:
     """The leading eigenvectors alone, bit for bit those that `spectrum` gives beside its result."""
     found, _ = _found(matrix, question)
     return _leading(matrix.problem, found, _floor(matrix.problem, found))
 
 
-def overlap(leading: Leading | None, before: Leading | None) -> float | None:
+def overlap(leading: LeadingVectors | None, before: LeadingVectors | None) -> float | None:
     """‖V_kᵀ W_l‖_F²/min(k, l) of two sets of eigenvectors, None unless they are of the same tensors."""
     if leading is None or before is None or dict(leading.layout) != dict(before.layout):
         return None
     return spectral_summary.subspace_overlap(leading.vectors, before.vectors.to(leading.vectors.device))
 
 
-def _squared_norm(matrix: Matrix, found: Eigensystem, question: Question) -> tuple[Estimate | None, int]:
+def _squared_norm(matrix: Matrix, found: Eigensystem, question: SpectrumRequest) -> tuple[Estimate | None, int]:
     """‖F‖_F² and the number of probes it took: exact where the route gives it, None where vectors are missing."""
     if found.squared_norm is not None and 2 * found.bound <= NEGLIGIBLE * found.squared_norm**0.5:
         return Estimate(found.squared_norm), 0
@@ -252,13 +252,13 @@ def _with_coordinates(matrix: Matrix, found: Eigensystem) -> Eigensystem:
     """The coordinates of all columns on the eigenvectors, which cost a pass per vector where no Gram has them."""
     if found.coordinates is not None or found.vectors is None or not found.vectors.shape[1]:
         return found
-    coordinates = Dual(matrix.jacobian(), matrix.scores_of).coordinates(found.vectors)
+    coordinates = ScoreFactor(matrix.jacobian(), matrix.scores_of).coordinates(found.vectors)
     number = matrix.problem.examples
     examples = torch.arange(number).repeat_interleave(len(coordinates) // number)
     return replace(found, coordinates=coordinates, examples=examples)
 
 
-def _errors(matrix: Matrix, found: Eigensystem, question: Question) -> tuple[float, ...] | None:
+def _errors(matrix: Matrix, found: Eigensystem, question: SpectrumRequest) -> tuple[float, ...] | None:
     """Of the leading eigenvalues over examples."""
     coordinates, examples = found.coordinates, found.examples
     if coordinates is None or examples is None:
@@ -266,7 +266,7 @@ def _errors(matrix: Matrix, found: Eigensystem, question: Question) -> tuple[flo
     return spectral_summary.bootstrap_errors(coordinates, examples, matrix.problem.examples, seed=question.seed)
 
 
-def _density(matrix: Matrix, found: Eigensystem, question: Question) -> Density | None:
+def _density(matrix: Matrix, found: Eigensystem, question: SpectrumRequest) -> Density | None:
     """By stochastic Lanczos quadrature beside the leading eigenpairs; None where its vectors do not fit.
 
     Of AᵀA where that is smaller: the null vectors of F that the number of columns leaves are then no matter of the
@@ -280,8 +280,8 @@ def _density(matrix: Matrix, found: Eigensystem, question: Question) -> Density 
     values, residuals, vectors = _deflated(found, vectors)
     product: Product = matrix.product
     if by_columns:
-        product, vectors = Dual(matrix.jacobian(), matrix.scores_of), _of_columns(matrix, found, vectors)
-    locked = Eigenpairs(values.cpu(), vectors.to(dtype), residuals.cpu(), Ending.CONVERGED, 0, 0)
+        product, vectors = ScoreFactor(matrix.jacobian(), matrix.scores_of), _of_columns(matrix, found, vectors)
+    locked = Eigenpairs(values.cpu(), vectors.to(dtype), residuals.cpu(), StopReason.CONVERGED, 0, 0)
     return density_of(
         product,
         size,
@@ -296,7 +296,7 @@ def _density(matrix: Matrix, found: Eigensystem, question: Question) -> Density 
     )
 
 
-def density_vectors(matrix: Matrix, question: Question) -> tuple[int, torch.dtype, bool] | None:
+def density_vectors(matrix: Matrix, question: SpectrumRequest) -> tuple[int, torch.dtype, bool] | None:
     """Length and precision of the vectors of a density, and whether they are AᵀA's; None where they do not fit."""
     problem, room = matrix.problem, memory_bytes(matrix.problem.device) * BASIS_SHARE
     by_columns = _has_fewer_columns(matrix, room)
@@ -317,6 +317,6 @@ def _of_columns(matrix: Matrix, found: Eigensystem, vectors: Tensor) -> Tensor:
     """Aᵀv/√λ for eigenvectors v (P, l) of AAᵀ, orthonormal: those of AᵀA, (M, l)."""
     coordinates, rows = found.coordinates, matrix.problem.examples * matrix.scores
     if coordinates is None or len(coordinates) != rows:
-        coordinates = Dual(matrix.jacobian(), matrix.scores_of).coordinates(vectors)
+        coordinates = ScoreFactor(matrix.jacobian(), matrix.scores_of).coordinates(vectors)
     basis: Tensor = torch.linalg.qr(coordinates[:, : vectors.shape[1]]).Q
     return basis

@@ -89,7 +89,7 @@ def _runs(children: Sequence[tuple[int, int]], limit: float) -> Iterator[range]:
 
 
 @dataclass
-class Held:
+class SavedInput:
     """A recorded call's input: the tensor itself, or where it will be when its segment has gone forward anew."""
 
     tensor: Tensor | None
@@ -98,7 +98,7 @@ class Held:
     _again: Callable[[], Tensor] | None = None
 
     @classmethod
-    def of(cls, tensor: Tensor) -> "Held":
+    def of(cls, tensor: Tensor) -> "SavedInput":
         """An input as the function was given it."""
         return cls(tensor.detach(), tensor._version)
 
@@ -126,10 +126,10 @@ class _Segment:
     run: Callable[..., Any]
     given: Any
     versions: list[tuple[Tensor, int]]
-    memory: "Recomputation"
+    memory: "ActivationCheckpointing"
     saved: int = 0
     fingerprint: list[Tensor] = field(default_factory=list)
-    held: list[tuple[Held, int]] = field(default_factory=list)
+    held: list[tuple[SavedInput, int]] = field(default_factory=list)
 
     def pack(self, _tensor: Tensor) -> int:
         """The place among the saved tensors of the next one."""
@@ -157,7 +157,7 @@ def _fingerprint(result: Any) -> list[Tensor]:
     return [leaf.detach().sum() for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
 
 
-class Recomputation:
+class ActivationCheckpointing:
     """The segments of one forward pass, of which one at a time is there with the tensors that it saved."""
 
     def __init__(self, again: Again) -> None:
@@ -166,9 +166,9 @@ class Recomputation:
         self._present: tuple[_Segment, list[tuple[Tensor, int]]] | None = None
         self._segments: list[tuple[Block, int, _Segment]] = []
 
-    def hold(self, tensor: Tensor) -> Held:
+    def hold(self, tensor: Tensor) -> SavedInput:
         """A recorded input, which is let go when the segment that it is in ends."""
-        held = Held.of(tensor)
+        held = SavedInput.of(tensor)
         if self._current is not None:
             self._current.held.append((held, self._current.pack(tensor)))
         return held
@@ -256,7 +256,7 @@ def _fresh(leaf: Any) -> Any:
 
 
 @contextmanager
-def recomputed(model: nn.Module, blocks: Sequence[Block], memory: Recomputation) -> Iterator[None]:
+def checkpointed(model: nn.Module, blocks: Sequence[Block], memory: ActivationCheckpointing) -> Iterator[None]:
     """Let the blocks of a network be segments of the recomputation while the context is open."""
     with ExitStack() as stack:
         for block in blocks:
@@ -275,7 +275,7 @@ def _put_back(module: nn.Module, before: Any) -> None:
         vars(module)["forward"] = before
 
 
-def _whole(module: nn.Module, block: Block, memory: Recomputation) -> Callable[..., Any]:
+def _whole(module: nn.Module, block: Block, memory: ActivationCheckpointing) -> Callable[..., Any]:
     original = module.forward
 
     def forward(*arguments: Any, **named: Any) -> Any:
@@ -284,7 +284,7 @@ def _whole(module: nn.Module, block: Block, memory: Recomputation) -> Callable[.
     return forward
 
 
-def _in_runs(module: nn.Module, block: Block, memory: Recomputation) -> Callable[[Any], Any]:
+def _in_runs(module: nn.Module, block: Block, memory: ActivationCheckpointing) -> Callable[[Any], Any]:
     children = list(module.children())
     starts = {run.start: (number, run) for number, run in enumerate(block.runs)}
 

@@ -118,7 +118,7 @@ def moved(parameters: Mapping[str, Tensor], change: Mapping[str, Tensor], length
 
 
 @dataclass(frozen=True)
-class Network:
+class DirectionalNetwork:
     """z at θ, what of it is rounding, and the vectors that its derivatives are taken against and along."""
 
     outputs: Outputs
@@ -130,11 +130,11 @@ class Network:
     last_places: Mapping[str, Tensor]
     watched: Watched
     slopes: dict[int, dict[str, tuple[Tensor, Tensor]]] = field(default_factory=dict)
-    others: list["Network"] = field(default_factory=list)
+    others: list["DirectionalNetwork"] = field(default_factory=list)
     is_beside: bool = False
 
     @classmethod
-    def of(cls, outputs: Outputs, parameters: Mapping[str, Tensor], seed: int) -> "Network":
+    def of(cls, outputs: Outputs, parameters: Mapping[str, Tensor], seed: int) -> "DirectionalNetwork":
         """Four evaluations: two as it is, and two with the parameters' last places moved."""
         with watched_evaluation(parameters) as watched:
             z = outputs().detach().double()
@@ -209,12 +209,14 @@ class Network:
         return found
 
     @contextmanager
-    def beside(self) -> Iterator["Network"]:
+    def beside(self) -> Iterator["DirectionalNetwork"]:
         """The network at parameters next to θ while the context is open: no unit is exactly at a kink there."""
         change = {name: self.direction(name, number=-1) for name in self.parameters}
         with moved(self.parameters, change, BESIDE):
             if not self.others:
-                self.others.append(replace(Network.of(self.outputs, self.parameters, self.seed), is_beside=True))
+                self.others.append(
+                    replace(DirectionalNetwork.of(self.outputs, self.parameters, self.seed), is_beside=True)
+                )
             yield self.others[0]
 
     def against(self, vectors: Tensor) -> Tensor:
@@ -229,7 +231,7 @@ def _drawn(parameter: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Step:
+class DirectionalStep:
     """Both sides at one length, (K, B); what bends and rounding may be of their difference and the outputs', (B,)."""
 
     length: float
@@ -280,7 +282,7 @@ class Step:
         return self.error > CERTAIN * self.bound
 
 
-def step_along(network: Network, scales: Mapping[str, float], number: int, length: float) -> Step:
+def step_along(network: DirectionalNetwork, scales: Mapping[str, float], number: int, length: float) -> DirectionalStep:
     """Two evaluations, at ± length along the direction of some tensors, each scaled."""
     change = {name: scale * network.direction(name, number) for name, scale in scales.items()}
     ends = []
@@ -296,7 +298,7 @@ def step_along(network: Network, scales: Mapping[str, float], number: int, lengt
     finite = torch.einsum("kbc,bc->kb", network.cotangents, difference).cpu()
     autograd, backward = (torch.stack(parts).sum(0) for parts in zip(*slopes, strict=True))
     scale = torch.maximum(finite.norm(dim=0), autograd.norm(dim=0))
-    return Step(
+    return DirectionalStep(
         length=length,
         finite=finite,
         autograd=autograd,
@@ -359,7 +361,7 @@ def derivatives_by_tensor(
     Returns:
         One per tensor, or per group that passed or stayed undecided, in the order of their first tensors.
     """
-    network = Network.of(outputs, parameters, seed)
+    network = DirectionalNetwork.of(outputs, parameters, seed)
     if most_groups is None or most_groups >= len(parameters):
         return tuple(_decided(network, {name: 1.0}) for name in parameters)
     found: list[Derivative] = []
@@ -369,7 +371,7 @@ def derivatives_by_tensor(
     return tuple(sorted(found, key=lambda each: min(order[name] for name in each.names)))
 
 
-def _groups(network: Network, most: int) -> list[dict[str, float]]:
+def _groups(network: DirectionalNetwork, most: int) -> list[dict[str, float]]:
     """Tensors of like derivatives together, scaled so that each has the same share; those without one by themselves."""
     lengths = {name: float(network.slope(name, 0)[0].norm()) for name in network.parameters}
     least = WEAK * max(lengths.values(), default=0.0)
@@ -381,7 +383,7 @@ def _groups(network: Network, most: int) -> list[dict[str, float]]:
     return [weak, *found] if weak else found
 
 
-def _taken_apart(network: Network, scales: Mapping[str, float]) -> list[Derivative]:
+def _taken_apart(network: DirectionalNetwork, scales: Mapping[str, float]) -> list[Derivative]:
     """The group's verdict where it passes, or rounding hides all; else those of its halves, down to single tensors."""
     judged = _decided(network, scales)
     hidden = judged.outcome is Outcome.UNDECIDED and judged.rounding > judged.truncation
@@ -392,10 +394,10 @@ def _taken_apart(network: Network, scales: Mapping[str, float]) -> list[Derivati
     return [each for part in parts for each in _taken_apart(network, part)]
 
 
-def _decided(network: Network, scales: Mapping[str, float]) -> Derivative:
+def _decided(network: DirectionalNetwork, scales: Mapping[str, float]) -> Derivative:
     """Step after step until the tensors pass, fail, or no other step could tell more."""
     alone = len(scales) == 1
-    steps, doubts = list[Step](), 0
+    steps, deferred_checks = list[DirectionalStep](), 0
     passed = torch.zeros(len(network.z), dtype=torch.bool)
     length: float | None = FIRST
     while length is not None:
@@ -403,8 +405,8 @@ def _decided(network: Network, scales: Mapping[str, float]) -> Derivative:
         steps.append(step)
         if not alone and bool(step.differs.any()):
             return _told(scales, Outcome.FAILED, step, step.differs, "")
-        if alone and doubts < 2 and bool(step.differs.any()):
-            doubts += 1
+        if alone and deferred_checks < 2 and bool(step.differs.any()):
+            deferred_checks += 1
             wrong = _confirmed(network, scales, step)
             if bool(wrong.any()):
                 return _told(scales, Outcome.FAILED, step, wrong, _wrong(step, wrong))
@@ -416,7 +418,7 @@ def _decided(network: Network, scales: Mapping[str, float]) -> Derivative:
 
 
 def _after_all_steps(
-    network: Network, scales: Mapping[str, float], steps: Sequence[Step], passed: Tensor
+    network: DirectionalNetwork, scales: Mapping[str, float], steps: Sequence[DirectionalStep], passed: Tensor
 ) -> Derivative:
     """No step was exact enough for every example."""
     for step in steps:
@@ -440,7 +442,7 @@ def _after_all_steps(
     return _told(scales, Outcome.UNDECIDED, best, ~passed, reason)
 
 
-def _confirmed(network: Network, scales: Mapping[str, float], step: Step) -> Tensor:
+def _confirmed(network: DirectionalNetwork, scales: Mapping[str, float], step: DirectionalStep) -> Tensor:
     """By example: the same at a shorter step, in other directions, and at parameters next to θ.
 
     Kinks cancel here and there, but not in all directions; where symmetry lets them, they are exactly at θ and nowhere
@@ -458,7 +460,7 @@ def _confirmed(network: Network, scales: Mapping[str, float], step: Step) -> Ten
     return found
 
 
-def _next_length(network: Network, steps: Sequence[Step], unclear: Tensor) -> float | None:
+def _next_length(network: DirectionalNetwork, steps: Sequence[DirectionalStep], unclear: Tensor) -> float | None:
     """Shorter where bends hide more, longer where rounding does; None where that was tried, or bends stay."""
     step, tried = steps[-1], {each.length for each in steps}
     for n in unclear.nonzero().flatten().tolist():
@@ -480,14 +482,16 @@ def _next_length(network: Network, steps: Sequence[Step], unclear: Tensor) -> fl
     return None
 
 
-def _stays(steps: Sequence[Step], n: int) -> bool:
+def _stays(steps: Sequence[DirectionalStep], n: int) -> bool:
     """Whether the last three steps bend alike though each is shorter: there is a kink at θ itself."""
     last = steps[-3:]
     shorter = all(after.length < before.length for before, after in itertools.pairwise(last))
     return len(last) == 3 and shorter and float(last[2].bend[n]) > 0.5 * float(last[0].bend[n])
 
 
-def _told(scales: Mapping[str, float], outcome: Outcome, step: Step, where: Tensor, reason: str) -> Derivative:
+def _told(
+    scales: Mapping[str, float], outcome: Outcome, step: DirectionalStep, where: Tensor, reason: str
+) -> Derivative:
     """The step's figures at the worst of some examples."""
     scale = step.scale.clamp_min(1e-300)
     n = int(torch.where(where, step.error / scale, -1.0).argmax())
@@ -506,7 +510,7 @@ def _told(scales: Mapping[str, float], outcome: Outcome, step: Step, where: Tens
     )
 
 
-def _wrong(step: Step, where: Tensor) -> str:
+def _wrong(step: DirectionalStep, where: Tensor) -> str:
     """How autograd's derivative is to the outputs' own."""
     n = int(torch.where(where, step.error, -1.0).argmax())
     ours, theirs = step.autograd[:, n], step.finite[:, n]

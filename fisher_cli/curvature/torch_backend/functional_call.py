@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def substituted(
+def parameters_replaced(
     model: nn.Module, parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]
 ) -> Iterator[None]:
     """Let the network use `values` in place of the parameters of the same names while the context is open.

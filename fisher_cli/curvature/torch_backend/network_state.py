@@ -118,7 +118,7 @@ def _has_max_norm(module: nn.Module) -> bool:
 
 
 @contextmanager
-def given_back(model: nn.Module) -> Iterator[None]:
+def restored(model: nn.Module) -> Iterator[None]:
     """Leave a network as it came: mode, precision, device, values, buffers, attributes, `requires_grad`.
 
     The random numbers that its owner draws next are the same ones, too.

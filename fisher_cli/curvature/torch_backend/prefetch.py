@@ -11,7 +11,7 @@ Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 
-def one_ahead(make: Callable[[Given], Made], items: Iterable[Given]) -> Iterator[Made]:
+def prefetched(make: Callable[[Given], Made], items: Iterable[Given]) -> Iterator[Made]:
     """make(item) for every item in order; the next one is made by a thread while the caller uses this one.
 
     Never more than one ahead: batches are large. What `make` raises is raised where its result would be.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from fisher_cli.curvature.gradient_norms.engine import NOT_CHECKED, Engine
-from fisher_cli.curvature.gradient_norms.operation_count import Operations, counted
+from fisher_cli.curvature.gradient_norms.operation_count import OperationCounter, counted
 from fisher_cli.curvature.problem.output_scores import Scoring
 from fisher_cli.curvature.torch_backend.out_of_memory import raise_if_out_of_memory
 from fisher_cli.errors import VerificationError
@@ -54,7 +54,7 @@ def _forgotten(ledger: Ledger) -> Ledger:
     return replace(ledger, entries=tuple(replace(entry, work=None) for entry in ledger.entries), backward=None)
 
 
-def _operations(engine: Engine, scoring: Scoring) -> Operations | None:
+def _operations(engine: Engine, scoring: Scoring) -> OperationCounter | None:
     problem = engine.problem
     batch = problem.slice(0, min(WATCHED_EXAMPLES, problem.batch_size, problem.examples))
     evaluated = replace(engine, methods={}).evaluate(batch)  # a copy: the ledger is what the sweep itself did

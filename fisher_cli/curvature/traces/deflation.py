@@ -24,7 +24,7 @@ from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.problem.batching import DIRECTIONS_AT_ONCE
 from fisher_cli.curvature.problem.counter_based_random import Draws, of_examples
 from fisher_cli.curvature.problem.likelihoods import Likelihood, Softmax
-from fisher_cli.curvature.problem.output_scores import Scores, Scoring, exact, unit_scale, with_observed
+from fisher_cli.curvature.problem.output_scores import OutputScores, Scoring, exact, unit_scale, with_observed
 from fisher_cli.curvature.problem.problem import Batch, Problem
 
 PILOT_EXAMPLES = 32
@@ -45,7 +45,7 @@ PILOT_PAIRS, NEXT_COLUMNS, AIM, MOST_VALUES = 4, 1.5, 0.7, 2**26
 
 
 @dataclass(frozen=True)
-class Pilot:
+class PilotResult:
     """What a few examples say: K̄ (C, C) or None, and how many columns k to take exactly."""
 
     kernel: Tensor | None
@@ -81,7 +81,7 @@ def _turned(columns: Tensor, kernel: Tensor) -> Tensor:
     return torch.where(largest < 0, -root, root)
 
 
-def pilot(engine: Engine, target_error: float | None) -> Pilot:
+def pilot(engine: Engine, target_error: float | None) -> PilotResult:
     """K̄ and the number of exact columns that keeps the estimator's error within the target.
 
     The target is a tenth of the standard error over examples, or `target_error` relative to the trace; both
@@ -91,7 +91,7 @@ def pilot(engine: Engine, target_error: float | None) -> Pilot:
     problem = engine.problem
     if problem.outputs > PILOT_OUTPUTS:
         found = columns_for_many_outputs(problem.outputs)
-        return Pilot(None, found if target_error is None else _columns_within(engine, target_error))
+        return PilotResult(None, found if target_error is None else _columns_within(engine, target_error))
     fewest = FEWEST_PILOT_EXAMPLES if target_error is None else FEWEST_FOR_A_TARGET
     batches = _spread_examples(engine, problem.outputs, fewest)
     parts = [(*_output_kernels(engine, batch), batch.labels) for batch in batches]
@@ -105,8 +105,8 @@ def pilot(engine: Engine, target_error: float | None) -> Pilot:
         inner = _held_out(problem.likelihood, outputs, labels, kernels)
     columns = _enough_columns(inner, problem.examples, target_error, least)
     # With no fewer directions than a root has columns, all of these are taken and nothing is drawn.
-    columns = problem.world.broadcast(columns if columns + MIXTURES < rank_of(problem) else rank_of(problem))
-    return Pilot(kernel, columns)
+    columns = problem.process_group.broadcast(columns if columns + MIXTURES < rank_of(problem) else rank_of(problem))
+    return PilotResult(kernel, columns)
 
 
 def _mean_kernel(kernels: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ def _columns_within(engine: Engine, target_error: float) -> int:
         traces, squares, examples = traces + some[0], squares + some[1], examples + len(batch)
     allowed = AIM * (target_error * traces / examples) ** 2 * problem.examples
     fitting = [columns for columns, each in zip(tried, (squares / examples).tolist(), strict=True) if each <= allowed]
-    found: int = problem.world.broadcast(fitting[0] if fitting else rank if rank <= most else tried[-1])
+    found: int = problem.process_group.broadcast(fitting[0] if fitting else rank if rank <= most else tried[-1])
     return found
 
 
@@ -219,13 +219,13 @@ def _enough_columns(inner: Tensor, examples: int, target_error: float | None, le
     return most
 
 
-def deflated(engine: Engine, found: Pilot, seed: int) -> Scoring:
+def deflated(engine: Engine, found: PilotResult, seed: int) -> Scoring:
     """k leading columns of the root exactly and two antithetic mixtures of the others, with signs of each example."""
     likelihood = engine.problem.likelihood
     if found.columns >= rank_of(engine.problem):
         return lambda outputs, labels, _: exact(likelihood, outputs, labels)
 
-    def scoring(outputs: Tensor, labels: Tensor, start: int) -> Scores:
+    def scoring(outputs: Tensor, labels: Tensor, start: int) -> OutputScores:
         draws = of_examples(seed, "signs", start, len(outputs), outputs.device)
         signs = antithetic_signs(outputs.shape[1], found.columns, draws)
         if found.kernel is None:
@@ -239,12 +239,14 @@ def deflated(engine: Engine, found: Pilot, seed: int) -> Scoring:
         weights = scale**2
         weights[found.columns :] /= MIXTURES
         drawn = range(found.columns, found.columns + MIXTURES)
-        return _with_first_observed(likelihood, outputs, labels, Scores(unit.to(outputs.dtype), weights, scale, drawn))
+        return _with_first_observed(
+            likelihood, outputs, labels, OutputScores(unit.to(outputs.dtype), weights, scale, drawn)
+        )
 
     return scoring
 
 
-def _with_first_observed(likelihood: Likelihood, outputs: Tensor, labels: Tensor, scores: Scores) -> Scores:
+def _with_first_observed(likelihood: Likelihood, outputs: Tensor, labels: Tensor, scores: OutputScores) -> OutputScores:
     """The scores with the coefficients of the observed one: it is the first's multiple, or a direction of its own."""
     if not isinstance(likelihood, Softmax):
         return with_observed(likelihood, outputs, labels, scores.directions, scores.true, scores.draws)
@@ -253,7 +255,7 @@ def _with_first_observed(likelihood: Likelihood, outputs: Tensor, labels: Tensor
     observed = torch.cat([first.observed, torch.zeros_like(scores.true[1:])])
     # The unit direction is taken from there: a column's may have underflowed with its weight.
     directions = torch.cat([first.directions, scores.directions[1:]])
-    return Scores(directions, torch.cat([first.weights, scores.true[1:]]), observed, scores.draws)
+    return OutputScores(directions, torch.cat([first.weights, scores.true[1:]]), observed, scores.draws)
 
 
 def antithetic_signs(outputs: int, columns: int, draws: Draws) -> Tensor:

@@ -37,7 +37,7 @@ def fisher_diagonal(engine: Engine) -> dict[str, Tensor]:
             with torch.no_grad():
                 for name, parts in evaluated.contributions(directions[some]):
                     total[name] += _weighted_squares(parts, weights, problem.parameters[name].shape)
-    whole = {name: problem.world.sum(part) / problem.examples for name, part in total.items()}
+    whole = {name: problem.process_group.sum(part) / problem.examples for name, part in total.items()}
     return {name: part.reshape(problem.parameters[name].shape) for name, part in whole.items()}
 
 

@@ -23,7 +23,7 @@ def projections(engine: Engine, mean_gradient: MeanGradient) -> Tensor:
         outputs = evaluated.outputs.detach()
         direction, amplitude = empirical_scores(problem.likelihood, outputs, batch.labels)
         parts.append((evaluated.project(direction, mean_gradient.part) * amplitude)[0])
-    return problem.world.gather(parts)
+    return problem.process_group.gather(parts)
 
 
 def two_batch_estimates(small_norm: float, large_norm: float, small: int, large: int) -> tuple[float, float]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature.linalg.sums import add_to, squared_norm
-from fisher_cli.curvature.problem.collective_order import Turns
+from fisher_cli.curvature.problem.collective_order import CollectiveOrder
 from fisher_cli.curvature.problem.problem import Batch, Problem
 from fisher_cli.curvature.products.fisher_products import views
 
@@ -41,7 +41,7 @@ class MeanGradient:
 
     def complete(self) -> None:
         """Make the mean over the examples of all ranks."""
-        self._problem.world.sum(self._vector).div_(self._problem.examples)
+        self._problem.process_group.sum(self._vector).div_(self._problem.examples)
 
     def squared_norm(self) -> float:
         """‖ḡ‖²."""
@@ -61,34 +61,37 @@ class SharedMeanGradient(MeanGradient):
 
     So the ranks hold equally much whatever the sizes of the parameters, and a batch's sums are sent once, in the
     precision that they have: if a whole parameter were one rank's, all would send to this one, in float64. For that
-    ranks go from parameter to parameter together, by `Turns`. Parts are read in the network's precision, at least
-    float32, in which layers' products with them are made.
+    ranks go from parameter to parameter together, by `CollectiveOrder`. Parts are read in the network's precision, at
+    least float32, in which layers' products with them are made.
     """
 
     def __init__(self, problem: Problem) -> None:
         """Zero, to be added to."""
-        self._problem, self._turns = problem, Turns(problem.world, list(problem.parameters))
+        self._problem, self._collective_order = (
+            problem,
+            CollectiveOrder(problem.process_group, list(problem.parameters)),
+        )
         self._dtype = torch.promote_types(problem.dtype, torch.float32)
         self._totals = {
-            name: torch.zeros(problem.world.scattered(each.numel()), dtype=torch.float64, device=problem.device)
+            name: torch.zeros(problem.process_group.scattered(each.numel()), dtype=torch.float64, device=problem.device)
             for name, each in problem.parameters.items()
         }
 
     def adding(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """This rank's batches, during which sums are added; after them it takes part in the sums of others."""
-        yield from self._turns.of(batches)
-        for turn in self._turns.until(None):
+        yield from self._collective_order.of(batches)
+        for turn in self._collective_order.until(None):
             self._add(turn, None)
 
     def reading(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """This rank's batches, during which parts are read; after them it takes part when others read."""
-        yield from self._turns.of(batches)
-        for turn in self._turns.until(None):
+        yield from self._collective_order.of(batches)
+        for turn in self._collective_order.until(None):
             self._gathered(turn, self._dtype)
 
     def add(self, name: str, part: Tensor) -> None:
         """Add a sum of gradients by one parameter, in its shape, and what other ranks have to add to it now."""
-        for turn in self._turns.until(name):
+        for turn in self._collective_order.until(name):
             self._add(turn, part if turn == name else None)
 
     def _add(self, name: str, part: Tensor | None) -> None:
@@ -96,17 +99,17 @@ class SharedMeanGradient(MeanGradient):
         if part is None:
             zero = torch.zeros(1, dtype=self._dtype, device=self._problem.device)
             part = zero.expand(self._problem.parameters[name].numel())
-        self._problem.world.add_scattered(part.detach().to(self._dtype).reshape(-1), self._totals[name])
+        self._problem.process_group.add_scattered(part.detach().to(self._dtype).reshape(-1), self._totals[name])
 
     def part(self, name: str) -> Tensor:
         """ḡ of one parameter, in its shape, gathered for this reader alone."""
-        for turn in self._turns.until(name):
+        for turn in self._collective_order.until(name):
             found = self._gathered(turn, self._dtype)
         return found.view(self._problem.parameters[name].shape)
 
     def _gathered(self, name: str, dtype: torch.dtype) -> Tensor:
         size = self._problem.parameters[name].numel()
-        return self._problem.world.gather_scattered(self._totals[name], size, dtype)
+        return self._problem.process_group.gather_scattered(self._totals[name], size, dtype)
 
     def complete(self) -> None:
         """Make the mean over the examples of all ranks, whose sums are here already."""
@@ -116,7 +119,7 @@ class SharedMeanGradient(MeanGradient):
     def squared_norm(self) -> float:
         """‖ḡ‖²."""
         mine = torch.stack([squared_norm(total) for total in self._totals.values()]).sum()
-        return float(self._problem.world.sum(mine.reshape(1)))
+        return float(self._problem.process_group.sum(mine.reshape(1)))
 
     def whole(self) -> Tensor:
         """ḡ, (P,) in float64, gathered on every rank."""
@@ -136,5 +139,5 @@ def mean_gradient(problem: Problem) -> MeanGradient:
     Of a small one each rank adds up its own, and there is a single sum over the ranks at the end, which costs less than
     to go from layer to layer together.
     """
-    is_shared = problem.is_large and problem.world.size > 1
+    is_shared = problem.is_large and problem.process_group.size > 1
     return SharedMeanGradient(problem) if is_shared else MeanGradient(problem)

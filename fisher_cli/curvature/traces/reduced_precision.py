@@ -10,7 +10,7 @@ from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.problem.problem import Problem
 from fisher_cli.curvature.torch_backend.backend_flags import tf32_products
 from fisher_cli.curvature.torch_backend.precision import in_precision
-from fisher_cli.curvature.traces.deflation import Pilot, columns_for_many_outputs, deflated
+from fisher_cli.curvature.traces.deflation import PilotResult, columns_for_many_outputs, deflated
 from fisher_cli.results import Check, Rounding
 
 Timed = Callable[[str], AbstractContextManager[None]]
@@ -24,7 +24,7 @@ def _traces(problem: Problem, seed: int) -> tuple[float, float]:
     engine = Engine(problem)
     batch = problem.slice(0, min(EXAMPLES, problem.batch_size, problem.examples))
     evaluated = engine.evaluate(batch)
-    scoring = deflated(engine, Pilot(None, columns_for_many_outputs(problem.outputs)), seed)
+    scoring = deflated(engine, PilotResult(None, columns_for_many_outputs(problem.outputs)), seed)
     scores = scoring(evaluated.outputs.detach(), batch.labels, batch.start)
     norms = torch.stack(list(evaluated.norms(scores.directions).values())).sum(0)
     true, empirical = norms * scores.true, norms * scores.observed.square()

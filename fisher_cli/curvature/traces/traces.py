@@ -9,13 +9,13 @@ from torch import Tensor
 
 from fisher_cli.curvature.gradient_norms import verification
 from fisher_cli.curvature.gradient_norms.deferred_checks import runs_behind
-from fisher_cli.curvature.gradient_norms.engine import Engine, Pass
-from fisher_cli.curvature.problem.drawn_labels import errors
+from fisher_cli.curvature.gradient_norms.engine import BatchBackward, Engine
+from fisher_cli.curvature.problem.drawn_labels import draw_errors
 from fisher_cli.curvature.problem.moments import Moments, as_floats, over_ranks, ratio_of_means
-from fisher_cli.curvature.problem.output_scores import Scores, Scoring, exact, sampled
-from fisher_cli.curvature.problem.predictions import PredictionTotals
+from fisher_cli.curvature.problem.output_scores import OutputScores, Scoring, exact, sampled
+from fisher_cli.curvature.problem.predictions import RunningPredictions
 from fisher_cli.curvature.problem.problem import Batch, Problem
-from fisher_cli.curvature.problem.process_group import World
+from fisher_cli.curvature.problem.process_group import ProcessGroup
 from fisher_cli.curvature.torch_backend.backend_flags import steady_arithmetic
 from fisher_cli.curvature.torch_backend.out_of_memory import raise_if_out_of_memory
 from fisher_cli.curvature.traces import coverage_ledger
@@ -33,7 +33,7 @@ EXACT_OUTPUTS = 32
 
 
 @dataclass(frozen=True)
-class Sweep:
+class TraceResult:
     """What one sweep over the examples gives: predictions, both traces, and the mean gradient ḡ.
 
     `ledger` says how every parameter was covered, `check` how the engine compares with plain autograd. `columns`
@@ -65,7 +65,7 @@ class _Totals:
     """
 
     gradient: MeanGradient
-    predictions: PredictionTotals = field(default_factory=PredictionTotals)
+    predictions: RunningPredictions = field(default_factory=RunningPredictions)
     true: Moments = field(default_factory=Moments)
     names: tuple[str, ...] = ()
     true_layers: Moments = field(default_factory=Moments)
@@ -113,28 +113,28 @@ class _Totals:
             raise
         self.require_finite_outputs()
 
-    def over_ranks(self, world: World, names: Sequence[str], *, with_columns: bool) -> "_Totals":
+    def over_ranks(self, process_group: ProcessGroup, names: Sequence[str], *, with_columns: bool) -> "_Totals":
         """Those of all ranks, whose terms are in order of the examples; the gradient is left to be completed."""
-        if world.size == 1:
+        if process_group.size == 1:
             return self
         true, true_layers, empirical_layers, balanced, balanced_layers = over_ranks(
-            [self.true, self.true_layers, self.empirical_layers, self.balanced, self.balanced_layers], world
+            [self.true, self.true_layers, self.empirical_layers, self.balanced, self.balanced_layers], process_group
         )
         return _Totals(
             gradient=self.gradient,
-            predictions=self.predictions.over_ranks(world),
+            predictions=self.predictions.over_ranks(process_group),
             true=true,
             names=tuple(names),
             true_layers=true_layers,
             empirical_layers=empirical_layers,
             balanced=balanced,
             balanced_layers=balanced_layers,
-            true_terms=[world.gather(self.true_terms)],
-            balanced_terms=[world.gather(self.balanced_terms)],
-            empirical_terms=[world.gather(self.empirical_terms)],
-            columns=[world.gather(self.columns)] if with_columns else [],
-            outputs=[world.gather(self.outputs)],
-            directions=max(world.exchange(self.directions)),
+            true_terms=[process_group.gather(self.true_terms)],
+            balanced_terms=[process_group.gather(self.balanced_terms)],
+            empirical_terms=[process_group.gather(self.empirical_terms)],
+            columns=[process_group.gather(self.columns)] if with_columns else [],
+            outputs=[process_group.gather(self.outputs)],
+            directions=max(process_group.exchange(self.directions)),
         )
 
 
@@ -152,7 +152,7 @@ def sweep(
     known: Ledger | None = None,
     advance: Advance | None = None,
     timed: Timed = lambda _stage: nullcontext(),
-) -> Sweep:
+) -> TraceResult:
     """tr F = mean_n Σ_k ‖J_nᵀ s_nk‖² and tr F̂ = mean_n ‖J_nᵀ (p_n − e_y)‖², by parameter and by example.
 
     Natural log, mean over examples, float64 sums. One forward pass, one backward pass per score direction
@@ -187,9 +187,9 @@ def sweep(
         for batch in totals.gradient.adding(problem.batches()):
             _add_batch(totals, engine, batch, scoring, checker)
             if advance is not None:
-                advance(min(1.0, problem.world.size * (batch.start + len(batch)) / problem.examples))
+                advance(min(1.0, problem.process_group.size * (batch.start + len(batch)) / problem.examples))
     has_columns = described == "exact" and problem.likelihood.name == "softmax"
-    totals = totals.over_ranks(problem.world, list(problem.parameters), with_columns=has_columns)
+    totals = totals.over_ranks(problem.process_group, list(problem.parameters), with_columns=has_columns)
     engine.share_methods()
     predictions, trace = _summarise(problem, engine.ledger(), totals, described)
     ledger = without_work(trace, totals.directions)
@@ -201,7 +201,7 @@ def sweep(
     columns = torch.cat(totals.columns) if has_columns else None
     outputs, per_example = torch.cat(totals.outputs), totals.predictions.per_example()
     check = None if checker is None else checker.result()
-    return Sweep(predictions, trace, totals.gradient, ledger, check, columns, outputs, engine, per_example)
+    return TraceResult(predictions, trace, totals.gradient, ledger, check, columns, outputs, engine, per_example)
 
 
 def _scoring(
@@ -241,7 +241,7 @@ def _add_batch(
         checker.look_at(batch, scores.directions, norms)
 
 
-def _add_traces(totals: _Totals, evaluated: Pass, scores: Scores) -> dict[str, Tensor]:
+def _add_traces(totals: _Totals, evaluated: BatchBackward, scores: OutputScores) -> dict[str, Tensor]:
     """Take in a batch's traces; its norms."""
     totals.directions = len(scores.directions)
 
@@ -259,14 +259,14 @@ def _add_traces(totals: _Totals, evaluated: Pass, scores: Scores) -> dict[str, T
     return norms
 
 
-def _add_true(moments: Moments, balanced: Moments, norms: Tensor, weighted: Tensor, scores: Scores) -> Tensor:
+def _add_true(moments: Moments, balanced: Moments, norms: Tensor, weighted: Tensor, scores: OutputScores) -> Tensor:
     """Take in the terms of the true trace, (…, B), with what drawing added; the terms that errors are taken from."""
     values = weighted.sum(-2)
     if scores.balance is None:
         moments.add(values, _variance_of_draws(weighted[..., scores.draws.start : scores.draws.stop, :]))
         return values
     squares, odds = scores.balance
-    found = errors(norms[..., : len(squares), :] * squares, odds)
+    found = draw_errors(norms[..., : len(squares), :] * squares, odds)
     moments.add(values, found.spread, found.balanced)
     balanced.add(found.terms, found.noise)
     return found.terms
@@ -323,7 +323,7 @@ def _summarise(
     return totals.predictions.predictions(), trace
 
 
-def remarks(trace: Trace, target_error: float | None) -> list[str]:
+def draw_notes(trace: Trace, target_error: float | None) -> list[str]:
     """One for an error that is not known, one where that of the estimator is above the target, relative to tr F."""
     true, found = trace.true, list[str]()
     if true.standard_error is None and len(trace.per_example_true) > 1:

@@ -10,22 +10,22 @@ from torch import Tensor
 
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.checkpoints import discovery, duplicates, timeline
-from fisher_cli.inputs.checkpoints.inspection_cache import Acquaintance, Found
+from fisher_cli.inputs.checkpoints.inspection_cache import InspectedFile, InspectionCache
 from fisher_cli.inputs.checkpoints.pruning import mask_note, without_masks, zeros_note
-from fisher_cli.inputs.checkpoints.stored_files import Stored
+from fisher_cli.inputs.checkpoints.stored_files import StoredCheckpoint
 from fisher_cli.inputs.checkpoints.stored_weights import find_weights
-from fisher_cli.inputs.checkpoints.timeline import Moment
+from fisher_cli.inputs.checkpoints.timeline import TrainingPoint
 from fisher_cli.inputs.checkpoints.weights import clean_weights, kept_in_parts, listed, nonfinite_names
 from fisher_cli.inputs.formats.containers import one_line, read_bytes
 from fisher_cli.inputs.formats.plain_json import parse_json
-from fisher_cli.inputs.formats.reading import Reading
+from fisher_cli.inputs.formats.reading import ReadOptions
 from fisher_cli.results import WeightsKind
 from fisher_cli.text import digest, escape
 
-__all__ = ["Checkpoint", "CheckpointFile", "Reading", "find_checkpoints", "load_checkpoint", "nonfinite_names"]
+__all__ = ["Checkpoint", "CheckpointFile", "ReadOptions", "find_checkpoints", "load_checkpoint", "nonfinite_names"]
 
 _LONGEST_HINT: Final = 200
-_USUAL: Final = Reading()
+_USUAL: Final = ReadOptions()
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Checkpoint:
     `state_key` tells where the weights were ("" is the root); `architecture` and its arguments are hints
     found in the file, plain text and numbers, never to be imported; neither is what a folder's `config.json` names.
     `integrity` tells whether the container's checksums hold, or that it has none. `step_source` is who tells step and
-    epoch, as `Moment.source`. `ignored` are the file's other entries. `masks` are those of pruned weights, by name;
-    where they are zero, so are the weights.
+    epoch, as `TrainingPoint.source`. `ignored` are the file's other entries. `masks` are those of pruned weights, by
+    name; where they are zero, so are the weights.
     """
 
     name: str
@@ -78,14 +78,15 @@ class Checkpoint:
 
 
 def find_checkpoints(
-    paths: Sequence[Path], reading: Reading = _USUAL, acquaintance: Acquaintance | None = None
+    paths: Sequence[Path], reading: ReadOptions = _USUAL, inspection_cache: InspectionCache | None = None
 ) -> list[CheckpointFile]:
     """Return the checkpoints that the paths name, each once, in order of training.
 
     A folder that is one checkpoint (of a trainer, sharded) is one; any other stands for what is directly inside it,
     see `discovery.candidates`. Everything is read and checked here; what cannot be used keeps its error and a place
     by its name. Links to one file count as one, and so do `last`, `best` and their like with a file of the same
-    weights; the one that is kept names them. Files whose bytes are known to `acquaintance` are hashed and not decoded.
+    weights; the one that is kept names them. Files whose bytes are known to `inspection_cache` are hashed and not
+    decoded.
 
     Raises:
         CheckpointError: A path does not exist, or a folder holds no checkpoint.
@@ -93,13 +94,13 @@ def find_checkpoints(
     if not paths:
         msg = "no checkpoints given; name files or a folder, as in: fisher analyze checkpoints/"
         raise CheckpointError(msg)
-    candidates = discovery.candidates(paths)
-    acquaintance = acquaintance or Acquaintance()
+    candidates = discovery.find_candidates(paths)
+    inspection_cache = inspection_cache or InspectionCache()
     absolute = [Path(os.path.abspath(each.path)) for each in candidates]  # links keep the names they were given by
     parent = os.path.commonpath([path.parent for path in absolute])
     names = [_name(path.relative_to(parent)) for path in absolute]
     found = [
-        replace(inspected(each.path, name, reading, acquaintance), copies=each.copies)
+        replace(inspected(each.path, name, reading, inspection_cache), copies=each.copies)
         for each, name in zip(candidates, names, strict=True)
     ]
     found = _without_copies(found, reading)
@@ -107,7 +108,7 @@ def find_checkpoints(
     return timeline.in_training_order(found, lambda file: _row(file, file.name in final))
 
 
-def load_checkpoint(file: CheckpointFile, reading: Reading = _USUAL) -> Checkpoint:
+def load_checkpoint(file: CheckpointFile, reading: ReadOptions = _USUAL) -> Checkpoint:
     """Return the weights of one that was found, read anew and compared with what was found.
 
     Raises:
@@ -125,20 +126,20 @@ def load_checkpoint(file: CheckpointFile, reading: Reading = _USUAL) -> Checkpoi
     return replace(checkpoint, notes=(*checkpoint.notes, note))
 
 
-def inspected(path: Path, name: str, reading: Reading, acquaintance: Acquaintance) -> CheckpointFile:
+def inspected(path: Path, name: str, reading: ReadOptions, inspection_cache: InspectionCache) -> CheckpointFile:
     """Return what a candidate is; one that is a single file is read once, and decoded if its bytes are not known."""
     data = None
     try:
         data = None if path.is_dir() else read_bytes(path)
-        found = None if data is None else acquaintance.recall(digest(data))
+        found = None if data is None else inspection_cache.recall(digest(data))
         if found is None:
             stored = discovery.read(path, reading, data)
             checkpoint, says = _understood(stored, path, name, reading)
-            found = Found(checkpoint.sha256, says, tuple(sorted(stored.identity)))
+            found = InspectedFile(checkpoint.sha256, says, tuple(sorted(stored.identity)))
             if data is not None:
-                acquaintance.add(found)
+                inspection_cache.add(found)
     except CheckpointError as error:
-        told = timeline.moment(timeline.Stated(), name)
+        told = timeline.moment(timeline.StatedPoint(), name)
         sha256 = None if data is None else digest(data)
         # The traceback would keep the file's whole content in memory.
         return CheckpointFile(path, name, told.step, told.epoch, sha256, error.with_traceback(None))
@@ -147,7 +148,7 @@ def inspected(path: Path, name: str, reading: Reading, acquaintance: Acquaintanc
     return CheckpointFile(path, name, when.step, when.epoch, found.sha256, None, (), identity)
 
 
-def _without_copies(found: list[CheckpointFile], reading: Reading) -> list[CheckpointFile]:
+def _without_copies(found: list[CheckpointFile], reading: ReadOptions) -> list[CheckpointFile]:
     """Return the checkpoints less the further copies of one, whose names go into the one that stays."""
     digests: dict[str, str | None] = {}
 
@@ -179,7 +180,9 @@ def _names(file: CheckpointFile) -> tuple[str, ...]:
     return (file.name, *file.copies)
 
 
-def _understood(stored: Stored, path: Path, name: str, reading: Reading) -> tuple[Checkpoint, timeline.Stated]:
+def _understood(
+    stored: StoredCheckpoint, path: Path, name: str, reading: ReadOptions
+) -> tuple[Checkpoint, timeline.StatedPoint]:
     """Return the checkpoint that is stored at the path, and what it says of its place in training."""
     where = one_line(path, 500)
     found = find_weights(stored.payload.content, reading, where)
@@ -213,14 +216,14 @@ def _understood(stored: Stored, path: Path, name: str, reading: Reading) -> tupl
     return checkpoint, says
 
 
-def _moments(when: Moment) -> frozenset[str]:
+def _moments(when: TrainingPoint) -> frozenset[str]:
     """Return the mark of a step, else of an epoch, that a checkpoint states itself."""
     if when.source in {timeline.NAME, timeline.ORDER}:
         return frozenset()
     return frozenset({f"step:{when.step}" if when.step is not None else f"epoch:{when.epoch}"})
 
 
-def _ignored(stored: Stored, state_key: str) -> tuple[str, ...]:
+def _ignored(stored: StoredCheckpoint, state_key: str) -> tuple[str, ...]:
     """Return what stands beside the weights and tells nothing that is asked, such as an optimizer's state."""
     content = stored.payload.content
     used = {state_key.partition(".")[0], *timeline.TIME_KEYS, "arch", "arch_args"}
@@ -229,13 +232,13 @@ def _ignored(stored: Stored, state_key: str) -> tuple[str, ...]:
     return tuple(one_line(key) for key in content if isinstance(key, str) and key not in used)
 
 
-def _ignored_types(stored: Stored) -> tuple[str, ...]:
+def _ignored_types(stored: StoredCheckpoint) -> tuple[str, ...]:
     """Return a note on the classes that the file names and that were not imported, if there are any."""
     types = stored.payload.ignored_types
     return (f"read without {listed(types)}: classes in a file are not imported",) if types else ()
 
 
-def _about(stored: Stored) -> Mapping[str, object]:
+def _about(stored: StoredCheckpoint) -> Mapping[str, object]:
     """Return what stands beside the weights: in files of their own, in the payload, in the metadata of safetensors."""
     content = stored.payload.content if isinstance(stored.payload.content, dict) else {}
     return {

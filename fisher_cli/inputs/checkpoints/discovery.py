@@ -24,9 +24,9 @@ from fisher_cli.inputs.checkpoints.sharded import (
     read_deepspeed,
     read_folder,
 )
-from fisher_cli.inputs.checkpoints.stored_files import Stored, read_file
+from fisher_cli.inputs.checkpoints.stored_files import StoredCheckpoint, read_file
 from fisher_cli.inputs.formats.containers import one_line
-from fisher_cli.inputs.formats.reading import Reading
+from fisher_cli.inputs.formats.reading import ReadOptions
 
 _SUFFIXES: Final = frozenset({".pt", ".pth", ".th", ".ckpt", ".bin", ".tar", ".pkl", ".safetensors"})
 _UNFINISHED: Final = ("tmp", "recovery_tmp")
@@ -37,7 +37,7 @@ _OF_TRAINER: Final = re.compile(r"checkpoint[-_][0-9]+")
 _FSDP: Final = "pytorch_model_fsdp_0"
 _DEEPSPEED: Final = re.compile(r"global_step[0-9]+")
 
-_Reader = Callable[[Path, Reading], Stored]
+_Reader = Callable[[Path, ReadOptions], StoredCheckpoint]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Candidate:
     copies: tuple[str, ...] = ()
 
 
-def candidates(paths: Sequence[Path]) -> list[Candidate]:
+def find_candidates(paths: Sequence[Path]) -> list[Candidate]:
     """Return the files and folders that the paths name, each once, in no particular order.
 
     A folder that is a checkpoint stands for itself. Any other stands for what is directly inside it: files that have
@@ -61,7 +61,7 @@ def candidates(paths: Sequence[Path]) -> list[Candidate]:
     return _one_per_inode([found for path in paths for found in _of_path(path)])
 
 
-def read(path: Path, reading: Reading, data: bytes | None = None) -> Stored:
+def read(path: Path, reading: ReadOptions, data: bytes | None = None) -> StoredCheckpoint:
     """Return what a candidate holds; `data` are the bytes of a file that has been read already.
 
     Raises:
@@ -98,7 +98,7 @@ def _inner(names: Iterable[str]) -> str | None:
     return next((name for name in sorted(names) if name == _FSDP or _DEEPSPEED.fullmatch(name)), None)
 
 
-def _read_inner(folder: Path, reading: Reading) -> Stored:
+def _read_inner(folder: Path, reading: ReadOptions) -> StoredCheckpoint:
     inner = folder / str(_inner(_entries(folder)))
     stored = read_distributed(inner, reading) if inner.name == _FSDP else read_deepspeed(inner, reading)
     stored.include(describe(stored, folder))
@@ -203,7 +203,7 @@ def _one_per_inode(paths: Sequence[Path]) -> list[Candidate]:
             names.setdefault(os.path.abspath(path), []).append(path)
 
     def rank(path: Path) -> tuple[bool, bool, bool]:
-        is_silent = timeline.moment(timeline.Stated(), path.name).source == timeline.ORDER
+        is_silent = timeline.moment(timeline.StatedPoint(), path.name).source == timeline.ORDER
         return is_silent, timeline.is_alias(path.name), path.is_symlink()
 
     found = []

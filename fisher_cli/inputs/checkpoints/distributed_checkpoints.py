@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from fisher_cli.errors import CheckpointError
-from fisher_cli.inputs.checkpoints.pickled_records import SAVE_AGAIN, Record, of, read_records
-from fisher_cli.inputs.checkpoints.stored_files import Stored, decoded, inside, joint_digest, open_regular
+from fisher_cli.inputs.checkpoints.pickled_records import SAVE_AGAIN, PickledRecord, of, read_records
+from fisher_cli.inputs.checkpoints.stored_files import StoredCheckpoint, decoded, inside, joint_digest, open_regular
 from fisher_cli.inputs.checkpoints.timeline import TIME_KEYS
 from fisher_cli.inputs.formats.containers import CHECKSUMS_HOLD, Payload, one_line, read_bytes
-from fisher_cli.inputs.formats.reading import Reading
+from fisher_cli.inputs.formats.reading import ReadOptions
 from fisher_cli.text import digest
 
 _TORCH: Final = "torch.distributed.checkpoint"
@@ -57,7 +57,7 @@ _DEEPEST: Final = 32  # of the dictionaries that a state is saved in
 
 
 @dataclass(frozen=True)
-class Piece:
+class SavedPiece:
     """A block of a tensor: its offsets and sizes in the tensor, and its file, offset and length there in bytes."""
 
     offsets: tuple[int, ...]
@@ -74,7 +74,7 @@ class SavedTensor:
     path: tuple[str, ...]
     dtype: torch.dtype
     size: tuple[int, ...]
-    pieces: tuple[Piece, ...]
+    pieces: tuple[SavedPiece, ...]
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ def _state(found: object) -> SavedState:
     places = _places(metadata["storage_data"])
     tensors, others = [], []
     for name, entry in entries.items():
-        if of(Record, entry).kind == _TENSOR:
-            tensors.append(_tensor(paths[name], of(Record, entry), places.get(name, {})))
+        if of(PickledRecord, entry).kind == _TENSOR:
+            tensors.append(_tensor(paths[name], of(PickledRecord, entry), places.get(name, {})))
         else:
             _fields(entry, _BYTES)
             others.append(paths[name])
@@ -156,21 +156,21 @@ def _places(storage: object) -> dict[object, dict[tuple[int, ...], tuple[str, in
 
 
 def _tensor(
-    path: tuple[str, ...], record: Record, places: Mapping[tuple[int, ...], tuple[str, int, int]]
+    path: tuple[str, ...], record: PickledRecord, places: Mapping[tuple[int, ...], tuple[str, int, int]]
 ) -> SavedTensor:
     entry = _fields(record, _TENSOR)
-    properties = of(tuple, of(Record, entry["properties"]).state)
+    properties = of(tuple, of(PickledRecord, entry["properties"]).state)
     dtype, size = of(torch.dtype, properties[0]), _numbers(entry["size"])
     pieces = []
     for chunk in of(list, entry["chunks"]):
         block = _fields(chunk, _CHUNK)
         offsets, sizes = _numbers(block["offsets"]), _numbers(block["sizes"])
-        pieces.append(Piece(offsets, sizes, *places[offsets]))
+        pieces.append(SavedPiece(offsets, sizes, *places[offsets]))
     _check_cover(size, pieces)
     return SavedTensor(path, dtype, size, tuple(pieces))
 
 
-def _check_cover(size: tuple[int, ...], pieces: list[Piece]) -> None:
+def _check_cover(size: tuple[int, ...], pieces: list[SavedPiece]) -> None:
     """Refuse pieces that are no grid of blocks: one that reaches out, two that overlap, or a part left undefined.
 
     Raises:
@@ -197,7 +197,7 @@ def _check_cover(size: tuple[int, ...], pieces: list[Piece]) -> None:
 
 
 def _fields(found: object, kind: str) -> Mapping[object, object]:
-    record = of(Record, found)
+    record = of(PickledRecord, found)
     if record.kind != kind:
         msg = f"a {record.kind.rpartition('.')[2]} in place of a {kind.rpartition('.')[2]}"
         raise ValueError(msg)
@@ -210,7 +210,7 @@ def _numbers(found: object) -> tuple[int, ...]:
     Raises:
         ValueError: It is none.
     """
-    record = of(Record, found)
+    record = of(PickledRecord, found)
     (numbers,) = record.arguments
     if record.kind != _SIZE or len(of(tuple, numbers)) > _MOST_DIMENSIONS:
         msg = "no torch.Size"
@@ -234,13 +234,13 @@ _BLOCK: Final = 4 << 20  # bytes read at a time; disks and SHA-256 are at full s
 _COPY_AGAIN: Final = "copy the whole folder again"
 
 
-class StoredPieces(Stored):
+class StoredPieces(StoredCheckpoint):
     """The tensors of a folder, by name and shape only until they are fetched; then the hash is known, too.
 
     Fetching reads every file once from its start to its end: the hash covers what the numbers came from.
     """
 
-    def __init__(self, folder: Path, state: SavedState, digests: Mapping[str, str], reading: Reading) -> None:
+    def __init__(self, folder: Path, state: SavedState, digests: Mapping[str, str], reading: ReadOptions) -> None:
         self._folder, self._state, self._digests, self._reading = folder, state, dict(digests), reading
         self._tensors: dict[int, tuple[Tensor, SavedTensor]] = {}
         self._content: dict[str, object] = {}
@@ -300,7 +300,7 @@ class StoredPieces(Stored):
         return one_line(self._folder, 500)
 
     def _read(self, wanted: list[SavedTensor]) -> list[Tensor]:
-        pieces: dict[str, list[tuple[Piece, Tensor]]] = {}
+        pieces: dict[str, list[tuple[SavedPiece, Tensor]]] = {}
         # A tensor appears as large as its pieces are on disk, or it is refused before memory is asked for.
         tensors = [self._room(saved) for saved in wanted]
         for saved, tensor in zip(wanted, tensors, strict=True):
@@ -316,7 +316,7 @@ class StoredPieces(Stored):
             raise CheckpointError(msg)
         return torch.empty(saved.size, dtype=saved.dtype)
 
-    def _read_file(self, name: str, pieces: list[tuple[Piece, Tensor]]) -> None:
+    def _read_file(self, name: str, pieces: list[tuple[SavedPiece, Tensor]]) -> None:
         path = inside(self._folder, name, self._where)
         hashed = hashlib.sha256()
         with open_regular(path) as file:
@@ -334,7 +334,7 @@ class StoredPieces(Stored):
                 hashed.update(block)
         self._digests[name] = digest(hashed)
 
-    def _copy(self, piece: Piece, tensor: Tensor, data: bytes, path: Path) -> None:
+    def _copy(self, piece: SavedPiece, tensor: Tensor, data: bytes, path: Path) -> None:
         found = decoded(data, path, self._reading).content
         if not isinstance(found, Tensor) or tuple(found.shape) != piece.sizes or found.dtype != tensor.dtype:
             msg = f"{one_line(path, 500)}: what it holds is not what {METADATA} describes; {_COPY_AGAIN}"
@@ -345,7 +345,7 @@ class StoredPieces(Stored):
         block.copy_(found)
 
 
-def read_distributed(folder: Path, reading: Reading) -> StoredPieces:
+def read_distributed(folder: Path, reading: ReadOptions) -> StoredPieces:
     """Return what a folder of torch.distributed.checkpoint holds; nothing but `.metadata` is read before it is fetched.
 
     Its hash, known after that, is `joint_digest` of `.metadata`, of all the files that this names, and of `meta.pt`.

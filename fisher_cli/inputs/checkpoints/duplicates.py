@@ -11,7 +11,7 @@ from fisher_cli import text
 from fisher_cli.inputs.checkpoints.timeline import is_alias
 
 
-class Copy(Protocol):
+class PossibleCopy(Protocol):
     """What must be known of a checkpoint to find its copies: its name, and marks that copies share."""
 
     @property
@@ -21,7 +21,7 @@ class Copy(Protocol):
     def identity(self) -> frozenset[str]: ...  # noqa: D102
 
 
-_Copy = TypeVar("_Copy", bound=Copy)
+_Copy = TypeVar("_Copy", bound=PossibleCopy)
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
@@ -33,7 +33,7 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
     return text.digest(found)
 
 
-def perhaps_copies(files: Sequence[Copy]) -> frozenset[str]:
+def perhaps_copies(files: Sequence[PossibleCopy]) -> frozenset[str]:
     """Return the names that are given to copies; also the folder around a trainer's folders holds the final one."""
     parts = [file.name.split("/") for file in files]
     around = {"/".join(each[:length]) for each in parts for length in range(1, len(each))}

@@ -10,8 +10,8 @@ from typing import Final
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.checkpoints import discovery, timeline
 from fisher_cli.inputs.checkpoints.checkpoints import CheckpointFile, inspected, shown_name
-from fisher_cli.inputs.checkpoints.inspection_cache import Acquaintance
-from fisher_cli.inputs.formats.reading import Reading
+from fisher_cli.inputs.checkpoints.inspection_cache import InspectionCache
+from fisher_cli.inputs.formats.reading import ReadOptions
 
 Stamp = tuple[tuple[str, int, int, int], ...]
 # A file is taken when nothing of it has changed between two looks; one that cannot be decoded is waited for longer.
@@ -20,7 +20,7 @@ SECONDS_OF_PATIENCE: Final = 60.0
 
 
 @dataclass
-class Following:
+class FollowRequest:
     """What to wait for: checkpoints below these paths, until one of step `until` is measured.
 
     `say` is told of files that are left for the next run; `pause` waits for so many seconds, by the same `clock`.
@@ -40,13 +40,13 @@ class Following:
 
 
 @dataclass
-class Watch:
+class FollowedPaths:
     """The paths being looked at; `files` are those that are rows already, in their order."""
 
     paths: Sequence[Path]
-    reading: Reading
-    acquaintance: Acquaintance
-    following: Following
+    reading: ReadOptions
+    inspection_cache: InspectionCache
+    following: FollowRequest
     files: list[CheckpointFile] = field(default_factory=list)
     _taken: dict[Path, Stamp] = field(default_factory=dict)
     _seen: dict[Path, tuple[Stamp, float]] = field(default_factory=dict)
@@ -86,7 +86,7 @@ class Watch:
     def there(self) -> list[Path]:
         """The candidates that are there; none while the folder is gone or still empty."""
         try:
-            return [each.path for each in discovery.candidates(self.paths)]
+            return [each.path for each in discovery.find_candidates(self.paths)]
         except CheckpointError:
             return []
 
@@ -99,7 +99,7 @@ class Watch:
         if before != stamp:
             self._seen[path] = stamp, now
             return None
-        file = inspected(path, shown_name(path, self.paths), self.reading, self.acquaintance)
+        file = inspected(path, shown_name(path, self.paths), self.reading, self.inspection_cache)
         if _stamp(path) != stamp or (file.error is not None and now - since < self.following.patience):
             return None
         self._taken[path] = stamp

@@ -24,7 +24,7 @@ _Kind = TypeVar("_Kind")
 
 
 @dataclass(eq=False)
-class Record:
+class PickledRecord:
     """What the file calls an object of the class `kind`, made of these arguments and given this state."""
 
     kind: str
@@ -130,7 +130,7 @@ class _Machine:
         mapping = of(dict, self._stack[-1])
         for key, value in zip(items[::2], items[1::2], strict=True):
             # Only texts and records, which compare by identity: nested tuples could be hashed without end.
-            mapping[key if isinstance(key, Record) else of(str, key)] = value
+            mapping[key if isinstance(key, PickledRecord) else of(str, key)] = value
 
     def put(self, argument: object) -> None:
         self._memo[of(int, argument)] = self._stack[-1]
@@ -154,21 +154,21 @@ class _Machine:
         if full in TYPES:
             self._stack.append(TYPES[full])
         elif full in self._allowed:
-            self._stack.append(Record(_CLASS, (full,)))
+            self._stack.append(PickledRecord(_CLASS, (full,)))
         else:
             self._refuse(full)
 
     def make(self, _: object) -> None:
         kind, arguments = self._take(2)
-        named = of(Record, kind)
+        named = of(PickledRecord, kind)
         if named.kind != _CLASS:
             msg = "an object in place of a class"
             raise ValueError(msg)
-        self._stack.append(Record(str(named.arguments[0]), of(tuple, arguments)))
+        self._stack.append(PickledRecord(str(named.arguments[0]), of(tuple, arguments)))
 
     def build(self, _: object) -> None:
         (state,) = self._take(1)
-        record = of(Record, self._stack[-1])
+        record = of(PickledRecord, self._stack[-1])
         record.state = state
 
 

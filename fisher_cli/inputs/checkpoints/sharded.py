@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Final
 
 from fisher_cli.errors import CheckpointError, NoWeightsError
-from fisher_cli.inputs.checkpoints.stored_files import Stored, decoded, inside, joint_digest, read_file
+from fisher_cli.inputs.checkpoints.stored_files import StoredCheckpoint, decoded, inside, joint_digest, read_file
 from fisher_cli.inputs.checkpoints.weights import listed
 from fisher_cli.inputs.formats.containers import Payload, one_line, read_bytes
 from fisher_cli.inputs.formats.plain_json import parse_json
-from fisher_cli.inputs.formats.reading import Reading
+from fisher_cli.inputs.formats.reading import ReadOptions
 from fisher_cli.text import digest
 
 # In order of preference; the writers put both side by side only for old readers.
@@ -27,7 +27,7 @@ COMPANIONS: Final = ("optimizer.pt", "optimizer.bin", "scheduler.pt", "training_
 _COPY_AGAIN: Final = "copy or download the folder again"
 
 
-def read_folder(folder: Path, reading: Reading) -> Stored:
+def read_folder(folder: Path, reading: ReadOptions) -> StoredCheckpoint:
     """Return the weights of a folder, what `config.json` says of them, and step and epoch of `trainer_state.json`.
 
     Only the weights, their index and these two are opened. The hash is `joint_digest` of the files read.
@@ -45,13 +45,13 @@ def read_folder(folder: Path, reading: Reading) -> Stored:
     else:
         payload, digests = _read_whole(folder, str(whole), reading)
     weights = joint_digest(digests)
-    stored = Stored(payload, None, frozenset({weights, *(digests.values() if len(digests) == 1 else ())}))
+    stored = StoredCheckpoint(payload, None, frozenset({weights, *(digests.values() if len(digests) == 1 else ())}))
     digests |= describe(stored, folder)
     stored.sha256 = joint_digest(digests)
     return stored
 
 
-def describe(stored: Stored, folder: Path) -> dict[str, str]:
+def describe(stored: StoredCheckpoint, folder: Path) -> dict[str, str]:
     """Set what the folder's `config.json` and `trainer_state.json` say; return the hashes of those that were read.
 
     A file of no use is a note: the weights are good without it.
@@ -83,12 +83,12 @@ def _refuse_other_content(names: set[str], weights: str | None, where: str) -> N
     raise NoWeightsError(msg)
 
 
-def _read_whole(folder: Path, name: str, reading: Reading) -> tuple[Payload, dict[str, str]]:
+def _read_whole(folder: Path, name: str, reading: ReadOptions) -> tuple[Payload, dict[str, str]]:
     data = read_bytes(inside(folder, name, one_line(folder, 500)))
     return decoded(data, folder / name, reading), {name: digest(data)}
 
 
-def _read_shards(folder: Path, index: str, names: set[str], reading: Reading) -> tuple[Payload, dict[str, str]]:
+def _read_shards(folder: Path, index: str, names: set[str], reading: ReadOptions) -> tuple[Payload, dict[str, str]]:
     """Return all shards as one; one of them is in memory at a time beside the weights.
 
     Raises:
@@ -188,7 +188,7 @@ MODEL_STATES: Final = re.compile(r"(?:zero_pp_rank_[0-9]+_)?mp_rank_[0-9]+_model
 _ALL_WEIGHTS: Final = "mp_rank_00_model_states.pt"
 
 
-def read_deepspeed(folder: Path, reading: Reading) -> Stored:
+def read_deepspeed(folder: Path, reading: ReadOptions) -> StoredCheckpoint:
     """Return what a folder's file of model states holds; without shards it holds all weights, under `module`.
 
     Raises:

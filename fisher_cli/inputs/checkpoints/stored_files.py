@@ -12,7 +12,7 @@ from typing import BinaryIO, Final
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.formats.containers import Payload, decode, one_line, read_bytes
 from fisher_cli.inputs.formats.files import open_without_waiting
-from fisher_cli.inputs.formats.reading import Reading
+from fisher_cli.inputs.formats.reading import ReadOptions
 from fisher_cli.text import digest
 
 _HUB: Final = ("snapshots", "blobs")  # the cache of Hugging Face's hub: snapshots/REVISION/NAME links to blobs/HASH
@@ -21,7 +21,7 @@ _LONGEST_ID: Final = 100
 
 
 @dataclass
-class Stored:
+class StoredCheckpoint:
     """What was read; `identity` holds marks that two copies of one checkpoint share, whatever their names.
 
     `about` is what stands beside the weights in files of their own, such as a folder's `config.json`.
@@ -44,7 +44,7 @@ class Stored:
             self.sha256 = joint_digest({"": self.sha256, **digests})
 
 
-def read_file(path: Path, reading: Reading, data: bytes | None = None) -> Stored:
+def read_file(path: Path, reading: ReadOptions, data: bytes | None = None) -> StoredCheckpoint:
     """Return what a file holds, or its bytes that have been read already; its hash is the SHA-256 of its bytes.
 
     Raises:
@@ -52,7 +52,7 @@ def read_file(path: Path, reading: Reading, data: bytes | None = None) -> Stored
     """
     data = read_bytes(path) if data is None else data
     payload, sha256 = decoded(data, path, reading), digest(data)
-    return Stored(payload, sha256, frozenset({sha256, *_serialization_id(data, payload)}))
+    return StoredCheckpoint(payload, sha256, frozenset({sha256, *_serialization_id(data, payload)}))
 
 
 def _serialization_id(data: bytes, payload: Payload) -> list[str]:
@@ -64,7 +64,7 @@ def _serialization_id(data: bytes, payload: Payload) -> list[str]:
         return [f"{_SERIALIZATION_ID}:{archive.read(name)[:_LONGEST_ID].hex()}" for name in names]
 
 
-def decoded(data: bytes, path: Path, reading: Reading) -> Payload:
+def decoded(data: bytes, path: Path, reading: ReadOptions) -> Payload:
     """Return what the bytes hold; the only place where the user's trust in pickles is handed on."""
     return decode(data, path, trust_pickle=reading.trust_pickle)
 

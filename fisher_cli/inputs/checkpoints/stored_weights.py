@@ -10,7 +10,7 @@ from fisher_cli.errors import CheckpointError, NoWeightsError
 from fisher_cli.inputs.checkpoints.timeline import TIME_KEYS
 from fisher_cli.inputs.checkpoints.weights import clean_names, is_averaging_counter, listed
 from fisher_cli.inputs.formats.containers import one_line
-from fisher_cli.inputs.formats.reading import Reading
+from fisher_cli.inputs.formats.reading import ReadOptions
 from fisher_cli.results import WeightsKind
 
 # In this order: Lightning's raw weights beside an average, torch examples and Lightning, the PyTorch tutorials,
@@ -40,7 +40,7 @@ _SAVE: Final = "name a file that holds the model's weights"
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundWeights:
     """Where the weights are: the dotted key of their mapping, a prefix to select in it, and the mapping itself."""
 
     key: str
@@ -50,7 +50,7 @@ class Found:
     notes: tuple[str, ...] = ()
 
 
-def find_weights(content: object, reading: Reading, where: str) -> Found:
+def find_weights(content: object, reading: ReadOptions, where: str) -> FoundWeights:
     """Return where the weights are: at `state_key`, a usual key, the root, else in the largest mapping of tensors.
 
     `state_key` is dotted; parts of it that are no keys select the weights whose names begin with them
@@ -78,36 +78,38 @@ def find_weights(content: object, reading: Reading, where: str) -> Found:
         return raw
     if averages:
         note = f"holds no raw weights, only the average under {averages[0].key}: that is used"
-        return Found(averages[0].key, "", averages[0].mapping, averages[0].kind, (note,))
+        return FoundWeights(averages[0].key, "", averages[0].mapping, averages[0].kind, (note,))
     return _largest(content, where)
 
 
-def _raw(content: Mapping[object, object]) -> Found | None:
+def _raw(content: Mapping[object, object]) -> FoundWeights | None:
     for key in WEIGHTS_KEYS:
         mapping = _at(content, key)
         if is_weights(mapping):
-            return Found(key, "", mapping, _kind(mapping))
+            return FoundWeights(key, "", mapping, _kind(mapping))
     if is_weights(content):
-        return Found("", "", _without_time(content), _kind(content))
+        return FoundWeights("", "", _without_time(content), _kind(content))
     return None
 
 
-def _averages(content: Mapping[object, object]) -> list[Found]:
+def _averages(content: Mapping[object, object]) -> list[FoundWeights]:
     """Return the averages in order of trust; one may be wrapped once more, as `ema.module` or `ema.state_dict`."""
     found = []
     for key in EMA_KEYS:
         for inner in (key, *(f"{key}.{name}" for name in WEIGHTS_KEYS)):
             mapping = _at(content, inner)
             if is_weights(mapping):
-                found.append(Found(inner, "", mapping, WeightsKind.EMA))
+                found.append(FoundWeights(inner, "", mapping, WeightsKind.EMA))
                 break
     for raw, key, kind in _AVERAGES_BESIDE:
         if is_weights(content.get(raw)) and is_weights(content.get(key)):
-            found.append(Found(key, "", _at(content, key), kind))
+            found.append(FoundWeights(key, "", _at(content, key), kind))
     return found
 
 
-def _average(averages: list[Found], raw: Found | None, content: dict[object, object], where: str) -> Found:
+def _average(
+    averages: list[FoundWeights], raw: FoundWeights | None, content: dict[object, object], where: str
+) -> FoundWeights:
     if averages:
         return averages[0]
     if raw is not None and raw.kind is WeightsKind.AVERAGED:
@@ -119,7 +121,7 @@ def _average(averages: list[Found], raw: Found | None, content: dict[object, obj
     raise NoWeightsError(msg)
 
 
-def _largest(content: dict[object, object], where: str) -> Found:
+def _largest(content: dict[object, object], where: str) -> FoundWeights:
     """Return the mapping of tensors with the most numbers in it.
 
     Raises:
@@ -140,7 +142,7 @@ def _largest(content: dict[object, object], where: str) -> Found:
         raise NoWeightsError(msg)
     others = [key for key in found if key != best]
     beside = f", the largest of {listed(list(found))}" if others else ", an unusual place"
-    return Found(best, "", found[best], _kind(found[best]), (f"weights taken from {one_line(best)}{beside}",))
+    return FoundWeights(best, "", found[best], _kind(found[best]), (f"weights taken from {one_line(best)}{beside}",))
 
 
 def _kind(mapping: Mapping[object, object]) -> WeightsKind:
@@ -156,7 +158,7 @@ def _at(content: Mapping[object, object], key: str) -> Mapping[object, object]:
     return mapping if isinstance(mapping, dict) else {}
 
 
-def _weights_at(content: dict[object, object], state_key: str, where: str) -> Found:
+def _weights_at(content: dict[object, object], state_key: str, where: str) -> FoundWeights:
     parts = [part for part in state_key.split(".") if part]
     mapping, used = content, 0
     while used < len(parts) and isinstance(deeper := mapping.get(parts[used]), dict):
@@ -167,7 +169,7 @@ def _weights_at(content: dict[object, object], state_key: str, where: str) -> Fo
         weights = _without_time(mapping) if mapping is content else mapping
         averages = {average.key: average.kind for average in _averages(content)}
         kinds = [kind for at, kind in averages.items() if key == at or key.startswith(f"{at}.")]
-        return Found(key, prefix, weights, kinds[0] if kinds else _kind(mapping))
+        return FoundWeights(key, prefix, weights, kinds[0] if kinds else _kind(mapping))
     keys = ["''" if key == "" else key for key in _weights_keys(content)]
     there = f"weights are under {listed(keys)}" if keys else f"its keys are {listed(list(content)) or 'none'}"
     msg = f"{where}: no weights under --state-key {one_line(state_key)}; {there}"

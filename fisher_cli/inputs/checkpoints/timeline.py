@@ -40,7 +40,7 @@ _Row: TypeAlias = tuple[str, int | None, float | None, bool]
 
 
 @dataclass(frozen=True)
-class Moment:
+class TrainingPoint:
     """When in training a checkpoint was made, and who says so.
 
     `source` names the entries of the file that tell it (`global_step, epoch`), `name` for the file's or its folder's
@@ -53,7 +53,7 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Stated:
+class StatedPoint:
     """Step and epoch as a file states them, whatever it is called, and the entries that tell them; "" where none."""
 
     step: float | None = None
@@ -62,12 +62,12 @@ class Stated:
     epoch_source: str = ""
 
 
-def stated(entries: Mapping[str, object]) -> Stated:
+def stated(entries: Mapping[str, object]) -> StatedPoint:
     """Return what a file's entries say about its place; numbers are taken as they are written."""
-    return Stated(*_first_number(entries, STEP_KEYS), *_first_number(entries, EPOCH_KEYS))
+    return StatedPoint(*_first_number(entries, STEP_KEYS), *_first_number(entries, EPOCH_KEYS))
 
 
-def moment(says: Stated, name: str) -> Moment:
+def moment(says: StatedPoint, name: str) -> TrainingPoint:
     """Return step and epoch as the file states them, else as its name does.
 
     Some count finished epochs and some begin at 0: nothing here makes them equal.
@@ -83,7 +83,7 @@ def moment(says: Stated, name: str) -> Moment:
         if step is None:
             epoch, epoch_source = _first_match(_EPOCH_PERHAPS, parts)
     sources = dict.fromkeys(source for source in (step_source, epoch_source) if source)
-    return Moment(None if step is None else int(step), epoch, ", ".join(sources) or ORDER)
+    return TrainingPoint(None if step is None else int(step), epoch, ", ".join(sources) or ORDER)
 
 
 def is_alias(name: str) -> bool:

@@ -12,7 +12,7 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from fisher_cli.errors import CheckpointError, DataError
-from fisher_cli.inputs.data.arrays import Table, table_of
+from fisher_cli.inputs.data.arrays import NamedArray, table_of
 from fisher_cli.inputs.data.sources import Array
 from fisher_cli.inputs.formats.containers import decode, one_line, read_bytes
 from fisher_cli.inputs.formats.files import open_regular, shown
@@ -25,7 +25,7 @@ _BEST_RATIO: Final = 1032
 _ENCRYPTED: Final = 0x1
 
 
-def npz_tables(path: Path) -> dict[str, Table]:
+def npz_tables(path: Path) -> dict[str, NamedArray]:
     """Return the arrays of the file by name; their headers are read, not their numbers.
 
     Raises:
@@ -54,7 +54,7 @@ def _archive(file: IO[bytes], path: Path) -> zipfile.ZipFile:
         raise DataError(msg) from error
 
 
-def _table(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, length: int) -> Table:
+def _table(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, length: int) -> NamedArray:
     """Return one array, its header checked against the size of its bytes.
 
     Raises:
@@ -87,7 +87,7 @@ def _table(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, length
     if fault is not None:
         msg = f"{where} {fault}"
         raise DataError(msg)
-    return Table(shape, dtype, lambda indices: _rows(path, member, where, start, shape, dtype, indices))
+    return NamedArray(shape, dtype, lambda indices: _rows(path, member, where, start, shape, dtype, indices))
 
 
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -148,7 +148,7 @@ def _rows(
 _SAVE: Final = "save it as torch.save({'inputs': inputs, 'labels': labels}, FILE)"
 
 
-def tensor_tables(path: Path) -> dict[str, Table]:
+def tensor_tables(path: Path) -> dict[str, NamedArray]:
     """Return the tensors of the file by name; a pair is inputs and labels, nested names are joined by a dot.
 
     Raises:
@@ -180,7 +180,7 @@ def _named(content: object, prefix: str = "") -> list[tuple[str, Tensor]]:
     return found
 
 
-def _tensor_table(tensor: Tensor, where: str) -> Table:
+def _tensor_table(tensor: Tensor, where: str) -> NamedArray:
     """Return a tensor as a table.
 
     Raises:

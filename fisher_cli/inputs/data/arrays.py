@@ -10,7 +10,7 @@ import numpy as np
 
 from fisher_cli.errors import DataError
 from fisher_cli.inputs.data.normalization import NONE
-from fisher_cli.inputs.data.sources import Array, Example, Source
+from fisher_cli.inputs.data.sources import Array, DataSource, Example
 from fisher_cli.inputs.data.splits import choose_split, in_order
 from fisher_cli.inputs.formats.containers import one_line
 
@@ -24,7 +24,7 @@ _NAMES: Final = "images and labels, x and y, train_images and train_labels, or x
 
 
 @dataclass(frozen=True)
-class Table:
+class NamedArray:
     """An array (N, …) whose shape and type are known before a number of it is read; `rows` reads ascending ones."""
 
     shape: tuple[int, ...]
@@ -32,12 +32,12 @@ class Table:
     rows: Callable[[Sequence[int]], Iterator[Array]]
 
 
-def table_of(array: Array) -> Table:
+def table_of(array: Array) -> NamedArray:
     """Return an array that is in memory as a table."""
-    return Table(array.shape, array.dtype, lambda indices: (array[index] for index in indices))
+    return NamedArray(array.shape, array.dtype, lambda indices: (array[index] for index in indices))
 
 
-def array_source(name: str, tables: Mapping[str, Table], split: str | None) -> Source:
+def array_source(name: str, tables: Mapping[str, NamedArray], split: str | None) -> DataSource:
     """Return the split of a file of arrays.
 
     uint8 arrays are images, (N, H, W), (N, H, W, C) or (N, C, H, W); floating ones and integers go to the network
@@ -54,8 +54,12 @@ def array_source(name: str, tables: Mapping[str, Table], split: str | None) -> S
 
 
 def pair_source(
-    name: str, inputs: Table, labels: Table, split: str | None = None, words: tuple[str, str] = ("inputs", "labels")
-) -> Source:
+    name: str,
+    inputs: NamedArray,
+    labels: NamedArray,
+    split: str | None = None,
+    words: tuple[str, str] = ("inputs", "labels"),
+) -> DataSource:
     """Return examples from a table of inputs and a table of labels.
 
     Raises:
@@ -79,7 +83,7 @@ def pair_source(
         for stored, label in zip(inputs.rows(indices), labels.rows(indices), strict=True):
             yield arranged(stored), int(label.reshape(()))
 
-    return Source(
+    return DataSource(
         name=name,
         split=split,
         total=total,
@@ -129,7 +133,7 @@ def _word_and_part(name: str) -> tuple[str, str | None]:
     return (first, second) if first in {*_INPUT_WORDS, *_LABEL_WORDS} else (second, first)
 
 
-def _check_labels(name: str, labels: Table, word: str) -> None:
+def _check_labels(name: str, labels: NamedArray, word: str) -> None:
     fault = None
     if labels.shape[1:] not in {(), (1,)} or not labels.shape:
         fault = f"has the shape {labels.shape}; one class per example, (N,), is needed (of one-hot labels the argmax)"
@@ -140,7 +144,7 @@ def _check_labels(name: str, labels: Table, word: str) -> None:
         raise DataError(msg)
 
 
-def _arranged(name: str, inputs: Table, word: str) -> Callable[[Array], Array]:
+def _arranged(name: str, inputs: NamedArray, word: str) -> Callable[[Array], Array]:
     """Return what brings a stored image into (H, W) or (H, W, C).
 
     Raises:
@@ -164,7 +168,7 @@ def _arranged(name: str, inputs: Table, word: str) -> Callable[[Array], Array]:
     return (lambda stored: stored.transpose(1, 2, 0)) if channels_first else (lambda stored: stored)
 
 
-def _numbers(name: str, inputs: Table, word: str) -> Callable[[Array], Array]:
+def _numbers(name: str, inputs: NamedArray, word: str) -> Callable[[Array], Array]:
     """Return what brings stored numbers into a type that networks take: floating as it is, integers as int64.
 
     Raises:

@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from fisher_cli.errors import DataError
-from fisher_cli.inputs.data.image_tables import Group, schema_columns, table_source
-from fisher_cli.inputs.data.sources import Source
+from fisher_cli.inputs.data.image_tables import RowGroup, schema_columns, table_source
+from fisher_cli.inputs.data.sources import DataSource
 from fisher_cli.inputs.formats.containers import one_line
 from fisher_cli.inputs.formats.files import open_regular, shown
 
 _AGAIN: Final = "copy or download it again"
 
 
-def arrow_source(name: str, paths: Sequence[Path], split: str | None, beside: Path | None) -> Source:
+def arrow_source(name: str, paths: Sequence[Path], split: str | None, beside: Path | None) -> DataSource:
     """Return the rows of these files, one file after the other; images beside them lie below `beside`.
 
     Raises:
@@ -28,7 +28,7 @@ def arrow_source(name: str, paths: Sequence[Path], split: str | None, beside: Pa
             msg = f"{shown(path)}: has other columns than {shown(paths[0].name)}; are they of one dataset?"
             raise DataError(msg)
         columns = found
-        groups.append(Group(path, 0, 0, sum(len(batch) for batch in _batches(path))))
+        groups.append(RowGroup(path, 0, 0, sum(len(batch) for batch in _batches(path))))
     return table_source(name, split, columns or [], groups, _rows, beside)
 
 
@@ -68,7 +68,7 @@ def _batches(path: Path) -> Iterator[Any]:
             raise DataError(msg) from error
 
 
-def _rows(group: Group, columns: list[str], wanted: Sequence[int]) -> Iterator[dict[str, object]]:
+def _rows(group: RowGroup, columns: list[str], wanted: Sequence[int]) -> Iterator[dict[str, object]]:
     """Yield rows of a file by their ascending numbers.
 
     Raises:

@@ -16,7 +16,7 @@ from fisher_cli.inputs.data.folders import folder
 from fisher_cli.inputs.data.huggingface_datasets import PREFIX as HUGGINGFACE
 from fisher_cli.inputs.data.huggingface_datasets import huggingface_source
 from fisher_cli.inputs.data.parquet_images import parquet_source
-from fisher_cli.inputs.data.sources import Source
+from fisher_cli.inputs.data.sources import DataSource
 from fisher_cli.inputs.data.splits import choose_split
 from fisher_cli.inputs.data.torchvision_datasets import CELEBA_ATTRIBUTES, DATASETS, torchvision_dataset
 from fisher_cli.inputs.formats.containers import one_line
@@ -88,7 +88,7 @@ def catalogue_text() -> str:
 
 def find_source(
     data: str, split: str | None, data_dir: str | None, arguments: Mapping[str, str], *, download: bool
-) -> Source:
+) -> DataSource:
     """Return the split of the dataset that `data` names.
 
     Raises:
@@ -123,7 +123,7 @@ def _is_function(data: str) -> bool:
     return ":" in data and not data.startswith((_FOLDER, HUGGINGFACE))
 
 
-def _file_source(data: str, split: str | None) -> Source:
+def _file_source(data: str, split: str | None) -> DataSource:
     path, name = Path(data).expanduser(), one_line(data, 500)
     suffix = path.suffix.lower()
     if suffix == ".parquet":
@@ -131,7 +131,7 @@ def _file_source(data: str, split: str | None) -> Source:
     return array_source(name, npz_tables(path) if suffix == ".npz" else tensor_tables(path), split)
 
 
-def _named(name: str, split: str | None, data_dir: str | None, *, download: bool) -> Source:
+def _named(name: str, split: str | None, data_dir: str | None, *, download: bool) -> DataSource:
     chosen = choose_split(split, splits_of(name), name)
     if name == "digits":
         return digits.digits(chosen or "train")

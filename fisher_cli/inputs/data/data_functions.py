@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from fisher_cli.errors import DataError
-from fisher_cli.inputs.data.arrays import Table, pair_source, table_of
+from fisher_cli.inputs.data.arrays import NamedArray, pair_source, table_of
 from fisher_cli.inputs.data.normalization import NONE
-from fisher_cli.inputs.data.sources import Array, Example, Source, one_by_one
+from fisher_cli.inputs.data.sources import Array, DataSource, Example, one_by_one
 from fisher_cli.inputs.formats.containers import one_line
 from fisher_cli.inputs.user_code import call_reason, import_function, parsed_arguments, raise_if_stopped
 
@@ -25,7 +25,7 @@ _FORM: Final = (
 )
 
 
-def function_source(data: str, arguments: Mapping[str, str]) -> Source:
+def function_source(data: str, arguments: Mapping[str, str]) -> DataSource:
     """Return the examples of what the user's function returns.
 
     The function is called twice, with different random states, and some examples of both are compared, each read
@@ -79,7 +79,7 @@ def _random_state(seed: int) -> Iterator[None]:
         np.random.set_state(before_numpy)
 
 
-def _source(name: str, returned: object) -> Source:
+def _source(name: str, returned: object) -> DataSource:
     """Return the source for what the function returned.
 
     Raises:
@@ -100,7 +100,7 @@ def _source(name: str, returned: object) -> Source:
     return _dataset(name, returned)
 
 
-def _table(part: Any, name: str) -> Table:
+def _table(part: Any, name: str) -> NamedArray:
     if isinstance(part, Tensor):
         if part.is_complex() or part.layout is not torch.strided:
             msg = f"{name}: returned a tensor {part.dtype} {part.layout}; {_FORM}"
@@ -110,7 +110,7 @@ def _table(part: Any, name: str) -> Table:
     return table_of(part)
 
 
-def _dataset(name: str, dataset: Any) -> Source:
+def _dataset(name: str, dataset: Any) -> DataSource:
     """Return the source for a map-style dataset.
 
     Raises:
@@ -139,7 +139,7 @@ def _dataset(name: str, dataset: Any) -> Source:
     is_image = _is_picture(example(0)[0])
     names = getattr(dataset, "classes", ())
     known = isinstance(names, Sequence) and not isinstance(names, str) and all(isinstance(each, str) for each in names)
-    return Source(
+    return DataSource(
         name=name,
         split=None,
         total=total,
@@ -193,7 +193,7 @@ def _label(item: object, index: int, name: str) -> int:
     return int(number.reshape(()))
 
 
-def _probed(source: Source, name: str) -> list[Example]:
+def _probed(source: DataSource, name: str) -> list[Example]:
     """Return some examples, evenly over all of them.
 
     Raises:

@@ -16,14 +16,14 @@ from fisher_cli.inputs.data.normalization import (
     AUTO,
     NONE,
     PREFIX,
-    Choice,
     Normalization,
+    NormalizationChoice,
     candidates,
     find_normalization,
     weight_transforms,
 )
 from fisher_cli.inputs.data.resizing import Resizing, read_resizing
-from fisher_cli.inputs.data.sources import Source, read
+from fisher_cli.inputs.data.sources import DataSource, read
 from fisher_cli.settings import last_part
 from fisher_cli.text import digest
 
@@ -70,7 +70,7 @@ class Examples:
     is_image: bool = True
     resizing: Resizing = field(default_factory=Resizing)
     candidates: tuple[Normalization, ...] = ()
-    choice: Choice | None = None
+    choice: NormalizationChoice | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -89,7 +89,7 @@ class Examples:
             return inputs, labels
         return self.normalization.apply(inputs, self.pixel_maximum), labels
 
-    def with_normalization(self, normalization: Normalization, choice: Choice | None = None) -> "Examples":
+    def with_normalization(self, normalization: Normalization, choice: NormalizationChoice | None = None) -> "Examples":
         """Return the same examples with other constants, and so of another identity."""
         identity = _identity(self.indices, self.inputs, self.labels, normalization, self.pixel_maximum)
         return replace(self, normalization=normalization, identity=identity, candidates=(), choice=choice)
@@ -214,7 +214,7 @@ def _prepared(
     return weight_transforms(normalize)
 
 
-def _check_normalize(source: Source, normalize: str | None, own: Normalization | None) -> None:
+def _check_normalize(source: DataSource, normalize: str | None, own: Normalization | None) -> None:
     """Refuse constants of pixels for what are no pixels.
 
     Raises:
@@ -227,7 +227,7 @@ def _check_normalize(source: Source, normalize: str | None, own: Normalization |
         raise UsageError(msg)
 
 
-def _check_range(source: Source, inputs: Tensor, normalization: Normalization) -> None:
+def _check_range(source: DataSource, inputs: Tensor, normalization: Normalization) -> None:
     """Refuse constants for pixels scaled to [0, 1] where stored numbers are not.
 
     Raises:
@@ -263,7 +263,7 @@ def selected(total: int, limit: int | None, seed: int) -> Tensor:
     return order[:limit].sort().values
 
 
-def _channels(source: Source, index: int) -> int:
+def _channels(source: DataSource, index: int) -> int:
     """Return how many numbers a normalisation has: the channels of images, else the first axis of an input."""
     first, _ = next(iter(source.examples([index])))
     if source.is_image:

@@ -12,21 +12,21 @@ from typing import Final
 import numpy as np
 
 from fisher_cli.inputs.data.normalization import Normalization
-from fisher_cli.inputs.data.sources import Pixels, Source, one_by_one
+from fisher_cli.inputs.data.sources import DataSource, Pixels, one_by_one
 
 SPLITS: Final = ("train", "test")
 TRAIN_EXAMPLES: Final = 1400
 CONSTANTS: Final = Normalization("digits", (0.0,), (1.0,))
 
 
-def digits(split: str) -> Source:
+def digits(split: str) -> DataSource:
     """Return the digits: train is the first 1,400 and test the other 397 of a fixed permutation."""
     images, labels = _table()
     # numpy promises that RandomState's streams never change; the split is the same on every machine.
     order = np.random.RandomState(0).permutation(len(labels))
     order = order[:TRAIN_EXAMPLES] if split == "train" else order[TRAIN_EXAMPLES:]
     images, labels = images[order], labels[order]
-    return Source(
+    return DataSource(
         name="digits",
         split=split,
         total=len(labels),

@@ -9,7 +9,7 @@ from typing import Final
 from fisher_cli.errors import DataError, UsageError
 from fisher_cli.inputs.data.images import read_image
 from fisher_cli.inputs.data.normalization import NAMED
-from fisher_cli.inputs.data.sources import Source, one_by_one
+from fisher_cli.inputs.data.sources import DataSource, one_by_one
 from fisher_cli.inputs.data.splits import SPLIT_WORDS, find_split
 from fisher_cli.inputs.data.torchvision_datasets import data_folder
 from fisher_cli.inputs.formats.containers import one_line
@@ -20,7 +20,7 @@ _READ: Final = (".jpg", ".jpeg", ".png", ".webp")
 _NOT_READ: Final = (".ppm", ".bmp", ".pgm", ".tif", ".tiff")
 
 
-def folder(place: str, split: str | None) -> Source:
+def folder(place: str, split: str | None) -> DataSource:
     """Return the images below the folder, or below its sub-folder named by the split; nothing is opened.
 
     Raises:
@@ -49,7 +49,7 @@ def folder(place: str, split: str | None) -> Source:
     if not samples:
         msg = f"{shown(root)}: no JPEG, PNG or WEBP files in class folders; expected DIR/CLASS/IMAGE.jpg"
         raise DataError(msg)
-    return Source(
+    return DataSource(
         name=f"folder:{place}",
         split=chosen,
         total=len(samples),
@@ -114,7 +114,7 @@ CLASSES: Final = 1000
 _PLACES: Final = (".", "imagenet", "ImageNet", "imagenet-1k", "ILSVRC2012", "ILSVRC/Data/CLS-LOC")
 
 
-def imagenet(split: str, data_dir: str | None) -> Source:
+def imagenet(split: str, data_dir: str | None) -> DataSource:
     """Return a split of ImageNet, its classes numbered in the order of their WordNet names.
 
     torchvision's own reader is not used: it would unpack archives, and pickles beside them, unasked.

@@ -16,7 +16,7 @@ from typing import Any, Final
 from fisher_cli.errors import DataError
 from fisher_cli.inputs.data.arrow_images import arrow_source
 from fisher_cli.inputs.data.parquet_images import parquet_source
-from fisher_cli.inputs.data.sources import Source
+from fisher_cli.inputs.data.sources import DataSource
 from fisher_cli.inputs.data.splits import SPLIT_WORDS, choose_split, in_order
 from fisher_cli.inputs.formats.containers import one_line
 from fisher_cli.inputs.formats.files import open_regular, shown
@@ -29,7 +29,7 @@ _LONGEST_DESCRIPTION: Final = 64 * 2**20
 _FIRST_SAFE: Final = 4  # versions below run a repository's loading script
 
 
-def huggingface_source(data: str, split: str | None, *, download: bool) -> Source:
+def huggingface_source(data: str, split: str | None, *, download: bool) -> DataSource:
     """Return a split of a dataset in the local cache, or of a folder or file on disk.
 
     Raises:
@@ -62,7 +62,7 @@ def huggingface_source(data: str, split: str | None, *, download: bool) -> Sourc
     return _split_of(data, _folder_splits(next(iter(found.values()))), split, _home())
 
 
-def _split_of(data: str, splits: Mapping[str | None, Sequence[Path]], split: str | None, beside: Path) -> Source:
+def _split_of(data: str, splits: Mapping[str | None, Sequence[Path]], split: str | None, beside: Path) -> DataSource:
     data = one_line(data, 500)
     chosen = choose_split(split, in_order(name for name in splits if name is not None), data)
     paths = sorted(splits[chosen])

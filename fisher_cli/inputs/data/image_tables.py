@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from fisher_cli.errors import DataError
 from fisher_cli.inputs.data.images import Pixels, decode_image, read_image
-from fisher_cli.inputs.data.sources import Example, Source
+from fisher_cli.inputs.data.sources import DataSource, Example
 from fisher_cli.inputs.formats.containers import one_line
 from fisher_cli.inputs.formats.files import shown
 
@@ -18,7 +18,7 @@ _LABEL_NAMES: Final = ("label", "labels", "fine_label", "target", "targets", "y"
 
 
 @dataclass(frozen=True)
-class Column:
+class SchemaColumn:
     """One column as far as it matters: images, classes with perhaps their names, integers, or something else."""
 
     name: str
@@ -27,7 +27,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Group:
+class RowGroup:
     """So many rows of a file that are reached together: from row `first` of the file on."""
 
     path: Path
@@ -37,17 +37,17 @@ class Group:
 
 
 # (group, names of columns, ascending rows counted from the group's first) → those rows, each by column.
-RowReader = Callable[[Group, list[str], Sequence[int]], Iterator[dict[str, object]]]
+RowReader = Callable[[RowGroup, list[str], Sequence[int]], Iterator[dict[str, object]]]
 
 
 def table_source(
     name: str,
     split: str | None,
-    columns: Sequence[Column],
-    groups: Sequence[Group],
+    columns: Sequence[SchemaColumn],
+    groups: Sequence[RowGroup],
     rows: RowReader,
     beside: Path | None = None,
-) -> Source:
+) -> DataSource:
     """Return the rows of all groups as examples; only groups that hold selected rows are read.
 
     Raises:
@@ -68,7 +68,7 @@ def table_source(
                 where = place(index)
                 yield row_image(row[images], where, beside), row_label(row[labels.name], where)
 
-    return Source(
+    return DataSource(
         name=name,
         split=split,
         total=starts[-1],
@@ -81,7 +81,7 @@ def table_source(
     )
 
 
-def find_columns(columns: Sequence[Column], where: str) -> tuple[str, Column]:
+def find_columns(columns: Sequence[SchemaColumn], where: str) -> tuple[str, SchemaColumn]:
     """Return the column of images and that of labels: by type first, by usual names where types leave a choice.
 
     Raises:
@@ -150,7 +150,7 @@ def _inside(path: str, where: str, beside: Path | None) -> Path:
 _FEATURES: Final = b"huggingface"
 
 
-def schema_columns(schema: Any) -> list[Column]:
+def schema_columns(schema: Any) -> list[SchemaColumn]:
     """Return the columns, by the Hugging Face description in the schema where it fits, else by their types."""
     described = _described((schema.metadata or {}).get(_FEATURES))
     found = []
@@ -158,7 +158,7 @@ def schema_columns(schema: Any) -> list[Column]:
         kind, own = _kind(field.type), described.get(field.name)
         # A description that does not fit the column's type is not believed.
         fits = own is not None and (own.kind == kind or (own.kind == "class" and kind == "integer"))
-        found.append(own if own is not None and fits else Column(field.name, kind))
+        found.append(own if own is not None and fits else SchemaColumn(field.name, kind))
     return found
 
 
@@ -172,7 +172,7 @@ def _kind(type: Any) -> str:
     return "integer" if types.is_integer(type) else "other"
 
 
-def _described(text: bytes | None) -> dict[str, Column]:
+def _described(text: bytes | None) -> dict[str, SchemaColumn]:
     if text is None:
         return {}
     try:
@@ -182,7 +182,7 @@ def _described(text: bytes | None) -> dict[str, Column]:
         return {}  # the types of the columns say the rest
 
 
-def _column(name: str, feature: Mapping[str, Any]) -> Column:
+def _column(name: str, feature: Mapping[str, Any]) -> SchemaColumn:
     if feature.get("_type") == "ClassLabel":
-        return Column(name, "class", tuple(map(str, feature.get("names") or ())))
-    return Column(name, "image" if feature.get("_type") == "Image" else "other")
+        return SchemaColumn(name, "class", tuple(map(str, feature.get("names") or ())))
+    return SchemaColumn(name, "image" if feature.get("_type") == "Image" else "other")

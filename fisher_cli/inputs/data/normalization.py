@@ -90,7 +90,7 @@ _FORMS: Final = (
 
 
 @dataclass(frozen=True)
-class Choice:
+class NormalizationChoice:
     """Which constants `auto` took, and how the others compared.
 
     Attributes:
@@ -133,7 +133,9 @@ def candidates(own: Normalization | None, name: str, channels: int) -> tuple[Nor
     return tuple(found.values())
 
 
-def choose_normalization(candidates: Sequence[Normalization], losses_of: Callable[[Normalization], Tensor]) -> Choice:
+def choose_normalization(
+    candidates: Sequence[Normalization], losses_of: Callable[[Normalization], Tensor]
+) -> NormalizationChoice:
     """Return the constants argmin over candidates of mean_n loss_n, in nats, on one batch.
 
     Args:
@@ -153,7 +155,7 @@ def choose_normalization(candidates: Sequence[Normalization], losses_of: Callabl
     ordered = sorted(means.items(), key=lambda item: (not math.isfinite(item[1]), item[1]))
     close = [each.name for each in finite if each is not best and _alike(losses[each.name] - losses[best.name])]
     first = [(best.name, means[best.name]), *((name, mean) for name, mean in ordered if name != best.name)]
-    return Choice(best, tuple(first), len(losses[best.name]), tuple(close))
+    return NormalizationChoice(best, tuple(first), len(losses[best.name]), tuple(close))
 
 
 def _alike(differences: Tensor) -> bool:

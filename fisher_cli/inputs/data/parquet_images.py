@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from fisher_cli.errors import DataError
-from fisher_cli.inputs.data.image_tables import Group, schema_columns, table_source
-from fisher_cli.inputs.data.sources import Source
+from fisher_cli.inputs.data.image_tables import RowGroup, schema_columns, table_source
+from fisher_cli.inputs.data.sources import DataSource
 from fisher_cli.inputs.formats.containers import one_line
 from fisher_cli.inputs.formats.files import available_memory, open_regular, shown
 
@@ -19,13 +19,13 @@ _MOST_ROWS: Final = 1024
 _BATCH_BYTES: Final = 256 * 2**20
 
 
-def parquet_source(name: str, paths: Sequence[Path], split: str | None) -> Source:
+def parquet_source(name: str, paths: Sequence[Path], split: str | None) -> DataSource:
     """Return the rows of these files, one file after the other.
 
     Raises:
         DataError: A file is damaged, the files differ in their columns, or these are no images and labels.
     """
-    groups: list[Group] = []
+    groups: list[RowGroup] = []
     columns = None
     for path in paths:
         with _open(path) as file:
@@ -36,7 +36,7 @@ def parquet_source(name: str, paths: Sequence[Path], split: str | None) -> Sourc
             raise DataError(msg)
         columns = found
         firsts = itertools.accumulate(sizes, initial=0)
-        groups += [Group(path, *each) for each in zip(range(len(sizes)), firsts, sizes, strict=False)]
+        groups += [RowGroup(path, *each) for each in zip(range(len(sizes)), firsts, sizes, strict=False)]
     return table_source(name, split, columns or [], groups, _rows)
 
 
@@ -59,7 +59,7 @@ def _open(path: Path) -> Iterator[Any]:
         yield opened
 
 
-def _rows(group: Group, columns: list[str], wanted: Sequence[int]) -> Iterator[dict[str, object]]:
+def _rows(group: RowGroup, columns: list[str], wanted: Sequence[int]) -> Iterator[dict[str, object]]:
     """Yield rows of a row group by their ascending numbers.
 
     Raises:

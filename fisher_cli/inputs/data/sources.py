@@ -15,14 +15,14 @@ from fisher_cli.inputs.data.normalization import Normalization
 from fisher_cli.inputs.data.resizing import Resizing
 from fisher_cli.inputs.formats.files import available_memory
 
-__all__ = ["Example", "Pixels", "Source", "one_by_one", "read"]
+__all__ = ["DataSource", "Example", "Pixels", "one_by_one", "read"]
 
 Array = npt.NDArray[Any]
 Example = tuple[Array, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class DataSource:
     """One split of a dataset; nothing of it is decoded until `examples` is asked for some.
 
     `examples` takes ascending indices and gives, for each, the input and its label: the pixels of an image, (H, W) or
@@ -49,7 +49,7 @@ def one_by_one(example: Callable[[int], Example]) -> Callable[[Sequence[int]], I
     return lambda indices: map(example, indices)
 
 
-def read(source: Source, indices: Sequence[int], resizing: Resizing) -> tuple[Tensor, Tensor]:
+def read(source: DataSource, indices: Sequence[int], resizing: Resizing) -> tuple[Tensor, Tensor]:
     """Return the inputs (N, …) and labels (N,) int64 of these examples; images as (N, C, H, W) uint8.
 
     Raises:
@@ -71,7 +71,7 @@ def read(source: Source, indices: Sequence[int], resizing: Resizing) -> tuple[Te
     return inputs, labels
 
 
-def _tensor(source: Source, index: int, stored: Array, resizing: Resizing) -> Tensor:
+def _tensor(source: DataSource, index: int, stored: Array, resizing: Resizing) -> Tensor:
     """Return one input as a tensor of its own memory.
 
     Raises:
@@ -90,7 +90,7 @@ def _tensor(source: Source, index: int, stored: Array, resizing: Resizing) -> Te
     return torch.from_numpy(np.array(stored, dtype=stored.dtype.newbyteorder("="), order="C"))
 
 
-def _check_memory(source: Source, example: Tensor, count: int) -> None:
+def _check_memory(source: DataSource, example: Tensor, count: int) -> None:
     needed, there = example.numel() * example.element_size() * count, available_memory()
     if needed > there:
         fitting = max(1, there // max(1, needed // count))
@@ -101,14 +101,14 @@ def _check_memory(source: Source, example: Tensor, count: int) -> None:
         raise DataError(msg)
 
 
-def _check_label(source: Source, index: int, label: int) -> None:
+def _check_label(source: DataSource, index: int, label: int) -> None:
     if label < 0 or (source.classes is not None and label >= source.classes):
         there = "labels count from 0" if source.classes is None else f"there are {source.classes} classes (0 and up)"
         msg = f"{source.name}: {source.place(index)} has the label {label}, and {there}; {source.remedy}"
         raise DataError(msg)
 
 
-def _differ(source: Source, earlier: int, one: Tensor, later: int, other: Tensor) -> str:
+def _differ(source: DataSource, earlier: int, one: Tensor, later: int, other: Tensor) -> str:
     first = f"{source.place(earlier)} is {_size(source, one)}"
     second = f"{source.place(later)} is {_size(source, other)}"
     remedy = (
@@ -119,7 +119,7 @@ def _differ(source: Source, earlier: int, one: Tensor, later: int, other: Tensor
     )
 
 
-def _size(source: Source, example: Tensor) -> str:
+def _size(source: DataSource, example: Tensor) -> str:
     if not source.is_image:
         return f"{tuple(example.shape)} {str(example.dtype).removeprefix('torch.')}"
     channels, height, width = example.shape

@@ -18,7 +18,7 @@ from PIL import Image
 from fisher_cli.errors import DataError
 from fisher_cli.inputs.data.images import FORMATS, read_image
 from fisher_cli.inputs.data.normalization import NAMED
-from fisher_cli.inputs.data.sources import Example, Source, one_by_one
+from fisher_cli.inputs.data.sources import DataSource, Example, one_by_one
 
 _TRAIN_TEST: Final = ("train", "test")
 _TRAIN_VAL: Final = ("train", "val")
@@ -278,7 +278,7 @@ def data_folder(data_dir: str | None) -> Path:
     return Path(data_dir or os.environ.get("FISHER_DATA_DIR") or "data").expanduser()
 
 
-def torchvision_dataset(name: str, split: str | None, data_dir: str | None, *, download: bool) -> Source:
+def torchvision_dataset(name: str, split: str | None, data_dir: str | None, *, download: bool) -> DataSource:
     """Return the split of a dataset of the table, fetched from the network only when asked to.
 
     Args:
@@ -299,7 +299,7 @@ def torchvision_dataset(name: str, split: str | None, data_dir: str | None, *, d
     if entry.order is not None:
         entry.order(dataset)
     names = getattr(dataset, "classes", ())
-    return Source(
+    return DataSource(
         name=name,
         split=split,
         total=len(dataset),

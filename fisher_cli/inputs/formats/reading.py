@@ -6,7 +6,7 @@ from fisher_cli.settings import Resources, Settings
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadOptions:
     """What to take out of a checkpoint.
 
     `state_key` is the dotted key of the weights, None for the usual places; `use_ema` takes a moving average of the
@@ -18,6 +18,6 @@ class Reading:
     trust_pickle: bool = False
 
     @classmethod
-    def of(cls, settings: Settings, resources: Resources) -> "Reading":
+    def of(cls, settings: Settings, resources: Resources) -> "ReadOptions":
         """What a run's settings say about reading."""
         return cls(settings.state_key, settings.use_ema, resources.trust_pickle)

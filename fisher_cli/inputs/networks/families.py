@@ -93,7 +93,7 @@ BUILT_IN: Final = (
 
 
 @dataclass(frozen=True)
-class Ends:
+class EndLayers:
     """A network's first convolution and last layer, by the names of their weights; None if there is none."""
 
     first: str | None
@@ -102,14 +102,14 @@ class Ends:
     network: nn.Module
 
 
-def find_ends(build: Callable[[int], nn.Module]) -> Ends:
+def find_end_layers(build: Callable[[int], nn.Module]) -> EndLayers:
     """Return both ends of the network that `build` makes for a number of classes."""
     network = hollow(lambda: build(_MARK))
     convolutions = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
     first = f"{convolutions[0][0]}.weight" if convolutions else None
     shape = tuple(convolutions[0][1].weight.shape) if convolutions else ()
     heads = [name for name, value in network.state_dict().items() if value.ndim > 1 and value.shape[0] == _MARK]
-    return Ends(first, shape, heads[-1] if heads else None, network)
+    return EndLayers(first, shape, heads[-1] if heads else None, network)
 
 
 def replace_first_convolution(network: nn.Module, **changes: Any) -> None:

@@ -11,7 +11,7 @@ from fisher_cli.errors import ArchitectureError, CheckpointError, FisherError, N
 from fisher_cli.inputs.checkpoints.checkpoints import (
     Checkpoint,
     CheckpointFile,
-    Reading,
+    ReadOptions,
     load_checkpoint,
     nonfinite_names,
 )
@@ -90,7 +90,7 @@ def refuse_nonfinite(checkpoint: Checkpoint) -> None:
         raise NumericalError(msg)
 
 
-def outcome(error: Exception, file: CheckpointFile) -> tuple[Status, str]:
+def network_outcome(error: Exception, file: CheckpointFile) -> tuple[Status, str]:
     """The status of the row of a checkpoint that gave this error, and why, in one line.
 
     The row names the file itself, and tables hold no folder of a machine. A network's own code can raise
@@ -110,7 +110,7 @@ _ROOT: Final = "(root)"
 _SOURCES: Final = {"checkpoint": "the file", "--model": "option --model", "detected": "names and shapes"}
 
 
-def inspect(file: CheckpointFile, networks: Networks, reading: Reading) -> Inspection:
+def inspect(file: CheckpointFile, networks: Networks, reading: ReadOptions) -> Inspection:
     """What a file is: container, weights, place in training, network; all that is found before anything fails.
 
     The weights are loaded into the network, so that a file that is ok here is one that can be measured.
@@ -128,7 +128,7 @@ def inspect(file: CheckpointFile, networks: Networks, reading: Reading) -> Inspe
         row = replace(row, parameters=trainable)
         refuse_nonfinite(checkpoint)
     except Exception as error:
-        status, text = outcome(error, file)
+        status, text = network_outcome(error, file)
         return replace(row, status=status, error=text)
     return row
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 from torch import nn
 
 from fisher_cli.errors import ArchitectureError
-from fisher_cli.inputs.networks.families import Family, find_ends
+from fisher_cli.inputs.networks.families import Family, find_end_layers
 from fisher_cli.inputs.networks.shapes import Shapes, hollow
 from fisher_cli.inputs.networks.torchvision_models import fingerprint
 
@@ -72,7 +72,7 @@ def timm_model(name: str, num_classes: int | None = None, in_chans: int = 3, **a
 def read_timm(name: str, shapes: Shapes) -> dict[str, Any]:
     """Return the numbers of classes and channels that the shapes tell."""
     arguments: dict[str, Any] = {}
-    ends = find_ends(lambda classes: timm_model(name, num_classes=classes))
+    ends = find_end_layers(lambda classes: timm_model(name, num_classes=classes))
     if ends.head is not None and ends.head in shapes:
         arguments["num_classes"] = shapes[ends.head][0]
     first = shapes.get(ends.first or "", ())

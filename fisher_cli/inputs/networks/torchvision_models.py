@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from torch import nn
 
-from fisher_cli.inputs.networks.families import Family, find_ends, replace_first_convolution
+from fisher_cli.inputs.networks.families import Family, find_end_layers, replace_first_convolution
 from fisher_cli.inputs.networks.shapes import Shapes, hollow, shapes_of, without_counters
 
 INDEX: Final[Mapping[str, tuple[str, ...]]] = {
@@ -155,7 +155,7 @@ def read_torchvision(name: str, shapes: Shapes) -> dict[str, Any]:
         has_heads = any(key.startswith(_AUXILIARY[name]) for key in shapes)
         # Their initialisation takes seconds, and the checkpoint overwrites it.
         arguments = {"aux_logits": has_heads, "init_weights": False}
-    ends = find_ends(lambda classes: torchvision_model(name, num_classes=classes, **arguments))
+    ends = find_end_layers(lambda classes: torchvision_model(name, num_classes=classes, **arguments))
     if ends.head is not None and ends.head in shapes:
         arguments["num_classes"] = shapes[ends.head][0]
     first = shapes.get(ends.first or "", ())

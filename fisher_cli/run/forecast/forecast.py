@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import torch
 
 from fisher_cli.curvature.problem.batching import memory_bytes
-from fisher_cli.curvature.spectra.solver_choice import Route
+from fisher_cli.curvature.spectra.solver_choice import Eigensolver
 from fisher_cli.curvature.torch_backend import machine_memory
 from fisher_cli.errors import FisherError, OutOfMemoryError, UsageError
 from fisher_cli.results import Forecast, Refusal
-from fisher_cli.run.forecast.lower_bound import Outline, outline
-from fisher_cli.run.forecast.profile_run import Probed, probe
+from fisher_cli.run.forecast.lower_bound import LowerBound, lower_bound
+from fisher_cli.run.forecast.profile_run import RunProfile, profile_run
 from fisher_cli.run.sequence import Run
 from fisher_cli.settings import Activations, Precision
 from fisher_cli.storage.journal import Key
@@ -22,7 +22,7 @@ JOINING = ("load", "pose", "movement", "eigenvalues_true")
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """What there is to do: places among the files of the run to measure, in order, and how many rows need less.
 
     `joined` rows were measured after others, `revisited` ones are held against; `before` is the place of a shard's
@@ -42,7 +42,7 @@ class Plan:
         return len(self.places) + (self.before is not None)
 
 
-def plan(run: Run, recorded: Collection[Key]) -> Plan:
+def plan(run: Run, recorded: Collection[Key]) -> RunPlan:
     """What a run has to do beside what its journal has; as `row_sequence.py` goes through the rows."""
     first, known = run.analysis.first_order, {weights for weights, _ in recorded}
     looks_back = run.analysis.settings.looks_back and len(run.files) > 1
@@ -66,7 +66,7 @@ def plan(run: Run, recorded: Collection[Key]) -> Plan:
                 places.append(place)
         previous = file.sha256
     before = _before(run, first) if looks_back and places and places[0] == first else None
-    return Plan(tuple(places), kept, joined, int(revisited), rejected, before)
+    return RunPlan(tuple(places), kept, joined, int(revisited), rejected, before)
 
 
 def _before(run: Run, first: int) -> int | None:
@@ -105,7 +105,7 @@ def forecast(
         places = (place, place)
     say(f"a probe of {run.files[place].name} on a few examples")
     try:
-        probed = probe(run, places, batch_size)
+        probed = profile_run(run, places, batch_size)
     except (UsageError, OutOfMemoryError):
         raise
     except FisherError as error:
@@ -122,12 +122,12 @@ def available_memory(device: torch.device) -> tuple[int, str]:
     return machine_memory.total_memory()
 
 
-def _refused_without_memory(run: Run, place: int, available: int) -> tuple[Refusal, Outline] | None:
+def _refused_without_memory(run: Run, place: int, available: int) -> tuple[Refusal, LowerBound] | None:
     """Whether the network alone, as its names and shapes tell, is too large; None where it may fit."""
     try:
         checkpoint = run.checkpoint(run.files[place])
         architecture = run.networks.architecture(checkpoint)
-        found = outline(architecture.build, run.analysis.settings, run.data.batch(0, 1)[0])
+        found = lower_bound(architecture.build, run.analysis.settings, run.data.batch(0, 1)[0])
     except FisherError:
         return None  # told by the probe
     here = machine_memory.resident_memory()
@@ -136,7 +136,7 @@ def _refused_without_memory(run: Run, place: int, available: int) -> tuple[Refus
     return too_large(found, here, available), found
 
 
-def too_large(found: Outline, here: int, available: int) -> Refusal:
+def too_large(found: LowerBound, here: int, available: int) -> Refusal:
     """Why a network is refused before it is built, where so many bytes are taken already."""
     remedies = ["analyse fewer parameters with --exclude", "take a machine with more memory"]
     for precision, words in ((Precision.BFLOAT16, "bfloat16 --eigenvalues 0"), (Precision.FLOAT32, "float32")):
@@ -157,11 +157,11 @@ def _gib(count: int) -> str:
     return f"{count / 2**30:,.1f} GiB"
 
 
-def _peak(probed: Probed) -> int:
+def _peak(probed: RunProfile) -> int:
     return max(probed.batches_peak, probed.later_peak)
 
 
-def _refusal(run: Run, probed: Probed, available: int, processes: int) -> Refusal | None:
+def _refusal(run: Run, probed: RunProfile, available: int, processes: int) -> Refusal | None:
     """Why this cannot be done here, and what can; None if it can."""
     peak, settings = _peak(probed), run.analysis.settings
     each = available // processes
@@ -185,13 +185,13 @@ def _refusal(run: Run, probed: Probed, available: int, processes: int) -> Refusa
     return Refusal(f"{many}{_gib(peak)}, and there are {_gib(available)}", tuple(remedies))
 
 
-def _less(run: Run, probed: Probed, each: int) -> list[str]:
+def _less(run: Run, probed: RunProfile, each: int) -> list[str]:
     """What to change where the traces may fit and what follows them does not, with so many bytes for a process."""
     found, settings = list[str](), run.analysis.settings
     assert probed.largest is not None
     room = each - (probed.later_peak - probed.largest.bytes)
     examples = math.floor(probed.problem.examples * room / probed.largest.bytes)
-    by_factor = any(route in {Route.GRAM, Route.LEADING} for _, route in probed.later.routes)
+    by_factor = any(route in {Eigensolver.GRAM, Eigensolver.LEADING} for _, route in probed.later.routes)
     if by_factor and examples >= 1:
         found.append(f"type --limit {examples}")
     if settings.asks_for_rows:
@@ -203,14 +203,14 @@ def _less(run: Run, probed: Probed, each: int) -> list[str]:
 
 def _described(
     run: Run,
-    todo: Plan,
+    todo: RunPlan,
     place: int,
     available: tuple[int, str],
     processes: int,
     refusal: Refusal | None,
     *,
-    probed: Probed | None = None,
-    sketch: Outline | None = None,
+    probed: RunProfile | None = None,
+    sketch: LowerBound | None = None,
 ) -> Forecast:
     """What was found by the probe, or by the network's outline where that was enough to refuse."""
     seconds = {} if probed is None else probed.seconds

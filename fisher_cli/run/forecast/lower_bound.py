@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fisher_cli.curvature.problem.batching import OVERHEAD, values_per_example
 from fisher_cli.curvature.torch_backend.malloc import is_large
 from fisher_cli.errors import FisherError
-from fisher_cli.inputs.checkpoints.discovery import candidates
+from fisher_cli.inputs.checkpoints.discovery import find_candidates
 from fisher_cli.inputs.networks.shapes import hollow
 from fisher_cli.run.parameters import select_parameters
 from fisher_cli.settings import Precision, Settings
@@ -19,7 +19,7 @@ SINGLE, DOUBLE = 4, 8
 
 
 @dataclass(frozen=True)
-class Outline:
+class LowerBound:
     """Sizes of a network on the meta device: `tensors` counts the values of its parameters and buffers.
 
     `analysed` counts the parameters that are analysed. `values` and `outputs` are those of one example, None where a
@@ -75,7 +75,7 @@ def _type(precision: Precision) -> torch.dtype:
     return found
 
 
-def outline(build: Callable[[], nn.Module], settings: Settings, inputs: Tensor | None = None) -> Outline | None:
+def lower_bound(build: Callable[[], nn.Module], settings: Settings, inputs: Tensor | None = None) -> LowerBound | None:
     """The sizes of the network that a function builds, and of one of these inputs in it; None where nothing tells.
 
     What goes wrong without memory may be right with it, and is left to the measurement itself to be told.
@@ -92,7 +92,7 @@ def outline(build: Callable[[], nn.Module], settings: Settings, inputs: Tensor |
         raise
     except Exception:  # the user's own code may do anything
         return None
-    found = Outline(tensors, analysed, settings.precision)
+    found = LowerBound(tensors, analysed, settings.precision)
     if inputs is None:
         return found
     try:
@@ -100,14 +100,14 @@ def outline(build: Callable[[], nn.Module], settings: Settings, inputs: Tensor |
         with torch.no_grad():
             raw = model(some.clone())
         outputs = getattr(raw, "logits", raw).shape[-1]
-        return Outline(tensors, analysed, settings.precision, values_per_example(model, some), outputs)
+        return LowerBound(tensors, analysed, settings.precision, values_per_example(model, some), outputs)
     except Exception:  # likewise, such as a branch on a value that is not there
         return found
 
 
 def largest_checkpoint(paths: Sequence[Path]) -> int:
     """Bytes of the largest file or folder among the checkpoints: a reader holds at least so many at once."""
-    return max((_bytes_of(each.path) for each in candidates(paths)), default=0)
+    return max((_bytes_of(each.path) for each in find_candidates(paths)), default=0)
 
 
 def _bytes_of(path: Path) -> int:

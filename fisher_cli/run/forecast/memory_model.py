@@ -12,15 +12,15 @@ from fisher_cli.curvature.comparison.frobenius import PROBES
 from fisher_cli.curvature.comparison.true_and_empirical import PRODUCTS
 from fisher_cli.curvature.problem.batching import graph_bytes, memory_bytes
 from fisher_cli.curvature.problem.problem import Problem
-from fisher_cli.curvature.spectra.eigensystems import Matrix, Question
+from fisher_cli.curvature.spectra.eigensystems import Matrix, SpectrumRequest
 from fisher_cli.curvature.spectra.solver_choice import (
     BASIS_SHARE,
     EXPECTED_VECTORS,
     FIRST_PRODUCTS,
     PRODUCTS_EACH,
     WHOLE_ROWS,
-    Route,
-    Shapes,
+    Eigensolver,
+    ProblemShapes,
     vectors_fit,
 )
 from fisher_cli.curvature.spectra.spectrum import NORM_PROBES, density_vectors
@@ -38,7 +38,7 @@ KEPT_GRAPHS, ONE_PRODUCT = "kept graphs", "one product"
 
 
 @dataclass(frozen=True)
-class Demand:
+class StepMemory:
     """Bytes of one step on N examples, in all and by what they are for, while something is found.
 
     `products` are those with the matrix.
@@ -58,7 +58,9 @@ class Demand:
         return max(0, freed - sum(size for name, size in self.parts if name in {KEPT_GRAPHS, ONE_PRODUCT}))
 
 
-def demand(matrix: Matrix, route: Route, count: int, columns: int, graphs: int, *, whole: bool = False) -> Demand:
+def demand(
+    matrix: Matrix, route: Eigensolver, count: int, columns: int, graphs: int, *, whole: bool = False
+) -> StepMemory:
     """The bytes that the `count` largest eigenvalues and their eigenvectors take by this route.
 
     Args:
@@ -70,19 +72,19 @@ def demand(matrix: Matrix, route: Route, count: int, columns: int, graphs: int, 
         whole: whether all eigenvalues are asked for.
     """
     problem = matrix.problem
-    if route in {Route.GRAM, Route.LEADING}:
+    if route in {Eigensolver.GRAM, Eigensolver.LEADING}:
         by_factor = _gram(matrix, count, columns, whole=whole)
-        return Demand(max(by_factor, _kept(problem, count), key=_total))
-    if route is Route.DENSE:
-        return Demand((("the matrix and its eigenvectors", 2 * GRAM_SUMS * problem.size**2 * DOUBLE),))
+        return StepMemory(max(by_factor, _kept(problem, count), key=_total))
+    if route is Eigensolver.DENSE:
+        return StepMemory((("the matrix and its eigenvectors", 2 * GRAM_SUMS * problem.size**2 * DOUBLE),))
     products = FIRST_PRODUCTS + PRODUCTS_EACH * count
     shared = _graphs(problem, graphs), (ONE_PRODUCT, _product(problem))
-    if route is Route.DUAL:
+    if route is Eigensolver.DUAL:
         has_vectors = vectors_fit(problem, count)
         steps = [_dual(problem, count, columns, has_vectors=has_vectors)]
         steps += [_norm(problem, count)] if has_vectors else []
-        return Demand((*max(steps, key=_total), shared[0]), products + has_vectors * NORM_PROBES)
-    return Demand((("vectors of Lanczos", _basis(problem, products, count)), *shared), products + NORM_PROBES)
+        return StepMemory((*max(steps, key=_total), shared[0]), products + has_vectors * NORM_PROBES)
+    return StepMemory((("vectors of Lanczos", _basis(problem, products, count)), *shared), products + NORM_PROBES)
 
 
 def _dual(problem: Problem, count: int, columns: int, *, has_vectors: bool) -> tuple[tuple[str, int], ...]:
@@ -98,7 +100,7 @@ def _norm(problem: Problem, count: int) -> tuple[tuple[str, int], ...]:
     return ("eigenvectors", size), ("a probe, and one product", _product(problem) + 2 * problem.size * DOUBLE)
 
 
-def density_demand(matrix: Matrix, question: Question, graphs: int) -> Demand | None:
+def density_demand(matrix: Matrix, question: SpectrumRequest, graphs: int) -> StepMemory | None:
     """The bytes of the density of what the leading eigenvalues leave; None where its vectors do not fit."""
     problem, chosen = matrix.problem, density_vectors(matrix, question)
     if chosen is None or not vectors_fit(problem, question.count):
@@ -111,27 +113,27 @@ def density_demand(matrix: Matrix, question: Question, graphs: int) -> Demand | 
         _graphs(problem, graphs),
         (ONE_PRODUCT, _product(problem)),
     )
-    return Demand(parts, question.probes * question.steps + count, "densities")
+    return StepMemory(parts, question.probes * question.steps + count, "densities")
 
 
-def inner_products_demand(true: Matrix) -> Demand:
+def inner_products_demand(true: Matrix) -> StepMemory:
     """The bytes of a comparison by the inner products of all score gradients of the true Fisher."""
     columns = true.problem.examples * true.scores
     square = columns**2 * DOUBLE
     factor, gradients = _factor(true, columns)
     made = (factor, max(gradients, ("inner products", SCALED * square), key=lambda part: part[1]))
     solved = (("inner products and their eigenvectors", (COMPARED if columns <= WHOLE_ROWS else SCALED) * square),)
-    return Demand(max(made, solved, key=_total), finds="comparisons")
+    return StepMemory(max(made, solved, key=_total), finds="comparisons")
 
 
-def products_demand(problem: Problem, count: int, graphs: int) -> Demand:
+def products_demand(problem: Problem, count: int, graphs: int) -> StepMemory:
     """The bytes of a comparison by products with both matrices, when their eigenvectors, (P, count) each, are found."""
     vector, room = problem.size * DOUBLE, memory_bytes(problem.device) * BASIS_SHARE
     both = 2 * min(count, problem.size) * vector
     both = both if both <= room else 0
     solving = both + CONJUGATE * vector + _product(problem)
     parts = (("eigenvectors and vectors of the comparison", max(BASIS_SETS * both, solving)), _graphs(problem, graphs))
-    return Demand(parts, 2 * count + PROBES + PRODUCTS, "comparisons")
+    return StepMemory(parts, 2 * count + PROBES + PRODUCTS, "comparisons")
 
 
 def _graphs(problem: Problem, graphs: int) -> tuple[str, int]:
@@ -146,7 +148,7 @@ def _total(parts: tuple[tuple[str, int], ...]) -> int:
 
 def _factor(matrix: Matrix, columns: int) -> tuple[tuple[str, int], tuple[str, int]]:
     """So many columns, and beside them the gradients of one parameter in a batch."""
-    problem, shapes, itemsize = matrix.problem, Shapes.of(matrix.engine), matrix.problem.dtype.itemsize
+    problem, shapes, itemsize = matrix.problem, ProblemShapes.of(matrix.engine), matrix.problem.dtype.itemsize
     values = columns * (shapes.explicit + shapes.cotangents) + problem.examples * shapes.inputs
     batch = min(problem.batch_size, problem.examples) * matrix.scores
     return ("columns of the factor", values * itemsize), ("a batch of them", batch * shapes.together * itemsize)

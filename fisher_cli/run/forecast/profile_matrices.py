@@ -7,20 +7,28 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from fisher_cli.curvature.comparison.null_distribution import null
+from fisher_cli.curvature.comparison.null_distribution import null_distribution
 from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.linalg.krylov import Product
 from fisher_cli.curvature.problem.problem import Data, Problem
-from fisher_cli.curvature.products.fisher_products import Dual, Jacobian
+from fisher_cli.curvature.products.fisher_products import Jacobian, ScoreFactor
 from fisher_cli.curvature.spectra import score_gram
 from fisher_cli.curvature.spectra.eigensystems import Matrix, matrices
-from fisher_cli.curvature.spectra.solver_choice import WHOLE_ROWS, Route, Shapes, choose, fits, gram_work, vectors_fit
+from fisher_cli.curvature.spectra.solver_choice import (
+    WHOLE_ROWS,
+    Eigensolver,
+    ProblemShapes,
+    choose_eigensolver,
+    fits,
+    gram_work,
+    vectors_fit,
+)
 from fisher_cli.curvature.torch_backend.machine_memory import growth
 from fisher_cli.curvature.traces.traces import EXACT_OUTPUTS, sweep
 from fisher_cli.run.forecast.memory_model import (
     DOUBLE,
     KEPT_GRAPHS,
-    Demand,
+    StepMemory,
     demand,
     density_demand,
     inner_products_demand,
@@ -36,7 +44,7 @@ TIMED_PRODUCTS = 2
 
 
 @dataclass(frozen=True)
-class First:
+class FirstExamples:
     """The first `count` of some examples."""
 
     data: Data
@@ -56,16 +64,16 @@ class First:
 
 
 @dataclass
-class Foreseen:
+class MatrixProfile:
     """Steps of a measurement after its sweep, the ways to the eigenvalues by matrix, and seconds by stage."""
 
-    demands: list[Demand] = field(default_factory=list)
+    demands: list[StepMemory] = field(default_factory=list)
     routes: list[tuple[str, str]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
-class MatrixProbe:
+class MatrixProfiler:
     """The matrices of all examples beside those of a few, `part`, on which the work is tried.
 
     `looks_back` says whether the eigenvectors of the row before are there.
@@ -77,9 +85,9 @@ class MatrixProbe:
     looks_back: bool
     _graphs: int | None = None
 
-    def foresee(self) -> Foreseen:
+    def foresee(self) -> MatrixProfile:
         """What the settings ask for after the sweep."""
-        found = Foreseen()
+        found = MatrixProfile()
         if self.settings.comparison is not None:
             self._comparison(found)
         elif self.settings.eigenvalues:
@@ -112,7 +120,7 @@ class MatrixProbe:
             if asked in {MatrixName.BOTH, MatrixName(name)}:
                 yield name, small, matrix
 
-    def _eigenvalues(self, found: Foreseen) -> None:
+    def _eigenvalues(self, found: MatrixProfile) -> None:
         """Those of the matrices by the ways that they will go, and the densities of what they leave."""
         question = question_of(self.settings)
         # Eigenvectors stay for the row after, in a spectrum of both matrices, those of the row before until this one
@@ -125,15 +133,15 @@ class MatrixProbe:
             whole = question.wants_all(min(matrix.problem.examples * matrix.scores, matrix.problem.size))
             route, columns, first = self._leading(name, small, matrix, whole, found)
             steps = [first]
-            has_all = route is Route.DENSE or (
-                route in {Route.GRAM, Route.LEADING} and (whole or columns <= WHOLE_ROWS)
+            has_all = route is Eigensolver.DENSE or (
+                route in {Eigensolver.GRAM, Eigensolver.LEADING} and (whole or columns <= WHOLE_ROWS)
             )
             if question.full and (question.whole is False or not has_all):
                 density = density_demand(matrix, question, self._graphs_of_one())
                 if density is not None:
                     steps.append(density)
                     found.seconds[f"eigenvalues_{name}"] += _product_seconds(
-                        matrix, small, density.products, of_dual=route is Route.DUAL
+                        matrix, small, density.products, of_dual=route is Eigensolver.DUAL
                     )
             for step in steps:
                 # Both matrices go by one Jacobian.
@@ -143,32 +151,32 @@ class MatrixProbe:
             kept += [one for step in steps[-1:] for one in step.parts if one[0] == KEPT_GRAPHS]
 
     def _leading(
-        self, name: str, small: Matrix, matrix: Matrix, whole: bool, found: Foreseen
-    ) -> tuple[Route, int, Demand]:
+        self, name: str, small: Matrix, matrix: Matrix, whole: bool, found: MatrixProfile
+    ) -> tuple[Eigensolver, int, StepMemory]:
         """The way to the leading eigenvalues, the columns that it takes, and its demand."""
         route, columns = _route(matrix, small, self.settings, whole=whole)
-        graphs = self._graphs_of_one() if route in {Route.LANCZOS, Route.DUAL} else 0
+        graphs = self._graphs_of_one() if route in {Eigensolver.LANCZOS, Eigensolver.DUAL} else 0
         step = demand(matrix, route, self._count, columns, graphs, whole=whole)
         found.routes.append((name, route.value))
         found.seconds[f"eigenvalues_{name}"] = _seconds(matrix, small, route, step, self._count, columns)
         return route, columns, step
 
-    def _comparison(self, found: Foreseen) -> None:
+    def _comparison(self, found: MatrixProfile) -> None:
         """Nulls, and both matrices by inner products or by products, as `curvature/comparison.py` does it."""
         start = time.perf_counter()
         with growth(self.part.device) as grown:
-            null(Engine(self.part), seed=self.settings.seed)
+            null_distribution(Engine(self.part), seed=self.settings.seed)
         scale = self.problem.examples / self.part.examples
-        found.seconds["null"] = (time.perf_counter() - start) * scale
+        found.seconds["null_distribution"] = (time.perf_counter() - start) * scale
         share = min(self.problem.batch_size, self.problem.examples) / min(self.part.batch_size, self.part.examples)
-        found.demands.append(Demand((self._gradient, ("a batch of nulls", int(grown() * share))), finds="nulls"))
+        found.demands.append(StepMemory((self._gradient, ("a batch of nulls", int(grown() * share))), finds="nulls"))
         pairs = [*self._pairs()]
         _, small, true = pairs[0]
         if score_gram.is_affordable(true.engine):
             step = inner_products_demand(true)
             columns = true.problem.examples * true.scores
-            found.routes += [(name, Route.GRAM.value) for name, _, _ in pairs]
-            found.seconds["matrices"] = _seconds(true, small, Route.GRAM, step, self._count, columns)
+            found.routes += [(name, Eigensolver.GRAM.value) for name, _, _ in pairs]
+            found.seconds["matrices"] = _seconds(true, small, Eigensolver.GRAM, step, self._count, columns)
             found.demands.append(replace(step, parts=(*step.parts, self._gradient)))
             return
         kept = [self._gradient]
@@ -185,21 +193,21 @@ class MatrixProbe:
         found.demands.append(replace(step, parts=(*step.parts, self._gradient)))
 
 
-def _route(matrix: Matrix, small: Matrix, settings: Settings, *, whole: bool) -> tuple[Route, int]:
+def _route(matrix: Matrix, small: Matrix, settings: Settings, *, whole: bool) -> tuple[Eigensolver, int]:
     """The way to the eigenvalues of all examples, and the columns of the factor that it takes.
 
     Whether a few columns are enough is told by the share of them that are on the few examples.
     """
     problem, columns = matrix.problem, matrix.problem.examples * matrix.scores
-    route = choose(matrix.engine, matrix.scores, min(settings.eigenvalues, problem.size), whole=whole)
-    if route not in {Route.LANCZOS, Route.DUAL} or matrix.empirical or not _is_exact(problem, settings):
+    route = choose_eigensolver(matrix.engine, matrix.scores, min(settings.eigenvalues, problem.size), whole=whole)
+    if route not in {Eigensolver.LANCZOS, Eigensolver.DUAL} or matrix.empirical or not _is_exact(problem, settings):
         return route, columns
     swept = sweep(small.problem, estimator="exact", verify=False)
     chosen = replace(small, columns=swept.columns).few_columns(settings.eigenvalue_tolerance)
     if chosen is not None:
         rows = -(-int(chosen.sum()) * problem.examples // small.problem.examples)
         if rows <= WHOLE_ROWS and fits(matrix.engine, matrix.scores, rows):
-            return Route.LEADING, rows
+            return Eigensolver.LEADING, rows
     return route, columns
 
 
@@ -216,7 +224,7 @@ def _product_seconds(matrix: Matrix, small: Matrix, products: int, *, of_dual: b
     size = part.size
     if of_dual:
         # Whose vectors are no longer than the run's own: there may be no memory for others.
-        product, size = Dual(jacobian, small.scores_of, part.dtype), part.examples * small.scores
+        product, size = ScoreFactor(jacobian, small.scores_of, part.dtype), part.examples * small.scores
     vector = torch.ones(size, dtype=torch.float64, device=part.device)
     product(vector)
     start = time.perf_counter()
@@ -226,15 +234,17 @@ def _product_seconds(matrix: Matrix, small: Matrix, products: int, *, of_dual: b
     return each * products * matrix.problem.examples / part.examples
 
 
-def _seconds(matrix: Matrix, small: Matrix, route: Route, found: Demand, count: int, columns: int) -> float:
+def _seconds(matrix: Matrix, small: Matrix, route: Eigensolver, found: StepMemory, count: int, columns: int) -> float:
     """Seconds from a part of the work: some products, or the factor of a few examples."""
     if found.products:
-        return _product_seconds(matrix, small, found.products, of_dual=route is Route.DUAL)
-    problem, part, shapes = matrix.problem, small.problem, Shapes.of(small.engine)
+        return _product_seconds(matrix, small, found.products, of_dual=route is Eigensolver.DUAL)
+    problem, part, shapes = matrix.problem, small.problem, ProblemShapes.of(small.engine)
     few = max(1, min(part.examples, FACTOR_BYTES // (2 * shapes.held(matrix.scores, 1, part.dtype.itemsize))))
-    part = replace(part, data=First(part.data, few), batch_size=min(part.batch_size, few))
+    part = replace(part, data=FirstExamples(part.data, few), batch_size=min(part.batch_size, few))
     start = time.perf_counter()
-    replace(small, engine=Engine(part)).leading(count, route=Route.DENSE if route is Route.DENSE else Route.GRAM)
+    replace(small, engine=Engine(part)).leading(
+        count, route=Eigensolver.DENSE if route is Eigensolver.DENSE else Eigensolver.GRAM
+    )
     seconds = time.perf_counter() - start
     done = gram_work(shapes, few, matrix.scores, part.batch_size, whole=False)
     wanted = gram_work(shapes, max(1, columns // matrix.scores), matrix.scores, problem.batch_size, whole=False)

@@ -14,11 +14,11 @@ from fisher_cli.curvature.torch_backend import machine_memory
 from fisher_cli.curvature.torch_backend.machine_memory import growth, resident
 from fisher_cli.curvature.torch_backend.malloc import trim
 from fisher_cli.results import Measurement
-from fisher_cli.run.forecast.memory_model import Demand
-from fisher_cli.run.forecast.profile_matrices import First, Foreseen, MatrixProbe
+from fisher_cli.run.forecast.memory_model import StepMemory
+from fisher_cli.run.forecast.profile_matrices import FirstExamples, MatrixProfile, MatrixProfiler
 from fisher_cli.run.measurement import measure, posed
 from fisher_cli.run.parameters import recomputing
-from fisher_cli.run.previous_row import Trail
+from fisher_cli.run.previous_row import PreviousRow
 from fisher_cli.run.sequence import Run
 from fisher_cli.settings import Activations, Settings
 
@@ -30,7 +30,7 @@ CONSTANT, BY_BATCH = {"load", "pose", "check", "ledger", "rounding"}, {"traces",
 
 
 @dataclass
-class Probed:
+class RunProfile:
     """What was seen: a measurement without eigenvalues on a few examples, and what those of all would take `later`.
 
     `problem` is that of all examples, `examples` how many were measured, at the batch size `batch`. `base` is what was
@@ -47,7 +47,7 @@ class Probed:
     peak: int
     held: int
     slope: float = 0.0
-    later: Foreseen = field(default_factory=Foreseen)
+    later: MatrixProfile = field(default_factory=MatrixProfile)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -69,7 +69,7 @@ class Probed:
         return 0 if gives_back else min(max(0, self.peak - self.held), CPU_BYTES)
 
     @property
-    def largest(self) -> Demand | None:
+    def largest(self) -> StepMemory | None:
         """The step after the sweep that takes the most, None where there is none."""
         return max(self.later.demands, key=lambda each: each.bytes + each.beside(self._freed), default=None)
 
@@ -103,7 +103,7 @@ class Probed:
         return tuple((name, size) for name, size in found if size)
 
 
-def probe(run: Run, places: tuple[int, ...], batch_size: int | None) -> Probed:
+def profile_run(run: Run, places: tuple[int, ...], batch_size: int | None) -> RunProfile:
     """Measure the checkpoints at these places, one after the other, on a few examples.
 
     With two of them the second is held against the first, as in a run. Every part of a measurement but the eigenvalues
@@ -111,10 +111,10 @@ def probe(run: Run, places: tuple[int, ...], batch_size: int | None) -> Probed:
     """
     settings, base = run.analysis.settings, _peak(run.device)
     small = replace(settings, eigenvalues=0, comparison=None)
-    trail = Trail() if len(places) > 1 else None
+    previous_row = PreviousRow() if len(places) > 1 else None
     for place in places:
-        if trail is not None:
-            trail.advance()
+        if previous_row is not None:
+            previous_row.advance()
         start = time.perf_counter()
         name, module = _network(run, place)
         loading = time.perf_counter() - start
@@ -126,7 +126,7 @@ def probe(run: Run, places: tuple[int, ...], batch_size: int | None) -> Probed:
         batch = min(problem.batch_size, automatic.batch_size)
         at_once = min(problem.product_batch_size, automatic.product_batch_size)
         count = min(problem.examples, max(2 * batch, at_once))
-        few = First(run.data, count)
+        few = FirstExamples(run.data, count)
         found = measure(
             module,
             few,
@@ -135,20 +135,20 @@ def probe(run: Run, places: tuple[int, ...], batch_size: int | None) -> Probed:
             activations=run.activations,
             device=run.device,
             classes=classes,
-            trail=trail,
+            previous_row=previous_row,
         )
     batch = found.batch_size or batch  # less where memory ran out
     _as_table(found, settings)
     peak = _peak(run.device)
-    held = _held(problem, leaves_footprint=trail is not None and settings.spectrum is None)
-    probed = Probed(problem, found, name, count, batch, base, peak, held)
+    held = _held(problem, leaves_footprint=previous_row is not None and settings.spectrum is None)
+    probed = RunProfile(problem, found, name, count, batch, base, peak, held)
     probed.seconds = _scaled({"load": loading, **dict(found.timings)}, probed, at_once)
     if run.activations is Activations.RECOMPUTE:
         probed.problem = problem = recomputing(problem)
     part = replace(problem, data=few, batch_size=batch, product_batch_size=at_once)
     if batch < min(problem.batch_size, problem.examples):
         probed.slope = _slope(part, batch)
-    probed.later = MatrixProbe(problem, part, settings, looks_back=trail is not None).foresee()
+    probed.later = MatrixProfiler(problem, part, settings, looks_back=previous_row is not None).foresee()
     probed.seconds |= probed.later.seconds
     return probed
 
@@ -174,7 +174,7 @@ def _held(problem: Problem, *, leaves_footprint: bool) -> int:
     return resident(device) - (tensors if leaves_footprint and device.type == "cpu" else 0)
 
 
-def _scaled(timings: dict[str, float], probed: Probed, at_once: int) -> dict[str, float]:
+def _scaled(timings: dict[str, float], probed: RunProfile, at_once: int) -> dict[str, float]:
     """Seconds of all examples from those of a few, by the batches that they take."""
     problem = probed.problem
 

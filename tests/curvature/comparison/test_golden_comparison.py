@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fisher_cli.curvature.comparison.true_and_empirical import Inquiry, compare
+from fisher_cli.curvature.comparison.true_and_empirical import ComparisonRequest, compare
 from fisher_cli.curvature.traces.traces import sweep
 from tests.curvature.products.test_golden_numbers import newton_step, single_logit, table, toy
 
@@ -18,7 +18,7 @@ def test_g3_toys_of_kunstner(name: str, inverse_product: float, cosine: float) -
     weights = torch.zeros(2).double()
     for _ in range(30):
         weights = newton_step(x, y, weights)
-    found, _ = compare(sweep(single_logit(x, y, weights)), Inquiry(2, damping=1e-9, draws=0))
+    found, _ = compare(sweep(single_logit(x, y, weights)), ComparisonRequest(2, damping=1e-9, draws=0))
     assert found.method == "gram"
     assert found.cosine is not None
     assert found.inverse_product is not None
@@ -31,7 +31,7 @@ def test_g4_natural_gradients_are_one_at_the_start_of_figure_3() -> None:
     """At θ = 0 in raw features F̂ = F, with eigenvalues over nine decades."""
     x, y = table("breast_cancer")
     extended = torch.cat([x, torch.ones(len(x), 1).double()], 1)
-    found, _ = compare(sweep(single_logit(extended, y, torch.zeros(31).double())), Inquiry(1, draws=0))
+    found, _ = compare(sweep(single_logit(extended, y, torch.zeros(31).double())), ComparisonRequest(1, draws=0))
     assert found.natural_gradient is not None
     assert found.natural_gradient.value.value == pytest.approx(1.0, abs=1e-9)
 
@@ -43,7 +43,7 @@ def test_g4_natural_gradients_along_damped_newton_steps() -> None:
     x = torch.cat([x, torch.ones(len(x), 1).double()], 1)
     weights, cosines = torch.zeros(31).double(), []
     for _ in range(6):
-        found, _ = compare(sweep(single_logit(x, y, weights)), Inquiry(1, damping=1e-3, draws=0))
+        found, _ = compare(sweep(single_logit(x, y, weights)), ComparisonRequest(1, damping=1e-3, draws=0))
         assert found.natural_gradient is not None
         assert found.residual < 1e-6
         cosines.append(found.natural_gradient.value.value)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature.comparison.intervals import carriers, mean_interval, ratio_interval
-from fisher_cli.curvature.comparison.null_distribution import null
+from fisher_cli.curvature.comparison.null_distribution import null_distribution
 from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.problem.problem import TensorData, pose
 from fisher_cli.curvature.traces.traces import sweep
@@ -36,7 +36,7 @@ def population(run: str, step: int) -> Population:
     found = sweep(pose(module, TensorData(inputs, targets)), verify=False)
     terms = (found.trace.per_example_empirical, found.trace.per_example_true)
     empirical, true = (torch.tensor(each, dtype=F64) for each in terms)
-    return empirical, true, null(Engine(found.engine.problem)).fourth
+    return empirical, true, null_distribution(Engine(found.engine.problem)).fourth
 
 
 def coverage(people: Population, examples: int, replicates: int) -> dict[str, tuple[int, int, int]]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fisher_cli.curvature.comparison.null_distribution import LABELS, null, require_agreement
+from fisher_cli.curvature.comparison.null_distribution import LABELS, null_distribution, require_agreement
 from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
 from fisher_cli.curvature.spectra.label_coordinates import coordinates, drawn
@@ -39,7 +39,7 @@ def labelled(problem: Problem, kind: str) -> list[list[tuple[Tensor, float]]]:
 def test_moments_are_those_of_the_enumerated_labels(case: Case) -> None:
     """Var tr F̂, E‖F̂ − F‖_F² and the variance of each parameter's part, from their definitions."""
     problem = problem_of(case)
-    found, n = null(Engine(problem)), problem.examples
+    found, n = null_distribution(Engine(problem)), problem.examples
     sizes = [parameter.numel() for parameter in problem.parameters.values()]
     variance, scatter, layers = 0.0, 0.0, torch.zeros(len(sizes), dtype=F64)
     for gradients in labelled(problem, case.likelihood):
@@ -70,7 +70,7 @@ def test_all_outcomes_of_three_examples_together() -> None:
         mean += probability * float(matrix.trace())
         variance += probability * float(matrix.trace() - fisher.trace()) ** 2
         scatter += probability * float((matrix - fisher).square().sum())
-    found = null(Engine(problem))
+    found = null_distribution(Engine(problem))
     assert total == pytest.approx(1)
     assert float(found.traces.mean()) == pytest.approx(mean, rel=1e-6)
     assert found.variance == pytest.approx(variance, rel=1e-6)  # probabilities in float32 above
@@ -83,7 +83,7 @@ def test_a_gaussian_has_the_moments_of_normal_scores() -> None:
     problem = problem_of(case)
     products = torch.stack([j @ j.T for j in jacobian(problem)])
     squares, traces = products.square().sum((1, 2)), products.diagonal(dim1=1, dim2=2).sum(1)
-    found, n = null(Engine(problem)), problem.examples
+    found, n = null_distribution(Engine(problem)), problem.examples
     assert found.variance == pytest.approx(float(2 * squares.sum()) / n**2, rel=1e-10)
     assert found.scatter == pytest.approx(float((traces.square() + squares).sum()) / n**2, rel=1e-10)
     assert found.fourth.tolist() == pytest.approx((traces.square() + 2 * squares).tolist(), rel=1e-10)
@@ -95,7 +95,7 @@ def test_the_traces_agree_with_the_sweep(name: str) -> None:
     for dtype in (torch.float64, torch.float32):
         problem = problem_of(case, dtype)
         traces = torch.tensor(sweep(problem).trace.per_example_true, dtype=F64)
-        found = null(Engine(problem))
+        found = null_distribution(Engine(problem))
         require_agreement(found, traces, dtype)
         with pytest.raises(VerificationError, match="cannot be trusted"):
             require_agreement(found, traces * (1 + 3e-3), dtype)
@@ -134,8 +134,8 @@ def test_many_classes_are_estimated_from_drawn_labels_without_bias() -> None:
     torch.manual_seed(4)
     problem = pose(mlp(4, 6, 5).double(), TensorData(torch.randn(8, 4).double(), torch.randint(0, 5, (8,))))
     engine = Engine(problem)
-    exact = null(engine)
-    draws = [null(engine, labels=2, seed=seed) for seed in range(200)]
+    exact = null_distribution(engine)
+    draws = [null_distribution(engine, labels=2, seed=seed) for seed in range(200)]
     for name in ("variance", "scatter"):
         values = torch.tensor([getattr(each, name) for each in draws])
         assert abs(float(values.mean()) - getattr(exact, name)) < 4 * float(values.std()) / 200**0.5
@@ -145,4 +145,4 @@ def test_many_classes_are_estimated_from_drawn_labels_without_bias() -> None:
 def test_more_than_32_classes_are_sampled() -> None:
     torch.manual_seed(4)
     wide = pose(mlp(3, 33).double(), TensorData(torch.randn(4, 3).double(), torch.randint(0, 33, (4,))))
-    assert null(Engine(wide)).method == f"sampled S={LABELS}"
+    assert null_distribution(Engine(wide)).method == f"sampled S={LABELS}"

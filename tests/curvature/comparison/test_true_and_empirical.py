@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from fisher_cli.curvature.comparison import frobenius
 from fisher_cli.curvature.comparison.natural_gradient import conjugate_gradients
-from fisher_cli.curvature.comparison.null_distribution import null
-from fisher_cli.curvature.comparison.true_and_empirical import Inquiry, compare
+from fisher_cli.curvature.comparison.null_distribution import null_distribution
+from fisher_cli.curvature.comparison.true_and_empirical import ComparisonRequest, compare
 from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.problem.problem import TensorData, pose
 from fisher_cli.curvature.spectra import score_gram
@@ -41,8 +41,8 @@ def test_everything_agrees_with_dense_matrices(case: Case, gram: bool) -> None:
     expected = reference_of(case)
     f, e, g = expected.fisher, expected.empirical, expected.mean_gradient
     damping = DAMPING * float(torch.linalg.eigvalsh(f)[-1])
-    inquiry = Inquiry(2, damping, draws=3, tolerance=1e-10)
-    found, values = compare(sweep(problem_of(case)), inquiry, gram=gram)
+    comparison_request = ComparisonRequest(2, damping, draws=3, tolerance=1e-10)
+    found, values = compare(sweep(problem_of(case)), comparison_request, gram=gram)
     assert found.method == ("gram" if gram else "products")
     ratio = float(e.trace() / f.trace())
     assert found.difference.value == pytest.approx(float(e.trace() - f.trace()), rel=1e-9, abs=1e-12)
@@ -84,7 +84,7 @@ def test_labels_drawn_from_the_model_have_the_nulls_in_closed_form() -> None:
     torch.manual_seed(5)
     model, x = mlp(4, 6, 3).double(), torch.randn(12, 4, dtype=F64)
     engine = Engine(pose(model, TensorData(x, torch.randint(0, 3, (12,)))))
-    gram, expected = score_gram.collect(engine, draws=400), null(engine)
+    gram, expected = score_gram.collect(engine, draws=400), null_distribution(engine)
     norm = gram.squared_norm()
     rows = []
     for chosen in gram.drawn:
@@ -102,7 +102,7 @@ def test_the_nulls_of_the_command_are_means_and_spreads_of_the_draws() -> None:
     torch.manual_seed(5)
     model, x = mlp(4, 6, 3).double(), torch.randn(15, 4, dtype=F64)
     problem = pose(model, TensorData(x, torch.randint(0, 3, (15,))), batch_size=4)
-    found, _ = compare(sweep(problem), Inquiry(2, DAMPING, draws=5, seed=3))
+    found, _ = compare(sweep(problem), ComparisonRequest(2, DAMPING, draws=5, seed=3))
     gram = score_gram.collect(Engine(problem), draws=5, seed=3)
     fisher = gram.labels(gram.observed)  # of its form; the dense matrix comes from the definition below
     assert len(fisher.gram) == 15
@@ -129,7 +129,7 @@ def test_the_nulls_of_the_command_are_means_and_spreads_of_the_draws() -> None:
         float(torch.tensor(differences).double().std()), rel=1e-6
     )
     assert found.draws == 5
-    ratio = null(Engine(problem)).scatter / float(dense.norm()) ** 2
+    ratio = null_distribution(Engine(problem)).scatter / float(dense.norm()) ** 2
     assert found.difference_norm.null == pytest.approx(math.sqrt(ratio))
     assert found.cosine is not None
     assert found.cosine.null == pytest.approx(1 / math.sqrt(1 + ratio))
@@ -154,7 +154,7 @@ def test_true_and_empirical_are_one_where_every_input_has_every_label() -> None:
     nn.init.zeros_(model.bias)
     x = torch.randn(5, 4, dtype=F64).repeat_interleave(3, 0)
     problem = pose(model, TensorData(x, torch.arange(3).repeat(5)))
-    found, _ = compare(sweep(problem), Inquiry(2))
+    found, _ = compare(sweep(problem), ComparisonRequest(2))
     assert found.difference_norm is not None
     assert found.cosine is not None
     assert found.overlap is not None
@@ -210,7 +210,7 @@ def test_a_zero_fisher_is_said_and_not_divided_by() -> None:
         model.bias.zero_()
     problem = pose(model, TensorData(torch.eye(2).double(), torch.tensor([0, 1])))
     for gram in (True, False):
-        found, values = compare(sweep(problem), Inquiry(1), gram=gram)
+        found, values = compare(sweep(problem), ComparisonRequest(1), gram=gram)
         assert found.verdict.finding == "zero"
         assert found.difference_norm is found.cosine is found.natural_gradient is found.overlap is None
         assert found.ratio_interval is None
@@ -220,7 +220,7 @@ def test_a_zero_fisher_is_said_and_not_divided_by() -> None:
 def test_fewer_examples_than_eigenvalues_leave_zeros() -> None:
     torch.manual_seed(3)
     problem = pose(mlp(6, 8, 3).double(), TensorData(torch.randn(2, 6).double(), torch.tensor([0, 2])))
-    _, (true, empirical) = compare(sweep(problem), Inquiry(6))
+    _, (true, empirical) = compare(sweep(problem), ComparisonRequest(6))
     assert true.values[4:] == (0.0, 0.0)
     assert empirical.values[2:] == (0.0,) * 4
     assert true.values[3] > 0
@@ -229,8 +229,8 @@ def test_fewer_examples_than_eigenvalues_leave_zeros() -> None:
 def test_layers_add_up_and_have_their_own_null() -> None:
     problem = problem_of(next(case for case in CASES if case.name == "mlp"))
     swept = sweep(problem)
-    found, _ = compare(swept, Inquiry(1))
-    expected = null(Engine(problem)).layers
+    found, _ = compare(swept, ComparisonRequest(1))
+    expected = null_distribution(Engine(problem)).layers
     assert sum(layer.true.value for layer in found.layers) == pytest.approx(swept.trace.true.value)
     for layer in found.layers:
         deviation = math.sqrt(expected[layer.name])
@@ -242,8 +242,8 @@ def test_layers_add_up_and_have_their_own_null() -> None:
 def test_in_float32_the_figures_are_those_of_float64() -> None:
     case = next(case for case in CASES if case.name == "residual")
     for gram in (True, False):
-        double, _ = compare(sweep(problem_of(case)), Inquiry(2), gram=gram)
-        single, _ = compare(sweep(problem_of(case, torch.float32)), Inquiry(2), gram=gram)
+        double, _ = compare(sweep(problem_of(case)), ComparisonRequest(2), gram=gram)
+        single, _ = compare(sweep(problem_of(case, torch.float32)), ComparisonRequest(2), gram=gram)
         for name in ("difference_norm", "cosine", "natural_gradient"):
             one, other = getattr(double, name), getattr(single, name)
             assert other.value.value == pytest.approx(one.value.value, rel=2e-3)
@@ -253,11 +253,11 @@ def test_in_float32_the_figures_are_those_of_float64() -> None:
 def test_deflated_and_sampled_traces_put_their_error_into_z() -> None:
     torch.manual_seed(4)
     problem = pose(mlp(6, 9, 7).double(), TensorData(torch.randn(20, 6).double(), torch.randint(0, 7, (20,))))
-    exact, _ = compare(sweep(problem), Inquiry(1))
+    exact, _ = compare(sweep(problem), ComparisonRequest(1))
     swept = sweep(problem, estimator="sampled", samples=3)
     error = swept.trace.true.estimator_error
     assert error
-    found, _ = compare(swept, Inquiry(1))
-    deviation = math.hypot(math.sqrt(null(Engine(problem)).variance), error)
+    found, _ = compare(swept, ComparisonRequest(1))
+    deviation = math.hypot(math.sqrt(null_distribution(Engine(problem)).variance), error)
     assert found.z == pytest.approx((swept.trace.empirical.value - swept.trace.true.value) / deviation)
     assert abs(found.z or 0) < 10 + abs(exact.z or 0)

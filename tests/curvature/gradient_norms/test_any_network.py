@@ -345,7 +345,7 @@ def test_vectorised_gradients_equal_those_one_by_one(
     problem, _, x, _ = problem_with(build, 3)
     directions = torch.randn(4, len(x), 3, generator=torch.Generator().manual_seed(2)).double()
     names = list(problem.parameters)
-    found = per_example_gradients.vectorised(problem, names, x, directions)
+    found = per_example_gradients.by_vmap(problem, names, x, directions)
     expected = per_example_gradients.one_by_one(problem, names, x, directions)
     for name in names:
         assert torch.allclose(found[name], expected[name], rtol=1e-12), name
@@ -370,7 +370,7 @@ def test_buffers_that_the_network_writes_are_put_back() -> None:
     """What the vectorised pass leaves in them is of no use outside of it."""
     problem, model, x, _ = problem_with(Remembers, 3)
     before = model.last
-    per_example_gradients.vectorised(problem, ["slope"], x, torch.ones(1, 7, 3).double())
+    per_example_gradients.by_vmap(problem, ["slope"], x, torch.ones(1, 7, 3).double())
     assert model.last is before
 
 
@@ -510,7 +510,7 @@ def test_vectorised_gradients_are_right_or_an_error_for_any_counts(examples: int
     vectors = torch.randn(directions, examples, 3, generator=torch.Generator().manual_seed(2)).double()
     expected = per_example_gradients.one_by_one(problem, ["slope"], x[:examples], vectors)["slope"]
     try:
-        found = per_example_gradients.vectorised(problem, ["slope"], x[:examples], vectors)["slope"]
+        found = per_example_gradients.by_vmap(problem, ["slope"], x[:examples], vectors)["slope"]
     except RuntimeError:
         assert examples > 1, "there is nothing to exchange"
         return

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 import fisher_cli.curvature.traces.coverage_ledger
 from fisher_cli import analyze
-from fisher_cli.curvature.gradient_norms.engine import Engine, Pass, Take
-from fisher_cli.curvature.gradient_norms.operation_count import Operations, counted, spent_on
-from fisher_cli.curvature.problem.output_scores import Scores
+from fisher_cli.curvature.gradient_norms.engine import BatchBackward, Engine, Take
+from fisher_cli.curvature.gradient_norms.operation_count import OperationCounter, counted, spent_on
+from fisher_cli.curvature.problem.output_scores import OutputScores
 from fisher_cli.curvature.problem.problem import Batch, TensorData, pose
 from fisher_cli.curvature.traces import coverage_ledger, traces
 from fisher_cli.curvature.traces.traces import sweep
 from fisher_cli.errors import VerificationError
 from fisher_cli.results import Ledger, Status, Trace
-from fisher_cli.run.measurement import Clock
+from fisher_cli.run.measurement import StageTimer
 from tests.cases import CASES, Case, mlp
 from tests.conftest import problem_of
 
@@ -102,7 +102,7 @@ def test_a_trace_of_zero_adds_up() -> None:
 class Forgetful(Engine):
     """An engine that drops a parameter on the way."""
 
-    def evaluate(self, batch: Batch) -> Pass:
+    def evaluate(self, batch: Batch) -> BatchBackward:
         found = super().evaluate(batch)
 
         def measure(directions: Tensor, coefficients: Tensor, take: Take, row: int | None) -> dict[str, Tensor]:
@@ -116,11 +116,11 @@ def drop_a_parameter(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(traces, "Engine", Forgetful)
 
 
-def tamper(patch: pytest.MonkeyPatch, change: Callable[[traces._Totals, Pass, Scores], None]) -> None:
+def tamper(patch: pytest.MonkeyPatch, change: Callable[[traces._Totals, BatchBackward, OutputScores], None]) -> None:
     """Change the running sums after every batch."""
     original = traces._add_traces
 
-    def changed(totals: traces._Totals, evaluated: Pass, scores: Scores) -> dict[str, Tensor]:
+    def changed(totals: traces._Totals, evaluated: BatchBackward, scores: OutputScores) -> dict[str, Tensor]:
         norms = original(totals, evaluated, scores)
         change(totals, evaluated, scores)
         return norms
@@ -210,7 +210,7 @@ def test_operations_are_multiplications_of_products_and_elements_of_all_else() -
 
 
 def test_what_parameters_share_is_divided_by_their_numbers_of_values() -> None:
-    operations = Operations()
+    operations = OperationCounter()
     operations.by_owners.update({("a", "b"): 60, ("b",): 20, ("a", "c"): 10, (): 10})
     spent, rest = operations.shares({"a": 10, "b": 20, "c": 0, "d": 5})
     assert spent == pytest.approx({"a": 0.2 + 0.1 * 10 / 11, "b": 0.6, "c": 0.1 / 11, "d": 0.0})
@@ -325,7 +325,7 @@ def test_a_network_that_cannot_be_watched_has_a_ledger_without_work(monkeypatch:
 class Inexact(Engine):
     """An engine whose norms of one parameter are off by a hundred-thousandth."""
 
-    def evaluate(self, batch: Batch) -> Pass:
+    def evaluate(self, batch: Batch) -> BatchBackward:
         found = super().evaluate(batch)
 
         def norms(directions: Tensor) -> dict[str, Tensor]:
@@ -351,7 +351,7 @@ def test_the_check_says_what_it_compared_and_the_largest_difference(monkeypatch:
 def test_a_stage_inside_another_is_taken_out_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([0.0, 1.0, 4.0, 5.0, 5.5, 10.0, 20.0, 23.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(seconds))
-    clock = Clock()
+    clock = StageTimer()
     with clock("traces"):
         with clock("check"):
             pass

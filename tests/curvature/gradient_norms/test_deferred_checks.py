@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fisher_cli.curvature.gradient_norms import engine as engine_module
-from fisher_cli.curvature.gradient_norms.deferred_checks import Doubts
-from fisher_cli.curvature.gradient_norms.grad_factors import OuterProducts, Vectors
+from fisher_cli.curvature.gradient_norms.deferred_checks import DeferredChecks
+from fisher_cli.curvature.gradient_norms.grad_factors import ExplicitGradients, OuterProducts
 from fisher_cli.curvature.problem.problem import TensorData, pose
 from fisher_cli.curvature.traces.traces import sweep
 from tests.cases import Case
@@ -69,15 +69,15 @@ class Reads(TorchDispatchMode):
 
 def test_norms_of_many_layers_ask_one_question() -> None:
     generator = torch.Generator().manual_seed(0)
-    doubts, reads = Doubts(), Reads()
+    deferred_checks, reads = DeferredChecks(), Reads()
     with reads:
         for layer in range(7):
             a = torch.randn(3, 1, 30, 5, generator=generator)
             delta = torch.randn(4, 3, 1, 20, 5, generator=generator)
-            OuterProducts(a, delta).squared_norms(doubts.of(f"{layer}.weight"))
-            OuterProducts(a[..., :1], delta[..., :1]).squared_norms(doubts.of(f"{layer}.other"))
-            Vectors(delta.flatten(2)).squared_norms(doubts.of(f"{layer}.bias"))
+            OuterProducts(a, delta).squared_norms(deferred_checks.of(f"{layer}.weight"))
+            OuterProducts(a[..., :1], delta[..., :1]).squared_norms(deferred_checks.of(f"{layer}.other"))
+            ExplicitGradients(delta.flatten(2)).squared_norms(deferred_checks.of(f"{layer}.bias"))
     assert reads.count == 0
-    assert doubts.owners() == set()
-    Vectors(torch.full((1, 1, 4), 1e-25)).squared_norms(doubts.of("tiny"))
-    assert doubts.owners() == {"tiny"}
+    assert deferred_checks.owners() == set()
+    ExplicitGradients(torch.full((1, 1, 4), 1e-25)).squared_norms(deferred_checks.of("tiny"))
+    assert deferred_checks.owners() == {"tiny"}

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature.gradient_norms import position_products
-from fisher_cli.curvature.gradient_norms.grad_factors import OuterProducts, Picks
+from fisher_cli.curvature.gradient_norms.grad_factors import ObservedRows, OuterProducts
 from fisher_cli.curvature.gradient_norms.joint_norms import norms_and_sum
 
 DIRECTIONS, EXAMPLES = 3, 5
@@ -50,8 +50,8 @@ def test_norms_and_sums_are_those_of_the_gradients(
         if turned
         else OuterProducts(a, delta, transposed)
     )
-    picks = Picks.of(coefficients)
-    assert picks is not None
-    norms, total = norms_and_sum([one], picks, expected.shape)
+    observed_rows = ObservedRows.of(coefficients)
+    assert observed_rows is not None
+    norms, total = norms_and_sum([one], observed_rows, expected.shape)
     torch.testing.assert_close(norms, gradients.square().sum((2, 3, 4)), rtol=1e-12, atol=0)
     torch.testing.assert_close(total, expected, rtol=1e-12, atol=1e-12)

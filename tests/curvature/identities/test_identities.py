@@ -14,7 +14,7 @@ from fisher_cli.curvature.gradient_norms import engine, plan
 from fisher_cli.curvature.gradient_norms.grad_factors import Contribution, OuterProducts
 from fisher_cli.curvature.identities import autograd_reference, expansion, heads, hessians, spectra, suite
 from fisher_cli.curvature.identities import traces as trace_identities
-from fisher_cli.curvature.identities.identity_specs import Subject
+from fisher_cli.curvature.identities.identity_specs import IdentityCase
 from fisher_cli.curvature.problem import moments, output_scores
 from fisher_cli.curvature.problem.likelihoods import Softmax
 from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
@@ -138,7 +138,7 @@ def missing_layer(patch: pytest.MonkeyPatch) -> None:
 def observed_labels(patch: pytest.MonkeyPatch) -> None:
     """The dataset's labels in place of the model's own."""
 
-    def observed(likelihood: Softmax, outputs: Tensor, labels: Tensor) -> output_scores.Scores:
+    def observed(likelihood: Softmax, outputs: Tensor, labels: Tensor) -> output_scores.OutputScores:
         found = output_scores.with_observed(
             likelihood, outputs, labels, torch.zeros_like(outputs).unsqueeze(0), torch.zeros(1, len(outputs)).double()
         )
@@ -176,7 +176,7 @@ def class_weight(patch: pytest.MonkeyPatch) -> None:
 def alike(patch: pytest.MonkeyPatch) -> None:
     """All classes weighted alike in the trace."""
 
-    def uniform(likelihood: Softmax, outputs: Tensor, labels: Tensor) -> output_scores.Scores:
+    def uniform(likelihood: Softmax, outputs: Tensor, labels: Tensor) -> output_scores.OutputScores:
         count = outputs.shape[1]
         every = [likelihood.observed_score(outputs, torch.full_like(labels, c)) for c in range(count)]
         flat = torch.full((count, len(outputs)), 1 / count, dtype=torch.float64)
@@ -233,7 +233,7 @@ def test_a_planted_fault_fails_and_is_named(
 def test_the_plain_sums_are_those_of_the_oracle(case: Case) -> None:
     """Neither shares code with the engine, nor with the other."""
     expected = reference_of(case)
-    subject = Subject.of(problem_of(case))
+    subject = IdentityCase.of(problem_of(case))
     found = subject.sums
     assert torch.allclose(found.true, expected.true_terms, rtol=1e-10, atol=1e-14)
     assert torch.allclose(found.empirical, expected.empirical_terms, rtol=1e-10, atol=1e-14)
@@ -245,7 +245,7 @@ def test_the_plain_sums_are_those_of_the_oracle(case: Case) -> None:
 
 
 def test_the_plain_product_and_spectrum_are_those_of_the_oracle(case: Case) -> None:
-    expected, subject = reference_of(case), Subject.of(problem_of(case))
+    expected, subject = reference_of(case), IdentityCase.of(problem_of(case))
     probe = subject.probes[0]
     product = subject.flat(spectra.plain_product(subject, probe))
     assert torch.allclose(product, expected.fisher @ subject.flat(probe), rtol=1e-9, atol=1e-13)
@@ -283,7 +283,7 @@ class Curved(nn.Module):
 def test_affine_tensors_are_found_by_numbers_and_not_by_names() -> None:
     torch.manual_seed(4)
     data = TensorData(torch.randn(6, 4).double(), torch.randint(0, 3, (6,)))
-    found = hessians.blocks(Subject.of(pose(Curved().double(), data)))
+    found = hessians.blocks(IdentityCase.of(pose(Curved().double(), data)))
     assert found.verdict is Outcome.PASSED
     assert "4 of 6 tensors" in found.why
     assert found.reason == "the outputs are not affine in first.weight, first.bias: there H and F differ by design"
@@ -292,7 +292,9 @@ def test_affine_tensors_are_found_by_numbers_and_not_by_names() -> None:
 def test_a_network_that_is_curved_in_every_tensor_has_no_such_block() -> None:
     torch.manual_seed(4)
     model = nn.Sequential(nn.Linear(4, 3), nn.Tanh()).double()
-    found = hessians.blocks(Subject.of(pose(model, TensorData(torch.randn(6, 4).double(), torch.randint(0, 3, (6,))))))
+    found = hessians.blocks(
+        IdentityCase.of(pose(model, TensorData(torch.randn(6, 4).double(), torch.randint(0, 3, (6,)))))
+    )
     assert found.verdict is Outcome.NOT_APPLICABLE
     assert "not affine in 0.weight, 0.bias" in found.reason
 
@@ -304,7 +306,7 @@ def test_units_exactly_at_a_kink_are_named_and_left_out() -> None:
     nn.init.zeros_(model[0].bias)
     x = torch.randn(4, 4).double()
     x[::2] = 0
-    identity, rows = expansion.expansion(Subject.of(pose(model, TensorData(x, torch.tensor([0, 1, 2, 0])))))
+    identity, rows = expansion.expansion(IdentityCase.of(pose(model, TensorData(x, torch.tensor([0, 1, 2, 0])))))
     assert identity.verdict is Outcome.PASSED
     assert "exactly at a kink" in identity.why
     assert rows[-3].single == pytest.approx(0, abs=1e-3)
@@ -312,8 +314,8 @@ def test_units_exactly_at_a_kink_are_named_and_left_out() -> None:
 
 def test_a_head_that_is_used_elsewhere_or_is_none_is_not_taken() -> None:
     tied = next(case for case in CASES if case.name == "sequence")
-    assert heads.find_head(Subject.of(problem_of(tied))) is None
-    found = heads.find_head(Subject.of(posed()))
+    assert heads.find_head(IdentityCase.of(problem_of(tied))) is None
+    found = heads.find_head(IdentityCase.of(posed()))
     assert found is not None
     assert found.names == ["head.weight", "head.bias"]
 
@@ -330,10 +332,10 @@ def test_a_parameter_that_was_not_selected_is_missing_unless_it_was_left_out_on_
     whole = posed()
     part = {name: parameter for name, parameter in whole.parameters.items() if not name.startswith("hidden")}
     some = replace(whole, parameters=part)
-    found = trace_identities.coverage(Subject.of(some))
+    found = trace_identities.coverage(IdentityCase.of(some))
     assert found.verdict is Outcome.FAILED
     assert found.reason == "a layer is missing: hidden.weight, hidden.bias"
-    assert trace_identities.coverage(Subject.of(some, everything=False)).verdict is Outcome.NOT_APPLICABLE
+    assert trace_identities.coverage(IdentityCase.of(some, everything=False)).verdict is Outcome.NOT_APPLICABLE
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -358,13 +360,13 @@ class Tied(nn.Module):
 def test_a_tied_head_has_no_closed_form() -> None:
     torch.manual_seed(2)
     data = TensorData(torch.randint(0, 5, (6, 3)), torch.randint(0, 5, (6,)))
-    subject = Subject.of(pose(Tied().double(), data))
+    subject = IdentityCase.of(pose(Tied().double(), data))
     assert heads.find_head(subject) is None
     assert failed(suite.verify(subject.problem)) == {}
 
 
 @pytest.mark.parametrize("name", ["two classes", "many labels"])
 def test_no_slope_is_told_between_steps_where_a_unit_switches(name: str) -> None:
-    _, rows = expansion.expansion(Subject.of(problem_of(next(case for case in CASES if case.name == name))))
+    _, rows = expansion.expansion(IdentityCase.of(problem_of(next(case for case in CASES if case.name == name))))
     assert (rows[0].slope_averaged, rows[0].slope_single) == (None, None)
     assert any(row.slope_averaged is not None for row in rows)

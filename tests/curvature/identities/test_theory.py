@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.identities import expansion, heads, spectra
-from fisher_cli.curvature.identities.identity_specs import Subject
+from fisher_cli.curvature.identities.identity_specs import IdentityCase
 from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
 from fisher_cli.curvature.products.fisher_products import empirical_product, fisher_product
 from fisher_cli.curvature.spectra import factors
@@ -42,7 +42,7 @@ def plain_gradients(problem: Problem, labels: Tensor | None = None) -> Tensor:
 
 @pytest.mark.parametrize("name", ["linear", "mlp", "residual", "grouped", "attention", "norms", "many labels"])
 def test_t6_the_deviation_of_kl_from_its_expansion_has_slope_one_and_two(name: str) -> None:
-    identity, rows = expansion.expansion(Subject.of(problem_of(case_named(name))))
+    identity, rows = expansion.expansion(IdentityCase.of(problem_of(case_named(name))))
     assert identity.verdict is Outcome.PASSED
     singles = [row.slope_single for row in rows if row.slope_single is not None]
     averaged = [row.slope_averaged for row in rows if row.slope_averaged is not None]
@@ -58,7 +58,7 @@ def test_t6_a_direction_without_effect_has_no_expansion() -> None:
     nn.init.zeros_(model.weight)
     problem = pose(model, TensorData(torch.zeros(2, 3).double(), torch.zeros(2).long()))
     problem = replace(problem, parameters={"weight": model.weight})
-    identity, rows = expansion.expansion(Subject.of(problem))
+    identity, rows = expansion.expansion(IdentityCase.of(problem))
     assert (identity.verdict, rows) == (Outcome.NOT_APPLICABLE, ())
 
 
@@ -276,5 +276,5 @@ def test_t18_a_temperature_scales_the_last_layer(
 ) -> None:
     """τ⁻² mean (1 − ‖p_τ‖²)(‖h‖² + 1) for f/τ."""
     monkeypatch.setattr(heads, "TEMPERATURE", temperature)
-    subject = Subject.of(problem_of(case_named(name)))
+    subject = IdentityCase.of(problem_of(case_named(name)))
     assert heads.tempered(subject).verdict is Outcome.PASSED

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fisher_cli.curvature.identities import suite
-from fisher_cli.curvature.identities.autograd_reference import Plain, loss
+from fisher_cli.curvature.identities.autograd_reference import AutogradReference, loss
 from fisher_cli.curvature.problem.likelihoods import Softmax
 from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
 from fisher_cli.results import Identity, Outcome, Verification
@@ -310,7 +310,7 @@ def test_the_plain_twin_in_float64_is_the_same_function() -> None:
     x = torch.randn(5, 6)
     problem = pose(model, TensorData(x, torch.arange(5) % 3))
     model.phase = torch.randn(4, dtype=torch.complex64)
-    twin = Plain.of(problem)
+    twin = AutogradReference.of(problem)
     assert twin.model is not model
     assert twin.outputs().dtype is torch.float64
     assert torch.allclose(twin.outputs(), model(x).double(), atol=1e-6)

@@ -10,11 +10,11 @@ from fisher_cli.curvature.kl.divergence import (
     all_outputs,
     divergence,
     exchanged,
-    footprint,
     movement,
     named_tensors,
     second_order,
     second_order_by_tensor,
+    snapshot,
     why_apart,
 )
 from fisher_cli.curvature.kl.relative_entropy import agreement, quadratic_form, relative_entropy
@@ -174,7 +174,7 @@ def test_movement_is_that_from_the_earlier_network(dtype: torch.dtype) -> None:
     first, second, data = two_networks(dtype)
     before = pose(first, data, batch_size=7)
     swept = sweep(before, verify=False)
-    kept = footprint(before, swept.outputs, swept.trace)
+    kept = snapshot(before, swept.outputs, swept.trace)
     step = {name: dict(second.named_parameters())[name].detach() - p.detach() for name, p in before.parameters.items()}
     quadratic = second_order(before, step)
 
@@ -202,7 +202,7 @@ def test_a_network_that_stands_still_has_moved_by_nothing() -> None:
     first, _, data = two_networks(torch.float32)
     problem = pose(first, data, batch_size=7)
     swept = sweep(problem, verify=False)
-    found = movement(problem, swept.outputs, swept.trace, footprint(problem, swept.outputs, swept.trace))
+    found = movement(problem, swept.outputs, swept.trace, snapshot(problem, swept.outputs, swept.trace))
     assert (found.kl.value, found.kl_quadratic.value, found.trace_change.value) == (0, 0, 0)
 
 
@@ -210,7 +210,7 @@ def test_batch_norm_statistics_move_the_divergence_and_not_the_quadratic() -> No
     first, second, data = two_networks()
     before = pose(first, data)
     swept = sweep(before, verify=False)
-    kept = footprint(before, swept.outputs, swept.trace)
+    kept = snapshot(before, swept.outputs, swept.trace)
     alone = movement(pose(second, data), *_swept(second, data), kept)
     second[1].running_mean += 1
     found = movement(pose(second, data), *_swept(second, data), kept)
@@ -226,7 +226,7 @@ def test_a_counter_of_batches_moves_nothing() -> None:
     before = pose(first, data)
     swept = sweep(before, verify=False)
     second[1].num_batches_tracked += 1
-    kept = footprint(before, swept.outputs, swept.trace)
+    kept = snapshot(before, swept.outputs, swept.trace)
     assert movement(pose(second, data), *_swept(second, data), kept).kl_parameters is None
 
 
@@ -240,7 +240,7 @@ def test_what_is_not_analysed_moves_the_divergence_and_not_the_quadratic() -> No
     head = {name: parameter for name, parameter in first.named_parameters() if name.startswith("3.")}
     before = pose(first, data, parameters=head)
     swept = sweep(before, verify=False)
-    kept = footprint(before, swept.outputs, swept.trace)
+    kept = snapshot(before, swept.outputs, swept.trace)
     now = pose(second, data, parameters={name: dict(second.named_parameters())[name] for name in head})
     after = sweep(now, verify=False)
     found = movement(now, after.outputs, after.trace, kept)
@@ -253,7 +253,7 @@ def test_the_paired_error_holds_what_drawn_signs_add() -> None:
     first, second, data = two_networks()
     swept = [sweep(pose(model, data), estimator="sampled", samples=40, verify=False) for model in (first, second)]
     problem = pose(second, data)
-    before = footprint(pose(first, data), swept[0].outputs, swept[0].trace)
+    before = snapshot(pose(first, data), swept[0].outputs, swept[0].trace)
     found = movement(problem, swept[1].outputs, swept[1].trace, before).trace_change
     ours, theirs = (torch.tensor(each.trace.per_example_true).double() for each in (swept[1], swept[0]))
     shown = float((ours - theirs).std()) / 23**0.5
@@ -269,7 +269,7 @@ def test_networks_that_cannot_be_compared_say_why() -> None:
     def kept(model: nn.Module, data: TensorData = data, **words: object) -> tuple[Problem, object]:
         problem = pose(model, data, **words)
         swept = sweep(problem, verify=False)
-        return problem, footprint(problem, swept.outputs, swept.trace)
+        return problem, snapshot(problem, swept.outputs, swept.trace)
 
     problem, ours = kept(mlp(4, 5, 3))
     assert why_apart(problem, ours) == ""

@@ -233,14 +233,14 @@ def test_without_reorthogonalisation_the_quadrature_is_not_exact(monkeypatch: py
     exact = quadrature(*tridiagonalise(diagonal_product(diagonal), start, 60))
     assert int((exact[0] > 0.99).sum()) == 1
 
-    def last_two(rows: krylov.Rows, vector: Tensor) -> Tensor:
+    def last_two(rows: krylov.BlockedBasis, vector: Tensor) -> Tensor:
         found = torch.zeros(len(rows)).double()
         for index in range(max(0, len(rows) - 2), len(rows)):
             found[index] = torch.dot(rows[index], vector)
             vector -= found[index] * rows[index]
         return found
 
-    monkeypatch.setattr(krylov.Rows, "remove", last_two)
+    monkeypatch.setattr(krylov.BlockedBasis, "remove", last_two)
     bare = quadrature(*tridiagonalise(diagonal_product(diagonal), start, 60))
     assert int((bare[0] > 0.99).sum()) > 1
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature.linalg import krylov, sums
-from fisher_cli.curvature.linalg.lanczos import Eigenpairs, Ending, largest_eigenpairs
+from fisher_cli.curvature.linalg.lanczos import Eigenpairs, StopReason, largest_eigenpairs
 from fisher_cli.errors import NumericalError
 from tests.spectra import (
     REFUSED,
@@ -181,7 +181,7 @@ def test_forced_non_convergence_is_said_and_keeps_its_values() -> None:
             for count in (1, 5):
                 found = solve(name, torch.float64, count, tolerance=0.0, maximum_products=products)
                 kept = len(found.values) == min(products, count) and bool(found.values.isfinite().all())
-                said = found.status is Ending.NOT_CONVERGED and not found.converged
+                said = found.status is StopReason.NOT_CONVERGED and not found.converged
                 if not (kept and said and bool((found.residuals > 0).all())):
                     wrong.append((name, products, count))
     print(f"N4 {20 - len(wrong)}/20")
@@ -190,7 +190,7 @@ def test_forced_non_convergence_is_said_and_keeps_its_values() -> None:
 
 def test_what_did_not_converge_has_its_true_residuals() -> None:
     found = solve("flat", torch.float64, 5, tolerance=1e-10, maximum_products=8)
-    assert found.status is Ending.NOT_CONVERGED
+    assert found.status is StopReason.NOT_CONVERGED
     matrix = matrix_with(ZOO["flat"])
     explicit = (matrix @ found.vectors - found.vectors * found.values).norm(dim=0)
     assert torch.allclose(explicit, found.residuals, rtol=1e-6, atol=0)
@@ -270,7 +270,7 @@ def test_a_zero_matrix_has_zero_eigenvalues_without_error() -> None:
 
 def test_too_few_values_are_not_called_converged() -> None:
     found = solve("flat", torch.float64, 5, maximum_products=3)
-    assert found.status is Ending.NOT_CONVERGED
+    assert found.status is StopReason.NOT_CONVERGED
     assert found.note == "only 3 of 5 found before products ran out"
 
 

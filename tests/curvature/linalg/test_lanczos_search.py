@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature.linalg import lanczos
-from fisher_cli.curvature.linalg.lanczos import Ending, largest_eigenpairs
-from fisher_cli.curvature.linalg.subspace import Ritz, Subspace
+from fisher_cli.curvature.linalg.lanczos import StopReason, largest_eigenpairs
+from fisher_cli.curvature.linalg.subspace import RitzPairs, Subspace
 from tests.spectra import diagonal_product
 
 
@@ -69,7 +69,7 @@ def test_the_level_of_the_search_is_exactly_what_the_residuals_allow(seed: int) 
     generator = torch.Generator().manual_seed(seed)
     values = torch.rand(12, generator=generator, dtype=torch.float64).sort(descending=True).values
     bounds = 0.05 * torch.rand(12, generator=generator, dtype=torch.float64) * (values[2] - values).abs()
-    ritz = Ritz(values, torch.eye(12).double(), bounds, bounds)
+    ritz = RitzPairs(values, torch.eye(12).double(), bounds, bounds)
     goal = lanczos._Goal(3, 0.1, 100, None, None)
     aside, level = lanczos._deflation(ritz, goal)
     others = aside[3:]
@@ -85,7 +85,7 @@ def test_a_trace_rules_nothing_out_that_residuals_still_allow(known: str) -> Non
     """The same arrow: with its own trace or norm nothing above τ is possible up to b, and possible above."""
     values, bound = torch.tensor([1.0, 0.4], dtype=torch.float64), 0.1
     bounds = torch.tensor([0.0, bound], dtype=torch.float64)
-    ritz = Ritz(values, torch.eye(2).double(), bounds, bounds)
+    ritz = RitzPairs(values, torch.eye(2).double(), bounds, bounds)
     space = SimpleNamespace(matrix=torch.diag(values), operator=SimpleNamespace(scale=1.0))
     power = 1 if known == "trace" else 2
     for tolerance, share in ((0.1, 0.99), (0.1, 1.01)):
@@ -141,6 +141,6 @@ def test_a_search_that_ran_out_of_products_is_said_to() -> None:
         statuses.add(found.status)
         if found.converged:
             assert found.values.tolist() == pytest.approx([10.0] * 4 + [9.5], abs=0.02)
-        if found.status is Ending.SEARCH_INCOMPLETE:
+        if found.status is StopReason.SEARCH_INCOMPLETE:
             assert found.note == "products ran out before larger eigenvalues were ruled out"
-    assert statuses == set(Ending)
+    assert statuses == set(StopReason)

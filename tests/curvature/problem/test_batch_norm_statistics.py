@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from fisher_cli.curvature.problem.batch_norm_statistics import (
     UNSETTLED,
-    discrepancies,
     recalibrate,
     recalibration,
     remark,
+    statistics_discrepancies,
 )
 from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
 from fisher_cli.errors import ArchitectureError
@@ -105,7 +105,7 @@ def test_layers_that_are_not_used_keep_what_they_have() -> None:
     model.aside.running_mean.fill_(9)
     assert recalibrate(problem_of(model)) == ("main.1", "main.5", "main.9")
     assert float(model.aside.running_mean[0]) == 9
-    assert [each.layer for each in discrepancies(problem_of(model))] == ["main.1", "main.5", "main.9"]
+    assert [each.layer for each in statistics_discrepancies(problem_of(model))] == ["main.1", "main.5", "main.9"]
 
 
 def test_a_layer_used_twice_is_refused_by_name() -> None:
@@ -114,12 +114,12 @@ def test_a_layer_used_twice_is_refused_by_name() -> None:
     examples = TensorData(torch.randn(9, 4), torch.randint(0, 3, (9,)))
     with pytest.raises(ArchitectureError, match=r"batch norm 1 is used 2 times.*leave the option out"):
         recalibrate(pose(model, examples))
-    assert len(discrepancies(pose(model, examples))) == 1
+    assert len(statistics_discrepancies(pose(model, examples))) == 1
 
 
 def test_the_discrepancy_is_its_formula() -> None:
     model = trained(2)
-    found = discrepancies(problem_of(model))
+    found = statistics_discrepancies(problem_of(model))
     inputs = model.eval()[0](data().inputs).detach().transpose(0, 1).flatten(1)
     mean, variance = inputs.mean(1), inputs.var(1, unbiased=False)
     layer = model[1]
@@ -133,13 +133,13 @@ def test_the_discrepancy_is_its_formula() -> None:
     assert found[0].scale == pytest.approx(math.exp(float(logs.mean()) / 2), rel=1e-10)
     assert (found[0].batches, found[0].initial_weight) == (2, pytest.approx(0.81))
     assert found[2].initial_weight == pytest.approx(0.64)
-    one = discrepancies(problem_of(model, batch_size=1))
+    one = statistics_discrepancies(problem_of(model, batch_size=1))
     assert [each.nats for each in one] == pytest.approx([each.nats for each in found], rel=1e-10)
 
 
 def test_statistics_settle_with_the_batches_that_were_seen() -> None:
     """After no batch, a few and many: named with the worst layer and what the initial values weigh, then not at all."""
-    found = {batches: discrepancies(problem_of(trained(batches))) for batches in (0, 3, 80)}
+    found = {batches: statistics_discrepancies(problem_of(trained(batches))) for batches in (0, 3, 80)}
     worst = max(found[0], key=lambda each: each.nats)
     text = remark(found[0], 40)
     assert text.startswith("batch-norm statistics are not yet settled: ")
@@ -153,14 +153,14 @@ def test_statistics_settle_with_the_batches_that_were_seen() -> None:
 def test_recalibrated_statistics_are_settled() -> None:
     model = network()
     recalibrate(problem_of(model))
-    found = discrepancies(problem_of(model))
+    found = statistics_discrepancies(problem_of(model))
     assert all(each.nats < 1e-3 for each in found)
     assert remark(found, 40) == ""
 
 
 def test_data_that_are_normalised_otherwise_are_named_as_such() -> None:
     model, other = trained(80), data()
-    text = remark(discrepancies(problem_of(model, TensorData(other.inputs * 4 + 2, other.labels))), 40)
+    text = remark(statistics_discrepancies(problem_of(model, TensorData(other.inputs * 4 + 2, other.labels))), 40)
     assert text.startswith("batch-norm statistics are not those of the data: ")
     assert "check --normalize" in text
     assert "initial values" not in text
@@ -171,7 +171,7 @@ def test_a_checkpoint_without_the_counter_of_batches_is_not_called_new() -> None
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.num_batches_tracked.zero_()
-    found = discrepancies(problem_of(model))
+    found = statistics_discrepancies(problem_of(model))
     assert all(each.batches is None and each.initial_weight is None for each in found)
     assert "are not those of the data" in remark(found, 40)
 
@@ -180,7 +180,7 @@ def test_a_few_examples_are_not_taken_for_a_discrepancy() -> None:
     """Mean and variance of four values are off by chance."""
     model = nn.Sequential(nn.BatchNorm1d(50), nn.Linear(50, 3))
     torch.manual_seed(3)
-    found = discrepancies(pose(model, TensorData(torch.randn(4, 50), torch.randint(0, 3, (4,)))))
+    found = statistics_discrepancies(pose(model, TensorData(torch.randn(4, 50), torch.randint(0, 3, (4,)))))
     assert found[0].nats > UNSETTLED
     assert remark(found, 4) == ""
     assert remark(found, 1000) != ""
@@ -188,7 +188,7 @@ def test_a_few_examples_are_not_taken_for_a_discrepancy() -> None:
 
 def test_networks_without_batch_norms_have_nothing_to_say() -> None:
     problem = pose(mlp(4, 5, 3), TensorData(torch.randn(5, 4), torch.randint(0, 3, (5,))))
-    assert discrepancies(problem) == ()
+    assert statistics_discrepancies(problem) == ()
     assert remark((), 5) == ""
     assert recalibrate(problem) == ()
     assert recalibration((), 5) == "--recalibrate-bn: the network has no batch norm"

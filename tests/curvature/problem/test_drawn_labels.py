@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from fisher_cli import analyze
-from fisher_cli.curvature.comparison.null_distribution import null
+from fisher_cli.curvature.comparison.null_distribution import null_distribution
 from fisher_cli.curvature.gradient_norms.engine import Engine
-from fisher_cli.curvature.kl.divergence import footprint, movement
+from fisher_cli.curvature.kl.divergence import movement, snapshot
 from fisher_cli.curvature.problem.counter_based_random import of_examples
-from fisher_cli.curvature.problem.drawn_labels import errors, odds, scores_by_size
+from fisher_cli.curvature.problem.drawn_labels import draw_errors, odds, scores_by_size
 from fisher_cli.curvature.problem.likelihoods import Gaussian, Likelihood, Sigmoid, Softmax
 from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
-from fisher_cli.curvature.traces.traces import remarks, sweep
+from fisher_cli.curvature.traces.traces import draw_notes, sweep
 from fisher_cli.results import Estimate, Trace
 from tests.cases import mlp
 from tests.curvature.traces.test_estimators import covariance, outputs_of, saved
@@ -85,7 +85,7 @@ def test_over_all_labels_the_balanced_mean_is_the_trace_and_its_variance_errs_up
     for labels in itertools.product(range(3), repeat=samples + 1):
         chosen = list(labels)
         chance = float(chances[chosen].prod() * ratio[chosen[-1]])
-        found = errors(norms[chosen].unsqueeze(1), ratio[chosen].unsqueeze(1))
+        found = draw_errors(norms[chosen].unsqueeze(1), ratio[chosen].unsqueeze(1))
         expected += chance * float(found.terms)
         spread += chance * float(found.spread)
         stated += chance * float(found.balanced)
@@ -100,7 +100,7 @@ def test_over_all_labels_the_balanced_mean_is_the_trace_and_its_variance_errs_up
 def test_of_labels_that_all_agree_the_one_by_size_states_the_error() -> None:
     """The first choice at 1 − 10⁻⁶ five times, and a rare label: the spread is zero, the stated variance p t²/S."""
     terms = torch.tensor([1e-12] * 5 + [2.0]).double().unsqueeze(1)
-    found = errors(terms, torch.tensor([1e-6] * 5 + [1e6]).double().unsqueeze(1))
+    found = draw_errors(terms, torch.tensor([1e-6] * 5 + [1e6]).double().unsqueeze(1))
     assert float(found.spread) == 0
     assert float(found.balanced) == pytest.approx(6 / 5 * 1e-6 * 4 / 5, rel=1e-4)
 
@@ -190,7 +190,7 @@ def test_differences_between_checkpoints_hold_what_the_labels_miss() -> None:
     hidden = within = 0
     for seed in range(20):
         swept = [sweep(problem, estimator="sampled", samples=2, seed=seed, verify=False) for problem in problems]
-        before = footprint(problems[0], swept[0].outputs, swept[0].trace)
+        before = snapshot(problems[0], swept[0].outputs, swept[0].trace)
         found = movement(problems[1], swept[1].outputs, swept[1].trace, before).trace_change
         assert found.standard_error is not None
         within += abs(found.value - change) <= 2 * found.standard_error
@@ -218,7 +218,7 @@ def test_labels_that_all_agree_with_the_one_by_size_leave_the_error_empty_and_sa
     assert trace.true.value > 0
     assert trace.true.estimator_error is None
     assert trace.hidden_error is None
-    (note,) = remarks(trace, None)
+    (note,) = draw_notes(trace, None)
     assert "left empty" in note
     assert "--estimator exact" in note
 
@@ -238,9 +238,9 @@ def test_a_network_without_any_chance_has_no_error() -> None:
 def test_the_null_of_many_classes_is_known_for_confident_networks(loss: float) -> None:
     """From sixteen labels by size; of sixteen labels of the model itself nearly all runs would state a null of zero."""
     engine = Engine(confident(loss, 1, "softmax"))
-    exact = null(engine)
+    exact = null_distribution(engine)
     for seed in range(5):
-        found = null(engine, labels=16, seed=seed)
+        found = null_distribution(engine, labels=16, seed=seed)
         assert found.variance == pytest.approx(exact.variance, rel=0.2)
         assert found.scatter == pytest.approx(exact.scatter, rel=0.2)
         assert found.carriers == pytest.approx(exact.carriers, rel=0.2)
@@ -252,20 +252,20 @@ def test_a_target_that_is_missed_is_said_with_what_was_reached() -> None:
     def traced(estimator: str, error: float | None) -> Trace:
         return Trace(estimator, Estimate(2.0, 0.1, error), Estimate(1.0), None, (), (), ())
 
-    assert remarks(traced("deflated k=4", 0.02), 0.01) == []
-    assert remarks(traced("exact", 0.0), 1e-9) == []
-    (missed,) = remarks(traced("deflated k=4", 0.0206), 0.01)
+    assert draw_notes(traced("deflated k=4", 0.02), 0.01) == []
+    assert draw_notes(traced("exact", 0.0), 1e-9) == []
+    (missed,) = draw_notes(traced("deflated k=4", 0.0206), 0.01)
     assert missed == "target error 0.01 was asked for, 0.0103 reached: type --estimator exact"
-    (drawn,) = remarks(traced("sampled S=5", 0.5), 0.01)
+    (drawn,) = draw_notes(traced("sampled S=5", 0.5), 0.01)
     assert drawn.endswith("0.25 reached: type --estimator deflated")
 
 
 def test_an_error_over_examples_that_is_hidden_is_said() -> None:
     hidden = Trace("deflated k=4", Estimate(2.0, None, 0.5), Estimate(1.0), None, (), (1.0, 3.0), (1.0, 1.0))
-    (note,) = remarks(hidden, None)
+    (note,) = draw_notes(hidden, None)
     assert note.startswith("trace_true_se is left empty")
     alone = Trace("deflated k=4", Estimate(2.0, None, 0.5), Estimate(1.0), None, (), (2.0,), (1.0,))
-    assert remarks(alone, None) == []
+    assert draw_notes(alone, None) == []
 
 
 def test_the_row_says_what_was_reached() -> None:

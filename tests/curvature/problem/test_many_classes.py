@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
-from fisher_cli.curvature.traces.traces import Sweep, sweep
+from fisher_cli.curvature.traces.traces import TraceResult, sweep
 from tests.live_memory import LiveMemory
 from tests.reference import reference
 
@@ -31,7 +31,7 @@ def problem(classes: int, batch: int = BATCH, scale: float = 1.0, dtype: torch.d
     return pose(net, TensorData(inputs, labels), batch_size=batch, dtype=dtype)
 
 
-def seen(classes: int, batch: int) -> tuple[LiveMemory, Sweep]:
+def seen(classes: int, batch: int) -> tuple[LiveMemory, TraceResult]:
     posed = problem(classes, batch)
     with LiveMemory() as memory:
         return memory, sweep(posed, estimator="auto", verify=False)

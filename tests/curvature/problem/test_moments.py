@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature.problem.moments import Moments, mean_of, over_ranks, ratio_of_means, root_sum_of_squares
-from fisher_cli.curvature.problem.process_group import World
+from fisher_cli.curvature.problem.process_group import ProcessGroup
 
 
 def streamed(values: Tensor, sizes: list[int], *variances: Tensor) -> Moments:
@@ -51,7 +51,7 @@ def test_what_sampling_added_is_reported_apart_and_taken_out_of_the_error_over_e
 def test_of_several_statements_the_one_with_the_largest_sum_holds_on_all_ranks_together() -> None:
     """Of two ranks the first statement is the larger on one and the second on the other; by stream, over all."""
 
-    class Two(World):
+    class Two(ProcessGroup):
         @property
         def size(self) -> int:
             return 2

@@ -20,14 +20,14 @@ from fisher_cli.curvature.gradient_norms import per_example_gradients
 from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
 from fisher_cli.curvature.products import jvp
 from fisher_cli.curvature.spectra import eigensystems
-from fisher_cli.curvature.spectra.solver_choice import Route
+from fisher_cli.curvature.spectra.solver_choice import Eigensolver
 from fisher_cli.curvature.torch_backend.out_of_memory import is_out_of_memory, release_memory
 from fisher_cli.errors import DataError, OutOfMemoryError
 from fisher_cli.inputs.networks.digits_networks import digits_mlp
 from fisher_cli.reports.summary import render_summary
 from fisher_cli.results import Measurement, Status
 from fisher_cli.run import measurement as measuring
-from fisher_cli.run.measurement import Silent, measure
+from fisher_cli.run.measurement import NoObserver, measure
 from fisher_cli.run.sequence import Run
 from fisher_cli.settings import Resources, Settings
 from fisher_cli.storage.journal import open_journal
@@ -149,7 +149,7 @@ def planted(where: str, shortage: Shortage, module: nn.Module) -> Iterator[None]
 @pytest.fixture(autouse=True)
 def by_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eigenvalues by products also of a network so small that their matrix is cheaper."""
-    monkeypatch.setattr(eigensystems, "choose", lambda *_, **__: Route.LANCZOS)
+    monkeypatch.setattr(eigensystems, "choose", lambda *_, **__: Eigensolver.LANCZOS)
 
 
 @pytest.fixture
@@ -254,7 +254,7 @@ def test_what_cannot_be_vectorised_is_told_from_what_does_not_fit(monkeypatch: p
     torch.manual_seed(0)
     module = nn.Sequential(mlp(6, 5), Mixed(), nn.Linear(5, 3))
     inputs = TensorData(torch.randn(8, 6), torch.arange(8) % 3)
-    shortage, original = Shortage(2, "CPU"), per_example_gradients.vectorised
+    shortage, original = Shortage(2, "CPU"), per_example_gradients.by_vmap
 
     def vectorised(*words: Any) -> dict[str, Tensor]:
         shortage()
@@ -275,7 +275,7 @@ def test_forward_mode_is_not_given_up_for_want_of_memory(monkeypatch: pytest.Mon
     monkeypatch.setattr(jvp, "_forward_mode", lambda _: short)
     monkeypatch.setattr(jvp, "_has_few_convolutions", lambda _: False)
     with pytest.raises(torch.OutOfMemoryError):
-        jvp.push_forward(problem)
+        jvp.jvp_of(problem)
 
 
 # --- where nothing helps --------------------------------------------------------------------------------------------
@@ -296,7 +296,7 @@ def test_one_example_that_does_not_fit_is_one_clear_line(
     assert "--device cpu" in measuring._remedy(torch.device("cuda", 1))
 
 
-class Following(Silent):
+class Following(NoObserver):
     """Knows which checkpoint is measured."""
 
     name = ""

@@ -12,7 +12,13 @@ from fisher_cli.curvature.problem.output_scores import ScoresOf, empirical_score
 from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
 from fisher_cli.curvature.products import fisher_products
 from fisher_cli.curvature.products import jvp as tangents
-from fisher_cli.curvature.products.fisher_products import Dual, Jacobian, empirical_product, fisher_product, split
+from fisher_cli.curvature.products.fisher_products import (
+    Jacobian,
+    ScoreFactor,
+    empirical_product,
+    fisher_product,
+    split,
+)
 from tests.cases import mlp
 from tests.score_gradients import NETWORKS, factor, jacobian
 
@@ -78,7 +84,7 @@ def test_products_are_right_and_repeat_bit_for_bit_whatever_graphs_are_kept(name
         again = Jacobian(problem)
         again._room = maps._room
         assert torch.equal(make(problem, again)(vector), first)
-    dual = Dual(maps, true_scores)
+    dual = ScoreFactor(maps, true_scores)
     once = dual(draw(dual.size))
     assert torch.equal(dual(draw(dual.size)), once)
     assert (
@@ -95,7 +101,7 @@ def test_products_are_right_and_repeat_bit_for_bit_whatever_graphs_are_kept(name
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_dual_combines_and_projects_as_the_dense_factor_does(name: str, scores_of: ScoresOf) -> None:
     problem, expected = NETWORKS[name](torch.float64)
-    dense, dual = factor(problem, scores_of), Dual(Jacobian(problem), scores_of)
+    dense, dual = factor(problem, scores_of), ScoreFactor(Jacobian(problem), scores_of)
     matrix = expected.fisher if scores_of is true_scores else expected.empirical
     assert torch.allclose(dense @ dense.T, matrix, rtol=0, atol=1e-13 * float(matrix.abs().max()))
     assert dual.size == dense.shape[1]
@@ -116,7 +122,8 @@ def test_the_order_of_the_dual_is_that_of_the_examples_whatever_the_batches(
 ) -> None:
     problem, _ = NETWORKS["residual"](torch.float64)
     whole, parts = (
-        Dual(Jacobian(replace(problem, product_batch_size=size)), scores_of) for size in (problem.examples, batch_size)
+        ScoreFactor(Jacobian(replace(problem, product_batch_size=size)), scores_of)
+        for size in (problem.examples, batch_size)
     )
     vector = draw(problem.size)
     assert torch.allclose(whole.project(vector), parts.project(vector), rtol=1e-10, atol=1e-15)
@@ -124,7 +131,7 @@ def test_the_order_of_the_dual_is_that_of_the_examples_whatever_the_batches(
 
 def test_a_dual_in_single_precision_makes_vectors_in_single_precision_and_products_in_double() -> None:
     problem, _ = NETWORKS["mlp"](torch.float32)
-    dual = Dual(Jacobian(problem), true_scores, torch.float32)
+    dual = ScoreFactor(Jacobian(problem), true_scores, torch.float32)
     combined = dual.combine(draw(dual.size))
     assert combined.dtype is torch.float32
     assert dual.project(combined).dtype is torch.float64
@@ -239,5 +246,5 @@ def test_tiny_cotangents_and_tangents_do_not_underflow_in_single_precision() -> 
 def test_zero_vectors_have_zero_products() -> None:
     problem, _ = NETWORKS["attention"](torch.float64)
     assert float(fisher_product(problem)(torch.zeros(problem.size).double()).abs().max()) == 0
-    dual = Dual(Jacobian(problem), true_scores)
+    dual = ScoreFactor(Jacobian(problem), true_scores)
     assert float(dual(torch.zeros(dual.size).double()).abs().max()) == 0

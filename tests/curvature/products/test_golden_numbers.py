@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from fisher_cli.curvature.problem.output_scores import empirical_scores, true_scores
 from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
-from fisher_cli.curvature.products.fisher_products import Dual, Jacobian, empirical_product, fisher_product
+from fisher_cli.curvature.products.fisher_products import Jacobian, ScoreFactor, empirical_product, fisher_product
 from fisher_cli.curvature.spectra.eigensystems import matrices
-from fisher_cli.curvature.spectra.solver_choice import Route
+from fisher_cli.curvature.spectra.solver_choice import Eigensolver
 from fisher_cli.curvature.traces.traces import sweep
 from tests.cases import CASES, unsettle
 from tests.conftest import problem_of, reference_of
@@ -71,16 +71,16 @@ def test_g1_standardised_features_have_trace_one_minus_one_over_c_times_d_plus_o
 @pytest.mark.parametrize(
     ("name", "rank", "zero", "route"),
     [
-        ("iris", 10, 1e-9, Route.LANCZOS),
-        ("iris", 10, 1e-9, Route.DUAL),
-        ("iris", 10, 1e-9, Route.GRAM),
-        ("wine", 28, 1e-11, Route.GRAM),
-        ("wine", 28, 1e-11, Route.DENSE),
-        ("digits", 558, 1e-9, Route.DENSE),
-        ("breast_cancer", 31, 1e-13, Route.DENSE),
+        ("iris", 10, 1e-9, Eigensolver.LANCZOS),
+        ("iris", 10, 1e-9, Eigensolver.DUAL),
+        ("iris", 10, 1e-9, Eigensolver.GRAM),
+        ("wine", 28, 1e-11, Eigensolver.GRAM),
+        ("wine", 28, 1e-11, Eigensolver.DENSE),
+        ("digits", 558, 1e-9, Eigensolver.DENSE),
+        ("breast_cancer", 31, 1e-13, Eigensolver.DENSE),
     ],
 )
-def test_g1_whole_spectrum_and_rank(name: str, rank: int, zero: float, route: Route) -> None:
+def test_g1_whole_spectrum_and_rank(name: str, rank: int, zero: float, route: Eigensolver) -> None:
     """C − 1 copies of the eigenvalues of X̃ᵀX̃/(N·C), and zeros; digits has three pixels that are always white.
 
     What counts as zero lies between the smallest eigenvalue, 1e-4, 2e-9, 2e-7 and 4e-13 of the largest, and rounding.
@@ -166,7 +166,7 @@ def test_g3_toys_of_kunstner(
     found = sweep(problem).trace
     assert found.true.value == pytest.approx(trace, abs=1e-6)
     assert found.empirical.value == pytest.approx(trace_empirical, abs=1e-6)
-    for route in (Route.LANCZOS, Route.GRAM, Route.DENSE):
+    for route in (Eigensolver.LANCZOS, Eigensolver.GRAM, Eigensolver.DENSE):
         true = true_eigenvalues(problem, 2, tolerance=1e-9, route=route)
         empirical = empirical_eigenvalues(problem, 2, tolerance=1e-9, route=route)
         assert true.values == pytest.approx(eigenvalues, abs=1e-6)
@@ -213,11 +213,11 @@ def test_largest_eigenvalue_of_a_wide_random_network(seed: int) -> None:
         nn.init.normal_(layer.weight, 0, (2 / 1000) ** 0.5)
     model = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
     problem = pose(model, TensorData(torch.randn(100, 1000), torch.zeros(100, 2)), likelihood="gaussian")
-    found = matrices(problem)[0].leading(2, route=Route.GRAM)
+    found = matrices(problem)[0].leading(2, route=Eigensolver.GRAM)
     assert found.whole is not None
     assert float(found.values[0]) == pytest.approx(708.9, rel=0.15)
     assert float(found.whole.sum()) == pytest.approx(6000, rel=0.15)
-    dual = true_eigenvalues(problem, 1, tolerance=1e-4, route=Route.DUAL)
+    dual = true_eigenvalues(problem, 1, tolerance=1e-4, route=Eigensolver.DUAL)
     assert dual.values[0] == pytest.approx(float(found.values[0]), rel=1e-4)
 
 
@@ -374,7 +374,7 @@ def test_t7_the_dual_has_the_whole_spectrum(name: str) -> None:
     """All non-zero eigenvalues of F are those of the Gram of its N(C − 1) score gradients, whatever P."""
     case = next(case for case in CASES if case.name == name)
     problem, dense = problem_of(case), torch.linalg.eigvalsh(reference_of(case).fisher).flip(0)
-    found = matrices(problem)[0].leading(3, route=Route.GRAM, whole=True).whole
+    found = matrices(problem)[0].leading(3, route=Eigensolver.GRAM, whole=True).whole
     assert found is not None
     assert len(found) == problem.examples * (problem.outputs - 1)
     assert float((found - dense[: len(found)]).abs().max()) <= 1e-13 * float(dense[0])
@@ -448,7 +448,7 @@ def test_t8_directions_that_change_no_prediction_are_null_vectors(
         (fisher_product, true_eigenvalues, true_scores),
         (empirical_product, empirical_eigenvalues, empirical_scores),
     ):
-        largest, dual = eigenvalues(problem, 1).values[0], Dual(maps, scores)
+        largest, dual = eigenvalues(problem, 1).values[0], ScoreFactor(maps, scores)
         multiply = product(problem, maps)
         assert float(multiply(null).norm()) <= 1e-12 * largest * float(null.norm())
         assert float(dual.project(null).norm()) <= 1e-12 * largest**0.5 * float(null.norm())

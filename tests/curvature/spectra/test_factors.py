@@ -156,7 +156,7 @@ def test_batches_of_any_size_and_plans_that_change_give_the_same_columns(
 def test_networks_of_the_tests_are_what_they_are_made_for() -> None:
     """Outer products of which several share cotangents; a layer that is an outer product in some batches only."""
     branches = collect(verified(posed(Branches, 9)), true_scores)
-    outer = {name for name, part in branches.parts.items() if isinstance(part, score_gradients.Outer)}
+    outer = {name for name, part in branches.parts.items() if isinstance(part, score_gradients.OuterColumns)}
     assert outer == {"first.weight", "second.weight", "plain.weight", "head.weight"}
     cotangents = branches.parts["first.weight"].cotangents  # type: ignore[union-attr]
     for name in ("second.weight", "plain.weight"):
@@ -165,7 +165,7 @@ def test_networks_of_the_tests_are_what_they_are_made_for() -> None:
         assert torch.equal(branches.parts[name].columns, cotangents)
     engine = verified(posed(Moody, 2))
     moody = collect(engine, true_scores)
-    assert isinstance(moody.parts["inner.weight"], score_gradients.Explicit)
+    assert isinstance(moody.parts["inner.weight"], score_gradients.ExplicitColumns)
     assert len({"linear", "parametrized-linear", "per-example"} & engine.methods["inner.weight"]) == 2
     assert "unused" in engine.methods["inner.weight"]
 
@@ -231,7 +231,7 @@ def test_a_factor_holds_outer_products_as_their_two_factors() -> None:
     found = collect(verified(problem), true_scores)
     held = sum(
         part.inputs.numel() + part.cotangents.numel()
-        if isinstance(part, score_gradients.Outer)
+        if isinstance(part, score_gradients.OuterColumns)
         else part.columns.numel()
         for part in found.parts.values()
     )

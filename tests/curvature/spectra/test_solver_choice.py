@@ -15,7 +15,7 @@ from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
 from fisher_cli.curvature.products.fisher_products import Jacobian
 from fisher_cli.curvature.spectra import eigensystems, solver_choice
 from fisher_cli.curvature.spectra.eigensystems import Eigensystem, Matrix, matrices
-from fisher_cli.curvature.spectra.solver_choice import Route, choose
+from fisher_cli.curvature.spectra.solver_choice import Eigensolver, choose_eigensolver
 from fisher_cli.curvature.spectra.spectrum import as_result
 from fisher_cli.curvature.traces.traces import sweep
 from fisher_cli.errors import NumericalError
@@ -47,7 +47,7 @@ def compare(found: Eigensystem, matrix: Tensor, tolerance: float, rounding: floa
     vectors, values = vectors.double(), found.values[: vectors.shape[1]]
     assert bool((found.values[len(values) :] <= 1e-5 * largest).all()), "only null vectors may be missing"
     growth = torch.ones_like(values)
-    if found.route not in {Route.LANCZOS, Route.DENSE}:
+    if found.route not in {Eigensolver.LANCZOS, Eigensolver.DENSE}:
         # Rounding in Au is that of the largest eigenvalue, and grows when Au is scaled to a unit vector.
         growth = (largest / values).sqrt()
     products = vectors.T @ vectors - torch.eye(len(values))
@@ -62,7 +62,7 @@ def compare(found: Eigensystem, matrix: Tensor, tolerance: float, rounding: floa
 def test_every_route_gives_the_eigenpairs_of_the_dense_matrix(name: str) -> None:
     problem, expected = NETWORKS[name](torch.float64)
     for matrix, dense in zip(pair(problem), (expected.fisher, expected.empirical), strict=True):
-        for route in Route:
+        for route in Eigensolver:
             found = matrix.leading(COUNT, tolerance=1e-10, route=route, vectors=True)
             assert found.route is route
             assert found.converged
@@ -75,7 +75,7 @@ def test_every_route_gives_the_eigenpairs_of_the_dense_matrix(name: str) -> None
 def test_every_route_gives_the_eigenpairs_in_single_precision(name: str) -> None:
     problem, expected = NETWORKS[name](torch.float32)
     for matrix, dense in zip(pair(problem), (expected.fisher, expected.empirical), strict=True):
-        for route in Route:
+        for route in Eigensolver:
             found = matrix.leading(COUNT, tolerance=1e-5, route=route, vectors=True)
             assert found.converged
             compare(found, dense, 1e-5, 1e-5)
@@ -97,7 +97,7 @@ def exactly(problem: Problem) -> tuple[Matrix, Tensor]:
     """The true Fisher with the columns that an exact sweep gives, and all its eigenvalues by the dense route."""
     columns = sweep(problem, estimator="exact").columns
     true, _ = matrices(problem, columns=columns)
-    return true, true.leading(problem.size, route=Route.DENSE).values
+    return true, true.leading(problem.size, route=Eigensolver.DENSE).values
 
 
 def test_columns_of_the_sweep_are_the_squared_lengths_of_the_score_gradients() -> None:
@@ -113,7 +113,7 @@ def test_negligible_columns_are_left_out_and_bound_every_eigenvalue(tolerance: f
     """Four examples of sixty are undecided, and the others next to certain, by e⁻³⁰ or so."""
     problem = saturated(60, 4)
     true, exact = exactly(problem)
-    found = true.leading(6, tolerance=tolerance, route=Route.LEADING, vectors=True, whole=True)
+    found = true.leading(6, tolerance=tolerance, route=Eigensolver.LEADING, vectors=True, whole=True)
     assert found.examples is not None
     assert found.whole is not None
     assert true.columns is not None
@@ -135,7 +135,7 @@ def test_negligible_columns_are_left_out_and_bound_every_eigenvalue(tolerance: f
 
 def test_nothing_is_left_out_where_nothing_is_negligible() -> None:
     true, exact = exactly(saturated(12, 12))
-    found = true.leading(5, route=Route.LEADING)
+    found = true.leading(5, route=Eigensolver.LEADING)
     assert found.examples is not None
     assert len(found.examples) == 24
     assert found.bound == 0
@@ -145,7 +145,7 @@ def test_nothing_is_left_out_where_nothing_is_negligible() -> None:
 def test_a_bound_that_is_not_small_beside_the_eigenvalues_is_not_convergence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eigensystems, "LEADING_SHARE", 300.0)
     true, exact = exactly(saturated(12, 12))
-    found = true.leading(3, route=Route.LEADING)
+    found = true.leading(3, route=Eigensolver.LEADING)
     assert not found.converged
     assert bool((found.residuals >= found.bound).all())
     assert float(found.bound) > 1e-3 * float(exact[0])
@@ -161,7 +161,7 @@ def test_the_bound_is_reached_when_what_is_left_out_points_one_way() -> None:
     problem = pose(model, data, likelihood="gaussian")
     columns = torch.tensor([[1.0], [1e-6]]).double()
     true = matrices(problem, columns=columns)[0]
-    found = true.leading(1, tolerance=1e-3, route=Route.LEADING)
+    found = true.leading(1, tolerance=1e-3, route=Eigensolver.LEADING)
     assert found.bound == pytest.approx(5e-7, rel=1e-12)
     assert float(found.values[0]) + found.bound == pytest.approx((1 + 1e-6) / 2, rel=1e-14)
 
@@ -169,15 +169,15 @@ def test_the_bound_is_reached_when_what_is_left_out_points_one_way() -> None:
 def test_leading_columns_without_their_norms_are_refused() -> None:
     true, _ = matrices(saturated(5, 5))
     with pytest.raises(ValueError, match="norms of the columns"):
-        true.leading(2, route=Route.LEADING)
+        true.leading(2, route=Eigensolver.LEADING)
 
 
-ROUTES = [Route.LANCZOS, Route.DUAL, Route.GRAM, Route.DENSE]
+ROUTES = [Eigensolver.LANCZOS, Eigensolver.DUAL, Eigensolver.GRAM, Eigensolver.DENSE]
 
 
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("tolerance", [1e-3, 1e-10])
-def test_wide_spectra_converge_to_small_residuals_of_the_returned_pairs(route: Route, tolerance: float) -> None:
+def test_wide_spectra_converge_to_small_residuals_of_the_returned_pairs(route: Eigensolver, tolerance: float) -> None:
     """Eigenvalues over ten decades, as a linear regression has them whose inputs are scaled."""
     torch.manual_seed(8)
     x = torch.diag(torch.logspace(0, -5, 30).double()) @ torch.linalg.qr(torch.randn(30, 30).double())[0]
@@ -202,8 +202,8 @@ def of_rank_three() -> tuple[Problem, Tensor]:
     return problem, x.T @ x / 9
 
 
-@pytest.mark.parametrize("route", Route)
-def test_eigenvalues_behind_the_rank_are_zero_with_small_residuals(route: Route) -> None:
+@pytest.mark.parametrize("route", Eigensolver)
+def test_eigenvalues_behind_the_rank_are_zero_with_small_residuals(route: Eigensolver) -> None:
     problem, matrix = of_rank_three()
     found = pair(problem)[0].leading(20, route=route, vectors=True)
     assert found.converged
@@ -214,8 +214,8 @@ def test_eigenvalues_behind_the_rank_are_zero_with_small_residuals(route: Route)
     assert result.note == "only 7 parameters: 13 eigenvalues do not exist"
 
 
-@pytest.mark.parametrize("route", [Route.DUAL, Route.GRAM, Route.LEADING])
-def test_fewer_columns_than_eigenvalues_wanted_leave_exact_zeros_and_a_note(route: Route) -> None:
+@pytest.mark.parametrize("route", [Eigensolver.DUAL, Eigensolver.GRAM, Eigensolver.LEADING])
+def test_fewer_columns_than_eigenvalues_wanted_leave_exact_zeros_and_a_note(route: Eigensolver) -> None:
     problem = saturated(2, 2)
     found = pair(problem)[0].leading(9, route=route, vectors=True)
     assert found.converged
@@ -227,15 +227,15 @@ def test_fewer_columns_than_eigenvalues_wanted_leave_exact_zeros_and_a_note(rout
 
 def test_eigenvalues_that_were_left_out_are_not_called_zero() -> None:
     problem = saturated(60, 2)
-    found = exactly(problem)[0].leading(9, route=Route.LEADING)
+    found = exactly(problem)[0].leading(9, route=Eigensolver.LEADING)
     assert found.examples is not None
     assert len(found.examples) < 9
     assert "between zero and" in found.note
     assert found.residuals[-1] == found.bound > 0
 
 
-@pytest.mark.parametrize("route", Route)
-def test_a_zero_matrix_has_zero_eigenvalues(route: Route) -> None:
+@pytest.mark.parametrize("route", Eigensolver)
+def test_a_zero_matrix_has_zero_eigenvalues(route: Eigensolver) -> None:
     """Inputs that are zero, so that no weight has a gradient."""
     model = nn.Linear(4, 3, bias=False).double()
     problem = pose(model, TensorData(torch.zeros(5, 4).double(), torch.tensor([0, 1, 2, 0, 1])))
@@ -247,8 +247,8 @@ def test_a_zero_matrix_has_zero_eigenvalues(route: Route) -> None:
         assert found.vectors.shape[0] == problem.size
 
 
-@pytest.mark.parametrize("route", Route)
-def test_one_example_has_a_rank_below_the_number_of_classes(route: Route) -> None:
+@pytest.mark.parametrize("route", Eigensolver)
+def test_one_example_has_a_rank_below_the_number_of_classes(route: Eigensolver) -> None:
     torch.manual_seed(4)
     problem = pose(mlp(4, 5, 3).double(), TensorData(torch.randn(1, 4).double(), torch.tensor([1])))
     true, empirical = pair(problem)
@@ -260,8 +260,8 @@ def test_one_example_has_a_rank_below_the_number_of_classes(route: Route) -> Non
         assert float(found.values[rank:].abs().max()) <= 1e-14 * float(found.values[0])
 
 
-@pytest.mark.parametrize("route", Route)
-def test_two_classes_of_which_one_is_present(route: Route) -> None:
+@pytest.mark.parametrize("route", Eigensolver)
+def test_two_classes_of_which_one_is_present(route: Eigensolver) -> None:
     torch.manual_seed(5)
     problem = pose(mlp(4, 5, 2).double(), TensorData(torch.randn(7, 4).double(), torch.ones(7).long()))
     for matrix, scores in zip(pair(problem), (true_scores, empirical_scores), strict=True):
@@ -270,8 +270,8 @@ def test_two_classes_of_which_one_is_present(route: Route) -> None:
         compare(matrix.leading(3, tolerance=1e-10, route=route, vectors=True), columns @ columns.T, 1e-10, 1e-12)
 
 
-@pytest.mark.parametrize("route", Route)
-def test_weights_that_are_not_numbers_are_an_error_and_not_an_eigenvalue(route: Route) -> None:
+@pytest.mark.parametrize("route", Eigensolver)
+def test_weights_that_are_not_numbers_are_an_error_and_not_an_eigenvalue(route: Eigensolver) -> None:
     torch.manual_seed(6)
     model = mlp(4, 5, 3).double()
     problem = pose(model, TensorData(torch.randn(6, 4).double(), torch.tensor([0, 1, 2, 0, 1, 2])))
@@ -283,8 +283,8 @@ def test_weights_that_are_not_numbers_are_an_error_and_not_an_eigenvalue(route: 
             matrix.leading(2, route=route)
 
 
-@pytest.mark.parametrize("route", Route)
-def test_saturated_logits_in_single_precision_keep_their_digits(route: Route) -> None:
+@pytest.mark.parametrize("route", Eigensolver)
+def test_saturated_logits_in_single_precision_keep_their_digits(route: Eigensolver) -> None:
     """All examples are certain by e⁻⁵⁰: 1 − p is zero in float32, and the eigenvalues are about 1e-21."""
     torch.manual_seed(7)
     model = nn.Linear(4, 3)
@@ -303,15 +303,15 @@ def test_results_hold_no_graph() -> None:
     """A graph would keep the activations of every batch alive."""
     problem, _ = NETWORKS["mlp"](torch.float64)
     for matrix in pair(problem):
-        for route in Route:
+        for route in Eigensolver:
             found = matrix.leading(3, route=route, vectors=True)
             held = (found.values, found.residuals, found.vectors, found.whole, found.coordinates)
             assert not any(tensor.requires_grad for tensor in held if tensor is not None)
 
 
-@pytest.mark.parametrize("route", [Route.GRAM, Route.LEADING])
+@pytest.mark.parametrize("route", [Eigensolver.GRAM, Eigensolver.LEADING])
 @pytest.mark.parametrize("name", ["mlp", "Sorted"])
-def test_coordinates_are_those_of_the_columns_on_the_eigenvectors(route: Route, name: str) -> None:
+def test_coordinates_are_those_of_the_columns_on_the_eigenvectors(route: Eigensolver, name: str) -> None:
     problem, _ = NETWORKS[name](torch.float64)
     for matrix, scores in zip(pair(problem), (true_scores, empirical_scores), strict=True):
         found = matrix.leading(4, route=route, vectors=True)
@@ -328,12 +328,12 @@ def test_coordinates_are_those_of_the_columns_on_the_eigenvectors(route: Route, 
 def test_large_grams_go_by_lanczos_to_the_same_eigenpairs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eigensystems, "WHOLE_ROWS", 4)
     problem, expected = NETWORKS["mlp"](torch.float64)
-    found = pair(problem)[0].leading(COUNT, tolerance=1e-10, route=Route.GRAM, vectors=True)
+    found = pair(problem)[0].leading(COUNT, tolerance=1e-10, route=Eigensolver.GRAM, vectors=True)
     assert found.products > 0
     assert found.whole is None
     assert found.converged
     compare(found, expected.fisher, 1e-8, 1e-12)
-    whole = pair(problem)[0].leading(COUNT, route=Route.GRAM, whole=True)
+    whole = pair(problem)[0].leading(COUNT, route=Eigensolver.GRAM, whole=True)
     assert whole.whole is not None
     assert whole.squared_norm == pytest.approx(float(expected.fisher.square().sum()), rel=1e-12)
 
@@ -343,11 +343,11 @@ def test_large_grams_go_by_lanczos_to_the_same_eigenpairs(monkeypatch: pytest.Mo
 
 def chosen(
     build: Callable[[], nn.Module], shape: tuple[int, ...], count: int = 5, seed: int = 0, **settings: bool
-) -> Route:
+) -> Eigensolver:
     torch.manual_seed(seed)
     data = TensorData(torch.randn(shape), torch.zeros(shape[0]).long())
     engine = Engine(pose(build(), data))
-    return choose(engine, engine.problem.outputs - 1, count, **settings)
+    return choose_eigensolver(engine, engine.problem.outputs - 1, count, **settings)
 
 
 def convolutions() -> nn.Module:
@@ -358,14 +358,14 @@ def convolutions() -> nn.Module:
 
 
 NETWORK_OF_ROUTE = {
-    Route.GRAM: (lambda: mlp(20, 100, 100, 3), (30, 20)),
-    Route.DENSE: (lambda: mlp(4, 6, 3), (3000, 4)),
-    Route.LANCZOS: (lambda: mlp(20, 100, 100, 10), (4000, 20)),
+    Eigensolver.GRAM: (lambda: mlp(20, 100, 100, 3), (30, 20)),
+    Eigensolver.DENSE: (lambda: mlp(4, 6, 3), (3000, 4)),
+    Eigensolver.LANCZOS: (lambda: mlp(20, 100, 100, 10), (4000, 20)),
 }
 
 
 @pytest.mark.parametrize("route", NETWORK_OF_ROUTE)
-def test_each_route_is_chosen_where_it_should_be_whatever_the_weights(route: Route) -> None:
+def test_each_route_is_chosen_where_it_should_be_whatever_the_weights(route: Eigensolver) -> None:
     build, shape = NETWORK_OF_ROUTE[route]
 
     def zeroed() -> nn.Module:
@@ -395,29 +395,29 @@ def test_no_route_is_chosen_that_does_not_fit_into_memory(
         explicit = sum(p.numel() for p in model.parameters() if p.dim() != 2)
         gram = 4 * columns * (outer + explicit) + 8 * columns**2
         vectors = 4 * solver_choice.EXPECTED_VECTORS
-        if route is Route.GRAM:
+        if route is Eigensolver.GRAM:
             assert gram <= memory / 4
-        elif route is Route.DENSE:
+        elif route is Eigensolver.DENSE:
             assert 8 * size**2 <= memory / 4
-        elif route is Route.LANCZOS:
+        elif route is Eigensolver.LANCZOS:
             assert vectors * size <= memory / 4 or columns >= size
         else:
-            assert route is Route.DUAL
+            assert route is Eigensolver.DUAL
             assert vectors * columns < vectors * size
 
 
 def test_vectors_too_long_for_memory_go_by_the_dual(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(solver_choice, "memory_bytes", lambda _: 1_000_000)
-    assert chosen(convolutions, (20, 2, 8, 8)) is Route.DUAL
+    assert chosen(convolutions, (20, 2, 8, 8)) is Eigensolver.DUAL
 
 
 def test_leading_columns_are_tried_only_where_they_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = saturated(60, 4)
     columns = sweep(problem, estimator="exact").columns
-    monkeypatch.setattr(eigensystems, "choose", lambda *_, **__: Route.LANCZOS)
-    assert matrices(problem, columns=columns)[0].leading(3).route is Route.LEADING
+    monkeypatch.setattr(eigensystems, "choose", lambda *_, **__: Eigensolver.LANCZOS)
+    assert matrices(problem, columns=columns)[0].leading(3).route is Eigensolver.LEADING
     monkeypatch.setattr(solver_choice, "memory_bytes", lambda _: 10_000)
-    assert matrices(problem, columns=columns)[0].leading(3).route is Route.LANCZOS
+    assert matrices(problem, columns=columns)[0].leading(3).route is Eigensolver.LANCZOS
 
 
 def test_a_batch_from_which_columns_are_chosen_must_fit_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,4 +431,4 @@ def test_a_batch_from_which_columns_are_chosen_must_fit_as_well(monkeypatch: pyt
 def test_a_route_that_was_chosen_does_not_depend_on_the_batch_size_of_the_products() -> None:
     problem, _ = NETWORKS["mlp"](torch.float64)
     engines = [Engine(replace(problem, product_batch_size=size)) for size in (1, 4, 6)]
-    assert len({choose(engine, 3, 5) for engine in engines}) == 1
+    assert len({choose_eigensolver(engine, 3, 5) for engine in engines}) == 1

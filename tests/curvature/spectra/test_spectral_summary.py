@@ -10,7 +10,7 @@ from torch import Tensor
 from fisher_cli.curvature.problem.problem import TensorData, pose
 from fisher_cli.curvature.spectra import spectrum
 from fisher_cli.curvature.spectra.eigensystems import matrices
-from fisher_cli.curvature.spectra.solver_choice import Route
+from fisher_cli.curvature.spectra.solver_choice import Eigensolver
 from fisher_cli.curvature.spectra.spectral_summary import (
     bootstrap,
     bootstrap_errors,
@@ -22,7 +22,7 @@ from fisher_cli.curvature.spectra.spectral_summary import (
     subspace_overlap,
     trace_shares,
 )
-from fisher_cli.curvature.spectra.spectrum import Question
+from fisher_cli.curvature.spectra.spectrum import SpectrumRequest
 from tests.cases import mlp
 
 F64 = torch.float64
@@ -125,14 +125,14 @@ def test_the_bootstrap_of_one_score_per_example_is_that_of_the_projected_matrix(
     assert bootstrap_errors(columns[:1] @ vectors, torch.zeros(1).long(), 1) is None
 
 
-@pytest.mark.parametrize("route", [Route.LANCZOS, Route.DUAL, Route.DENSE])
-def test_the_errors_are_the_same_by_every_route(route: Route) -> None:
+@pytest.mark.parametrize("route", [Eigensolver.LANCZOS, Eigensolver.DUAL, Eigensolver.DENSE])
+def test_the_errors_are_the_same_by_every_route(route: Eigensolver) -> None:
     """Coordinates from a Gram matrix, and from a pass over the data per eigenvector."""
     torch.manual_seed(2)
     data = TensorData(torch.randn(30, 4, dtype=F64), torch.randint(3, (30,)))
     for matrix in matrices(pose(mlp(4, 6, 3).double(), data, batch_size=7)):
-        question = Question(3, tolerance=1e-9)
-        expected = spectrum._errors(matrix, matrix.leading(3, route=Route.GRAM), question)
+        question = SpectrumRequest(3, tolerance=1e-9)
+        expected = spectrum._errors(matrix, matrix.leading(3, route=Eigensolver.GRAM), question)
         found = matrix.leading(3, tolerance=1e-9, route=route, vectors=True)
         located = spectrum._with_coordinates(matrix, found)
         assert spectrum._errors(matrix, located, question) == pytest.approx(expected, rel=1e-6)
@@ -150,7 +150,7 @@ def test_the_bootstraps_errors_are_the_spread_of_eigenvalues_over_data_sets() ->
         inputs = torch.randn(150, 4, generator=generator, dtype=F64)
         labels = torch.randint(3, (150,), generator=generator)
         true, _ = matrices(pose(model, TensorData(inputs, labels), batch_size=150))
-        found = true.leading(6, route=Route.GRAM)
+        found = true.leading(6, route=Eigensolver.GRAM)
         assert found.coordinates is not None
         assert found.examples is not None
         values.append(found.values[:3])

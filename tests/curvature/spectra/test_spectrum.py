@@ -13,7 +13,7 @@ from fisher_cli.curvature.products.fisher_products import empirical_product, fis
 from fisher_cli.curvature.spectra import eigensystems
 from fisher_cli.curvature.spectra import spectrum as spectrum_module
 from fisher_cli.curvature.spectra.eigensystems import matrices
-from fisher_cli.curvature.spectra.spectrum import Question
+from fisher_cli.curvature.spectra.spectrum import SpectrumRequest
 from fisher_cli.curvature.spectra.spectrum import spectrum as spectrum_of
 from fisher_cli.curvature.traces.gradient_statistics import gradient, projections
 from fisher_cli.curvature.traces.mean_gradient import MeanGradient
@@ -169,7 +169,7 @@ def test_a_density_knows_the_zeros_that_few_columns_leave(examples: int, monkeyp
     labels = torch.randint(0, 3, (examples,))
     problem = pose(model, TensorData(x, labels))
     truth = torch.linalg.eigvalsh(reference(model, x, labels).fisher).clamp_min(0)
-    question = Question(2, tolerance=1e-10, full=True, whole=False, probes=30, steps=30, damping=0.01)
+    question = SpectrumRequest(2, tolerance=1e-10, full=True, whole=False, probes=30, steps=30, damping=0.01)
 
     def asked() -> Density:
         found, _ = spectrum_of(matrices(problem)[0], question, float(truth.sum()))

@@ -15,7 +15,7 @@ from torch import nn
 
 from fisher_cli.curvature.problem.problem import TensorData, pose
 from fisher_cli.curvature.torch_backend.backend_flags import make_deterministic
-from fisher_cli.curvature.traces.traces import Sweep, sweep
+from fisher_cli.curvature.traces.traces import TraceResult, sweep
 from fisher_cli.run.measurement import measure
 from fisher_cli.settings import Settings
 from tests.cases import Case
@@ -43,14 +43,14 @@ def loose_process() -> Iterator[None]:
     cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark = before
 
 
-def swept(case: Case, dtype: torch.dtype, device: torch.device, estimator: str = "exact") -> Sweep:
+def swept(case: Case, dtype: torch.dtype, device: torch.device, estimator: str = "exact") -> TraceResult:
     model, inputs, labels = case.make(dtype)
     data = TensorData(inputs, labels)
     problem = pose(model, data, likelihood=case.likelihood, device=device, dtype=dtype, batch_size=4)
     return sweep(problem, estimator=estimator, samples=2)
 
 
-def by_layer(found: Sweep) -> torch.Tensor:
+def by_layer(found: TraceResult) -> torch.Tensor:
     return torch.tensor([[layer.true.value, layer.empirical.value] for layer in found.trace.layers]).double()
 
 

@@ -13,12 +13,12 @@ from torch.overrides import TorchFunctionMode
 from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.problem.counter_based_random import of_examples
 from fisher_cli.curvature.problem.likelihoods import Gaussian, Likelihood, Sigmoid, Softmax
-from fisher_cli.curvature.problem.output_scores import Scores, sampled
+from fisher_cli.curvature.problem.output_scores import OutputScores, sampled
 from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
 from fisher_cli.curvature.traces import deflation
 from fisher_cli.curvature.traces.deflation import (
     AIM,
-    Pilot,
+    PilotResult,
     _closed_form,
     _enough_columns,
     _held_out,
@@ -28,7 +28,7 @@ from fisher_cli.curvature.traces.deflation import (
     pilot,
     roots,
 )
-from fisher_cli.curvature.traces.traces import remarks, sweep
+from fisher_cli.curvature.traces.traces import draw_notes, sweep
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
 from fisher_cli.inputs.data.datasets import load_examples
 from fisher_cli.inputs.networks.architectures import find_architecture
@@ -214,11 +214,11 @@ def test_the_deflated_estimator_gives_the_empirical_fisher_without_a_direction_o
     model, x, y = mlp(5, 9, 12).double(), torch.randn(14, 5).double(), torch.arange(14) % 12
     problem = pose(model, TensorData(x, y))
     engine, outputs = Engine(problem), model(x).detach()
-    scores = deflated(engine, Pilot(torch.eye(12).double(), 3), 0)(outputs, y, 0)
+    scores = deflated(engine, PilotResult(torch.eye(12).double(), 3), 0)(outputs, y, 0)
     assert len(scores.directions) == 3 + 2
     observed = torch.einsum("kb,kbc->bc", scores.observed, scores.directions.double())
     assert torch.allclose(observed, Softmax().observed_score(outputs, y), atol=1e-15)
-    many = deflated(engine, Pilot(None, 4), 0)(outputs, y, 0)
+    many = deflated(engine, PilotResult(None, 4), 0)(outputs, y, 0)
     assert len(many.directions) == 4 + 2
     assert torch.allclose(torch.einsum("kb,kbc->bc", many.observed, many.directions.double()), observed, atol=1e-15)
 
@@ -230,7 +230,7 @@ def test_the_observed_score_survives_saturation(gap: float, kernel: Tensor | Non
     problem = pose(mlp(5, 9, 12), TensorData(torch.randn(12, 5), torch.arange(12)))
     z, labels = torch.randn(12, 12).double(), torch.arange(12)
     z[:, 3] += gap
-    scores = deflated(Engine(problem), Pilot(kernel, 4), 0)(z, labels, 0)
+    scores = deflated(Engine(problem), PilotResult(kernel, 4), 0)(z, labels, 0)
     observed = torch.einsum("kb,kbc->bc", scores.observed, scores.directions)
     assert torch.allclose(observed, Softmax().observed_score(z, labels), rtol=1e-12, atol=0)
     assert bool(scores.true.isfinite().all() and scores.directions.isfinite().all())
@@ -294,7 +294,7 @@ def test_the_target_error_is_kept_or_what_was_reached_is_said(classes: int, exam
     trace = sweep(problem, estimator="deflated", target_error=target, verify=False).trace
     true, exact = trace.true, sweep(problem, estimator="exact", verify=False).trace.true.value
     print(f"{classes} outputs, target {target}: {trace.estimator}, {true.estimator_error / true.value:.2g} stated")
-    assert true.estimator_error <= target * true.value or remarks(trace, target)
+    assert true.estimator_error <= target * true.value or draw_notes(trace, target)
     assert true.estimator_error <= 1.5 * target * true.value
     assert abs(true.value - exact) <= 4 * true.estimator_error + 1e-12 * exact
 
@@ -322,7 +322,7 @@ def test_columns_that_the_memory_does_not_hold_are_not_taken_and_the_row_says_so
     problem = pose(mlp(8, 20, 100).double(), TensorData(x, y), batch_size=64, dtype=torch.float64)
     trace = sweep(problem, estimator="deflated", target_error=1e-6, verify=False).trace
     assert trace.estimator == "deflated k=6"
-    (note,) = remarks(trace, 1e-6)
+    (note,) = draw_notes(trace, 1e-6)
     assert note.startswith("target error 1e-06 was asked for, ")
 
 
@@ -379,10 +379,10 @@ def test_scores_of_the_deflated_estimator_hold_lambda_in_expectation() -> None:
     z = problem.forward(x).detach()
     total = torch.zeros(5, 3, 3).double()
     for seed in range(300):
-        found: Scores = deflated(Engine(problem), Pilot(torch.eye(3).double(), 1), seed)(z, y, 0)
+        found: OutputScores = deflated(Engine(problem), PilotResult(torch.eye(3).double(), 1), seed)(z, y, 0)
         total += torch.einsum("kb,kbc,kbd->bcd", found.true, found.directions, found.directions)
     assert torch.allclose(total / 300, covariance(Softmax(), z), atol=0.05)
-    assert isinstance(sampled(Softmax(), 2, 0)(z, y, 0), Scores)
+    assert isinstance(sampled(Softmax(), 2, 0)(z, y, 0), OutputScores)
 
 
 def test_the_deflated_estimator_makes_nothing_of_size_classes_squared() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fisher_cli.curvature.problem.problem import TensorData, pose
 from fisher_cli.curvature.spectra.eigensystems import matrices
-from fisher_cli.curvature.spectra.solver_choice import Route
+from fisher_cli.curvature.spectra.solver_choice import Eigensolver
 from fisher_cli.curvature.torch_backend import malloc
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
 from fisher_cli.inputs.networks.networks import Networks
@@ -111,7 +111,7 @@ def vectors_of_the_dual(width: int) -> tuple[int, float, int]:
     x, y = torch.randn(16, 784), torch.arange(16) % 10
     size = sum(each.numel() for each in network.parameters())
     with LiveMemory() as memory:
-        found = matrices(pose(network, TensorData(x, y)))[0].leading(10, route=Route.DUAL)
+        found = matrices(pose(network, TensorData(x, y)))[0].leading(10, route=Eigensolver.DUAL)
     assert found.converged
     assert bool((found.residuals <= 1e-3 * found.values[0]).all())
     return size, memory.peak / size / 4, found.products

@@ -10,19 +10,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fisher_cli.curvature.problem.collective_order import Turns
+from fisher_cli.curvature.problem.collective_order import CollectiveOrder
 from fisher_cli.curvature.problem.problem import Batch, TensorData, pose
-from fisher_cli.curvature.problem.process_group import World
+from fisher_cli.curvature.problem.process_group import ProcessGroup
 from fisher_cli.curvature.traces.mean_gradient import MeanGradient, SharedMeanGradient, mean_gradient
 from fisher_cli.run.forecast.forecast import too_large
-from fisher_cli.run.forecast.lower_bound import Outline
+from fisher_cli.run.forecast.lower_bound import LowerBound
 from fisher_cli.settings import Precision
 from tests.shared_gradient_runs import as_large, held_values
 
 PATIENCE = 20.0
 
 
-class Thread(World):
+class Thread(ProcessGroup):
     """One of several threads in place of processes; what is scattered are single values in turn."""
 
     def __init__(self, rank: int, size: int, barrier: threading.Barrier, desk: dict[int, Any]) -> None:
@@ -108,9 +108,9 @@ def test_whatever_the_order_all_is_added_once_and_read_as_it_is(ranks: int, seed
 
     models = [network() for _ in range(ranks)]  # which draws; a rank that draws meanwhile is not the others' network
 
-    def work(world: Thread) -> list[Tensor]:
-        mean = SharedMeanGradient(pose(models[world.rank], data, batch_size=1, world=world))
-        mine = parts[world.rank]
+    def work(process_group: Thread) -> list[Tensor]:
+        mean = SharedMeanGradient(pose(models[process_group.rank], data, batch_size=1, process_group=process_group))
+        mine = parts[process_group.rank]
         for batch in mean.adding(batches(len(mine))):
             for name, part in mine[batch.start]:
                 mean.add(name, part)
@@ -121,7 +121,7 @@ def test_whatever_the_order_all_is_added_once_and_read_as_it_is(ranks: int, seed
         for batch in mean.reading(batches(len(mine))):
             for name, _ in reversed(mine[batch.start]):
                 assert torch.equal(mean.part(name), vector.part(name))
-        assert held_values(mean) == sum(world.scattered(size) for size in sizes.values())
+        assert held_values(mean) == sum(process_group.scattered(size) for size in sizes.values())
         return [vector.part(name) for name in sizes]
 
     for found in in_threads(ranks, work):
@@ -133,13 +133,13 @@ def test_ranks_of_one_order_go_in_step() -> None:
     """A meeting per parameter and batch, and one at the end; a rank that has done its batches is no hindrance."""
     names = ["first", "second", "third"]
 
-    def work(world: Thread) -> tuple[list[str], int]:
-        turns, seen = Turns(world, names), []
-        for _ in turns.of(batches(2 if world.rank else 1)):
+    def work(process_group: Thread) -> tuple[list[str], int]:
+        collective_order, seen = CollectiveOrder(process_group, names), []
+        for _ in collective_order.of(batches(2 if process_group.rank else 1)):
             for name in reversed(names):
-                seen += turns.until(name)
-        seen += turns.until(None)
-        return seen, world.meetings
+                seen += collective_order.until(name)
+        seen += collective_order.until(None)
+        return seen, process_group.meetings
 
     assert in_threads(3, work) == [(names[::-1] * 2, 7)] * 3
 
@@ -151,34 +151,36 @@ def test_ranks_of_one_order_go_in_step() -> None:
         ([["second", "first"], ["second"]], ["second", "first"] * 2),
     ],
 )
-def test_ranks_meet_again_after_a_layer_that_only_one_of_them_takes(orders: list[list[str]], turns: list[str]) -> None:
+def test_ranks_meet_again_after_a_layer_that_only_one_of_them_takes(
+    worker_config: list[list[str]], collective_order: list[str]
+) -> None:
     """Whoever is in the earlier batch, and in it at the later layer, goes first; the others wait."""
 
-    def work(world: Thread) -> list[str]:
-        taken, seen = Turns(world, ["first", "second", "third"]), list[str]()
+    def work(process_group: Thread) -> list[str]:
+        taken, seen = CollectiveOrder(process_group, ["first", "second", "third"]), list[str]()
         for _ in taken.of(batches(2)):
-            for name in orders[world.rank]:
+            for name in worker_config[process_group.rank]:
                 seen += taken.until(name)
         return seen + list(taken.until(None))
 
-    assert in_threads(2, work) == [turns] * 2
+    assert in_threads(2, work) == [collective_order] * 2
 
 
 def test_it_is_shared_out_where_several_ranks_have_a_large_network() -> None:
     data, models = TensorData(torch.ones(4, 2).double(), torch.arange(4) % 2), [network(), network()]
 
-    def kind(world: World) -> type[MeanGradient]:
-        return type(mean_gradient(pose(models[world.rank], data, batch_size=1, world=world)))
+    def kind(process_group: ProcessGroup) -> type[MeanGradient]:
+        return type(mean_gradient(pose(models[process_group.rank], data, batch_size=1, process_group=process_group)))
 
     assert in_threads(2, kind) == [MeanGradient] * 2
     with as_large():
         assert in_threads(2, kind) == [SharedMeanGradient] * 2
-        assert kind(World()) is MeanGradient
+        assert kind(ProcessGroup()) is MeanGradient
 
 
 def test_it_is_said_how_many_ranks_hold_what_one_does_not() -> None:
     """A billion parameters in bfloat16: 6 GB while they are read, then 2 and an example, and 8 of ḡ among the ranks."""
-    found = Outline(10**9, 10**9, Precision.BFLOAT16)
+    found = LowerBound(10**9, 10**9, Precision.BFLOAT16)
     assert [found.ranks(room * 10**9 // 10) for room in (59, 60, 61, 99, 100)] == [None, 2, 2, 2, 1]
     assert replace(found, tensors=10**6, analysed=10**6).ranks(7 * 10**6) is None, "small ones are not shared out"
     assert replace(found, values=10**9, outputs=2).ranks(6 * 10**9) is None, "an example fits nowhere"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fisher_cli.curvature.problem.problem import TensorData, pose
-from fisher_cli.curvature.traces.traces import Sweep, sweep
+from fisher_cli.curvature.traces.traces import TraceResult, sweep
 from fisher_cli.errors import (
     ArchitectureError,
     CoupledExamplesError,
@@ -140,7 +140,7 @@ def test_what_no_rule_covers_goes_through_per_example_gradients() -> None:
     assert [layer.method for layer in layers] == ["linear", "linear", "per-example", "linear", "linear"]
 
 
-def saturated(scale: float, dtype: torch.dtype) -> Sweep:
+def saturated(scale: float, dtype: torch.dtype) -> TraceResult:
     torch.manual_seed(3)
     model = mlp(6, 8, 3).to(dtype)
     with torch.no_grad():

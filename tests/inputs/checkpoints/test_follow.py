@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 import fisher_cli.inputs.checkpoints.follow as following
 from fisher_cli.cli.app import app
 from fisher_cli.inputs.checkpoints.checkpoints import CheckpointFile, find_checkpoints
-from fisher_cli.inputs.checkpoints.follow import Following, Watch
-from fisher_cli.inputs.checkpoints.inspection_cache import Acquaintance
-from fisher_cli.inputs.formats.reading import Reading
+from fisher_cli.inputs.checkpoints.follow import FollowedPaths, FollowRequest
+from fisher_cli.inputs.checkpoints.inspection_cache import InspectionCache
+from fisher_cli.inputs.formats.reading import ReadOptions
 from fisher_cli.storage.readers import read_table
 from tests.run.test_resume import QUICK, analyze, counted, desk, tables
 from tests.storage.test_integrity import checked
@@ -68,8 +68,8 @@ class Desk:
     def __post_init__(self) -> None:
         self.folder.mkdir()
         self.save(10)
-        way = Following(say=self.said.append, clock=lambda: self.now, patience=5.0)
-        self.watch = Watch([self.folder], Reading(), Acquaintance(), way)
+        way = FollowRequest(say=self.said.append, clock=lambda: self.now, patience=5.0)
+        self.watch = FollowedPaths([self.folder], ReadOptions(), InspectionCache(), way)
         assert len(self.watch.begin(find_checkpoints([self.folder]))) == 1
 
     def path(self, step: int) -> Path:
@@ -239,7 +239,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, *acts: Callable[[], object]) -> li
             raise KeyboardInterrupt
         acts[len(waits) - 1]()
 
-    monkeypatch.setattr(following, "Following", partial(Following, pause=pause))
+    monkeypatch.setattr(following, "Following", partial(FollowRequest, pause=pause))
     return waits
 
 

@@ -9,7 +9,7 @@ import torch
 
 import tests.layouts_of_tools  # noqa: F401  adds its own to LAYOUTS
 from fisher_cli import analyze
-from fisher_cli.inputs.checkpoints.checkpoints import Reading, find_checkpoints, load_checkpoint
+from fisher_cli.inputs.checkpoints.checkpoints import ReadOptions, find_checkpoints, load_checkpoint
 from tests.layouts import COUNTER, HAS_STAND_INS, LAYOUTS, NEED_STAND_INS, Written, featured_name, saved, weights
 
 DONE: set[str] = set()
@@ -40,7 +40,7 @@ def test_a_layout_gives_the_weights_the_time_and_the_trace(name: str, tmp_path: 
     if name in NEED_STAND_INS and not HAS_STAND_INS:
         pytest.skip("needs stand-ins for the types that the file names")
     found = written(name, tmp_path)
-    reading = Reading(found.state_key, found.use_ema)
+    reading = ReadOptions(found.state_key, found.use_ema)
     [file] = find_checkpoints([found.path], reading)
     checkpoint = load_checkpoint(file, reading)
     expected = {featured_name(key) if "Featured" in found.model else key: value for key, value in weights().items()}

@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints
-from fisher_cli.inputs.checkpoints.timeline import Moment, moment, stated
+from fisher_cli.inputs.checkpoints.timeline import TrainingPoint, moment, stated
 from tests.checkpoint_files import WEIGHTS, load, names, saved
 
 # What the file says about itself
@@ -115,16 +115,16 @@ def test_files_in_error_take_the_place_their_name_tells_and_else_the_end(tmp_pat
 @pytest.mark.parametrize(
     ("entries", "name", "expected"),
     [
-        ({"global_step": 4, "epoch": 1, "step": 9}, "epoch_7.pt", Moment(4, 1.0, "global_step, epoch")),
-        ({"epoch": 1}, "step_5.pt", Moment(5, 1.0, "name, epoch")),
-        ({"meta": {"iter": 3, "epoch": 2}}, "a.pth", Moment(3, 2.0, "meta.iter, meta.epoch")),
-        ({"meta": 3, "iteration": "soon"}, "checkpoint-7/model.safetensors", Moment(7, None, "name")),
-        ({"epoch": 0}, "checkpoint-3.pth.tar", Moment(None, 0.0, "epoch")),
-        ({"step": 0}, "a.pt", Moment(0, None, "step")),
-        ({}, "weights.pt", Moment(None, None, "order")),
-        ({}, "step_9/step_7.pt", Moment(7, None, "name")),
-        ({}, "epoch_2/step_7.pt", Moment(7, 2.0, "name")),
+        ({"global_step": 4, "epoch": 1, "step": 9}, "epoch_7.pt", TrainingPoint(4, 1.0, "global_step, epoch")),
+        ({"epoch": 1}, "step_5.pt", TrainingPoint(5, 1.0, "name, epoch")),
+        ({"meta": {"iter": 3, "epoch": 2}}, "a.pth", TrainingPoint(3, 2.0, "meta.iter, meta.epoch")),
+        ({"meta": 3, "iteration": "soon"}, "checkpoint-7/model.safetensors", TrainingPoint(7, None, "name")),
+        ({"epoch": 0}, "checkpoint-3.pth.tar", TrainingPoint(None, 0.0, "epoch")),
+        ({"step": 0}, "a.pt", TrainingPoint(0, None, "step")),
+        ({}, "weights.pt", TrainingPoint(None, None, "order")),
+        ({}, "step_9/step_7.pt", TrainingPoint(7, None, "name")),
+        ({}, "epoch_2/step_7.pt", TrainingPoint(7, 2.0, "name")),
     ],
 )
-def test_who_tells_step_and_epoch_is_recorded(entries: dict[str, object], name: str, expected: Moment) -> None:
+def test_who_tells_step_and_epoch_is_recorded(entries: dict[str, object], name: str, expected: TrainingPoint) -> None:
     assert moment(stated(entries), name) == expected

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from fisher_cli.inputs.checkpoints.checkpoints import Reading, find_checkpoints, load_checkpoint
+from fisher_cli.inputs.checkpoints.checkpoints import ReadOptions, find_checkpoints, load_checkpoint
 from fisher_cli.inputs.networks.fitting import load_weights, network_notes
 from tests.architecture_cases import checkpoint, message
 
@@ -133,7 +133,7 @@ def test_weights_under_two_prefixes_are_not_chosen_between(tmp_path: Path) -> No
     [file] = find_checkpoints([tmp_path / "a.ckpt"])
     text = message(lambda: load_weights(network, load_checkpoint(file)))
     assert "pass --state-key state_dict.q or --state-key state_dict.k" in text
-    load_weights(network, load_checkpoint(file, Reading(state_key="state_dict.k")))  # the remedy works
+    load_weights(network, load_checkpoint(file, ReadOptions(state_key="state_dict.k")))  # the remedy works
     assert torch.equal(network[2].weight, second[2].weight)
 
 

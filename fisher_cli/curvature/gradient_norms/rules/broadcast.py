@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fisher_cli.curvature.gradient_norms.grad_factors import Given, Vectors
+from fisher_cli.curvature.gradient_norms.grad_factors import ExplicitGradients, Given
 
 
 def _reduced(parameter: Tensor, gradient: Tensor) -> dict[str, Given]:
@@ -15,7 +15,7 @@ def _reduced(parameter: Tensor, gradient: Tensor) -> dict[str, Given]:
     for dimension, size in enumerate(shape):
         if dimension > 0 and size == 1 and gradient.shape[dimension + 1] != 1:
             gradient = gradient.sum(dimension + 1, keepdim=True)
-    return {"parameter": Vectors(gradient.reshape(*gradient.shape[:2], -1))}
+    return {"parameter": ExplicitGradients(gradient.reshape(*gradient.shape[:2], -1))}
 
 
 def added(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:

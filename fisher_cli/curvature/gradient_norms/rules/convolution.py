@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
-from fisher_cli.curvature.gradient_norms.grad_factors import Given, OuterProducts, Vectors
+from fisher_cli.curvature.gradient_norms.grad_factors import ExplicitGradients, Given, OuterProducts
 
 
 def patches(
@@ -60,7 +60,7 @@ def convolution(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor
     delta = cotangents.reshape(directions, examples, groups, channels // groups, -1)
     parts: dict[str, Given] = {"weight": OuterProducts(a, delta)}
     if arguments["bias"] is not None:
-        parts["bias"] = Vectors(delta.sum(4).flatten(2))
+        parts["bias"] = ExplicitGradients(delta.sum(4).flatten(2))
     return parts
 
 
@@ -83,7 +83,7 @@ def transposed_convolution(arguments: Mapping[str, Any], inputs: Tensor, cotange
     delta = columns.reshape(directions, examples, groups, -1, math.prod(grid))
     a = inputs.reshape(examples, groups, -1, math.prod(grid))
     summed = cotangents.reshape(directions, examples, channels, -1).sum(3)
-    return {"weight": OuterProducts(a, delta, transposed=True), "bias": Vectors(summed)}
+    return {"weight": OuterProducts(a, delta, transposed=True), "bias": ExplicitGradients(summed)}
 
 
 def is_batched(arguments: Mapping[str, Any]) -> bool:

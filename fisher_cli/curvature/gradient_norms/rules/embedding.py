@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fisher_cli.curvature.gradient_norms.grad_factors import Given, Rows
+from fisher_cli.curvature.gradient_norms.grad_factors import EmbeddingRows, Given
 
 
 def embedding(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
@@ -16,7 +16,7 @@ def embedding(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) 
     delta = cotangents.reshape(*cotangents.shape[:2], ids.shape[1], arguments["weight"].shape[1:].numel())
     is_padded = arguments["padding_idx"] is not None
     counted = ~_is_padding(arguments, ids) if is_padded else torch.ones_like(ids, dtype=torch.bool)
-    return {"weight": Rows(ids, delta, counted)}
+    return {"weight": EmbeddingRows(ids, delta, counted)}
 
 
 def is_plain(arguments: Mapping[str, Any]) -> bool:
@@ -62,7 +62,7 @@ def embedding_bag(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tens
         delta = delta * first
     else:
         delta = delta * weights.unsqueeze(2)
-    return {"weight": Rows(ids, delta, counted)}
+    return {"weight": EmbeddingRows(ids, delta, counted)}
 
 
 def _is_padding(arguments: Mapping[str, Any], ids: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fisher_cli.curvature.gradient_norms.grad_factors import Given, OuterProducts, Vectors
+from fisher_cli.curvature.gradient_norms.grad_factors import ExplicitGradients, Given, OuterProducts
 
 
 def linear(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
@@ -15,7 +15,7 @@ def linear(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> 
     a = inputs.reshape(len(inputs), 1, -1, inputs.shape[-1]).transpose(2, 3)
     delta = cotangents.reshape(*cotangents.shape[:2], 1, -1, cotangents.shape[-1]).transpose(3, 4)
     summed = delta.flatten(2) if delta.shape[4] == 1 else delta.squeeze(2).sum(3)
-    return {"weight": OuterProducts(a, delta), "bias": Vectors(summed)}
+    return {"weight": OuterProducts(a, delta), "bias": ExplicitGradients(summed)}
 
 
 def matrix_product(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:

@@ -8,14 +8,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from fisher_cli.curvature.gradient_norms.deferred_checks import runs_behind
-from fisher_cli.curvature.gradient_norms.grad_factors import Given, Vectors
+from fisher_cli.curvature.gradient_norms.grad_factors import ExplicitGradients, Given
 
 
 def _channelwise(normalized: Tensor, cotangents: Tensor) -> dict[str, Given]:
     """γ and β shared over positions: x̂ (B, C, …), cotangents (K, B, C, …)."""
     x_hat = normalized.reshape(*normalized.shape[:2], -1)
     delta = cotangents.reshape(len(cotangents), *x_hat.shape)
-    return {"weight": Vectors(torch.einsum("kbcl,bcl->kbc", delta, x_hat)), "bias": Vectors(delta.sum(3))}
+    return {
+        "weight": ExplicitGradients(torch.einsum("kbcl,bcl->kbc", delta, x_hat)),
+        "bias": ExplicitGradients(delta.sum(3)),
+    }
 
 
 def batch_norm(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
@@ -62,7 +65,7 @@ def _elementwise(normalized: Tensor, dimensions: int, cotangents: Tensor) -> dic
     else:
         # As a product of matrices it would be one for every element, whose positions do not lie side by side.
         weight = torch.stack([(each * x_hat).sum(1) for each in delta])
-    return {"weight": Vectors(weight), "bias": Vectors(delta.sum(2))}
+    return {"weight": ExplicitGradients(weight), "bias": ExplicitGradients(delta.sum(2))}
 
 
 def layer_norm(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:

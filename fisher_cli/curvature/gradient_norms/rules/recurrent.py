@@ -22,7 +22,7 @@ WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 @dataclass(frozen=True)
-class Product:
+class StepProduct:
     """A product with weights at every step: `output` (B, T, …) has the cotangents of all steps.
 
     `inputs` (B, T, …) are what the rule of `function` needs beside them, `arguments` the weights by role.
@@ -39,7 +39,7 @@ class Unrolled:
     """What the function returns, and the products on the way."""
 
     outputs: tuple[Tensor, ...]
-    products: Sequence[Product]
+    products: Sequence[StepProduct]
 
 
 def _lstm_step(given: Tensor, product: Tensor, state: State) -> tuple[State, Tensor | None]:
@@ -110,7 +110,7 @@ def _layers(
     initial = tuple(hx) if name == "lstm" else (hx,)
     directions, each = 1 + bidirectional, len(flat) // (layers * (1 + bidirectional))
     x = x if batch_first else x.transpose(0, 1)
-    last, products, outputs = list[State](), list[Product](), list[list[Tensor]]()
+    last, products, outputs = list[State](), list[StepProduct](), list[list[Tensor]]()
     for layer in range(layers):
         outputs = []
         for direction in range(directions):
@@ -132,7 +132,7 @@ def _layers(
 
 def _steps(
     name: str, x: Tensor, state: State, weights: Sequence[Tensor | None], projection: Tensor | None
-) -> tuple[list[State], list[Product]]:
+) -> tuple[list[State], list[StepProduct]]:
     """The states after every step of one layer in one direction, and its products."""
     kind, step = STEPS[name]
     w_ih, w_hh, b_ih, b_hh = weights
@@ -151,9 +151,9 @@ def _steps(
             state = functional.linear(state[0], projection) + probe[:, number], *state[1:]
         states.append(state)
     parts = [x.detach(), torch.stack(before, 1), *([torch.stack(factors, 1)] if factors else [])]
-    products = [Product(kind, dict(zip(WEIGHTS, weights, strict=True)), torch.cat(parts, 2), given)]
+    products = [StepProduct(kind, dict(zip(WEIGHTS, weights, strict=True)), torch.cat(parts, 2), given)]
     if probe is not None:
-        products.append(Product("linear", {"weight": projection, "bias": None}, torch.stack(projected, 1), probe))
+        products.append(StepProduct("linear", {"weight": projection, "bias": None}, torch.stack(projected, 1), probe))
     return states, products
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fisher_cli.curvature.gradient_norms.grad_factors import Given, OuterProducts, Rows, Vectors
+from fisher_cli.curvature.gradient_norms.grad_factors import EmbeddingRows, ExplicitGradients, Given, OuterProducts
 from fisher_cli.curvature.gradient_norms.rules.broadcast import added, is_spread, multiplied
 from fisher_cli.curvature.gradient_norms.rules.convolution import convolution, is_batched, transposed_convolution
 from fisher_cli.curvature.gradient_norms.rules.embedding import embedding, embedding_bag, is_plain
@@ -39,15 +39,15 @@ class Rule:
     batch_anywhere: bool = False
 
 
-_WEIGHTS: dict[str, type[Given]] = {"weight": OuterProducts, "bias": Vectors}
-_SCALES: dict[str, type[Given]] = {"weight": Vectors, "bias": Vectors}
+_WEIGHTS: dict[str, type[Given]] = {"weight": OuterProducts, "bias": ExplicitGradients}
+_SCALES: dict[str, type[Given]] = {"weight": ExplicitGradients, "bias": ExplicitGradients}
 _RECURRENT: dict[str, type[Given]] = {
     "weight_ih": OuterProducts,
     "weight_hh": OuterProducts,
-    "bias_ih": Vectors,
-    "bias_hh": Vectors,
+    "bias_ih": ExplicitGradients,
+    "bias_hh": ExplicitGradients,
 }
-_BARE: dict[str, type[Given]] = {"parameter": Vectors}
+_BARE: dict[str, type[Given]] = {"parameter": ExplicitGradients}
 
 RULES: dict[str, Rule] = {
     "linear": Rule("linear", linear, _WEIGHTS, batch_anywhere=True),
@@ -61,8 +61,8 @@ RULES: dict[str, Rule] = {
     "group_norm": Rule("group-norm", group_norm, _SCALES),
     "layer_norm": Rule("layer-norm", layer_norm, _SCALES, leaves_the_batch_apart, batch_anywhere=True),
     "rms_norm": Rule("rms-norm", rms_norm, _SCALES, leaves_the_batch_apart, batch_anywhere=True),
-    "embedding": Rule("embedding", embedding, {"weight": Rows}, is_plain, batch_anywhere=True),
-    "embedding_bag": Rule("embedding-bag", embedding_bag, {"weight": Rows}, is_plain),
+    "embedding": Rule("embedding", embedding, {"weight": EmbeddingRows}, is_plain, batch_anywhere=True),
+    "embedding_bag": Rule("embedding-bag", embedding_bag, {"weight": EmbeddingRows}, is_plain),
     "lstm": Rule("lstm", recurrent, _RECURRENT),
     "gru": Rule("gru", gru, _RECURRENT),
     "rnn": Rule("rnn", recurrent, _RECURRENT),
