@@ -16,9 +16,9 @@ from pathlib import Path
 
 PACKAGE = "fisher_cli"
 # The modules whose `check` looks at every trace as it is made.
-CHECKS = ("curvature.gradient_norms.verification", "curvature.consistency")
+CHECKS = ("curvature.gradient_norms.verification", "curvature.traces.coverage_ledger")
 # Those that are planted in what checks and what is checked with them on.
-OF_CHECKS = (*CHECKS, "curvature.company")
+OF_CHECKS = (*CHECKS, "curvature.problem.batch_independence")
 
 _WHERE = re.compile(r"in ([\w.]+): (.*)", re.DOTALL)
 _WILDCARD = re.compile(r"_[A-Z]")

@@ -313,8 +313,7 @@ def _group(group: ExampleGroup) -> dict[str, Value]:
         "accuracy": group.accuracy,
     }
     for name, estimate in estimates.items():
-        if estimate is not None:
-            row |= {name: estimate.value, f"{name}_se": estimate.standard_error}
+        row |= estimate_cells(name, estimate)
     return row
 
 

@@ -82,8 +82,6 @@ def convolutions_by(convolve: Convolve) -> Iterator[None]:
             setattr(functional, name, original)
 
 
-_ATEN_CONVOLUTIONS: Final = torch.ops.aten
-
 # Convolutions over so few positions go through one matrix product, which cuDNN's heuristics do not find there.
 FEW_POSITIONS = 49
 # With a stride and more positions than so many in a phase, cuDNN's own kernel for the gradient is the fastest.
@@ -169,9 +167,7 @@ def _of_phase(u: Tensor, turned: Tensor, phase: Sequence[_Phase], groups: int) -
         return _of_points(u, kernel.flatten(1), together=is_narrow)
     if groups == 1 and is_narrow:
         return _by_product(u, kernel, padding, steps)
-    y: Tensor = _ATEN_CONVOLUTIONS.convolution(
-        u, kernel, None, (1,) * len(steps), padding, steps, False, (0,) * len(steps), groups
-    )
+    y: Tensor = _ATEN.convolution(u, kernel, None, (1,) * len(steps), padding, steps, False, (0,) * len(steps), groups)
     return y
 
 
