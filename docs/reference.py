@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import typer
-from fisher_cli.formats import SCHEMA_VERSION, Format
 
-from fisher_cli import columns, comparison_columns
 from fisher_cli.cli.app import app
+from fisher_cli.storage.formats import SCHEMA_VERSION, Format
+from fisher_cli.tables import columns
 
 TABLES = (
     ("The main table", "analyze", "NAME", columns.COLUMNS),
@@ -28,25 +28,25 @@ TABLES = (
         "True against empirical",
         "compare true-vs-empirical",
         "NAME.compare",
-        comparison_columns.comparison_columns(1),
+        columns.comparison_columns(1),
     ),
     (
         "True against empirical, by parameter",
         "compare true-vs-empirical",
         "NAME.compare.layers",
-        comparison_columns.COMPARISON_LAYER_COLUMNS,
+        columns.COMPARISON_LAYER_COLUMNS,
     ),
     (
         "Two checkpoints",
         "compare checkpoints",
         "NAME.checkpoints",
-        comparison_columns.CHECKPOINT_COMPARISON_COLUMNS,
+        columns.CHECKPOINT_COMPARISON_COLUMNS,
     ),
     (
         "Two checkpoints, by parameter",
         "compare checkpoints",
         "NAME.checkpoints.layers",
-        comparison_columns.LAYER_STEP_COLUMNS,
+        columns.LAYER_STEP_COLUMNS,
     ),
     ("Examples", "examples, analyze --per-example", "NAME.examples", columns.EXAMPLE_COLUMNS),
     ("Groups of examples", "examples", "NAME.groups", columns.GROUP_COLUMNS),
