@@ -1,8 +1,10 @@
 """The house rules of the architecture, kept by reading the source."""
 
 import ast
+import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -92,6 +94,35 @@ def test_the_rule_of_floors_finds_what_it_forbids() -> None:
     assert climbs(("curvature", "linalg", "krylov"), ("curvature", "problem", "problem"))
     assert not climbs(("run", "sequence"), ("run", "movement"))
     assert not climbs(("cli", "app"), ("errors",))
+
+
+def test_the_pictures_of_the_architecture_are_the_floors() -> None:
+    text = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+    pictures = re.findall(r"```mermaid\n(.*?)```", text, re.DOTALL)
+    for folder, picture in zip(["", "curvature"], pictures, strict=True):
+        floors = re.findall(r"subgraph \w+ \[ \]\n(.*?)\n  end", picture, re.DOTALL)
+        drawn = [{line.split("[")[0].strip() for line in each.splitlines()} for each in floors]
+        assert drawn == [names for names in FLOORS[folder] if "__main__" not in names]
+
+
+# Longer than sixty lines, each with its reason.
+LONG_FUNCTIONS: Final[dict[str, str]] = {}
+
+
+def test_a_function_of_more_than_sixty_lines_has_a_reason() -> None:
+    functions = [
+        (path, node) for path, tree in modules() for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)
+    ]
+    lengths = {
+        f"{path.relative_to(PACKAGE)}: {node.name}": (node.end_lineno or 0) - node.lineno for path, node in functions
+    }
+    assert {name for name, length in lengths.items() if length >= 60} == LONG_FUNCTIONS.keys()
+
+
+def test_a_class_has_a_name_of_its_own() -> None:
+    """Within the package; private ones within their module."""
+    names = Counter(node.name for _, tree in modules() for node in tree.body if isinstance(node, ast.ClassDef))
+    assert not [name for name, count in names.items() if count > 1 and not name.startswith("_")]
 
 
 def test_curvature_knows_nothing_but_torch_and_the_ground_floor() -> None:
