@@ -1,6 +1,8 @@
 import os
 import random
+import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 # Set before torch is imported: small problems are slower on several threads, and workers share the cores.
@@ -16,6 +18,10 @@ from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
 from tests.cases import CASES, Case
 from tests.data_files import save_image
 from tests.reference import Reference, reference
+from tests.small_run import write_checkpoints
+
+# Processes are forked, and may not share threads.
+torch.set_num_threads(1)
 
 # The same examples each time, and as long for each as the machine takes.
 hypothesis.settings.register_profile("the same", derandomize=True, deadline=None)
@@ -67,10 +73,29 @@ def reference_of(case: Case, dtype: torch.dtype = torch.float64) -> Reference:
 
 
 @pytest.fixture
-def no_data_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A working directory without data, and no variable that leads elsewhere."""
-    monkeypatch.delenv("FISHER_DATA_DIR", raising=False)
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty working directory, and a terminal of no colours and no known width.
+
+    What tests put on the import path or import from there is gone afterwards.
+    """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", sys.path[:])
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERMINAL_WIDTH", "100")
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.delenv("FISHER_DATA_DIR", raising=False)
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def ckpts(workdir: Path) -> Path:
+    """The folder ckpts/ with twelve small checkpoints; `make` in net.py builds their network."""
+    write_checkpoints(12)
+    return workdir / "ckpts"
 
 
 @pytest.fixture

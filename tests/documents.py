@@ -16,9 +16,8 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from typer.testing import CliRunner
 
-from fisher_cli.cli.app import app
+from tests.command import fisher
 from tests.data_files import write_cifar
 
 ROOT = Path(__file__).parent.parent
@@ -92,8 +91,7 @@ def run(command: str, shown: list[str], folder: Path) -> str:
     assert words[0] == "fisher", f"{command}: of no kind that is tested"
     if shown and words[1] in TABLES and "--format" not in words:
         words += ["--format", "table"]
-    result = CliRunner().invoke(app, words[1:])
-    assert result.exit_code == 0, f"{command}: {result.output}"
+    result = fisher(*words[1:])
     written = re.search(r"(?:-o|--output) (\S+\.\w+)", line)
     assert written is None or any(folder.glob(f"{Path(written[1]).stem}*")), command
     if target:

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
-from fisher_cli.cli.app import _be_silent, app
+from fisher_cli.cli.app import main as fisher_main
 from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
 from fisher_cli.curvature.problem.process_group import ProcessGroup
 from fisher_cli.curvature.spectra.eigensystems import matrices
@@ -202,14 +203,16 @@ AS_LARGE = "as-large"
 def command(words: list[str]) -> Any:
     """Go through the words of a command; after `AS_LARGE` its networks count as large."""
     large, words = (as_large(), words[1:]) if words[0] == AS_LARGE else (contextlib.nullcontext(), words)
-    with large:
-        return app(words, prog_name="fisher", standalone_mode=False)
+    with large, patch("sys.argv", ["fisher", *words]):
+        try:
+            fisher_main()
+        except SystemExit as stop:
+            return stop.code or 0
+    return 0
 
 
 def main(file: Path) -> None:
     launch, done = launched(), []
-    if not launch.speaks:
-        _be_silent()
     for task in json.loads(file.read_text()):
         if isinstance(task, list):
             done.append(command(task))

@@ -5,14 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from unittest.mock import patch
 
-from typer.testing import CliRunner
-
-from fisher_cli.cli.app import app
 from fisher_cli.storage.formats import format_of
 from fisher_cli.storage.report_files import ReportFiles, RunRecord
 from fisher_cli.tables.build import make_table
 from fisher_cli.tables.columns import LAYER_COLUMNS, main_columns
 from fisher_cli.tables.dialects import Dialect
+from tests.command import fisher
 
 SAMPLES = Path(__file__).parent.parent / "sample_checkpoints"
 COMMANDS = (
@@ -32,8 +30,7 @@ def computed(folder: Path, run: str = "clean", steps: Sequence[int] = (0, 22, 66
     for command, limit, options in COMMANDS:
         arguments = [*command.split(), *files, *labels, "--limit", str(int(limit * part)), "-q", *options, str(report)]
         with patch("sys.argv", ["fisher", *arguments]):  # the record keeps the command
-            done = CliRunner().invoke(app, arguments)
-        assert done.exit_code == 0, done.output
+            fisher(*arguments)
     return report
 
 

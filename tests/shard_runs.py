@@ -1,48 +1,21 @@
 """A folder of small checkpoints, and the commands that measure it whole, in shards or on several devices."""
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
-import pytest
 import torch
-from torch import nn
-from typer.testing import CliRunner
 
-import fisher_cli.run.sequence
-from fisher_cli.cli.app import app
 from fisher_cli.storage.checksums import SEAL
-from tests.run.test_resume import NET
+from tests.command import fisher
+from tests.small_run import QUICK
 
-QUICK = ("--limit", "8", "--eigenvalues", "1", "--model", "./net.py:make")
 # What tells how a run went, and so differs from run to run.
 OF_THE_TIME = {"command", "seconds", "timings", "checks", "peak_memory_bytes", "parts", "made_of"}
 
 
-@pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with twelve small checkpoints; forked processes may not share threads."""
-    monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    Path("net.py").write_text(NET)
-    Path("ckpts").mkdir()
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Tanh(), nn.Linear(4, 10))
-    for step in range(12):
-        torch.save(network.state_dict(), f"ckpts/step_{step:02}.pt")
-        with torch.no_grad():
-            for parameter in network.parameters():
-                parameter += 0.1 * torch.randn_like(parameter)
-    yield tmp_path
-    torch.set_num_threads(threads)
-
-
 def run(*words: object, code: int | None = 0) -> str:
-    done = CliRunner().invoke(app, [*map(str, words)], prog_name="fisher")
-    assert code is None or done.exit_code == code, done.output
-    return done.stderr
+    return fisher(*words, code=code).stderr
 
 
 def analyze(*words: object, code: int | None = 0) -> str:
@@ -59,12 +32,12 @@ def parts(count: int, suffix: str = "csv", *words: object, code: int | None = 0)
 def spoil() -> None:
     """Checkpoints that cannot be used where shards begin and end; the first shard of four has nothing else."""
     for step in (0, 1, 2):
-        Path(f"ckpts/step_{step:02}.pt").write_bytes(b"no checkpoint")
+        Path(f"ckpts/step_{step}.pt").write_bytes(b"no checkpoint")
     for step in (5, 8):
-        weights = torch.load(f"ckpts/step_{step:02}.pt", weights_only=True)
+        weights = torch.load(f"ckpts/step_{step}.pt", weights_only=True)
         weights["1.bias"][0] = float("nan")
-        torch.save(weights, f"ckpts/step_{step:02}.pt")
-    Path("ckpts/step_07.pt").write_bytes(b"")
+        torch.save(weights, f"ckpts/step_{step}.pt")
+    Path("ckpts/step_7.pt").write_bytes(b"")
 
 
 def assert_equal_reports(one: str, other: str, *words: str, may_differ: Collection[str] = ()) -> None:
@@ -81,15 +54,3 @@ def assert_equal_reports(one: str, other: str, *words: str, may_differ: Collecti
     assert runs[0].keys() - runs[1].keys() <= {"parts"}
     assert runs[1].keys() - runs[0].keys() <= {"made_of"}
     assert {name for name in runs[1] if runs[0].get(name) != runs[1][name]} <= {*OF_THE_TIME, *may_differ}
-
-
-def measured_from_now_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    found: list[str] = []
-    real = fisher_cli.run.sequence.Run.measure
-
-    def measure(self: fisher_cli.run.sequence.Run, file: fisher_cli.run.sequence.CheckpointFile) -> Any:
-        found.append(file.name)
-        return real(self, file)
-
-    monkeypatch.setattr(fisher_cli.run.sequence.Run, "measure", measure)
-    return found

@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from fisher_cli.cli.app import app
+from tests.command import fisher
 from tests.documents import ROOT, blocks, furnish, run
 
 README = ROOT / "README.md"
@@ -61,7 +60,7 @@ def test_the_readmes_table_and_picture_are_the_demonstrations(tmp_path: Path, mo
     command = next(line for line in (ROOT / "Makefile").read_text().splitlines() if "--format table" in line)
     arguments = shlex.split(command.split("fisher ", 1)[1])
     arguments[arguments.index("-o") + 1] = str(tmp_path / "demo.csv")
-    printed = CliRunner().invoke(app, arguments).stdout
+    printed = fisher(*arguments).stdout
     (shown,) = (block.text for block in blocks(README, "text") if "Fisher information" in block.text)
     # Rounding may differ from machine to machine in the last digit shown.
     assert numbers(printed) == pytest.approx(numbers(shown), rel=0.02, abs=0.011)

@@ -110,8 +110,9 @@ def isolated(job: list[str]) -> dict[str, object]:
 
 def main() -> None:
     jobs = json.load(sys.stdin)
+    answer(jobs[0])  # what is imported late is imported now, and what counting imports
     with Effort().counting():
-        answer(jobs[0])  # what is imported late is imported now
+        answer(jobs[0])
     one_line("\x1b")  # so is the codec that escapes names
     for job in jobs:
         sys.stdout.write(json.dumps(isolated(job)) + "\n")

@@ -16,12 +16,15 @@ import pytest
 import torch
 from PIL import Image
 from rich.cells import cell_len
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 import fisher_cli.run.sequence
-from fisher_cli.cli.app import app
+from fisher_cli.errors import DataError
 from fisher_cli.results import Measurement, Status
+from tests.command import error_line, fisher
 from tests.waiting import PATIENCE, until
+
+pytestmark = pytest.mark.usefixtures("workdir")
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "sample_checkpoints"
@@ -55,29 +58,8 @@ LAYER_COLUMNS = re.findall(
 )
 
 
-@pytest.fixture(autouse=True)
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to work in, and a terminal without colours."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", sys.path[:])  # a network's module adds the working directory
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setenv("TERMINAL_WIDTH", "100")
-    monkeypatch.delenv("COLUMNS", raising=False)
-    return tmp_path
-
-
-def fisher(*words: object) -> Result:
-    """Run the command in this process; whatever goes wrong, no traceback may reach the user."""
-    result = CliRunner().invoke(app, [str(word) for word in words], prog_name="fisher")
-    assert isinstance(result.exception, SystemExit | None), result.exc_info
-    assert "Traceback" not in result.output
-    return result
-
-
 def analyze(*words: object, code: int = 0) -> Result:
-    result = fisher("analyze", *words)
-    assert result.exit_code == code, result.stderr
-    return result
+    return fisher("analyze", *words, code=code)
 
 
 def real(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
@@ -94,15 +76,6 @@ def table(text: str) -> pd.DataFrame:
 
 def rows(*words: object, code: int = 0) -> pd.DataFrame:
     return table(analyze(*words, code=code).stdout)
-
-
-def error_line(result: Result, code: int) -> str:
-    """The one line that says what went wrong; nothing else on stderr says `error`."""
-    assert result.exit_code == code, result.stderr
-    lines = [line for line in result.stderr.splitlines() if line.startswith("error:")]
-    assert len(lines) == 1, result.stderr
-    assert result.stderr.splitlines()[-1] == lines[0]
-    return lines[0].removeprefix("error: ")
 
 
 def altered(path: Path, change: Callable[[dict[str, torch.Tensor]], None], source: Path = FIRST) -> Path:
@@ -204,16 +177,16 @@ def test_two_runs_give_identical_tables(suffix: str) -> None:
         assert Path("one", name).read_bytes() == Path("two", name).read_bytes()
 
 
-def test_no_place_of_the_machine_is_in_a_table(desk: Path) -> None:
-    shutil.copy(FIRST, desk / "a.pt")
-    (desk / "b.pt").write_text("no checkpoint at all, but a text of some length\n")
-    (desk / "labels.csv").write_text("index,label\n" + "".join(f"{i},{i % 10}\n" for i in range(1400)))
-    analyze(desk, *BARE, "-o", "r.csv", "--labels", desk / "labels.csv", code=3)
+def test_no_place_of_the_machine_is_in_a_table(workdir: Path) -> None:
+    shutil.copy(FIRST, workdir / "a.pt")
+    (workdir / "b.pt").write_text("no checkpoint at all, but a text of some length\n")
+    (workdir / "labels.csv").write_text("index,label\n" + "".join(f"{i},{i % 10}\n" for i in range(1400)))
+    analyze(workdir, *BARE, "-o", "r.csv", "--labels", workdir / "labels.csv", code=3)
     for name in ("r.csv", "r.layers.csv"):
-        assert str(desk) not in Path(name).read_text()
+        assert str(workdir) not in Path(name).read_text()
     record = json.loads(Path("r.meta.json").read_text())
     del record["run"]  # how it went this time: the only part that names places
-    assert str(desk) not in json.dumps(record)
+    assert str(workdir) not in json.dumps(record)
 
 
 def test_the_batch_size_changes_nothing() -> None:
@@ -264,9 +237,7 @@ def test_estimators_agree_within_their_errors_and_say_what_they_are() -> None:
 
 @pytest.mark.parametrize("text", ["0", "-1", "x", "nan", "inf"])
 def test_a_target_error_must_be_positive(text: str) -> None:
-    result = CliRunner().invoke(app, ["analyze", str(FIRST), "--target-error", text])
-    assert result.exit_code == 2
-    assert "type a positive number" in result.stderr
+    assert "type a positive number" in fisher("analyze", FIRST, "--target-error", text, code=2).stderr
 
 
 def test_precision_likelihood_and_no_eigenvalues() -> None:
@@ -315,11 +286,11 @@ def number():
 
 
 @pytest.fixture
-def network(desk: Path) -> Path:
-    (desk / "ournets").mkdir()
-    (desk / "ournets" / "small.py").write_text(NETWORK.replace("warnings.warn", "str"))
-    (desk / "net.py").write_text(NETWORK)
-    return desk / "net.py"
+def network(workdir: Path) -> Path:
+    (workdir / "ournets").mkdir()
+    (workdir / "ournets" / "small.py").write_text(NETWORK.replace("warnings.warn", "str"))
+    (workdir / "net.py").write_text(NETWORK)
+    return workdir / "net.py"
 
 
 @pytest.mark.usefixtures("network")
@@ -356,15 +327,15 @@ def test_a_networks_words_and_warnings_do_not_mix_with_data() -> None:
 )
 @pytest.mark.usefixtures("network")
 def test_no_network(model: str, said: str) -> None:
-    result = fisher("analyze", CLEAN, *BARE, "--model", model)
-    assert said in error_line(result, 1)
+    result = fisher("analyze", CLEAN, *BARE, "--model", model, code=1)
+    assert said in error_line(result)
     assert result.stdout == ""
     assert len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.usefixtures("network")
 def test_a_wrong_argument_of_the_network() -> None:
-    said = error_line(fisher("analyze", CLEAN, *BARE, "--model", "./net.py:number", "--model-arg", "depth=3"), 1)
+    said = error_line(fisher("analyze", CLEAN, *BARE, "--model", "./net.py:number", "--model-arg", "depth=3", code=1))
     assert "unexpected keyword argument 'depth'" in said
     assert "--model-arg" in said
 
@@ -372,24 +343,24 @@ def test_a_wrong_argument_of_the_network() -> None:
 # --- bad checkpoints ---------------------------------------------------------------------------------------------
 
 
-def test_folders_without_checkpoints(desk: Path) -> None:
-    (desk / "empty").mkdir()
-    assert "empty: no checkpoint files inside (.bin" in error_line(fisher("analyze", "empty"), 1)
-    said = error_line(fisher("analyze", SAMPLES), 1)
+def test_folders_without_checkpoints(workdir: Path) -> None:
+    (workdir / "empty").mkdir()
+    assert "empty: no checkpoint files inside (.bin" in error_line(fisher("analyze", "empty", code=1))
+    said = error_line(fisher("analyze", SAMPLES, code=1))
     assert "the checkpoints are in subfolders" in said
     assert f"fisher analyze {CLEAN}" in said
-    assert "did you mean empty?" in error_line(fisher("analyze", "emty"), 1)
-    assert "no file matches this pattern" in error_line(fisher("analyze", "*.pt"), 1)
+    assert "did you mean empty?" in error_line(fisher("analyze", "emty", code=1))
+    assert "no file matches this pattern" in error_line(fisher("analyze", "*.pt", code=1))
 
 
-def test_a_bad_file_among_good_ones_is_a_row(desk: Path) -> None:
-    shutil.copy(FIRST, desk / "a.pt")
-    (desk / "b.pt").write_text("This is a note about the run.\n" * 10)
-    (desk / "c.pt").write_bytes(FIRST.read_bytes()[:5000])
-    torch.save({"state_dict": Bomb()}, desk / "d.pt")
-    with_nan(desk / "e.pt", MIDDLE)
-    shutil.copy(LAST, desk / "f.pt")
-    result = analyze(desk, *BARE, "-o", "r.csv", code=3)
+def test_a_bad_file_among_good_ones_is_a_row(workdir: Path) -> None:
+    shutil.copy(FIRST, workdir / "a.pt")
+    (workdir / "b.pt").write_text("This is a note about the run.\n" * 10)
+    (workdir / "c.pt").write_bytes(FIRST.read_bytes()[:5000])
+    torch.save({"state_dict": Bomb()}, workdir / "d.pt")
+    with_nan(workdir / "e.pt", MIDDLE)
+    shutil.copy(LAST, workdir / "f.pt")
+    result = analyze(workdir, *BARE, "-o", "r.csv", code=3)
     found = pd.read_csv("r.csv", keep_default_na=False).set_index("checkpoint")
     assert dict(found["status"]) == {
         "a.pt": "ok",
@@ -407,13 +378,13 @@ def test_a_bad_file_among_good_ones_is_a_row(desk: Path) -> None:
     for name in "bcde":
         assert sum(f" {name}.pt: " in line for line in said) == 1
     assert "error:" not in result.stderr
-    shown = analyze(desk, *BARE, "--format", "table", code=3).stdout
+    shown = analyze(workdir, *BARE, "--format", "table", code=3).stdout
     assert "failed: e.pt: NaN or infinite weights in 3.weight" in shown
 
 
 @pytest.mark.parametrize("kind", ["text", "truncated", "bomb", "nan"])
-def test_a_bad_file_alone(kind: str, desk: Path) -> None:
-    path = desk / "only.pt"
+def test_a_bad_file_alone(kind: str, workdir: Path) -> None:
+    path = workdir / "only.pt"
     if kind == "text":
         path.write_text("This is a note about the run.\n" * 10)
     elif kind == "truncated":
@@ -422,8 +393,8 @@ def test_a_bad_file_alone(kind: str, desk: Path) -> None:
         torch.save(Bomb(), path)
     else:
         with_nan(path)
-    result = fisher("analyze", path, *BARE, "-o", "r.csv")
-    assert error_line(result, 1).startswith("only.pt: ")
+    result = fisher("analyze", path, *BARE, "-o", "r.csv", code=1)
+    assert error_line(result).startswith("only.pt: ")
     assert len(result.stderr.splitlines()) == 2
     assert not Path("r.csv").exists()
     assert not Path("canary").exists()
@@ -432,16 +403,16 @@ def test_a_bad_file_alone(kind: str, desk: Path) -> None:
 def test_a_run_without_results_leaves_an_earlier_report_alone() -> None:
     analyze(FIRST, *BARE, "-o", "r.csv")
     before = Path("r.csv").read_bytes()
-    error_line(fisher("analyze", FIRST, *BARE, "-o", "r.csv", "--state-key", "nope"), 1)
+    error_line(fisher("analyze", FIRST, *BARE, "-o", "r.csv", "--state-key", "nope", code=1))
     assert Path("r.csv").read_bytes() == before
 
 
 @pytest.mark.parametrize("form", ["table", "json"])
-def test_all_nan(form: str, desk: Path) -> None:
+def test_all_nan(form: str, workdir: Path) -> None:
     for name in ("a.pt", "b.pt"):
-        with_nan(desk / name)
-    result = fisher("analyze", desk, *BARE, "--format", form)
-    said = error_line(result, 1)
+        with_nan(workdir / name)
+    result = fisher("analyze", workdir, *BARE, "--format", form, code=1)
+    said = error_line(result)
     assert said == (
         "none of the 2 checkpoints could be analysed: NaN or infinite weights in 3.weight: training had diverged here"
     )
@@ -461,33 +432,33 @@ def test_all_nan(form: str, desk: Path) -> None:
     ],
 )
 def test_one_reason_for_all_is_one_line(words: Sequence[str], said: str) -> None:
-    result = fisher("analyze", CLEAN, *BARE, *words)
-    line = error_line(result, 1)
+    result = fisher("analyze", CLEAN, *BARE, *words, code=1)
+    line = error_line(result)
     assert line.startswith("none of the 14 checkpoints could be analysed: ")
     assert said in line
     assert len(result.stderr.splitlines()) == 2
     assert len(result.stdout.splitlines()) == 15  # the rows are data all the same
 
 
-def test_different_reasons_are_all_said(desk: Path) -> None:
-    with_nan(desk / "a.pt")
-    (desk / "b.pt").write_text("This is a note about the run.\n" * 10)
-    result = fisher("analyze", desk, *BARE)
-    assert error_line(result, 1).startswith("none of the 2 checkpoints could be analysed; the first, a.pt: NaN")
+def test_different_reasons_are_all_said(workdir: Path) -> None:
+    with_nan(workdir / "a.pt")
+    (workdir / "b.pt").write_text("This is a note about the run.\n" * 10)
+    result = fisher("analyze", workdir, *BARE, code=1)
+    assert error_line(result).startswith("none of the 2 checkpoints could be analysed; the first, a.pt: NaN")
     assert result.stderr.splitlines()[1].startswith("1/2 a.pt: failed: NaN")
     assert result.stderr.splitlines()[2].startswith("2/2 b.pt: rejected: ")
 
 
-def test_held_back_failures_are_said_once_something_works(desk: Path) -> None:
+def test_held_back_failures_are_said_once_something_works(workdir: Path) -> None:
     for name in ("a.pt", "b.pt"):
-        with_nan(desk / name)
-    shutil.copy(LAST, desk / "step_9.pt")
-    said = analyze(desk / "a.pt", desk / "b.pt", desk / "step_9.pt", *BARE, code=3).stderr.splitlines()
+        with_nan(workdir / name)
+    shutil.copy(LAST, workdir / "step_9.pt")
+    said = analyze(workdir / "a.pt", workdir / "b.pt", workdir / "step_9.pt", *BARE, code=3).stderr.splitlines()
     assert [line.split(":")[0] for line in said[1:]] == ["1/3 a.pt", "2/3 b.pt", "3/3 step_9.pt"]
 
 
-def test_any_exception_of_a_network_is_a_row(desk: Path) -> None:
-    (desk / "odd.py").write_text(
+def test_any_exception_of_a_network_is_a_row(workdir: Path) -> None:
+    (workdir / "odd.py").write_text(
         "from torch import nn\n"
         "class Odd(nn.Module):\n"
         "    def __init__(self):\n"
@@ -496,8 +467,8 @@ def test_any_exception_of_a_network_is_a_row(desk: Path) -> None:
         "    def forward(self, x):\n"
         "        raise KeyError('mask')\n"
     )
-    torch.save({"layer.weight": torch.zeros(10, 64), "layer.bias": torch.zeros(10)}, desk / "odd.pt")
-    said = error_line(fisher("analyze", "odd.pt", *BARE, "--model", "./odd.py:Odd"), 1)
+    torch.save({"layer.weight": torch.zeros(10, 64), "layer.bias": torch.zeros(10)}, workdir / "odd.pt")
+    said = error_line(fisher("analyze", "odd.pt", *BARE, "--model", "./odd.py:Odd", code=1))
     assert said.startswith("odd.pt: KeyError: 'mask'")
     debugged = real("analyze", "odd.pt", *BARE, "--model", "./odd.py:Odd", "--debug")
     assert "Traceback" in debugged.stderr
@@ -508,16 +479,16 @@ def test_any_exception_of_a_network_is_a_row(desk: Path) -> None:
 
 
 @pytest.fixture
-def images(desk: Path) -> str:
+def images(workdir: Path) -> str:
     for name in "ab":
-        (desk / "images" / name).mkdir(parents=True)
-        Image.new("RGB", (16, 16), (90, 20, 200)).save(desk / "images" / name / "one.png")
+        (workdir / "images" / name).mkdir(parents=True)
+        Image.new("RGB", (16, 16), (90, 20, 200)).save(workdir / "images" / name / "one.png")
     return "folder:images"
 
 
 def test_images_of_the_wrong_shape(images: str) -> None:
-    result = fisher("analyze", CLEAN, "--data", images, "--normalize", "none", "--eigenvalues", 0)
-    line = error_line(result, 1)
+    result = fisher("analyze", CLEAN, "--data", images, "--normalize", "none", "--eigenvalues", 0, code=1)
+    line = error_line(result)
     assert "the network does not accept inputs of shape (3, 16, 16)" in line
     assert "check --model and --data" in line
     assert "2 examples of folder:images, not normalised" in result.stderr
@@ -526,34 +497,34 @@ def test_images_of_the_wrong_shape(images: str) -> None:
         analyze(FIRST, "--data", f"folder:{Path('images').absolute()}", "--normalize", "none", "-o", "r.csv")
     record = json.loads(Path("r.meta.json").read_text())
     assert record["data"]["name"] == record["settings"]["data"] == "folder:images"
-    assert "type --normalize with one of" in error_line(fisher("analyze", FIRST, "--data", images), 1)
+    assert "type --normalize with one of" in error_line(fisher("analyze", FIRST, "--data", images, code=1))
 
 
 @pytest.mark.parametrize(
     ("classes", "said"), [(7, "the network has 7 outputs"), (12, "12 outputs and the data 10 cla")]
 )
-def test_another_number_of_classes(classes: int, said: str, desk: Path) -> None:
+def test_another_number_of_classes(classes: int, said: str, workdir: Path) -> None:
     def cut(weights: dict[str, torch.Tensor]) -> None:
         for name in ("5.weight", "5.bias"):
             weights[name] = torch.zeros(classes, *weights[name].shape[1:])
 
-    altered(desk / "c.pt", cut)
-    assert said in error_line(fisher("analyze", "c.pt", *BARE), 1)
+    altered(workdir / "c.pt", cut)
+    assert said in error_line(fisher("analyze", "c.pt", *BARE, code=1))
 
 
-def test_labels_that_cannot_be(desk: Path) -> None:
-    (desk / "labels.csv").write_text("index,label\n" + "".join(f"{i},10\n" for i in range(1400)))
-    said = error_line(fisher("analyze", CLEAN, *BARE, "--labels", "labels.csv"), 1)
+def test_labels_that_cannot_be(workdir: Path) -> None:
+    (workdir / "labels.csv").write_text("index,label\n" + "".join(f"{i},10\n" for i in range(1400)))
+    said = error_line(fisher("analyze", CLEAN, *BARE, "--labels", "labels.csv", code=1))
     assert "labels run from 10 to 10, the network has 10 outputs" in said
-    assert "nolabels.csv: cannot be read" in error_line(fisher("analyze", FIRST, "--labels", "nolabels.csv"), 1)
+    assert "nolabels.csv: cannot be read" in error_line(fisher("analyze", FIRST, "--labels", "nolabels.csv", code=1))
 
 
 def test_datasets_that_are_not_there() -> None:
-    said = error_line(fisher("analyze", FIRST, "--data", "cifar10"), 1)
+    said = error_line(fisher("analyze", FIRST, "--data", "cifar10", code=1))
     assert "--download" in said
     assert "--data-dir" in said
-    assert "did you mean cifar10, cifar100?" in error_line(fisher("analyze", FIRST, "--data", "cifr10"), 1)
-    assert "there are train, test" in error_line(fisher("analyze", FIRST, "--split", "validation"), 2)
+    assert "did you mean cifar10, cifar100?" in error_line(fisher("analyze", FIRST, "--data", "cifr10", code=1))
+    assert "there are train, test" in error_line(fisher("analyze", FIRST, "--split", "validation", code=2))
 
 
 # --- bad words ---------------------------------------------------------------------------------------------------
@@ -587,41 +558,39 @@ def test_datasets_that_are_not_there() -> None:
     ],
 )
 def test_words_that_do_not_fit(words: Sequence[str], said: str) -> None:
-    result = fisher("analyze", FIRST, *words)
-    assert said in error_line(result, 2)
+    result = fisher("analyze", FIRST, *words, code=2)
+    assert said in error_line(result)
     assert result.stdout == ""
 
 
-def test_outputs_that_cannot_be(desk: Path) -> None:
-    assert "mkdir -p none" in error_line(fisher("analyze", FIRST, "-o", "none/r.csv"), 1)
-    (desk / "folder.csv").mkdir()
-    assert "it is a folder" in error_line(fisher("analyze", FIRST, "-o", "folder.csv"), 1)
+def test_outputs_that_cannot_be(workdir: Path) -> None:
+    assert "mkdir -p none" in error_line(fisher("analyze", FIRST, "-o", "none/r.csv", code=1))
+    (workdir / "folder.csv").mkdir()
+    assert "it is a folder" in error_line(fisher("analyze", FIRST, "-o", "folder.csv", code=1))
     Path("mine.csv").write_text("a,b\n")
-    assert "--force" in error_line(fisher("analyze", FIRST, *BARE, "-o", "mine.csv"), 1)
+    assert "--force" in error_line(fisher("analyze", FIRST, *BARE, "-o", "mine.csv", code=1))
     assert Path("mine.csv").read_text() == "a,b\n"
     analyze(FIRST, *BARE, "-o", "mine.csv", "--force")
     assert len(pd.read_csv("mine.csv")) == 1
-    said = error_line(fisher("analyze", FIRST, *BARE, "-o", "mine.tsv"), 1)
+    said = error_line(fisher("analyze", FIRST, *BARE, "-o", "mine.tsv", code=1))
     assert said.startswith("mine.meta.json belongs to the report mine.csv, mine.layers.csv")
 
 
-def test_a_checkpoint_is_never_overwritten(desk: Path) -> None:
-    shutil.copy(FIRST, desk / "a.csv")
-    before = (desk / "a.csv").read_bytes()
-    said = error_line(fisher("analyze", "a.csv", *BARE, "-o", "a.csv", "--force"), 1)
+def test_a_checkpoint_is_never_overwritten(workdir: Path) -> None:
+    shutil.copy(FIRST, workdir / "a.csv")
+    before = (workdir / "a.csv").read_bytes()
+    said = error_line(fisher("analyze", "a.csv", *BARE, "-o", "a.csv", "--force", code=1))
     assert "is one of the checkpoints of this run" in said
-    assert (desk / "a.csv").read_bytes() == before
+    assert (workdir / "a.csv").read_bytes() == before
 
 
 def test_the_commands_introduce_themselves() -> None:
     assert fisher("--version").stdout == f"fisher {fisher_cli.__version__}\n"
-    alone = fisher()
-    assert alone.exit_code == 2
-    assert alone.stderr == ""
-    for words in ((), ("--help",), ("-h",)):
-        assert "Usage: fisher [OPTIONS] COMMAND" in fisher(*words).stdout
-    assert "did you mean 'analyze'? see fisher --help" in error_line(fisher("analyse", CLEAN), 2).lower()
-    assert error_line(fisher("analyze"), 2) == "missing argument 'CHECKPOINTS'; see fisher analyze --help"
+    assert fisher(code=2).stderr == ""
+    for words, code in (((), 2), (("--help",), 0), (("-h",), 0)):
+        assert "Usage: fisher [OPTIONS] COMMAND" in fisher(*words, code=code).stdout
+    assert "did you mean 'analyze'? see fisher --help" in error_line(fisher("analyse", CLEAN, code=2)).lower()
+    assert error_line(fisher("analyze", code=2)) == "missing argument 'CHECKPOINTS'; see fisher analyze --help"
 
 
 def test_the_help_fits_eighty_columns_and_shows_every_default() -> None:
@@ -643,10 +612,9 @@ def test_names_are_listed() -> None:
 def test_debug_shows_where(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)
     monkeypatch.setattr(logging.getLogger("fisher_cli"), "level", logging.WARNING)  # and back afterwards
-    result = CliRunner().invoke(app, ["analyze", str(FIRST), "--debug", "--data", "cifr10"])
-    assert type(result.exception).__name__ == "DataError"
-    result = CliRunner().invoke(app, ["--debug", "analyze", str(FIRST), "--data", "cifr10"])
-    assert type(result.exception).__name__ == "DataError"
+    for words in (["analyze", FIRST, "--debug"], ["--debug", "analyze", FIRST]):
+        with pytest.raises(DataError):
+            fisher(*words, "--data", "cifr10")
 
 
 def test_a_defect_of_ours_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -655,7 +623,7 @@ def test_a_defect_of_ours_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> No
         raise ZeroDivisionError(msg)
 
     monkeypatch.setattr(fisher_cli.run.sequence, "find_checkpoints", lambda *_, **__: broken())
-    assert "unexpected ZeroDivisionError: strange; add --debug" in error_line(fisher("analyze", FIRST), 1)
+    assert "unexpected ZeroDivisionError: strange; add --debug" in error_line(fisher("analyze", FIRST, code=1))
 
 
 # --- processes ---------------------------------------------------------------------------------------------------
@@ -718,8 +686,7 @@ def test_an_interruption_without_a_file_is_said(monkeypatch: pytest.MonkeyPatch)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(fisher_cli.run.sequence, "measure", interrupted)
-    result = fisher("analyze", CLEAN, *BARE)
-    assert result.exit_code == 130
+    result = fisher("analyze", CLEAN, *BARE, code=130)
     assert result.stderr.splitlines()[-1] == "interrupted: 0 of 14 checkpoints were finished"
 
 
@@ -733,8 +700,8 @@ def test_an_error_in_the_middle_keeps_the_finished_rows(monkeypatch: pytest.Monk
         return measure(*words, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(fisher_cli.run.sequence, "measure", once)
-    result = fisher("analyze", CLEAN, *BARE, "-o", "r.csv")
-    assert error_line(result, 2) == "no more"
+    result = fisher("analyze", CLEAN, *BARE, "-o", "r.csv", code=2)
+    assert error_line(result) == "no more"
     assert "stopped: 1 of 14 checkpoints are in r.csv" in result.stderr
     assert len(pd.read_csv("r.csv")) == 1
 

@@ -11,9 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import nn
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from fisher_cli.cli.app import app
 from fisher_cli.inputs.data.datasets import load_examples
 from fisher_cli.inputs.networks.digits_networks import digits_cnn, digits_mlp
 from fisher_cli.reports.checkpoint_comparison import render_checkpoint_comparison, sentences
@@ -22,6 +21,7 @@ from fisher_cli.run import checkpoint_comparison as comparing
 from fisher_cli.run.checkpoint_comparison import compare_checkpoints
 from fisher_cli.settings import Precision, Resources, Settings
 from fisher_cli.tables.columns import CHECKPOINT_COMPARISON_COLUMNS, LAYER_STEP_COLUMNS
+from tests.command import fisher
 from tests.reference import reference
 
 SAMPLES = Path(__file__).parents[2] / "sample_checkpoints"
@@ -30,10 +30,8 @@ A, B = CLEAN / "step_00264.pt", CLEAN / "step_00440.pt"
 LIMIT = 12
 
 
-def fisher(*words: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(app, ["compare", "checkpoints", *map(str, words)], prog_name="fisher")
-    assert result.exit_code == code, result.stderr
-    return result
+def compared(*words: object, code: int = 0) -> Result:
+    return fisher("compare", "checkpoints", *words, code=code)
 
 
 def found_of(a: Path = A, b: Path = B, **settings: Any) -> CheckpointComparison:
@@ -57,18 +55,17 @@ class TinyMlp(nn.Sequential):
 
 
 @pytest.fixture
-def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+def tiny(workdir: Path) -> tuple[Path, Path]:
     """Two checkpoints of a tiny network, and the file that --model names."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "net.py").write_text("from tests.cli.test_compare_checkpoints import TinyMlp as make\n")
+    (workdir / "net.py").write_text("from tests.cli.test_compare_checkpoints import TinyMlp as make\n")
     torch.manual_seed(0)
     model = TinyMlp()
-    torch.save({"state_dict": model.state_dict(), "step": 1}, tmp_path / "a.pt")
+    torch.save({"state_dict": model.state_dict(), "step": 1}, workdir / "a.pt")
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
-    torch.save({"state_dict": model.state_dict(), "step": 2}, tmp_path / "b.pt")
-    return tmp_path / "a.pt", tmp_path / "b.pt"
+    torch.save({"state_dict": model.state_dict(), "step": 2}, workdir / "b.pt")
+    return workdir / "a.pt", workdir / "b.pt"
 
 
 def test_every_number_is_its_definition(tiny: tuple[Path, Path]) -> None:
@@ -171,7 +168,7 @@ def test_half_the_batch_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_report_with_a_table_of_layers_and_a_record(tmp_path: Path) -> None:
     target = tmp_path / "trend.csv"
-    fisher(A, B, "--limit", LIMIT, "-o", target)
+    compared(A, B, "--limit", LIMIT, "-o", target)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         *("trend.checkpoints.csv", "trend.checkpoints.layers.csv", "trend.checkpoints.meta.json")
     ]
@@ -187,9 +184,9 @@ def test_a_report_with_a_table_of_layers_and_a_record(tmp_path: Path) -> None:
     assert [each["checkpoint"] for each in record["checkpoints"]] == ["step_00264.pt", "step_00440.pt"]
     assert set(record["tables"]) == {"trend.checkpoints.csv", "trend.checkpoints.layers.csv"}
     first = (tmp_path / "trend.checkpoints.csv").read_bytes()
-    fisher(A, B, "--limit", LIMIT, "-o", target)
+    compared(A, B, "--limit", LIMIT, "-o", target)
     assert (tmp_path / "trend.checkpoints.csv").read_bytes() == first
-    fisher(A, B, "--limit", LIMIT, "-o", tmp_path / "x.parquet", "--no-layers")
+    compared(A, B, "--limit", LIMIT, "-o", tmp_path / "x.parquet", "--no-layers")
     assert not (tmp_path / "x.checkpoints.layers.parquet").exists()
     field = pq.read_schema(tmp_path / "x.checkpoints.parquet").field("kl_ab")
     assert field.metadata[b"description"] == b"mean KL divergence from the predictions of a to those of b"
@@ -198,17 +195,17 @@ def test_a_report_with_a_table_of_layers_and_a_record(tmp_path: Path) -> None:
 def test_the_two_comparisons_of_one_stem_leave_each_other_alone(tmp_path: Path) -> None:
     words = (str(A), str(B), "--limit", "5", "-o", str(tmp_path / "trend.csv"), "-q")
     matrices = ["compare", "true-vs-empirical", *words, "--eigenvalues", "1", "--include", "5.bias"]
-    assert CliRunner().invoke(app, matrices).exit_code == 0
+    fisher(*matrices)
     first = (tmp_path / "trend.compare.csv").read_bytes()
-    fisher(*words)
+    compared(*words)
     assert (tmp_path / "trend.compare.csv").read_bytes() == first
     for report in ("trend.compare.csv", "trend.checkpoints.csv"):
-        assert CliRunner().invoke(app, ["check", str(tmp_path / report)]).exit_code == 0
+        fisher("check", tmp_path / report)
 
 
 @pytest.mark.parametrize("form", ["csv", "tsv", "json", "jsonl"])
 def test_rows_on_stdout(form: str) -> None:
-    text = fisher(A, B, "--limit", LIMIT, "--format", form).stdout
+    text = compared(A, B, "--limit", LIMIT, "--format", form).stdout
     if form.startswith("json"):
         value = json.loads(text)
         row = value if form == "jsonl" else value[0]
@@ -221,7 +218,7 @@ def test_rows_on_stdout(form: str) -> None:
 
 def test_the_table_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERMINAL_WIDTH", "100")
-    text = fisher(A, B, "--limit", LIMIT, "--format", "table").stdout
+    text = compared(A, B, "--limit", LIMIT, "--format", "table").stdout
     assert text.startswith("step_00264.pt → step_00440.pt · digits train · digits-mlp · 12 examples")
     assert "‖Δ‖/‖θ‖" in text
     assert "all together" in text
@@ -264,18 +261,18 @@ def test_what_detection_assumes_is_said(tmp_path: Path) -> None:
 
 
 def test_two_networks_are_refused_in_one_line(tmp_path: Path) -> None:
-    other = fisher(A, CNN / "step_00088.pt", code=1).stderr
+    other = compared(A, CNN / "step_00088.pt", code=1).stderr
     assert "are of two different networks (digits-mlp and digits-cnn): compare two checkpoints of one" in other
     assert len(other.strip().splitlines()) == 1
-    assert "is a folder: name two checkpoints" in fisher(CLEAN, B, code=2).stderr
-    assert "are one file: name two checkpoints" in fisher(A, A, code=2).stderr
-    assert "no such" in fisher(A, tmp_path / "none.pt", code=1).stderr.lower()
+    assert "is a folder: name two checkpoints" in compared(CLEAN, B, code=2).stderr
+    assert "are one file: name two checkpoints" in compared(A, A, code=2).stderr
+    assert "no such" in compared(A, tmp_path / "none.pt", code=1).stderr.lower()
     content = torch.load(B, weights_only=True)
     broken = copy.deepcopy(content)
     broken["state_dict"]["1.weight"][0, 0] = float("nan")
     torch.save(broken, tmp_path / "broken.pt")
-    assert "NaN or infinite weights in 1.weight" in fisher(A, tmp_path / "broken.pt", code=1).stderr
-    assert "is one of the checkpoints" in fisher(A, _as_csv(tmp_path), "-o", tmp_path / "t.csv", code=1).stderr
+    assert "NaN or infinite weights in 1.weight" in compared(A, tmp_path / "broken.pt", code=1).stderr
+    assert "is one of the checkpoints" in compared(A, _as_csv(tmp_path), "-o", tmp_path / "t.csv", code=1).stderr
 
 
 def _as_csv(folder: Path) -> Path:

@@ -9,15 +9,14 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
-from typer.testing import CliRunner
 
 from fisher_cli import Analysis, FisherError, compare
-from fisher_cli.cli.app import app
 from fisher_cli.curvature.comparison.verdicts import verdict
 from fisher_cli.reports.console import Console
 from fisher_cli.results import AgainstNull, ComparisonFinding, Estimate
 from fisher_cli.storage.readers import read_table
 from fisher_cli.tables.columns import COMPARISON_LAYER_COLUMNS, comparison_columns
+from tests.command import fisher
 
 SAMPLES = Path(__file__).parents[2] / "sample_checkpoints"
 CLEAN = SAMPLES / "digits-clean"
@@ -26,7 +25,7 @@ COMMAND = ["compare", "true-vs-empirical"]
 
 
 def run(*words: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, [*COMMAND, *map(str, words)])
+    result = fisher("compare", "true-vs-empirical", *words, code=None)
     return result.exit_code, result.stdout, result.stderr
 
 

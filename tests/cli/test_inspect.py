@@ -4,7 +4,6 @@ import io
 import json
 import re
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,15 +11,17 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from fisher_cli.cli.app import app
 from fisher_cli.inputs.checkpoints.checkpoints import ReadOptions, find_checkpoints
 from fisher_cli.inputs.networks.networks import Networks
 from fisher_cli.inputs.networks.networks import inspect as inspect_file
 from fisher_cli.results import Status
 from fisher_cli.storage.readers import read_table
 from fisher_cli.tables.columns import INSPECTION_COLUMNS, LEDGER_COLUMNS
+from tests.command import error_line, fisher
+
+pytestmark = pytest.mark.usefixtures("workdir")
 
 SAMPLES = Path(__file__).parents[2] / "sample_checkpoints"
 CLEAN = SAMPLES / "digits-clean"
@@ -29,39 +30,18 @@ CNN = SAMPLES / "digits-cnn" / "step_00440.pt"
 NAMES = [column.name for column in INSPECTION_COLUMNS]
 
 
-@pytest.fixture(autouse=True)
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to work in, and a terminal without colours."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", sys.path[:])  # a network's module adds the working directory
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "100")
-    return tmp_path
-
-
 def inspect(*words: object, code: int = 0) -> Result:
-    """Run the command in this process; whatever goes wrong, no traceback may reach the user."""
-    result = CliRunner().invoke(app, ["inspect", *map(str, words)], prog_name="fisher")
-    assert isinstance(result.exception, SystemExit | None), result.exc_info
-    assert "Traceback" not in result.output
-    assert result.exit_code == code, result.stderr
-    return result
+    return fisher("inspect", *words, code=code, COLUMNS="100")
 
 
 def rows(*words: object, code: int = 0) -> pd.DataFrame:
     return pd.read_csv(io.StringIO(inspect(*words, code=code).stdout), keep_default_na=False).set_index("checkpoint")
 
 
-def error_line(result: Result) -> str:
-    lines = [line for line in result.stderr.splitlines() if line.startswith("error:")]
-    assert len(lines) == 1, result.stderr
-    return lines[0].removeprefix("error: ")
-
-
 @pytest.fixture
-def kinds(desk: Path) -> Path:
+def kinds(workdir: Path) -> Path:
     """One checkpoint of every kind: zip, legacy, safetensors, a trainer's, weights alone, NaN, no checkpoint."""
-    folder = desk / "kinds"
+    folder = workdir / "kinds"
     folder.mkdir()
     content = torch.load(LAST, weights_only=True)
     weights = content["state_dict"]
@@ -134,7 +114,7 @@ def test_the_network_can_be_named_and_then_it_must_fit(kinds: Path) -> None:
 
 def test_what_inspect_calls_ok_analyze_can_measure(kinds: Path) -> None:
     words = [str(kinds), "--limit", "10", "--eigenvalues", "0"]
-    measured = CliRunner().invoke(app, ["analyze", *words])
+    measured = fisher("analyze", *words, code=None)
     analysed = pd.read_csv(io.StringIO(measured.stdout), keep_default_na=False).set_index("checkpoint")
     inspected = rows(kinds, code=3)
     for name in ("status", "error", "order", "step", "epoch", "architecture"):
@@ -152,8 +132,8 @@ def test_files_are_in_training_order_and_two_runs_give_identical_bytes() -> None
     assert list(found["order"]) == list(range(14))
 
 
-def test_a_broken_network_of_the_users_is_a_row(desk: Path, kinds: Path) -> None:
-    (desk / "odd.py").write_text(
+def test_a_broken_network_of_the_users_is_a_row(workdir: Path, kinds: Path) -> None:
+    (workdir / "odd.py").write_text(
         "from torch import nn\n"
         "class Odd(nn.Module):\n"
         "    def state_dict(self, *a, **k):\n"
@@ -237,8 +217,8 @@ def test_the_first_good_file_is_the_one_that_is_covered(kinds: Path) -> None:
     assert "a.pt: 6 tensors with 6,570 values: 6 by linear" in inspect(kinds, "--data", "digits", code=3).stderr
 
 
-def test_data_that_do_not_fit_fail_the_rows_in_words(desk: Path) -> None:
-    (desk / "labels.csv").write_text("index,label\n" + "".join(f"{i},10\n" for i in range(1400)))
+def test_data_that_do_not_fit_fail_the_rows_in_words(workdir: Path) -> None:
+    (workdir / "labels.csv").write_text("index,label\n" + "".join(f"{i},10\n" for i in range(1400)))
     result = inspect(FIRST, LAST, "--data", "digits", "--labels", "labels.csv", code=1)
     assert "none of the 2 checkpoints could be analysed: labels run from 10 to 10" in error_line(result)
     found = pd.read_csv(io.StringIO(result.stdout))
@@ -301,10 +281,10 @@ def test_the_help_shows_an_example() -> None:
     assert "Example: fisher inspect ckpts/ --model resnet18 --data cifar10" in inspect("--help").stdout
 
 
-def test_a_file_that_changes_under_way_is_told(desk: Path) -> None:
-    shutil.copy(FIRST, desk / "a.pt")
-    (file,) = find_checkpoints([desk / "a.pt"])
-    shutil.copy(LAST, desk / "a.pt")
+def test_a_file_that_changes_under_way_is_told(workdir: Path) -> None:
+    shutil.copy(FIRST, workdir / "a.pt")
+    (file,) = find_checkpoints([workdir / "a.pt"])
+    shutil.copy(LAST, workdir / "a.pt")
     row = inspect_file(file, Networks(None, {}), ReadOptions())
     assert (row.status, row.format) == (Status.REJECTED, None)
     assert row.error == "changed since this run began; run again once it is written"

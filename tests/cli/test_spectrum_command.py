@@ -3,7 +3,6 @@
 import io
 import json
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,17 +11,19 @@ import pytest
 import torch
 from rich.cells import cell_len
 from torch import Tensor
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 import fisher_cli.run.measurement
 from fisher_cli import analyze
-from fisher_cli.cli.app import app
 from fisher_cli.curvature.spectra.spectrum import SpectrumRequest
 from fisher_cli.inputs.data.datasets import load_examples
 from fisher_cli.inputs.networks.digits_networks import digits_mlp
 from fisher_cli.results import Spectrum
 from fisher_cli.storage.readers import read_table
+from tests.command import fisher
 from tests.reference import Reference, reference
+
+pytestmark = pytest.mark.usefixtures("workdir")
 
 CLEAN = Path(__file__).parents[2] / "sample_checkpoints" / "digits-clean"
 FIRST, MIDDLE, LAST = (CLEAN / f"step_{step:05d}.pt" for step in (0, 440, 1760))
@@ -30,20 +31,8 @@ HEAD = ("--include", "5.*", "--dtype", "float64", "--limit", "20")
 ROWS, WHOLE = 20 * 9, 330
 
 
-@pytest.fixture(autouse=True)
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", sys.path[:])
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.delenv("COLUMNS", raising=False)
-    return tmp_path
-
-
 def spectrum(*words: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(app, ["spectrum", *map(str, words)], prog_name="fisher")
-    assert isinstance(result.exception, SystemExit | None), result.exc_info
-    assert result.exit_code == code, result.stderr
-    return result
+    return fisher("spectrum", *words, code=code)
 
 
 def table(*words: object, code: int = 0) -> pd.DataFrame:
@@ -136,12 +125,12 @@ def test_the_columns_of_analyze_say_the_same() -> None:
     assert single["effective_rank"][0] == found["effective_rank"][0]
 
 
-def test_an_overlap_needs_a_row_before_and_the_same_parameters(desk: Path) -> None:
+def test_an_overlap_needs_a_row_before_and_the_same_parameters(workdir: Path) -> None:
     state = weights(FIRST)
     state["1.weight"][0, 0] = torch.nan
-    torch.save({"state_dict": state, "arch": "digits-mlp", "step": 300}, desk / "bad.pt")
+    torch.save({"state_dict": state, "arch": "digits-mlp", "step": 300}, workdir / "bad.pt")
     words: dict[str, object] = {"limit": 10, "eigenvalues": 2}
-    found = analyze([FIRST, desk / "bad.pt", MIDDLE, LAST], **words).table
+    found = analyze([FIRST, workdir / "bad.pt", MIDDLE, LAST], **words).table
     assert list(found["status"]) == ["ok", "failed", "ok", "ok"]
     assert list(found["subspace_overlap"].isna()) == [True, True, True, False]
     cnn = CLEAN.parent / "digits-cnn" / LAST.name
@@ -161,8 +150,8 @@ def test_more_eigenvalues_than_the_rank_are_zeros_and_said() -> None:
     assert "9 of 6,570 eigenvalues by gram; 6,561 zero" in said
 
 
-def test_one_class_present(desk: Path) -> None:
-    (desk / "labels.csv").write_text("index,label\n" + "".join(f"{i},3\n" for i in range(1400)))
+def test_one_class_present(workdir: Path) -> None:
+    (workdir / "labels.csv").write_text("index,label\n" + "".join(f"{i},3\n" for i in range(1400)))
     found = table(MIDDLE, *HEAD, "--labels", "labels.csv", "--eigenvalues", "3")
     plain = table(MIDDLE, *HEAD, "--eigenvalues", "3")
     # The true Fisher knows no labels; the last digit may, by the order of a sum.
@@ -172,10 +161,10 @@ def test_one_class_present(desk: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["whole", "density"])
-def test_a_matrix_of_zeros_is_said_and_no_crash(method: str, desk: Path) -> None:
+def test_a_matrix_of_zeros_is_said_and_no_crash(method: str, workdir: Path) -> None:
     state = weights(MIDDLE)
     state["5.weight"].zero_()
-    torch.save({"state_dict": state, "arch": "digits-mlp"}, desk / "zero.pt")
+    torch.save({"state_dict": state, "arch": "digits-mlp"}, workdir / "zero.pt")
     words = ("zero.pt", "--exclude", "5.*", "--limit", "30", "--eigenvalues", "3", "--method", method)
     found = table(*words)
     assert list(found["eigenvalue"]) == [0] * 6
@@ -185,10 +174,10 @@ def test_a_matrix_of_zeros_is_said_and_no_crash(method: str, desk: Path) -> None
     assert "the empirical Fisher is zero" in said
 
 
-def test_a_checkpoint_without_eigenvalues_is_a_row_that_says_why(desk: Path) -> None:
+def test_a_checkpoint_without_eigenvalues_is_a_row_that_says_why(workdir: Path) -> None:
     state = weights(FIRST)
     state["1.weight"][0, 0] = torch.nan
-    torch.save({"state_dict": state, "arch": "digits-mlp", "step": 3}, desk / "bad.pt")
+    torch.save({"state_dict": state, "arch": "digits-mlp", "step": 3}, workdir / "bad.pt")
     found = table("bad.pt", MIDDLE, "--limit", "5", "--matrix", "true", "--eigenvalues", "2", code=3)
     assert list(found["status"][:2]) == ["failed", "ok"]
     assert "NaN or infinite weights in 1.weight" in found["error"][0]
@@ -224,25 +213,25 @@ def test_vectors_that_do_not_fit_are_left_out_and_said(monkeypatch: pytest.Monke
     assert any("2 eigenvectors of 6570 values" in note for note in found.measurements[0].notes)
 
 
-def test_a_report_has_its_own_files_and_they_read_back(desk: Path) -> None:
+def test_a_report_has_its_own_files_and_they_read_back(workdir: Path) -> None:
     words = (MIDDLE, "--limit", "20", "--matrix", "true", "--method", "density", "--probes", "2", "--steps", "10")
     assert spectrum(*words, "-o", "run.parquet").stdout == ""
-    assert {path.name for path in desk.iterdir()} == {
+    assert {path.name for path in workdir.iterdir()} == {
         "run.spectrum.parquet",
         "run.density.parquet",
         "run.spectrum.meta.json",
         "run.spectrum.journal",
     }
-    density = read_table(desk / "run.density.parquet")
+    density = read_table(workdir / "run.density.parquet")
     assert len(density) == 1000
     assert (density["cumulative"].diff().dropna() >= -1e-12).all()
     assert (density["cumulative_least"] <= density["cumulative"]).all()
     assert float(density["cumulative"].iloc[-1]) == pytest.approx(1.0, abs=1e-9)
-    assert len(read_table(desk / "run.spectrum.parquet")) == 10
+    assert len(read_table(workdir / "run.spectrum.parquet")) == 10
     spectrum(*words[:-6], "--method", "whole", "-o", "run.spectrum.parquet", "--force")  # the same stem
     left = {"run.spectrum.parquet", "run.spectrum.meta.json", "run.spectrum.journal"}
-    assert {path.name for path in desk.iterdir()} == left
-    assert len(read_table(desk / "run.spectrum.parquet")) > 100
+    assert {path.name for path in workdir.iterdir()} == left
+    assert len(read_table(workdir / "run.spectrum.parquet")) > 100
 
 
 @pytest.mark.parametrize("width", [80, 120])

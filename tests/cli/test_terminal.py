@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
-from typer.testing import CliRunner
 
-from fisher_cli.cli.app import app
+from tests.command import fisher
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "sample_checkpoints"
@@ -75,9 +74,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], lis
         for name, (words, _, _) in COMMANDS.items():
             for width in WIDTHS:
                 patch.setenv("COLUMNS", str(width))
-                result = CliRunner().invoke(app, [*map(str, words), "--format", "table"])
-                assert result.exit_code == 0, result.output
-                found[name, width] = result.stdout.splitlines()
+                found[name, width] = fisher(*words, "--format", "table").stdout.splitlines()
     return found
 
 
@@ -186,14 +183,13 @@ def test_names_stand_side_by_side_on_a_terminal_and_one_a_line_in_a_pipe() -> No
     assert "names and shapes of the weights" in " ".join(text.split())
     assert re.search(r"digits-mlp +\S+ +\S+", text)
     assert "\x1b" not in text
-    assert CliRunner().invoke(app, ["models"]).stdout.splitlines()[0] == "digits-mlp"
-    listed = CliRunner().invoke(app, ["datasets"]).stdout.splitlines()
+    assert fisher("models").stdout.splitlines()[0] == "digits-mlp"
+    listed = fisher("datasets").stdout.splitlines()
     assert max(map(cell_len, listed[listed.index("Other forms of --data") :])) <= 80
 
 
 @pytest.mark.parametrize("words", ["", "analyze", "spectrum", "compare", "compare checkpoints", "inspect", "plot"])
-def test_switches_need_no_type_in_the_help(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERMINAL_WIDTH", "100")
-    text = CliRunner().invoke(app, [*words.split(), "--help"]).stdout
+def test_switches_need_no_type_in_the_help(words: str) -> None:
+    text = fisher(*words.split(), "--help", TERMINAL_WIDTH="100").stdout
     assert "--help" in text
     assert "<bool>" not in text

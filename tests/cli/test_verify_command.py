@@ -2,7 +2,6 @@
 
 import io
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +12,18 @@ import torch
 from rich.cells import cell_len
 from rich.console import Console
 from torch import nn
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from fisher_cli import verify as verified
-from fisher_cli.cli.app import app
 from fisher_cli.curvature.problem.likelihoods import Softmax
 from fisher_cli.errors import CoupledExamplesError
 from fisher_cli.reports.identities import render_identities
 from fisher_cli.results import Measurement, Outcome
 from fisher_cli.storage.readers import read_table
+from tests.command import fisher
+from tests.long_lists import some
+
+pytestmark = pytest.mark.usefixtures("workdir")
 
 SAMPLES = Path(__file__).parents[2] / "sample_checkpoints"
 CLEAN = SAMPLES / "digits-clean" / "step_00066.pt"
@@ -29,20 +31,8 @@ CLEAN = SAMPLES / "digits-clean" / "step_00066.pt"
 QUICK = ("--limit", "3", "--include", "5.*")
 
 
-@pytest.fixture(autouse=True)
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", sys.path[:])
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.delenv("COLUMNS", raising=False)
-    return tmp_path
-
-
 def run(*words: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(app, ["verify", *map(str, words)], prog_name="fisher")
-    assert isinstance(result.exception, SystemExit | None), result.exc_info
-    assert result.exit_code == code, result.stdout + result.stderr
-    return result
+    return fisher("verify", *words, code=code)
 
 
 def rows(result: Result) -> pd.DataFrame:
@@ -69,7 +59,7 @@ ABSENT = {
 
 @pytest.mark.parametrize(
     ("name", "steps"),
-    [("digits-clean", (0, 66, 1760)), ("digits-noisy", (0, 5280)), ("digits-cnn", (0, 66, 1760))],
+    some([("digits-clean", (0, 66, 1760)), ("digits-noisy", (0, 5280)), ("digits-cnn", (0, 66, 1760))]),
 )
 def test_all_identities_hold_at_the_first_the_peak_and_the_last_checkpoint_of_a_sample_run(
     name: str, steps: tuple[int, ...]
@@ -180,32 +170,32 @@ def test_a_failure_ends_with_exit_code_4_and_says_why(monkeypatch: pytest.Monkey
     assert "do not rely on the numbers" in printed
 
 
-def test_a_file_that_cannot_be_used_is_a_row_and_the_others_go_on(desk: Path) -> None:
-    (desk / "broken.pt").write_bytes(b"no checkpoint")
-    found = rows(run(CLEAN, desk / "broken.pt", *QUICK, code=3))
+def test_a_file_that_cannot_be_used_is_a_row_and_the_others_go_on(workdir: Path) -> None:
+    (workdir / "broken.pt").write_bytes(b"no checkpoint")
+    found = rows(run(CLEAN, workdir / "broken.pt", *QUICK, code=3))
     assert set(found["status"]) == {"ok", "rejected"}
     assert found[found["status"] == "rejected"]["error"].notna().all()
 
 
-def test_a_report_has_both_tables_and_a_record_with_the_cost_of_each_identity(desk: Path) -> None:
+def test_a_report_has_both_tables_and_a_record_with_the_cost_of_each_identity(workdir: Path) -> None:
     run(CLEAN, *QUICK, "-o", "trend.csv")
-    names = {path.name for path in desk.iterdir() if path.is_file()}
+    names = {path.name for path in workdir.iterdir() if path.is_file()}
     assert names == {"trend.expansion.csv", "trend.verify.csv", "trend.verify.meta.json"}
-    identities, expansion = read_table(desk / "trend.verify.csv"), read_table(desk / "trend.expansion.csv")
+    identities, expansion = read_table(workdir / "trend.verify.csv"), read_table(workdir / "trend.expansion.csv")
     assert identities["ours"].dtype == "Float64"
     assert expansion["slope_averaged"].dropna().iloc[-1] == pytest.approx(2, abs=0.05)
-    record = json.loads((desk / "trend.verify.meta.json").read_text())
+    record = json.loads((workdir / "trend.verify.meta.json").read_text())
     seconds = record["run"]["identities"][0]["seconds"]
     assert set(seconds) == set(identities["identity"])
-    first = (desk / "trend.verify.csv").read_bytes()
+    first = (workdir / "trend.verify.csv").read_bytes()
     run(CLEAN, *QUICK, "-o", "trend.csv")
-    assert (desk / "trend.verify.csv").read_bytes() == first
+    assert (workdir / "trend.verify.csv").read_bytes() == first
 
 
 @pytest.mark.parametrize("form", ["tsv", "json", "jsonl", "parquet"])
-def test_every_format_has_the_same_rows(desk: Path, form: str) -> None:
+def test_every_format_has_the_same_rows(workdir: Path, form: str) -> None:
     run(CLEAN, *QUICK, "-o", f"trend.{form}")
-    found = read_table(desk / f"trend.verify.{form}")
+    found = read_table(workdir / f"trend.verify.{form}")
     assert len(found) == 31
     assert set(found["verdict"]) == {"pass", "not applicable"}
 

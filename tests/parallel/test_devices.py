@@ -21,11 +21,11 @@ from fisher_cli.parallel.worker_pool import ShareQueue
 from fisher_cli.results import Measurement
 from fisher_cli.settings import Resources, Settings
 from fisher_cli.storage.journal import read_records
-from tests.shard_runs import QUICK, analyze, assert_equal_reports, desk, run, spoil
+from tests.shard_runs import analyze, assert_equal_reports, run, spoil
+from tests.small_run import QUICK
 from tests.waiting import PATIENCE, until
 
-__all__ = ["desk"]
-pytestmark = pytest.mark.usefixtures("desk")
+pytestmark = pytest.mark.usefixtures("ckpts")
 
 OF_THE_DEVICES = {"device", "resources"}
 # A network that ends its process: once for one checkpoint's weights, always for another's.
@@ -132,9 +132,9 @@ def test_two_processes_write_what_one_writes(monkeypatch: pytest.MonkeyPatch) ->
     assert_equal_reports("many.csv", "whole.csv", "", ".layers", may_differ=OF_THE_DEVICES)
     run("check", "many.csv")
     monkeypatch.setattr(devices, "Crew", None)  # all rows are there: nobody is needed
-    Path("ckpts/step_05.pt").unlink()
+    Path("ckpts/step_5.pt").unlink()
     for step in (0, 1, 2, 7, 8):
-        Path(f"ckpts/step_{step:02}.pt").unlink()
+        Path(f"ckpts/step_{step}.pt").unlink()
     analyze("--devices", "cpu,cpu", "-o", "many.csv")
 
 
@@ -149,19 +149,19 @@ def test_three_processes_on_a_shard_with_spectra_and_parquet() -> None:
 def test_a_process_that_dies_is_replaced_and_what_kills_it_twice_is_a_row() -> None:
     Path("net.py").write_text(DEADLY)
     for step, mark in ((3, 1000.0), (8, 2000.0)):
-        weights = torch.load(f"ckpts/step_{step:02}.pt", weights_only=True)
+        weights = torch.load(f"ckpts/step_{step}.pt", weights_only=True)
         weights["1.bias"][0] = mark
-        torch.save(weights, f"ckpts/step_{step:02}.pt")
+        torch.save(weights, f"ckpts/step_{step}.pt")
     said = analyze("--devices", "cpu,cpu", "-o", "many.csv", code=3)
     assert "Traceback" not in said
     Path("killed-1000").touch()
     rows = Path("many.csv").read_text().splitlines()
-    assert [row.split(",")[0] for row in rows if "was ended by signal 9, 2 times" in row] == ["step_08.pt"]
+    assert [row.split(",")[0] for row in rows if "was ended by signal 9, 2 times" in row] == ["step_8.pt"]
     weights["1.bias"][0] = float("nan")  # where one process alone fails too
-    torch.save(weights, "ckpts/step_08.pt")
+    torch.save(weights, "ckpts/step_8.pt")
     analyze("-o", "whole.csv", code=3)
-    others = [row for row in Path("whole.csv").read_text().splitlines() if not row.startswith("step_08")]
-    assert [row for row in rows if not row.startswith("step_08")] == others
+    others = [row for row in Path("whole.csv").read_text().splitlines() if not row.startswith("step_8")]
+    assert [row for row in rows if not row.startswith("step_8")] == others
 
 
 # --- stopped

@@ -10,10 +10,9 @@ import pytest
 import fisher_cli.run.sequence
 from fisher_cli.storage.checksums import checked_line
 from fisher_cli.storage.journal import journal_folder
-from tests.shard_runs import analyze, desk, parts, run
+from tests.shard_runs import analyze, parts, run
 
-__all__ = ["desk"]
-pytestmark = pytest.mark.usefixtures("desk")
+pytestmark = pytest.mark.usefixtures("ckpts")
 
 
 def refused(*words: object, code: int = 1) -> str:
@@ -57,7 +56,7 @@ def test_parts_of_other_checkpoints_versions_and_counts_are_refused() -> None:
     analyze("--shard", "1/2", "-o", "one.csv")
     analyze("--shard", "2/3", "-o", "third.csv")
     assert "shards is 2 there and 3 here" in refused("one.csv", "third.csv", "-o", "joined.csv")
-    Path("ckpts/step_00.pt").unlink()
+    Path("ckpts/step_0.pt").unlink()
     analyze("--shard", "2/2", "-o", "two.csv")
     assert "is of other checkpoints than one.csv" in refused("one.csv", "two.csv", "-o", "joined.csv")
     analyze("-o", "whole.csv")

@@ -15,15 +15,14 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
-from typer.testing import CliRunner
 
-from fisher_cli.cli.app import app
 from fisher_cli.errors import ArchitectureError
 from fisher_cli.inputs.user_code import built
 from fisher_cli.storage.journal import read_records
-from tests.parallel.test_ranks import assert_equal, environment, torchrun
+from tests.command import fisher
+from tests.long_lists import some
+from tests.small_run import write_checkpoints
+from tests.torchrun import assert_equal, environment, torchrun
 from tests.waiting import PATIENCE, pause, until
 
 WORDS = ("analyze", "ckpts", "--limit", "8", "-b", "2", "--eigenvalues", "1", "--model", "./net.py:make", "-o", "r.csv")
@@ -50,20 +49,12 @@ ENDINGS = re.compile(r"^(?:interrupted|stopped): \d+ of \d+ checkpoints.*$|^erro
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with twelve small checkpoints."""
-    monkeypatch.chdir(tmp_path)
+def run_folder(workdir: Path) -> Iterator[Path]:
+    """A folder with twelve small checkpoints, whose network waits where it is told to."""
+    write_checkpoints(COUNT)
     Path("net.py").write_text(NET)
-    Path("ckpts").mkdir()
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Tanh(), nn.Linear(4, 10))
-    for step in range(COUNT):
-        torch.save(network.state_dict(), f"ckpts/step_{step}.pt")
-        with torch.no_grad():
-            for parameter in network.parameters():
-                parameter += 0.1 * torch.randn_like(parameter)
-    yield tmp_path
-    for process in processes_here(tmp_path):  # a failing test leaves none behind either
+    yield workdir
+    for process in processes_here(workdir):  # a failing test leaves none behind either
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
 
@@ -121,8 +112,7 @@ def ended(folder: Path, agent: "subprocess.Popen[str]", whom: str, number: int) 
 
 
 def resume_alone() -> None:
-    done = CliRunner().invoke(app, list(WORDS), prog_name="fisher")
-    assert done.exit_code == 0, done.output
+    fisher(*WORDS)
 
 
 @cache
@@ -151,21 +141,16 @@ def check_end(code: int, said: str) -> None:
 
 @pytest.mark.parametrize(
     ("whom", "number"),
-    [
-        ("1", signal.SIGKILL),
-        pytest.param("0", signal.SIGKILL, marks=pytest.mark.long),
-        ("agent", signal.SIGKILL),
-        ("agent", signal.SIGTERM),
-    ],
+    some([("1", signal.SIGKILL), ("0", signal.SIGKILL), ("agent", signal.SIGKILL), ("agent", signal.SIGTERM)]),
     ids=["rank 1 killed", "rank 0 killed", "agent killed", "agent terminated"],
 )
-def test_whoever_ends_all_end_and_another_number_of_ranks_goes_on(desk: Path, whom: str, number: int) -> None:
+def test_whoever_ends_all_end_and_another_number_of_ranks_goes_on(run_folder: Path, whom: str, number: int) -> None:
     """D11, one instant each, between the second and the seventh row; resumed by one process."""
     wanted = random.Random(f"{whom}/{number}").randrange(2, 8)
     Path("hold").write_text(str(wanted))
-    agent = started(desk)
+    agent = started(run_folder)
     _until_finished(wanted, agent)
-    code, said = ended(desk, agent, whom, number)
+    code, said = ended(run_folder, agent, whom, number)
     Path("hold").unlink()
     check_end(code, said)
     assert code != 0
@@ -179,7 +164,7 @@ def test_whoever_ends_all_end_and_another_number_of_ranks_goes_on(desk: Path, wh
         assert_equal(Path(name), resumed[name])
 
 
-def test_ranks_whose_launcher_ended_before_they_looked_for_it_end_too(desk: Path) -> None:
+def test_ranks_whose_launcher_ended_before_they_looked_for_it_end_too(run_folder: Path) -> None:
     """Nobody keeps the store that they are to meet by; torch alone would wait for it for five minutes."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # bound, and nobody listens
@@ -188,7 +173,7 @@ def test_ranks_whose_launcher_ended_before_they_looked_for_it_end_too(desk: Path
         words = environment(**place, **ranks, TORCHELASTIC_USE_AGENT_STORE="True")
         command = [sys.executable, "-m", "fisher_cli", *WORDS]
         done = subprocess.run(
-            command, env=words, cwd=desk, capture_output=True, text=True, timeout=PATIENCE, check=False
+            command, env=words, cwd=run_folder, capture_output=True, text=True, timeout=PATIENCE, check=False
         )
     assert done.returncode == 1, done.stderr
     assert "the launcher has ended" in done.stderr
@@ -216,10 +201,10 @@ SIGNALS = [
 @pytest.mark.long
 @pytest.mark.parametrize(("trials", "targets"), [(60, TARGETS), (35, SIGNALS)], ids=["kills", "signals"])
 def test_at_any_instant(
-    desk: Path, trials: int, targets: list[tuple[str, int]], record_property: Callable[[str, object], None]
+    run_folder: Path, trials: int, targets: list[tuple[str, int]], record_property: Callable[[str, object], None]
 ) -> None:
     """D11 in full: twenty instants each, from the start of torchrun on; resumed by as many ranks, byte for byte."""
-    resume_together(desk)
+    resume_together(run_folder)
     reference = digests()
     forget()
     draw, equal = random.Random(0), 0
@@ -227,12 +212,12 @@ def test_at_any_instant(
         whom, number = targets[trial % len(targets)]
         # Any moment will do: some before the first row, where ranks start, the others about the end of one.
         wanted, later = draw.randrange(-4, COUNT), draw.uniform(0, 4)
-        agent = started(desk)
+        agent = started(run_folder)
         _until_finished(wanted, agent)
         pause(later if wanted <= 0 else later / 20)
-        code, said = ended(desk, agent, whom, number)
+        code, said = ended(run_folder, agent, whom, number)
         check_end(code, said)
-        resume_together(desk)
+        resume_together(run_folder)
         equal += digests() == reference
         forget()
     record_property("D11", f"{equal}/{trials} equal after resuming, none left behind")

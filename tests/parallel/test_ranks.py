@@ -4,28 +4,24 @@ import contextlib
 import json
 import math
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
-from fisher_cli.cli.app import app
 from fisher_cli.curvature.spectra.factors import shared_out
 from fisher_cli.parallel.launch import Launch, launched
 from fisher_cli.storage.checksums import SEAL
 from fisher_cli.storage.journal import read_records
+from tests.command import fisher
+from tests.long_lists import draw
 from tests.rank_runs import AS_LARGE, TASKS
 from tests.shared_gradient_runs import as_large
+from tests.torchrun import MLP, SAMPLES, assert_equal, torchrun
 from tests.waiting import PATIENCE
 
-ROOT = Path(__file__).parents[2]
-SAMPLES = ROOT / "sample_checkpoints"
-MLP = [f"{SAMPLES}/digits-clean/step_{step:05d}.pt" for step in (66, 440, 1760)]
 CNN = [f"{SAMPLES}/digits-cnn/step_{step:05d}.pt" for step in (5, 1760)]
 # The same words for every number of ranks. By what they show: the name of the report.
 COMMANDS: dict[str, list[str]] = {
@@ -43,12 +39,20 @@ COMMANDS: dict[str, list[str]] = {
     "spectrum": ["spectrum", MLP[2], "--limit", "60", "-b", "8", "--eigenvalues", "4"],
     "per-example": ["examples", MLP[1], "--limit", "50", "-b", "8"],
     "large": [AS_LARGE, "analyze", *MLP[:2], "--limit", "33", "-b", "8", "--eigenvalues", "1"],
+    # So many examples that eigenvalues come from products.
+    "lanczos": ["analyze", *MLP[1:], "--limit", "700", "-b", "64", "--eigenvalues", "3", "--estimator", "deflated"],
     "large-spectrum": [AS_LARGE, "spectrum", CNN[1], "--limit", "20", "-b", "8", "--eigenvalues", "2"],
 }
-# Three ranks repeat these; the others share nothing out that these do not.
-THREE = ("exact", "exact-cnn", "deflated", "sampled", "recalibrated", "one-batch", "two-examples", "large")
-# So many examples that eigenvalues come from products: some seconds.
-LONG = {"lanczos": ["analyze", *MLP[1:], "--limit", "700", "-b", "64", "--eigenvalues", "3", "--estimator", "deflated"]}
+# What ranks go through: their number and the names of the commands. One test for each, since a start takes seconds.
+RUNS: dict[str, tuple[int, tuple[str, ...]]] = {
+    "some commands by 2 ranks": (2, tuple(sorted({"exact", "one-batch", *draw([*COMMANDS], 0.2)}))),
+    "every command by 2 ranks": (2, tuple(COMMANDS)),
+    # The others share nothing out that these do not.
+    "by 3 ranks": (
+        3,
+        ("exact", "exact-cnn", "deflated", "sampled", "recalibrated", "one-batch", "two-examples", "large", "lanczos"),
+    ),
+}
 SIDE_TABLES = {
     "exact": ["exact.layers"],
     "exact-cnn": ["exact-cnn.layers"],
@@ -59,26 +63,6 @@ SIDE_TABLES = {
     "large-spectrum": ["large-spectrum.spectrum"],
     "per-example": ["per-example.examples", "per-example.groups"],
 }
-LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-# Most columns agree to 1e-12; overlaps of eigenvectors that are kept in float32 to 1e-7.
-TOLERANCE = 1e-6
-
-
-def environment(**words: str) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "COV"))}
-    return kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"} | words
-
-
-def torchrun(ranks: int, module: str, *words: str, cwd: Path) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [*LAUNCHER, f"--nproc-per-node={ranks}", "-m", module, *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=cwd,
-        env=environment(),
-        start_new_session=True,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -86,91 +70,68 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("ranks")
 
 
-def commands(ranks: int) -> dict[str, list[str]]:
-    """The commands that so many ranks go through."""
-    return {name: words for name, words in COMMANDS.items() if ranks < 3 or name in THREE}
+_done: dict[str, tuple[Path, list[Any], str, str]] = {}
 
 
-_done: dict[tuple[int, bool], tuple[Path, list[Any], str, str]] = {}
+def alone(folder: Path, name: str) -> Path:
+    """The folder with the reports of a command by one process."""
+    here = folder / "alone"
+    here.mkdir(exist_ok=True)
+    if not list(here.glob(f"{name}.*")):
+        command = COMMANDS[name]
+        is_large = command[0] == AS_LARGE
+        with contextlib.chdir(here), as_large() if is_large else contextlib.nullcontext():
+            fisher(*command[is_large:], "-o", f"{name}.csv")
+    return here
 
 
-def together(folder: Path, ranks: int, *, long: bool = False) -> tuple[Path, list[Any], str, str]:
-    """The folder of the reports of so many ranks, what their tasks returned, and what they printed."""
-    if (ranks, long) not in _done:
-        here = folder / f"{ranks}{'-long' * long}"
+def together(folder: Path, run: str) -> tuple[Path, list[Any], str, str]:
+    """The folder of the reports of a run, what its tasks returned, and what the ranks printed."""
+    if run not in _done:
+        here = folder / run
         here.mkdir()
-        words = [[*command, "-o", f"{name}.csv"] for name, command in (LONG if long else commands(ranks)).items()]
-        done, out, err = [0] * len(words), "", ""
-        if ranks == 1:
-            with contextlib.chdir(here):
-                for command in words:
-                    large = as_large() if command[0] == AS_LARGE else contextlib.nullcontext()
-                    with large:
-                        result = CliRunner().invoke(app, command[command[0] == AS_LARGE :], prog_name="fisher")
-                    assert result.exit_code == 0, result.output
-        else:
-            (here / "tasks.json").write_text(json.dumps([*words, *([] if long else TASKS)]))
-            process = torchrun(ranks, "tests.rank_runs", "tasks.json", cwd=here)
-            out, err = process.communicate(timeout=PATIENCE)
-            assert process.returncode == 0, err
-            done = json.loads((here / "tasks.done").read_text())
-            assert done[: len(words)] == [0] * len(words), err
-        _done[ranks, long] = here, done, out, err
-    return _done[ranks, long]
+        ranks, names = RUNS[run]
+        words = [[*COMMANDS[name], "-o", f"{name}.csv"] for name in names]
+        (here / "tasks.json").write_text(json.dumps([*words, *TASKS]))
+        process = torchrun(ranks, "tests.rank_runs", "tasks.json", cwd=here)
+        out, err = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, err
+        done = json.loads((here / "tasks.done").read_text())
+        assert done[: len(words)] == [0] * len(words), err
+        _done[run] = here, done[len(words) :], out, err
+    return _done[run]
 
 
-def told(folder: Path, ranks: int, task: str) -> Any:
-    return together(folder, ranks)[1][len(commands(ranks)) + list(TASKS).index(task)]
+def told(folder: Path, run: str, task: str) -> Any:
+    return together(folder, run)[1][list(TASKS).index(task)]
 
 
-def assert_equal(one: Path, other: Path) -> None:
-    """All columns but residuals, numbers to TOLERANCE and everything else to the letter."""
-    first, second = (pd.read_csv(each) for each in (one, other))
-    assert list(first) == list(second)
-    assert len(first) == len(second)
-    for name in first:
-        if name.endswith("_residual"):
-            continue
-        a, b = first[name], second[name]
-        assert (a.isna() == b.isna()).all(), name
-        if a.dtype.kind == "f":
-            pd.testing.assert_series_equal(a, b, rtol=TOLERANCE, atol=0, obj=f"{one.name}: {name}")
-        else:
-            assert a.fillna("").astype(str).tolist() == b.fillna("").astype(str).tolist(), name
-
-
-def check_that_tables_do_not_depend_on_the_number_of_ranks(folder: Path, ranks: int) -> None:
-    alone, here = together(folder, 1)[0], together(folder, ranks)[0]
-    for name in commands(ranks):
+def check_that_tables_do_not_depend_on_the_number_of_ranks(folder: Path, run: str) -> None:
+    for name in RUNS[run][1]:
         is_main = name not in {"spectrum", "large-spectrum", "per-example"}
         for table in [*([name] if is_main else []), *SIDE_TABLES.get(name, [])]:
-            assert_equal(alone / f"{table}.csv", here / f"{table}.csv")
+            assert_equal(alone(folder, name) / f"{table}.csv", together(folder, run)[0] / f"{table}.csv")
+    if "lanczos" in RUNS[run][1]:
+        assert set(pd.read_csv(together(folder, run)[0] / "lanczos.csv")["eig_true_method"]) == {"lanczos"}
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_nor_do_eigenvalues_by_lanczos_in_float32(folder: Path, ranks: int) -> None:
-    alone, here = (together(folder, number, long=True)[0] / "lanczos.csv" for number in (1, ranks))
-    assert set(pd.read_csv(here)["eig_true_method"]) == {"lanczos"}
-    assert_equal(alone, here)
-
-
-def check_the_record_says_how_many_ranks_there_were_and_the_question_does_not(folder: Path, ranks: int) -> None:
-    records = []
-    for number in (1, ranks):
-        record = json.loads((together(folder, number)[0] / "exact.meta.json").read_text())
+def check_the_record_says_how_many_ranks_there_were_and_the_question_does_not(folder: Path, run: str) -> None:
+    records, folders = [], (alone(folder, "exact"), together(folder, run)[0])
+    for number, here in zip((1, RUNS[run][0]), folders, strict=True):
+        record = json.loads((here / "exact.meta.json").read_text())
         assert record.pop("run")["resources"]["ranks"] == number
         for name in ("tables", SEAL):
             record.pop(name)
         spectra = [record["checkpoints"][row].pop("spectra") for row in range(len(MLP))]
         records.append((record, [[each["method"] for each in row] for row in spectra]))
     assert records[0] == records[1], "coverage, batch sizes, notes, hashes are the same"
-    questions = [read_records(together(folder, number)[0] / "exact.journal")[0] for number in (1, ranks)]
+    questions = [read_records(here / "exact.journal")[0] for here in folders]
     assert questions[0] == questions[1]
 
 
-def check_only_rank_0_speaks(folder: Path, ranks: int) -> None:
-    _, _, out, err = together(folder, ranks)
+def check_only_rank_0_speaks(folder: Path, run: str) -> None:
+    _, _, out, err = together(folder, run)
+    ranks = RUNS[run][0]
     assert out == ""
     lines = [line for line in err.splitlines() if "exact.csv" in line]
     assert lines == ["report: exact.csv"]
@@ -181,8 +142,8 @@ def check_only_rank_0_speaks(folder: Path, ranks: int) -> None:
     assert err.count("have nothing to do") == len(idle)
 
 
-def check_shares_are_contiguous_complete_and_differ_by_one_at_most(folder: Path, ranks: int) -> None:
-    found = told(folder, ranks, "shares")
+def check_shares_are_contiguous_complete_and_differ_by_one_at_most(folder: Path, run: str) -> None:
+    found = told(folder, run, "shares")
     for index, count in enumerate((0, 1, 2, 7)):
         each = [rank[index] for rank in found]
         assert [n for share in each for n in share] == list(range(count))
@@ -198,36 +159,36 @@ def close(one: Sequence[float], other: Sequence[float], tolerance: float = 1e-9)
     )
 
 
-def check_every_route_to_the_eigenvalues(folder: Path, ranks: int) -> None:
-    for route, found in told(folder, ranks, "eigenvalues_by_every_route").items():
+def check_every_route_to_the_eigenvalues(folder: Path, run: str) -> None:
+    for route, found in told(folder, run, "eigenvalues_by_every_route").items():
         assert close(found["ranks"], found["alone"]), route
-    found = told(folder, ranks, "density")
+    found = told(folder, run, "density")
     assert close(found["ranks"], found["alone"])
 
 
-def check_the_ledger_holds_what_any_rank_has_seen(folder: Path, ranks: int) -> None:
-    found = told(folder, ranks, "coverage_of_other_examples")
+def check_the_ledger_holds_what_any_rank_has_seen(folder: Path, run: str) -> None:
+    found = told(folder, run, "coverage_of_other_examples")
     assert found["ranks"][0] == found["alone"][0]
     assert all(method == "linear" for _, _, method in found["ranks"][0])
     for one, other in zip(found["ranks"][1:], found["alone"][1:], strict=True):
         assert close(one, other)
 
 
-def check_sums_are_in_float64_and_the_same_bits_on_all_ranks(folder: Path, ranks: int) -> None:
-    same, small = told(folder, ranks, "sums_are_the_same_bits_everywhere")
-    assert same == [True] * (ranks - 1)
+def check_sums_are_in_float64_and_the_same_bits_on_all_ranks(folder: Path, run: str) -> None:
+    same, small = told(folder, run, "sums_are_the_same_bits_everywhere")
+    assert same == [True] * (RUNS[run][0] - 1)
     assert small == 1.0  # rounded once, to float32
 
 
-def check_what_fails_on_one_rank_fails_on_all_in_the_same_words(folder: Path, ranks: int) -> None:
-    first, *others = told(folder, ranks, "an_error_of_one_rank_is_everyones")
+def check_what_fails_on_one_rank_fails_on_all_in_the_same_words(folder: Path, run: str) -> None:
+    first, *others = told(folder, run, "an_error_of_one_rank_is_everyones")
     assert all(other == first for other in others)
     expected = [["NumericalError", "odd"], ["DataError", "no"], ["MemoryError", "full"], ["KeyError", "'key'"]]
     assert first == expected * 3
 
 
-def check_when_memory_runs_out_on_one_rank_all_take_half_the_batch(folder: Path, ranks: int) -> None:
-    first, *others = told(folder, ranks, "memory_runs_out_on_one_rank")
+def check_when_memory_runs_out_on_one_rank_all_take_half_the_batch(folder: Path, run: str) -> None:
+    first, *others = told(folder, run, "memory_runs_out_on_one_rank")
     assert all(other == first for other in others)
     size, ran_out_at, ratio, notes = first
     assert (size, ran_out_at) == (2, 4)
@@ -235,41 +196,42 @@ def check_when_memory_runs_out_on_one_rank_all_take_half_the_batch(folder: Path,
     assert "memory ran out at 4 examples at once: 2 were taken" in notes
 
 
-def check_a_sum_that_is_scattered_is_a_sum(folder: Path, ranks: int) -> None:
-    assert told(folder, ranks, "scattered_sums") == [[True] * 26] * ranks
+def check_a_sum_that_is_scattered_is_a_sum(folder: Path, run: str) -> None:
+    assert told(folder, run, "scattered_sums") == [[True] * 26] * RUNS[run][0]
 
 
-def check_a_shared_mean_gradient_is_that_of_one_rank(folder: Path, ranks: int) -> None:
+def check_a_shared_mean_gradient_is_that_of_one_rank(folder: Path, run: str) -> None:
     """ḡ, its products with every example's gradient, norm, ratio and error; each rank has its part of every one."""
-    for name, difference, held, size in told(folder, ranks, "shared_gradients"):
+    for name, difference, held, size in told(folder, run, "shared_gradients"):
         assert difference <= (1e-14 if "float64" in name else 1e-7), name
-        assert (len(held), sum(held)) == (ranks, size), name
+        assert (len(held), sum(held)) == (RUNS[run][0], size), name
 
 
-def check_a_rank_that_fails_within_a_batch_takes_all_with_it(folder: Path, ranks: int) -> None:
-    first, *others = told(folder, ranks, "memory_runs_out_in_the_middle_of_a_batch")
+def check_a_rank_that_fails_within_a_batch_takes_all_with_it(folder: Path, run: str) -> None:
+    first, *others = told(folder, run, "memory_runs_out_in_the_middle_of_a_batch")
     assert all(other == first for other in others)
     assert first == [[2, 4, True]] * 4
-    assert told(folder, ranks, "an_error_in_the_middle_of_a_batch") == [["odd"] * 2] * ranks
+    assert told(folder, run, "an_error_in_the_middle_of_a_batch") == [["odd"] * 2] * RUNS[run][0]
 
 
-def check_a_shared_mean_gradient_takes_a_share_of_the_memory(folder: Path, ranks: int) -> None:
+def check_a_shared_mean_gradient_takes_a_share_of_the_memory(folder: Path, run: str) -> None:
     """To within one parameter's values and what is received of a piece of it."""
-    size, told_by_ranks, alone = told(folder, ranks, "memory_of_a_shared_gradient")
+    size, told_by_ranks, alone = told(folder, run, "memory_of_a_shared_gradient")
     for held, grown in told_by_ranks:
-        assert held <= size / ranks + 6
+        assert held <= size / RUNS[run][0] + 6
         assert grown == alone == 0 or grown <= alone - 8 * (size - held) + 32 * 2**20  # 0: nobody tells peaks here
 
 
-def check_unlike_machines_and_unlike_files_are_refused_on_all_ranks(folder: Path, ranks: int) -> None:
-    first, *others = told(folder, ranks, "unlike_machines")
+def check_unlike_machines_and_unlike_files_are_refused_on_all_ranks(folder: Path, run: str) -> None:
+    first, *others = told(folder, run, "unlike_machines")
     assert all(other == first for other in others)
     assert first.startswith("the ranks must be alike: rank 0 has")
     assert "1 threads, rank 1 has" in first
-    first, *others = told(folder, ranks, "other_files")
+    first, *others = told(folder, run, "other_files")
     assert all(other == first for other in others)
     assert (
-        first == [f"1.pt: rank {ranks - 1} does not see the same file as rank 0; all must see one folder, at rest"] * 2
+        first
+        == [f"1.pt: rank {RUNS[run][0] - 1} does not see the same file as rank 0; all must see one folder, at rest"] * 2
     )
 
 
@@ -291,22 +253,25 @@ CHECKS = [
 ]
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_so_many_ranks_give_what_one_gives(folder: Path, ranks: int) -> None:
+@pytest.mark.parametrize(
+    "run", [pytest.param(run, marks=() if run.startswith("some") else pytest.mark.long) for run in RUNS]
+)
+def test_so_many_ranks_give_what_one_gives(folder: Path, run: str) -> None:
     """One test for all, since tests may be spread over processes, and a run under torchrun serves all checks."""
     for check in CHECKS:
-        check(folder, ranks)
+        check(folder, run)
 
 
 def test_commands_that_one_process_does_alone_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fisher_cli.cli.app.launched", lambda: Launch(0, 2))
     monkeypatch.setattr("fisher_cli.cli.run_command.launched", lambda: Launch(0, 2))
     for words in (["compare", "checkpoints", *MLP[:2]], ["verify", MLP[0]], ["inspect", MLP[0]], ["datasets"]):
-        done = CliRunner().invoke(app, words, prog_name="fisher")
-        assert done.exit_code == 2
-        assert done.stderr == f"error: fisher {words[0]} works in one process: type it without torchrun\n"
-    done = CliRunner().invoke(app, ["analyze", *MLP, "--follow"], prog_name="fisher")
-    assert (done.exit_code, done.stdout) == (2, "")
+        assert (
+            fisher(*words, code=2).stderr
+            == f"error: fisher {words[0]} works in one process: type it without torchrun\n"
+        )
+    done = fisher("analyze", *MLP, "--follow", code=2)
+    assert done.stdout == ""
     assert done.stderr == "error: --follow waits in one process: type the command without torchrun\n"
 
 

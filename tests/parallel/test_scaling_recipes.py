@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.shard_runs import assert_equal_reports, desk, run
+from tests.shard_runs import assert_equal_reports, run
 
-__all__ = ["desk"]
-pytestmark = pytest.mark.usefixtures("desk")
+pytestmark = pytest.mark.usefixtures("ckpts")
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
 # Instead of `fisher`: it keeps its words, so that they can be run in this process.
 STUB = '#!/bin/bash\nprintf "%s\\0" "$@" > "call-$(ls call-* 2>/dev/null | wc -l)"\n'

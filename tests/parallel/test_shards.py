@@ -16,14 +16,14 @@ from fisher_cli.errors import UsageError
 from fisher_cli.settings import Shard
 from fisher_cli.storage import atomic_write
 from fisher_cli.storage.journal import read_records
-from tests.shard_runs import QUICK, analyze, assert_equal_reports, desk, measured_from_now_on, parts, run, spoil
-from tests.storage.test_journal import in_child
+from tests.long_lists import some
+from tests.shard_runs import analyze, assert_equal_reports, parts, run, spoil
+from tests.small_run import QUICK, in_child, measured_from_now_on
 
-__all__ = ["desk"]
 CLEAN = Path(__file__).parents[2] / "sample_checkpoints" / "digits-clean"
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
-    pytest.mark.usefixtures("desk"),
+    pytest.mark.usefixtures("ckpts"),
 ]
 
 
@@ -106,7 +106,7 @@ def spectrum(*words: object) -> None:
     run("spectrum", "ckpts", "--limit", "6", "--eigenvalues", "2", "--model", "./net.py:make", *words, code=None)
 
 
-@pytest.mark.parametrize(("suffix", "method"), [("csv", "density"), ("parquet", "whole")])
+@pytest.mark.parametrize(("suffix", "method"), some([("csv", "density"), ("parquet", "whole")]))
 def test_spectra_are_joined_beside_the_report(suffix: str, method: str) -> None:
     spoil()
     words = ("--method", method, "--probes", "2", "--steps", "4")
@@ -142,7 +142,7 @@ def test_a_shard_is_gone_on_with_and_measures_its_predecessor_only_where_it_must
 ) -> None:
     measured = measured_from_now_on(monkeypatch)
     analyze("--shard", "2/3", "-o", "part.csv")
-    assert measured == [f"step_{step:02}.pt" for step in (3, 4, 5, 6, 7)]
+    assert measured == [f"step_{step}.pt" for step in (3, 4, 5, 6, 7)]
     measured.clear()
     analyze("--shard", "2/3", "-o", "part.csv")
     assert measured == []
@@ -152,7 +152,7 @@ def test_a_shard_is_gone_on_with_and_measures_its_predecessor_only_where_it_must
 
 def test_more_shards_than_checkpoints_give_empty_reports() -> None:
     for step in range(2, 12):
-        Path(f"ckpts/step_{step:02}.pt").unlink()
+        Path(f"ckpts/step_{step}.pt").unlink()
     analyze("-o", "whole.parquet")
     names = parts(5, "parquet")
     sizes = [len(json.loads(Path(name).with_suffix(".meta.json").read_text())["checkpoints"]) for name in names]

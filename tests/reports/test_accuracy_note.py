@@ -7,7 +7,7 @@ import pytest
 from fisher_cli.reports.accuracy_note import accuracy_note
 from fisher_cli.results import Estimate, Predictions, Status
 from fisher_cli.results import Measurement as Row
-from tests.reports.test_console import checkpoint, rendered
+from tests.rendering import checkpoint, rendered
 
 
 def row(accuracy: float, loss: float, classes: int = 10, examples: int = 1000, step: int = 7) -> Row:

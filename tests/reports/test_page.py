@@ -5,9 +5,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from fisher_cli.cli.app import app
 from fisher_cli.reports.charts import NAMES, draw
 from fisher_cli.reports.page import render_page
 from fisher_cli.reports.reported_run import read_run
@@ -15,6 +13,7 @@ from fisher_cli.storage.formats import format_of, render
 from fisher_cli.storage.readers import read_table
 from fisher_cli.tables.build import make_table, to_csv
 from fisher_cli.tables.columns import SPECTRUM_COLUMNS, main_columns
+from tests.command import fisher
 from tests.effort import Effort
 from tests.report_files import computed, made
 
@@ -200,19 +199,16 @@ def test_damage_and_bad_rows_are_said_first(tmp_path: Path) -> None:
 def test_the_command_writes_the_page_and_spares_other_files(
     report: Path, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page, run = tmp_path / "page.html", CliRunner()
-    done = run.invoke(app, ["report", str(report), "-o", str(page)])
-    assert (done.exit_code, done.stderr) == (0, f"page: {page}\n")
+    page = tmp_path / "page.html"
+    assert fisher("report", report, "-o", page).stderr == f"page: {page}\n"
     assert page.read_bytes() == content
     monkeypatch.setattr("fisher_cli.reports.page.render_page", lambda _: b"new")
-    assert run.invoke(app, ["report", str(report), "-o", str(page), "-q"]).exit_code == 0  # a page of ours is replaced
+    fisher("report", report, "-o", page, "-q")  # a page of ours is replaced
     assert page.read_bytes() == b"new"
     page.write_text("<p>by hand")
-    done = run.invoke(app, ["report", str(report), "-o", str(page)])
-    assert done.exit_code == 1
-    assert "was not made by this command" in done.stderr
+    assert "was not made by this command" in fisher("report", report, "-o", page, code=1).stderr
     assert page.read_text() == "<p>by hand"
-    assert run.invoke(app, ["report", str(report), "-o", str(page), "--force"]).exit_code == 0
+    fisher("report", report, "-o", page, "--force")
     assert page.read_bytes() == b"new"
 
 
@@ -230,8 +226,7 @@ def test_refusals_say_what_to_type(
     report: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, said: str
 ) -> None:
     monkeypatch.chdir(report.parent)
-    done = CliRunner().invoke(app, ["report", *arguments])
-    assert done.exit_code == code
+    done = fisher("report", *arguments, code=code)
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
 

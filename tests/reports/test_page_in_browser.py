@@ -4,11 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from fisher_cli.cli.app import app
 from fisher_cli.reports.charts import NAMES
 from tests.browser import CHROMIUM, Browser, browser, installed_axe
+from tests.command import fisher
 from tests.report_files import SAMPLES, computed
 
 LABELS = SAMPLES / "digits-noisy" / "labels.csv"
@@ -43,9 +42,7 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def written(reports: list[Path], page: Path) -> Path:
-    arguments = ["report", *map(str, reports), "--data", "digits", "--labels", str(LABELS), "-q", "-o", str(page)]
-    done = CliRunner().invoke(app, arguments)
-    assert done.exit_code == 0, done.output
+    fisher("report", *reports, "--data", "digits", "--labels", LABELS, "-q", "-o", page)
     return page
 
 

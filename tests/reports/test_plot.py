@@ -8,13 +8,12 @@ from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from fisher_cli.cli.app import app
 from fisher_cli.cli.plot import Drawing
 from fisher_cli.reports.charts import NAMES, draw, traces
 from fisher_cli.reports.drawing import picture
 from fisher_cli.reports.reported_run import read_run
+from tests.command import fisher
 from tests.report_files import made
 
 MADE_WITHOUT = {"spectrum"}  # no such table beside the made report
@@ -26,9 +25,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def plot(report: Path, what: str, figure: Path, *more: str) -> str:
-    done = CliRunner().invoke(app, ["plot", str(report), "--what", what, "-o", str(figure), *more])
-    assert done.exit_code == 0, done.stderr
-    return done.stderr
+    return fisher("plot", report, "--what", what, "-o", figure, *more).stderr
 
 
 def test_the_names_of_the_option_are_those_of_the_charts() -> None:
@@ -58,8 +55,7 @@ def test_formats_are_reproducible_and_replaced_only_if_ours(report: Path, tmp_pa
         with Image.open(figure) as image:
             assert image.width == round(6.9 * 300)
     figure.write_bytes(b"mine")
-    done = CliRunner().invoke(app, ["plot", str(report), "--what", "traces", "-o", str(figure)])
-    assert done.exit_code == 1
+    fisher("plot", report, "--what", "traces", "-o", figure, code=1)
     assert figure.read_bytes() == b"mine"
 
 
@@ -79,8 +75,7 @@ def test_the_curve_goes_through_the_numbers(report: Path) -> None:
 
 
 def test_what_a_report_lacks_is_said_with_what_makes_it(report: Path, tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, ["plot", str(report), "--what", "spectrum", "-o", str(tmp_path / "a.svg")])
-    assert done.exit_code == 1
+    done = fisher("plot", report, "--what", "spectrum", "-o", tmp_path / "a.svg", code=1)
     assert done.stderr.count("\n") == 1
     assert "run `fisher spectrum` with the same -o" in done.stderr
 

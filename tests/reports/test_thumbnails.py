@@ -10,22 +10,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
-from fisher_cli.cli.app import app
 from fisher_cli.inputs.data.datasets import load_examples
 from fisher_cli.reports.page import render_page
 from fisher_cli.reports.reported_run import read_run
 from fisher_cli.reports.thumbnails import LARGEST, ImageData, with_pictures
 from fisher_cli.storage.readers import read_table
+from tests.command import fisher
 from tests.report_files import SAMPLES, made
 
 LABELS = SAMPLES / "digits-noisy" / "labels.csv"
-
-
-def fisher(*arguments: object) -> tuple[int, str]:
-    done = CliRunner().invoke(app, [str(each) for each in arguments])
-    return done.exit_code, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +28,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "noisy.csv"
     last = SAMPLES / "digits-noisy" / "step_05280.pt"
     options = ("--labels", LABELS, "--limit", 24, "--eigenvalues", 0, "--per-example", "-q")
-    assert fisher("analyze", last, *options, "-o", path) == (0, "")
+    assert fisher("analyze", last, *options, "-o", path).stderr == ""
     return path
 
 
@@ -66,41 +60,36 @@ def test_the_pictures_are_those_of_the_rows_that_carry_the_trace(report: Path) -
 
 
 def test_the_command_shows_them_only_when_asked(report: Path, tmp_path: Path) -> None:
-    assert fisher("report", report, "-o", tmp_path / "plain.html", "-q") == (0, "")
+    assert fisher("report", report, "-o", tmp_path / "plain.html", "-q").stderr == ""
     assert b"<img" not in (tmp_path / "plain.html").read_bytes()
     asked = ("--data", "digits", "--labels", LABELS)
-    assert fisher("report", report, *asked, "-o", tmp_path / "full.html", "-q") == (0, "")
+    assert fisher("report", report, *asked, "-o", tmp_path / "full.html", "-q").stderr == ""
     assert (tmp_path / "full.html").read_bytes().count(b'<img src="data:image/png;base64,') == 10
 
 
 def test_other_data_is_refused_in_one_line(report: Path, tmp_path: Path) -> None:
     page, other = tmp_path / "a.html", tmp_path / "labels.csv"
-    code, said = fisher("report", report, "--data", "digits", "-o", page)
-    assert (code, said) == (
-        1,
-        "error: noisy was made with --labels labels.csv: add --labels and the file beside --data\n",
+    assert fisher("report", report, "--data", "digits", "-o", page, code=1).stderr == (
+        "error: noisy was made with --labels labels.csv: add --labels and the file beside --data\n"
     )
     lines = LABELS.read_text().splitlines()
     index = read_table(report.with_name("noisy.examples.csv"))["index"][0]
     place = next(i for i, line in enumerate(lines) if line.startswith(f"{index},"))
     lines[place] = f"{index},{(int(lines[place].split(',')[1]) + 1) % 10},0"
     other.write_text("\n".join(lines))
-    code, said = fisher("report", report, "--data", "digits", "--labels", other, "-o", page)
-    assert code == 1
+    said = fisher("report", report, "--data", "digits", "--labels", other, "-o", page, code=1).stderr
     assert said == (
         f"error: --data digits with --labels {other} is not the data of noisy, which is digits train with --labels "
         "labels.csv: name that dataset\n"
     )
-    code, said = fisher("report", report, "--labels", LABELS, "-o", page)
-    assert code == 2
+    said = fisher("report", report, "--labels", LABELS, "-o", page, code=2).stderr
     assert "belongs to --data" in said
     assert not page.exists()
 
 
 def test_what_a_report_lacks_is_said(tmp_path: Path) -> None:
     report = made(tmp_path / "made.csv", 2, 1)
-    code, said = fisher("report", report, "--data", "digits", "-o", tmp_path / "a.html")
-    assert code == 1
+    said = fisher("report", report, "--data", "digits", "-o", tmp_path / "a.html", code=1).stderr
     assert said == (
         "error: made has no table of examples that --data could show: run `fisher examples` with the same -o\n"
     )
@@ -113,10 +102,8 @@ def test_a_record_without_the_data_is_said(report: Path, tmp_path: Path) -> None
     record = json.loads((tmp_path / "noisy.meta.json").read_text())
     del record["data"]["identity"]
     (tmp_path / "noisy.meta.json").write_text(json.dumps(record))
-    code, said = fisher("report", tmp_path / "noisy.csv", "--data", "digits", "-o", tmp_path / "a.html")
-    assert (code, said) == (
-        1,
-        "error: noisy: its record does not say of which data it is: make the report again\n",
+    assert fisher("report", tmp_path / "noisy.csv", "--data", "digits", "-o", tmp_path / "a.html", code=1).stderr == (
+        "error: noisy: its record does not say of which data it is: make the report again\n"
     )
 
 
@@ -129,11 +116,11 @@ def make():
 """
 
 
+@pytest.mark.usefixtures("workdir")
 @pytest.mark.parametrize(("shape", "normalize", "kind"), [((3, 200, 120), "auto", "image"), ((5,), None, "numbers")])
 def test_large_pictures_get_small_and_numbers_are_no_pictures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], normalize: str | None, kind: str
+    shape: tuple[int, ...], normalize: str | None, kind: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     generator = torch.Generator().manual_seed(0)
     size = int(np.prod(shape))
     Path("net.py").write_text(NETWORK.format(inputs=size))
@@ -141,12 +128,14 @@ def test_large_pictures_get_small_and_numbers_are_no_pictures(
     inputs = torch.randint(0, 256, (12, *shape), generator=generator).to(torch.uint8 if kind == "image" else None)
     np.savez("data.npz", x=inputs.numpy() if kind == "image" else inputs.float().numpy() / 300, y=np.arange(12) % 3)
     options = ("--model", "./net.py:make", *(("--normalize", normalize) if normalize else ()), "-q")
-    assert fisher("examples", "step_1.pt", "--data", "data.npz", *options, "-o", "a.csv")[0] == 0
-    assert fisher("analyze", "step_1.pt", "--data", "data.npz", *options, "--eigenvalues", 0, "-o", "a.csv")[0] == 0
-    code, said = fisher("report", "a.csv", "--data", "data.npz", "-o", "a.html", "-q")
+    fisher("examples", "step_1.pt", "--data", "data.npz", *options, "-o", "a.csv")
+    fisher("analyze", "step_1.pt", "--data", "data.npz", *options, "--eigenvalues", 0, "-o", "a.csv")
+    asked = ("report", "a.csv", "--data", "data.npz", "-o", "a.html", "-q")
     if kind == "numbers":
-        assert (code, said) == (1, "error: --data data.npz: its examples are no images: leave --data out\n")
+        said = fisher(*asked, code=1).stderr
+        assert said == "error: --data data.npz: its examples are no images: leave --data out\n"
         return
-    assert (code, said) == (0, "")
+    said = fisher(*asked).stderr
+    assert said == ""
     addresses = re.findall(r'<img src="([^"]*)"', Path("a.html").read_text())
     assert [pixels(each).shape for each in addresses] == [(LARGEST, 58, 3)] * 10

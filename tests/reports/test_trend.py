@@ -8,7 +8,7 @@ from rich.cells import cell_len
 from fisher_cli.reports.closing_lines import closing_lines, of_run
 from fisher_cli.reports.trend import asides, layer_shares, trace_sentence, verdict
 from fisher_cli.results import Estimate, Measurement, Trace
-from tests.reports.test_console import checkpoint, rendered
+from tests.rendering import checkpoint, rendered
 
 
 @pytest.mark.parametrize(

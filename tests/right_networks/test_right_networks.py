@@ -1,10 +1,8 @@
 """The traces of every parameter of networks of all kinds are those of a plain loop, in batches of any size.
 
-`verify` finds nothing wrong with them. By default half of them are tried, and a tenth with `verify`; all of them with
-`make test-long`.
+`verify` finds nothing wrong with them. By default a tenth of them is tried, and half of these with `verify`; all of
+them with `make test-long`.
 """
-
-import random
 
 import pytest
 import torch
@@ -12,18 +10,13 @@ import torch
 from fisher_cli import analyze, verify
 from fisher_cli.errors import FisherError
 from tests.cases import Case
+from tests.long_lists import some
 from tests.reference import layer_traces
 from tests.right_networks import functions, huggingface, parameters, recurrent
 
 CASES = [case for module in (recurrent, parameters, functions, huggingface) for case in module.CASES]
-SOME, FEW = (random.Random(0).sample(CASES, len(CASES) // part) for part in (2, 10))
 # What torch and transformers say about such networks.
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-def partly_long(chosen: list[Case]) -> list[object]:
-    """All cases, those that were not chosen for `make test-long` alone."""
-    return [pytest.param(case, marks=() if case in chosen else pytest.mark.long) for case in CASES]
 
 
 def plainly(name: str) -> str:
@@ -31,7 +24,7 @@ def plainly(name: str) -> str:
     return name.removesuffix(".original").replace("parametrizations.", "") if name.endswith(".original") else name
 
 
-@pytest.mark.parametrize("case", partly_long(SOME), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", some(CASES), ids=lambda case: case.name)
 def test_the_traces_of_every_parameter_are_those_of_the_loop(case: Case) -> None:
     right = {plainly(name): traces for name, traces in layer_traces(*case.make(), case.likelihood).items()}
     total = sum(true for true, _ in right.values())
@@ -54,7 +47,7 @@ def test_the_traces_of_every_parameter_are_those_of_the_loop(case: Case) -> None
             assert (row.trace_true, row.trace_empirical) == traces, (row.layer, row.method, batch_size)
 
 
-@pytest.mark.parametrize("case", partly_long(FEW), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", some(CASES, part=0.05), ids=lambda case: case.name)
 def test_verify_has_nothing_against_them(case: Case) -> None:
     model, inputs, labels = case.make()
     found = verify(model, (inputs, labels), likelihood=case.likelihood).identities

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,9 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from fisher_cli.cli.app import app
 from fisher_cli.curvature.spectra.solver_choice import Eigensolver
 from fisher_cli.curvature.torch_backend import machine_memory
 from fisher_cli.errors import CheckpointError
@@ -23,6 +19,9 @@ from fisher_cli.reports.forecast import duration
 from fisher_cli.run.forecast.forecast import RunPlan, plan
 from fisher_cli.run.forecast.lower_bound import lower_bound
 from fisher_cli.settings import Settings
+from tests.command import fisher
+from tests.live_memory import LiveMemory
+from tests.small_run import in_child
 
 ROOT = Path(__file__).parents[2]
 CLEAN = ROOT / "sample_checkpoints" / "digits-clean"
@@ -67,38 +66,35 @@ def cnn_10(): return cnn(384, 8)
 def cnn_100(): return cnn(960, 12)
 def huge(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 2**20), nn.Linear(2**20, 2**20), nn.Linear(2**20, 10))
 '''
-# The command in a process of its own, in which memory is what tensors take, and says how much it was in the end. What
-# the system calls resident depends on what else runs there: that is held to the same promise by `benchmarks.resident`.
-CHILD = """
-import sys
-from fisher_cli import machine
-from fisher_cli.cli.app import app
-from tests.live_memory import LiveMemory
-
-LIBRARIES = 500 * 2**20
-memory = LiveMemory()
-
-def begin_peak():
-    memory.peak = memory.now
-    return True
-
-machine.resident_memory, machine.peak_memory = lambda: LIBRARIES + memory.now, lambda: LIBRARIES + memory.peak
-machine.begin_peak = begin_peak
-with memory:
-    code = app(sys.argv[1:], prog_name="fisher", standalone_mode=False)
-print(f"peak {machine.peak_memory()}", file=sys.stderr)
-sys.exit(code)
-"""
+LIBRARIES = 500 * MEBIBYTE
 
 
 def in_a_process(folder: Path, *words: str) -> tuple[str, int]:
-    """What a command prints, and its peak memory in bytes."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, *words], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout, int(done.stderr.rpartition("peak ")[2])
+    """What a command prints, and its peak memory in bytes, in a forked process.
+
+    Memory is what tensors take there. What the system calls resident depends on what else runs there: that is held to
+    the same promise by `benchmarks.resident`.
+    """
+
+    def work() -> None:
+        os.chdir(folder)
+        memory = LiveMemory()
+
+        def begin_peak() -> bool:
+            memory.peak = memory.now
+            return True
+
+        patch = pytest.MonkeyPatch()
+        patch.setattr(machine_memory, "resident_memory", lambda: LIBRARIES + memory.now)
+        patch.setattr(machine_memory, "peak_memory", lambda: LIBRARIES + memory.peak)
+        patch.setattr(machine_memory, "begin_peak", begin_peak)
+        with memory:
+            done = fisher(*words)
+        Path("done.json").write_text(json.dumps([done.stdout, LIBRARIES + memory.peak]))
+
+    assert in_child(work) == 0
+    said, peak = json.loads((folder / "done.json").read_text())
+    return said, peak
 
 
 def make(folder: Path, name: str) -> None:
@@ -112,6 +108,7 @@ def make(folder: Path, name: str) -> None:
         torch.save(space[name]().state_dict(), folder / name / f"step_{step}.pt")
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -153,6 +150,7 @@ OTHERS = [
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize(("command", "name", "words"), OTHERS)
 def test_memory_of_other_commands_is_foretold(
     command: str, name: str, words: str, tmp_path: Path, record_property: Callable[..., None]
@@ -188,8 +186,7 @@ def hold_against_a_run(
 
 
 def run(*words: object, code: int = 0) -> tuple[str, str]:
-    done = CliRunner().invoke(app, [*map(str, words)], prog_name="fisher")
-    assert done.exit_code == code, done.output
+    done = fisher(*words, code=code)
     return done.stdout, done.stderr
 
 
@@ -201,18 +198,15 @@ def foretold(*words: object, code: int = 0) -> dict[str, Any]:
     return found
 
 
-def test_nothing_is_written_and_what_the_journal_has_is_not_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_nothing_is_written_and_what_the_journal_has_is_not_counted(workdir: Path) -> None:
     assert foretold("-o", "r.csv")["measurements"] == 14
-    assert list(tmp_path.iterdir()) == []
+    assert list(workdir.iterdir()) == []
     few = sorted(CLEAN.glob("*.pt"))[:3]
     run("analyze", *few, *QUICK[1:], "-o", "r.csv")
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
     found = foretold("-o", "r.csv")
     assert (found["rows"], found["kept"], found["measurements"]) == (14, 3, 11)
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == before
     assert foretold("-o", "r.csv", "--no-resume")["measurements"] == 14
     assert run("analyze", *few, *QUICK[1:], "-o", "r.csv", "--dry-run")[0] == "nothing is left to measure\n"
     # Other words are another question, for a run and so here.
@@ -247,15 +241,14 @@ def test_people_get_lines_with_what_they_are_read_off() -> None:
     ],
 )
 def test_other_commands_foretell_with_the_same_lines_and_refuse_alike(
-    command: str, words: Sequence[str], lines: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: str, words: Sequence[str], lines: Sequence[str], workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     asked = (*command.split(), CLEAN, "--limit", "20", "-b", "8", *words, "-o", "r.csv", "--dry-run")
     out, _ = run(*asked)
     assert "14 checkpoints" in out
     for line in lines:
         assert line in out
-    assert list(tmp_path.iterdir()) == []
+    assert list(workdir.iterdir()) == []
     found = json.loads(run(*asked, "--format", "json")[0])
     assert sum(size for _, size in found["parts"]) == found["peak_bytes"]
     assert any(name.startswith("eigenvalues") for name, _ in found["seconds"]) == (command == "spectrum")
@@ -305,11 +298,9 @@ def test_two_processes_take_the_memory_of_two(monkeypatch: pytest.MonkeyPatch) -
     assert "give --devices no more than one process" in err
 
 
-def test_a_network_that_is_too_large_is_refused_before_it_is_built(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("workdir")
+def test_a_network_that_is_too_large_is_refused_before_it_is_built() -> None:
     """A trillion parameters in a linear layer: built in earnest they would take four terabytes."""
-    monkeypatch.chdir(tmp_path)
     Path("net.py").write_text(NETWORKS)
     torch.save({"0.weight": torch.zeros(1)}, "a.pt")
     error = run("analyze", "a.pt", "--model", "net.py:huge", "--dry-run", code=4)[1]
@@ -359,9 +350,9 @@ def test_no_file_that_can_be_read_is_an_error(tmp_path: Path) -> None:
     assert error.startswith("error: a.pt:")
 
 
-def test_what_the_probe_meets_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("workdir")
+def test_what_the_probe_meets_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """A network that no row could be made of, and memory that is not even enough for one example."""
-    monkeypatch.chdir(tmp_path)
     Path("net.py").write_text(
         "from torch import nn\n\n\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
     )

@@ -14,10 +14,10 @@ from fisher_cli.inputs.checkpoints.stored_files import StoredCheckpoint
 from fisher_cli.inputs.formats.reading import ReadOptions
 from fisher_cli.results import Coverage, Ledger
 from fisher_cli.storage.journal import open_journal
-from tests.run.test_resume import analyze, counted, desk, tables
-from tests.storage.test_journal import ASKED, record
+from tests.journals import ASKED, record
+from tests.small_run import analyze, measured_from_now_on, tables
 
-__all__ = ["desk"]  # its fixture: twelve checkpoints
+pytestmark = pytest.mark.usefixtures("ckpts")
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_only_what_changed_is_decoded(decoded: list[str], monkeypatch: pytest.Mo
     torch.save({name: value * 2 for name, value in state.items()}, "ckpts/step_11.pt")
     shutil.move("ckpts/step_0.pt", "ckpts/global_step_0.pt")  # the same bytes under another name
     decoded.clear()
-    measured = counted(monkeypatch)
+    measured = measured_from_now_on(monkeypatch)
     analyze()
     assert measured == ["step_11.pt"]
     assert decoded == ["step_11.pt", "step_10.pt", "step_11.pt"]
@@ -96,7 +96,7 @@ def test_a_damaged_memory_costs_time_and_no_number(
         place = content.index(b'"sha256"')
         path.write_bytes(content[: place + 20] + bytes([content[place + 20] ^ 1]) + content[place + 21 :])
     decoded.clear()
-    measured = counted(monkeypatch)
+    measured = measured_from_now_on(monkeypatch)
     words = ("--trust-pickle",) if damage == "another way" else ()
     analyze(*words)
     assert measured == []

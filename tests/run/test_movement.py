@@ -11,10 +11,8 @@ import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
-from typer.testing import CliRunner
 
 from fisher_cli import analyze
-from fisher_cli.cli.app import app
 from fisher_cli.curvature.kl import divergence as moving
 from fisher_cli.curvature.problem.problem import TensorData, pose
 from fisher_cli.inputs.networks.digits_networks import digits_cnn
@@ -25,6 +23,7 @@ from fisher_cli.run.previous_row import PreviousRow
 from fisher_cli.run.sequence import Run
 from fisher_cli.settings import Resources, Settings
 from tests.cases import mlp, unsettle
+from tests.command import fisher
 from tests.reference import reference
 
 SAMPLES = Path(__file__).parents[2] / "sample_checkpoints"
@@ -262,21 +261,18 @@ def test_what_is_kept_of_a_network_does_not_change_with_it() -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in kept.tensors.items())
 
 
-def test_a_single_checkpoint_keeps_no_trail() -> None:
+def test_a_single_checkpoint_has_no_movement() -> None:
     run = Run([FIRST], Settings(limit=5, eigenvalues=0), Resources())
-    assert run._rows.previous_row is None
     assert next(iter(run)).movement is None
 
 
 def test_streamed_rows_have_the_path_and_no_phase_and_files_have_both(tmp_path: Path) -> None:
     words = ["analyze", str(FIRST), str(MIDDLE), str(LAST), "--limit", "24", "--eigenvalues", "0"]
     for form, read in (("csv", pd.read_csv), ("jsonl", lambda path: pd.read_json(path, lines=True))):
-        result = CliRunner().invoke(app, [*words, "--format", form])
-        assert result.exit_code == 0, result.stderr
-        (tmp_path / form).write_text(result.stdout)
+        (tmp_path / form).write_text(fisher(*words, "--format", form).stdout)
         streamed = read(tmp_path / form)
         if form == "csv":
-            assert CliRunner().invoke(app, [*words, "-o", str(tmp_path / "whole.csv")]).exit_code == 0
+            fisher(*words, "-o", tmp_path / "whole.csv")
         whole = pd.read_csv(tmp_path / "whole.csv")
         assert whole["path_length"][1:].is_monotonic_increasing
         assert streamed["path_length"][1:].tolist() == pytest.approx(whole["path_length"][1:].tolist(), rel=1e-14)
@@ -287,18 +283,7 @@ def test_streamed_rows_have_the_path_and_no_phase_and_files_have_both(tmp_path: 
 
 def test_a_resumed_run_has_the_bytes_of_one_that_was_not_stopped(tmp_path: Path) -> None:
     for name, files in (("part", [FIRST, MIDDLE]), ("part", [FIRST, MIDDLE, LAST]), ("whole", [FIRST, MIDDLE, LAST])):
-        words = [
-            "analyze",
-            *map(str, files),
-            "--limit",
-            "24",
-            "--eigenvalues",
-            "0",
-            "-o",
-            str(tmp_path / f"{name}.csv"),
-        ]
-        result = CliRunner().invoke(app, words)
-        assert result.exit_code == 0, result.stderr
+        fisher("analyze", *files, "--limit", 24, "--eigenvalues", 0, "-o", tmp_path / f"{name}.csv")
     assert (tmp_path / "part.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
     notes = [json.loads((tmp_path / f"{name}.meta.json").read_text())["checkpoints"] for name in ("part", "whole")]
     assert notes[0] == notes[1]

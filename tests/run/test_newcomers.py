@@ -10,9 +10,9 @@ import pytest
 import fisher_cli.run.measurement
 import fisher_cli.run.movement
 import fisher_cli.run.previous_row
-from tests.run.test_resume import analyze, counted, desk, tables
+from tests.small_run import analyze, measured_from_now_on, tables
 
-__all__ = ["desk"]  # its fixture: twelve checkpoints
+pytestmark = pytest.mark.usefixtures("ckpts")
 
 
 def swept(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -40,7 +40,7 @@ def test_a_newcomer_at_the_end_costs_itself(monkeypatch: pytest.MonkeyPatch) -> 
     shutil.move("ckpts/step_11.pt", "last.pt")
     analyze()
     shutil.move("last.pt", "ckpts/step_11.pt")
-    measured, done = counted(monkeypatch), swept(monkeypatch)
+    measured, done = measured_from_now_on(monkeypatch), swept(monkeypatch)
     analyze()
     assert measured == ["step_11.pt"]
     assert done == ["leading_vectors", "all_outputs", "sweep", "movement", "spectrum", "spectrum"]
@@ -59,7 +59,7 @@ def test_a_newcomer_between_old_rows_costs_itself_and_its_neighbours_movement(
     analyze(*words)
     shutil.move("between.pt", "ckpts/step_5.pt")
     with monkeypatch.context() as patch:
-        measured, done = counted(patch), swept(patch)
+        measured, done = measured_from_now_on(patch), swept(patch)
         analyze(*words)
         vectors, spectra = (["leading_vectors"], ["spectrum", "spectrum"]) if eigenvalues == "1" else ([], [])
         assert measured == ["step_5.pt"]
@@ -78,7 +78,7 @@ def test_a_row_that_is_gone_costs_the_movement_of_the_next(monkeypatch: pytest.M
     Path("ckpts/step_5.pt").unlink()
     Path("ckpts/step_0.pt").unlink()
     with monkeypatch.context() as patch:
-        measured, done = counted(patch), swept(patch)
+        measured, done = measured_from_now_on(patch), swept(patch)
         analyze()
         assert measured == []
         assert done == ["leading_vectors", "all_outputs"] * 2 + ["movement"]

@@ -14,10 +14,8 @@ import torch
 from rich.cells import cell_len
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
-from typer.testing import CliRunner, Result
 
 from fisher_cli import analyze
-from fisher_cli.cli.app import app
 from fisher_cli.curvature.traces.example_groups import auroc, concentration, midranks, ratio_of_groups
 from fisher_cli.curvature.traces.traces import sweep
 from fisher_cli.inputs.data.datasets import load_examples
@@ -28,29 +26,15 @@ from fisher_cli.run.per_example import example_rows, example_tables, with_summar
 from fisher_cli.storage.readers import read_table
 from fisher_cli.tables.columns import EXAMPLE_COLUMNS
 from tests.cases import CASES
+from tests.command import fisher
 from tests.conftest import problem_of
 from tests.reference import reference
+
+pytestmark = pytest.mark.usefixtures("workdir")
 
 SAMPLES = Path(__file__).parents[2] / "sample_checkpoints"
 NOISY, LABELS = SAMPLES / "digits-noisy", SAMPLES / "digits-noisy" / "labels.csv"
 EARLY, LAST = NOISY / "step_00704.pt", NOISY / "step_05280.pt"
-
-
-@pytest.fixture(autouse=True)
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", sys.path[:])
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.delenv("COLUMNS", raising=False)
-    return tmp_path
-
-
-def fisher(*words: object, code: int = 0, columns: int | None = None) -> Result:
-    environment = {} if columns is None else {"COLUMNS": str(columns)}
-    result = CliRunner(env=environment).invoke(app, [*map(str, words)], prog_name="fisher")
-    assert isinstance(result.exception, SystemExit | None), result.exc_info
-    assert result.exit_code == code, result.stderr
-    return result
 
 
 def measured(path: Path = LAST, labels: Path | None = LABELS, limit: int | None = None, **words: object) -> Measurement:
@@ -229,7 +213,7 @@ def test_other_verdicts_say_what_they_rest_on() -> None:
 @pytest.mark.parametrize("width", [60, 80, 100, 160])
 def test_no_line_is_wider_than_the_terminal(width: int) -> None:
     words = ("examples", EARLY, LAST, "--labels", LABELS, "--limit", "all", "--format", "table", "-q")
-    lines = fisher(*words, columns=width).stdout.splitlines()
+    lines = fisher(*words, COLUMNS=str(width)).stdout.splitlines()
     assert max(map(cell_len, lines)) <= width
     assert any("noisy/clean" in line for line in lines)
 
@@ -263,12 +247,12 @@ def test_top_gives_the_largest_of_each_checkpoint_first() -> None:
         assert list(top[top["order"] == order]["index"]) == list(rows["index"])
 
 
-def test_nothing_is_said_or_kept_of_movement_which_is_not_asked(desk: Path) -> None:
+def test_nothing_is_said_or_kept_of_movement_which_is_not_asked(workdir: Path) -> None:
     cnn = SAMPLES / "digits-cnn"
     words = (cnn / "step_00088.pt", cnn / "step_00440.pt", "--limit", 30, "--format", "table")
     assert "kl_step" in fisher("analyze", *words, "--eigenvalues", 0).stdout
     assert "kl_step" not in fisher("examples", *words, "-o", "a.csv").stdout
-    assert "kl_step" not in (desk / "a.examples.meta.json").read_text().partition('"columns"')[0]
+    assert "kl_step" not in (workdir / "a.examples.meta.json").read_text().partition('"columns"')[0]
 
 
 def test_a_remark_on_a_column_stays_with_its_table() -> None:
@@ -277,14 +261,14 @@ def test_a_remark_on_a_column_stays_with_its_table() -> None:
     assert "gradient_snr" not in fisher("examples", *words).stdout
 
 
-def test_a_checkpoint_that_fails_is_a_row_and_leaves_the_others(desk: Path) -> None:
-    (desk / "broken_step_9.pt").write_bytes(b"no checkpoint")
-    result = fisher("examples", LAST, desk / "broken_step_9.pt", "--limit", 5, "-q", "-o", "run.csv", code=3)
+def test_a_checkpoint_that_fails_is_a_row_and_leaves_the_others(workdir: Path) -> None:
+    (workdir / "broken_step_9.pt").write_bytes(b"no checkpoint")
+    result = fisher("examples", LAST, workdir / "broken_step_9.pt", "--limit", 5, "-q", "-o", "run.csv", code=3)
     table = read_table(Path("run.examples.csv"))
     assert list(table["status"]).count("ok") == 5
     assert list(table["status"]).count("rejected") == 1
     assert "rejected" in result.stdout or not result.stdout
-    fisher("examples", desk / "broken_step_9.pt", "-q", "-o", "none.csv", code=1)
+    fisher("examples", workdir / "broken_step_9.pt", "-q", "-o", "none.csv", code=1)
     assert not list(Path().glob(".*"))
     assert not Path("none.examples.csv").exists()
 
@@ -371,8 +355,8 @@ print(held[0], max(*held, tracemalloc.get_traced_memory()[1] + pyarrow.total_all
         pytest.param("parquet", 1_000_000, marks=pytest.mark.long),
     ],
 )
-def test_many_rows_take_no_more_memory_than_a_chunk_of_them(form: str, count: int, desk: Path) -> None:
-    path = desk / f"rows.{form}"
+def test_many_rows_take_no_more_memory_than_a_chunk_of_them(form: str, count: int, workdir: Path) -> None:
+    path = workdir / f"rows.{form}"
     command = [sys.executable, "-c", GROWTH, form, str(count), str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     first, most = map(int, done.stdout.split())
@@ -394,7 +378,7 @@ def test_what_a_run_says_does_not_depend_on_a_row_per_example(tmp_path: Path) ->
     run = str(Path(__file__).parents[2] / "sample_checkpoints/digits-clean")
     words = ["analyze", run, "--limit", "100", "--eigenvalues", "0", "-q", "--format", "table", "-o"]
     said = [
-        CliRunner().invoke(app, [*words, str(tmp_path / f"{name}.csv"), *more]).stdout
+        fisher(*words, tmp_path / f"{name}.csv", *more).stdout
         for name, more in (("with", ["--per-example"]), ("without", []))
     ]
     assert said[0] == said[1]

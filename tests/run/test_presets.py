@@ -2,17 +2,14 @@
 
 import itertools
 import json
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from torch import nn
-from typer.testing import CliRunner, Result
 
 from fisher_cli import analyze
-from fisher_cli.cli.app import app
 from fisher_cli.curvature.gradient_norms import per_example_gradients
 from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.problem.counter_based_random import of_examples
@@ -24,25 +21,14 @@ from fisher_cli.inputs.networks.digits_networks import digits_cnn
 from fisher_cli.run.parameters import select_parameters, without_head
 from fisher_cli.settings import PRESETS, Settings, listing, settings_of
 from tests.cases import CASES, Attention, Case, Residual
+from tests.command import fisher
 from tests.conftest import problem_of, reference_of
 from tests.reference import reference
 
+pytestmark = pytest.mark.usefixtures("workdir")
+
 SAMPLES = Path(__file__).parents[2] / "sample_checkpoints"
 CLEAN, CNN = SAMPLES / "digits-clean" / "step_00440.pt", SAMPLES / "digits-cnn" / "step_00440.pt"
-
-
-@pytest.fixture(autouse=True)
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", sys.path[:])
-    monkeypatch.setenv("NO_COLOR", "1")
-
-
-def fisher(*words: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(app, [*map(str, words)], prog_name="fisher")
-    assert isinstance(result.exception, SystemExit | None), result.exc_info
-    assert result.exit_code == code, result.stderr
-    return result
 
 
 def recorded(*words: object) -> dict[str, object]:

@@ -3,36 +3,24 @@
 import json
 import os
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch import nn
 
 import fisher_cli.run.sequence
 from fisher_cli.results import Measurement
 from fisher_cli.storage.json_codec import decode, encode
-from tests.run.test_resume import NET, analyze, tables
-from tests.storage.test_journal import in_child
+from tests.small_run import analyze, in_child, tables, write_checkpoints
 
 # Bytes of Python that finished rows may hold: whatever their number, and each; below 150 MiB for ten thousand.
 HELD, HELD_EACH = 8 * 2**20, 14 * 2**10
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-
-
-def checkpoints(count: int) -> None:
-    Path("net.py").write_text(NET)
-    Path("ckpts").mkdir()
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Tanh(), nn.Linear(4, 10))
-    for step in range(count):
-        torch.save(network.state_dict(), f"ckpts/step_{step}.pt")
-        with torch.no_grad():
-            for parameter in network.parameters():
-                parameter += 0.01 * torch.randn_like(parameter)
+pytestmark = [
+    pytest.mark.usefixtures("workdir"),
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+]
 
 
 def descriptors() -> int:
@@ -70,7 +58,7 @@ def _of_its_own(found: Measurement) -> Measurement:
 
 def load(count: int, stride: int) -> str:
     """What was found, in words."""
-    checkpoints(count)
+    write_checkpoints(count)
 
     def first(patch: Any = pytest.MonkeyPatch) -> None:
         watched = Watched(patch(), stride)
@@ -100,18 +88,9 @@ def load(count: int, stride: int) -> str:
     )
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def test_two_thousand_checkpoints(record_property: Callable[[str, object], None]) -> None:
-    """L1, a fifth."""
-    record_property("L1", load(2000, 500))
+def test_a_thousand_checkpoints(record_property: Callable[[str, object], None]) -> None:
+    """L1, a tenth."""
+    record_property("L1", load(1000, 500))
 
 
 @pytest.mark.long

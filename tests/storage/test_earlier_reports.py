@@ -7,14 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from fisher_cli.cli.app import app
 from fisher_cli.storage.formats import SCHEMA_VERSION
 from fisher_cli.storage.integrity import check_report
 from fisher_cli.storage.journal import journal_folder, read_records
 from fisher_cli.storage.readers import read_table
 from fisher_cli.tables.columns import LAYER_COLUMNS, main_columns
+from tests.command import fisher
 
 EARLIER = Path(__file__).parents[1] / "earlier_reports"
 REPORTS = sorted(path for form in ("csv", "parquet") for path in EARLIER.glob(f"schema_*/{form}-trend.{form}"))
@@ -59,8 +58,7 @@ def test_it_is_whole_by_its_own_hashes(report: Path) -> None:
 
 def test_a_page_is_made_of_it(report: Path) -> None:
     pytest.importorskip("matplotlib")
-    done = CliRunner().invoke(app, ["report", str(report), "-o", str(report.with_name("page.html"))])
-    assert done.exit_code == 0, done.stderr
+    fisher("report", report, "-o", report.with_name("page.html"))
 
 
 def test_columns_are_only_added_at_the_end() -> None:
@@ -81,10 +79,8 @@ def test_a_later_version_is_refused_and_left_alone(report: Path) -> None:
     before = {path: path.read_bytes() for path in report.parent.iterdir() if path.is_file()}
     said = f"version {SCHEMA_VERSION + 1}"
     for words in (["check"], ["report", "-o", str(report.with_name("page.html"))]):
-        done = CliRunner().invoke(app, [words[0], str(report), *words[1:]])
-        assert done.exit_code == (4 if words == ["check"] else 1)
+        done = fisher(words[0], report, *words[1:], code=4 if words == ["check"] else 1)
         assert said in done.output
-    done = CliRunner().invoke(app, ["analyze", "sample_checkpoints/digits-clean", "-o", str(report)])
-    assert done.exit_code == 1
+    done = fisher("analyze", "sample_checkpoints/digits-clean", "-o", report, code=1)
     assert "--force" in done.stderr
     assert {path: path.read_bytes() for path in before} == before

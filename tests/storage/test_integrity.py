@@ -10,12 +10,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from fisher_cli.cli.app import app
 from fisher_cli.errors import FisherError
 from fisher_cli.storage.integrity import check_report
 from fisher_cli.storage.readers import read_table
+from tests.command import fisher
 
 RUN = ["sample_checkpoints/digits-clean/step_00000.pt", "sample_checkpoints/digits-clean/step_00066.pt"]
 
@@ -25,8 +24,7 @@ COMMAND = ["analyze", *RUN, "--limit", "20", "--eigenvalues", "1", "-q", "-o"]
 @pytest.fixture(scope="module", params=["csv", "parquet"])
 def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     report = tmp_path_factory.mktemp("report") / f"trend.{request.param}"
-    done = CliRunner().invoke(app, [*COMMAND, str(report)])
-    assert done.exit_code == 0, done.stderr
+    fisher(*COMMAND, report)
     return report
 
 
@@ -37,8 +35,7 @@ def report(written: Path, tmp_path: Path) -> Path:
 
 
 def checked(report: Path) -> tuple[int, str]:
-    done = CliRunner().invoke(app, ["check", str(report)])
-    assert "Traceback" not in done.output
+    done = fisher("check", report, code=None)
     return done.exit_code, done.output
 
 
@@ -64,7 +61,7 @@ def test_rows_without_numbers_are_missed_in_no_journal(tmp_path: Path) -> None:
     torch.save(content, tmp_path / "step_00001.pt")
     files = [*RUN, str(tmp_path / "step_00001.pt")]
     words = ["--limit", "8", "--eigenvalues", "0", "-q", "-o", str(tmp_path / "trend.csv")]
-    assert CliRunner().invoke(app, ["analyze", *files, *words]).exit_code == 3
+    fisher("analyze", *files, *words, code=3)
     code, said = checked(tmp_path / "trend.csv")
     assert code == 0, said
 
@@ -127,8 +124,7 @@ def test_a_journal_that_lacks_its_last_byte_is_mended_by_the_same_command(report
     code, said = checked(report)
     assert code == 4
     assert "lacks the end of its last line; the same command mends it" in said
-    again = CliRunner().invoke(app, [*COMMAND, str(report)])
-    assert again.exit_code == 0, again.stderr
+    fisher(*COMMAND, report)
     assert path.read_bytes() == whole
     assert checked(report)[0] == 0
 
@@ -157,7 +153,7 @@ def test_a_report_with_a_checkpoint_that_cannot_be_used_is_whole(tmp_path: Path)
     (tmp_path / "bad.pt").write_bytes(b"no checkpoint")
     report = tmp_path / "t.csv"
     words = [*RUN, str(tmp_path / "bad.pt"), "--limit", "8", "--eigenvalues", "0", "-q", "-o", str(report)]
-    assert CliRunner().invoke(app, ["analyze", *words]).exit_code == 3
+    fisher("analyze", *words, code=3)
     assert checked(report)[0] == 0
     path = tmp_path / "t.journal" / "records.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))

@@ -15,9 +15,8 @@ from fisher_cli.tables.build import METADATA_KEY, to_parquet
 from fisher_cli.tables.columns import Kind, column_named
 from fisher_cli.tables.dialects import Dialect
 from tests.libreoffice import ENGLISH, GERMAN, SOFFICE, Cell, opened
+from tests.measurements import HOSTILE, bits, odd_table
 from tests.report_files import made
-from tests.storage.test_spreadsheets import odd_table
-from tests.tables.test_tables import HOSTILE, bits
 
 DANGEROUS = '=HYPERLINK("http://evil","x");=1+1,{}'
 

@@ -24,7 +24,7 @@ from fisher_cli.storage.readers import read_table
 from fisher_cli.storage.report_files import ReportFiles, RunRecord
 from fisher_cli.tables.build import make_table
 from fisher_cli.tables.columns import Column, Kind
-from tests.storage.test_journal import ASKED, record, records_up_to
+from tests.journals import ASKED, record, records_up_to
 
 STATES = 2000
 COLUMNS = (Column("loss", Kind.REAL, "nats", ""),)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import resource
 import subprocess
 import sys
 from hashlib import sha256
@@ -20,6 +21,7 @@ from fisher_cli.storage.readers import read_table
 from fisher_cli.storage.report_files import ReportFiles, RunRecord
 from fisher_cli.tables.build import make_table
 from fisher_cli.tables.columns import Column, Kind
+from tests.small_run import in_child
 
 COLUMNS = (Column("checkpoint", Kind.TEXT, "", ""), Column("loss", Kind.REAL, "nats", ""))
 METADATA = RunRecord(stable={"settings": {"data": "digits"}}, run={"seconds": 1.5})
@@ -242,26 +244,17 @@ def test_every_failure_leaves_old_or_new_files(
         assert read_table(report.main)["loss"][0] == 0.75
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # from Python 3.12 on
 def test_a_full_disk_in_the_middle_of_a_file(tmp_path: Path) -> None:
     report = files(tmp_path / "t.csv")
     report.write(table(), None, METADATA)
-    script = """
-import resource, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from tests.storage.test_report_files import METADATA, files, table
-from fisher_cli.errors import OutputError
-resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
-try:
-    files(Path(sys.argv[1])).write(table(rows=5000), None, METADATA)
-except OutputError as error:
-    print(error)
-"""
-    root = str(Path(__file__).parents[2])
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(report.main), root], capture_output=True, text=True, check=True
-    )
-    assert "File too large" in done.stdout
+
+    def work() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+        with pytest.raises(OutputError, match="File too large"):
+            files(report.main).write(table(rows=5000), None, METADATA)
+
+    assert in_child(work) == 0
     assert names(tmp_path) == ["t.csv", "t.meta.json"]
     pd.testing.assert_frame_equal(read_table(report.main), table())
 

@@ -2,8 +2,6 @@
 
 import io
 import json
-import math
-import random
 import subprocess
 import sys
 import zipfile
@@ -12,9 +10,7 @@ from pathlib import Path
 import openpyxl
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
-from fisher_cli.cli.app import app
 from fisher_cli.reports.charts import draw
 from fisher_cli.reports.drawing import picture
 from fisher_cli.reports.reported_run import read_run
@@ -24,25 +20,13 @@ from fisher_cli.storage.xlsx import workbook
 from fisher_cli.tables.build import main_table, make_table, to_csv
 from fisher_cli.tables.columns import COLUMNS, MAIN, Column, Kind
 from fisher_cli.tables.dialects import MARK, Dialect, separated
+from tests.command import fisher
+from tests.measurements import bits, broken, odd_table, sample
 from tests.report_files import SAMPLES, made
-from tests.tables.test_tables import HOSTILE, bits, broken, sample
 
 RUN = SAMPLES / "digits-clean"
 CHECKPOINTS = [str(RUN / f"step_{step:05}.pt") for step in (0, 66, 1760)]
 SPREADSHEETS = [Dialect.EXCEL, Dialect.EXCEL_EU]
-
-
-def odd_table() -> pd.DataFrame:
-    """Text that is a danger, numbers that are hard to write, and what is no number."""
-    generator = random.Random(1)
-    numbers = [generator.uniform(-1, 1) * 10.0 ** generator.randint(-300, 300) for _ in HOSTILE]
-    numbers[:6] = [0.1 + 0.2, 5e-324, sys.float_info.max, math.nan, math.inf, -1 / 3]
-    steps = [generator.randint(-(2**62), 2**62) for _ in HOSTILE]
-    rows = [
-        {"checkpoint": text, "step": step, "loss": number, "error": text[::-1]}
-        for text, step, number in zip(HOSTILE, steps, numbers, strict=True)
-    ]
-    return make_table(rows, [MAIN[name] for name in ("checkpoint", "step", "loss", "error")])
 
 
 def assert_same(found: pd.DataFrame, expected: pd.DataFrame) -> None:
@@ -110,19 +94,7 @@ def test_notes_say_what_each_column_means() -> None:
     assert all(cell.comment.text for cell in header)
 
 
-def fisher(*arguments: str) -> str:
-    done = CliRunner().invoke(app, list(arguments))
-    assert done.exit_code == 0, done.output
-    return done.stderr
-
-
-@pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def test_every_command_writes_a_workbook_with_a_sheet_per_table(desk: Path) -> None:
+def test_every_command_writes_a_workbook_with_a_sheet_per_table(workdir: Path) -> None:
     few = ("--limit", "8", "-q", "-o", "run.xlsx")
     fisher("analyze", *CHECKPOINTS, "--per-example", "--long", *few)
     fisher("compare", "true-vs-empirical", *CHECKPOINTS[:1], "--draws", "2", "--long", *few)
@@ -131,7 +103,7 @@ def test_every_command_writes_a_workbook_with_a_sheet_per_table(desk: Path) -> N
     fisher("verify", *CHECKPOINTS[:1], "--limit", "2", "-q", "-o", "run.xlsx")
     fisher("compare", "checkpoints", *CHECKPOINTS[:2], *few)
     fisher("inspect", *CHECKPOINTS[:1], "--data", "digits", "-q", "-o", "files.xlsx")
-    found = {path.name: openpyxl.load_workbook(path).sheetnames for path in desk.glob("*.xlsx")}
+    found = {path.name: openpyxl.load_workbook(path).sheetnames for path in workdir.glob("*.xlsx")}
     assert found == {
         "run.xlsx": ["rows", "layers", "long", "examples", "settings"],
         "run.compare.xlsx": ["compare", "layers", "long", "settings"],
@@ -152,11 +124,11 @@ def test_every_command_writes_a_workbook_with_a_sheet_per_table(desk: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["run.xlsx", "run.csv"])
-def test_what_was_interrupted_ends_with_the_same_bytes(desk: Path, name: str) -> None:
+def test_what_was_interrupted_ends_with_the_same_bytes(workdir: Path, name: str) -> None:
     options = ("--limit", "8", "--eigenvalues", "1", "-q", *(("--csv-dialect", "excel-eu") * name.endswith("csv")))
     fisher("analyze", *CHECKPOINTS, *options, "-o", name)
     whole = Path(name).read_bytes()
-    for path in list(desk.iterdir()):
+    for path in list(workdir.iterdir()):
         if path.is_file():
             path.unlink()
     lines = Path("run.journal/records.jsonl").read_text().splitlines(keepends=True)
@@ -165,10 +137,10 @@ def test_what_was_interrupted_ends_with_the_same_bytes(desk: Path, name: str) ->
     assert Path(name).read_bytes() == whole
 
 
-def test_a_report_for_excel_is_checked_drawn_and_read_like_any_other(desk: Path) -> None:
+def test_a_report_for_excel_is_checked_drawn_and_read_like_any_other(workdir: Path) -> None:
     names = {"plain": Dialect.PLAIN, "excel": Dialect.EXCEL, "eu": Dialect.EXCEL_EU}
-    reports = [made(desk / f"{name}.csv", 5, 2, dialect=dialect) for name, dialect in names.items()]
-    reports.append(made(desk / "book.xlsx", 5, 2))
+    reports = [made(workdir / f"{name}.csv", 5, 2, dialect=dialect) for name, dialect in names.items()]
+    reports.append(made(workdir / "book.xlsx", 5, 2))
     figures = []
     for report in reports:
         fisher("check", str(report))
@@ -186,13 +158,12 @@ def test_a_report_for_excel_is_checked_drawn_and_read_like_any_other(desk: Path)
 @pytest.mark.parametrize(
     "command", [("analyze",), ("compare", "true-vs-empirical", "--draws", "0"), ("spectrum",), ("examples",)]
 )
-def test_rows_in_a_pipe_are_those_of_the_file(desk: Path, command: tuple[str, ...]) -> None:
+def test_rows_in_a_pipe_are_those_of_the_file(workdir: Path, command: tuple[str, ...]) -> None:
     options = ("--limit", "6", "-q", "--csv-dialect", "excel-eu")
-    done = CliRunner().invoke(app, [*command, CHECKPOINTS[1], *options, "-o", "-"])
-    assert done.exit_code == 0
+    done = fisher(*command, CHECKPOINTS[1], *options, "-o", "-")
     fisher(*command, CHECKPOINTS[1], *options, "-o", "run.csv")
     word = {"analyze": "", "compare": ".compare"}.get(command[0], f".{command[0]}")
-    assert done.stdout_bytes == (desk / f"run{word}.csv").read_bytes()
+    assert done.stdout_bytes == (workdir / f"run{word}.csv").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -203,20 +174,18 @@ def test_rows_in_a_pipe_are_those_of_the_file(desk: Path, command: tuple[str, ..
         (("--csv-dialect", "lotus"), "invalid value for '--csv-dialect': 'lotus' is not one of"),
     ],
 )
-def test_a_dialect_without_csv_is_refused(desk: Path, options: tuple[str, ...], said: str) -> None:
-    done = CliRunner().invoke(app, ["analyze", CHECKPOINTS[0], *options])
-    assert done.exit_code == 2
+def test_a_dialect_without_csv_is_refused(workdir: Path, options: tuple[str, ...], said: str) -> None:
+    done = fisher("analyze", CHECKPOINTS[0], *options, code=2)
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
-    assert not list(desk.iterdir())
+    assert not list(workdir.iterdir())
 
 
-@pytest.mark.usefixtures("desk")
+@pytest.mark.usefixtures("workdir")
 def test_what_no_sheet_can_hold_is_refused_and_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fisher_cli.storage.xlsx.SHEET_ROWS", 12)
     arguments = ["examples", *CHECKPOINTS[:2], "--limit", "8", "-q", "-o"]
-    done = CliRunner().invoke(app, [*arguments, "run.xlsx"])
-    assert done.exit_code == 1
+    done = fisher(*arguments, "run.xlsx", code=1)
     assert "run.examples.xlsx: 16 rows are too many for a workbook, whose sheets hold 11" in done.stderr
     assert "choose a .csv or .parquet file for -o" in done.stderr
 
@@ -229,25 +198,24 @@ def test_what_no_sheet_can_hold_is_refused_and_nothing_is_lost(monkeypatch: pyte
     ],
 )
 def test_without_the_extra_one_line_says_what_to_install(
-    desk: Path, missing: str, arguments: list[str], said: str
+    workdir: Path, missing: str, arguments: list[str], said: str
 ) -> None:
-    made(desk / "book.xlsx", 2, 1)
+    made(workdir / "book.xlsx", 2, 1)
     code = f"import sys; sys.modules[{missing!r}] = None; from fisher_cli.cli.app import main; main()"
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == f"error: {said}: pip install 'fisher-cli[xlsx]'\n"
-    assert not list(desk.glob("a.*"))
+    assert not list(workdir.glob("a.*"))
 
 
-@pytest.mark.usefixtures("desk")
+@pytest.mark.usefixtures("workdir")
 def test_what_is_no_workbook_is_refused() -> None:
     Path("a.xlsx").write_bytes(b"PK no workbook")
-    done = CliRunner().invoke(app, ["report", "a.xlsx", "-o", "a.html"])
-    assert done.exit_code == 1
+    done = fisher("report", "a.xlsx", "-o", "a.html", code=1)
     assert done.stderr.startswith("error: a.xlsx: not a report of fisher, or a damaged one: no workbook")
     book = openpyxl.Workbook()
     book.active.append(["checkpoint", "step"])
     book.active.append(["a.pt", "=1+1"])
     book.save("b.xlsx")
-    done = CliRunner().invoke(app, ["report", "b.xlsx", "-o", "a.html"])
+    done = fisher("report", "b.xlsx", "-o", "a.html", code=1)
     assert "a cell holds a formula" in done.stderr

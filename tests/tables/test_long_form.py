@@ -9,15 +9,14 @@ from typing import Any
 import duckdb
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
-from fisher_cli.cli.app import app
 from fisher_cli.storage.readers import read_table
 from fisher_cli.tables.build import layer_table, main_table, to_csv, to_parquet
 from fisher_cli.tables.columns import LONG_COLUMNS
 from fisher_cli.tables.long_form import long_table
+from tests.command import fisher
+from tests.measurements import MOVEMENT, broken, sample
 from tests.report_files import SAMPLES
-from tests.tables.test_tables import MOVEMENT, broken, sample
 
 GUIDE = (SAMPLES.parent / "docs" / "spreadsheets.md").read_text()
 CHECKPOINTS = [str(SAMPLES / "digits-clean" / f"step_{step:05}.pt") for step in (0, 66)]
@@ -79,32 +78,28 @@ def test_units_and_errors_stand_beside_the_value() -> None:
     assert eigenvalues["value_residual"].tolist() == [1e-17, 2e-17]
 
 
+@pytest.mark.usefixtures("workdir")
 @pytest.mark.parametrize("command", [("analyze",), ("compare", "true-vs-empirical", "--draws", "2")])
-def test_the_command_writes_it_beside_the_report_or_into_the_pipe(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_the_command_writes_it_beside_the_report_or_into_the_pipe(command: tuple[str, ...]) -> None:
     arguments = [*command, *CHECKPOINTS, "--limit", "6", "--long", "-q"]
-    assert CliRunner().invoke(app, [*arguments, "-o", "run.csv"]).exit_code == 0
+    fisher(*arguments, "-o", "run.csv")
     stem = "run" if command == ("analyze",) else "run.compare"
     long_name = "run.long.csv" if command == ("analyze",) else "run.compare.long.csv"
     main, layers, long = (read_table(Path(f)) for f in (f"{stem}.csv", f"{stem}.layers.csv", long_name))
     assert widened(long) == cells_of(main) | cells_of(layers)
     assert set(json.loads(Path(f"{stem}.meta.json").read_text())["tables"]) >= {f"{stem}.csv", long_name}
-    assert CliRunner().invoke(app, ["check", long_name]).exit_code == 0
-    piped = CliRunner().invoke(app, arguments).stdout
+    fisher("check", long_name)
+    piped = fisher(*arguments).stdout
     found = pd.read_csv(io.StringIO(piped))
     assert list(found.columns) == list(long.columns)
     of_all = long[long["layer"].isna() & (long["quantity"] != "phase")]
     assert len(found[found["quantity"] != "phase"]) == len(of_all)
-    as_array = CliRunner().invoke(app, [*arguments, "--format", "json"]).stdout
+    as_array = fisher(*arguments, "--format", "json").stdout
     assert len(json.loads(as_array)) == long["layer"].isna().sum()
 
 
-def test_the_guide_s_example_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.usefixtures("workdir")
+def test_the_guide_s_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [sample(f"{i}.pt", i + 1) for i in range(4)]
     Path("trend.long.csv").write_text(to_csv(long_table(main_table(rows, 2), layer_table(rows))))
     (code,) = re.findall(r"```python\n(.*?)```", GUIDE, flags=re.DOTALL)

@@ -15,7 +15,7 @@ import pytest
 
 from fisher_cli.tables.build import make_table, to_csv, to_jsonl, to_parquet
 from fisher_cli.tables.columns import Column, Kind
-from tests.tables.test_tables import bits, read_back
+from tests.measurements import bits, read_back
 
 
 def come_back(count: int, tmp_path: Path) -> None:

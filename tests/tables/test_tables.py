@@ -6,7 +6,6 @@ import json
 import math
 import random
 import re
-import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,17 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fisher_cli.errors import OutputError
-from fisher_cli.results import Eigenvalues, Estimate, Gradient, LayerTrace, Measurement, Movement, Status, Trace
+from fisher_cli.results import Estimate, LayerTrace, Status, Trace
 from fisher_cli.storage.readers import read_table
 from fisher_cli.tables.build import csv_header, csv_row, layer_table, main_table, to_csv, to_json, to_jsonl, to_parquet
 from fisher_cli.tables.columns import COLUMNS, LATER_COLUMNS, LAYER_COLUMNS, Kind, eigenvalue_columns
 from fisher_cli.tables.dialects import PLAIN, TABS, Dialect, separated
 from fisher_cli.tables.trajectory import PathLength
 from fisher_cli.text import encodable, escape, guard, one_line, unescape, unguard
+from tests.measurements import HOSTILE, MOVEMENT, TRIGGERS, broken, read_back, sample
 
-MOVEMENT = Movement(
-    kl=Estimate(0.75, 0.125), kl_quadratic=Estimate(0.5, 0.0625), kl_parameters=None, trace_change=Estimate(-1.5, 0.25)
-)
 DESIGN = """checkpoint, order, step, epoch, architecture, weights, parameters, examples, classes, loss, loss_se,
 accuracy, accuracy_se, entropy, trace_true, trace_true_se, trace_true_estimator_se, trace_estimator,
 trace_empirical, trace_empirical_se, trace_ratio, trace_ratio_se, trace_true_change, trace_true_change_se,
@@ -37,80 +34,6 @@ effective_rank, effective_dimension, subspace_overlap, kl_step, kl_step_quadrati
 error"""
 LAYERS = """checkpoint, order, step, layer, parameters, method, trace_true, trace_true_se, trace_empirical,
 trace_empirical_se, share"""
-
-HOSTILE = [
-    "=1+1",
-    '=HYPERLINK("http://evil","x")',
-    "+1",
-    "-1+cmd|' /C calc'!A0",
-    "@SUM(1)",
-    "\t=1",
-    "\r=1",
-    " =1",
-    "\xa0=1",
-    "\u3000@x",
-    "＝1+1",
-    "harmless\n=1+1",
-    "a\r\n-2",
-    "a;=1+1",
-    "a,=1+1",
-    'a;"=1+1',
-    'x",=1',
-    "'=1",
-    "''+1",
-    "plain",
-    "'quoted'",
-    "\x1b[31mred\x1b[0m",
-    "\x00nul",
-    "\x9bC1",
-    "\udc80lone",
-    "both \\udc80 and \udc80",
-    "C:\\users\\x41",
-    "\\",
-    "\\\\x1b",
-    "\\\x1b",
-    "right\u202eleft",
-    "line\u2028separator",
-    "[/] [link=x]",
-    "NA",
-    "nan",
-    "null",
-    "1e5",
-    "ünïcødé 漢字 🎉",
-    "\U0010ffff",
-]
-TRIGGERS = "=+-@\t\r＝＋－＠"
-
-
-def sample(name: str = "run/step_1.pt", i: int = 1, **changes: object) -> Measurement:
-    layers = tuple(
-        LayerTrace(layer, 10, "linear", Estimate(0.1 * i, 0.01), Estimate(0.2 * i, 0.02))
-        for layer in ("weight", "-bias")
-    )
-    values = {
-        "checkpoint": name,
-        "status": Status.OK,
-        "step": 10 * i,
-        "epoch": i / 3,
-        "architecture": "mlp",
-        "parameters": 20,
-        "trace": Trace(
-            "exact", Estimate(0.2 * i, 0.1 / 3), Estimate(0.4, None), Estimate(2.0, 0.1), layers, (1.0,), (1.0,)
-        ),
-        "gradient": Gradient(1e-300, -0.12, None),
-        "eigenvalues_true": Eigenvalues((0.3, 0.1), (1e-17, 2e-17), "gram", True, 3),
-    }
-    return Measurement(**(values | changes))  # type: ignore[arg-type]
-
-
-def broken(name: str = "bad.pt", error: str = "bad.pt: no weights") -> Measurement:
-    return Measurement(checkpoint=name, status=Status.REJECTED, error=error)
-
-
-def read_back(text: str | bytes, folder: Path, suffix: str) -> pd.DataFrame:
-    path = folder / f"table{suffix}"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return read_table(path)
 
 
 def all_formats(table: pd.DataFrame) -> dict[str, str | bytes]:
@@ -121,10 +44,6 @@ def all_formats(table: pd.DataFrame) -> dict[str, str | bytes]:
         ".jsonl": to_jsonl(table),
         ".parquet": to_parquet(table, {}),
     }
-
-
-def bits(value: float) -> bytes:
-    return struct.pack("<d", value)
 
 
 def test_the_columns_are_those_of_the_design_in_its_order() -> None:

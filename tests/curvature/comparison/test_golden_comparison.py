@@ -5,7 +5,7 @@ import torch
 
 from fisher_cli.curvature.comparison.true_and_empirical import ComparisonRequest, compare
 from fisher_cli.curvature.traces.traces import sweep
-from tests.curvature.products.test_golden_numbers import newton_step, single_logit, table, toy
+from tests.golden import newton_step, single_logit, table, toy
 
 
 @pytest.mark.parametrize(

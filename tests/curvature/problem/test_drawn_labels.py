@@ -19,7 +19,7 @@ from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
 from fisher_cli.curvature.traces.traces import draw_notes, sweep
 from fisher_cli.results import Estimate, Trace
 from tests.cases import mlp
-from tests.curvature.traces.test_estimators import covariance, outputs_of, saved
+from tests.outputs import covariance, outputs_of, saved
 
 KINDS = [(Softmax(), 5), (Softmax(), 2), (Sigmoid(), 3), (Sigmoid(), 1), (Gaussian(), 4)]
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from fisher_cli.settings import Resources, Settings
 from fisher_cli.storage.journal import open_journal
 from fisher_cli.tables.build import layer_table, main_table, to_csv
 from tests.cases import mlp
+from tests.long_lists import some
 
 CLEAN = Path(__file__).parents[3] / "sample_checkpoints" / "digits-clean"
 FIRST, MIDDLE, LAST = (CLEAN / f"step_{step:05d}.pt" for step in (0, 440, 1760))
@@ -165,8 +167,7 @@ def attempts(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
     return sizes
 
 
-@pytest.mark.parametrize("call", range(1, 9))
-@pytest.mark.parametrize("where", ["forward", "backward", "product"])
+@pytest.mark.parametrize(("call", "where"), some(product(range(1, 9), ["forward", "backward", "product"]), part=0.3))
 def test_a_shortage_at_any_call_gives_the_tables_of_half_the_batch(
     where: str, call: int, attempts: list[int | None]
 ) -> None:
@@ -199,8 +200,9 @@ def test_a_shortage_with_the_automatic_batch_size(call: int, attempts: list[int 
     assert texts(found) == texts(measure(network(), data(), settings, batch_size=size))
 
 
-@pytest.mark.parametrize("holds", [1, 2, 5, 8, 15])
-@pytest.mark.parametrize("estimator", ["exact", "deflated", "sampled"])
+@pytest.mark.parametrize(
+    ("holds", "estimator"), some(product([1, 2, 5, 8, 15], ["exact", "deflated", "sampled"]), part=0.3)
+)
 def test_the_batch_is_halved_until_it_fits(holds: int, estimator: str, attempts: list[int | None]) -> None:
     """The check looks at two examples and the products' test at three; a memory that holds fewer is no use here."""
     module, settings = network(), Settings(eigenvalues=0, estimator=estimator)  # type: ignore[arg-type]

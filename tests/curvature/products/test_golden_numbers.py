@@ -2,10 +2,8 @@
 
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
-from sklearn import datasets
 from torch import Tensor, nn
 
 from fisher_cli.curvature.problem.output_scores import empirical_scores, true_scores
@@ -16,13 +14,9 @@ from fisher_cli.curvature.spectra.solver_choice import Eigensolver
 from fisher_cli.curvature.traces.traces import sweep
 from tests.cases import CASES, unsettle
 from tests.conftest import problem_of, reference_of
+from tests.golden import newton_step, single_logit, table, toy
 from tests.reference import reference
 from tests.spectra import empirical_eigenvalues, true_eigenvalues
-
-
-def table(name: str) -> tuple[Tensor, Tensor]:
-    bunch = getattr(datasets, f"load_{name}")()
-    return torch.tensor(bunch.data).double(), torch.tensor(bunch.target).long()
 
 
 def zero_linear(name: str) -> tuple[Problem, Tensor]:
@@ -95,37 +89,6 @@ def test_g1_whole_spectrum_and_rank(name: str, rank: int, zero: float, route: Ei
     expected = truth.repeat_interleave(problem.outputs - 1)
     assert float((found.values[: len(expected)] - expected).abs().max()) <= 1e-12 * float(truth[0])
     assert float(found.values[len(expected) :].abs().max()) <= 1e-12 * float(truth[0])
-
-
-TOYS = {
-    "correct": (1.0, 2 * np.eye(2), 2 * np.eye(2)),
-    "A": (1.5, 3 * np.eye(2), np.eye(2)),
-    "B": (1.0, 1.5 * np.array([[1, -0.6], [-0.6, 1]]), 1.5 * np.array([[1, 0.6], [0.6, 1]])),
-}
-
-
-def toy(name: str) -> tuple[Tensor, Tensor]:
-    """Two Gaussians of 500 points each, and which one a point belongs to."""
-    mean, *spreads = TOYS[name]
-    generator = np.random.RandomState(0)
-    halves = [generator.randn(500, 2) @ spread + sign * mean for sign, spread in zip((1, -1), spreads, strict=True)]
-    return torch.tensor(np.concatenate(halves)), torch.arange(1000) // 500
-
-
-def single_logit(x: Tensor, y: Tensor, weights: Tensor) -> Problem:
-    """Logistic regression without a bias: one logit, −log σ(±θᵀx)."""
-    model = nn.Linear(x.shape[1], 1, bias=False).double()
-    with torch.no_grad():
-        model.weight.copy_(weights.unsqueeze(0))
-    return pose(model, TensorData(x, y))
-
-
-def newton_step(x: Tensor, y: Tensor, weights: Tensor, damping: float = 0.0) -> Tensor:
-    """θ − (H + damping)⁻¹ ∇ of the logistic loss, by hand."""
-    p = torch.sigmoid(x @ weights)
-    hessian = (x.T * (p * (1 - p))) @ x / len(x) + damping * torch.eye(x.shape[1]).double()
-    step: Tensor = torch.linalg.solve(hessian, x.T @ (p - y) / len(x))
-    return weights - step
 
 
 @pytest.mark.parametrize(

@@ -12,15 +12,14 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef  # type: ignore[attr-defined]
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from typer.testing import CliRunner
 
-from fisher_cli.cli.app import app
 from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
 from fisher_cli.curvature.torch_backend.activation_checkpointing import Block, blocks_of
 from fisher_cli.curvature.traces.traces import sweep
 from fisher_cli.errors import ArchitectureError, UsageError
 from fisher_cli.run.parameters import recomputing as posed_anew
+from tests.command import fisher
 
 
 class Inner(nn.Module):
@@ -220,16 +219,15 @@ def plain():
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "net.py").write_text(NETWORK)
+def folder(workdir: Path) -> Path:
+    (workdir / "net.py").write_text(NETWORK)
     names: dict[str, Any] = {}
     exec(NETWORK, names)
     for step in range(2):
         torch.manual_seed(step)
-        torch.save(names["make"]().state_dict(), tmp_path / f"step{step}.pt")
-    torch.save(names["plain"]().state_dict(), tmp_path / "plain.pt")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+        torch.save(names["make"]().state_dict(), workdir / f"step{step}.pt")
+    torch.save(names["plain"]().state_dict(), workdir / "plain.pt")
+    return workdir
 
 
 ASKED = ["--limit", "12", "--model", "./net.py:make", "--eigenvalues", "0", "-b", "4"]
@@ -238,8 +236,7 @@ ASKED = ["--limit", "12", "--model", "./net.py:make", "--eigenvalues", "0", "-b"
 def test_the_command_writes_the_same_tables(folder: Path) -> None:
     for name in ("keep", "recompute"):
         words = ["analyze", "step0.pt", "step1.pt", *ASKED, "--activations", name, "-o", f"{name}.csv"]
-        found = CliRunner().invoke(app, words)
-        assert found.exit_code == 0, found.stderr
+        fisher(*words)
     for suffix in (".csv", ".layers.csv"):
         assert (folder / f"keep{suffix}").read_bytes() == (folder / f"recompute{suffix}").read_bytes()
 
@@ -247,9 +244,7 @@ def test_the_command_writes_the_same_tables(folder: Path) -> None:
 @pytest.mark.usefixtures("folder")
 def test_what_it_cannot_do_is_refused_in_one_line_with_what_to_type() -> None:
     with_eigenvalues = ["analyze", "step0.pt", *ASKED, "--activations", "recompute", "--eigenvalues", "2"]
-    found = CliRunner().invoke(app, with_eigenvalues)
-    assert found.exit_code == 2
-    assert "add --eigenvalues 0" in found.stderr
+    assert "add --eigenvalues 0" in fisher(*with_eigenvalues, code=2).stderr
 
 
 def test_a_network_without_blocks_is_refused() -> None:

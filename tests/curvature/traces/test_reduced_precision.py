@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from typer.testing import CliRunner
 
 from fisher_cli import analyze
-from fisher_cli.cli.app import app
 from fisher_cli.curvature.gradient_norms import engine as engine_module
 from fisher_cli.curvature.gradient_norms import plan as plan_module
 from fisher_cli.curvature.gradient_norms.engine import Engine
@@ -23,6 +21,7 @@ from fisher_cli.curvature.traces.traces import sweep
 from fisher_cli.errors import UsageError
 from fisher_cli.settings import Settings
 from tests.cases import CASES, Case
+from tests.command import fisher
 
 SAMPLES = Path(__file__).parents[3] / "sample_checkpoints"
 # Of traces of networks with a few layers: 2⁻⁸ is the unit of bfloat16, and confident examples' scores, 1 − p_y, have
@@ -124,15 +123,10 @@ def test_saved_in_bfloat16_is_read_as_float32(tmp_path: Path) -> None:
     assert first == second
 
 
-def run(*words: str) -> Any:
-    return CliRunner().invoke(app, list(words))
-
-
 def test_the_error_is_said_once_and_recorded_for_each(tmp_path: Path) -> None:
     out = tmp_path / "trend.csv"
     words = ["analyze", str(SAMPLES / "digits-clean"), "--limit", "20", "--eigenvalues", "0", "-o", str(out)]
-    found = run(*words, "--dtype", "bfloat16")
-    assert found.exit_code == 0, found.stderr
+    found = fisher(*words, "--dtype", "bfloat16")
     lines = [line for line in found.stderr.splitlines() if line.startswith("bfloat16: ")]
     assert len(lines) == 1
     assert "the traces of the first 4 examples are off by" in lines[0]
@@ -141,8 +135,8 @@ def test_the_error_is_said_once_and_recorded_for_each(tmp_path: Path) -> None:
     assert len(errors) > 1
     assert all(0 < error < TRUE * 5 for error in errors)
     assert f"{errors[0]:.1e} (true)" in lines[0]
-    assert run(*words).exit_code == 1  # no row of one precision stands for the other
-    assert run(*words, "--no-resume").exit_code == 0
+    fisher(*words, code=1)  # no row of one precision stands for the other
+    fisher(*words, "--no-resume")
     assert "rounding" not in json.loads((tmp_path / "trend.meta.json").read_text())["checkpoints"][0]
 
 
@@ -166,8 +160,7 @@ def test_precision_belongs_to_the_question() -> None:
 )
 def test_what_has_too_few_digits_is_refused_in_one_line(words: list[str], told: str) -> None:
     path = str(SAMPLES / "digits-clean" / "step_00066.pt")
-    found = run(*(path if word == "X" else word for word in words))
-    assert found.exit_code == 2
+    found = fisher(*(path if word == "X" else word for word in words), code=2)
     text = " ".join(found.stderr.split())
     assert told in text
     assert text.count("--dtype") >= 1
@@ -182,17 +175,14 @@ def test_from_python_it_is_refused_as_well() -> None:
 
 
 def test_tf32_is_refused_where_there_is_none() -> None:
-    ran = CliRunner().invoke(
-        app, ["analyze", str(SAMPLES / "digits-clean"), "--dtype", "tf32", "--eigenvalues", "0", "--device", "cpu"]
-    )
-    assert ran.exit_code == 2
-    assert "--dtype tf32 is how NVIDIA GPUs multiply, and this is the CPU: type --dtype float32" in ran.stderr
+    words = ("--dtype", "tf32", "--eigenvalues", "0", "--device", "cpu")
+    said = fisher("analyze", SAMPLES / "digits-clean", *words, code=2).stderr
+    assert "--dtype tf32 is how NVIDIA GPUs multiply, and this is the CPU: type --dtype float32" in said
 
 
 def test_tf32_has_too_few_digits_for_eigenvalues() -> None:
-    ran = CliRunner().invoke(app, ["analyze", str(SAMPLES / "digits-clean"), "--dtype", "tf32"])
-    assert ran.exit_code == 2
-    assert "--dtype tf32 has three digits, too few for eigenvalues: add --eigenvalues 0" in ran.stderr
+    said = fisher("analyze", SAMPLES / "digits-clean", "--dtype", "tf32", code=2).stderr
+    assert "--dtype tf32 has three digits, too few for eigenvalues: add --eigenvalues 0" in said
 
 
 def test_networks_alone_multiply_in_tf32(case: Case) -> None:

@@ -7,23 +7,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import safetensors.torch
 import torch
-from typer.testing import CliRunner
 
 import fisher_cli.inputs.checkpoints.follow as following
-from fisher_cli.cli.app import app
 from fisher_cli.inputs.checkpoints.checkpoints import CheckpointFile, find_checkpoints
 from fisher_cli.inputs.checkpoints.follow import FollowedPaths, FollowRequest
 from fisher_cli.inputs.checkpoints.inspection_cache import InspectionCache
 from fisher_cli.inputs.formats.reading import ReadOptions
 from fisher_cli.storage.readers import read_table
-from tests.run.test_resume import QUICK, analyze, counted, desk, tables
-from tests.storage.test_integrity import checked
+from tests.command import fisher
+from tests.small_run import QUICK, analyze, measured_from_now_on, tables
 
-__all__ = ["desk"]  # its fixture: twelve checkpoints
+pytestmark = pytest.mark.usefixtures("ckpts")
 
 
 def weights(step: int) -> dict[str, torch.Tensor]:
@@ -254,7 +253,7 @@ def test_a_run_that_follows_ends_as_one_that_came_later(monkeypatch: pytest.Monk
     shutil.move("ckpts", "all")
     Path("ckpts").mkdir()
     bring = [partial(shutil.copy, f"all/step_{step}.pt", "ckpts") for step in range(12)]
-    measured = counted(monkeypatch)
+    measured = measured_from_now_on(monkeypatch)
     acts = (*bring[:3], nothing, nothing, *bring[3:], nothing, nothing, nothing)
     waits = scripted(monkeypatch, *acts)
     said = analyze("--follow", "--until", "11", "--force")
@@ -272,7 +271,7 @@ def test_ctrl_c_leaves_a_report_of_all_that_came(monkeypatch: pytest.MonkeyPatch
     scripted(monkeypatch, partial(shutil.move, "last.pt", "ckpts/step_11.pt"), nothing, nothing)
     said = analyze("--follow", code=130)
     assert "interrupted: 12 of 12 checkpoints are in r.csv; the same command goes on from there" in said
-    assert checked(Path("r.csv").absolute())[0] == 0
+    fisher("check", Path("r.csv").absolute())
     resumed = tables()
     analyze("--no-resume")
     assert tables() == resumed
@@ -284,7 +283,7 @@ def test_the_report_is_there_while_the_run_waits(monkeypatch: pytest.MonkeyPatch
 
     def count() -> None:
         rows.append(len(Path("r.csv").read_text().splitlines()) - 1)
-        assert checked(Path("r.csv").absolute())[0] == 0
+        fisher("check", Path("r.csv").absolute())
 
     scripted(monkeypatch, count, partial(shutil.move, "last.pt", "ckpts/step_11.pt"), nothing, nothing, count)
     analyze("--follow", code=130)
@@ -301,7 +300,7 @@ def test_rows_of_examples_are_there_while_the_run_waits(form: str, monkeypatch: 
         path = Path(f"r.examples.{form}")
         seen.append(len(read_table(path)) if path.exists() else None)
         assert len(read_table(Path(f"r.{form}"))) == 11
-        assert checked(Path(f"r.{form}").absolute())[0] == 0
+        fisher("check", Path(f"r.{form}").absolute())
 
     scripted(monkeypatch, count, lambda: shutil.move("later.pt", "ckpts/step_11.pt"), nothing, nothing)
     analyze("-o", f"r.{form}", "--per-example", "--follow", "--until", "11")
@@ -314,9 +313,10 @@ def test_rows_of_examples_are_there_while_the_run_waits(form: str, monkeypatch: 
 
 
 def test_a_polite_kill_while_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fisher_cli.cli.app import _stop
+    def stop(number: int, _: object) -> NoReturn:
+        raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, _stop)
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         scripted(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGTERM))
         said = analyze("--follow", code=143)
@@ -327,6 +327,4 @@ def test_a_polite_kill_while_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_words_that_do_not_fit() -> None:
     assert "--until 5 says when to stop waiting: add --follow" in analyze("--until", "5", code=2)
-    done = CliRunner().invoke(app, ["analyze", "nowhere", *QUICK, "--follow"], prog_name="fisher")
-    assert done.exit_code == 1
-    assert "there is no such file or folder" in done.stderr
+    assert "there is no such file or folder" in fisher("analyze", "nowhere", *QUICK, "--follow", code=1).stderr

@@ -2,7 +2,6 @@
 
 import io
 import json
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -10,10 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
-from typer.testing import CliRunner
 
 from fisher_cli import analyze
-from fisher_cli.cli.app import app
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
 from fisher_cli.inputs.checkpoints.pruning import without_masks, zeros_note
 from fisher_cli.inputs.data.datasets import load_examples
@@ -21,6 +18,7 @@ from fisher_cli.inputs.networks.digits_networks import digits_cnn, digits_mlp
 from fisher_cli.inputs.networks.networks import Networks
 from fisher_cli.run.measurement import select_parameters
 from fisher_cli.settings import Settings
+from tests.command import fisher
 from tests.reference import Reference, reference
 
 SAMPLES = Path(__file__).parents[3] / "sample_checkpoints"
@@ -125,9 +123,8 @@ def test_the_identities_hold_on_pruned_networks_each_in_its_own_masks(tmp_path: 
         assert any("leave out" in note and "pruned" in note for note in row.notes)
 
 
-def test_a_network_that_prunes_by_itself_takes_its_own_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", sys.path[:])
+@pytest.mark.usefixtures("workdir")
+def test_a_network_that_prunes_by_itself_takes_its_own_layout() -> None:
     Path("net.py").write_text(
         "from torch import nn\nfrom torch.nn.utils import prune\n"
         "def make():\n"
@@ -169,9 +166,9 @@ def test_zeros_without_a_mask_are_told_and_count(tmp_path: Path, monkeypatch: py
     fresh = {"head.weight": torch.zeros(5, 5), "body.weight": torch.randn(5, 5)}
     assert zeros_note(fresh) == ""  # a head that begins at zero is not pruned
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(app, ["inspect", "masked.pt", "--format", "csv"])
+    result = fisher("inspect", "masked.pt", "--format", "csv")
     assert "pruned: masks of" in pd.read_csv(io.StringIO(result.stdout))["notes"].item()
-    CliRunner().invoke(app, ["analyze", "masked.pt", "--limit", "5", "--eigenvalues", "0", "-o", "run.csv"])
+    fisher("analyze", "masked.pt", "--limit", "5", "--eigenvalues", "0", "-o", "run.csv")
     assert "pruned: masks of" in json.dumps(json.loads(Path("run.meta.json").read_text())["checkpoints"][0]["notes"])
 
 

@@ -44,16 +44,15 @@ def in_child(data: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_hostile_file_is_refused_in_one_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_a_hostile_file_is_refused_in_one_line(name: str, workdir: Path) -> None:
     make, says = REFUSED[name]
-    found = in_child(make(tmp_path))
+    found = in_child(make(workdir))
     assert found["kind"] == "DataError", found
     assert says in str(found["message"])
     assert "\n" not in str(found["message"])
     assert len(str(found["message"])) < 700
     assert float(str(found["grown"])) < MEGABYTES
-    assert not (tmp_path / "canary").exists()
+    assert not (workdir / "canary").exists()
 
 
 @pytest.mark.parametrize("name", HANDLED)

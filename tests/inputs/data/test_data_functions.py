@@ -46,13 +46,9 @@ def test_images_may_be_returned_as_pairs_or_datasets(returned: str, tmp_path: Pa
     assert (examples.name, examples.total, examples.split) == ("data.py:make", 20, None)
 
 
-def test_arguments_are_read_as_json_and_the_working_directory_is_on_the_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source(tmp_path, "def make(count, name):\n    assert name == 'abc'\n    return X[:count], Y[:count]\n")
-    (tmp_path / "data.py").rename(tmp_path / "own_examples_module.py")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", [*__import__("sys").path])
+def test_arguments_are_read_as_json_and_the_working_directory_is_on_the_path(workdir: Path) -> None:
+    source(workdir, "def make(count, name):\n    assert name == 'abc'\n    return X[:count], Y[:count]\n")
+    (workdir / "data.py").rename(workdir / "own_examples_module.py")
     examples = load_examples("own_examples_module:make", arguments={"count": "5", "name": "abc"}, normalize="none")
     assert examples.total == 5
     assert "--data-arg count" in refusal(UsageError, "digits", arguments={"count": "5"})

@@ -11,7 +11,7 @@ from fisher_cli.errors import DataError, UsageError
 from fisher_cli.inputs.data.datasets import known_datasets, load_examples
 from tests.data_files import labels_file, refusal
 
-pytestmark = pytest.mark.usefixtures("no_data_dir")
+pytestmark = pytest.mark.usefixtures("workdir")
 
 
 def test_the_digits_are_the_ones_of_scikit_learn() -> None:

@@ -10,7 +10,7 @@ from fisher_cli.errors import DataError, UsageError
 from fisher_cli.inputs.data.datasets import load_examples
 from tests.data_files import refusal, save_image
 
-pytestmark = pytest.mark.usefixtures("no_data_dir")
+pytestmark = pytest.mark.usefixtures("workdir")
 
 
 def test_a_folder_is_read_in_image_folders_order_and_in_rgb(image_folder: Path) -> None:

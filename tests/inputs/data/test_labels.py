@@ -7,7 +7,7 @@ from fisher_cli.errors import DataError
 from fisher_cli.inputs.data.datasets import load_examples
 from tests.data_files import labels_file, refusal
 
-pytestmark = pytest.mark.usefixtures("no_data_dir")
+pytestmark = pytest.mark.usefixtures("workdir")
 
 
 def test_a_labels_file_replaces_the_labels_of_the_selected_examples(tmp_path: Path) -> None:

@@ -8,18 +8,17 @@ import torch
 from torch import nn
 from torchvision import datasets as torchvision_datasets
 from torchvision.models import ResNet18_Weights
-from typer.testing import CliRunner
 
 import fisher_cli
-from fisher_cli.cli.app import app
 from fisher_cli.errors import DataError, UsageError
 from fisher_cli.inputs.data.datasets import Examples, load_examples
 from fisher_cli.inputs.data.normalization import NAMED, Normalization, candidates, choose_normalization
 from fisher_cli.run.sequence import Run
 from fisher_cli.settings import Resources, Settings
+from tests.command import fisher
 from tests.data_files import refusal, save_image
 
-pytestmark = pytest.mark.usefixtures("no_data_dir")
+pytestmark = pytest.mark.usefixtures("workdir")
 
 
 def test_numbers_are_applied_per_channel_after_scaling(image_folder: Path) -> None:
@@ -209,8 +208,7 @@ def test_auto_that_was_never_chosen_is_not_used_by_accident() -> None:
 def test_auto_says_on_stderr_what_it_took(tmp_path: Path) -> None:
     sample = next((Path(fisher_cli.__file__).parents[1] / "sample_checkpoints" / "digits-clean").glob("*.pt"))
     words = ["analyze", str(sample), "--normalize", "auto", "--eigenvalues", "0", "--limit", "50", "--resize", "8"]
-    result = CliRunner().invoke(app, [*words, "-o", str(tmp_path / "r.csv")])
-    assert result.exit_code == 0, result.stderr
+    result = fisher(*words, "-o", tmp_path / "r.csv")
     assert "--normalize auto: " in result.stderr
     assert "on 50 examples" in result.stderr
     record = json.loads((tmp_path / "r.meta.json").read_text())

@@ -12,6 +12,7 @@ import pytest
 from tests.attacks.assembly import call, name, pickled, text
 from tests.attacks.child import watch
 from tests.attacks.corpus import write_corpus, write_good
+from tests.long_lists import draw
 
 ROOT = Path(__file__).parents[3]
 MOST_CALLS = 2 * 10**7  # the most that is allowed to be stored in a file takes nearly half of it
@@ -31,13 +32,14 @@ def answers(jobs: list[list[Path]]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in found.stdout.splitlines()]
 
 
-@pytest.fixture(scope="module")
-def attacked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Every attack between good checkpoints, read in a process of its own; the first answer is without attack."""
+@pytest.fixture(scope="module", params=[0.1, pytest.param(1.0, marks=pytest.mark.long)], ids=["a tenth", "all"])
+def attacked(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The attacks between good checkpoints, each read in a process of its own; the first answer is without attack."""
     folder = tmp_path_factory.mktemp("attacks")
     marker = folder / "marker"
     good = write_good(folder / "good")
-    attacks = write_corpus(folder / "bad", marker)
+    attacks = draw(write_corpus(folder / "bad", marker), request.param)
+    assert len(attacks) >= 90 * request.param
     jobs = [good, *([*good[:2], attack, good[2]] for attack in attacks)]
     first, *rest = answers(jobs)
     return {"good": first, "answers": dict(zip(attacks, rest, strict=True)), "marker": marker}
@@ -55,7 +57,6 @@ def test_every_attack_is_refused_in_one_line(attacked: dict[str, Any], record_pr
             wrong.append((path.name, answer.get("escaped"), answer["signal"], row))
     record_property("refused", f"{refused}/{len(attacked['answers'])}")
     assert not wrong, f"refused {refused}/{len(attacked['answers'])}: {wrong[:5]}"
-    assert refused >= 90
     assert not attacked["marker"].exists()
 
 

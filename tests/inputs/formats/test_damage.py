@@ -23,6 +23,7 @@ from fisher_cli.inputs.formats.containers import decode
 from fisher_cli.text import digest
 from tests.attacks.archives import archive_attacks
 from tests.attacks.mutation import flipped, mutated, originals
+from tests.long_lists import some
 
 ROOT = Path(__file__).parents[3]
 NAME = Path("a.pt")
@@ -56,7 +57,7 @@ def outcome(read: Callable[[], Any]) -> str:
     return "same" if same else "different"
 
 
-@pytest.mark.parametrize("seed", [*range(1), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 10))])
+@pytest.mark.parametrize("seed", some(range(10)))
 def test_no_flipped_bit_in_an_archive_changes_a_weight_unseen(seed: int, record_property: Any) -> None:
     whole, draw = saved(WEIGHTS), random.Random(seed)
     ours: dict[str, int] = {}

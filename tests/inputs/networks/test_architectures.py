@@ -1,7 +1,7 @@
 """A name, an import string or a checkpoint's hint → the network."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,18 +13,6 @@ from fisher_cli.inputs.networks.architectures import find_architecture, known_mo
 from fisher_cli.inputs.networks.digits_networks import digits_cnn, digits_mlp
 from fisher_cli.inputs.networks.fitting import load_weights
 from tests.architecture_cases import checkpoint, message
-
-
-@pytest.fixture
-def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty working directory; import path and imported modules are restored afterwards."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    before = set(sys.modules)
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
-
 
 # Names
 
@@ -125,12 +113,12 @@ def test_an_argument_that_the_network_does_not_know_is_named() -> None:
 
 
 @pytest.mark.parametrize("hint", ["os:getcwd", "evil:build", "./evil.py:build", "/tmp/evil.py", "evil.py"])
-def test_a_checkpoint_never_gets_code_imported(hint: str, working_directory: Path) -> None:
-    (working_directory / "evil.py").write_text("open('canary', 'w').close()\ndef build(): ...\n")
+def test_a_checkpoint_never_gets_code_imported(hint: str, workdir: Path) -> None:
+    (workdir / "evil.py").write_text("open('canary', 'w').close()\ndef build(): ...\n")
     text = message(lambda: find_architecture(checkpoint({}, hint)))
     assert f"if you trust it: --model {hint}" in text
-    assert not (working_directory / "canary").exists()
-    assert str(working_directory) not in sys.path
+    assert not (workdir / "canary").exists()
+    assert str(workdir) not in sys.path
 
 
 def test_an_unknown_hint_is_answered_with_the_nearest_names() -> None:
@@ -170,9 +158,9 @@ number = 7
 
 
 @pytest.fixture
-def factory_file(working_directory: Path) -> Path:
-    (working_directory / "runs.py").write_text("count = 0\n")
-    path = working_directory / "inner" / "my_nets.py"
+def factory_file(workdir: Path) -> Path:
+    (workdir / "runs.py").write_text("count = 0\n")
+    path = workdir / "inner" / "my_nets.py"
     path.parent.mkdir()
     path.write_text(FACTORY)
     return path
@@ -195,11 +183,11 @@ def test_a_factory_comes_from_a_file_or_a_module(factory_file: Path) -> None:
     assert "my_nets" not in sys.modules
 
 
-def test_two_files_of_one_name_stay_apart(working_directory: Path) -> None:
+def test_two_files_of_one_name_stay_apart(workdir: Path) -> None:
     for folder, width in (("a", 3), ("b", 4)):
-        (working_directory / folder).mkdir()
+        (workdir / folder).mkdir()
         text = f"from torch import nn\ndef net():\n    return nn.Linear({width}, 1)\n"
-        (working_directory / folder / "net.py").write_text(text)
+        (workdir / folder / "net.py").write_text(text)
     widths = [find_architecture(checkpoint({}), model=f"{folder}/net.py:net").build().in_features for folder in "ab"]
     assert widths == [3, 4]
 
@@ -226,8 +214,8 @@ def test_a_factory_that_fails_is_told_in_one_line(model: str, expected: str) -> 
 
 
 @pytest.mark.parametrize("code", ["def net(:", "raise RuntimeError('at import')", "import sys; sys.exit(2)"])
-def test_a_file_that_cannot_be_imported_is_told_in_one_line(working_directory: Path, code: str) -> None:
-    (working_directory / "halfdone.py").write_text(code)
+def test_a_file_that_cannot_be_imported_is_told_in_one_line(workdir: Path, code: str) -> None:
+    (workdir / "halfdone.py").write_text(code)
     for model in ("./halfdone.py:net", "halfdone:net"):
         text = message(lambda model=model: find_architecture(checkpoint({}), model=model))
         assert "importing it failed" in text

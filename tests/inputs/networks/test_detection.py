@@ -3,7 +3,6 @@
 A seeded tenth of torchvision's classifiers by default, all of them with `make test-long`.
 """
 
-import random
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -29,19 +28,15 @@ from fisher_cli.inputs.networks.torchvision_models import INDEX, fingerprint, to
 from fisher_cli.inputs.networks.wide_resnets import wide_resnet
 from tests.architecture_cases import checkpoint, message
 from tests.effort import Effort
+from tests.long_lists import some
 
 NAMES = torchvision.models.list_models(module=torchvision.models)
-SHORT = set(random.Random(6).sample(NAMES, len(NAMES) // 10))
 # Of each kind of family a small one; as files they are 60 MB.
 SMALL = (
     *("squeezenet1_0", "squeezenet1_1", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "mnasnet0_5", "mnasnet0_75"),
     *("mobilenet_v2", "mobilenet_v3_small", "regnet_y_400mf", "efficientnet_b0"),
 )
 MOST_CALLS = 3_000_000
-
-
-def long(names: list[str]) -> list[object]:
-    return [pytest.param(name, marks=() if name in SHORT else pytest.mark.long) for name in names]
 
 
 def shapes_only(name: str, **arguments: object) -> dict[str, Tensor]:
@@ -61,7 +56,7 @@ def same_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> bool:
 # torchvision
 
 
-@pytest.mark.parametrize("name", long(NAMES))
+@pytest.mark.parametrize("name", some(NAMES))
 def test_every_classifier_of_torchvision_is_known_by_its_names_and_shapes(name: str) -> None:
     saved = checkpoint(shapes_only(name, num_classes=7))
     effort = Effort()
@@ -122,7 +117,7 @@ def test_a_small_stem_is_read_and_its_max_pool_is_said_to_be_a_guess(name: str) 
     assert named.conv1.kernel_size == (3, 3)
 
 
-@pytest.mark.parametrize("name", long(NAMES))
+@pytest.mark.parametrize("name", some(NAMES))
 def test_the_index_holds_what_the_installed_torchvision_builds(name: str) -> None:
     found = fingerprint(shapes_only(name))
     assert name in INDEX.get(found, ()), "write make_index() of torchvision_models into torchvision_index"
