@@ -131,7 +131,7 @@ def test_two_processes_write_what_one_writes(monkeypatch: pytest.MonkeyPatch) ->
     analyze("--devices", "cpu,cpu", "-o", "many.csv", code=3)
     assert_equal_reports("many.csv", "whole.csv", "", ".layers", may_differ=OF_THE_DEVICES)
     run("check", "many.csv")
-    monkeypatch.setattr(devices, "Crew", None)  # all rows are there: nobody is needed
+    monkeypatch.setattr(devices, "WorkerPool", None)  # all rows are there: nobody is needed
     Path("ckpts/step_5.pt").unlink()
     for step in (0, 1, 2, 7, 8):
         Path(f"ckpts/step_{step}.pt").unlink()

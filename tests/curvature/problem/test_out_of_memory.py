@@ -151,7 +151,7 @@ def planted(where: str, shortage: Shortage, module: nn.Module) -> Iterator[None]
 @pytest.fixture(autouse=True)
 def by_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eigenvalues by products also of a network so small that their matrix is cheaper."""
-    monkeypatch.setattr(eigensystems, "choose", lambda *_, **__: Eigensolver.LANCZOS)
+    monkeypatch.setattr(eigensystems, "choose_eigensolver", lambda *_, **__: Eigensolver.LANCZOS)
 
 
 @pytest.fixture
@@ -262,7 +262,7 @@ def test_what_cannot_be_vectorised_is_told_from_what_does_not_fit(monkeypatch: p
         shortage()
         return original(*words)
 
-    monkeypatch.setattr(per_example_gradients, "vectorised", vectorised)
+    monkeypatch.setattr(per_example_gradients, "by_vmap", vectorised)
     found = measure(module, inputs, Settings(eigenvalues=0), batch_size=4)
     assert (found.batch_size, shortage.raised) == (2, 1)
     assert shortage.calls > 4, "it is still vectorised afterwards"

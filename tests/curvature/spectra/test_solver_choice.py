@@ -414,7 +414,7 @@ def test_vectors_too_long_for_memory_go_by_the_dual(monkeypatch: pytest.MonkeyPa
 def test_leading_columns_are_tried_only_where_they_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = saturated(60, 4)
     columns = sweep(problem, estimator="exact").columns
-    monkeypatch.setattr(eigensystems, "choose", lambda *_, **__: Eigensolver.LANCZOS)
+    monkeypatch.setattr(eigensystems, "choose_eigensolver", lambda *_, **__: Eigensolver.LANCZOS)
     assert matrices(problem, columns=columns)[0].leading(3).route is Eigensolver.LEADING
     monkeypatch.setattr(solver_choice, "memory_bytes", lambda _: 10_000)
     assert matrices(problem, columns=columns)[0].leading(3).route is Eigensolver.LANCZOS
