@@ -105,18 +105,19 @@ def test_the_pictures_of_the_architecture_are_the_floors() -> None:
         assert drawn == [names for names in FLOORS[folder] if "__main__" not in names]
 
 
-# Longer than sixty lines, each with its reason.
-LONG_FUNCTIONS: Final[dict[str, str]] = {}
+def lines_of_code(function: ast.FunctionDef) -> int:
+    """Without its docstring: that may be as long as whoever calls the function needs."""
+    first = function.body[0]
+    is_documented = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    docstring = (first.end_lineno or 0) - first.lineno + 1 if is_documented else 0
+    return (function.end_lineno or 0) - function.lineno + 1 - docstring
 
 
-def test_a_function_of_more_than_sixty_lines_has_a_reason() -> None:
+def test_no_function_has_more_than_sixty_lines_of_code() -> None:
     functions = [
         (path, node) for path, tree in modules() for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)
     ]
-    lengths = {
-        f"{path.relative_to(PACKAGE)}: {node.name}": (node.end_lineno or 0) - node.lineno for path, node in functions
-    }
-    assert {name for name, length in lengths.items() if length >= 60} == LONG_FUNCTIONS.keys()
+    assert not [f"{path}: {node.name}" for path, node in functions if lines_of_code(node) > 60]
 
 
 def test_a_class_has_a_name_of_its_own() -> None:

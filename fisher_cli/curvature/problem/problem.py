@@ -363,6 +363,22 @@ def _refuse_another_function(given: Tensor | None, outputs: Tensor, dtypes: set[
 
 
 @torch.inference_mode(mode=False)
+def _with_gradients(model: nn.Module, parameters: Mapping[str, nn.Parameter] | None) -> dict[str, nn.Parameter]:
+    chosen = dict(model.named_parameters()) if parameters is None else dict(parameters)
+    chosen = {name: parameter for name, parameter in chosen.items() if parameter.requires_grad}
+    if not chosen:
+        msg = "there are no parameters to analyse: check --include and --exclude"
+        raise ArchitectureError(msg)
+    _refuse_parameters(chosen)
+    return chosen
+
+
+def _batch_sizes(model: nn.Module, data: Data, like: Tensor, outputs: int) -> list[int]:
+    """How many examples at once with all directions, and with one: by the automatic rule."""
+    values = values_per_example(model, _on(data.batch(0, 1)[0], like))
+    return [automatic_batch_size(values, like, directions, len(data)) for directions in (outputs, 1)]
+
+
 def pose(
     model: nn.Module,
     data: Data,
@@ -378,7 +394,7 @@ def pose(
     """The problem of a network on examples, moved to the device, in evaluation mode and checked.
 
     `parameters` defaults to all that require gradients, `batch_size` to the automatic rule, `dtype` to the network's
-    own, at least float32. The network is changed in place: mode, device, dtype; `given_back` undoes it. With `may_draw`
+    own, at least float32. The network is changed in place: mode, device, dtype; `restored` undoes it. With `may_draw`
     a forward pass may draw random numbers: for whoever says so then.
 
     Raises:
@@ -391,12 +407,7 @@ def pose(
         msg = "there are no examples"
         raise DataError(msg)
     _refuse_compiled(model)
-    chosen = dict(model.named_parameters()) if parameters is None else dict(parameters)
-    chosen = {name: parameter for name, parameter in chosen.items() if parameter.requires_grad}
-    if not chosen:
-        msg = "there are no parameters to analyse: check --include and --exclude"
-        raise ArchitectureError(msg)
-    _refuse_parameters(chosen)
+    chosen = _with_gradients(model, parameters)
     model.eval()
     first = next(iter(chosen.values()))
     precision = torch.float64 if dtype is None and first.dtype is torch.float64 else dtype or torch.float32
@@ -417,16 +428,9 @@ def pose(
         msg = f"there are {len(data)} examples and {len(data.labels)} labels"
         raise DataError(msg)
     kind.check_labels(outputs.shape[1], data.labels)
-    product_batch_size = batch_size
-    if batch_size is None or product_batch_size is None:
-        inputs = _on(data.batch(0, 1)[0], first)
-        values = values_per_example(model, inputs)
-        batch_size = automatic_batch_size(values, first, outputs.shape[1], len(data))
-        product_batch_size = automatic_batch_size(values, first, 1, len(data))
+    sizes = _batch_sizes(model, data, first, outputs.shape[1]) if batch_size is None else [batch_size, batch_size]
     state.restore()
-    batch_size, product_batch_size = map(
-        min, zip(*process_group.exchange([batch_size, product_batch_size]), strict=True)
-    )
+    batch_size, product_batch_size = map(min, zip(*process_group.exchange(sizes), strict=True))
     return Problem(
         model,
         kind,
