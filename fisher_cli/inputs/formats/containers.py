@@ -78,19 +78,24 @@ def decode(data: bytes, path: Path, *, trust_pickle: bool = False) -> Payload:
 def _decoded(data: bytes, trust_pickle: bool) -> Payload:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's remarks on prototypes, such as sparse layouts
-        if data.startswith(ZIP_SIGNATURES):
-            archive = open_archive(data)
-            saved = _saved(data, trust_pickle, lambda: load_zip(data, archive))
-            integrity = CHECKSUMS_HOLD if archive.has_checksums else NO_CHECKSUMS
-            return Payload("torch zip", saved.content, ignored_types=saved.ignored_types, integrity=integrity)
-        if is_legacy(data):
-            saved = _saved(data, trust_pickle, lambda: load_legacy(data))
-            return Payload("torch legacy", saved.content, ignored_types=saved.ignored_types)
-        if data[8:9] == b"{":
-            return _load_safetensors(data)
+        for is_of_this_format, load in FORMATS:
+            if is_of_this_format(data):
+                return load(data, trust_pickle)
     if len(data) >= _SHORTEST and (data[:1] == b"\x80" or _OLD_PICKLE.match(data)):
         raise _refusal_of_pickle(data)
     raise CheckpointError(_strange_content(data))
+
+
+def _load_torch_zip(data: bytes, trust_pickle: bool) -> Payload:
+    archive = open_archive(data)
+    saved = _saved(data, trust_pickle, lambda: load_zip(data, archive))
+    integrity = CHECKSUMS_HOLD if archive.has_checksums else NO_CHECKSUMS
+    return Payload("torch zip", saved.content, ignored_types=saved.ignored_types, integrity=integrity)
+
+
+def _load_torch_legacy(data: bytes, trust_pickle: bool) -> Payload:
+    saved = _saved(data, trust_pickle, lambda: load_legacy(data))
+    return Payload("torch legacy", saved.content, ignored_types=saved.ignored_types)
 
 
 def _refusal_of_pickle(data: bytes) -> CheckpointError:
@@ -124,7 +129,7 @@ def _saved(data: bytes, trust_pickle: bool, read: Callable[[], Saved]) -> Saved:
         return saved  # its classes are not here, but its weights are
 
 
-def _load_safetensors(data: bytes) -> Payload:
+def _load_safetensors(data: bytes, _trust_pickle: bool) -> Payload:
     names, metadata = check_header(data)
     try:
         tensors = safetensors.torch.load(data)
@@ -133,6 +138,14 @@ def _load_safetensors(data: bytes) -> Payload:
     except Exception as error:  # what this version of the library does not know
         msg = f"a safetensors file that cannot be read ({one_line(error, 100)}); {COPY_AGAIN}"
         raise CheckpointError(msg) from error
+
+
+# By content, the first that fits: how a format is recognised, and bytes, whether pickles are trusted → what was saved.
+FORMATS: Final[list[tuple[Callable[[bytes], bool], Callable[[bytes, bool], Payload]]]] = [
+    (lambda data: data.startswith(ZIP_SIGNATURES), _load_torch_zip),
+    (is_legacy, _load_torch_legacy),
+    (lambda data: data[8:9] == b"{", _load_safetensors),
+]
 
 
 def _strange_content(data: bytes) -> str:
