@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from fisher_cli import __version__
+from fisher_cli._version import __version__
 from fisher_cli.cli import (
     analyze,
     check,

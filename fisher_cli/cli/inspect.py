@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from fisher_cli import __version__
+from fisher_cli._version import __version__
 from fisher_cli.cli import options
 from fisher_cli.cli.destinations import ROWS_AS_THEY_COME, destinations, exit_code, why_nothing
 from fisher_cli.cli.shared_options import DATA, DEBUG, DEVICE, ESTIMATOR, MODEL, NETWORK, asks, changed, without

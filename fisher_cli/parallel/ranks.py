@@ -18,7 +18,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
-from fisher_cli import __version__, errors
+from fisher_cli import errors
+from fisher_cli._version import __version__
 from fisher_cli.curvature.linalg.sums import add_to
 from fisher_cli.curvature.problem.process_group import ALONE, ProcessGroup
 from fisher_cli.curvature.torch_backend.out_of_memory import is_out_of_memory

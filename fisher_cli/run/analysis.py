@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fisher_cli import __version__
+from fisher_cli._version import __version__
 from fisher_cli.curvature.torch_backend import machine_memory
 from fisher_cli.results import Ledger, Measurement, Status
 from fisher_cli.settings import Precision, Resources, Settings, ShardPart

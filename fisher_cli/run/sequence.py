@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fisher_cli import __version__
+from fisher_cli._version import __version__
 from fisher_cli.curvature.problem.problem import Data, TensorData
 from fisher_cli.curvature.problem.process_group import ALONE, ProcessGroup
 from fisher_cli.curvature.torch_backend.malloc import manage_freed_memory
