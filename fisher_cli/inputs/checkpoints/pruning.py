@@ -100,5 +100,8 @@ def remove_masks(module: nn.Module) -> None:
 
 
 def plain_name(name: str) -> str:
-    """A parameter's name as it is without masks: `0.parametrizations.weight.original` is `0.weight`."""
+    """A parameter's name as it is without masks: `0.parametrizations.weight.original` is `0.weight`.
+
+    Other names are unchanged.
+    """
     return name.removesuffix(".original").replace("parametrizations.", "") if name.endswith(".original") else name
