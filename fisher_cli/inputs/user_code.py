@@ -98,7 +98,7 @@ def code_digest(model: str) -> str | None:
 
 
 def parsed_arguments(arguments: Mapping[str, str]) -> dict[str, object]:
-    """Return the arguments with values read as JSON where they can be, else as text."""
+    """The arguments with values read as JSON where they can be, else as text."""
     return {key: _parsed(value) for key, value in arguments.items()}
 
 
@@ -173,6 +173,6 @@ def _file_module(path: Path) -> ModuleType:
 
 
 def call_reason(error: BaseException) -> str:
-    """Return what a function of the user's raised, in one line."""
+    """What a function of the user's raised, in one line: the type of the error and its text."""
     text = one_line(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -25,7 +25,13 @@ _NAMES: Final = "images and labels, x and y, train_images and train_labels, or x
 
 @dataclass(frozen=True)
 class NamedArray:
-    """An array (N, …) whose shape and type are known before a number of it is read; `rows` reads ascending ones."""
+    """An array whose shape and type are known before a number of it is read.
+
+    Attributes:
+        shape: (N, …).
+        dtype: of its numbers.
+        rows: reads the rows at ascending indices, one after the other.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
