@@ -1,8 +1,8 @@
 r"""Text cells: how text from outside (file names, tensor names, error texts) is made safe to write, and back.
 
-Two dangers, two reversible cures. Characters that a terminal would obey, or that no UTF-8 file can hold, are
-written as backslash escapes (`\x1b`, `\u202e`, `\udc80`). Text that a spreadsheet would take for a formula
-gets a leading apostrophe.
+Two things are done, and both can be undone. Characters that a terminal would act on, or that no UTF-8 file can
+hold, are written as backslash escapes (`\x1b`, `\u202e`, `\udc80`). Text that a spreadsheet would take for a
+formula gets a leading apostrophe.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ _GUARDED = re.compile(rf"{_CELL_START}'(?={_BLANK}{_FORMULA})")
 
 
 def is_unprintable(character: str) -> bool:
-    """Whether a terminal might obey the character or hide it: controls, bidirectional marks, surrogates."""
+    """Whether a terminal might act on the character or hide it: controls, bidirectional marks, surrogates."""
     return not character.isprintable()
 
 
@@ -45,7 +45,7 @@ def escape(text: str, hidden: Callable[[str], bool] = is_unprintable) -> str:
 
     Args:
         text: any text.
-        hidden: says which characters to escape; by default those that a terminal might obey or hide.
+        hidden: says which of the unprintable characters to escape; by default all of them.
 
     Returns:
         Text without hidden characters; a text that has neither hidden characters nor backslashes is unchanged.
@@ -94,7 +94,7 @@ def unguard(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Put a text on one line, without what a terminal would obey; for people to read, not to be read back.
+    """Put a text on one line, without what a terminal would act on; for people to read, not to be read back.
 
     Returns:
         The lines without the blanks around them and without empty ones, joined by single blanks.
@@ -157,7 +157,7 @@ def _laid_out(value: Any, depth: int) -> str:
 
 
 def _harmless(text: str) -> str:
-    # What a terminal would obey is written as JSON's own escapes.
+    # What a terminal would act on is written as JSON's own escapes.
     return text if text.isprintable() else re.sub(r"[^\n -~]", _json_character, text)
 
 

@@ -1,4 +1,4 @@
-"""The story of a run in figures along training, each with its finding in words and the numbers behind it."""
+"""A run in figures along training, each with its finding in words and the numbers behind it."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""One self-contained HTML page that tells the story of a run, or of several beside each other."""
+"""One self-contained HTML page about a run, or about several beside each other."""
 
 import math
 from collections.abc import Sequence

@@ -299,5 +299,5 @@ def shown_name(path: Path, paths: Sequence[Path]) -> str:
 
 
 def _name(relative: Path) -> str:
-    # Names of files may hold any bytes; tables are UTF-8 and one line per row. `cells.unescape` gives the name back.
+    # Names of files may hold any bytes; tables are UTF-8 and one line per row. `text.unescape` gives the name back.
     return escape(relative.as_posix())

@@ -18,7 +18,7 @@ _INPUT_WORDS: Final = ("inputs", "input", "images", "image", "x", "data", "featu
 _LABEL_WORDS: Final = ("labels", "label", "y", "targets", "target")
 _PART: Final = re.compile(r"([a-z]+)[._/]([a-z]+)", re.ASCII)
 _GRAY_OR_COLOUR: Final = (1, 3)
-# An example larger than this is a header that lies, or not an example.
+# A header that says more than this for one example is wrong, or it is no example.
 _LARGEST_EXAMPLE: Final = 256 * 2**20
 _NAMES: Final = "images and labels, x and y, train_images and train_labels, or x_train and y_train"
 

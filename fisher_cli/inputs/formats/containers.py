@@ -1,8 +1,8 @@
 """Bytes of a checkpoint file → what was saved in it; formats are told by content and no code is ever run.
 
-`decode` is the one door. What a file holds is read by our own reader (`torch_files`, `pickles`), which makes tensors
-and plain values and nothing else. Only when asked for by `trust_pickle` is a file that it cannot fully read given to
-torch's own loader, which runs whatever the file says.
+`decode` is the only entry point. What a file holds is read by our own reader (`torch_files`, `pickles`), which makes
+tensors and plain values and nothing else. A file that it cannot fully read is given to torch's own loader, which runs
+whatever the file says, only when `trust_pickle` asks for that.
 """
 
 import re
