@@ -55,7 +55,11 @@ class NumericalError(FisherError):
 
 
 class VerificationError(FisherError):
-    """The engine's numbers disagree with plain autograd, or their sums do not hold; `sides` are those of the sum."""
+    """The engine's numbers disagree with plain autograd, or sums of them do not hold.
+
+    Attributes:
+        sides: the two sums that differ; None where no sum is compared.
+    """
 
     def __init__(self, message: str, sides: tuple[float, float] | None = None) -> None:
         super().__init__(message)

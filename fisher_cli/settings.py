@@ -17,17 +17,25 @@ _FORM: Final = re.compile(r"([0-9]{1,9})/([0-9]{1,9})", re.ASCII)
 
 @dataclass(frozen=True)
 class Shard:
-    """Share `index`, counted from 1, of `of` shares."""
+    """Share `index` of `of` shares of a run's checkpoints.
+
+    Attributes:
+        index: from 1 to `of`.
+        of: how many shares there are.
+    """
 
     index: int
     of: int
 
     @classmethod
     def read(cls, text: str | None) -> "Shard | None":
-        """The shard that the option's text says, None without a text.
+        """Read the text of `--shard`, such as `1/3`.
+
+        Returns:
+            The shard; None without a text.
 
         Raises:
-            UsageError: it says none.
+            UsageError: the text is no pair of numbers, or the first is not from 1 to the second.
         """
         if text is None:
             return None
@@ -46,13 +54,22 @@ class Shard:
         return f"{self.index}/{self.of}"
 
     def share(self, count: int) -> range:
-        """Which of so many checkpoints, in order of training; the shares differ by at most one checkpoint."""
+        """The places, from 0, of this share among `count` checkpoints in order of training.
+
+        The shares are contiguous, cover all places once, and differ in length by at most one.
+        """
         return range(count * (self.index - 1) // self.of, count * self.index // self.of)
 
 
 @dataclass(frozen=True)
 class ShardPart:
-    """What a report of a shard is a part of: a run over so many checkpoints, with the digest of their sequence."""
+    """What a report of a shard is a part of.
+
+    Attributes:
+        shard: which share it is.
+        checkpoints: how many checkpoints the whole run has.
+        sequence: SHA-256 over the names and hashes of all of them, in order of training, as `sha256:<hex>`.
+    """
 
     shard: Shard
     checkpoints: int
@@ -60,16 +77,25 @@ class ShardPart:
 
     @classmethod
     def of(cls, shard: Shard, files: Iterable[tuple[str, str | None]]) -> "ShardPart":
-        """The part that a shard is of the files with these names and content hashes, in order of training."""
+        """The part that a shard is of a run over these files.
+
+        Args:
+            shard: which share it is.
+            files: (name, hash of the content) of all checkpoints of the run, in order of training; the hash is None
+                where a file could not be read.
+        """
         listed = list(files)
         return cls(shard, len(listed), digest(json.dumps(listed).encode()))
 
     @classmethod
     def recorded(cls, value: Any) -> "ShardPart":
-        """The part that a record says.
+        """Read the part that `as_dict` wrote into a record.
+
+        Args:
+            value: what the record says, any JSON value.
 
         Raises:
-            ValueError: it says none.
+            ValueError: it says no part of a run.
         """
         try:
             shard = Shard.read(value["shard"])
@@ -81,12 +107,12 @@ class ShardPart:
         return found
 
     def as_dict(self) -> dict[str, Any]:
-        """For the record."""
+        """The part as JSON values for the record; `recorded` reads them."""
         return {"shard": str(self.shard), "checkpoints": self.checkpoints, "sequence": self.sequence}
 
     @property
     def share(self) -> range:
-        """Which of the whole run's rows are this part's."""
+        """The places of this part's rows in the whole run, from 0."""
         return self.shard.share(self.checkpoints)
 
 
@@ -109,7 +135,7 @@ class LikelihoodName(StrEnum):
 
 
 class Precision(StrEnum):
-    """In which the network is evaluated; sums are float32 and float64 in all of them.
+    """The number format in which the network is evaluated; sums are float32 and float64 in all of them.
 
     TF32 holds everything in float32, and a GPU multiplies it with ten bits of the mantissa.
     """
@@ -121,7 +147,7 @@ class Precision(StrEnum):
 
     @property
     def storage(self) -> str:
-        """The type of the network's tensors."""
+        """The name of torch's type of the network's tensors: float32 for TF32."""
         return "float32" if self is Precision.TF32 else self.value
 
     @property
@@ -157,7 +183,12 @@ class SpectrumMethod(StrEnum):
 class SpectrumSettings:
     """What `fisher spectrum` asks for beyond the leading eigenvalues.
 
-    `damping` is the α of the effective dimension, None for 1/N; `probes` and `steps` are those of the density.
+    Attributes:
+        matrix: whose eigenvalues are found.
+        method: how far beyond the leading ones.
+        damping: α of the effective dimension, in 1/weight² on the scale of the mean over examples; None for 1/N.
+        probes: random vectors of the density.
+        steps: of Lanczos for each probe.
     """
 
     matrix: MatrixName = MatrixName.BOTH
@@ -171,8 +202,10 @@ class SpectrumSettings:
 class ComparisonSettings:
     """What `fisher compare true-vs-empirical` asks for beyond the traces.
 
-    `damping` is the α of the natural gradients, None for a thousandth of the true Fisher's largest eigenvalue; `draws`
-    how many sets of labels are drawn from the model for the nulls that have no closed form.
+    Attributes:
+        damping: α of the natural gradients, in 1/weight²; None for a thousandth of the true Fisher's largest
+            eigenvalue.
+        draws: how many sets of labels are drawn from the model for the nulls that have no closed form; 0 for none.
     """
 
     damping: float | None = None
@@ -200,10 +233,10 @@ def _one_of(names: type[StrEnum], value: str) -> StrEnum:
 
 
 def read_precision(name: str) -> Precision:
-    """The precision of this name.
+    """Find the precision of this name.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none; of float16 the text says why not.
     """
     if name in {"float16", "half", "fp16"}:
         msg = f"{name}: gradients of confident examples lie below its smallest number, 6e-8, and would vanish: bfloat16"
@@ -223,7 +256,10 @@ def _pairs(value: Mapping[str, Any] | Iterable[tuple[str, str]]) -> tuple[tuple[
 
 
 def last_part(text: str) -> str:
-    """`folder:/a/b` as `folder:b`, `/a/net.py:make` as `net.py:make`, names as they are, also `hf:owner/name`."""
+    """Take the folders off a path: `folder:/a/b` is `folder:b`, and `/a/net.py:make` is `net.py:make`.
+
+    Names are as they are, also `hf:owner/name`.
+    """
     prefix = next((each for each in ("folder:", "hf:") if text.startswith(each)), "")
     if prefix == "hf:" and text[3:4] not in {"/", ".", "~"}:
         return text
@@ -238,19 +274,42 @@ def _text_or_none(value: object) -> str | None:
 class Settings:
     """Everything that changes a number of the report.
 
-    `limit` None means all examples. `model` None means: take the architecture that the checkpoint names.
-    `normalize` None means the dataset's own constants. `include` and `exclude` are shell patterns on
-    parameter names; a parameter is analysed when it matches one of `include` and none of `exclude`.
-    `resize` and `crop` are the texts of the options, `N` or `HxW`; `data_arguments` belong to a function that `data`
-    names. `use_ema` takes a file's moving average of the
-    weights; `recalibrate_bn` recomputes the running statistics of batch norms on the analysed examples.
-    `samples` labels per example belong to the sampled estimator; `target_error`, relative to the trace, to the
-    deflated one, None for a tenth of the standard error over examples. `spectrum` None means: the leading
-    eigenvalues only; with `comparison` the two Fishers are compared, which finds their leading eigenvalues as well.
-    `verify` asks for the identities of `fisher verify` in place of everything else. `movement` holds every row against
-    the one before, unless one of these three is asked. `weights_only` analyses the weights
-    of linear and convolutional layers alone, `without_head` leaves out the last of them; `task2vec` asks for that
-    vector. `preset` is the name that some of the values came from; by itself it changes none.
+    A caller may write names for enumerations, a single pattern for a tuple of them, paths for texts, and dicts for
+    pairs; the fields hold the one form below.
+
+    Attributes:
+        data: the dataset, as `--data` names it.
+        split: the part of it; None for its usual one.
+        limit: how many examples; None for all.
+        labels: a file of labels in place of the dataset's own.
+        normalize: as typed for `--normalize`; None for the dataset's own constants.
+        resize: the text of the option, `N` or `HxW`, in pixels.
+        crop: the same of the part that is cut out.
+        data_arguments: (name, text) pairs for the function that `data` names; a text is JSON where it can be.
+        model: as typed for `--model`; None for the architecture that the checkpoint names, or that fits.
+        model_arguments: (name, text) pairs for the network.
+        state_key: the dotted key of the weights in a file; None for the usual places.
+        use_ema: whether a file's moving average of the weights is taken in their place.
+        estimator: how the true Fisher's scores are made.
+        samples: labels per example of the sampled estimator.
+        target_error: of the deflated estimator, relative to the trace; None for a tenth of the standard error over
+            examples.
+        eigenvalues: how many leading ones; 0 for none.
+        eigenvalue_tolerance: the largest residual of a converged eigenvalue, relative to the largest eigenvalue.
+        likelihood: the distribution that the outputs parameterise.
+        recalibrate_bn: whether the running statistics of batch norms are computed anew on the analysed examples.
+        include: shell patterns; a parameter is analysed when its name matches one of these …
+        exclude: … and none of these.
+        precision: in which the network is evaluated.
+        seed: of the selected examples, drawn labels, signs and probes.
+        spectrum: what is asked beyond the leading eigenvalues; None for nothing.
+        comparison: compares the two Fishers, which finds their leading eigenvalues as well; None for no comparison.
+        verify: asks for the identities of `fisher verify` in place of everything else.
+        movement: holds every row against the one before, unless `spectrum`, `comparison` or `verify` is asked.
+        weights_only: analyses the weights of linear and convolutional layers alone.
+        without_head: leaves out the last of these layers.
+        task2vec: asks for the mean of the diagonal over each filter.
+        preset: the name that some of the values came from; by itself it changes none.
     """
 
     data: str = "digits"
@@ -316,10 +375,11 @@ class Settings:
 
     @classmethod
     def of(cls, **words: Any) -> "Settings":
-        """The settings of these names and values.
+        """Make settings of these names and values, as `Settings` takes them.
 
         Raises:
-            TypeError: there is no setting of one of the names.
+            TypeError: there is no setting of one of the names; the text has the nearest one.
+            ValueError: a value is none of those that are possible.
         """
         names = [field.name for field in fields(cls)]
         for unknown in words.keys() - names:
@@ -340,7 +400,10 @@ class Settings:
         return self.movement and self.spectrum is None and self.comparison is None and not self.verify
 
     def without_folders(self) -> dict[str, Any]:
-        """As `as_dict`, less the folders: the record that travels with the tables names no place of a machine."""
+        """The settings as `as_dict` has them, with paths cut to their last part.
+
+        The record that travels with the tables names no place of a machine.
+        """
         return {
             name: last_part(value) if name in {"data", "labels", "model"} and isinstance(value, str) else value
             for name, value in self.as_dict().items()
@@ -351,7 +414,10 @@ class Settings:
         return asdict(self)
 
     def digest(self) -> str:
-        """SHA-256 of the settings: two runs with equal digests were asked the same question."""
+        """The SHA-256 of the settings but for `preset`, as `sha256:<hex>`.
+
+        Two runs with equal digests were asked the same question.
+        """
         answered = {name: value for name, value in self.as_dict().items() if name != "preset"}
         text = json.dumps(answered, sort_keys=True)
         return digest(text.encode())
@@ -361,10 +427,17 @@ class Settings:
 class Resources:
     """Where and how fast to compute; no number of the report depends on these beyond rounding.
 
-    `batch_size` None means: chosen from the network's shapes and the machine's memory. `trust_pickle` lets files run
-    their own code while they are read. `shard` None means all checkpoints; `devices` are those that share them out on
-    this machine, one process each, none for a single process on `device`. `ranks` processes share the examples.
-    `activations` says whether those of a batch are kept or computed anew.
+    Attributes:
+        batch_size: examples at once; None: chosen from the network's shapes and the machine's memory.
+        device: `auto`, or a name of torch's.
+        data_dir: the folder of the named datasets; None for the usual one.
+        download: whether a named dataset that is missing may be fetched.
+        trust_pickle: whether files may run their own code while they are read.
+        shard: the share of the checkpoints to analyse; None for all of them.
+        devices: those that share the checkpoints out on this machine, one process each; () for a single process on
+            `device`.
+        ranks: how many processes share the examples.
+        activations: whether those of a batch are kept for the backward pass, or computed anew.
     """
 
     batch_size: int | None = None
@@ -385,7 +458,13 @@ class Resources:
 
 @dataclass(frozen=True)
 class Preset:
-    """The settings that a paper's definition takes, other than ours, what it is about in one line, and its source."""
+    """The settings that a paper's definition takes, other than ours.
+
+    Attributes:
+        settings: values by their names in `Settings`.
+        about: what it computes, in one line.
+        source: the paper.
+    """
 
     settings: Mapping[str, Any]
     about: str
@@ -439,11 +518,17 @@ PRESETS: Final[Mapping[str, Preset]] = {
 
 
 def settings_of(preset: str | None = None, given: Mapping[str, Any] | None = None, **defaults: Any) -> Settings:
-    """The settings of a preset; what was `given` wins over it, and it over `defaults`.
+    """Make the settings of a preset.
+
+    Args:
+        preset: a name in `PRESETS`; None for no preset.
+        given: values that win over the preset's.
+        **defaults: values over which the preset's win.
 
     Raises:
         UsageError: there is no such preset.
         TypeError: there is no setting of one of the names.
+        ValueError: a value is none of those that are possible.
     """
     if preset is None:
         return Settings.of(**{**defaults, **(given or {})})
@@ -456,6 +541,6 @@ def settings_of(preset: str | None = None, given: Mapping[str, Any] | None = Non
 
 
 def listing() -> list[str]:
-    """One line per preset."""
+    """List the presets, one line each: name, what it computes, source."""
     width = max(map(len, PRESETS))
     return [f"{name:<{width}}  {preset.about}: {preset.source}" for name, preset in PRESETS.items()]

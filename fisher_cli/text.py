@@ -1,8 +1,8 @@
 r"""Text cells: how text from outside (file names, tensor names, error texts) is made safe to write, and back.
 
-Two dangers, two reversible cures. Characters that a terminal would obey, or that no UTF-8 file can hold, are
-written as backslash escapes (`\x1b`, `\u202e`, `\udc80`). Text that a spreadsheet would take for a formula
-gets a leading apostrophe.
+Two things are done, and both can be undone. Characters that a terminal would act on, or that no UTF-8 file can
+hold, are written as backslash escapes (`\x1b`, `\u202e`, `\udc80`). Text that a spreadsheet would take for a
+formula gets a leading apostrophe.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ _GUARDED = re.compile(rf"{_CELL_START}'(?={_BLANK}{_FORMULA})")
 
 
 def is_unprintable(character: str) -> bool:
-    """Whether a terminal might obey the character or hide it: controls, bidirectional marks, surrogates."""
+    """Whether a terminal might act on the character or hide it: controls, bidirectional marks, surrogates."""
     return not character.isprintable()
 
 
@@ -45,10 +45,10 @@ def escape(text: str, hidden: Callable[[str], bool] = is_unprintable) -> str:
 
     Args:
         text: any text.
-        hidden: says which characters to escape.
+        hidden: says which of the unprintable characters to escape; by default all of them.
 
     Returns:
-        Text without hidden characters.
+        Text without hidden characters; a text that has neither hidden characters nor backslashes is unchanged.
     """
     if text.isprintable() and "\\" not in text:
         return text
@@ -66,7 +66,7 @@ def escape(text: str, hidden: Callable[[str], bool] = is_unprintable) -> str:
 
 
 def unescape(text: str) -> str:
-    """The text that `escape` was given."""
+    """Give back the text that `escape` was given; of any other text a part that reads as an escape is read as one."""
 
     def original(match: re.Match[str]) -> str:
         slashes, code = match.groups()
@@ -89,17 +89,28 @@ def guard(text: str) -> str:
 
 
 def unguard(text: str) -> str:
-    """The text that `guard` was given."""
+    """Give back the text that `guard` was given."""
     return _GUARDED.sub("", text)
 
 
 def one_line(text: str) -> str:
-    """The text on one line and harmless on a terminal; for people to read, not to be read back."""
+    """Put a text on one line, without what a terminal would act on; for people to read, not to be read back.
+
+    Returns:
+        The lines without the blanks around them and without empty ones, joined by single blanks.
+    """
     return escape(" ".join(part.strip() for part in re.split(r"[\r\n]+", text) if part.strip()))
 
 
 def digest(content: "bytes | hashlib._Hash") -> str:
-    """SHA-256 of the bytes, or of what a hash has been given, as `sha256:<hex>`."""
+    """The SHA-256 of bytes, in the one form that records, journals and tables have it.
+
+    Args:
+        content: the bytes, or a hash object that has been given them, which is not changed.
+
+    Returns:
+        `sha256:` and 64 hexadecimal digits.
+    """
     return f"sha256:{(hashlib.sha256(content) if isinstance(content, bytes) else content).hexdigest()}"
 
 
@@ -109,12 +120,15 @@ def encodable(text: str) -> str:
 
 
 def json_text(value: Any, *, sort_keys: bool = True) -> str:
-    """JSON for every reader and every terminal: no NaN, no half surrogates, no raw control characters.
+    """Write a value as JSON for every reader and every terminal: no NaN, no half surrogates, no raw control characters.
 
-    Enumerations become their values and all other objects, such as paths, their text.
+    Args:
+        value: numbers that are not finite become null, enumerations their values, and all other objects, such as paths,
+            their text.
+        sort_keys: whether entries of objects are in order of their keys, or as they come.
 
     Returns:
-        The JSON text, without a line end.
+        The JSON text on one line, without a line end.
     """
     return _harmless((_SORTED if sort_keys else _UNSORTED)(_plain(value)))
 
@@ -124,7 +138,11 @@ _UNSORTED = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 def json_lines(value: Any) -> str:
-    """As `json_text`, every entry of an object and every item of a list on a line of its own; an item is one line."""
+    """Write a value as `json_text` does, with every entry of an object and every item of a list on a line of its own.
+
+    Returns:
+        The JSON text, indented by two blanks a level, without a line end; an item of a list is one line.
+    """
     return _harmless(_laid_out(_plain(value), 1))
 
 
@@ -139,7 +157,7 @@ def _laid_out(value: Any, depth: int) -> str:
 
 
 def _harmless(text: str) -> str:
-    # What a terminal would obey is written as JSON's own escapes.
+    # What a terminal would act on is written as JSON's own escapes.
     return text if text.isprintable() else re.sub(r"[^\n -~]", _json_character, text)
 
 

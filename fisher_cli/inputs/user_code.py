@@ -22,7 +22,12 @@ Factory = Callable[..., object]
 
 
 def import_factory(model: str) -> tuple[str, Factory]:
-    """Return the name for the report and the function of `package.module:function` or `./file.py:function`.
+    """Import the function that `--model` names: `package.module:function` or `./file.py:function`.
+
+    Only ever called with words that the user typed: importing runs code.
+
+    Returns:
+        Its name for the report, without folders, and the function.
 
     Raises:
         ArchitectureError: The module cannot be imported, or there is no such function in it.
@@ -31,9 +36,10 @@ def import_factory(model: str) -> tuple[str, Factory]:
 
 
 def import_function(words: str, option: str, kind: type[FisherError], gives: str) -> tuple[str, Factory]:
-    """Return the name for the report and the function of `package.module:function` or `./file.py:function`.
+    """Import the function that the user's words name: `package.module:function` or `./file.py:function`.
 
-    The working directory joins the import path, last. Never to be called with words found in a file.
+    The working directory joins the import path, last. Never to be called with words found in a file: importing runs
+    code.
 
     Args:
         words: What the user typed.
@@ -41,8 +47,12 @@ def import_function(words: str, option: str, kind: type[FisherError], gives: str
         kind: The error to raise.
         gives: What the function is to return, for messages.
 
+    Returns:
+        Its name for the report, without folders, and the function.
+
     Raises:
         FisherError: The module cannot be imported, or there is no such function in it; of the given kind.
+        SystemExit: A signal stopped this process meanwhile.
     """
     place, _, attribute = words.rpartition(":")
     is_file = place.endswith(".py")
@@ -67,9 +77,15 @@ def import_function(words: str, option: str, kind: type[FisherError], gives: str
 
 
 def code_digest(model: str) -> str | None:
-    """Return the SHA-256 of the file that `import_factory` took the function from; None where it is no file.
+    """The SHA-256 of the file from which `import_factory` took the function, as `sha256:<hex>`.
 
     What that file imports is not looked at.
+
+    Args:
+        model: What `--model` says, once it has been imported.
+
+    Returns:
+        None where there is no such file, or it cannot be read.
     """
     place = model.rpartition(":")[0]
     file = place if place.endswith(".py") else getattr(sys.modules.get(place), "__file__", None)
@@ -82,7 +98,7 @@ def code_digest(model: str) -> str | None:
 
 
 def parsed_arguments(arguments: Mapping[str, str]) -> dict[str, object]:
-    """Return the arguments with values read as JSON where they can be, else as text."""
+    """The arguments with values read as JSON where they can be, else as text."""
     return {key: _parsed(value) for key, value in arguments.items()}
 
 
@@ -94,10 +110,16 @@ def _parsed(value: str) -> object:
 
 
 def built(factory: Factory, arguments: Mapping[str, object], name: str) -> nn.Module:
-    """Return the network that the factory builds; the random state is left as it was.
+    """Build the network that the factory makes; torch's random state on the CPU is left as it was.
+
+    Args:
+        factory: The user's function, or that of a known network.
+        arguments: Of the factory.
+        name: Of the network, for messages.
 
     Raises:
         ArchitectureError: The factory raises, or what it returns is no network.
+        SystemExit: A signal stopped this process meanwhile.
     """
     try:
         with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: their draw leaves no trace
@@ -151,6 +173,6 @@ def _file_module(path: Path) -> ModuleType:
 
 
 def call_reason(error: BaseException) -> str:
-    """Return what a function of the user's raised, in one line."""
+    """What a function of the user's raised, in one line: the type of the error and its text."""
     text = one_line(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,4 +1,4 @@
-"""The story of a run in figures along training, each with its finding in words and the numbers behind it."""
+"""A run in figures along training, each with its finding in words and the numbers behind it."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -543,6 +543,19 @@ NAMES = tuple(_CHARTS)
 
 
 def draw(what: str, runs: Runs, width: float = WIDTH, text: float = PAPER_TEXT) -> Chart | None:
-    """The chart of that name, its width in inches and its text in points; None if the reports lack its numbers."""
+    """Draw the chart of this name.
+
+    Args:
+        what: one of `NAMES`.
+        runs: the reports to show, beside each other where there are several.
+        width: of the figure, in inches.
+        text: size of the figure's text, in points.
+
+    Returns:
+        None if the reports lack its numbers.
+
+    Raises:
+        KeyError: there is no chart of this name.
+    """
     with style(text):
         return _CHARTS[what](runs, width)

@@ -45,7 +45,7 @@ class _RichConsole(rich.console.Console):
 
 
 class Console:
-    """Both output streams of the command.
+    """Both output streams of the command: results on stdout, all else on stderr.
 
     Args:
         quiet: say nothing on stderr except errors.
@@ -75,7 +75,12 @@ class Console:
         return _is_terminal(self._stdout)
 
     def message(self, text: str, style: str = "") -> None:
-        """Say something on stderr, unless quiet."""
+        """Say something on stderr, unless quiet.
+
+        Args:
+            text: of any kind; it is put on one line, which only a terminal's width breaks.
+            style: of rich, such as `dim`.
+        """
         if not self.quiet:
             said = one_line(text)
             if _is_terminal(self._stderr):  # between words, where the terminal would break within one
@@ -84,11 +89,14 @@ class Console:
             self._say(Text(said, style))
 
     def error(self, text: str) -> None:
-        """Say on stderr, on one line, what went wrong."""
+        """Say on stderr, on one line, what went wrong; also if quiet."""
         self._say(Text.assemble(("error:", "bold red"), f" {one_line(text)}"))
 
     def write(self, content: str | bytes) -> None:
-        """Put a result on stdout, at once. Text is written as UTF-8 whatever the locale.
+        """Put a result on stdout, at once.
+
+        Args:
+            content: text is written as UTF-8 whatever the locale, but to a terminal in its encoding.
 
         Raises:
             UsageError: the content is binary and stdout is a terminal.
@@ -111,23 +119,49 @@ class Console:
             raise OutputError(msg) from error
 
     def summary(self, measurements: Sequence[Measurement], data: str | None = None) -> None:
-        """Print the run as a table on stdout, with what it says in words."""
+        """Print the run as a table on stdout, with what it says in words.
+
+        Args:
+            measurements: one per row, in order of training.
+            data: the dataset in words, for the title; None to leave it out.
+        """
         self._show(render_summary(measurements, self._out.width, data))
 
     def spectra(self, measurements: Sequence[Measurement], data: str | None = None) -> None:
-        """Print the eigenvalues of the run on stdout: what they say as a table, and how they are distributed."""
+        """Print the eigenvalues of the run on stdout: what they say as a table, and how they are distributed.
+
+        Args:
+            measurements: one per row, in order of training.
+            data: the dataset in words, for the title; None to leave it out.
+        """
         self._show(render_spectra(measurements, self._out.width, data))
 
     def comparison(self, measurements: Sequence[Measurement], data: str | None = None, *, layers: bool = False) -> None:
-        """Print the two Fishers side by side on stdout, each figure with its null, and a verdict per checkpoint."""
+        """Print the two Fishers side by side on stdout, each figure with its null, and a verdict per checkpoint.
+
+        Args:
+            measurements: one per row, in order of training.
+            data: the dataset in words, for the title; None to leave it out.
+            layers: whether to print the parts of each parameter tensor as well.
+        """
         self._show(render_comparison(measurements, self._out.width, data, layers=layers))
 
     def identities(self, measurements: Sequence[Measurement], data: str | None = None) -> None:
-        """Print what was verified on stdout: identities as a table, what fails and why, the expansion of KL."""
+        """Print what was verified on stdout: identities as a table, what fails and why, the expansion of KL.
+
+        Args:
+            measurements: one per row, in order of training.
+            data: the dataset in words, for the title; None to leave it out.
+        """
         self._show(render_identities(measurements, self._out.width, data))
 
     def examples(self, measurements: Sequence[Measurement], data: str | None = None) -> None:
-        """Print on stdout which examples carry the trace."""
+        """Print on stdout which examples carry the trace.
+
+        Args:
+            measurements: one per row, in order of training.
+            data: the dataset in words, for the title; None to leave it out.
+        """
         self._show(render_examples(measurements, self._out.width, data))
 
     def inspections(self, inspections: Sequence[Inspection]) -> None:
@@ -150,10 +184,14 @@ class Console:
             self.write("".join(f"{name}\n" for name in names))
 
     def progress(self, total: int | None, clock: Callable[[], float] = time.monotonic) -> "Progress":
-        """What shows on stderr how far the run is: a bar on a terminal, a line now and then elsewhere.
+        """Show on stderr how far the run is: a bar on a terminal, a line now and then elsewhere.
+
+        Args:
+            total: how many checkpoints there are; None where nobody knows.
+            clock: seconds; only differences count.
 
         Returns:
-            A context manager.
+            A context manager; inside it the run tells its start, its stages and its end of each checkpoint.
         """
         return Progress(self, total, clock)
 
@@ -209,7 +247,13 @@ class Console:
 
 
 class Progress:
-    """How far a run is; made by `Console.progress`, used with `with`."""
+    """How far a run is; made by `Console.progress`, used with `with`.
+
+    Args:
+        console: what it is shown on.
+        total: how many checkpoints there are; None where nobody knows.
+        clock: seconds; only differences count.
+    """
 
     def __init__(self, console: Console, total: int | None, clock: Callable[[], float]) -> None:
         self._console = console
@@ -235,18 +279,27 @@ class Progress:
             self._say_held()
 
     def start(self, name: str) -> None:
-        """A checkpoint is begun."""
+        """Show that a checkpoint is begun.
+
+        Args:
+            name: its name; a long one is shortened.
+        """
         self._update(0.0, name=shorten(one_line(name), 32), stage="")
 
     def stage(self, text: str, fraction: float) -> None:
-        """The checkpoint has come to this stage, and to this fraction of its work."""
+        """Show that the checkpoint has come to this stage.
+
+        Args:
+            text: the stage in a word or two.
+            fraction: how much of the checkpoint's work is done, from 0 to 1; what is beyond is cut.
+        """
         self._update(min(1.0, max(0.0, fraction)), stage=one_line(text))
 
     def finish(self, measurement: Measurement) -> None:
-        """A checkpoint is finished; those that are not ok are reported at once.
+        """Show that a checkpoint is finished; those that are not ok are reported at once.
 
-        As long as all have failed for one reason their lines are held back, for some seconds at most: if it
-        stays so, the run ends with that reason, and one line says more than a thousand.
+        As long as all have failed for one reason their lines are held back, for some seconds at most: if it stays so,
+        the run ends with that reason, and one line says more than a thousand.
         """
         self._finished += 1
         self._update(0.0, stage="")

@@ -61,7 +61,17 @@ _WIDE = 20.0
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure with what it finds in one sentence, what its marks mean, and the numbers behind it."""
+    """A figure, and all that a page or a caption says of it.
+
+    Attributes:
+        what: its name, one of `charts.NAMES`.
+        finding: what it shows, in a sentence or a few.
+        note: what its marks mean.
+        figure: of matplotlib.
+        columns: names of the columns of the numbers behind it.
+        rows: these numbers, a cell per column.
+        heading: above it on a page.
+    """
 
     what: str
     finding: str
@@ -73,7 +83,11 @@ class Chart:
 
 
 def style(size: float = PAPER_TEXT) -> AbstractContextManager[None]:
-    """The look of all figures, with text of this size in points; what is drawn, is drawn in it."""
+    """The look of all figures, as a context in which they are drawn.
+
+    Args:
+        size: of the text, in points.
+    """
     return mpl.rc_context(_STYLE | {"font.size": size, "legend.fontsize": size - 0.5})
 
 
@@ -95,7 +109,16 @@ def svg(figure: Figure, title: str = "") -> bytes:
 
 
 def picture(figure: Figure, form: str, title: str = "") -> bytes:
-    """The figure as a file: svg, pdf or png."""
+    """Write the figure as a file: the same figure gives the same bytes.
+
+    Args:
+        figure: as `draw` makes it.
+        form: `svg`, `pdf` or `png`; a png has 300 dots per inch.
+        title: kept in the file's metadata.
+
+    Raises:
+        KeyError: the form is another.
+    """
     metadata: dict[str, dict[str, str | None]] = {
         "svg": {"Date": None, "Creator": MADE_BY, "Title": title},
         "pdf": {"CreationDate": None, "Creator": MADE_BY, "Producer": None, "Title": title},

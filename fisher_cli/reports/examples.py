@@ -22,7 +22,7 @@ from fisher_cli.reports.numbers import number_text, number_texts
 from fisher_cli.results import Estimate, ExampleGroup, ExampleRow, ExampleSummary, Measurement, NoisyAndClean
 from fisher_cli.text import one_line
 
-# As in `words.py`: a difference is said only beyond three standard errors.
+# As in `tables.trajectory`: a difference is said only beyond three standard errors.
 _CLEAR = 3.0
 
 

@@ -9,10 +9,10 @@ _MIB = 2**20
 
 
 def forecast_lines(found: Forecast) -> Iterator[str]:
-    """What is to be done, how long it takes, what memory it needs, and what that is read off from.
+    """Say what is to be done, how long it takes, what memory it needs, and what that is read off from.
 
     Yields:
-        Lines, each with a heading of its own.
+        Lines, each with a heading of its own in its first 13 characters, or blanks where it belongs to the line above.
     """
     for heading, text in _told(found):
         yield f"{heading:<13} {text}"

@@ -39,12 +39,21 @@ _TOTAL = "total"
 
 
 def inspection_row(inspection: Inspection, order: int) -> dict[str, Any]:
-    """The cells of one checkpoint, by the names of `INSPECTION_COLUMNS`."""
+    """The cells of one checkpoint, by the names of `INSPECTION_COLUMNS`.
+
+    Args:
+        inspection: what the file is.
+        order: its place in the sequence, from 0.
+    """
     return {**asdict(inspection), "order": order, "notes": "; ".join(inspection.notes)}
 
 
 def ledger_rows(measurement: Measurement) -> list[dict[str, Any]]:
-    """The cells of a measurement's ledger, by the names of `LEDGER_COLUMNS`: one row per parameter tensor."""
+    """The cells of a measurement's ledger, by the names of `LEDGER_COLUMNS`.
+
+    Returns:
+        One row per parameter tensor, none without a ledger; `work` is a share from 0 to 1.
+    """
     entries = measurement.ledger.entries if measurement.ledger else ()
     return [
         {
@@ -99,7 +108,7 @@ def render_coverage(measurement: Measurement, data: str, width: int) -> Group:
 
 
 def check_text(check: Check | None) -> str:
-    """What the run-time check compared and found, as a sentence."""
+    """What the run-time check compared and found, in sentences; None stands for a check that was left out."""
     if check is None:
         return "The run-time check was left out."
     examples = "1 example" if check.examples == 1 else f"{check.examples} examples"

@@ -44,7 +44,13 @@ class Row(Protocol):
 
 @dataclass(frozen=True)
 class TextColumn:
-    """One column of a table; its cells are harmless text already."""
+    """One column of a table.
+
+    Attributes:
+        heading: above it.
+        cells: harmless text already, one per row.
+        justify: on which side the cells are aligned.
+    """
 
     heading: str
     cells: tuple[str, ...]

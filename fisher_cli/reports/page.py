@@ -1,4 +1,4 @@
-"""One self-contained HTML page that tells the story of a run, or of several beside each other."""
+"""One self-contained HTML page about a run, or about several beside each other."""
 
 import math
 from collections.abc import Sequence
@@ -49,7 +49,16 @@ _IDENTITY = ("checkpoint", "identity", "formula", "verdict", "identity_error", "
 
 @dataclass(frozen=True)
 class Listing:
-    """A table of a page, with what it says."""
+    """A table of a page, with what it says.
+
+    Attributes:
+        heading: above it.
+        finding: what it shows, in one sentence; "" for nothing.
+        columns: names of the columns that are shown.
+        rows: a cell per column.
+        is_open: whether it is unfolded when the page opens.
+        cards: pictures of the examples that it lists.
+    """
 
     heading: str
     finding: str
@@ -60,7 +69,11 @@ class Listing:
 
 
 def render_page(runs: Sequence[ReportedRun]) -> bytes:
-    """The page as UTF-8: header, verdict, charts, tables, how to make it again; nothing in it varies between calls."""
+    """The page as UTF-8: header, verdict, charts, tables, how to make it again; nothing in it varies between calls.
+
+    Args:
+        runs: the reports to show, at least one; several share the charts.
+    """
     found = [chart for what in NAMES if (chart := draw(what, runs, text=PAGE_TEXT)) is not None]
     figures = [(chart, _drawn(chart)) for chart in found]
     text = (

@@ -34,9 +34,16 @@ _NEEDED = ("checkpoint", "order", "step", "loss", "trace_true", "trace_empirical
 
 @dataclass(frozen=True)
 class ReportedRun:
-    """One report: `main` has a row per checkpoint; `sides` are the tables found beside it, by their word.
+    """One report as it lies on the disk: its tables, its records, and its rows as measurements.
 
-    `pictures` are those of examples, by their index, where a page shall show them.
+    Attributes:
+        name: the report's name without its suffix.
+        main: a row per checkpoint, in order of training.
+        sides: the tables found beside it, by their word (`layers`, `spectrum`, …); empty ones are left out.
+        records: what `name.meta.json` and those of the side tables say, by the word; "" is the main table's.
+        measurements: the rows as far as words need them: names, status, step and traces.
+        damage: sentences about files that are not as they were written.
+        pictures: of examples by their index, as `data:` addresses, where a page shall show them.
     """
 
     name: str
@@ -49,15 +56,23 @@ class ReportedRun:
 
     @property
     def record(self) -> Mapping[str, Any]:
-        """The record of the main table, {} if there is none."""
+        """The record of the main table; {} if there is none."""
         return self.records.get("", {})
 
     def column(self, name: str) -> list[float]:
-        """A numeric column of the main table, NaN where it is empty or not there."""
+        """A numeric column of the main table, one number per row; NaN where it is empty or not there."""
         return numbers(self.main, name)
 
     def rows(self, word: str, order: int) -> "pd.DataFrame | None":
-        """A checkpoint's rows of the table of that word, None if it has none."""
+        """The rows of one checkpoint in a side table.
+
+        Args:
+            word: of the table.
+            order: the checkpoint's place in the sequence, from 0.
+
+        Returns:
+            None if the table has none, or is not there.
+        """
         table = self.sides.get(word)
         if table is None or "order" not in table:
             return None
@@ -96,10 +111,16 @@ class ReportedRun:
 
 
 def read_run(path: Path) -> ReportedRun:
-    """Read a report, `name.csv` or another format, with the tables and records of the same stem.
+    """Read a report with the tables and records of the same stem.
+
+    Args:
+        path: of the main table, `name.csv` or another format.
+
+    Returns:
+        The report; files that are not as they were written are named in `damage`.
 
     Raises:
-        OutputError: there is no such report, or it is another table.
+        OutputError: there is no such report, it is another table, it has no rows, or a later version wrote it.
     """
     main = read_table(path)
     if missing := [name for name in _NEEDED if name not in main]:

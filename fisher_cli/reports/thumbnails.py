@@ -21,7 +21,13 @@ LARGEST = 96
 
 @dataclass(frozen=True)
 class ImageData:
-    """Where a report's examples are to be had; which of them and how prepared, the report's record says."""
+    """Where a report's examples are to be had; which of them and how prepared, the report's record says.
+
+    Attributes:
+        name: the dataset, as `--data` names it.
+        data_dir: the folder of the named datasets; None for the usual one.
+        labels: the file of labels that the report was made with; None without one.
+    """
 
     name: str
     data_dir: str | None = None
@@ -29,11 +35,19 @@ class ImageData:
 
 
 def with_pictures(run: ReportedRun, data: ImageData) -> ReportedRun:
-    """The report with the pictures of the examples that carry the trace of its last checkpoint, as `data:` addresses.
+    """The report with the pictures of the examples that carry the trace of its last checkpoint.
+
+    Args:
+        run: a report with a table of examples.
+        data: where its examples are to be had; they are compared with the report's by their identity.
+
+    Returns:
+        A report whose `pictures` are PNG files as `data:` addresses, at most 96 pixels on a side.
 
     Raises:
         OutputError: there is no table of examples beside the report, or no record of its data.
         DataError: the dataset is another than the report's, or holds no images.
+        UsageError: the dataset has no such split, or its normalisation cannot be.
     """
     found = last_examples(run)
     if found is None:
@@ -115,7 +129,14 @@ def _address(image: "Tensor", largest: float) -> str:
 
 @dataclass(frozen=True)
 class Card:
-    """A picture of an example with what stands under it."""
+    """A picture of an example with what stands under it.
+
+    Attributes:
+        picture: a `data:` address.
+        name: `example` and its index.
+        lines: label, prediction, trace and loss.
+        is_wrong: whether another class is predicted than its label.
+    """
 
     picture: str
     name: str

@@ -8,7 +8,13 @@ from fisher_cli.results.traces import Estimate
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """From `low` to `high`; called a 95 % interval only where `is_trusted`: enough examples carry the value."""
+    """From `low` to `high`.
+
+    Attributes:
+        low: its lower end, in the unit of the value.
+        high: its upper end.
+        is_trusted: whether it may be called a 95 % interval: enough examples carry the value.
+    """
 
     low: float
     high: float
@@ -19,7 +25,11 @@ class Interval:
 class AgainstNull:
     """A value, and the mean and standard deviation it would have if the labels came from the model.
 
-    `null_deviation` is None where the mean is known in closed form and no labels were drawn.
+    Attributes:
+        value: as observed, with the labels of the dataset.
+        null: its mean under labels drawn from the model; None where it is not known.
+        null_deviation: its standard deviation under such labels; None where the mean alone is known in closed form, or
+            fewer than two sets of labels were drawn.
     """
 
     value: Estimate
@@ -29,7 +39,17 @@ class AgainstNull:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerComparison:
-    """One parameter tensor's parts of both traces, their ratio, its null deviation, and z = (tr F̂ − tr F)/deviation."""
+    """The parts of one parameter tensor in both traces, and what their ratio would be by chance.
+
+    Attributes:
+        name: the parameter's name in the network.
+        parameters: how many numbers the tensor holds.
+        true: its part of tr F, in 1/weight².
+        empirical: its part of tr F̂.
+        ratio: empirical over true; None where the part of tr F is zero.
+        null_deviation: the standard deviation of the ratio if the labels came from the model; None if not known.
+        z: (tr F̂ − tr F)/deviation of these parts; None where the deviation is zero or not known.
+    """
 
     name: str
     parameters: int
@@ -53,7 +73,12 @@ class ComparisonFinding(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A finding and its words, with the figure behind it."""
+    """What a comparison comes to.
+
+    Attributes:
+        finding: which of the findings holds.
+        text: the finding in words, with the figure behind it.
+    """
 
     finding: ComparisonFinding
     text: str
@@ -61,16 +86,36 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """The empirical Fisher F̂ against the true one F, on the same examples.
+    """The empirical Fisher F̂ against the true one F, on the same N examples.
 
-    difference, ratio: tr F̂ − tr F and tr F̂/tr F, with intervals by the studentised bootstrap over examples.
-    null_deviation: of the ratio under labels drawn from the model, whose mean is one; z of the observed one;
-    null_method how they were found; carriers: how many equal examples would scatter as tr F̂ does then.
-    method: `gram`, all that follows exact, or `products`. norm_true, norm_empirical, inner_product, cosine,
-    difference_norm = ‖F̂ − F‖/‖F‖: in the Frobenius norm. natural_gradient: cosine of (F + αI)⁻¹ḡ and
-    (F̂ + αI)⁻¹ḡ, `residual` the larger of their relative residuals; gradient_true, gradient_empirical: of each with ḡ.
-    inverse_product: tr (F + αI)⁻¹F̂, its null tr (F + αI)⁻¹F. overlap: of the leading eigenspaces. draws: sets of
-    labels drawn for the null deviations.
+    Matrix norms and inner products are Frobenius ones. α is `damping`.
+
+    Attributes:
+        difference: tr F̂ − tr F, in 1/weight².
+        difference_interval: its interval by the studentised bootstrap over examples; None where there is none.
+        ratio_interval: that of tr F̂/tr F.
+        null_method: how the null of the trace was found: `exact`, or `sampled S=…` with S labels drawn per example.
+        null_deviation: the standard deviation of tr F̂/tr F if the labels came from the model, where its mean is one.
+        carriers: how many equal examples would scatter as tr F̂ does then; None if not known.
+        z: (tr F̂ − tr F) over its deviation under such labels.
+        method: `gram`, with which all that follows is exact, or `products`.
+        norm_true: ‖F‖.
+        norm_empirical: ‖F̂‖.
+        inner_product: ⟨F, F̂⟩.
+        difference_norm: ‖F̂ − F‖/‖F‖.
+        cosine: ⟨F, F̂⟩/(‖F‖ ‖F̂‖).
+        damping: α of the natural gradients, in 1/weight².
+        natural_gradient: cosine of the angle between (F + αI)⁻¹ḡ and (F̂ + αI)⁻¹ḡ.
+        gradient_true: cosine of the angle between (F + αI)⁻¹ḡ and ḡ.
+        gradient_empirical: cosine of the angle between (F̂ + αI)⁻¹ḡ and ḡ.
+        residual: the larger relative residual of the two natural gradients.
+        inverse_product: tr (F + αI)⁻¹F̂; its null is tr (F + αI)⁻¹F.
+        overlap: of the leading eigenspaces of F and F̂, from 0 to 1.
+        draws: how many sets of labels were drawn for the nulls that have no closed form.
+        layers: the parts of each parameter tensor in both traces.
+        verdict: what all this comes to.
+
+    Source: Kunstner, Hennig and Balles 2019 (arXiv:1905.12558); Thomas et al. 2020 (arXiv:1906.07774).
     """
 
     difference: Estimate

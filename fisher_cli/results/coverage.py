@@ -5,9 +5,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """How the gradient norms of one parameter tensor were found: its number of values, the rule, the work.
+    """How the gradient norms of one parameter tensor were found.
 
-    `work` is the tensor's share of all operations after the forward pass, from 0 to 1; None where not counted.
+    Attributes:
+        name: the parameter's name in the network.
+        values: how many numbers the tensor holds.
+        method: the rule that computed the norms.
+        work: the tensor's share of all operations after the forward pass, from 0 to 1, counted and not timed; None
+            where nothing was counted.
     """
 
     name: str
@@ -20,8 +25,11 @@ class Coverage:
 class Ledger:
     """The coverage ledger: every analysed parameter tensor once, nothing dropped.
 
-    `directions` is the number of backward passes per batch, and `backward` their share of the work, which all
-    tensors have in common: with it the shares add up to one.
+    Attributes:
+        entries: one per parameter tensor, in the order of the traces' layers.
+        directions: backward passes per batch.
+        backward: the share of the work of the backward passes, which all tensors have in common; with it the shares add
+            up to one. None where nothing was counted.
     """
 
     entries: tuple[Coverage, ...]
@@ -31,9 +39,17 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rounding:
-    """What bfloat16 or TF32 costs: both traces of the first `examples` in either precision, on the same network.
+    """What bfloat16 or TF32 costs: both traces of the first examples in float32 and rounded, on the same network.
 
-    Errors are |tr − tr₃₂|/tr₃₂, None where the trace is zero; the rounding of the weights is in them.
+    Attributes:
+        precision: `bfloat16` or `tf32`.
+        examples: how many of the first examples were taken.
+        trace_true_float32: tr F in float32, in 1/weight².
+        trace_true_rounded: tr F in the other precision.
+        trace_true_error: |tr − tr₃₂|/tr₃₂; None where the trace is zero. The rounding of the weights is in it.
+        trace_empirical_float32: tr F̂ in float32.
+        trace_empirical_rounded: tr F̂ in the other precision.
+        trace_empirical_error: as `trace_true_error`.
     """
 
     precision: str
@@ -57,10 +73,15 @@ class Rounding:
 class Check:
     """The run-time check: some examples and directions recomputed with plain autograd, one by one.
 
-    largest_relative_difference: of any parameter's squared gradient norm, relative to that norm; above `tolerance` the
-    row fails. precision: of the look that decided, float64 where float32 differed. derivatives: how many parameter
-    tensors were held against finite differences of the outputs, once for the checkpoints of one network; `undecided`
-    are those of which kinks or rounding hide whether they agree.
+    Attributes:
+        examples: how many examples were compared.
+        directions: in how many directions of the outputs each of them was.
+        largest_relative_difference: of any parameter's squared gradient norm, relative to that norm.
+        tolerance: a larger difference fails the row.
+        precision: of the comparison that decided: `float64` where float32 differed.
+        derivatives: how many parameter tensors were held against finite differences of the outputs, once for the
+            checkpoints of one network.
+        undecided: names of the tensors of which kinks or rounding hide whether they agree.
     """
 
     examples: int

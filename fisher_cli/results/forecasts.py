@@ -5,7 +5,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why an analysis cannot be made on this machine, and what to change; each remedy with what it would take then."""
+    """Why an analysis cannot be made on this machine, and what to change.
+
+    Attributes:
+        reason: in one line, with the memory that it takes and that there is.
+        remedies: what to type or take instead, one line each, the first to be tried first.
+    """
 
     reason: str
     remedies: tuple[str, ...] = ()
@@ -15,11 +20,31 @@ class Refusal:
 class Forecast:
     """Memory and time of an analysis before it is made.
 
-    `rows` are the checkpoints of the run; `kept` of them are in the journal, `joined` are there after other rows,
-    `rejected` cannot be read. `measurements` are still to be made, one of them a predecessor of a shard's first row or
-    not. `passes` are backward passes per example. `seconds` are of one measurement by stage. `peak_bytes` is the
-    largest memory of one process, made up of `parts`, and of what is named in `peak_in`; `available_bytes` is
-    what there is, described by `available`. `processes` run at once.
+    Attributes:
+        checkpoint: the name of the largest file that is to be measured, on which the forecast is made.
+        architecture: its network; "" where that is too large to be built.
+        rows: the checkpoints of the run.
+        kept: how many of them are in the journal.
+        joined: how many are in the journal after another row, so that only the way from the row before is found anew.
+        rejected: how many cannot be read.
+        measurements: how many are still to be made; the predecessor of a shard's first row may be one of them.
+        parameters: how many weights are analysed.
+        examples: N.
+        classes: how many outputs the network has.
+        batch_size: examples at once.
+        estimator: of the true trace; "" where nothing was measured.
+        passes: backward passes per example.
+        routes: (matrix, method) for each matrix whose eigenvalues are found.
+        seconds: (stage, seconds) of one measurement.
+        total_seconds: of all measurements, by the processes side by side.
+        peak_bytes: the largest memory of one process.
+        peak_in: what is found while memory is largest; "" where nothing was measured.
+        parts: (what it is, bytes) that make up the peak.
+        available_bytes: the memory that there is.
+        available: in words, whose memory that is.
+        processes: how many run at once on this machine.
+        probed: on how many examples the forecast was measured; 0 where names and shapes were enough to refuse.
+        refusal: why the analysis cannot be made here; None if it can.
     """
 
     checkpoint: str
@@ -49,5 +74,5 @@ class Forecast:
 
     @property
     def seconds_each(self) -> float:
-        """Seconds of one measurement."""
+        """Seconds of one measurement, the sum over its stages."""
         return sum(seconds for _, seconds in self.seconds)

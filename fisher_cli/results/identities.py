@@ -17,10 +17,20 @@ class Outcome(StrEnum):
 class Identity:
     """One identity: both sides as measured, and the verdict.
 
-    `formula` is what must hold, `source` where it comes from. `ours` is the side that fisher computes, `theirs` the
-    independent one, and `sides` says how each was found; where the identity is about many numbers these are of the
-    worst. `error` is their difference relative to `scale`, and `tolerance` the largest accepted, for the reason `why`.
-    `reason` says why it failed, is undecided, or does not apply. `seconds` never enter a table.
+    Attributes:
+        name: in a few words.
+        formula: what must hold.
+        source: where the identity comes from.
+        verdict: what it says about the numbers.
+        sides: how each side was found.
+        ours: the side that fisher computes; where the identity is about many numbers, that of the worst.
+        theirs: the independent side.
+        error: the difference of the sides relative to `scale`.
+        scale: in words, what the error is relative to.
+        tolerance: the largest error that is accepted.
+        why: why the tolerance is what it is.
+        reason: why the identity failed, is undecided, or does not apply.
+        seconds: how long it took; it never enters a table.
     """
 
     name: str
@@ -40,10 +50,15 @@ class Identity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpansionStep:
-    """KL(q_θ ‖ q_θ+ε) over ½ εᵀFε at one length of ε, less one: for +ε alone, and averaged over ±ε.
+    """KL(q_θ ‖ q_θ+ε) over ½ εᵀFε, less one, at one length of ε.
 
-    `step` is ‖ε‖/‖θ‖. The slopes are d log |deviation| / d log ‖ε‖ towards the next shorter step; None where one of
-    the deviations is rounding, or where a unit of the network switches between them.
+    Attributes:
+        step: ‖ε‖/‖θ‖.
+        single: the deviation from one for +ε alone.
+        averaged: the deviation from one averaged over ±ε.
+        slope_single: d log |deviation|/d log ‖ε‖ towards the next shorter step, expected 1; None where one of the
+            deviations is rounding, or where a unit of the network switches between them.
+        slope_averaged: the same of the averaged deviation, expected 2.
     """
 
     step: float
@@ -55,13 +70,18 @@ class ExpansionStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """All identities of one network on one set of examples; `expansion` from the longest step to the shortest."""
+    """All identities of one network on one set of examples.
+
+    Attributes:
+        identities: all that were looked at, with those that do not apply.
+        expansion: the expansion of KL, from the longest step to the shortest; () where it was not looked at.
+    """
 
     identities: tuple[Identity, ...]
     expansion: tuple[ExpansionStep, ...] = ()
 
     def count(self, verdict: Outcome) -> int:
-        """How many identities ended so."""
+        """The number of identities with this verdict."""
         return sum(each.verdict is verdict for each in self.identities)
 
     @property

@@ -12,9 +12,16 @@ UNSETTLED_NOTE = "batch-norm statistics are not"
 class Movement:
     """From the last checkpoint before that has numbers to this one, on the same examples.
 
-    kl: mean KL(q_before ‖ q_now); kl_quadratic: ½ΔᵀFΔ with the F of before, Δ the step of the analysed parameters;
-    kl_parameters: the KL if only they had moved, None where nothing else has (batch-norm statistics, what is not
-    analysed); trace_change: tr F minus that of before, its error from differences example by example.
+    Δ is the step of the analysed parameters, θ_now − θ_before.
+
+    Attributes:
+        kl: mean KL(q_before ‖ q_now), in nats.
+        kl_quadratic: ½ΔᵀFΔ with the F of before, in nats.
+        kl_parameters: the KL if only the analysed parameters had moved, in nats; None where nothing else has moved
+            (batch-norm statistics, parameters that are not analysed).
+        trace_change: tr F minus that of before, in 1/weight², its error from differences example by example.
+
+    Source: Kullback and Leibler 1951 (doi:10.1214/aoms/1177729694), section 6, for the quadratic.
     """
 
     kl: Estimate
@@ -25,10 +32,16 @@ class Movement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerStep:
-    """The step Δ = θ_b − θ_a of one parameter tensor.
+    """The step Δ = θ_b − θ_a of one parameter tensor, or of all of them together.
 
-    distance: ‖Δ‖; relative_distance: ‖Δ‖/‖θ_a‖, None where θ_a is zero; cosine: of the angle between θ_a and θ_b, None
-    where one is zero; quadratic_a, quadratic_b: ½ΔᵀFΔ of this tensor's diagonal block at either end.
+    Attributes:
+        name: the parameter's name; "" for all analysed parameters together.
+        parameters: how many numbers it has.
+        distance: ‖Δ‖.
+        relative_distance: ‖Δ‖/‖θ_a‖; None where θ_a is zero.
+        cosine: of the angle between θ_a and θ_b; None where one of them is zero.
+        quadratic_a: ½ΔᵀFΔ with the F of a, of one tensor with its diagonal block alone, in nats.
+        quadratic_b: the same with the F of b.
     """
 
     name: str
@@ -42,12 +55,34 @@ class LayerStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointComparison:
-    """Two checkpoints a and b of one network on the same examples.
+    """Two checkpoints a and b of one network on the same examples; means are over these, KL and loss in nats.
 
-    kl_ab: mean KL(q_a ‖ q_b), kl_ba the other way; kl_ab_parameters: KL(q_a ‖ q) with the analysed parameters of b and
-    all else of a, None where nothing else differs; whole: the step of all analysed parameters together, of whose
-    ½ΔᵀFΔ cross_terms_a and cross_terms_b are between different tensors; agreement: the share of examples for which
-    both predict the same.
+    Attributes:
+        checkpoint_a: the name of a.
+        checkpoint_b: the name of b.
+        sha256_a: of the bytes of a.
+        sha256_b: of the bytes of b.
+        step_a: the training step of a, None where nothing tells it.
+        step_b: the training step of b.
+        architecture: the network of both.
+        parameters: how many weights are analysed.
+        examples: N.
+        classes: how many outputs the network has.
+        kl_ab: mean KL(q_a ‖ q_b).
+        kl_ba: mean KL(q_b ‖ q_a).
+        kl_ab_parameters: mean KL(q_a ‖ q), q with the analysed parameters of b and all else of a; None where nothing
+            else differs.
+        cross_terms_a: the part of ½ΔᵀFΔ that is between different tensors, with the F of a; of either sign.
+        cross_terms_b: the same with the F of b.
+        agreement: the share of examples for which both predict the same; None where the likelihood has no classes.
+        loss_a: mean −log p(y) of a.
+        loss_b: that of b.
+        accuracy_a: a fraction; None where the likelihood has no classes.
+        accuracy_b: that of b.
+        whole: the step of all analysed parameters together.
+        layers: the step of each parameter tensor.
+        batch_size: examples at once.
+        notes: remarks that do not make the comparison fail.
     """
 
     checkpoint_a: str

@@ -33,10 +33,23 @@ class WeightsKind(StrEnum):
 class Inspection:
     """What a checkpoint file is, without looking at any data; what was not found out is None.
 
-    `integrity` says whether the format has checksums; `weights_key` where in the file the weights were,
-    `tensors` how many there are; `architecture_source` who chose the network; `parameters` are its trainable
-    values. `step_source` is who tells step and epoch: entries of the file, its name, or nothing but the order.
-    `error` and `notes` are as in Measurement.
+    Attributes:
+        checkpoint: the path relative to the folder that all checkpoints share.
+        status: whether the file can be analysed.
+        error: why it is not ok, in one line; "" when it is.
+        sha256: of the bytes read, as `sha256:<hex>`.
+        step: the training step.
+        epoch: the training epoch; may be a fraction.
+        format: the container.
+        integrity: whether the format has checksums, and whether they hold.
+        weights_key: where in the file the weights were.
+        weights: which of the file's weights were taken.
+        tensors: how many tensors there are.
+        architecture: the network.
+        architecture_source: who chose the network.
+        parameters: how many trainable values the network has.
+        notes: remarks that do not make the file fail.
+        step_source: who tells step and epoch: entries of the file, its name, or nothing but the order.
     """
 
     checkpoint: str
@@ -59,12 +72,42 @@ class Inspection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """Everything found out about one checkpoint: one row of the report.
+    """Everything found out about one checkpoint: one row of the report; None stands for what was not found out.
 
-    `error` is one line, "" when all is well. `notes` are remarks that do not make the row fail.
-    `timings` are seconds by stage; they go to the run's record, never into a table. `memory_ran_out_at` is the
-    number of examples at once for which memory did not suffice, before `batch_size` was taken instead. `likelihood` is
-    the name of the outputs' distribution. `movement_notes` are the last of the notes, on the way from the row before.
+    Attributes:
+        checkpoint: the path relative to the folder that all checkpoints share.
+        status: how the row ended.
+        error: why it is not ok, in one line; "" when it is.
+        sha256: of the checkpoint's bytes, as `sha256:<hex>`.
+        step: the training step.
+        epoch: the training epoch; may be a fraction.
+        architecture: the network that the weights were loaded into.
+        weights: which of the file's weights were analysed.
+        parameters: P, how many weights were analysed; tied ones count once.
+        examples: N, the examples that the means run over.
+        classes: C, how many outputs the network has.
+        predictions: loss, accuracy and entropy.
+        trace: both traces with their layers.
+        gradient: the mean gradient against its spread.
+        eigenvalues_true: the leading eigenvalues of the true Fisher.
+        eigenvalues_empirical: those of the empirical Fisher.
+        batch_size: examples at once.
+        notes: remarks that do not make the row fail.
+        timings: (stage, seconds); they go to the run's record, never into a table.
+        ledger: how the gradient norms of every parameter were found.
+        check: what the run-time check saw.
+        memory_ran_out_at: how many examples at once were too many for the memory, before `batch_size` was taken
+            instead.
+        spectra: one for each matrix whose eigenvalues were looked at in detail.
+        movement: the way from the row before.
+        comparison: the empirical Fisher against the true one.
+        verification: the identities of `fisher verify`.
+        likelihood: the name of the outputs' distribution.
+        per_example: the examples one by one.
+        example_summary: what they say together.
+        task2vec: the mean of the true Fisher's diagonal over each filter.
+        movement_notes: the last of the notes, those on the way from the row before.
+        rounding: what a reduced precision costs.
     """
 
     checkpoint: str

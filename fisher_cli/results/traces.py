@@ -5,11 +5,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A value with its standard error over examples; None where the error is not known.
+    """A value with its standard error over examples.
 
-    `standard_error` is sd / √N with N − 1 in the sd: the error of the mean as an estimate over the data's
-    distribution; None also where what the estimator adds hides it. `estimator_error` is what sampling of labels or
-    signs adds: 0 when the estimator is exact, None where all labels that were drawn agree and nothing is known.
+    Attributes:
+        value: the estimate, in the unit of what it estimates.
+        standard_error: sd/√N with N − 1 in the sd, the error of the mean as an estimate over the data's distribution,
+            in the unit of the value. None where it is not known, and where what the estimator adds hides it.
+        estimator_error: the error that sampling of labels, signs or probes adds, in the same unit. It is 0 when the
+            estimator is exact, and None where nothing is known about it, as when all labels that were drawn agree.
     """
 
     value: float
@@ -19,7 +22,15 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class LayerTrace:
-    """The share of one parameter tensor in both traces, and the rule that computed it."""
+    """The part of one parameter tensor in both traces.
+
+    Attributes:
+        name: the parameter's name in the network.
+        parameters: how many numbers the tensor holds.
+        method: the rule that computed its gradient norms.
+        true: its part of tr F, in 1/weight²; the parts of all tensors add up to the trace.
+        empirical: its part of tr F̂.
+    """
 
     name: str
     parameters: int
@@ -30,12 +41,18 @@ class LayerTrace:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Both Fisher traces of one network on one set of examples.
+    """Both Fisher traces of one network on one set of examples, means over the N examples, in 1/weight².
 
-    true: tr F = mean_n Σ_k ‖J_nᵀ s_nk‖²; empirical: tr F̂ = mean_n ‖J_nᵀ (p_n − e_y)‖²;
-    ratio: tr F̂ / tr F with its delta-method error over the same examples, None when tr F = 0;
-    per_example_*: the N terms of the two means, in order of the examples; hidden_error: what of the estimator's error
-    their spread does not show, since labels drawn from a confident network miss the rare ones; None if not known.
+    Attributes:
+        estimator: how tr F was computed: `exact`, `deflated` or `sampled`.
+        true: tr F = mean_n Σ_k ‖J_nᵀ s_nk‖².
+        empirical: tr F̂ = mean_n ‖J_nᵀ (p_n − e_y)‖².
+        ratio: tr F̂/tr F with its delta-method error over the same examples; None when tr F = 0.
+        layers: the part of each analysed parameter tensor.
+        per_example_true: the N terms of the mean that is tr F, in order of the examples.
+        per_example_empirical: the N terms of the mean that is tr F̂, in the same order.
+        hidden_error: what of the estimator's error the spread of the terms does not show, since labels drawn from a
+            confident network miss the rare ones; None if not known.
     """
 
     estimator: str
@@ -50,10 +67,13 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Gradient:
-    """The mean gradient ḡ against the spread of the per-example gradients.
+    """The mean gradient ḡ of the loss against the spread of the per-example gradients.
 
-    norm_squared: ‖ḡ‖²; covariance: tr Σ = tr F̂ − ‖ḡ‖²; signal_to_noise: (‖ḡ‖² − s²/N) / s² with
-    s² = N/(N − 1) · tr Σ, None where it is not above zero or not defined.
+    Attributes:
+        norm_squared: ‖ḡ‖², in 1/weight².
+        covariance: tr Σ = tr F̂ − ‖ḡ‖², with N and not N − 1; at least 0.
+        signal_to_noise: (‖ḡ‖² − s²/N)/s² with s² = N/(N − 1) · tr Σ, a pure number; None where it is not above zero or
+            not defined.
     """
 
     norm_squared: float
@@ -63,6 +83,9 @@ class Gradient:
     @property
     def noise_scale(self) -> Estimate | None:
         """B_simple = s²/(‖ḡ‖² − s²/N), the inverse of the signal-to-noise ratio: a batch size, in examples.
+
+        Returns:
+            The scale with the delta-method error of an inverse; None where the signal-to-noise ratio is None.
 
         Source: McCandlish et al. 2018 (arXiv:1812.06162), equation 2.9.
         """
@@ -75,9 +98,12 @@ class Gradient:
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """How well the network predicts: loss = mean −log p(y), accuracy a fraction, entropy of p, in nats.
+    """How well the network predicts, as means over the examples.
 
-    accuracy is None where the likelihood has no classes.
+    Attributes:
+        loss: mean −log p(y), in nats.
+        accuracy: the fraction of the labels that are right; None where the likelihood has no classes.
+        entropy: mean entropy of p, in nats.
     """
 
     loss: Estimate
@@ -87,7 +113,15 @@ class Predictions:
 
 @dataclass(frozen=True, slots=True)
 class FilterMeans:
-    """The mean of the true Fisher's diagonal over each filter, output unit or row of one weight tensor, in order."""
+    """The mean of the true Fisher's diagonal over each filter of one weight tensor.
+
+    Attributes:
+        name: the parameter's name in the network.
+        means: one value per index of the tensor's first dimension (a filter, an output unit or a row), in order, in
+            1/weight².
+
+    Source: Achille et al. 2019 (arXiv:1902.03545), section 3.
+    """
 
     name: str
     means: tuple[float, ...]

@@ -22,7 +22,13 @@ STOPPING_SIGNALS = [
 
 @dataclass(frozen=True)
 class PreparedFile:
-    """A file's content, whole and on the disk already, under a temporary name in the folder of its own."""
+    """A file's content, whole and on the disk already, under a temporary name in its own folder.
+
+    Attributes:
+        temporary: that name; `replace_all` gives the file its own.
+        sha256: of the content, as `sha256:<hex>`.
+        size: in bytes.
+    """
 
     temporary: Path
     sha256: str
@@ -30,9 +36,18 @@ class PreparedFile:
 
 
 def replace_all(contents: Mapping[Path, bytes | PreparedFile], stale: Iterable[Path] = ()) -> None:
-    """Give all files their new contents, in order; remove the `stale` ones before the first gets its name.
+    """Give all files their new contents by renames, in order.
 
-    Each file is at any moment absent, the old one or the new one.
+    Each file is at any moment absent, the old one or the new one. All contents are on the disk before the first name
+    changes, and each new name is on the disk before the next. Signals that stop the run wait until all of this is over.
+
+    Args:
+        contents: bytes, or a prepared file, by the name to take; the folders exist.
+        stale: files that are removed before the first of the others gets its name; they may be absent.
+
+    Raises:
+        OSError: the disk is full, or the operating system refused for another reason; files that were not reached are
+            the old ones.
     """
     temporary: dict[Path, Path] = {}
     with undisturbed():
@@ -83,16 +98,23 @@ class GrowingFile:
 
     A failed append leaves at most the beginning of a line behind, and the file is closed: what follows a torn line
     could not be told from it.
+
+    Args:
+        path: a file that exists.
     """
 
     def __init__(self, path: Path) -> None:
         self._descriptor: int | None = os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_CLOEXEC", 0))
 
     def append(self, line: bytes) -> None:
-        """Add a line, without its end, down to the disk.
+        """Write a line, and wait until it is on the disk.
+
+        Args:
+            line: without its end.
 
         Raises:
             ValueError: the file is closed.
+            OSError: the disk is full, or the operating system refused for another reason; the file is closed then.
         """
         if self._descriptor is None:
             msg = "the file is closed"
@@ -106,7 +128,7 @@ class GrowingFile:
                 raise
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file; a second call does nothing."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -114,7 +136,9 @@ class GrowingFile:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Keep signals that stop the run waiting until a write is over: none ends in the middle of it.
+    """Hold back signals that stop the run while something is written.
+
+    After a write that succeeds their handlers are called.
 
     Yields:
         Nothing.

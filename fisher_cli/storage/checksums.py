@@ -11,7 +11,11 @@ START: Final = 65  # where the text of a line begins: after the 64 digits of its
 
 
 def checked_line(value: Any) -> bytes:
-    """A line without its end: the checksum of its text, and the text."""
+    """SHA-256 of a JSON text in 64 hexadecimal digits, a blank, and the text in ASCII.
+
+    Returns:
+        The line without its end.
+    """
     text = json.dumps(value, ensure_ascii=True, separators=(",", ":")).encode()
     return hashlib.sha256(text).hexdigest().encode() + b" " + text
 
@@ -28,10 +32,13 @@ def checked_value(line: bytes) -> Any:
 
 
 def checked_values(content: bytes) -> Iterator[Any]:
-    """The values of the lines; None where the checksum does not hold.
+    """Read the values of lines that `checked_line` made.
+
+    Args:
+        content: the lines, each with its end; the last one may lack it.
 
     Yields:
-        One value per line, also for a last line that has no end.
+        One value per line; None where the checksum does not hold.
     """
     for line in io.BytesIO(content.removesuffix(b"\n") + b"\n"):  # one line at a time: a journal can be long
         yield checked_value(line[:-1])
@@ -43,13 +50,16 @@ _PLACE: Final = re.compile(rf'^  "{SEAL}": "sha256:([0-9a-f]{{64}})"'.encode(), 
 
 
 def sealed(content: bytes) -> bytes:
-    """The content with its hash in place of the zeros; the entry stands at the beginning of a line, once."""
+    """Put the SHA-256 of the content in place of the zeros of its entry `record_sha256`.
+
+    The hash is that of the content with the zeros. The entry stands at the beginning of a line, once.
+    """
     [place] = _PLACE.finditer(content)
     return _with(content, place, hashlib.sha256(content).hexdigest().encode())
 
 
 def is_sealed(content: bytes) -> bool:
-    """Whether every byte is as it was when it was sealed."""
+    """Whether every byte is as it was when `sealed` put the hash in."""
     places = list(_PLACE.finditer(content))
     if len(places) != 1:
         return False

@@ -19,7 +19,7 @@ MAIN_SHEET = "rows"  # of a workbook, where the main table has no word of its ow
 
 
 class Format(StrEnum):
-    """The form of a report; `table` is for people and only for the terminal."""
+    """The form of a report, by the suffix of its files; `table` is for people and only for the terminal."""
 
     TABLE = "table"
     CSV = "csv"
@@ -34,14 +34,15 @@ def format_of(path: Path, explicit: Format | None = None) -> Format:
     """The format that a file's suffix says; an explicit one must agree with it.
 
     Args:
-        path: the file that is to be written.
+        path: the file that is to be written; nothing is written here.
         explicit: what `--format` said, if anything.
 
     Returns:
-        The format.
+        A format of files, never `table`.
 
     Raises:
-        UsageError: the suffix is unknown, or says another format than `--format`, or the format is `table`.
+        UsageError: the suffix is unknown, or says another format than `--format`; the format is `table`; or a folder or
+            something else that is no regular file is in the way.
     """
     formats = [each for each in Format if each is not Format.TABLE]
     found = next((each for each in formats if path.suffix.lower() == f".{each}"), None)
@@ -68,7 +69,11 @@ def format_of(path: Path, explicit: Format | None = None) -> Format:
 
 
 def is_newer(record: Mapping[str, Any]) -> bool:
-    """Whether a record is of a version of reports that this program does not know."""
+    """Whether a record is of a version of reports that this program does not know.
+
+    Args:
+        record: the values of `name.meta.json`; one without a version is of the first.
+    """
     version = record.get("schema_version", 1)
     return not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION
 
@@ -79,13 +84,22 @@ def render(
     stable: Mapping[str, Any] | None = None,
     dialect: Dialect = Dialect.PLAIN,
 ) -> bytes:
-    """The table's bytes in a file format; `stable` metadata go into Parquet and workbooks only.
+    """The bytes of a table in a file format.
+
+    Args:
+        table: with the columns of `fisher_cli.tables`.
+        form: of the file.
+        stable: settings, data, checkpoints and versions, which do not change when the run is repeated; they go into
+            Parquet and workbooks only.
+        dialect: of separated values.
 
     Returns:
-        The file's content.
+        The file's content; text is UTF-8.
 
     Raises:
-        UsageError: the format is `table`, which is no file format.
+        UsageError: the format is `table`, which is no file format; or a workbook is asked for and xlsxwriter is
+            missing.
+        OutputError: a workbook cannot hold so many rows.
     """
     from fisher_cli.tables import build  # here, so that the options' Format can be had without waiting for pandas
 
@@ -107,12 +121,28 @@ def render(
 
 
 def render_workbook(sheets: "Mapping[str, pd.DataFrame]", stable: Mapping[str, Any]) -> bytes:
-    """The tables as the sheets of one workbook, the settings among them."""
+    """The bytes of a workbook, .xlsx, with a sheet for each table and one of the settings.
+
+    Args:
+        sheets: tables by the name of their sheet, in order.
+        stable: settings, data, checkpoints and versions.
+
+    Raises:
+        UsageError: xlsxwriter is not installed.
+        OutputError: a sheet cannot hold so many rows.
+    """
     from fisher_cli.storage.xlsx import workbook  # here, because xlsxwriter is an extra
 
     return workbook(sheets, inside_parquet(stable))
 
 
 def inside_parquet(stable: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata that a Parquet file or a workbook carries."""
+    """The metadata that a Parquet file or a workbook carries.
+
+    Args:
+        stable: settings, data, checkpoints and versions, which do not change when the run is repeated.
+
+    Returns:
+        These with the program's name and the version of reports.
+    """
     return {**stable, "tool": TOOL, "schema_version": SCHEMA_VERSION}

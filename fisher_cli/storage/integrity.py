@@ -20,7 +20,13 @@ from fisher_cli.text import digest, encodable
 
 @dataclass(frozen=True)
 class IntegrityCheck:
-    """What was looked at, whether it is as it should be, and why not."""
+    """One finding about a report.
+
+    Attributes:
+        what: the file, or the part of it, that was looked at.
+        ok: whether it is as it should be.
+        detail: what was found, in a few words.
+    """
 
     what: str
     ok: bool
@@ -28,7 +34,16 @@ class IntegrityCheck:
 
 
 def check_report(report: Path) -> list[IntegrityCheck]:
-    """Look at every file of a report: `name.csv` (or another format) with what its record lists, and the journal.
+    """Look at every file of a report: the tables against the hashes in its record, its rows, and its journal.
+
+    Nothing is changed. What is damaged is a finding and no error.
+
+    Args:
+        report: `name.csv`, or another format of a report's table.
+
+    Returns:
+        One finding for the record, for each table that it lists, for the rows of checkpoints, and for the journal where
+        there is one.
 
     Raises:
         OutputError: there is no such report, or it is another file of one.

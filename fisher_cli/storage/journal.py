@@ -27,7 +27,7 @@ _LOCK: Final = "lock"
 
 
 def locked(folder: Path) -> int:
-    """A descriptor that holds the journal's lock until it is closed; the system lets go of it when a process dies.
+    """A descriptor that holds the journal's lock until it is closed; the system releases it when a process dies.
 
     Raises:
         LockedError: another process holds it.
@@ -69,9 +69,14 @@ _KEY: Final = re.compile(rb'\{"record":\{"weights":"([^"\\]*)","previous":(?:nul
 
 @dataclass(frozen=True)
 class JournalRecord:
-    """The measurement of the weights with content hash `weights`, and the hash of those in the row before it, if any.
+    """The measurement of one checkpoint's weights, after the weights of the row before.
 
-    Both are its key: what joins two rows is part of the later one.
+    Both hashes are its key: what joins two rows is part of the later one.
+
+    Attributes:
+        weights: `sha256:<hex>` of the bytes of the checkpoint.
+        previous: that of the checkpoint in the row before; None where there is none.
+        measurement: the row.
     """
 
     weights: str
@@ -80,7 +85,7 @@ class JournalRecord:
 
     @property
     def key(self) -> Key:
-        """What it is found by."""
+        """The hashes (weights, previous), by which a journal finds the record."""
         return self.weights, self.previous
 
 
@@ -100,9 +105,13 @@ class _Places:
 
 @dataclass
 class Journal:
-    """The records of one report, held by one process at a time; made by `open_journal`.
+    """The records of one report, held by one process at a time; made by `open_journal`, closed by `close` or `with`.
 
-    Only their places are held: a record is read from the disk when it is asked for, however many there are.
+    Only the places of records are in memory: a record is read from the disk when it is asked for.
+
+    Attributes:
+        folder: `name.journal`.
+        dropped: how many damaged lines there were when it was opened.
     """
 
     folder: Path
@@ -115,17 +124,21 @@ class Journal:
 
     @property
     def keys(self) -> Collection[Key]:
-        """What there is a record of, the latest last."""
+        """The (weights, previous) of all records, the one written last at the end."""
         return self._places.of.keys()
 
     @property
     def records(self) -> dict[Key, JournalRecord]:
-        """All records, read anew."""
+        """All records by their keys, each of them read from the disk at every call; what cannot be read is left out."""
         found = {key: self.find(key) for key in self._places.of}
         return {key: record for key, record in found.items() if record is not None}
 
     def find(self, key: Key) -> JournalRecord | None:
-        """The record of this key; None where there is none, or none that can be read."""
+        """Read the record of this key from the disk.
+
+        Returns:
+            The record; None where there is none, or none that can be read.
+        """
         place = self._places.of.get(key)
         if place is None:
             return None
@@ -138,20 +151,28 @@ class Journal:
         return self._decoded.record(checked_value(line))
 
     def of_weights(self, weights: str) -> JournalRecord | None:
-        """The latest record of these weights, whatever stood before them."""
+        """Read the record of these weights that was written last, whatever stood before them.
+
+        Args:
+            weights: `sha256:<hex>` of the bytes of the checkpoint.
+
+        Returns:
+            The record; None where there is none, or none that can be read.
+        """
         key = self._places.latest.get(weights)
         return None if key is None else self.find(key)
 
     def sha256(self) -> str:
-        """The hash of all that is written, the question included."""
+        """The SHA-256 of all that is written, the line of the settings included, in 64 hexadecimal digits."""
         with open(self.folder / _RECORDS, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def append(self, record: JournalRecord) -> None:
-        """Add a record, down to the disk; it replaces an earlier one of the same key.
+        """Write a record, and wait until it is on the disk; it replaces an earlier one of the same key.
 
         Raises:
             RecordError: the disk is full, or the operating system refused for another reason.
+            ValueError: the journal is closed.
         """
         line = checked_line({"record": encode(record)})
         try:
@@ -166,7 +187,7 @@ class Journal:
         self._size += len(line) + 1
 
     def close(self) -> None:
-        """Let another process have it."""
+        """Close the file and release the lock."""
         self._lines.close()
         if self._lock >= 0:
             os.close(self._lock)
@@ -180,7 +201,7 @@ class Journal:
 
 
 def journal_folder(report: Path) -> Path:
-    """Where the journal of a report is: `name.journal` beside `name.csv`."""
+    """The path of a report's journal: `name.journal` beside `name.csv`."""
     return report.with_name(f"{report.stem}.journal")
 
 
@@ -191,15 +212,16 @@ def open_journal(folder: Path, asked: Mapping[str, Any], *, fresh: bool = False)
 
     Args:
         folder: `name.journal`; its parent exists.
-        asked: what the records answer, as JSON values; the same question has the same values.
+        asked: what the records answer (settings, data, versions), as JSON values; the same question has the same
+            values.
         fresh: forget the records that are there.
 
     Returns:
-        The journal; `dropped` says how many damaged lines there were.
+        The journal; `dropped` says how many damaged lines there were. Whoever opens it closes it.
 
     Raises:
         LockedError: another process is writing this report.
-        RecordError: the folder is something else, or its records answer another question.
+        RecordError: the folder is something else, cannot be written, or its records answer another question.
     """
     asked = json.loads(json.dumps(asked))  # tuples as lists, as they will be read
     try:
@@ -223,7 +245,14 @@ def open_journal(folder: Path, asked: Mapping[str, Any], *, fresh: bool = False)
 
 
 def kept_keys(folder: Path, asked: Mapping[str, Any]) -> Collection[Key]:
-    """What the journal of this folder has whole records of, for this question; nothing is made or changed.
+    """The keys of the whole records that a journal has for this question; nothing is locked, made or changed.
+
+    Args:
+        folder: `name.journal`; it may be absent.
+        asked: as for `open_journal`.
+
+    Returns:
+        (weights, previous) of each record; none where there is no journal.
 
     Raises:
         RecordError: its records answer another question, or it cannot be read.
@@ -306,7 +335,13 @@ def _refuse_other_question(folder: Path, head: Any, asked: Mapping[str, Any]) ->
 
 @dataclass(frozen=True)
 class Change:
-    """What differs between two questions at one place, such as `settings.limit`, as short JSON texts."""
+    """What differs between two questions at one place.
+
+    Attributes:
+        place: names joined by dots, such as `settings.limit`.
+        before: the one value as a JSON text of at most 80 characters.
+        now: the other value in the same way.
+    """
 
     place: str
     before: str
@@ -314,10 +349,15 @@ class Change:
 
 
 def changes(before: Any, now: Any, place: str = "") -> Iterator[Change]:
-    """What differs between two questions.
+    """Compare two questions, value by value.
+
+    Args:
+        before: JSON values; objects are compared entry by entry, an entry that is missing counts as null.
+        now: the same of the other question.
+        place: where in the questions these values are; "" for the whole.
 
     Yields:
-        One change per value.
+        One change per value that differs, in the order of `now`.
     """
     if isinstance(before, dict) and isinstance(now, dict):
         for name in {
@@ -364,10 +404,16 @@ def _records(lines: Iterable[Any]) -> tuple[dict[Key, JournalRecord], int]:
 
 
 def read_records(folder: Path) -> tuple[Mapping[str, Any], dict[Key, JournalRecord], int]:
-    """What a journal answers, its records, and how many damaged lines it has; nothing is changed.
+    """Read a journal without locking or changing it.
+
+    Args:
+        folder: `name.journal`.
+
+    Returns:
+        What its records answer (settings, data, versions), the last record of each key, and how many lines are damaged.
 
     Raises:
-        RecordError: there is no journal, or its first line is damaged.
+        RecordError: there is no journal, or its first line is damaged or another version's.
     """
     path = folder / _RECORDS
     try:
@@ -383,5 +429,5 @@ def read_records(folder: Path) -> tuple[Mapping[str, Any], dict[Key, JournalReco
 
 
 def ends_whole(folder: Path) -> bool:
-    """Whether the last line of a journal has its end; without it a cut came there, and no record is lost."""
+    """Whether the last line of a journal has its end; without it the file was cut there, and no record is lost."""
     return (folder / _RECORDS).read_bytes().endswith(b"\n")

@@ -19,10 +19,17 @@ _PLAIN: Final = frozenset({str, int, float, bool, type(None)})
 
 
 def encode(value: Any) -> Any:
-    """The value as JSON values.
+    """Turn a result into JSON values; every float comes back bit by bit from `decode`.
+
+    Args:
+        value: a dataclass, an enum, a tuple, text, a number, a truth value or None, and dataclasses and tuples of
+            these.
+
+    Returns:
+        A dataclass as a dict by field name, an enum as its value, a tuple as a list, all else as it is.
 
     Raises:
-        TypeError: it is neither a dataclass, an enum, a tuple, text, a number, a truth value nor None.
+        TypeError: it is something else.
     """
     kind = type(value)
     if kind in _PLAIN:
@@ -46,7 +53,11 @@ def _names(kind: type) -> tuple[str, ...] | None:
 
 
 def decode(kind: type[_Kind], value: Any) -> _Kind:
-    """The value of this kind that was encoded.
+    """Turn JSON values back into a result.
+
+    Args:
+        kind: the dataclass or other type that was encoded; its annotations say what the parts are.
+        value: what `encode` gave; a field that is missing takes its default.
 
     Raises:
         ValueError: it is no value of this kind.

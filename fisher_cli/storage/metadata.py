@@ -9,7 +9,7 @@ from fisher_cli.results import Density, Estimate, ExampleSummary, Ledger, Spectr
 
 
 def ledger_record(ledger: Ledger) -> dict[str, Any]:
-    """A ledger as JSON: shares of the work are of operations after the forward pass, not of seconds."""
+    """A ledger as JSON values for the record; shares of the work are of operations after the forward pass."""
     return {
         "values": sum(entry.values for entry in ledger.entries),
         "backward_passes_per_batch": ledger.directions,
@@ -19,7 +19,10 @@ def ledger_record(ledger: Ledger) -> dict[str, Any]:
 
 
 def spectrum_record(spectrum: Spectrum) -> dict[str, Any]:
-    """What the eigenvalues of one matrix say, and how they were found; the table holds the eigenvalues."""
+    """What the eigenvalues of one matrix say, and how they were found, as JSON values; the table holds the eigenvalues.
+
+    Numbers of `leading_share` and `gap_profile` that are not finite are None.
+    """
     leading = spectrum.leading
     return {
         "matrix": spectrum.matrix,
@@ -47,7 +50,11 @@ def spectrum_record(spectrum: Spectrum) -> dict[str, Any]:
 
 
 def examples_record(summary: ExampleSummary | None) -> dict[str, Any] | None:
-    """What the examples of one checkpoint say together; the table of groups holds the means."""
+    """What the examples of one checkpoint say together, as JSON values; the table of groups holds the means.
+
+    Returns:
+        None without a summary; AUROC and the ratio of noisy to clean only where examples are marked noisy.
+    """
     if summary is None:
         return None
     found = {"largest": [asdict(each) for each in summary.concentration]}
@@ -65,7 +72,15 @@ def examples_record(summary: ExampleSummary | None) -> dict[str, Any] | None:
 
 
 def parameterisation(likelihood: str | None, outputs: int | None) -> str | None:
-    """In words, what distribution the outputs parameterise: the Fisher belongs to it as much as to the predictions."""
+    """In words, what distribution the outputs parameterise: the Fisher belongs to it as much as to the predictions.
+
+    Args:
+        likelihood: `softmax`, `sigmoid` or `gaussian`.
+        outputs: C, how many outputs the network has.
+
+    Returns:
+        None where one of them is not known.
+    """
     if likelihood is None or outputs is None:
         return None
     if likelihood == "gaussian":

@@ -21,13 +21,17 @@ _PIECE = 2**20
 
 
 class RowFile:
-    """A file of rows in one of the formats of reports, open until `finish` or `discard`.
+    """A table too long to hold, written to a temporary file part by part, open until `finish` or `discard`.
 
     Args:
-        path: the file's own name, which it does not have yet.
+        path: the file's own name, which it does not have yet; temporary files that a killed process left there are
+            removed.
         form: csv, tsv, json, jsonl or parquet.
         columns: of all its rows.
         dialect: of CSV.
+
+    Raises:
+        OSError: the file cannot be made.
     """
 
     def __init__(self, path: Path, form: str, columns: Sequence[Column], dialect: Dialect = Dialect.PLAIN) -> None:
@@ -38,11 +42,18 @@ class RowFile:
         self._writer: _Rows = _WRITERS.get(form, _ParquetRows)(self._file, columns, form, dialect)
 
     def write(self, rows: "pd.DataFrame") -> None:
-        """Append some rows with exactly the file's columns."""
+        """Append some rows with exactly the file's columns; they are on the disk after `finish` only."""
         self._writer.write(rows)
 
     def finish(self, metadata: Mapping[str, Any]) -> PreparedFile:
-        """Bring all of it to the disk; the metadata go into Parquet only."""
+        """End the file and bring all of it to the disk, still under its temporary name.
+
+        Args:
+            metadata: JSON values that go into Parquet only.
+
+        Returns:
+            The file, for `replace_all` to give it its own name.
+        """
         self._writer.end(metadata)
         self._file.flush()
         sync(self._file.fileno())
@@ -52,7 +63,11 @@ class RowFile:
         return PreparedFile(self._temporary, sha256, self._temporary.stat().st_size)
 
     def so_far(self) -> PreparedFile | None:
-        """A copy of the rows written yet, on the disk and whole; None for Parquet, whose index comes at its end."""
+        """Copy the rows written yet into a whole file on the disk; the rows may go on.
+
+        Returns:
+            The copy, for `replace_all` to give it its own name; None for Parquet, whose index comes at its end.
+        """
         ending = self._writer.ending()
         if ending is None:
             return None
@@ -69,14 +84,14 @@ class RowFile:
         return PreparedFile(temporary, digest(hashed), size)
 
     def discard(self) -> None:
-        """Leave nothing of it."""
+        """Close the temporary file and remove it, if it is still there."""
         self._file.close()
         with contextlib.suppress(OSError):
             remove(self._temporary)
 
 
 class KeptRows:
-    """The same for a sheet of a workbook, which is written as one with its other sheets: the rows are held.
+    """A sheet of a workbook, with the methods of `RowFile`: the rows are held, since a workbook is written as one.
 
     Args:
         path: the workbook.
@@ -90,7 +105,11 @@ class KeptRows:
         self._parts = [make_table([], columns)]
 
     def write(self, rows: "pd.DataFrame") -> None:
-        """Append some rows, as long as a sheet can hold them."""
+        """Append some rows with exactly the sheet's columns.
+
+        Raises:
+            OutputError: a sheet cannot hold so many rows.
+        """
         from fisher_cli.storage.xlsx import check_rows
 
         check_rows(self.path.name, self._count + len(rows))
@@ -98,17 +117,17 @@ class KeptRows:
         self._parts.append(rows)
 
     def so_far(self) -> "pd.DataFrame":
-        """What there is yet."""
+        """All rows written yet as one table."""
         return self.finish({})
 
     def finish(self, _: Mapping[str, Any]) -> "pd.DataFrame":
-        """All rows as one table."""
+        """All rows as one table; the metadata are written with the workbook."""
         import pandas as pd
 
         return pd.concat(self._parts, ignore_index=True)
 
     def discard(self) -> None:
-        """Forget them."""
+        """Drop the rows."""
         self._parts.clear()
 
 

@@ -41,10 +41,14 @@ class _Exact(float):
 
 
 def check_rows(name: str, rows: int) -> None:
-    """Refuse what no sheet can hold.
+    """Refuse a table with more rows than a sheet can hold.
+
+    Args:
+        name: of the file, for the message.
+        rows: how many there are, without the header.
 
     Raises:
-        OutputError: there are too many rows.
+        OutputError: there are more than 1,048,575.
     """
     if rows >= SHEET_ROWS:
         msg = (

@@ -30,11 +30,18 @@ _USUAL: Final = ReadOptions()
 
 @dataclass(frozen=True)
 class CheckpointFile:
-    """A candidate found on disk, a file or a folder; `error` is set when reading it already failed.
+    """A checkpoint that was found on disk, a file or a folder; its weights are not held.
 
-    `name` is the path relative to the folder that all found files share, with `/` between its parts.
-    `sha256` is that of the bytes read, None when they could not be read. `copies` are the names of further copies of
-    it that were left out, and `identity` the marks by which copies are suspected.
+    Attributes:
+        path: where it is.
+        name: the path relative to the folder that all found files share, with `/` between its parts, unprintable
+            characters escaped.
+        step: the training step; None where nothing tells it.
+        epoch: the training epoch, which may be a fraction; None where nothing tells it.
+        sha256: of the bytes read, as `sha256:<hex>`; None when they could not be read.
+        error: why it cannot be used; None when it was read.
+        copies: names of further copies of it that were left out.
+        identity: marks that copies of one checkpoint share, by which they are suspected.
     """
 
     path: Path
@@ -51,11 +58,25 @@ class CheckpointFile:
 class Checkpoint:
     """One file's or folder's weights under clean names, and what it says about them.
 
-    `state_key` tells where the weights were ("" is the root); `architecture` and its arguments are hints
-    found in the file, plain text and numbers, never to be imported; neither is what a folder's `config.json` names.
-    `integrity` tells whether the container's checksums hold, or that it has none. `step_source` is who tells step and
-    epoch, as `TrainingPoint.source`. `ignored` are the file's other entries. `masks` are those of pruned weights, by
-    name; where they are zero, so are the weights.
+    Attributes:
+        name: as in `CheckpointFile`.
+        path: where it is.
+        sha256: of the bytes read, as `sha256:<hex>`.
+        format: the container, in words for the report.
+        state_key: where in the file the weights were; "" is the root.
+        weights: tensors by clean name, on the CPU; half precision is float32 here.
+        weights_kind: which of the file's weights they are.
+        step: the training step; None where nothing tells it.
+        epoch: the training epoch, which may be a fraction; None where nothing tells it.
+        architecture: what the file calls its network, a hint of at most 200 characters, never to be imported; None
+            without one.
+        architecture_arguments: of that hint, plain text and numbers.
+        notes: remarks for the row.
+        ignored: names of the file's other entries.
+        step_source: who tells step and epoch, as `TrainingPoint.source`.
+        config: what the folder's `config.json` says, never to be imported either; None without one.
+        integrity: whether the container's checksums hold, or that it has none.
+        masks: of pruned weights, bool tensors by the weight's name; where a mask is false, the weight is zero.
     """
 
     name: str
@@ -80,16 +101,20 @@ class Checkpoint:
 def find_checkpoints(
     paths: Sequence[Path], reading: ReadOptions = _USUAL, inspection_cache: InspectionCache | None = None
 ) -> list[CheckpointFile]:
-    """Return the checkpoints that the paths name, each once, in order of training.
+    """Find the checkpoints that the paths name, each once, in order of training.
 
-    A folder that is one checkpoint (of a trainer, sharded) is one; any other stands for what is directly inside it,
-    see `discovery.candidates`. Everything is read and checked here; what cannot be used keeps its error and a place
-    by its name. Links to one file count as one, and so do `last`, `best` and their like with a file of the same
-    weights; the one that is kept names them. Files whose bytes are known to `inspection_cache` are hashed and not
-    decoded.
+    A folder that is one checkpoint (of a trainer, sharded) is one; any other stands for what is directly inside it, see
+    `discovery.find_candidates`. Everything is read and checked here; what cannot be used keeps its error and a place by
+    its name. Links to one file count as one, and so do `last`, `best` and their like with a file of the same weights;
+    the one that is kept names them.
+
+    Args:
+        paths: files and folders, as the user named them.
+        reading: what to take out of each file.
+        inspection_cache: files whose bytes it knows are hashed and not decoded; the others are added to it.
 
     Raises:
-        CheckpointError: A path does not exist, or a folder holds no checkpoint.
+        CheckpointError: No path is given, a path does not exist, or a folder holds no checkpoint.
     """
     if not paths:
         msg = "no checkpoints given; name files or a folder, as in: fisher analyze checkpoints/"
@@ -109,10 +134,14 @@ def find_checkpoints(
 
 
 def load_checkpoint(file: CheckpointFile, reading: ReadOptions = _USUAL) -> Checkpoint:
-    """Return the weights of one that was found, read anew and compared with what was found.
+    """Read the weights of a checkpoint that was found, and compare its bytes with those that were found.
+
+    Args:
+        file: as `find_checkpoints` gives it.
+        reading: the same that it was found with.
 
     Raises:
-        CheckpointError: It cannot be used, or is no longer the one that was found.
+        CheckpointError: It cannot be used, or its bytes are no longer those that were found.
     """
     if file.error is not None:
         raise file.error
@@ -270,5 +299,5 @@ def shown_name(path: Path, paths: Sequence[Path]) -> str:
 
 
 def _name(relative: Path) -> str:
-    # Names of files may hold any bytes; tables are UTF-8 and one line per row. `cells.unescape` gives the name back.
+    # Names of files may hold any bytes; tables are UTF-8 and one line per row. `text.unescape` gives the name back.
     return escape(relative.as_posix())

@@ -49,14 +49,14 @@ class Candidate:
 
 
 def find_candidates(paths: Sequence[Path]) -> list[Candidate]:
-    """Return the files and folders that the paths name, each once, in no particular order.
+    """Find the files and folders that the paths name, each once, in no particular order.
 
-    A folder that is a checkpoint stands for itself. Any other stands for what is directly inside it: files that have
-    a checkpoint's suffix, and folders that are checkpoints; hidden and unfinished ones (`tmp…`) and optimizer
-    states are not among them. Links to one file count as one.
+    A folder that is a checkpoint stands for itself. Any other stands for what is directly inside it: files that have a
+    checkpoint's suffix, and folders that are checkpoints; hidden and unfinished ones (`tmp…`) and optimizer states are
+    not among them. Links to one file count as one. No file is opened.
 
     Raises:
-        CheckpointError: A path does not exist, or a folder holds no checkpoint.
+        CheckpointError: A path does not exist, or a folder holds no checkpoint or cannot be listed.
     """
     return _one_per_inode([found for path in paths for found in _of_path(path)])
 

@@ -58,7 +58,15 @@ _DEEPEST: Final = 32  # of the dictionaries that a state is saved in
 
 @dataclass(frozen=True)
 class SavedPiece:
-    """A block of a tensor: its offsets and sizes in the tensor, and its file, offset and length there in bytes."""
+    """A block of a tensor, and where it is stored.
+
+    Attributes:
+        offsets: of its first element in the tensor, one per dimension.
+        sizes: of the block, one per dimension.
+        file: its file within the folder.
+        start: where in the file it begins, in bytes.
+        length: in bytes.
+    """
 
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
@@ -69,7 +77,14 @@ class SavedPiece:
 
 @dataclass(frozen=True)
 class SavedTensor:
-    """A tensor and the pieces that cover it; `path` are the keys of the nested dictionaries that it was saved in."""
+    """A tensor and the pieces that cover it.
+
+    Attributes:
+        path: the keys of the nested dictionaries that it was saved in.
+        dtype: of its elements.
+        size: its shape.
+        pieces: blocks that cover every element.
+    """
 
     path: tuple[str, ...]
     dtype: torch.dtype
@@ -79,7 +94,13 @@ class SavedTensor:
 
 @dataclass(frozen=True)
 class SavedState:
-    """All tensors, and the paths of all that is no tensor: kept as pickles, which are never read."""
+    """What the metadata of a distributed checkpoint describe.
+
+    Attributes:
+        tensors: all tensors.
+        others: the paths of all that is no tensor; it is kept as pickles, which are never read.
+        files: all files that hold a part of it.
+    """
 
     tensors: tuple[SavedTensor, ...]
     others: tuple[tuple[str, ...], ...]

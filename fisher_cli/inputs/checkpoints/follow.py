@@ -21,9 +21,15 @@ SECONDS_OF_PATIENCE: Final = 60.0
 
 @dataclass
 class FollowRequest:
-    """What to wait for: checkpoints below these paths, until one of step `until` is measured.
+    """How long to wait for checkpoints that a training run still writes.
 
-    `say` is told of files that are left for the next run; `pause` waits for so many seconds, by the same `clock`.
+    Attributes:
+        until: the training step of the last one to wait for; None to wait without end.
+        say: told, in one line, of each file that is left for the next run.
+        pause: waits for so many seconds.
+        clock: seconds, of the same clock as `pause`; only differences count.
+        between: seconds between two looks at the paths.
+        patience: for so many seconds a file that cannot be read is taken to be still written.
     """
 
     until: int | None = None
@@ -34,14 +40,26 @@ class FollowRequest:
     patience: float = SECONDS_OF_PATIENCE
 
     def is_over(self, file: CheckpointFile | None) -> bool:
-        """Whether this was the last one to wait for."""
+        """Whether this was the last checkpoint to wait for: its step is at least `until`.
+
+        Args:
+            file: the one that was measured; None for none yet.
+        """
         reached = None if file is None else file.step
         return self.until is not None and reached is not None and reached >= self.until
 
 
 @dataclass
 class FollowedPaths:
-    """The paths being looked at; `files` are those that are rows already, in their order."""
+    """The paths that are looked at again and again, and the checkpoints found below them so far.
+
+    Attributes:
+        paths: files and folders, as the user named them.
+        reading: what to take out of each file.
+        inspection_cache: knows files that need not be decoded again; new ones are added to it.
+        following: how long to wait.
+        files: those that are rows already, in their order; only `begin` and `newcomers` append to it.
+    """
 
     paths: Sequence[Path]
     reading: ReadOptions
@@ -53,7 +71,14 @@ class FollowedPaths:
     _said: set[str] = field(default_factory=set)
 
     def begin(self, found: Sequence[CheckpointFile]) -> list[CheckpointFile]:
-        """Of the files found at the start those that can be rows at once; what may still be written is waited for."""
+        """Take those of the files found at the start that can be rows at once; what may still be written is waited for.
+
+        Args:
+            found: as `find_checkpoints` gives them.
+
+        Returns:
+            The list `files` itself, which grows by the newcomers.
+        """
         now = self.following.clock()
         for file in found:
             stamp = _stamp(file.path)
@@ -68,7 +93,9 @@ class FollowedPaths:
         return self.files
 
     def newcomers(self) -> Iterator[CheckpointFile]:
-        """One look: the files that have come and are whole, in order of training.
+        """Look once at the paths for files that have come and are whole, in order of training.
+
+        A file is whole when nothing of it has changed since the look before, and it can be read or `patience` is over.
 
         Yields:
             Files that are to be rows; each is among `files` from then on.
@@ -84,7 +111,7 @@ class FollowedPaths:
                 self.following.say(text)
 
     def there(self) -> list[Path]:
-        """The candidates that are there; none while the folder is gone or still empty."""
+        """List the candidates that are there; none while the folder is gone or still empty."""
         try:
             return [each.path for each in discovery.find_candidates(self.paths)]
         except CheckpointError:

@@ -13,9 +13,12 @@ from fisher_cli.storage.checksums import checked_line, checked_values
 
 @dataclass(frozen=True)
 class InspectedFile:
-    """What the bytes with this hash say of their place in training, whatever they are called; they can be used.
+    """What the bytes with this hash say of their place in training; they are of a checkpoint that can be used.
 
-    `identity` holds the marks that copies of one checkpoint share, less those of its step.
+    Attributes:
+        sha256: of the bytes, as `sha256:<hex>`.
+        stated: step and epoch as the file states them, whatever it is called.
+        identity: marks that copies of one checkpoint share, less those of its step.
     """
 
     sha256: str
@@ -27,7 +30,9 @@ class InspectedFile:
 class InspectionCache:
     """Files known by the hash of their bytes, as they were found with the same way of reading.
 
-    `met` are those that were looked up or added since, in order: what is worth remembering for the next time.
+    Attributes:
+        known: what an earlier run found, by `sha256:<hex>`.
+        met: what was looked up or added since, in order: worth remembering for the next run.
     """
 
     known: Mapping[str, InspectedFile] = field(default_factory=dict)
@@ -35,23 +40,23 @@ class InspectionCache:
 
     @classmethod
     def of(cls, found: Sequence[InspectedFile]) -> "InspectionCache":
-        """That which remembers these."""
+        """Make a cache that knows these files, and has met none."""
         return cls({each.sha256: each for each in found})
 
     def recall(self, sha256: str) -> InspectedFile | None:
-        """What was found in these bytes."""
+        """Look up what was found in the bytes with this hash, `sha256:<hex>`; None where they are not known."""
         found = self.known.get(sha256) or self.met.get(sha256)
         if found is not None:
             self.met[sha256] = found
         return found
 
     def add(self, found: InspectedFile) -> None:
-        """Remember what was found."""
+        """Remember what was found in a file."""
         self.met[found.sha256] = found
 
     @property
     def has_news(self) -> bool:
-        """Whether something is to be remembered that was not known."""
+        """Whether a file was met that an earlier run did not know."""
         return not self.met.keys() <= self.known.keys()
 
 
@@ -59,7 +64,17 @@ _INSPECTED: Final = "inspected.jsonl"
 
 
 def read_inspections(folder: Path, way: Mapping[str, Any]) -> list[Any]:
-    """What `write_inspections` kept of files looked at in the same way; nothing where none of it can be read."""
+    """Read what `write_inspections` kept beside a journal's records.
+
+    Args:
+        folder: `name.journal`.
+        way: how files are read (versions, options), as JSON values.
+
+    Returns:
+        The JSON values in their order, without damaged lines; [] where nothing can be read, or files were read in
+            another
+        way.
+    """
     try:
         head, *lines = checked_values((folder / _INSPECTED).read_bytes())
     except (OSError, ValueError):
@@ -68,7 +83,12 @@ def read_inspections(folder: Path, way: Mapping[str, Any]) -> list[Any]:
 
 
 def write_inspections(folder: Path, way: Mapping[str, Any], values: Iterable[Any]) -> None:
-    """Keep JSON values about files beside the records; it only saves time, and whoever loses it finds it again.
+    """Keep JSON values about files beside a journal's records; it only saves time, and whoever loses it finds it again.
+
+    Args:
+        folder: `name.journal`, which exists.
+        way: how files were read (versions, options), as JSON values.
+        values: one a file.
 
     Raises:
         RecordError: the disk is full, or the operating system refused for another reason.
@@ -82,7 +102,11 @@ def write_inspections(folder: Path, way: Mapping[str, Any], values: Iterable[Any
 
 
 def copy_inspections(folder: Path, other: Path) -> None:
-    """Keep what another journal's run knew of files, unless there is something already.
+    """Copy what the run of another journal knew of files, unless there is something already.
+
+    Args:
+        folder: `name.journal` of the report to be.
+        other: that of a report that is there.
 
     Raises:
         RecordError: the disk is full, or the operating system refused for another reason.

@@ -51,7 +51,13 @@ def without_masks(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dic
 def as_expected(
     weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], expected: Collection[str]
 ) -> Mapping[str, Tensor]:
-    """The weights as a network wants them: one that prunes by itself has `name_orig` and `name_mask` for `name`."""
+    """The weights as a network wants them: one that prunes by itself has `name_orig` and `name_mask` for `name`.
+
+    Args:
+        weights: by name, zero where a mask is.
+        masks: bool tensors by the names of some of the weights.
+        expected: the names that the network has.
+    """
     given = dict(weights)
     for name, mask in masks.items():
         if name not in expected and any(other.endswith(name + _ORIGINAL) for other in expected):
@@ -82,7 +88,12 @@ def zeros_note(weights: Mapping[str, Tensor]) -> str:
 
 
 def apply_masks(module: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Let the network compute with m ∘ w in place of each w that has a mask: its gradients vanish outside of it."""
+    """Make the network compute with m ∘ w in place of each w that has a mask: its gradients vanish outside of it.
+
+    Args:
+        module: changed in place; `remove_masks` takes this back.
+        masks: tensors of zeros and ones, or truth values, by the names of its parameters and of their shapes.
+    """
     for name, mask in masks.items():
         path, _, own = name.rpartition(".")
         holder = module.get_submodule(path)
@@ -91,7 +102,7 @@ def apply_masks(module: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 
 def remove_masks(module: nn.Module) -> None:
-    """Give the network its plain parameters back."""
+    """Give the network its plain parameters back, as they were before `apply_masks`."""
     for holder in list(module.modules()):
         found = getattr(holder, "parametrizations", None)
         if isinstance(found, nn.ModuleDict):
@@ -100,5 +111,8 @@ def remove_masks(module: nn.Module) -> None:
 
 
 def plain_name(name: str) -> str:
-    """A parameter's name as it is without masks: `0.parametrizations.weight.original` is `0.weight`."""
+    """A parameter's name as it is without masks: `0.parametrizations.weight.original` is `0.weight`.
+
+    Other names are unchanged.
+    """
     return name.removesuffix(".original").replace("parametrizations.", "") if name.endswith(".original") else name

@@ -22,9 +22,15 @@ _LONGEST_ID: Final = 100
 
 @dataclass
 class StoredCheckpoint:
-    """What was read; `identity` holds marks that two copies of one checkpoint share, whatever their names.
+    """What was read of one checkpoint, a file or a folder.
 
-    `about` is what stands beside the weights in files of their own, such as a folder's `config.json`.
+    Attributes:
+        payload: what was saved.
+        sha256: of the bytes, as `sha256:<hex>`; None until tensors that are read late have been fetched.
+        identity: marks that two copies of one checkpoint share, whatever their names.
+        about: what stands beside the weights in files of their own, such as a folder's `config.json`.
+        config: the whole of that `config.json`; None without one.
+        notes: remarks for the row.
     """
 
     payload: Payload
@@ -35,11 +41,19 @@ class StoredCheckpoint:
     notes: tuple[str, ...] = ()
 
     def fetch(self, mapping: Mapping[object, object]) -> Mapping[object, object]:
-        """Return the mapping, a part of the payload's content, with the numbers of its tensors."""
+        """Read the numbers of the tensors of a mapping, where they are not there yet.
+
+        Args:
+            mapping: a part of the payload's content.
+        """
         return mapping
 
     def include(self, digests: Mapping[str, str]) -> None:
-        """Let the hash cover further files that say something about the weights."""
+        """Make the hash one over further files as well, which say something about the weights.
+
+        Args:
+            digests: `sha256:<hex>` of each file, by its name.
+        """
         if digests and self.sha256 is not None:
             self.sha256 = joint_digest({"": self.sha256, **digests})
 

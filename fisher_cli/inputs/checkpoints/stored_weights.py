@@ -41,7 +41,15 @@ _SAVE: Final = "name a file that holds the model's weights"
 
 @dataclass(frozen=True)
 class FoundWeights:
-    """Where the weights are: the dotted key of their mapping, a prefix to select in it, and the mapping itself."""
+    """Where in a file the weights are.
+
+    Attributes:
+        key: the dotted key of their mapping; "" is the root.
+        prefix: that of the names to select in it; "" for all.
+        mapping: the mapping itself, with all that is in it.
+        kind: which of the file's weights they are.
+        notes: remarks for the row.
+    """
 
     key: str
     prefix: str

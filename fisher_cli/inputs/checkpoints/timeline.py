@@ -43,8 +43,11 @@ _Row: TypeAlias = tuple[str, int | None, float | None, bool]
 class TrainingPoint:
     """When in training a checkpoint was made, and who says so.
 
-    `source` names the entries of the file that tell it (`global_step, epoch`), `name` for the file's or its folder's
-    name, `order` where nothing tells it and only the order of the names is left.
+    Attributes:
+        step: the training step; None where nothing tells it.
+        epoch: the training epoch, which may be a fraction; None where nothing tells it.
+        source: the entries of the file that tell it (`global_step, epoch`), `name` for the file's or its folder's name,
+            `order` where nothing tells it and only the order of the names is left.
     """
 
     step: int | None
@@ -54,7 +57,14 @@ class TrainingPoint:
 
 @dataclass(frozen=True)
 class StatedPoint:
-    """Step and epoch as a file states them, whatever it is called, and the entries that tell them; "" where none."""
+    """Step and epoch as a file states them, whatever it is called.
+
+    Attributes:
+        step: None where no entry tells it.
+        step_source: the entry that does; "" where none does.
+        epoch: None where no entry tells it.
+        epoch_source: the entry that does; "" where none does.
+    """
 
     step: float | None = None
     step_source: str = ""

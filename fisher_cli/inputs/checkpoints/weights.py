@@ -124,7 +124,7 @@ def nonfinite_names(weights: Mapping[str, Tensor]) -> list[str]:
 
 
 def listed(names: Sequence[object]) -> str:
-    """Return the names in one line, cut after eight of them."""
+    """The names in one line, cut after eight of them; for messages."""
     shown = ", ".join(one_line(name, 80) for name in names[:_SHOWN])
     return shown if len(names) <= _SHOWN else f"{shown}, … and {len(names) - _SHOWN} more"
 

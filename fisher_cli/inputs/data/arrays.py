@@ -18,14 +18,20 @@ _INPUT_WORDS: Final = ("inputs", "input", "images", "image", "x", "data", "featu
 _LABEL_WORDS: Final = ("labels", "label", "y", "targets", "target")
 _PART: Final = re.compile(r"([a-z]+)[._/]([a-z]+)", re.ASCII)
 _GRAY_OR_COLOUR: Final = (1, 3)
-# An example larger than this is a header that lies, or not an example.
+# A header that says more than this for one example is wrong, or it is no example.
 _LARGEST_EXAMPLE: Final = 256 * 2**20
 _NAMES: Final = "images and labels, x and y, train_images and train_labels, or x_train and y_train"
 
 
 @dataclass(frozen=True)
 class NamedArray:
-    """An array (N, …) whose shape and type are known before a number of it is read; `rows` reads ascending ones."""
+    """An array whose shape and type are known before a number of it is read.
+
+    Attributes:
+        shape: (N, …).
+        dtype: of its numbers.
+        rows: reads the rows at ascending indices, one after the other.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]

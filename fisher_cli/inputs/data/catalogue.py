@@ -73,7 +73,11 @@ def catalogue() -> list[tuple[str, str, str, str, str]]:
 
 
 def catalogue_text() -> str:
-    """Return what `fisher datasets` writes: a line per name, its splits, classes, size and needs, then other forms."""
+    """What `fisher datasets` writes: a line per name, then the other forms of `--data`.
+
+    Returns:
+        Lines with their ends; those of names have splits, classes, size and needs.
+    """
     rows = [("name", "splits", "classes", "size", "needs"), *catalogue()]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

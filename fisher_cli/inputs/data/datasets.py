@@ -76,7 +76,10 @@ class Examples:
         return len(self.labels)
 
     def batch(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Return the normalised inputs, of images in float32, and the labels of examples `start` to `stop` − 1.
+        """Normalise the inputs of examples `start` to `stop` − 1.
+
+        Returns:
+            The inputs (B, …), normalised ones in float32 and all others as they are stored; and the labels, (B,) int64.
 
         Raises:
             UsageError: Their normalisation was never chosen.
@@ -90,14 +93,20 @@ class Examples:
         return self.normalization.apply(inputs, self.pixel_maximum), labels
 
     def with_normalization(self, normalization: Normalization, choice: NormalizationChoice | None = None) -> "Examples":
-        """Return the same examples with other constants, and so of another identity."""
+        """Make the same examples with other constants, and so of another identity.
+
+        Args:
+            normalization: the constants, one mean and std per channel.
+            choice: how `auto` came to them; None where it did not.
+        """
         identity = _identity(self.indices, self.inputs, self.labels, normalization, self.pixel_maximum)
         return replace(self, normalization=normalization, identity=identity, candidates=(), choice=choice)
 
     def describe(self, *, with_choice: bool = True) -> dict[str, Any]:
-        """Which examples these are and how they are prepared, as JSON values for the record.
+        """Which examples these are and how they are prepared, as JSON values for the record; folders are left out.
 
-        How `auto` came to its choice may be left out: other checkpoints may lead to the same one.
+        Args:
+            with_choice: whether to say how `auto` came to its choice; other checkpoints may lead to the same one.
         """
         chosen = {} if self.choice is None or not with_choice else {"auto": self.choice.describe()}
         return {
@@ -256,7 +265,16 @@ def check_limit(limit: int | None) -> None:
 
 
 def selected(total: int, limit: int | None, seed: int) -> Tensor:
-    """Return the places of the selected examples, as `load_examples` selects them."""
+    """The places of the selected examples within the split, as `load_examples` selects them.
+
+    Args:
+        total: the size of the split.
+        limit: how many are wanted; None for all.
+        seed: of the permutation whose first `limit` are taken.
+
+    Returns:
+        Ascending, (N,) int64, with N the smaller of `total` and `limit`.
+    """
     if limit is None or limit >= total:
         return torch.arange(total)
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))

@@ -19,7 +19,13 @@ _LABEL_NAMES: Final = ("label", "labels", "fine_label", "target", "targets", "y"
 
 @dataclass(frozen=True)
 class SchemaColumn:
-    """One column as far as it matters: images, classes with perhaps their names, integers, or something else."""
+    """One column of a table of images, as far as it matters.
+
+    Attributes:
+        name: of the column.
+        kind: `image`, `class`, `integer`, or the name of another type.
+        class_names: of a column of classes, where they are known.
+    """
 
     name: str
     kind: str
@@ -28,7 +34,14 @@ class SchemaColumn:
 
 @dataclass(frozen=True)
 class RowGroup:
-    """So many rows of a file that are reached together: from row `first` of the file on."""
+    """Rows of a file that are reached together.
+
+    Attributes:
+        path: of the file.
+        number: of the group within the file, from 0.
+        first: its first row, counted in the file.
+        rows: how many there are.
+    """
 
     path: Path
     number: int

@@ -18,8 +18,13 @@ from fisher_cli.inputs.formats.containers import one_line
 class Normalization:
     """(x − mean)/std per channel, after the pixels were scaled to [0, 1].
 
-    Scaled means divided by the largest value that a pixel can have: 255, and 16 for the digits. The digits'
-    own normalisation is that division only: mean 0, std 1.
+    Scaled means divided by the largest value that a pixel can have: 255, and 16 for the digits. The digits' own
+    normalisation is that division only: mean 0, std 1.
+
+    Attributes:
+        name: of the constants, `custom` for numbers that were typed.
+        mean: one number per channel, or one for all of them.
+        std: the same, each above 0.
     """
 
     name: str
@@ -27,7 +32,15 @@ class Normalization:
     std: tuple[float, ...]
 
     def apply(self, pixels: Tensor, largest: float) -> Tensor:
-        """Return float32 inputs from stored pixels (N, C, H, W); floating pixels are in [0, 1] already."""
+        """(x/largest − mean)/std per channel.
+
+        Args:
+            pixels: (N, C, H, W), or (N, C, …); floating ones are in [0, 1] already and are not divided.
+            largest: the stored number that stands for 1.
+
+        Returns:
+            Inputs of the same shape in float32.
+        """
         scaled = pixels.to(torch.float32)
         if not pixels.is_floating_point():
             scaled = scaled / largest
@@ -106,7 +119,7 @@ class NormalizationChoice:
     close: tuple[str, ...]
 
     def sentence(self) -> str:
-        """Return what was chosen, beside the losses of all that were tried, in one line."""
+        """What was chosen, beside the losses of all that were tried, in one line."""
         (name, best), *others = self.losses
         listed = ", ".join(f"{other} {loss:.4g}" for other, loss in others)
         noise = (
@@ -136,11 +149,15 @@ def candidates(own: Normalization | None, name: str, channels: int) -> tuple[Nor
 def choose_normalization(
     candidates: Sequence[Normalization], losses_of: Callable[[Normalization], Tensor]
 ) -> NormalizationChoice:
-    """Return the constants argmin over candidates of mean_n loss_n, in nats, on one batch.
+    """Choose the constants argmin over candidates of mean_n loss_n, in nats, on one batch.
 
     Args:
         candidates: at least one; the first of equals is taken.
         losses_of: the losses (N,) of the same N examples, normalised so.
+
+    Returns:
+        The constants with the losses of all candidates, and those that two standard errors of the paired difference do
+        not tell from the lowest.
 
     Raises:
         DataError: No candidate gives finite losses.

@@ -37,7 +37,11 @@ class Resizing:
         return self.size is not None or self.crop is not None
 
     def apply(self, pixels: Pixels, where: str) -> Pixels:
-        """Return the image (H, W) or (H, W, C) resized and cropped.
+        """Resize an image, then cut out its centre.
+
+        Args:
+            pixels: (H, W) or (H, W, C).
+            where: the image, for messages.
 
         Raises:
             DataError: It is smaller than the part to be cut out, or would become too large.

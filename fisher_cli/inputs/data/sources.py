@@ -25,10 +25,19 @@ Example = tuple[Array, int]
 class DataSource:
     """One split of a dataset; nothing of it is decoded until `examples` is asked for some.
 
-    `examples` takes ascending indices and gives, for each, the input and its label: the pixels of an image, (H, W) or
-    (H, W, C) uint8, or where `is_image` is False an array that goes to the network as it is. `place` says in messages
-    where an example came from. `classes` None means: the network decides. `constants` None means: nobody knows how
-    the networks' inputs were normalised.
+    Attributes:
+        name: the dataset, for the report and for messages.
+        split: the part of it; None where it has no parts.
+        total: how many examples it has.
+        classes: how many classes it declares; None: the network decides.
+        class_names: by class number; () when unknown.
+        examples: takes ascending indices and gives, for each, the input and its label: the pixels of an image, (H, W)
+            or (H, W, C) uint8, or where `is_image` is False an array that goes to the network as it is.
+        place: says in messages where the example of an index came from.
+        constants: how its inputs are normalised; None: nobody knows.
+        pixel_maximum: the stored number that stands for 1.
+        is_image: whether the inputs are pixels.
+        remedy: what to do about a damaged example, for messages.
     """
 
     name: str

@@ -31,9 +31,11 @@ _RESAVE: Final = "use the original file, or load and save it again with torch"
 
 @dataclass(frozen=True)
 class Archive:
-    """The members below the one root folder: name → (start, end) within the bytes.
+    """The members of a zip archive of torch below its one root folder.
 
-    `has_checksums` is False for a file written with `torch.serialization.set_crc32_options(False)`.
+    Attributes:
+        members: name → (start, end) within the bytes of the file.
+        has_checksums: False for a file written with `torch.serialization.set_crc32_options(False)`.
     """
 
     members: dict[str, tuple[int, int]]

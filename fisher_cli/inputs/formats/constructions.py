@@ -18,7 +18,12 @@ CheckKey = Callable[[object], None]
 
 
 class Known:
-    """A name whose meaning is built in; `make` is called with the arguments found in the file."""
+    """A name whose meaning is built in.
+
+    Args:
+        path: the name as files have it, `module.name`.
+        make: called with the arguments found in the file, all of which it checks.
+    """
 
     __slots__ = ("make", "path")
 

@@ -1,8 +1,8 @@
 """Bytes of a checkpoint file → what was saved in it; formats are told by content and no code is ever run.
 
-`decode` is the one door. What a file holds is read by our own reader (`torch_files`, `pickles`), which makes tensors
-and plain values and nothing else. Only when asked for by `trust_pickle` is a file that it cannot fully read given to
-torch's own loader, which runs whatever the file says.
+`decode` is the only entry point. What a file holds is read by our own reader (`torch_files`, `pickles`), which makes
+tensors and plain values and nothing else. A file that it cannot fully read is given to torch's own loader, which runs
+whatever the file says, only when `trust_pickle` asks for that.
 """
 
 import re
@@ -34,10 +34,14 @@ _TRUST: Final = f"{_SAVE_WEIGHTS}; or, if you trust whoever made it, add --trust
 
 @dataclass(frozen=True)
 class Payload:
-    """What was saved: `content` is the saved object, `metadata` the text beside it (safetensors only).
+    """What was saved in a file.
 
-    `ignored_types` are the classes and functions named in the file for which inert objects stand; `integrity` tells
-    whether the file's own checksums were found to hold, or that it has none.
+    Attributes:
+        format: the container, in words for the report.
+        content: the saved object: tensors, plain values, and inert objects in place of everything else.
+        metadata: the text beside it (safetensors only).
+        ignored_types: the classes and functions named in the file for which inert objects stand.
+        integrity: whether the file's own checksums were found to hold, or that it has none.
     """
 
     format: str
@@ -48,11 +52,16 @@ class Payload:
 
 
 def decode(data: bytes, path: Path, *, trust_pickle: bool = False) -> Payload:
-    """Return what the bytes hold: a torch zip archive, a torch file older than version 1.6, or safetensors.
+    """Read what the bytes hold: a torch zip archive, a torch file older than version 1.6, or safetensors.
 
-    `path` appears in messages only. Structure, sizes and (where there are any: zip archives) checksums are checked
-    first. Classes that a file names are never imported: see `Payload.ignored_types`. With `trust_pickle` torch files
-    that name such classes, or that cannot be read without running code, are loaded by running it.
+    Structure, sizes and (where there are any: zip archives) checksums are checked first. Classes that a file names are
+    never imported: see `Payload.ignored_types`.
+
+    Args:
+        data: the whole file.
+        path: of the file; it appears in messages only.
+        trust_pickle: whether torch files that name such classes, or that cannot be read without running code, are
+            loaded by running it.
 
     Raises:
         CheckpointError: The bytes are damaged, or of another format.

@@ -12,7 +12,7 @@ COPY_AGAIN: Final = "copy or download it again"
 
 
 def one_line(text: object, limit: int = 200) -> str:
-    """Return the text with control characters and lone surrogates escaped, cut at `limit` characters."""
+    """The text with control characters and lone surrogates escaped, cut at `limit` characters; for messages."""
     shown = str(text)[: limit + 1]
     if not shown.isprintable():
         shown = "".join(
@@ -22,12 +22,19 @@ def one_line(text: object, limit: int = 200) -> str:
 
 
 def open_without_waiting(path: Path | str) -> int:
-    """Return a descriptor for reading; without O_NONBLOCK a named pipe would wait for a writer, perhaps for ever."""
+    """Open a file for reading; without O_NONBLOCK a named pipe would wait for a writer, perhaps for ever.
+
+    Returns:
+        A descriptor, which the caller closes.
+
+    Raises:
+        OSError: it is missing or not permitted.
+    """
     return os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the whole content of a regular file, opened once and without waiting for a pipe's other end.
+    """Read the whole content of a regular file, opened once and without waiting for a pipe's other end.
 
     Raises:
         CheckpointError: The file is missing, not regular, not permitted, or larger than memory.
@@ -84,12 +91,16 @@ def shown(path: Path | str) -> str:
 
 
 def available_memory() -> int:
-    """Return how many bytes examples may take: half of the memory that this process may use."""
+    """How many bytes examples may take: half of the memory that this process may use."""
     return int(total_memory()[0] * MEMORY_SHARE)
 
 
 def open_regular(path: Path | str, longest: int | None = None) -> BinaryIO:
-    """Return the file opened for reading bytes.
+    """Open a regular file for reading bytes; the caller closes it.
+
+    Args:
+        path: of a file of examples or labels.
+        longest: the largest size, in bytes; None for any.
 
     Raises:
         DataError: It is missing, not regular, not permitted, empty, or longer than `longest` bytes.

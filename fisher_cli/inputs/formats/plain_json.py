@@ -17,13 +17,16 @@ class _DamagedError(ValueError):
 
 
 def parse_json(data: bytes, where: str, *, allow_nan: bool = False) -> dict[str, object]:
-    """Return the object that the bytes are, with every name in it once.
+    """Read the JSON object that the bytes are, with every name in it once.
 
-    `allow_nan` lets NaN and infinities be: trainers log them, as words that are no JSON.
+    Args:
+        data: at most 64 MiB of UTF-8.
+        where: what is read, for messages.
+        allow_nan: let NaN and infinities be: trainers log them, as words that are no JSON.
 
     Raises:
-        CheckpointError: It is no JSON object; or a name occurs twice, a number is out of any range, or it is nested
-            too deeply.
+        CheckpointError: It is no JSON object; or a name occurs twice, a number is out of any range, or it is nested too
+            deeply.
     """
     try:
         found = _parsed(data, allow_nan)

@@ -7,10 +7,12 @@ from fisher_cli.settings import Resources, Settings
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What to take out of a checkpoint.
+    """What to take out of a checkpoint, and how far to trust it.
 
-    `state_key` is the dotted key of the weights, None for the usual places; `use_ema` takes a moving average of the
-    weights in place of the weights; `trust_pickle` lets files run their own code while they are read.
+    Attributes:
+        state_key: the dotted key of the weights in the file; None for the usual places.
+        use_ema: whether a moving average of the weights is taken in their place.
+        trust_pickle: whether files may run their own code while they are read.
     """
 
     state_key: str | None = None
@@ -19,5 +21,5 @@ class ReadOptions:
 
     @classmethod
     def of(cls, settings: Settings, resources: Resources) -> "ReadOptions":
-        """What a run's settings say about reading."""
+        """Take the options of reading out of a run's settings and resources."""
         return cls(settings.state_key, settings.use_ema, resources.trust_pickle)

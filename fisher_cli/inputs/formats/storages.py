@@ -41,7 +41,14 @@ _LAYOUTS: Final = {
 
 @dataclass(frozen=True, eq=False)
 class Storage:
-    """`length` elements of `dtype` from element `start` on, in the bytes (uint8) of one stored block."""
+    """A part of a stored block, as elements of one type.
+
+    Attributes:
+        block: the bytes, (B,) uint8.
+        dtype: of the elements.
+        start: the first of them, counted in elements from the start of the block.
+        length: how many elements there are.
+    """
 
     block: Tensor
     dtype: torch.dtype
@@ -49,7 +56,11 @@ class Storage:
     length: int
 
     def part(self, offset: object, length: object) -> "Storage":
-        """Return a view of the storage; files of torch before 0.4 store these.
+        """A view of the storage; files of torch before 0.4 store these.
+
+        Args:
+            offset: in elements from the start of this storage; a value found in the file.
+            length: in elements; a value found in the file.
 
         Raises:
             CheckpointError: It reaches beyond the storage.

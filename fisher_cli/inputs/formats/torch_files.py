@@ -29,7 +29,12 @@ def is_legacy(data: bytes) -> bool:
 
 @dataclass(frozen=True)
 class Saved:
-    """The saved object, and the names in it for which inert objects stand."""
+    """What torch.save saved.
+
+    Attributes:
+        content: the saved object.
+        ignored_types: the names in it for which inert objects stand.
+    """
 
     content: object
     ignored_types: tuple[str, ...]

@@ -43,9 +43,13 @@ _ASK: Final = "pass --model NAME or --model ./file.py:factory"
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network that can be built; `name` is for the report, `source` says who named it.
+    """A network that can be built.
 
-    `notes` are remarks for the row of the checkpoint: why this network, what no weight shows, what was left out.
+    Attributes:
+        name: for the report.
+        source: who named it: `--model`, `checkpoint` or `detected`.
+        build: makes the network with weights of its own, which are to be replaced; ArchitectureError where that fails.
+        notes: remarks for the row of the checkpoint: why this network, what no weight shows, what was left out.
     """
 
     name: str
@@ -55,12 +59,19 @@ class Architecture:
 
 
 def known_models() -> list[str]:
-    """Return the names that need no code of the user: the built-in networks and torchvision's classifiers."""
+    """List the names that need no code of the user: the built-in networks and torchvision's classifiers."""
     return [name for family in (*BUILT_IN, TORCHVISION) for name in family.names()]
 
 
 def find_factory(model: str | None, arguments: Mapping[str, str] = _NO_ARGUMENTS) -> Architecture | None:
-    """Return the network of the user's own function; None if a checkpoint must say more, as with known names.
+    """Find the network of the user's own function, which is imported here and not called.
+
+    Args:
+        model: what `--model` says; None for nothing.
+        arguments: of the function; texts that are JSON are read as that.
+
+    Returns:
+        None if a checkpoint must say more: without `model`, and with a known name.
 
     Raises:
         ArchitectureError: The function cannot be imported, or `model` is the name of no known network.

@@ -27,7 +27,16 @@ _UNSAID: Final = frozenset({"shortcut_name", "head_name", "style", "bias", "widt
 
 @dataclass(frozen=True)
 class Fit:
-    """A network that has the names and shapes under a prefix of a checkpoint."""
+    """A known network that has the names and shapes of a checkpoint.
+
+    Attributes:
+        name: of the network.
+        family: that it belongs to.
+        arguments: with which it has these shapes.
+        prefix: before the names in the checkpoint; "" for none.
+        shapes: of the weights, by their names without the prefix.
+        beside: names of networks that fit as well and compute the same.
+    """
 
     name: str
     family: Family

@@ -34,8 +34,13 @@ _MARK: Final = 7919
 class Family:
     """Networks that share how they are recognised and built; their names are a closed list or a closed pattern.
 
-    `build` takes the name and arguments; `read` returns the arguments that shapes tell; `guess` the names that
-    shapes may be of, quickly; `describe` what was read, in words, and which choices leave no trace in weights.
+    Attributes:
+        names: lists the names; of a pattern, the usual ones.
+        knows: whether a name is of this family.
+        build: makes the network of a name with arguments.
+        read: the arguments that the shapes of weights tell, for a name.
+        guess: the names that shapes may be of, quickly; not all of them need fit.
+        describe: for a name and arguments, what was read, in words, and which choices leave no trace in weights.
     """
 
     names: Callable[[], tuple[str, ...]]
@@ -94,7 +99,14 @@ BUILT_IN: Final = (
 
 @dataclass(frozen=True)
 class EndLayers:
-    """A network's first convolution and last layer, by the names of their weights; None if there is none."""
+    """A network's first convolution and last layer.
+
+    Attributes:
+        first: the name of the first convolution's weight; None if there is none.
+        first_shape: its shape; () if there is none.
+        head: the name of the last layer's weight; None if there is none.
+        network: the network, without storage.
+    """
 
     first: str | None
     first_shape: tuple[int, ...]

@@ -33,6 +33,9 @@ class Networks:
     Args:
         model: what `--model` says, None for what each checkpoint names.
         arguments: for the function that makes the network.
+
+    Raises:
+        ArchitectureError: the function cannot be imported or fails, or `model` is the name of no known network.
     """
 
     def __init__(self, model: str | None, arguments: Mapping[str, str]) -> None:
@@ -44,7 +47,11 @@ class Networks:
             self._built = {self._factory.name: self._factory.build()}
 
     def architecture(self, checkpoint: Checkpoint) -> Architecture:
-        """The network of a checkpoint, who named it, and what is to be said about that."""
+        """Find the network of a checkpoint, who named it, and what is to be said about that.
+
+        Raises:
+            ArchitectureError: no network is named and none fits, or more than one does.
+        """
         if self._factory is not None:
             module = self._built[self._factory.name]
             remove_masks(module)  # those of the checkpoint before
@@ -56,7 +63,18 @@ class Networks:
         return self._found[1]
 
     def load(self, architecture: Architecture, checkpoint: Checkpoint) -> nn.Module:
-        """The network with the checkpoint's weights; the same module for the next checkpoint of its kind."""
+        """Load the checkpoint's weights into its network.
+
+        Args:
+            architecture: as `architecture` gives it for this checkpoint.
+            checkpoint: whose weights to load; those of pruned ones are held at zero by masks.
+
+        Returns:
+            The network, which the next call may load with other weights: checkpoints of one kind share the module.
+
+        Raises:
+            ArchitectureError: the network cannot be built, or these are not its weights.
+        """
         shapes = tuple(sorted((name, tuple(weight.shape)) for name, weight in checkpoint.weights.items()))
         key = architecture.name if self._factory else (architecture.name, shapes)
         if key not in self._built:
@@ -93,8 +111,15 @@ def refuse_nonfinite(checkpoint: Checkpoint) -> None:
 def network_outcome(error: Exception, file: CheckpointFile) -> tuple[Status, str]:
     """The status of the row of a checkpoint that gave this error, and why, in one line.
 
-    The row names the file itself, and tables hold no folder of a machine. A network's own code can raise
-    anything; torch's longer texts say the cause in the first line.
+    The row names the file itself, and tables hold no folder of a machine. A network's own code can raise anything;
+    torch's longer texts say the cause in the first line.
+
+    Args:
+        error: what was raised.
+        file: the checkpoint, whose name is taken off the text.
+
+    Returns:
+        REJECTED where the file or its network cannot be used, else FAILED; and the text.
     """
     if not isinstance(error, FisherError):
         why = next(iter(str(error).strip().splitlines()), "no reason given")
@@ -111,9 +136,15 @@ _SOURCES: Final = {"checkpoint": "the file", "--model": "option --model", "detec
 
 
 def inspect(file: CheckpointFile, networks: Networks, reading: ReadOptions) -> Inspection:
-    """What a file is: container, weights, place in training, network; all that is found before anything fails.
+    """Find out what a file is: container, weights, place in training, network; all that is found before anything fails.
 
-    The weights are loaded into the network, so that a file that is ok here is one that can be measured.
+    The weights are loaded into the network, so that a file that is ok here is one that can be measured. No error is
+    raised: the row says what went wrong.
+
+    Args:
+        file: as `find_checkpoints` gives it.
+        networks: of the run.
+        reading: what to take out of the file.
     """
     row = Inspection(checkpoint=file.name, status=Status.OK, sha256=file.sha256, step=file.step, epoch=file.epoch)
     try:

@@ -30,7 +30,11 @@ class _Hollow(TorchFunctionMode):
 
 
 def hollow(build: Callable[[], nn.Module]) -> nn.Module:
-    """Return the network with all large tensors on the meta device."""
+    """Build a network with all large tensors on the meta device, which has shapes and no storage.
+
+    Args:
+        build: makes the network; tensors that it puts on a device by name stay there.
+    """
     with _Hollow():
         return build()
 
