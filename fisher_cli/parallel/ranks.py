@@ -2,7 +2,7 @@
 
 Every collective begins with a small exchange in which each rank says what it is about to do. So a rank that fails can
 say so where the others wait for it, and ranks that went different ways notice before they add what does not belong
-together. What concerns the processes themselves, such as their end, is in `watch.py`.
+together. What concerns the processes themselves, such as their end, is in `heartbeat.py`.
 """
 
 import atexit
@@ -292,12 +292,12 @@ def _named(kind: str) -> Callable[[str], Exception]:
 
 @contextlib.contextmanager
 def joined_ranks(launch: Launch, device: str, say: Say) -> Iterator[ProcessGroup]:
-    """The world of this process; with others it meets them first, and tells them if it must go.
+    """The group of this process; with others it meets them first, and tells them if it must go.
 
     `say` prints a line when nobody else can.
 
     Yields:
-        The world.
+        The process group.
     """
     if launch.size == 1:
         yield ALONE

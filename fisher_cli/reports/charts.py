@@ -485,9 +485,9 @@ def _table(run: ReportedRun, word: str) -> "pd.DataFrame":
 def _curves(axes: Axes, run: ReportedRun, word: str, names: tuple[str, str], series: int | None) -> list[list[object]]:
     """Draw a report's eigenvalues; those behind the lines, as rows. `series`: the report's place among several."""
     table = _table(run, word)
-    worker_config = sorted(set(table["order"].dropna().tolist()))
+    orders = sorted(set(table["order"].dropna().tolist()))
     rows: list[list[object]] = []
-    for i, order in enumerate(_chosen(run, worker_config) if series is None else worker_config[-1:]):
+    for i, order in enumerate(_chosen(run, orders) if series is None else orders[-1:]):
         part = table[(table["order"] == order).fillna(False)]
         x, y = numbers(part, names[0]), numbers(part, names[1])
         kept = [k for k in range(len(x)) if x[k] > 0 and y[k] > 0]
@@ -500,13 +500,11 @@ def _curves(axes: Axes, run: ReportedRun, word: str, names: tuple[str, str], ser
     return rows
 
 
-def _chosen(run: ReportedRun, worker_config: list[int]) -> list[int]:
+def _chosen(run: ReportedRun, orders: list[int]) -> list[int]:
     """The first, the peak's and the last of these rows."""
     found = trajectory_of(run.measurements)
-    peak = [found.peak] if found is not None and found.peak in worker_config else []
-    return (
-        list(dict.fromkeys([worker_config[0], *peak, worker_config[-1]])) if len(worker_config) > 1 else worker_config
-    )
+    peak = [found.peak] if found is not None and found.peak in orders else []
+    return list(dict.fromkeys([orders[0], *peak, orders[-1]])) if len(orders) > 1 else orders
 
 
 def _is_listed(index: int) -> bool:

@@ -147,10 +147,10 @@ def _rows(report: Path) -> tuple[list[IntegrityCheck], set[str]]:
     return [IntegrityCheck(name, True, f"{len(rows)} in order")], failed
 
 
-def _is_rising(worker_config: Sequence[Value]) -> bool:
+def _is_rising(orders: Sequence[Value]) -> bool:
     """Whether there is a place for every row, none before that of the row above."""
-    known = [order for order in worker_config if isinstance(order, int)]
-    return len(known) == len(worker_config) and all(one <= other for one, other in pairwise(known))
+    known = [order for order in orders if isinstance(order, int)]
+    return len(known) == len(orders) and all(one <= other for one, other in pairwise(known))
 
 
 def _journal(folder: Path, record: dict[str, Any] | None, failed: Collection[str]) -> IntegrityCheck:

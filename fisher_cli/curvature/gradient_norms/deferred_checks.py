@@ -23,7 +23,7 @@ class DeferredChecks:
     _owner: str = ""
 
     def of(self, owner: str) -> "DeferredChecks":
-        """These doubts, of which the next ones are this owner's."""
+        """These checks, of which the next ones are this owner's."""
         self._owner = owner
         return self
 

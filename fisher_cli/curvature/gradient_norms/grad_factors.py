@@ -1,7 +1,7 @@
 """What one call of a layer adds to a parameter's per-example gradient, and the squared norm of the sum.
 
 Three forms, none of which is the gradient itself where that would be large, and one for what has no such form.
-Contributions of several calls are joined before the norm is taken (`joint.py`), so cross terms are exact.
+Contributions of several calls are joined before the norm is taken (`joint_norms.py`), so cross terms are exact.
 Shapes: K directions, B examples, G groups, L positions.
 """
 

@@ -397,7 +397,7 @@ def _taken_apart(network: DirectionalNetwork, scales: Mapping[str, float]) -> li
 def _decided(network: DirectionalNetwork, scales: Mapping[str, float]) -> Derivative:
     """Step after step until the tensors pass, fail, or no other step could tell more."""
     alone = len(scales) == 1
-    steps, deferred_checks = list[DirectionalStep](), 0
+    steps, doubted = list[DirectionalStep](), 0
     passed = torch.zeros(len(network.z), dtype=torch.bool)
     length: float | None = FIRST
     while length is not None:
@@ -405,8 +405,8 @@ def _decided(network: DirectionalNetwork, scales: Mapping[str, float]) -> Deriva
         steps.append(step)
         if not alone and bool(step.differs.any()):
             return _told(scales, Outcome.FAILED, step, step.differs, "")
-        if alone and deferred_checks < 2 and bool(step.differs.any()):
-            deferred_checks += 1
+        if alone and doubted < 2 and bool(step.differs.any()):
+            doubted += 1
             wrong = _confirmed(network, scales, step)
             if bool(wrong.any()):
                 return _told(scales, Outcome.FAILED, step, wrong, _wrong(step, wrong))

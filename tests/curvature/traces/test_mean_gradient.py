@@ -153,14 +153,14 @@ def test_ranks_of_one_order_go_in_step() -> None:
     ],
 )
 def test_ranks_meet_again_after_a_layer_that_only_one_of_them_takes(
-    worker_config: list[list[str]], collective_order: list[str]
+    orders: list[list[str]], collective_order: list[str]
 ) -> None:
     """Whoever is in the earlier batch, and in it at the later layer, goes first; the others wait."""
 
     def work(process_group: Thread) -> list[str]:
         taken, seen = CollectiveOrder(process_group, ["first", "second", "third"]), list[str]()
         for _ in taken.of(batches(2)):
-            for name in worker_config[process_group.rank]:
+            for name in orders[process_group.rank]:
                 seen += taken.until(name)
         return seen + list(taken.until(None))
 
