@@ -64,7 +64,7 @@ class Eigenpairs:
 
     @property
     def converged(self) -> bool:
-        """Whether nothing is left to doubt."""
+        """Whether all residuals are within the tolerance and no larger eigenvalue was overlooked."""
         return self.status is StopReason.CONVERGED
 
 
