@@ -1,4 +1,4 @@
-"""A forward pass of a network as it is in evaluation mode, with what goes wrong in it put into words."""
+"""A forward pass of a network in evaluation mode, with an explanation of its errors."""
 
 import sys
 from contextlib import AbstractContextManager, nullcontext

@@ -121,8 +121,7 @@ def _has_max_norm(module: nn.Module) -> bool:
 def restored(model: nn.Module) -> Iterator[None]:
     """Leave a network as it came: mode, precision, device, values, buffers, attributes, `requires_grad`.
 
-    The random numbers that its owner draws next are the same ones, too: those of torch on the CPU, of Python and of
-    NumPy.
+    The global generators of torch on the CPU, of Python and of NumPy are put back, too.
     """
     random = RandomState.now(torch.device("cpu"))
     parameters = [(parameter, parameter.data, parameter.requires_grad) for parameter in model.parameters()]

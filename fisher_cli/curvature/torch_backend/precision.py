@@ -39,6 +39,10 @@ def copy_in_precision(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     Modules may hold computed tensors as attributes (weight norm and pruning in their old form do), which
     `copy.deepcopy` refuses: they are copied without their graph.
 
+    Args:
+        model: the network.
+        dtype: as for `in_precision`.
+
     Raises:
         RuntimeError: something else in it cannot be copied.
     """

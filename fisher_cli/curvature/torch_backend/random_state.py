@@ -74,7 +74,7 @@ def _tensor(state: bytes) -> Tensor:
 def first_to_draw(model: nn.Module, inputs: Tensor) -> str | None:
     """The name and type of the innermost module whose forward pass is the first to draw random numbers.
 
-    None where it draws none this time: then somebody else did, in another thread.
+    None where it draws none this time: then another thread did.
     """
     names = {module: name for name, module in model.named_modules()}
     found, entered = list[str](), list[RandomState]()
