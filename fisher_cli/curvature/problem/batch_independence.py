@@ -164,7 +164,7 @@ def _other_size(problem: Problem) -> int:
     size, most = min(problem.batch_size, problem.examples), min(problem.product_batch_size, problem.examples)
     if size == problem.examples:
         return math.ceil(size / 2)
-    # Where more than these may not fit, fewer are taken; one or two get company, without gradients.
+    # Where more than these may not fit, fewer are taken; one or two are put among others, without gradients.
     return most if most != size else min(size // 2 + 1 if size > 2 else 3, problem.examples)
 
 

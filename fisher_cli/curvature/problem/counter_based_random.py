@@ -93,7 +93,7 @@ class Draws:
         cumulative = probabilities.double().cumsum(1)
         # Times the sum, which rounding may leave below one: so the last class that is chosen has a chance.
         within = self.uniforms(count) * cumulative[:, -1:]
-        # Only where probabilities are NaN is none found; whoever looks for that may do so later.
+        # Only where probabilities are NaN is none found; NaN outputs are looked for later.
         return torch.searchsorted(cumulative, within, right=True).clamp_max(probabilities.shape[1] - 1)
 
 

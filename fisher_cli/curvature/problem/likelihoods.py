@@ -264,7 +264,10 @@ class Softmax(Likelihood):
         return Root(directions.to(outputs.dtype), weights.T[:-1], observed.T[:-1])
 
     def observed_column(self, outputs: Tensor, labels: Tensor) -> Root:
-        """The first direction of `root` alone, e_y − Σ_{i≠y} p_i/(1 − p_y) e_i: nothing here is of size C × C."""
+        """The first direction of `root` alone, e_y − Σ_{i≠y} p_i/(1 − p_y) e_i, with its weight and coefficient: K = 1.
+
+        Nothing here is of size C × C.
+        """
         p, complement = self.probabilities(outputs)
         index = labels.unsqueeze(1)
         q = complement.gather(1, index)

@@ -57,7 +57,7 @@ class Moments:
         self.count = total
 
     def rows(self) -> list[list[float]]:
-        """Means, M₂ and every statement of the sampling variance of all streams, read back from the device at once."""
+        """Means, M₂ and every statement of the sampling variance, a row over all streams each, read back at once."""
         found = self.sampling.to(self.mean.device)
         statements = found if found.dim() > self.mean.dim() else torch.zeros_like(self.mean).unsqueeze(0)
         rows: list[list[float]] = (

@@ -100,8 +100,7 @@ class Problem:
         keep_graphs: whether products may keep their graphs.
         process_group: the ranks, which share the batches.
         blocks: modules whose activations are not kept but computed anew in the backward pass.
-        may_draw: whether a forward pass may draw random numbers: only where somebody is there to say what is wrong with
-            it.
+        may_draw: whether a forward pass may draw random numbers without an error, for callers that report it.
     """
 
     model: nn.Module
@@ -139,11 +138,11 @@ class Problem:
 
     @property
     def is_large(self) -> bool:
-        """Whether each set of gradients fills memory that batches cannot have."""
+        """Whether the parameters make a large network: each set of gradients fills memory that batches cannot have."""
         return is_large(network_bytes(self.model))
 
     def give_back_memory(self) -> None:
-        """Let the system have what earlier stages freed, before the next one asks: for a large network only."""
+        """Give the memory that earlier stages freed back to the system, for a large network only."""
         if self.is_large:
             trim()
 
@@ -212,7 +211,7 @@ class Problem:
         return as_outputs(raw, len(inputs))
 
     def double(self) -> "Problem":
-        """The same problem with a copy of the network in float64.
+        """The same problem with a copy of the network in float64; batch sizes stay.
 
         Raises:
             RuntimeError: the network cannot be copied.
@@ -355,7 +354,7 @@ def _refuse_compiled(model: nn.Module) -> None:
 
 
 def _probe(model: nn.Module, inputs: Tensor, like: Tensor, *, may_draw: bool) -> Tensor:
-    """The outputs for the first examples, computed with all errors put into words.
+    """The outputs (B, C) for the first examples, with an explanation of each error.
 
     Raises:
         CoupledExamplesError: the forward pass draws random numbers.
@@ -454,7 +453,7 @@ def pose(
         device: where to evaluate; None for where the first analysed parameter is.
         dtype: the network's precision; None for float64 where the first analysed parameter is in float64, else float32.
         process_group: the ranks that share the examples; `pose` is collective.
-        may_draw: whether a forward pass may draw random numbers: for whoever says so then.
+        may_draw: whether a forward pass may draw random numbers without an error, for callers that report it.
 
     Raises:
         DataError: there are no examples, or their labels or shapes do not fit the network.
