@@ -45,7 +45,7 @@ class TraceResult:
         columns: the terms of the true trace by example and score, (N, K); None but for the exact estimator of a softmax
             network.
         outputs: z of all examples, (N, C).
-        engine: has learned what the network does.
+        engine: that of the sweep, with the methods and layouts that it found; further passes use it again.
         per_example: what each example is predicted to be.
     """
 
@@ -233,7 +233,7 @@ def _scoring(
 def _add_batch(
     totals: _Totals, engine: Engine, batch: Batch, scoring: Scoring, checker: verification.Checker | None
 ) -> None:
-    """Take in a batch, whose graph is let go before the next one is made.
+    """Take in a batch, whose graph is freed before the next one is made.
 
     Raises:
         NumericalError: the outputs are NaN or infinite.
