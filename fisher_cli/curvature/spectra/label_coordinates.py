@@ -1,7 +1,7 @@
 """The scores of all labels that a model could have drawn, as combinations of the columns of a root of Λ.
 
-Every score s_c is in the span of the directions v_k of the root, s_c = Σ_k a_ck v_k. Whoever knows the inner products
-of the gradients J_nᵀv_k knows those of every label's gradient: no label drawn from the model costs a pass.
+Every score s_c is in the span of the directions v_k of the root, s_c = Σ_k a_ck v_k. The inner products of the
+gradients J_nᵀv_k give those of every label's gradient: no label drawn from the model costs a pass.
 """
 
 from dataclasses import dataclass

@@ -30,7 +30,7 @@ ROUNDING = 100
 
 
 def is_affordable(engine: Engine) -> bool:
-    """Whether memory and patience suffice for the inner products of all N·K score gradients."""
+    """Whether the inner products of all N·K score gradients fit into memory and a fixed number of operations."""
     problem = engine.problem
     scores = problem.outputs - (problem.likelihood.name == "softmax")
     rows, shapes, itemsize = problem.examples * scores, ProblemShapes.of(engine), problem.dtype.itemsize
@@ -166,7 +166,12 @@ class ScoreGram:
         return replace(pairs, vectors=pairs.vectors * self.roots.unsqueeze(1))
 
     def empirical_pairs(self, labels: LabelSet, count: int) -> GramEigenpairs:
-        """The leading eigenpairs of F̂."""
+        """The leading eigenpairs of F̂, from all eigenvectors of its Gram matrix.
+
+        Args:
+            labels: those of F̂.
+            count: how many.
+        """
         values, inner = labels.eigenpairs
         values, inner = values[:count], inner[:, :count]
         pairs = self._pairs(values, inner, lambda x: labels.gram @ x, True)

@@ -109,7 +109,7 @@ def fits(engine: Engine, scores: int, columns: int) -> bool:
 
 
 def vectors_fit(problem: Problem, count: int) -> bool:
-    """Whether there is memory for so many eigenvectors in float64."""
+    """Whether min(count, P) eigenvectors of length P in float64 fit into the memory that is set aside for them."""
     return min(count, problem.size) * problem.size * 8 <= memory_bytes(problem.device) * BASIS_SHARE
 
 
