@@ -62,7 +62,12 @@ def named_tensors(problem: Problem) -> dict[str, Tensor]:
 
 
 def why_apart(problem: Problem, before: Snapshot) -> str:
-    """Why a step between the two networks means nothing, "" if it does: other tensors, outputs or likelihood."""
+    """Why a step between the two networks means nothing, "" if it does: other tensors, outputs or likelihood.
+
+    Args:
+        problem: the network as it is now.
+        before: the earlier one.
+    """
     here = {name: tensor.shape for name, tensor in named_tensors(problem).items()}
     there = {name: tensor.shape for name, tensor in before.tensors.items()}
     if odd := sorted(here.keys() ^ there.keys()):
@@ -242,7 +247,10 @@ def _paired_change(before: Trace, now: Trace) -> Estimate:
 
 
 def buffers_share(movement: Movement) -> float | None:
-    """1 − KL by the parameters alone / KL: the share of what moved the predictions and is no analysed parameter."""
+    """1 − KL by the parameters alone / KL: the share of what moved the predictions and is no analysed parameter.
+
+    None where nothing else has moved, or the KL is zero.
+    """
     if movement.kl_parameters is None or not movement.kl.value > 0:
         return None
     share = 1 - movement.kl_parameters.value / movement.kl.value
