@@ -1,4 +1,4 @@
-"""The natural gradient (F + αI)⁻¹ḡ and its stand-in (F̂ + αI)⁻¹ḡ: how far their directions differ."""
+"""The natural gradient (F + αI)⁻¹ḡ and its empirical form (F̂ + αI)⁻¹ḡ: how far their directions differ."""
 
 from dataclasses import dataclass
 

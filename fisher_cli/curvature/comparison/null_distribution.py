@@ -30,9 +30,13 @@ AGREEMENT = {torch.float32: 1e-3, torch.float64: 1e-9}
 class NullDistribution:
     """Moments of F̂ under labels drawn from the model.
 
-    method: `exact` or `sampled S=…`. traces, fourth: tr F_n = E‖g_n‖² and E‖g_n‖⁴, (N,).
-    variance: Var tr F̂ = (1/N²) Σ_n Var ‖g_n‖².
-    scatter: E‖F̂ − F‖_F² = (1/N²) Σ_n E‖g_n g_nᵀ − F_n‖_F². layers: the variance of each parameter's part of tr F̂.
+    Attributes:
+        method: `exact` or `sampled S=…`.
+        traces: tr F_n = E‖g_n‖², (N,).
+        fourth: E‖g_n‖⁴, (N,).
+        variance: Var tr F̂ = (1/N²) Σ_n Var ‖g_n‖².
+        scatter: E‖F̂ − F‖_F² = (1/N²) Σ_n E‖g_n g_nᵀ − F_n‖_F².
+        layers: the variance of each parameter's part of tr F̂, by name.
     """
 
     method: str
@@ -63,13 +67,15 @@ def null_distribution(engine: Engine, *, seed: int = 0, labels: int | None = Non
     """Var tr F̂ = (1/N²) Σ_n Σ_c p_c (‖g_c‖² − tr_n)² and E‖F̂ − F‖_F² under labels drawn from the model.
 
     Exact up to 32 outputs, from inner products of the gradients of the root's columns: one forward pass and the
-    backward passes of the exact trace, whose norms become products, (C − 1)² values per example and parameter.
-    Beyond, 16 labels are drawn per example, by size, and all three are unbiased estimates.
+    backward passes of the exact trace, whose norms become products, (C − 1)² values per example and parameter. Beyond,
+    16 labels are drawn per example, by size, and all three are unbiased estimates.
 
     Args:
         engine: of the problem.
         seed: of the labels drawn.
         labels: how many to draw per example, at least two; None for the rule above.
+
+    Source: Soen and Sun 2021 (arXiv:2107.04205), there for estimates of F with one drawn label per example.
     """
     problem, sums = engine.problem, _Sums()
     if labels is None and problem.outputs > EXACT_OUTPUTS:

@@ -38,9 +38,14 @@ Advance = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class ComparisonRequest:
-    """What is compared: `count` leading eigenpairs, natural gradients damped by α, `draws` sets of labels for nulls.
+    """What is compared.
 
-    `damping` None means a thousandth of the largest eigenvalue of F.
+    Attributes:
+        count: leading eigenpairs of each matrix.
+        damping: α of the natural gradients (F + αI)⁻¹ḡ; None for a thousandth of the largest eigenvalue of F.
+        draws: sets of labels drawn from the model for nulls.
+        tolerance: of the eigenvalues' residuals, relative to the largest.
+        seed: of labels, signs and start vectors.
     """
 
     count: int

@@ -102,7 +102,7 @@ def _as_a_matrix(difference: AgainstNull | None) -> str:
 
 
 def _elsewhere(cosine: AgainstNull | None) -> str:
-    """Whether F̂ bends the gradient away from where F bends it, more than label noise would."""
+    """Whether the two natural gradients differ in direction by more than label noise explains; "" where not."""
     if cosine is None or cosine.null is None or cosine.null_deviation is None:
         return ""
     value = cosine.value.value

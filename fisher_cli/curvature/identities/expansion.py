@@ -85,7 +85,7 @@ class _Path:
 def expansion(subject: IdentityCase) -> tuple[Identity, tuple[ExpansionStep, ...]]:
     """The verdict, and the table that it is drawn from: along all tensors, or the last ones where no kink disturbs.
 
-    Kinks are found by the network's outputs alone, never by the divergence: what is judged does not choose its judge.
+    Kinks are found by the network's outputs alone, so that a wrong divergence cannot pass for a kink.
     """
     some = subject.some(EXAMPLES)
     everywhere = _with_gradients(some)

@@ -77,7 +77,7 @@ def _hessian(subject: IdentityCase, value: Callable[[Tensor, Tensor], Tensor]) -
 def unreliable(subject: IdentityCase) -> str:
     """Why torch's second derivatives of this network are not to be relied on; "" where they are.
 
-    A function whose backward has no derivative of its own can be left out of them without a word: vᵀ(H w) is then
+    A function whose backward has no derivative of its own can be left out of them silently: vᵀ(H w) is then
     another number than wᵀ(H v).
     """
     theirs = _hessian(subject, lambda fixed, z: autograd_reference.expected_loss(subject.plain.kind, fixed, z))

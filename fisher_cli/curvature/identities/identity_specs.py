@@ -57,7 +57,7 @@ class IdentitySpec:
     ) -> Identity:
         """Passed, failed, or undecided where rounding, measured if the tolerance is exceeded, explains the error.
 
-        NaN fails. `cause` is told where it failed.
+        NaN fails. `cause` is the reason given where it failed.
         """
         reason, verdict = "", Outcome.PASSED
         if not error <= tolerance:
@@ -123,7 +123,7 @@ def engine_of(problem: Problem) -> Engine:
 
 @dataclass(frozen=True)
 class IdentityCase:
-    """A problem and its plain twin; what several identities need is computed once.
+    """A problem and its reference in plain autograd; what several identities need is computed once.
 
     `everything`: whether all trainable parameters were asked for, so that a missing one is a fault.
     """

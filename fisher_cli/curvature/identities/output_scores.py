@@ -69,7 +69,7 @@ def chance(subject: IdentityCase) -> Identity:
 
 
 def evaluation_mode(subject: IdentityCase) -> Identity:
-    """An example's outputs are its own, and no evaluation leaves a trace in the network's buffers."""
+    """An example's outputs are its own, and no evaluation changes the network's buffers."""
     subject = subject.first(ALONE)
     plain, before = subject.plain, _digest(subject)
     ours = diagnosis.together(subject)

@@ -89,14 +89,21 @@ def _refused(statement: IdentitySpec, error: Exception, subject: IdentityCase) -
 def verify(problem: Problem, *, everything: bool = True, seed: int = 0, advance: Advance | None = None) -> Verification:
     """Every identity that applies to the network, on its examples: both sides, relative error, tolerance, verdict.
 
-    Hooks that change gradients are off meanwhile: they are no part of q(y | x, θ).
+    Hooks that change gradients are off meanwhile: they are no part of q(y | x, θ). What the checks of every run refuse
+    is a failed identity here, and no error.
 
     Args:
-        problem: the network and its examples, some tens of them: the other side takes a backward pass per example
-            and class, for as many examples as 400 of them allow.
+        problem: the network and its examples, some tens of them: the other side takes a backward pass per example and
+            class, for as many examples as 400 of them allow.
         everything: whether all trainable parameters were selected, so that one that is missing is a fault.
         seed: of the random vectors.
         advance: told what was checked, and the fraction that is done.
+
+    Returns:
+        The identities in order, each with its seconds, and the steps of the KL expansion.
+
+    Raises:
+        CoupledExamplesError: the network cannot evaluate an example alone.
     """
     subject = IdentityCase.of(problem, everything=everything, seed=seed)
     with ExitStack() as stack:

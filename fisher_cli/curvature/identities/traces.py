@@ -111,7 +111,7 @@ def mean_gradient(subject: IdentityCase) -> Identity:
 
 
 def other_labels(subject: IdentityCase) -> Identity:
-    """The true Fisher does not know the labels; the scores that we take for it begin with the observed one."""
+    """The true Fisher does not depend on the labels; the scores that we take for it begin with the observed one."""
     few = subject.few
     inputs, labels = few.problem.data.batch(0, few.problem.examples)
     moved = (labels + 1) % max(few.problem.outputs, 2) if not labels.is_floating_point() else 1 - labels

@@ -23,7 +23,12 @@ from fisher_cli.results import Estimate, Movement, Trace
 class Snapshot:
     """What of a measured network the next one is held against, all of it on the CPU.
 
-    outputs: (N, C); tensors: all parameters and buffers, of which the `analysed` parameters make up Δ.
+    Attributes:
+        outputs: z of all examples, (N, C).
+        tensors: all parameters and buffers, by name.
+        analysed: the names of those that make up Δ.
+        likelihood: its name.
+        trace: that of the network, None where the change of tr F is not asked for.
     """
 
     outputs: Tensor
@@ -33,12 +38,18 @@ class Snapshot:
     trace: Trace | None = None
 
     def on(self, device: torch.device) -> dict[str, Tensor]:
-        """The tensors on a device; those that are there already are not copied."""
+        """All tensors by name, on a device; those that are there already are not copied."""
         return {name: tensor.to(device) for name, tensor in self.tensors.items()}
 
 
 def snapshot(problem: Problem, outputs: Tensor, trace: Trace | None = None) -> Snapshot:
-    """What the next network is held against: the outputs (N, C), and one copy of every tensor of the network."""
+    """What the next network is held against: the outputs (N, C), and one copy of every tensor of the network.
+
+    Args:
+        problem: the network as it is now.
+        outputs: z of all examples, (N, C).
+        trace: that of the network, where the change of tr F is asked for later.
+    """
     copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in named_tensors(problem).items()}
     return Snapshot(outputs.detach().cpu(), copies, tuple(problem.parameters), problem.likelihood.name, trace)
 
@@ -51,7 +62,12 @@ def named_tensors(problem: Problem) -> dict[str, Tensor]:
 
 
 def why_apart(problem: Problem, before: Snapshot) -> str:
-    """Why a step between the two networks means nothing, "" if it does: other tensors, outputs or likelihood."""
+    """Why a step between the two networks means nothing, "" if it does: other tensors, outputs or likelihood.
+
+    Args:
+        problem: the network as it is now.
+        before: the earlier one.
+    """
     here = {name: tensor.shape for name, tensor in named_tensors(problem).items()}
     there = {name: tensor.shape for name, tensor in before.tensors.items()}
     if odd := sorted(here.keys() ^ there.keys()):
@@ -69,7 +85,12 @@ def why_apart(problem: Problem, before: Snapshot) -> str:
 
 @contextmanager
 def exchanged(problem: Problem, values: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let the network's tensors of these names hold other values while the context is open; nothing is copied."""
+    """Let the network's tensors of these names hold other values while the context is open; nothing is copied.
+
+    Args:
+        problem: the network.
+        values: by name, on its device, in the tensors' shapes.
+    """
     tensors = named_tensors(problem)
     held = {name: tensors[name].data for name in values}
     try:
@@ -82,7 +103,15 @@ def exchanged(problem: Problem, values: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 def divergence(likelihood: Likelihood, outputs: Tensor, others: Tensor) -> Estimate:
-    """mean_n KL(q_a(· | x_n) ‖ q_b(· | x_n)) in nats, with its standard error over examples; outputs (N, C) of both."""
+    """mean_n KL(q_a(· | x_n) ‖ q_b(· | x_n)) in nats, with its standard error over examples.
+
+    Args:
+        likelihood: that of both networks.
+        outputs: z_a of all examples, (N, C).
+        others: z_b of the same examples, (N, C), on the same device.
+
+    Source: Kullback and Leibler 1951 (doi:10.1214/aoms/1177729694).
+    """
     return mean_of(relative_entropy(likelihood, outputs, others))
 
 
@@ -103,7 +132,16 @@ def second_order(problem: Problem, step: Mapping[str, Tensor]) -> Estimate:
 def second_order_by_tensor(problem: Problem, step: Mapping[str, Tensor]) -> tuple[Estimate, dict[str, Estimate]]:
     """½ΔᵀFΔ, and ½Δ_lᵀF_llΔ_l of every parameter tensor l alone; the cross terms are what is left of the first.
 
-    One product J Δ_l per tensor; J Δ is their sum.
+    One product J Δ_l per tensor; J Δ is their sum. Collective.
+
+    Args:
+        problem: the network at θ.
+        step: Δ, for every analysed parameter by name, in its shape and precision.
+
+    Returns:
+        The whole, and each tensor's part by name: means over examples in nats, with their standard errors.
+
+    Source: Kullback and Leibler 1951 (doi:10.1214/aoms/1177729694), section 6.
     """
     total, parts = Moments(), {name: Moments() for name in step}
     zero = {name: torch.zeros_like(part) for name, part in step.items()}
@@ -121,7 +159,7 @@ def second_order_by_tensor(problem: Problem, step: Mapping[str, Tensor]) -> tupl
 
 @torch.inference_mode(mode=False)
 def all_outputs(problem: Problem) -> Tensor:
-    """The network's outputs for all examples, (N, C), in its precision."""
+    """The network's outputs z for the examples of all ranks, (N, C), in its precision, at least float32; collective."""
     with reproducible_kernels(), torch.no_grad():
         return problem.process_group.gather([problem.forward(batch.inputs) for batch in problem.batches()])
 
@@ -132,7 +170,18 @@ def movement(problem: Problem, outputs: Tensor, trace: Trace, before: Snapshot) 
 
     Δ are the analysed parameters now less those before. Where anything else has moved as well, such as batch-norm
     statistics, it moves the KL and not the quadratic: `kl_parameters` is the KL to this network's parameters with all
-    else as before. One product J Δ, and then one forward pass. `why_apart` must have nothing to say.
+    else as before. One product J Δ, and then one forward pass. Collective.
+
+    Args:
+        problem: the network as it is now; it holds the earlier tensors meanwhile.
+        outputs: z of all examples, (N, C), on its device.
+        trace: that of the network as it is now.
+        before: the earlier network, with its trace. `why_apart` must have nothing to say.
+
+    Returns:
+        All of it as means over examples, in nats but for the trace.
+
+    Source: Kullback and Leibler 1951 (doi:10.1214/aoms/1177729694), section 6, for the quadratic.
     """
     assert before.trace is not None
     step = step_from(problem, before)
@@ -148,7 +197,7 @@ def movement(problem: Problem, outputs: Tensor, trace: Trace, before: Snapshot) 
 
 
 def step_from(problem: Problem, before: Snapshot) -> dict[str, Tensor]:
-    """Δ: the analysed parameters of the problem less those of before."""
+    """Δ by parameter: the analysed parameters of the problem less those of before, on its device."""
     here = problem.parameters.items()
     return {name: parameter.detach() - before.tensors[name].to(parameter.device) for name, parameter in here}
 
@@ -156,7 +205,14 @@ def step_from(problem: Problem, before: Snapshot) -> dict[str, Tensor]:
 def divergence_by_parameters(problem: Problem, before: Snapshot) -> Estimate | None:
     """mean KL(q_before ‖ q) to the problem's analysed parameters with all else as before; None if that has not moved.
 
-    One forward pass.
+    One forward pass. Collective.
+
+    Args:
+        problem: the network as it is now.
+        before: the earlier one.
+
+    Returns:
+        In nats, with its standard error over examples.
     """
     device = problem.device
     rest = {name: tensor.to(device) for name, tensor in before.tensors.items() if name not in problem.parameters}
@@ -191,7 +247,10 @@ def _paired_change(before: Trace, now: Trace) -> Estimate:
 
 
 def buffers_share(movement: Movement) -> float | None:
-    """1 − KL by the parameters alone / KL: the share of what moved the predictions and is no analysed parameter."""
+    """1 − KL by the parameters alone / KL: the share of what moved the predictions and is no analysed parameter.
+
+    None where nothing else has moved, or the KL is zero.
+    """
     if movement.kl_parameters is None or not movement.kl.value > 0:
         return None
     share = 1 - movement.kl_parameters.value / movement.kl.value

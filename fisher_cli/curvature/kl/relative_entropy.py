@@ -84,10 +84,16 @@ def quadratic_form(likelihood: Likelihood, outputs: Tensor, vectors: Tensor) -> 
 
 
 def agreement(likelihood: Likelihood, outputs: Tensor, others: Tensor, labels: Tensor) -> Tensor | None:
-    """Whether both predict the same label, (B,): the largest output, or each output's sign where labels are such.
+    """Whether both predict the same label, (B,) in float64: the largest output, or each output's sign.
 
-    `labels` tell by their shape what is predicted; their values are not used. A fraction for several yes-or-no
-    labels; None where predictions are not labels.
+    Args:
+        likelihood: that of both networks.
+        outputs: z_a (B, C).
+        others: z_b (B, C).
+        labels: (B,) or (B, C); their shape tells whether classes or signs are predicted, and their values are not used.
+
+    Returns:
+        1 or 0, a fraction for several yes-or-no labels; None where predictions are not labels.
     """
     if labels.dim() == 1 and outputs.shape[1] > 1:
         return likelihood.correct(outputs, others.argmax(dim=1))

@@ -129,10 +129,10 @@ def density(
 ) -> Density:
     """The distribution of the P eigenvalues, (1/P) Σ_i δ(λ − λ_i) ≈ mean over probes of Σ_j w_j δ(λ − θ_j).
 
-    The θ_j and w_j of a probe q give qᵀAᵏq exactly for k ≤ 2m − 1 after m steps. Probes are uniform on the
-    unit sphere: the mean of qᵀf(A)q is tr f(A) / P, and errors depend on A by its eigenvalues only. Locked
-    eigenpairs enter exactly, and the probes are orthogonal to them, so that outliers are free of sampling
-    noise; their residuals ρ add an error of order ρ² / gap. Costs probes · steps products.
+    The θ_j and w_j of a probe q give qᵀAᵏq exactly for k ≤ 2m − 1 after m steps. Probes are uniform on the unit sphere:
+    the mean of qᵀf(A)q is tr f(A) / P, and errors depend on A by its eigenvalues only. Locked eigenpairs enter exactly,
+    and the probes are orthogonal to them, so that outliers are free of sampling noise; their residuals ρ add an error
+    of order ρ² / gap. Costs probes · steps products.
 
     Args:
         product: v (P,) ↦ Av (P,).
@@ -151,10 +151,13 @@ def density(
         dtype: of the vectors.
 
     Returns:
-        Density; what counts as zero is in `zeros` and not in the curve.
+        Density of P + `null` eigenvalues; what counts as zero is in `zeros` and not in the curve.
 
     Raises:
         NumericalError: a product is NaN or infinite.
+
+    Source: Golub and Welsch 1969 (doi:10.1090/S0025-5718-69-99647-1); Ubaru, Chen and Saad 2017
+    (doi:10.1137/16M1104974); Ghorbani, Krishnan and Xiao 2019 (arXiv:1901.10159).
     """
     rows = orthonormal(None if locked is None else locked.vectors, size, dtype, device)
     exact = torch.zeros(0, dtype=torch.float64) if locked is None else locked.values
@@ -204,6 +207,16 @@ def spectral_sum(density: Density, function: Callable[[float], float]) -> Estima
 
 def effective_dimension(density: Density, damping: float) -> Estimate:
     """Σ λ_i / (λ_i + α), the number of directions that data at damping α > 0 determine.
+
+    Negative nodes and eigenvalues are rounding and count as zero.
+
+    Args:
+        density: of A, P eigenvalues.
+        damping: α, in the unit of the eigenvalues.
+
+    Returns:
+        The estimate; its estimator error is over the probes, None with one of them, and 0 where the exact eigenvalues
+        are all. It has no error over examples.
 
     Source: MacKay 1992 (doi:10.1162/neco.1992.4.3.415); Maddox, Benton and Wilson 2020 (arXiv:2003.02139).
     """

@@ -199,8 +199,8 @@ def tridiagonalise(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The tridiagonal T = Qᵀ B Q, Q an orthonormal basis of span{q, Bq, …}, B = A off the locked vectors.
 
-    Lanczos with two passes of full reorthogonalisation. Where the Krylov space is exhausted, T is smaller than
-    asked, and exact. One product per row of T.
+    Lanczos with two passes of full reorthogonalisation. Where the Krylov space is exhausted, T is smaller than asked,
+    and exact. One product per row of T.
 
     Args:
         product: v (P,) ↦ Av (P,).
@@ -213,6 +213,8 @@ def tridiagonalise(
 
     Raises:
         NumericalError: a product is NaN or infinite.
+
+    Source: Parlett 1998, The Symmetric Eigenvalue Problem, section 6.9: two passes are enough.
     """
     rows = orthonormal(locked, len(start), start.dtype, start.device)
     if len(rows) >= rows.size:

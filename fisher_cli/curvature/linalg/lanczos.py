@@ -40,12 +40,18 @@ class StopReason(StrEnum):
 
 @dataclass(frozen=True)
 class Eigenpairs:
-    """Leading eigenvalues in descending order, (k,), unit vectors (P, k), and explicit residuals ‖Av − θv‖, (k,).
+    """The k leading eigenpairs of a symmetric positive semidefinite matrix A, (P, P).
 
-    Values are Rayleigh quotients as computed: where the truth is zero, one may be negative by rounding.
-    `converged`: every residual ≤ tolerance · θ₁, and at most k eigenvalues exceed θ_k + tolerance · θ₁.
-    `products`: matrix–vector products used in all, `searched`: those after the first convergence.
-    `note`: one line that a reader should know, else "".
+    Attributes:
+        values: θ (k,) in descending order, float64 on the CPU. They are Rayleigh quotients as computed: where the truth
+            is zero, one may be negative by rounding.
+        vectors: unit vectors v (P, k).
+        residuals: ‖Av − θv‖, (k,), each from an explicit product.
+        status: `converged` where every residual is ≤ tolerance · θ₁ and at most k eigenvalues exceed θ_k + tolerance ·
+            θ₁.
+        products: matrix–vector products used in all.
+        searched: those after the first convergence.
+        note: one line that a reader should know, else "".
     """
 
     values: Tensor
@@ -58,7 +64,7 @@ class Eigenpairs:
 
     @property
     def converged(self) -> bool:
-        """Whether nothing is left to doubt."""
+        """Whether all residuals are within the tolerance and no larger eigenvalue was overlooked."""
         return self.status is StopReason.CONVERGED
 
 
@@ -220,10 +226,10 @@ def largest_eigenpairs(
 ) -> Eigenpairs:
     """The `count` largest eigenvalues θ of a positive semidefinite A, ‖Av − θv‖ ≤ tolerance · θ₁, from v ↦ Av.
 
-    Lanczos with two passes of full reorthogonalisation and float64 coefficients, on A scaled to order one. When
-    the wanted Ritz pairs have converged, a second run, orthogonal to them and to what else has converged,
-    looks for eigenvalues that the first overlooked: further copies of repeated ones. Residuals are explicit.
-    Memory: one vector per product of a run, and two more.
+    Lanczos with two passes of full reorthogonalisation and float64 coefficients, on A scaled to order one. When the
+    wanted Ritz pairs have converged, a second run, orthogonal to them and to what else has converged, looks for
+    eigenvalues that the first overlooked: further copies of repeated ones. Residuals are explicit. Memory: one vector
+    per product of a run, and two more.
 
     Args:
         product: v (P,) ↦ Av (P,).
@@ -243,6 +249,9 @@ def largest_eigenpairs(
 
     Raises:
         NumericalError: a product is NaN or infinite, or the matrix has an eigenvalue negative beyond rounding.
+
+    Source: Parlett 1998, The Symmetric Eigenvalue Problem, section 6.9, for the two passes; van Dorsselaer,
+    Hochstenbach and van der Vorst 2001 (doi:10.1137/S0895479800366859), section 3, for when the second run may end.
     """
     goal = _Goal(min(count, size), tolerance, maximum_products or max(200, 40 * count), trace, squared_norm)
     operator = Operator(product)

@@ -23,13 +23,25 @@ LOOKED_AT = 4
 
 
 def outputs_of(problem: Problem, inputs: Tensor) -> Tensor:
-    """z without a graph, (B, C)."""
+    """The network's outputs z, (B, C), without a graph and by reproducible kernels.
+
+    Args:
+        problem: the network.
+        inputs: (B, …), on its device and in its precision.
+
+    Raises:
+        CoupledExamplesError: the forward pass draws random numbers.
+    """
     with reproducible_kernels(), torch.no_grad():
         return problem.forward(inputs)
 
 
 def refuse_state(problem: Problem, inputs: Tensor) -> None:
     """Evaluate one batch with gradients and without, and some times more where that left something in the network.
+
+    Args:
+        problem: the network; its state is put back.
+        inputs: of one batch, (B, …).
 
     Raises:
         CoupledExamplesError: the outputs differ; what the network keeps is named.
@@ -68,7 +80,12 @@ def refuse_state(problem: Problem, inputs: Tensor) -> None:
 
 
 def refuse_coupling_in(problem: Problem, batch: Batch, places: Sequence[int] = ()) -> None:
-    """Hold some examples of a batch, by default the middle one, against themselves alone.
+    """Hold the outputs of some examples of a batch against those of the same examples alone.
+
+    Args:
+        problem: the network; an example that differs is looked at again in float64.
+        batch: the examples together.
+        places: which of them, counted from 0 within the batch; by default the middle one.
 
     Raises:
         CoupledExamplesError: the outputs of one differ.
@@ -84,7 +101,7 @@ def refuse_coupling_in(problem: Problem, batch: Batch, places: Sequence[int] = (
 def differing_examples(problem: Problem, outputs: Tensor) -> list[tuple[float, int]]:
     """Evaluate every example once more, among other examples in another order: one forward pass without a graph.
 
-    A single example is given changed copies of itself as company.
+    A single example is evaluated among changed copies of itself.
 
     Args:
         problem: the network and its examples.
@@ -92,7 +109,7 @@ def differing_examples(problem: Problem, outputs: Tensor) -> list[tuple[float, i
 
     Returns:
         Examples whose outputs differ by more than rounding usually makes of them: the largest difference, relative to
-        the largest output, and the example's number, the worst first.
+        the largest output, and the example's number, the worst first. With several ranks, those of this rank's batches.
     """
     largest = float(outputs.abs().amax())
     worst: list[tuple[float, int]] = []
@@ -104,7 +121,11 @@ def differing_examples(problem: Problem, outputs: Tensor) -> list[tuple[float, i
 
 
 def refuse_coupling(problem: Problem, differing: Sequence[tuple[float, int]]) -> None:
-    """Look again at the worst of the examples whose outputs differ with their company.
+    """Look again, in float64, at the worst four of the examples whose outputs depend on the others of their batch.
+
+    Args:
+        problem: the network and its examples.
+        differing: what `differing_examples` gave, the worst first.
 
     Raises:
         CoupledExamplesError: the outputs of an example depend on the others of its batch.
@@ -143,7 +164,7 @@ def _other_size(problem: Problem) -> int:
     size, most = min(problem.batch_size, problem.examples), min(problem.product_batch_size, problem.examples)
     if size == problem.examples:
         return math.ceil(size / 2)
-    # Where more than these may not fit, fewer are taken; one or two get company, without gradients.
+    # Where more than these may not fit, fewer are taken; one or two are put among others, without gradients.
     return most if most != size else min(size // 2 + 1 if size > 2 else 3, problem.examples)
 
 

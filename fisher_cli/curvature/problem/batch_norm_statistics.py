@@ -77,9 +77,15 @@ class _ChannelMoments:
 class StatisticsDiscrepancy:
     """How far the running statistics (μ, σ²) of one batch norm are from the data's (m, s²).
 
-    nats: mean over channels of KL(N(m, s²) ‖ N(μ, σ² + ε)) = ½(s²/σ² + (m − μ)²/σ² − 1 − ln s²/σ²); shift: root mean
-    square of (m − μ)/σ; scale: geometric mean of s/σ. initial_weight: (1 − momentum)ⁿ for the n batches that the layer
-    has seen, the share that its initial values still have; None where n is not known.
+    The layer's ε is added to both variances.
+
+    Attributes:
+        layer: its name.
+        nats: mean over channels of KL(N(m, s²) ‖ N(μ, σ²)) = ½(s²/σ² + (m − μ)²/σ² − 1 − ln s²/σ²).
+        shift: root mean square over channels of (m − μ)/σ.
+        scale: geometric mean over channels of s/σ.
+        batches: n, how many the layer has seen in training; None where that is not known.
+        initial_weight: (1 − momentum)ⁿ, the share that its initial values still have; None where n is not known.
     """
 
     layer: str
@@ -126,11 +132,15 @@ def statistics_discrepancies(
     """The batch norms in order of use, each with how far its running statistics are from those of the examples.
 
     One forward pass in evaluation, nothing without batch norms; a layer sees its inputs as the layers below make them
-    from their running statistics.
+    from their running statistics. Collective: every rank gives its share of the examples.
 
     Args:
         problem: the network and its examples.
-        evaluate_all: makes a forward pass of every example, once, for a purpose of its own that can serve here too.
+        evaluate_all: makes a forward pass of every example, once, for a purpose of its own that can serve here too; it
+            is called without batch norms as well.
+
+    Returns:
+        One per batch norm that the network uses, over the examples of all ranks.
     """
     layers, moments = _batch_norms(problem.model), dict[str, _ChannelMoments]()
     if not layers:
@@ -177,7 +187,12 @@ def _discrepancy(name: str, module: BatchNorm, found: _ChannelMoments) -> Statis
 
 
 def remark(found: tuple[StatisticsDiscrepancy, ...], examples: int) -> str:
-    """What to say about batch norms whose statistics are not those of the N examples, with the worst; "" if all are."""
+    """What to say about batch norms whose statistics are not those of the N examples, with the worst; "" if all are.
+
+    Args:
+        found: what `statistics_discrepancies` gave.
+        examples: N. Mean and variance of few examples differ by chance, which is allowed for.
+    """
     off = [each for each in found if not each.nats <= (0.5 if _is_new(each) else 1) * UNSETTLED + CHANCE / examples]
     if not off:
         return ""
@@ -209,8 +224,11 @@ def recalibrate(problem: Problem) -> tuple[str, ...]:
 
     As one forward pass in training mode of all examples as one batch with `momentum=None` would leave them, whatever
     the batch size: each layer sees what the layers before it make of the examples with the statistics of all of them.
-    Mean and variance in float64, running variance with n − 1. Dropout and all else stay in evaluation. One forward
-    pass up to every layer; no parameter and no other buffer is touched but the counter of batches, which becomes 1.
+    Mean and variance in float64, running variance with n − 1. Dropout and all else stay in evaluation. One forward pass
+    up to every layer; no parameter and no other buffer is touched but the counter of batches, which becomes 1.
+
+    Args:
+        problem: the network, changed in place, and its examples; the new statistics become a part of its `state`.
 
     Raises:
         ArchitectureError: a batch norm is used more than once in a forward pass, and has no statistics of its own.

@@ -29,7 +29,15 @@ OVERHEAD = 6
 
 
 def values_per_example(model: nn.Module, inputs: Tensor) -> int:
-    """Output values of all leaf modules per example, measured in one forward pass; the input's as well."""
+    """Output values of all leaf modules per example, measured in one forward pass; the input's as well.
+
+    Args:
+        model: the network, in evaluation mode.
+        inputs: (B, …), on its device and in its precision.
+
+    Returns:
+        A number of values, at least 1; outputs that are no tensors are not counted.
+    """
     total = inputs.numel()
 
     def count(_: nn.Module, __: object, output: object) -> None:
@@ -55,14 +63,20 @@ def network_bytes(model: nn.Module) -> int:
 
 
 def directions_at_once(model: nn.Module, bytes_per_direction: int, device: torch.device) -> int:
-    """Directions that go back together: 16, fewer of a large network on the CPU, by what their cotangents take."""
+    """Directions that go back together: 16, fewer of a large network on the CPU, by what their cotangents take.
+
+    Args:
+        model: the network.
+        bytes_per_direction: bytes of the largest cotangent of a layer, for all examples of the batch.
+        device: where it is evaluated.
+    """
     if device.type != "cpu" or not is_large(network_bytes(model)):
         return DIRECTIONS_AT_ONCE
     return max(1, min(DIRECTIONS_AT_ONCE, LARGE_COTANGENT_BYTES // max(1, bytes_per_direction)))
 
 
 def memory_bytes(device: torch.device) -> int:
-    """Total memory of the device; for the CPU what this process may use of the machine's."""
+    """Bytes of memory of the device; for the CPU what this process may use of the machine's."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return total_memory()[0]
@@ -86,5 +100,5 @@ def automatic_batch_size(values: int, like: Tensor, directions: int, examples: i
 
 
 def graph_bytes(device: torch.device) -> int:
-    """How much of the memory the graphs of forward passes may hold between products."""
+    """Bytes that the graphs of forward passes may hold between products, an eighth of the device's memory."""
     return int(memory_bytes(device) * GRAPH_SHARE)

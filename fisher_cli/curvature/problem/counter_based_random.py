@@ -44,10 +44,13 @@ def _hashed(words: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers of B examples: `streams` (B,) int64 is where each one's begin.
+    """The random numbers of B examples.
 
     Every method begins at the first word, and more draws begin with the fewer: ask once for all that is to be
     independent. Integers are exact, hence the same on every device; normal numbers are to rounding.
+
+    Attributes:
+        streams: (B,) int64, where each example's numbers begin.
     """
 
     streams: Tensor
@@ -79,19 +82,31 @@ class Draws:
         return (2.0 * bits.flatten(1)[:, :count].double() - 1).reshape(len(words), *shape)
 
     def classes(self, probabilities: Tensor, count: int) -> Tensor:
-        """Classes of each example with the chances p_c (B, C), (B, count) int64: cumulative sums inverted at uniforms.
+        """Classes of each example with chances in proportion to p_c, (B, count) int64: cumulative sums inverted.
 
-        The first class whose cumulative probability exceeds a number: never one without any.
+        The first class whose cumulative probability exceeds a uniform number: never one with the chance zero.
+
+        Args:
+            probabilities: p (B, C) ≥ 0, which need not add up to one; where they are NaN the class means nothing.
+            count: classes per example.
         """
         cumulative = probabilities.double().cumsum(1)
         # Times the sum, which rounding may leave below one: so the last class that is chosen has a chance.
         within = self.uniforms(count) * cumulative[:, -1:]
-        # Only where probabilities are NaN is none found; whoever looks for that may do so later.
+        # Only where probabilities are NaN is none found; NaN outputs are looked for later.
         return torch.searchsorted(cumulative, within, right=True).clamp_max(probabilities.shape[1] - 1)
 
 
 def of_examples(seed: int, purpose: str, start: int, count: int, device: torch.device) -> Draws:
-    """The draws of examples start … start + count − 1 for a purpose; those of other seeds and purposes are others."""
+    """The draws of examples start … start + count − 1 for a purpose; those of other seeds and purposes are others.
+
+    Args:
+        seed: of the run.
+        purpose: a word; what is drawn under different words is independent.
+        start: the number of the first example, from 0.
+        count: B.
+        device: where the numbers are made.
+    """
     digest = hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=8).digest()
     indices = torch.arange(start + 1, start + count + 1, device=device)
     return Draws(_hashed(indices * _GAMMA + int.from_bytes(digest, "big", signed=True)))

@@ -17,9 +17,11 @@ from fisher_cli.curvature.problem.likelihoods import Likelihood, Sigmoid, Softma
 
 
 class SizeWeights(NamedTuple):
-    """Of S labels drawn from the model and one drawn by size, (S + 1, B): how the norms of their scores are weighed.
+    """How the norms of scores at S labels drawn from the model and one drawn by size are weighed, each (S + 1, B).
 
-    squares: what makes ‖J_nᵀs‖² of ‖J_nᵀv‖² along the unit directions; odds: q/p = ‖s‖²/tr Λ.
+    Attributes:
+        squares: what makes ‖J_nᵀs‖² of ‖J_nᵀv‖² along the unit directions.
+        odds: q/p = ‖s‖²/tr Λ.
     """
 
     squares: Tensor
@@ -27,10 +29,13 @@ class SizeWeights(NamedTuple):
 
 
 class DrawErrors(NamedTuple):
-    """Of the mean of S terms ‖J_nᵀs‖², each (…, B).
+    """The errors of the mean of S terms ‖J_nᵀs‖², each (…, B) in float64.
 
-    spread: its variance from the spread of the S; balanced: from all S + 1. terms: the balanced estimate of tr F_n, and
-    `noise`, the variance of that, zero where S = 1 cannot tell: for errors over examples.
+    Attributes:
+        spread: the variance of the mean from the spread of the S terms.
+        balanced: the same variance from all S + 1.
+        terms: the balanced estimate of tr F_n, for errors over examples.
+        noise: the variance of that estimate, zero where S = 1 cannot tell.
     """
 
     spread: Tensor
@@ -45,6 +50,14 @@ def scores_by_size(likelihood: Likelihood, outputs: Tensor, count: int, draws: D
     Softmax: the classes have these chances. Sigmoid: p ‖s‖² = Σ_j p s_j², so one output j is chosen by E s_j², whose
     label is turned against the model, 1 with the chance σ(−z_j); the others are the model's own. Gaussian: a radius
     with two degrees of freedom more.
+
+    Args:
+        likelihood: p.
+        outputs: z (B, C).
+        count: labels per example.
+        draws: the random numbers of the B examples.
+
+    Source: Hansen and Hurwitz 1943 (doi:10.1214/aoms/1177731356), for chances in proportion to size.
     """
     outputs = outputs.double()
     examples, size = outputs.shape
@@ -65,7 +78,13 @@ def scores_by_size(likelihood: Likelihood, outputs: Tensor, count: int, draws: D
 
 
 def odds(likelihood: Likelihood, outputs: Tensor, scores: Tensor) -> Tensor:
-    """q/p = ‖s‖²/tr Λ of scores (K, B, C), (K, B); infinite where tr Λ is zero and nothing is left to chance."""
+    """q/p = ‖s‖²/tr Λ of scores (K, B, C), (K, B) in float64; infinite where tr Λ is zero and nothing is random.
+
+    Args:
+        likelihood: p.
+        outputs: z (B, C).
+        scores: s, K for each example.
+    """
     z = outputs.double()
     if isinstance(likelihood, Softmax):
         p, complement = likelihood.probabilities(z)
@@ -90,14 +109,19 @@ def _squares(p: Tensor, complement: Tensor) -> Tensor:
 def draw_errors(terms: Tensor, found: Tensor) -> DrawErrors:
     """The errors of the mean of S terms t = ‖J_nᵀs‖², with one more drawn by size, (…, S + 1, B).
 
-    With the weights ω = 1/(S + q/p) of the balance of both ways to draw, Σ ω f(t) is unbiased for E f(t): for
-    tr F_n = E t it has next to no noise where the network is confident, and V = (S + 1)/S · Σ ω (t − tr F_n)² is the
-    variance of one term, which errs upwards by up to 1/S there. V/S is that of the mean. A single label's spread is
-    taken about the balanced mean, of which it is a half where the network is not confident.
+    With the weights ω = 1/(S + q/p) of the balance of both ways to draw, Σ ω f(t) is unbiased for E f(t): for tr F_n =
+    E t it has next to no noise where the network is confident, and V = (S + 1)/S · Σ ω (t − tr F_n)² is the variance of
+    one term, which errs upwards by up to 1/S there. V/S is that of the mean. A single label's spread is taken about the
+    balanced mean, of which it is a half where the network is not confident.
 
     Args:
-        terms: t, the last along the S + 1 drawn by size.
+        terms: t (…, S + 1, B), the last along the S + 1 drawn by size.
         found: q/p of each, (S + 1, B).
+
+    Returns:
+        The errors by example, each (…, B).
+
+    Source: Veach and Guibas 1995 (doi:10.1145/218380.218498), for the balance of two ways to draw.
     """
     count = len(found) - 1
     weights = 1 / (count + found)

@@ -98,11 +98,16 @@ LOG_TWO_PI_E = math.log(2 * math.pi) + 1
 
 
 class Root(NamedTuple):
-    """Directions v (K, B, C) and weights w (K, B) ≥ 0 with Σ_k w_k v_k v_kᵀ = Λ; weights are float64.
+    """Directions v (K, B, C) and weights w (K, B) ≥ 0 with Σ_k w_k v_k v_kᵀ = Λ.
 
-    Directions are scaled to a largest entry of about one, so that tiny probabilities live in the float64
-    weights and never underflow in the network's own precision. `observed`: c (K, B), one of each example not
-    zero, with Σ_k c_k v_k = s_y; None where the observed score is parallel to no direction.
+    Directions are scaled to a largest entry of about one, so that tiny probabilities live in the float64 weights and
+    never underflow in the network's own precision.
+
+    Attributes:
+        directions: v, in the outputs' precision.
+        weights: w, in float64.
+        observed: c (K, B) in float64, one of each example not zero, with Σ_k c_k v_k = s_y; None where the observed
+            score is parallel to no direction.
     """
 
     directions: Tensor
@@ -111,7 +116,13 @@ class Root(NamedTuple):
 
 
 class Pivots(NamedTuple):
-    """Classes in an order of pivoting: p_j, the mass behind Σ_{i>j} p_i, both (B, C) in float64, and the classes."""
+    """Classes in an order of pivoting.
+
+    Attributes:
+        probabilities: p_j in this order, (B, C) in float64.
+        behind: the mass Σ_{i>j} p_i of the classes after j, (B, C) in float64.
+        classes: their numbers, (B, C) int64.
+    """
 
     probabilities: Tensor
     behind: Tensor
@@ -119,13 +130,26 @@ class Pivots(NamedTuple):
 
 
 class Likelihood(ABC):
-    """A distribution over labels given the outputs of one example."""
+    """A distribution q(y | z) over labels, given the outputs z of one example; every method takes B examples at once.
+
+    Attributes:
+        name: as `--likelihood` and the reports call it.
+    """
 
     name: str
 
     @abstractmethod
     def root(self, outputs: Tensor, labels: Tensor) -> Root:
-        """Σ_k w_k v_k v_kᵀ = Λ = Cov(s) over labels drawn from the model: the exact scores of the true Fisher."""
+        """Σ_k w_k v_k v_kᵀ = Λ = Cov(s) over labels drawn from the model: the exact scores of the true Fisher.
+
+        Args:
+            outputs: z (B, C).
+            labels: the dataset's, (B,) or (B, C). They change no Λ; the class observed comes first where the root has
+                an order.
+
+        Returns:
+            The root; K = C − 1 for softmax, else C.
+        """
 
     @abstractmethod
     def observed_score(self, outputs: Tensor, labels: Tensor) -> Tensor:
@@ -133,11 +157,17 @@ class Likelihood(ABC):
 
     @abstractmethod
     def sampled_scores(self, outputs: Tensor, samples: int, draws: Draws) -> Tensor:
-        """s_ŷ at labels ŷ drawn from the model for each example of outputs (B, C): (samples, B, C) in float64."""
+        """s_ŷ at labels ŷ drawn from the model for each example of outputs (B, C): (samples, B, C) in float64.
+
+        Args:
+            outputs: z (B, C).
+            samples: labels per example.
+            draws: the random numbers of the B examples.
+        """
 
     @abstractmethod
     def covariance_product(self, outputs: Tensor, vectors: Tensor) -> Tensor:
-        """Λ v, (B, C) in float64."""
+        """Λ v, (B, C) in float64, for vectors v (B, C) of any precision."""
 
     @abstractmethod
     def log_likelihood(self, outputs: Tensor, labels: Tensor) -> Tensor:
@@ -153,7 +183,15 @@ class Likelihood(ABC):
 
     @abstractmethod
     def check_labels(self, outputs: int, labels: Tensor) -> None:
-        """Raise DataError unless the labels fit a network with this many outputs."""
+        """Refuse labels that do not fit a network with this many outputs.
+
+        Args:
+            outputs: C.
+            labels: of all examples, (N,) or (N, C).
+
+        Raises:
+            DataError: they do not fit.
+        """
 
 
 def _targets(outputs: Tensor, labels: Tensor) -> Tensor:
@@ -189,7 +227,12 @@ class Softmax(Likelihood):
         return p, (1 - p).scatter(1, top, others)
 
     def pivots(self, outputs: Tensor, first: Tensor | None = None) -> Pivots:
-        """The classes by descending probability, the class `first` (B,) of each example before all others."""
+        """The classes by descending probability, the class `first` (B,) of each example before all others.
+
+        Args:
+            outputs: z (B, C).
+            first: class numbers, None for none.
+        """
         p, _ = self.probabilities(outputs)
         key = p if first is None else p.scatter(1, first.unsqueeze(1), 2.0)
         classes = key.argsort(dim=1, descending=True, stable=True)
@@ -221,7 +264,10 @@ class Softmax(Likelihood):
         return Root(directions.to(outputs.dtype), weights.T[:-1], observed.T[:-1])
 
     def observed_column(self, outputs: Tensor, labels: Tensor) -> Root:
-        """The first direction of `root` alone, e_y − Σ_{i≠y} p_i/(1 − p_y) e_i: nothing here is of size C × C."""
+        """The first direction of `root` alone, e_y − Σ_{i≠y} p_i/(1 − p_y) e_i, with its weight and coefficient: K = 1.
+
+        Nothing here is of size C × C.
+        """
         p, complement = self.probabilities(outputs)
         index = labels.unsqueeze(1)
         q = complement.gather(1, index)
@@ -309,7 +355,7 @@ class Sigmoid(Likelihood):
         return (y * functional.logsigmoid(z) + (1 - y) * functional.logsigmoid(-z)).sum(dim=1)
 
     def entropy(self, outputs: Tensor) -> Tensor:
-        """Sum of the binary entropies."""
+        """−Σ_c σ(z_c) log σ(z_c) + σ(−z_c) log σ(−z_c), the sum of the binary entropies."""
         z = outputs.double()
         return -(torch.sigmoid(z) * functional.logsigmoid(z) + torch.sigmoid(-z) * functional.logsigmoid(-z)).sum(dim=1)
 

@@ -21,6 +21,13 @@ class Moments:
 
     Merged batch by batch; Σx² − N·mean² would lose everything when the spread is small. Nothing is read back from the
     device before the estimates: a GPU never waits for it.
+
+    Attributes:
+        count: N, values per stream.
+        mean: of each stream, (…).
+        squares: M₂ of each stream, (…).
+        sampling: the summed variances that sampling gave the values, (statements, …); zero where there are none.
+
     Source: Chan, Golub and LeVeque 1983 (doi:10.1080/00031305.1983.10483115).
     """
 
@@ -32,7 +39,10 @@ class Moments:
     def add(self, values: Tensor, *variances: Tensor) -> None:
         """Take in one value per example, (…, B), and the variance that sampling gave each.
 
-        There may be several statements of that variance, always as many: the one with the largest sum holds.
+        Args:
+            values: the last dimension runs over examples, those before it over streams.
+            variances: several statements of that variance, each (…, B) and always as many: the one with the largest sum
+                holds.
         """
         if variances:
             self.sampling = self.sampling + torch.stack(variances).double().sum(-1)
@@ -47,7 +57,7 @@ class Moments:
         self.count = total
 
     def rows(self) -> list[list[float]]:
-        """Means, M₂ and every statement of the sampling variance of all streams, read back from the device at once."""
+        """Means, M₂ and every statement of the sampling variance, a row over all streams each, read back at once."""
         found = self.sampling.to(self.mean.device)
         statements = found if found.dim() > self.mean.dim() else torch.zeros_like(self.mean).unsqueeze(0)
         rows: list[list[float]] = (
@@ -56,7 +66,10 @@ class Moments:
         return rows
 
     def estimates(self) -> list[Estimate]:
-        """One estimate per stream, as `estimate`."""
+        """The mean of each stream, flattened, with its errors √(M₂/(N(N − 1)) − V/N²) and √V/N.
+
+        V is the largest sum of sampling variances. The first error is None for a single example and where V hides it.
+        """
         return [_estimate(self.count, *stream) for stream in zip(*self.rows(), strict=True)]
 
     def estimate(self) -> Estimate:
@@ -65,7 +78,7 @@ class Moments:
         return found
 
     def hidden_error(self) -> float:
-        """What the largest statement of a single stream's sampling variance has above the first, as an error."""
+        """√(V_max − V_1)/N of a single stream, V its summed sampling variances: the error that the first one hides."""
         _, _, *statements = (row[0] for row in self.rows())
         return math.sqrt(max(statements) - statements[0]) / self.count
 
@@ -85,7 +98,12 @@ def _estimate(count: int, mean: float, squares: float, *statements: float) -> Es
 
 
 def over_ranks(moments: Sequence[Moments], process_group: ProcessGroup) -> list[Moments]:
-    """The same streams of all ranks as one, merged in order of the ranks."""
+    """The same streams of all ranks as one, merged in order of the ranks; collective.
+
+    Args:
+        moments: this rank's, the same number on every rank; those without a value count as nothing.
+        process_group: the ranks.
+    """
     if process_group.size == 1:
         return list(moments)
     merged = [Moments() for _ in moments]
@@ -105,7 +123,7 @@ def root_sum_of_squares(*errors: float | None) -> float | None:
 
 
 def mean_of(values: Tensor) -> Estimate:
-    """The mean of values (N,) with its standard error."""
+    """The mean of values (N,) with its standard error sd/√N, N − 1 in the sd; None in place of it for one value."""
     moments = Moments()
     moments.add(values)
     return moments.estimate()
@@ -121,8 +139,8 @@ def ratio_of_means(
     Args:
         numerator: a, (N,).
         denominator: b, (N,).
-        terms: what stands for b in the error, where b is drawn and its spread misses what is rare.
-        added: the error of mean b that is then added, R · added / mean b.
+        terms: what stands for b in the error, (N,), where b is drawn and its spread misses what is rare; default b.
+        added: the error of mean b that is then added in quadrature, R · added / mean b.
     """
     below = float(denominator.double().mean())
     if below == 0:

@@ -13,13 +13,19 @@ from fisher_cli.curvature.problem.likelihoods import Likelihood
 
 @dataclass(frozen=True)
 class OutputScores:
-    """Directions v (K, B, C), and what each matrix makes of them, (K, B) in float64.
+    """K directions v per example, and what the true and the empirical Fisher make of them.
 
-    true: weights with Σ_k w_k v_k v_kᵀ = Λ, the covariance of the score under the model's own labels, exactly
-    or in expectation; observed: coefficients, one of each example not zero and all of the same direction,
-    `observed_row`, with Σ_k c_k v_k = s_y, the score at the dataset's label. `draws` are the directions that are
-    independent draws of the same distribution: their spread is the estimator's own error. Where it may miss what is
-    rare, `balance` weighs them with the direction that follows them, which only serves the errors.
+    Attributes:
+        directions: v (K, B, C), in the outputs' precision.
+        true: weights w (K, B) in float64 with Σ_k w_k v_k v_kᵀ = Λ, the covariance of the score under the model's own
+            labels, exactly or in expectation.
+        observed: coefficients c (K, B) in float64 with Σ_k c_k v_k = s_y, the score at the dataset's label; one of each
+            example is not zero, and all of these belong to the same direction.
+        observed_row: the number of that direction.
+        draws: the directions that are independent draws of the same distribution: their spread is the estimator's own
+            error.
+        balance: where that spread may miss what is rare, the weights of the draws and of the direction that follows
+            them, which only serves the errors.
     """
 
     directions: Tensor
@@ -35,7 +41,10 @@ Scoring = Callable[[Tensor, Tensor, int], OutputScores]
 
 
 def unit_scale(vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Vectors (…, C) scaled to a largest entry of one, and the scale (…); tiny ones then survive float32."""
+    """Vectors (…, C) scaled to a largest entry of one, and the scale (…); tiny ones then survive float32.
+
+    Vectors of zero stay zero, with the scale zero.
+    """
     scale = vectors.abs().amax(dim=-1)
     return vectors / torch.where(scale > 0, scale, torch.ones_like(scale)).unsqueeze(-1), scale
 
@@ -43,8 +52,16 @@ def unit_scale(vectors: Tensor) -> tuple[Tensor, Tensor]:
 def exact(likelihood: Likelihood, outputs: Tensor, labels: Tensor) -> OutputScores:
     """The exact scores of the true and the empirical Fisher, Σ_k w_k v_k v_kᵀ = Λ and = s_y s_yᵀ.
 
-    Where the observed score is a multiple of a direction of the root (softmax: of the first), the empirical
-    Fisher costs no backward pass of its own; otherwise one direction is added.
+    Where the observed score is a multiple of a direction of the root (softmax: of the first), the empirical Fisher
+    costs no backward pass of its own; otherwise one direction is added.
+
+    Args:
+        likelihood: q.
+        outputs: z (B, C), without a graph.
+        labels: the dataset's, (B,) or (B, C).
+
+    Returns:
+        K = C − 1 directions for softmax, 1 for one output, else C + 1; nothing is drawn.
     """
     root = likelihood.root(outputs, labels)
     if root.observed is not None:
@@ -60,7 +77,19 @@ def with_observed(
     weights: Tensor,
     draws: range = range(0),
 ) -> OutputScores:
-    """Scores of the true Fisher with the observed score added as a direction of its own, the last."""
+    """Scores of the true Fisher with the observed score added as a direction of its own, the last.
+
+    Args:
+        likelihood: q.
+        outputs: z (B, C), without a graph.
+        labels: the dataset's, (B,) or (B, C).
+        directions: those of the true Fisher, (K, B, C).
+        weights: theirs, (K, B) in float64.
+        draws: which of them are independent draws.
+
+    Returns:
+        K + 1 directions.
+    """
     unit, scale = unit_scale(likelihood.observed_score(outputs, labels))
     none = torch.zeros_like(weights[:1])
     return OutputScores(
@@ -75,8 +104,16 @@ def with_observed(
 def sampled(likelihood: Likelihood, samples: int, seed: int) -> Scoring:
     """Scores s_ŷ/√S of S labels ŷ drawn from the model, E Σ_k v_k v_kᵀ = Λ, and one drawn by size for the errors.
 
-    Unbiased, one backward pass per label, and heavy-tailed exactly where networks are confident: for
-    comparison with the literature. Of the error, `drawn_labels.errors` says what is known.
+    Unbiased, one backward pass per label, and heavy-tailed exactly where networks are confident: for comparison with
+    the literature. Of the error, `drawn_labels.draw_errors` says what is known.
+
+    Args:
+        likelihood: q.
+        samples: S.
+        seed: of the labels.
+
+    Returns:
+        The function from a batch's outputs to its S + 2 directions: S drawn, one drawn by size, the observed score.
     """
 
     def scoring(outputs: Tensor, labels: Tensor, start: int) -> OutputScores:
@@ -102,12 +139,24 @@ ScoresOf = Callable[[Likelihood, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def true_scores(likelihood: Likelihood, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The columns of an exact root of Λ: Σ_k s_k s_kᵀ = Λ."""
+    """The columns of an exact root of Λ, Σ_k s_k s_kᵀ = Λ, as directions (K, B, C) and amplitudes (K, B).
+
+    Args:
+        likelihood: q.
+        outputs: z (B, C), without a graph.
+        labels: the dataset's; they change no Λ.
+    """
     root = likelihood.root(outputs, labels)
     return root.directions, root.weights.sqrt()
 
 
 def empirical_scores(likelihood: Likelihood, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The score at the dataset's label alone."""
+    """The score s_y at the dataset's label alone, as a direction (1, B, C) and its amplitude (1, B).
+
+    Args:
+        likelihood: q.
+        outputs: z (B, C), without a graph.
+        labels: the dataset's, (B,) or (B, C).
+    """
     unit, scale = unit_scale(likelihood.observed_score(outputs, labels))
     return unit.to(outputs.dtype).unsqueeze(0), scale.unsqueeze(0)

@@ -20,7 +20,13 @@ def predicted_classes(likelihood: Likelihood, outputs: Tensor, labels: Tensor) -
 
 @dataclass
 class RunningPredictions:
-    """Loss, accuracy and entropy of the batches so far: their means, and each example's."""
+    """Loss, accuracy and entropy of the batches so far: their means, and each example's.
+
+    Attributes:
+        loss: −log q(y | z), in nats.
+        accuracy: the fraction predicted right; without a value where the likelihood has no classes.
+        entropy: −E_q log q, in nats.
+    """
 
     loss: Moments = field(default_factory=Moments)
     accuracy: Moments = field(default_factory=Moments)
@@ -45,7 +51,7 @@ class RunningPredictions:
         self._is_probability = likelihood.name != "gaussian"
 
     def over_ranks(self, process_group: ProcessGroup) -> "RunningPredictions":
-        """Those of all ranks."""
+        """The predictions of all ranks, in order of the examples; collective."""
         if process_group.size == 1:
             return self
         loss, accuracy, entropy = over_ranks([self.loss, self.accuracy, self.entropy], process_group)
@@ -59,12 +65,12 @@ class RunningPredictions:
         return RunningPredictions(loss, accuracy, entropy, reals, classes, is_probability)
 
     def predictions(self) -> Predictions:
-        """The means with their standard errors."""
+        """Loss, accuracy and entropy: means with their standard errors over examples; no accuracy without classes."""
         accuracy = self.accuracy.estimate() if self.accuracy.count else None
         return Predictions(self.loss.estimate(), accuracy, self.entropy.estimate())
 
     def per_example(self) -> PerExample:
-        """What each example is predicted to be."""
+        """Loss, entropy and predicted class of each example, in order."""
         reals = {name: as_floats(torch.cat(parts)) for name, parts in self._reals.items()}
         classes: dict[str, tuple[int, ...]] = {
             name: tuple(torch.cat(parts).tolist()) for name, parts in self._classes.items()

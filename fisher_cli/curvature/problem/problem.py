@@ -31,22 +31,27 @@ from fisher_cli.errors import ArchitectureError, CoupledExamplesError, DataError
 
 
 class Data(Protocol):
-    """A fixed sequence of N examples that can be read in slices, always the same; `labels` are all labels."""
+    """A fixed sequence of N examples that can be read in slices, always the same."""
 
     @property
     def labels(self) -> Tensor:
-        """(N,) or (N, C)."""
+        """All labels: class numbers (N,), or numbers (N,) or (N, C)."""
 
     def __len__(self) -> int:
         """N."""
 
     def batch(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Inputs and labels of examples start … stop − 1."""
+        """Inputs (B, …) and labels (B,) or (B, C) of examples start … stop − 1, on any device."""
 
 
 @dataclass(frozen=True)
 class TensorData:
-    """Examples held as two tensors, inputs (N, …) and labels (N,) or (N, C)."""
+    """Examples held as two tensors.
+
+    Attributes:
+        inputs: (N, …), as the network takes them.
+        labels: (N,) or (N, C).
+    """
 
     inputs: Tensor
     labels: Tensor
@@ -61,7 +66,13 @@ class TensorData:
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples start … start + len − 1 on the network's device, in its precision."""
+    """Examples start … start + B − 1 on the network's device.
+
+    Attributes:
+        inputs: (B, …), in the network's precision where they are floating-point.
+        labels: (B,) or (B, C), int64 where they are whole numbers.
+        start: the number of the first example, from 0.
+    """
 
     inputs: Tensor
     labels: Tensor
@@ -75,12 +86,21 @@ class Batch:
 class Problem:
     """A network q(y | x, θ), N examples and the parameters θ with respect to which all derivatives are taken.
 
-    `parameters` holds each analysed tensor once, under its first name. `batch_size` examples go through the network
-    at once with many directions, `product_batch_size` with one; `keep_graphs` allows products to keep their graphs.
-    The ranks of the `process_group` share the batches. Activations of `blocks` are not kept but computed anew in the
-    backward pass. `state` is what the network holds besides its parameters, the same before every forward pass. A
-    forward pass `may_draw` random numbers only where somebody is there to say what is wrong with it. Make one with
-    `pose`.
+    Make one with `pose`.
+
+    Attributes:
+        model: the network, in evaluation mode.
+        likelihood: q of the outputs.
+        data: the examples.
+        parameters: θ by name; each analysed tensor once, under its first name.
+        batch_size: how many examples go through the network at once with many directions.
+        outputs: C.
+        product_batch_size: how many do with one direction.
+        state: what the network holds besides its parameters, the same before every forward pass.
+        keep_graphs: whether products may keep their graphs.
+        process_group: the ranks, which share the batches.
+        blocks: modules whose activations are not kept but computed anew in the backward pass.
+        may_draw: whether a forward pass may draw random numbers without an error, for callers that report it.
     """
 
     model: nn.Module
@@ -113,16 +133,16 @@ class Problem:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The network's precision."""
+        """The network's precision: that of the first analysed parameter."""
         return next(iter(self.parameters.values())).dtype
 
     @property
     def is_large(self) -> bool:
-        """Whether each set of gradients fills memory that batches cannot have."""
+        """Whether the parameters make a large network: each set of gradients fills memory that batches cannot have."""
         return is_large(network_bytes(self.model))
 
     def give_back_memory(self) -> None:
-        """Let the system have what earlier stages freed, before the next one asks: for a large network only."""
+        """Give the memory that earlier stages freed back to the system, for a large network only."""
         if self.is_large:
             trim()
 
@@ -143,9 +163,15 @@ class Problem:
         return Batch(_on(inputs, next(iter(self.parameters.values()))), labels, start)
 
     def batches(self, size: int | None = None) -> Iterator[Batch]:
-        """This rank's share of the examples in order, `batch_size` or `size` at a time; the last may be fewer.
+        """This rank's share of the examples in order; the last batch may be smaller.
 
-        Ranks share whole batches: every example is computed in the company that it has with a single rank, bit by bit.
+        Ranks share whole batches: every example is computed among the same others as with a single rank, bit by bit.
+
+        Args:
+            size: examples at a time; None for `batch_size`.
+
+        Yields:
+            The batches, each on the network's device.
         """
         size = size or self.batch_size
         bounds = [
@@ -162,8 +188,17 @@ class Problem:
     def forward(self, inputs: Tensor) -> Tensor:
         """The network's outputs z, (B, C), on a copy of the inputs: a network may work on them in place.
 
+        What the forward pass leaves in buffers and attributes is put back.
+
+        Args:
+            inputs: (B, …), on the network's device and in its precision.
+
+        Returns:
+            z with its graph where gradients are on, in the network's precision, at least float32.
+
         Raises:
-            CoupledExamplesError: the forward pass draws random numbers.
+            ArchitectureError: the network returned no logits.
+            CoupledExamplesError: the forward pass draws random numbers, or normalises by the statistics of the batch.
         """
         before = RandomState.now(self.device)
         self.state.restore()
@@ -176,7 +211,7 @@ class Problem:
         return as_outputs(raw, len(inputs))
 
     def double(self) -> "Problem":
-        """The same problem with a copy of the network in float64.
+        """The same problem with a copy of the network in float64; batch sizes stay.
 
         Raises:
             RuntimeError: the network cannot be copied.
@@ -187,7 +222,11 @@ class Problem:
         return replace(self, model=model, parameters=parameters, state=NetworkState(model))
 
     def tracked_outputs(self, inputs: Tensor) -> Tensor:
-        """The outputs with their graph, whose `blocks` save nothing but what they are given."""
+        """The outputs z (B, C) with their graph, whose `blocks` save nothing but what they are given.
+
+        Args:
+            inputs: (B, …), on the network's device and in its precision.
+        """
         while True:
             memory = ActivationCheckpointing(lambda _keep: reproducible_kernels())
             with reproducible_kernels(), checkpointed(self.model, self.blocks, memory):
@@ -207,9 +246,15 @@ class Problem:
     def add_pulled_back(
         self, outputs: Tensor, cotangents: Tensor, total: Mapping[str, Tensor], *, keep: bool = False
     ) -> None:
-        """Add Σ_n J_nᵀ u_n to a total by parameter; `keep` the graph of the outputs or consume it.
+        """Add Σ_n J_nᵀ u_n to a total by parameter.
 
         The cotangents are scaled to a largest entry of one on the way, so that tiny ones do not underflow.
+
+        Args:
+            outputs: (B, C), with their graph.
+            cotangents: u, (B, C).
+            total: by parameter, in its shape and in float64; changed in place.
+            keep: whether the graph of the outputs is kept for another backward pass.
         """
         scale = float(cotangents.abs().amax()) or 1.0
         scaled = (cotangents.double() / scale).to(outputs.dtype)
@@ -229,7 +274,11 @@ def upcast(values: Tensor) -> Tensor:
 def as_outputs(raw: object, examples: int) -> Tensor:
     """What a network returned, as outputs (B, C): (B, C), (B, C, 1, 1), (B,) for a single output, `.logits` of these.
 
-    Those of a network in bfloat16 become float32 here: the likelihood knows no less.
+    Those of a network in bfloat16 or float16 become float32 here: the likelihood knows no less.
+
+    Args:
+        raw: a tensor, or what holds it as the attribute or the key `logits`.
+        examples: B.
 
     Raises:
         ArchitectureError: it is nothing of the kind.
@@ -305,7 +354,7 @@ def _refuse_compiled(model: nn.Module) -> None:
 
 
 def _probe(model: nn.Module, inputs: Tensor, like: Tensor, *, may_draw: bool) -> Tensor:
-    """The outputs for the first examples, computed with all errors put into words.
+    """The outputs (B, C) for the first examples, with an explanation of each error.
 
     Raises:
         CoupledExamplesError: the forward pass draws random numbers.
@@ -393,14 +442,25 @@ def pose(
 ) -> Problem:
     """The problem of a network on examples, moved to the device, in evaluation mode and checked.
 
-    `parameters` defaults to all that require gradients, `batch_size` to the automatic rule, `dtype` to the network's
-    own, at least float32. The network is changed in place: mode, device, dtype; `restored` undoes it. With `may_draw`
-    a forward pass may draw random numbers: for whoever says so then.
+    The network is changed in place: mode, device, dtype; `restored` undoes it.
+
+    Args:
+        model: the network, changed in place.
+        data: the N examples.
+        likelihood: `softmax`, `sigmoid`, `gaussian`, or `auto`: sigmoid for one output, else softmax.
+        parameters: those to analyse, by name; None for all. Those that require no gradients are left out.
+        batch_size: examples at once; None for the automatic rule. Of several ranks the smallest counts.
+        device: where to evaluate; None for where the first analysed parameter is.
+        dtype: the network's precision; None for float64 where the first analysed parameter is in float64, else float32.
+        process_group: the ranks that share the examples; `pose` is collective.
+        may_draw: whether a forward pass may draw random numbers without an error, for callers that report it.
 
     Raises:
         DataError: there are no examples, or their labels or shapes do not fit the network.
-        ArchitectureError: the network has no parameters to analyse, returns no logits, or is compiled by torch.jit.
-        CoupledExamplesError: the forward pass draws random numbers.
+        ArchitectureError: the network has no parameters to analyse, complex ones or ones without values, returns no
+            logits, or is compiled by torch.jit.
+        CoupledExamplesError: the forward pass draws random numbers, or an example's outputs depend on the batch: a
+            module stays in training mode, or a batch norm has no running statistics.
         NumericalError: outputs are NaN or infinite, or those of another function in another precision.
     """
     if len(data) == 0:

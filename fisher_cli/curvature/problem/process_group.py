@@ -13,23 +13,31 @@ from fisher_cli.curvature.linalg.sums import add_to
 class ProcessGroup:
     """Rank 0 of 1: every sum over the ranks is whole already, and all rows are there.
 
-    `distributed.Ranks` is one of several. Its methods, `share` apart, are collective: all ranks call them in the same
-    order, and all get the same.
+    `parallel.ranks.Ranks` is one of several. Its methods that pass anything between ranks are collective: all ranks
+    call them in the same order.
+
+    Attributes:
+        rank: this process's number, from 0.
+        size: how many ranks there are.
     """
 
     rank = 0
     size = 1
 
     def share(self, count: int, rank: int | None = None) -> range:
-        """Which of `count` things in a row are a rank's, or this one's: contiguous, sizes differing by one at most.
+        """Which of `count` things in a row are a rank's: contiguous shares, sizes differing by one at most.
 
         The first ranks have more.
+
+        Args:
+            count: how many things there are.
+            rank: whose share; None for this one's.
         """
         rank = self.rank if rank is None else rank
         return range(-(-rank * count // self.size), -(-(rank + 1) * count // self.size))
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Σ over the ranks, added in float64, in place."""
+        """Σ over the ranks of a contiguous tensor, added in float64; changed in place and returned."""
         return tensor
 
     def scattered(self, count: int) -> int:
@@ -39,20 +47,37 @@ class ProcessGroup:
     def add_scattered(self, vector: Tensor, total: Tensor) -> None:
         """Add Σ over the ranks of a vector (n,), in float64, to a total that is scattered over them.
 
-        The vectors are of one length and precision. The total (scattered(n),) is in float64.
+        Args:
+            vector: this rank's, of the same length and precision on every rank.
+            total: this rank's part, (scattered(n),) in float64; changed in place.
         """
         add_to(total, vector)
 
     def gather_scattered(self, total: Tensor, count: int, dtype: torch.dtype) -> Tensor:  # noqa: ARG002 - all here
-        """The vector (count,) of a scattered total, in another precision, on every rank."""
+        """The vector (count,) of a scattered total, in another precision, on every rank.
+
+        Args:
+            total: this rank's part, (scattered(count),).
+            count: the length of the whole.
+            dtype: the precision of the result.
+        """
         return total.to(dtype)
 
     def gather(self, parts: Sequence[Tensor]) -> Tensor:
-        """The rows of all ranks in their order, (Σ rows, …), from this rank's in parts, of which there may be none."""
+        """The rows of all ranks in their order, (Σ rows, …), on every rank.
+
+        Args:
+            parts: this rank's rows in order, each part (rows, …); a rank may have none, but not all.
+        """
         return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
     def gather_to(self, owner: int, part: Tensor) -> Tensor | None:
-        """The same of one part for one rank alone; None for the others."""
+        """The rows of all ranks in their order, (Σ rows, …), for one rank alone; None for the others.
+
+        Args:
+            owner: the rank that gets them.
+            part: this rank's rows.
+        """
         return part if owner == self.rank else None
 
     def exchange(self, value: Any) -> list[Any]:

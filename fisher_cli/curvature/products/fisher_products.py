@@ -26,12 +26,12 @@ OutputProduct = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def split(problem: Problem, vector: Tensor) -> dict[str, Tensor]:
-    """A flat vector (P,) as tensors of the parameters' shapes and precision."""
+    """A flat vector (P,) as tensors of the parameters' shapes and precision, by name."""
     return {name: part.to(problem.parameters[name].dtype) for name, part in views(problem, vector.reshape(-1)).items()}
 
 
 def views(problem: Problem, vector: Tensor) -> dict[str, Tensor]:
-    """Views of a flat vector (P,) in the parameters' shapes."""
+    """Views of a flat vector (P,) in the parameters' shapes and the vector's precision, by name."""
     sizes = [parameter.numel() for parameter in problem.parameters.values()]
     parts = torch.split(vector, sizes)
     return {
@@ -42,7 +42,14 @@ def views(problem: Problem, vector: Tensor) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class BatchGraph:
-    """A batch, its outputs (B, C) without their graph, the graph where it is kept, and that of its transpose."""
+    """A batch that has gone forward.
+
+    Attributes:
+        batch: the examples.
+        outputs: z (B, C), without a graph.
+        graph: z with its graph, where that is kept.
+        transpose: the graph of the backward pass, where that is kept.
+    """
 
     batch: Batch
     outputs: Tensor
@@ -53,9 +60,12 @@ class BatchGraph:
 class Jacobian:
     """J_n of all examples as two linear maps, v ↦ J_n v and u ↦ Σ_n J_nᵀ u_n, batch by batch.
 
-    The graphs of as many batches as fit into memory are kept between products, those of the backward passes too.
-    A product with JᵀMJ then costs four to six forward passes, about half of them each way, and seven to ten without:
-    J v then goes by forward mode, which has no use for graphs.
+    The graphs of as many batches as fit into memory are kept between products, those of the backward passes too. A
+    product with JᵀMJ then costs four to six forward passes, about half of them each way, and seven to ten without: J v
+    then goes by forward mode, which has no use for graphs.
+
+    Attributes:
+        problem: the network and its examples. Its parameters are not to change while graphs are kept.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -75,7 +85,7 @@ class Jacobian:
         return gradients_fit(self.problem) and is_transpose(self.problem, double_backward(self.problem))
 
     def pieces(self) -> Iterator[BatchGraph]:
-        """The examples in order; the first time around they go forward, and graphs are kept."""
+        """This rank's examples in order, batch by batch; the first time they go forward, and graphs are kept."""
         if self._pieces:
             yield from self._pieces
             return
@@ -98,7 +108,7 @@ class Jacobian:
         return BatchGraph(batch, outputs.detach(), outputs, transpose), room
 
     def graph_bytes(self, batch: Batch) -> int:
-        """What the graphs of a batch hold beside parameters and buffers, where there is room for them."""
+        """Bytes that the graphs of a batch hold beside parameters and buffers, by one forward pass."""
         whole = 2**62
         return whole - self._piece(batch, whole)[1]
 
@@ -119,11 +129,22 @@ class Jacobian:
             yield held
 
     def push(self, piece: BatchGraph, tangents: Mapping[str, Tensor]) -> Tensor:
-        """J_n v of a piece, (B, C), for v by parameter."""
+        """J_n v of a piece, (B, C), for v by parameter.
+
+        Args:
+            piece: one of `pieces`.
+            tangents: v, for every parameter by name, in its shape and precision.
+        """
         return piece.transpose.apply(tangents) if piece.transpose else self._push(piece.batch, tangents)[1]
 
     def pull(self, piece: BatchGraph, cotangents: Tensor, total: Tensor) -> None:
-        """Add Σ_n J_nᵀ u_n for cotangents u (B, C) to a flat vector (P,)."""
+        """Add Σ_n J_nᵀ u_n to a flat vector (P,).
+
+        Args:
+            piece: one of `pieces`; without a kept graph it goes forward once more.
+            cotangents: u, (B, C).
+            total: (P,), changed in place.
+        """
         graph = tracked(self.problem, piece.batch) if piece.graph is None else piece.graph
         self.problem.add_pulled_back(graph, cotangents, views(self.problem, total), keep=piece.graph is not None)
 
@@ -144,7 +165,15 @@ def product(jacobian: Jacobian, output_product: OutputProduct) -> Callable[[Tens
 
 
 def fisher_product(problem: Problem, jacobian: Jacobian | None = None) -> Callable[[Tensor], Tensor]:
-    """v ↦ F v = mean_n J_nᵀ Λ_n (J_n v), Λ_n the covariance of the model's own score."""
+    """v ↦ F v = mean_n J_nᵀ Λ_n (J_n v), Λ_n the covariance of the model's own score.
+
+    Args:
+        problem: the network and its N examples, of all ranks.
+        jacobian: one that may be shared with other products; None for a new one.
+
+    Returns:
+        The map from v (P,) of any precision to F v (P,) in float64; calls are collective.
+    """
     likelihood = problem.likelihood
     return product(
         jacobian or Jacobian(problem), lambda outputs, _, tangent: likelihood.covariance_product(outputs, tangent)
@@ -152,7 +181,15 @@ def fisher_product(problem: Problem, jacobian: Jacobian | None = None) -> Callab
 
 
 def empirical_product(problem: Problem, jacobian: Jacobian | None = None) -> Callable[[Tensor], Tensor]:
-    """v ↦ F̂ v = mean_n J_nᵀ s_y (s_yᵀ J_n v), s_y the score at the dataset's label; uncentred."""
+    """v ↦ F̂ v = mean_n J_nᵀ s_y (s_yᵀ J_n v), s_y the score at the dataset's label; uncentred.
+
+    Args:
+        problem: the network and its N examples, of all ranks.
+        jacobian: one that may be shared with other products; None for a new one.
+
+    Returns:
+        The map from v (P,) of any precision to F̂ v (P,) in float64; calls are collective.
+    """
     likelihood = problem.likelihood
 
     def apply(outputs: Tensor, labels: Tensor, tangent: Tensor) -> Tensor:
@@ -166,7 +203,13 @@ def empirical_product(problem: Problem, jacobian: Jacobian | None = None) -> Cal
 class ScoreFactor:
     """w ↦ A w and v ↦ Aᵀv for the factor A with a column J_nᵀ s_nk/√N per example and score, in order of both.
 
-    Vectors of length M = N·K take the place of those of length P, of which one at a time is made, in `dtype`.
+    Vectors of length M = N·K take the place of those of length P, of which one at a time is made. Calling it gives AᵀA
+    w. All methods are collective.
+
+    Attributes:
+        jacobian: J_n of all examples.
+        scores_of: the scores s_nk, K of each example.
+        dtype: the precision of A w.
     """
 
     jacobian: Jacobian
@@ -175,7 +218,7 @@ class ScoreFactor:
 
     @cached_property
     def size(self) -> int:
-        """M."""
+        """M = N·K, the number of columns."""
         return sum(self.jacobian.problem.process_group.exchange(sum(each.numel() for _, _, each in self._scored())))
 
     def _scored(self) -> Iterator[tuple[BatchGraph, Tensor, Tensor]]:
@@ -185,7 +228,7 @@ class ScoreFactor:
             yield piece, directions, amplitudes / self.jacobian.problem.examples**0.5
 
     def combine(self, weights: Tensor) -> Tensor:
-        """A w, (P,), for w (M,)."""
+        """A w, (P,) in `dtype`, for w (M,) in order of examples and then of scores."""
         problem = self.jacobian.problem
         total = torch.zeros(problem.size, dtype=self.dtype, device=problem.device)
         for piece, directions, amplitudes in self._scored():

@@ -173,8 +173,14 @@ def gradients_fit(problem: Problem) -> bool:
 def jvp_of(problem: Problem) -> PushForward:
     """The map v ↦ J v by the fastest way that is the transpose of backward mode on this network.
 
-    Forward mode or double backward, else row by row. They can differ: an embedding's padding row has a
-    forward derivative and no backward one, and some operations lack forward mode or a second derivative.
+    Forward mode or double backward, else row by row. They can differ: an embedding's padding row has a forward
+    derivative and no backward one, and some operations lack forward mode or a second derivative.
+
+    Args:
+        problem: the network; a few of its examples go forward and back to choose the way.
+
+    Returns:
+        The map from a batch and v, by parameter in its shape and precision, to z (B, C) without a graph and J v (B, C).
     """
     ways = [_forward_mode, double_backward]
     if _has_few_convolutions(problem) and gradients_fit(problem):

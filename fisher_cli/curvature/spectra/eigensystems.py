@@ -33,15 +33,23 @@ LEADING_SHARE = 0.05
 
 @dataclass(frozen=True)
 class Eigensystem:
-    """Leading eigenvalues θ of a matrix A in descending order, (k,), and the norms ‖Av − θv‖ of their residuals, (k,).
+    """The k leading eigenvalues θ of a matrix A, (P, P), and what their solver knows besides.
 
-    vectors: the eigenvectors (P, k) where asked for; on the routes by Gram and dual only of the θ above rounding, the
-    residuals of the others being ‖AᵀAu − θu‖ there. whole: all eigenvalues that can differ from zero, where the
-    route gives them. squared_norm: ‖A‖_F², where it does. bound: on the route `gram-leading` both are of A without
-    the columns left out, and no eigenvalue of A exceeds the one given by more than this; the residuals include it.
-    coordinates: vᵀg_m/√N for every column g_m of the factor and every eigenvector v, (M, k), and `examples`, whose
-    column it is, (M,), on the routes by Gram. products: products with A or its dual. note: what a reader should
-    know, else "".
+    Attributes:
+        values: θ (k,) in descending order.
+        residuals: ‖Av − θv‖, (k,); on the routes by Gram and dual those of θ not above rounding are ‖AᵀAu − θu‖, A
+            being the factor there.
+        route: how they were found.
+        converged: whether every residual is within the tolerance and no larger eigenvalue was overlooked.
+        products: products with A or its dual.
+        vectors: unit eigenvectors (P, l) where asked for; on the routes by Gram and dual only of the θ above rounding.
+        whole: all eigenvalues that can differ from zero, in descending order, where the route gives them.
+        squared_norm: ‖A‖_F², where the route gives it.
+        bound: on the route `gram-leading` values, `whole` and `squared_norm` are of A without the columns left out, and
+            no eigenvalue of A exceeds the one given by more than this; the residuals include it. Else 0.
+        coordinates: vᵀg_m/√N for every column g_m of the factor and every eigenvector v, (M, k), on the routes by Gram.
+        examples: whose column it is, (M,), on the same routes.
+        note: what a reader should know, else "".
     """
 
     values: Tensor
@@ -62,8 +70,13 @@ class Eigensystem:
 class Matrix:
     """The true or the empirical Fisher of a problem, and how its eigenvalues are found.
 
-    `columns` may hold w ‖J_nᵀ v_nk‖² of every score, (N, K): with it, the small ones can be left out and bounded.
-    `trace` is the exact trace where it is known. Engine and Jacobian may be shared between matrices.
+    Attributes:
+        engine: that of the problem; it may be shared between matrices.
+        jacobian: makes the Jacobian, or gives the one that is shared.
+        empirical: which of the two it is.
+        trace: the exact trace where it is known.
+        columns: w ‖J_nᵀ v_nk‖² of every score, (N, K): with it, the small ones can be left out and bounded.
+        seed: of the start vectors.
     """
 
     engine: Engine
@@ -80,17 +93,17 @@ class Matrix:
 
     @property
     def scores_of(self) -> ScoresOf:
-        """The scores whose covariance over the examples the matrix is."""
+        """The scores s_nk of the matrix mean_n Σ_k J_nᵀ s_nk s_nkᵀ J_n."""
         return empirical_scores if self.empirical else true_scores
 
     @property
     def scores(self) -> int:
-        """K, the scores per example."""
+        """K, the scores per example: C − 1 of a softmax network, else C; 1 of the empirical Fisher."""
         softmax = self.problem.likelihood.name == "softmax"
         return 1 if self.empirical else self.problem.outputs - softmax
 
     def product(self, vector: Tensor) -> Tensor:
-        """A v for v (P,)."""
+        """A v, (P,) in float64, for v (P,); collective."""
         make = empirical_product if self.empirical else fisher_product
         return make(self.problem, self.jacobian())(vector)
 
@@ -112,6 +125,9 @@ class Matrix:
             route: how; by default the cheapest by an estimate from the network's shapes.
             vectors: whether eigenvectors are wanted.
             whole: prefer a route that gives the whole spectrum.
+
+        Returns:
+            The eigenvalues; what has not converged keeps its values and residuals.
 
         Raises:
             NumericalError: a gradient or a product is NaN or infinite.
@@ -139,7 +155,14 @@ class Matrix:
         return self._by_lanczos(count, tolerance, vectors)
 
     def few_columns(self, tolerance: float) -> Tensor | None:
-        """The mask (N, K) of the largest columns that leave a negligible trace, None where norms are not known."""
+        """The mask (N, K) of the largest columns, at least one, that leave a trace of at most tolerance · tr F/20.
+
+        Args:
+            tolerance: that of the eigenvalues, relative to the largest.
+
+        Returns:
+            None where the norms of the columns are not known.
+        """
         if self.columns is None:
             return None
         ordered, order = self.columns.reshape(-1).sort(descending=True, stable=True)
@@ -291,7 +314,20 @@ def matrices(
     columns: Tensor | None = None,
     seed: int = 0,
 ) -> tuple[Matrix, Matrix]:
-    """The true and the empirical Fisher of a problem, sharing one Jacobian and an engine, by default a checked one."""
+    """The true and the empirical Fisher of a problem, which share one engine and one Jacobian.
+
+    Args:
+        problem: the network and its examples.
+        engine: one that was checked; None for a new one, checked here.
+        trace_true: tr F where it is known exactly.
+        trace_empirical: tr F̂ likewise.
+        columns: w ‖J_nᵀ v_nk‖² of every score of F, (N, K).
+        seed: of the start vectors.
+
+    Raises:
+        CoupledExamplesError: outputs depend on the other examples, on chance or on earlier calls.
+        VerificationError: the engine disagrees with plain autograd.
+    """
     if engine is None:
         engine = Engine(problem)
         verification.check(engine, derivatives=False)
@@ -348,8 +384,16 @@ AUTOMATIC_ROWS = 4000
 class SpectrumRequest:
     """What is asked of a matrix: how many leading eigenvalues, to which tolerance, and how far beyond them.
 
-    `whole` None means up to AUTOMATIC_ROWS. `damping` None means 1/N. Without `full` only what is almost free
-    beside the leading eigenvalues is answered, and no eigenvalue beyond them is looked for.
+    Attributes:
+        count: leading eigenvalues, k.
+        tolerance: of their residuals, relative to the largest.
+        seed: of start vectors, probes and resampling.
+        full: whether eigenvalues beyond the leading ones are looked for; without it only what is almost free beside
+            these is answered.
+        whole: whether all eigenvalues are wanted; None for up to AUTOMATIC_ROWS rows.
+        damping: α of the effective dimension; None for 1/N.
+        probes: random vectors of a density.
+        steps: of Lanczos for each.
     """
 
     count: int

@@ -31,8 +31,12 @@ from fisher_cli.curvature.torch_backend.malloc import large_blocks_given_back
 class Factor:
     """The columns √N A of the chosen examples and scores, M of all ranks, in order of the examples.
 
-    `amplitudes` (M,) are √w in float64: columns are held for unit directions, so that none underflows.
-    `examples` (M,) says whose each column is. `mine` are the columns of this rank, which `parts` holds.
+    Attributes:
+        problem: the network and its examples.
+        amplitudes: √w (M,) in float64: columns are held for unit directions, so that none underflows.
+        examples: whose each column is, (M,).
+        mine: the columns of this rank.
+        parts: these columns, by parameter.
     """
 
     problem: Problem
@@ -193,10 +197,15 @@ class _Collector:
 
 
 def collect(engine: Engine, scores_of: ScoresOf, chosen: Tensor | None = None) -> Factor:
-    """The factor of all examples, of all their scores or of those chosen, a mask (N, K).
+    """The factor A of a Fisher, A Aᵀ = F, with a column J_nᵀ s_nk/√N per example and score.
 
     One forward pass, K backward passes, and a gradient per column: M · P values are held, less for linear layers, and
-    those of a batch's columns of one parameter besides.
+    those of a batch's columns of one parameter besides. Collective.
+
+    Args:
+        engine: that of the network and its examples.
+        scores_of: the scores s_nk, K of each example.
+        chosen: the mask (N, K) of the columns to make; None for all.
     """
     problem, here = engine.problem, _examples_here(engine.problem)
     process_group, collector = problem.process_group, None

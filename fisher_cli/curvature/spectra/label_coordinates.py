@@ -1,7 +1,7 @@
 """The scores of all labels that a model could have drawn, as combinations of the columns of a root of Λ.
 
-Every score s_c is in the span of the directions v_k of the root, s_c = Σ_k a_ck v_k. Whoever knows the inner products
-of the gradients J_nᵀv_k knows those of every label's gradient: no label drawn from the model costs a pass.
+Every score s_c is in the span of the directions v_k of the root, s_c = Σ_k a_ck v_k. The inner products of the
+gradients J_nᵀv_k give those of every label's gradient: no label drawn from the model costs a pass.
 """
 
 from dataclasses import dataclass
@@ -17,11 +17,15 @@ from fisher_cli.curvature.problem.output_scores import unit_scale
 
 @dataclass(frozen=True)
 class LabelCoordinates:
-    """One batch: directions v (K, B, C) with weights w (B, K), Σ_k w_k v_k v_kᵀ = Λ, and labels' scores in them.
+    """One batch: an exact root of Λ, and the scores of all labels in its directions.
 
-    observed: a (B, K) of the score at the dataset's label. Of one label out of C: `probabilities` p (B, C) and
-    `labels` a (B, C, K), classes in the order of pivoting. Of K independent labels the scores are their own
-    coordinates, and `excess` (B, K) is E s_k⁴ − (E s_k²)².
+    Attributes:
+        directions: v (K, B, C).
+        weights: w (B, K), Σ_k w_k v_k v_kᵀ = Λ.
+        observed: a (B, K) of the score at the dataset's label.
+        probabilities: p (B, C) of one label out of C, classes in the order of pivoting; else None.
+        labels: a (B, C, K) of every class, in the same order; else None.
+        excess: E s_k⁴ − (E s_k²)², (B, K), of K independent labels, whose scores are their own coordinates; else None.
     """
 
     directions: Tensor
@@ -57,10 +61,13 @@ class LabelCoordinates:
 
 @dataclass(frozen=True)
 class DrawnScores:
-    """One batch: scores of S ≥ 2 labels drawn by size for each example, as unit directions v (S, B, C).
+    """One batch: scores s = scale · v of S ≥ 2 labels drawn by size for each example.
 
-    scales (B, S): s = scale · v. ratios (B, S): p/q of the labels, which are drawn with the chances q(c) =
-    p(c) ‖s_c‖²/tr Λ: of labels drawn from a confident model itself all may be its first choice, and tell nothing.
+    Attributes:
+        directions: unit directions v (S, B, C).
+        scales: of the scores, (B, S).
+        ratios: p/q of the labels, (B, S), drawn with the chances q(c) = p(c) ‖s_c‖²/tr Λ: of labels drawn from a
+            confident model itself all may be its first choice, and tell nothing.
     """
 
     directions: Tensor
@@ -88,7 +95,17 @@ def _pairs(values: Tensor) -> Tensor:
 
 
 def drawn_scores(likelihood: Likelihood, outputs: Tensor, start: int, labels: int, seed: int) -> DrawnScores:
-    """Scores at `labels` labels drawn by size for each example of a batch that begins with example `start`."""
+    """Scores at labels drawn by size for each example of a batch.
+
+    Args:
+        likelihood: q.
+        outputs: z (B, C), without a graph.
+        start: the number of the batch's first example.
+        labels: how many to draw per example, S ≥ 2.
+        seed: of the labels.
+
+    Source: Hansen and Hurwitz 1943 (doi:10.1214/aoms/1177731356), for chances in proportion to size.
+    """
     draws = of_examples(seed, "null by size", start, len(outputs), outputs.device)
     scores = scores_by_size(likelihood, outputs, labels, draws)
     unit, scales = unit_scale(scores)
@@ -96,7 +113,13 @@ def drawn_scores(likelihood: Likelihood, outputs: Tensor, start: int, labels: in
 
 
 def coordinates(likelihood: Likelihood, outputs: Tensor, labels: Tensor) -> LabelCoordinates:
-    """The root of Λ (B, C) that the traces are computed with, and every label's score in its directions."""
+    """The root of Λ that the exact traces are computed with, and every label's score in its directions.
+
+    Args:
+        likelihood: q.
+        outputs: z (B, C), without a graph.
+        labels: the dataset's, (B,) or (B, C).
+    """
     root = likelihood.root(outputs, labels)
     if isinstance(likelihood, Softmax):
         ordered, table = _of_classes(likelihood, outputs, labels)

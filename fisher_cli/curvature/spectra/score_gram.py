@@ -30,7 +30,7 @@ ROUNDING = 100
 
 
 def is_affordable(engine: Engine) -> bool:
-    """Whether memory and patience suffice for the inner products of all N·K score gradients."""
+    """Whether the inner products of all N·K score gradients fit into memory and a fixed number of operations."""
     problem = engine.problem
     scores = problem.outputs - (problem.likelihood.name == "softmax")
     rows, shapes, itemsize = problem.examples * scores, ProblemShapes.of(engine), problem.dtype.itemsize
@@ -42,7 +42,14 @@ def is_affordable(engine: Engine) -> bool:
 
 @dataclass(frozen=True)
 class GramEigenpairs:
-    """Leading eigenvalues θ (k,) with residuals ‖Mv − θv‖ (k,); vectors v = D c given by c (M, l), θ above rounding."""
+    """The k leading eigenpairs of a matrix M, found through the inner products U.
+
+    Attributes:
+        values: θ (k,) in descending order.
+        residuals: ‖Mv − θv‖, (k,).
+        vectors: c (N·K, l), the coordinates of the unit eigenvectors v = D c with θ above rounding.
+        converged: whether all residuals are within the tolerance.
+    """
 
     values: Tensor
     residuals: Tensor
@@ -56,7 +63,13 @@ class GramEigenpairs:
 
 @dataclass(frozen=True)
 class LabelSet:
-    """F̂ of one set of labels: coordinates C (N, K), U C (N, M) and the Gram matrix (1/N) CᵀUC (N, N)."""
+    """F̂ of one set of labels.
+
+    Attributes:
+        coordinates: C (N, K), those of the scores at the labels.
+        images: U C, (N, M).
+        gram: the Gram matrix (1/N) CᵀUC, (N, N).
+    """
 
     coordinates: Tensor
     images: Tensor
@@ -71,9 +84,15 @@ class LabelSet:
 
 @dataclass(frozen=True)
 class ScoreGram:
-    """U (M, M) in float64, M = N·K; weights (N, K) with F = (1/N) D W Dᵀ; `observed` (N, K), the dataset's labels.
+    """The inner products U = DᵀD of the M = N·K score gradients J_nᵀv_nk, and F in them.
 
-    `drawn` (draws, N, K) are coordinates of the scores at labels drawn from the model.
+    Attributes:
+        products: U (M, M) in float64, in order of examples and then of directions.
+        weights: w (N, K), F = (1/N) D W Dᵀ.
+        observed: (N, K), coordinates of the scores at the dataset's labels.
+        drawn: (draws, N, K), coordinates of the scores at labels drawn from the model.
+        eps: the machine epsilon of the network's precision.
+        seed: of the start vectors.
     """
 
     products: Tensor
@@ -119,7 +138,12 @@ class ScoreGram:
         return float((labels.images.square() @ self.roots.square()).sum()) / self.examples
 
     def true_pairs(self, count: int, tolerance: float) -> GramEigenpairs:
-        """The leading eigenpairs of F; all eigenvalues where M is at most some 1,500, by Lanczos on AᵀA beyond."""
+        """The leading eigenpairs of F; all eigenvalues where M is at most some 1,500, by Lanczos on AᵀA beyond.
+
+        Args:
+            count: how many.
+            tolerance: of the residuals on Lanczos' way, relative to the largest eigenvalue.
+        """
         size, converged = len(self.roots), True
         if size <= WHOLE_ROWS:
             values, inner = torch.linalg.eigh(self.products * self.roots * self.roots.unsqueeze(1))
@@ -142,7 +166,12 @@ class ScoreGram:
         return replace(pairs, vectors=pairs.vectors * self.roots.unsqueeze(1))
 
     def empirical_pairs(self, labels: LabelSet, count: int) -> GramEigenpairs:
-        """The leading eigenpairs of F̂."""
+        """The leading eigenpairs of F̂, from all eigenvectors of its Gram matrix.
+
+        Args:
+            labels: those of F̂.
+            count: how many.
+        """
         values, inner = labels.eigenpairs
         values, inner = values[:count], inner[:, :count]
         pairs = self._pairs(values, inner, lambda x: labels.gram @ x, True)
@@ -174,9 +203,14 @@ class ScoreGram:
 
 
 def collect(engine: Engine, *, draws: int = 0, seed: int = 0) -> ScoreGram:
-    """U of all examples and all directions of their roots, with `draws` sets of labels drawn from the model.
+    """U of all examples and all directions of their roots, with sets of labels drawn from the model.
 
     One forward pass, K backward passes, N·K gradients held (as two factors for linear layers), (N·K)² products.
+
+    Args:
+        engine: that of the network and its examples.
+        draws: how many sets of labels.
+        seed: of the labels and of Lanczos' start vectors.
 
     Raises:
         NumericalError: a gradient is NaN or infinite.

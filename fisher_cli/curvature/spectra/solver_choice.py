@@ -13,7 +13,7 @@ from fisher_cli.curvature.problem.problem import Problem
 
 # Products that Lanczos takes, about: so many, and so many more for each eigenvalue.
 FIRST_PRODUCTS, PRODUCTS_EACH = 15, 3
-# Forward passes per product: four with kept graphs, more without, see products.py.
+# Forward passes per product: four with kept graphs, more without, see fisher_products.py.
 PASSES = 5
 # What is not multiplications, in multiplications: a batch of a product or of the engine; an entry of a matrix read and
 # written in float64.
@@ -39,10 +39,15 @@ class Eigensolver(StrEnum):
 
 @dataclass(frozen=True)
 class ProblemShapes:
-    """What one example costs: multiplications of a forward pass, and of columns held as they are or as two factors.
+    """What one example costs: multiplications of a forward pass, and values of a column of the factor.
 
-    `widths` is Σ (R + Q) over the layers held as two factors, R·Q being many; `layers` their number. `together` values
-    of a column that is held as it is are made at once.
+    Attributes:
+        forward: multiplications of a forward pass, at least P.
+        explicit: values of a column in the parameters that are held as they are.
+        cotangents: values of a column in the cotangents of the layers held as two factors.
+        inputs: values of an example in the inputs of these layers.
+        layers: the number of these layers.
+        together: of `explicit`, how many values of a column are made at once.
     """
 
     forward: int
@@ -54,7 +59,7 @@ class ProblemShapes:
 
     @classmethod
     def of(cls, engine: Engine) -> "ProblemShapes":
-        """Those of the network, read off one example."""
+        """The shapes of the engine's network, read off its first example; one forward and one backward pass."""
         problem = engine.problem
         batch = problem.slice(0, 1)
         evaluated = engine.evaluate(batch)
@@ -78,13 +83,25 @@ class ProblemShapes:
         return cls(max(forward, problem.size), explicit, cotangents, inputs, layers, max(largest, by_example))
 
     def held(self, columns: int, examples: int, itemsize: int) -> int:
-        """Bytes of so many columns of the factor, of their inner products and of two more matrices of that size."""
+        """Bytes of some columns of the factor, of their inner products and of two more matrices of that size.
+
+        Args:
+            columns: how many.
+            examples: how many they are of.
+            itemsize: bytes of a value of a column.
+        """
         values = columns * (self.explicit + self.cotangents) + examples * self.inputs
         return values * itemsize + 3 * columns**2 * 8
 
 
 def fits(engine: Engine, scores: int, columns: int) -> bool:
-    """Whether so many columns of the factor, beside all of a batch from which they are chosen, fit into memory."""
+    """Whether so many columns of the factor, beside all of a batch from which they are chosen, fit into memory.
+
+    Args:
+        engine: that of the network.
+        scores: K, the scores per example.
+        columns: how many are held.
+    """
     problem = engine.problem
     columns += min(problem.batch_size, problem.examples) * scores
     held = ProblemShapes.of(engine).held(columns, problem.examples, problem.dtype.itemsize)
@@ -92,12 +109,19 @@ def fits(engine: Engine, scores: int, columns: int) -> bool:
 
 
 def vectors_fit(problem: Problem, count: int) -> bool:
-    """Whether there is memory for so many eigenvectors in float64."""
+    """Whether min(count, P) eigenvectors of length P in float64 fit into the memory that is set aside for them."""
     return min(count, problem.size) * problem.size * 8 <= memory_bytes(problem.device) * BASIS_SHARE
 
 
 def choose_eigensolver(engine: Engine, scores: int, count: int, *, whole: bool = False) -> Eigensolver:
-    """The cheapest way to the `count` largest eigenvalues, or to all, of a matrix of so many scores per example."""
+    """The cheapest way to the largest eigenvalues, or to all, of a Fisher.
+
+    Args:
+        engine: that of the network and its examples.
+        scores: K, the scores per example.
+        count: how many eigenvalues.
+        whole: prefer a way that gives all eigenvalues, where one fits into memory.
+    """
     problem, shapes = engine.problem, ProblemShapes.of(engine)
     columns, itemsize = problem.examples * scores, problem.dtype.itemsize
     memory = memory_bytes(problem.device)
@@ -125,7 +149,15 @@ def choose_eigensolver(engine: Engine, scores: int, count: int, *, whole: bool =
 
 
 def gram_work(shapes: ProblemShapes, examples: int, scores: int, batch: int, whole: bool) -> float:
-    """Multiplications of the Gram route, about: passes, inner products, matrices written, the small eigenproblem."""
+    """Multiplications of the Gram route, about: passes, inner products, matrices written, the small eigenproblem.
+
+    Args:
+        shapes: of the network.
+        examples: N.
+        scores: K, the scores per example.
+        batch: examples at once.
+        whole: whether all eigenvalues are wanted.
+    """
     columns = examples * scores
     passes = 2 * (scores + 1) * examples * shapes.forward + -(-examples // batch) * 4 * PER_BATCH
     products = columns**2 * (shapes.explicit + shapes.cotangents) / 2 + examples**2 * shapes.inputs / 2

@@ -26,8 +26,13 @@ def effective_rank(trace: float, squared_norm: float) -> float | None:
 def effective_dimension(values: Tensor, damping: float) -> float:
     """Σ λ/(λ + α), α > 0: the number of directions that the data determine better than a prior of precision α.
 
-    Negative eigenvalues are rounding and count as zero. α is on the scale of the matrix: with the mean over N
-    examples, α = 1/N sets N F against a prior of unit precision.
+    Negative eigenvalues are rounding and count as zero.
+
+    Args:
+        values: all eigenvalues λ that are not zero, in any order.
+        damping: α, on the scale of the matrix: with the mean over N examples, α = 1/N sets N F against a prior of unit
+            precision.
+
     Source: MacKay 1992 (doi:10.1162/neco.1992.4.3.415); Maddox, Benton and Wilson 2020 (arXiv:2003.02139).
     """
     positive = values.clamp_min(0)
@@ -87,8 +92,16 @@ def gradient_share(vectors: Tensor, gradient: Tensor) -> float | None:
 def subspace_overlap(vectors: Tensor, others: Tensor) -> float | None:
     """‖V_kᵀ W_l‖_F²/min(k, l) for orthonormal V_k (P, k) and W_l (P, l): 1 if one space contains the other.
 
-    Two random spaces have k·l/(P·min(k, l)) on average. None when one is empty. Where the eigenvalues k and k + 1
-    nearly agree the space is hardly defined, and the overlap says little.
+    Two random spaces have k·l/(P·min(k, l)) on average. Where the eigenvalues k and k + 1 nearly agree the space is
+    hardly defined, and the overlap says little.
+
+    Args:
+        vectors: V_k.
+        others: W_l, on the same device.
+
+    Returns:
+        From 0 to 1; None when one of the two is empty.
+
     Source: Gur-Ari, Roberts and Dyer 2018 (arXiv:1812.04754), for k = l.
     """
     least = min(vectors.shape[1], others.shape[1])

@@ -34,14 +34,25 @@ NODE_ROUNDING, NODE_FLOOR = 10, 1e-8
 
 @dataclass(frozen=True)
 class LeadingVectors:
-    """Orthonormal eigenvectors (P, k) above zero, and the tensors whose values they hold."""
+    """The leading eigenvectors of a Fisher.
+
+    Attributes:
+        vectors: orthonormal (P, k), with eigenvalues above zero, in the network's precision.
+        layout: the shapes of the parameters whose values they hold, in order.
+    """
 
     vectors: Tensor
     layout: Mapping[str, torch.Size]
 
 
 def as_result(found: Eigensystem, wanted: int, parameters: int) -> Eigenvalues:
-    """The eigenvalues with their residuals and in words how they were found."""
+    """The eigenvalues with their residuals and in words how they were found.
+
+    Args:
+        found: the leading ones.
+        wanted: how many were asked for.
+        parameters: P, more than which there are none.
+    """
     missing = wanted - parameters
     notes = [found.note] if found.note else []
     if missing > 0:
@@ -201,7 +212,7 @@ def leading_vectors(matrix: Matrix, question: SpectrumRequest) -> LeadingVectors
 
 
 def overlap(leading: LeadingVectors | None, before: LeadingVectors | None) -> float | None:
-    """‖V_kᵀ W_l‖_F²/min(k, l) of two sets of eigenvectors, None unless they are of the same tensors."""
+    """‖V_kᵀ W_l‖_F²/min(k, l) of two sets of eigenvectors; None unless they are of the same tensors."""
     if leading is None or before is None or dict(leading.layout) != dict(before.layout):
         return None
     return spectral_summary.subspace_overlap(leading.vectors, before.vectors.to(leading.vectors.device))

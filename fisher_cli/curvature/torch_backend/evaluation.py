@@ -1,4 +1,4 @@
-"""A forward pass of a network as it is in evaluation mode, with what goes wrong in it put into words."""
+"""A forward pass of a network in evaluation mode, with an explanation of its errors."""
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -16,6 +16,10 @@ def evaluated(model: nn.Module, inputs: Tensor) -> object:
     In float64 a forward pass that makes tensors of torch's default type, as `torch.zeros(…)` for a first hidden state,
     may meet its own weights in another. Then, and only then, the default is float64 for its time: elsewhere it would
     change the constants that the network computes with.
+
+    Args:
+        model: in evaluation mode; what the forward pass leaves in it is not put back.
+        inputs: (B, …), on the network's device; the copy lets the network work on them in place.
 
     Raises:
         CoupledExamplesError: it normalises by the statistics of the batch, and cannot take an example alone.
@@ -57,10 +61,16 @@ def _graphs_that_can_be_kept() -> AbstractContextManager[object]:
 
 
 def refuse_random_numbers(model: nn.Module, inputs: Tensor) -> None:
-    """Name the module whose forward pass draws random numbers, if it does so again.
+    """Evaluate the network again, module by module, and name the innermost module that draws random numbers.
+
+    Nothing is raised where none draws this time.
+
+    Args:
+        model: the network, after a forward pass that has moved a global generator.
+        inputs: (B, …), on its device.
 
     Raises:
-        CoupledExamplesError: one does.
+        CoupledExamplesError: a module draws random numbers.
     """
     module = first_to_draw(model, inputs)
     if module is not None:

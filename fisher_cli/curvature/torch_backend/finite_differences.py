@@ -25,14 +25,19 @@ _PADDING = {torch.ops.aten.embedding: 2, torch.ops.aten._embedding_bag: 8}
 
 @dataclass
 class Watched:
-    """`coarsest` is the least precise type of what depends on parameters; `padding` the rows left out, by parameter."""
+    """What an evaluation was seen to do.
+
+    Attributes:
+        coarsest: the least precise type of what depends on parameters.
+        padding: the rows that are left out, an embedding's `padding_idx`, by parameter.
+    """
 
     coarsest: torch.dtype = torch.float64
     padding: dict[str, set[int]] = field(default_factory=dict)
 
     @property
     def unit(self) -> float:
-        """The largest relative rounding."""
+        """The machine epsilon of the coarsest type: the largest relative rounding."""
         return torch.finfo(self.coarsest).eps
 
 
@@ -75,7 +80,14 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @contextmanager
 def watched_evaluation(parameters: Mapping[str, Tensor]) -> Iterator[Watched]:
-    """Watch every operation while the context is open."""
+    """Watch every operation of torch while the context is open.
+
+    Args:
+        parameters: by name; what is computed from them is followed.
+
+    Yields:
+        What was seen so far, filled in place.
+    """
     watched = Watched()
     with _Watch(parameters, watched):
         yield watched
@@ -104,7 +116,13 @@ Outputs = Callable[[], Tensor]
 
 @contextmanager
 def moved(parameters: Mapping[str, Tensor], change: Mapping[str, Tensor], length: float = 1.0) -> Iterator[None]:
-    """Evaluate at θ + length · change while the context is open; every bit is put back."""
+    """Evaluate at θ + length · change while the context is open; every bit is put back.
+
+    Args:
+        parameters: θ by name, moved in place without autograd's notice.
+        change: for some or all of the names, in the parameters' shapes and precision.
+        length: the factor of the change.
+    """
     # Through `.data`, which autograd does not watch: graphs that others keep stay valid, as every bit comes back.
     places = {name: parameters[name].data for name in change}
     kept = {name: place.clone() for name, place in places.items()}
@@ -320,10 +338,18 @@ WEAK = 1e-5
 class Derivative:
     """The derivative of the outputs along a random direction of one tensor, or of several, from both sides.
 
-    `finite` and `autograd` are ⟨u, (z(+) − z(−))/2h⟩ and ⟨Jᵀu, v⟩ of the example and the vector u where they differ
-    most. The others are relative to the larger of the two over all u: `error` the difference, `tolerance` what was
-    accepted, `truncation` and `rounding` what bends and rounding explain of it. `step` is h, relative to the tensor.
-    `is_beside`: not at θ, where units are exactly at a kink, but at parameters next to it.
+    Attributes:
+        names: the tensors that were moved together.
+        outcome: passed, failed or undecided.
+        finite: ⟨u, (z(+) − z(−))/2h⟩ of the example and the vector u where both sides differ most.
+        autograd: ⟨Jᵀu, v⟩ of the same.
+        error: the difference over all u, relative to the larger of the two sides, as the next three are.
+        tolerance: what was accepted of it.
+        truncation: what bends explain of it.
+        rounding: what rounding explains of it.
+        step: h, relative to the tensor.
+        reason: why it is undecided or failed, or what a reader should know; else "".
+        is_beside: not at θ, where units are exactly at a kink, but at parameters next to it.
     """
 
     names: tuple[str, ...]

@@ -12,9 +12,14 @@ def parameters_replaced(
 ) -> Iterator[None]:
     """Let the network use `values` in place of the parameters of the same names while the context is open.
 
-    Tied parameters are replaced wherever they are held. `torch.func.functional_call` swaps a module that is
-    registered under two names twice and restores it wrongly; here every module is visited once. What the forward
-    pass leaves in buffers and attributes is put back by `NetworkState.restore`.
+    Tied parameters are replaced wherever they are held. `torch.func.functional_call` swaps a module that is registered
+    under two names twice and restores it wrongly; here every module is visited once. What the forward pass leaves in
+    buffers and attributes is put back by `NetworkState.restore`.
+
+    Args:
+        model: the network.
+        parameters: its parameters by name.
+        values: tensors of the parameters' shapes for some or all of these names.
     """
     by_id: dict[int, Tensor] = {id(parameter): values[name] for name, parameter in parameters.items() if name in values}
     slots = [

@@ -26,6 +26,9 @@ def total_memory(root: Path = Path("/")) -> tuple[int, str]:
 
     Args:
         root: where `proc` and `sys` are.
+
+    Returns:
+        Bytes, 2⁶² where the system does not say; and "the machine's memory" or "the control group's limit".
     """
     try:
         machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -70,7 +73,7 @@ def _number_in(path: Path) -> int | None:
 
 
 def peak_memory() -> int:
-    """The most that this process has had resident, in bytes, since it began or since `begin_peak`.
+    """The largest resident memory of this process in bytes, since it began or since `begin_peak`.
 
     What `getrusage` says may be that of the process which started this one, and stands in only where there is no /proc.
     """
@@ -79,7 +82,7 @@ def peak_memory() -> int:
 
 
 def resident_memory() -> int:
-    """What this process has resident now, in bytes; its peak where there is no /proc."""
+    """The resident memory of this process now, in bytes; its peak where there is no /proc."""
     found = _status("VmRSS")
     return peak_memory() if found is None else found
 
@@ -98,16 +101,18 @@ def _status(name: str) -> int | None:
 
 
 def resident(device: torch.device) -> int:
-    """Bytes on the GPU, or of this process, now."""
+    """Bytes that torch has allocated on a GPU, or that this process has resident on the CPU, now."""
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else resident_memory()
 
 
 @contextmanager
 def growth(device: torch.device) -> Iterator[Callable[[], int]]:
-    """Bytes that were added at the fullest moment within, as a function to ask when it is over.
+    """Count the bytes that are added in this context at its fullest moment.
 
     Yields:
-        That function.
+        A function that gives them, to be called after the context. On a GPU they are those that torch allocates, else
+        the
+        resident memory; 0 where the system cannot begin its peak anew.
     """
     trim()
     before = resident(device)

@@ -18,7 +18,7 @@ LARGE_BLOCK = 2**22
 
 
 def is_large(network_bytes: int) -> bool:
-    """Whether the parameters, and with them each set of gradients, take as much memory as all else together."""
+    """Whether parameters of so many bytes make a large network, one whose gradients take as much memory as all else."""
     return network_bytes >= LARGE_BYTES
 
 
@@ -29,6 +29,9 @@ def manage_freed_memory(*, large: bool) -> bool:
     the kernel clears, cost more than the sums. Of a large one, it gives them back: freed blocks of many sizes, aligned
     as tensors are, are hardly ever used again (a check of 100 million parameters, which holds 560 MiB, took 2.2 GiB).
     What is free already is used first, so that this is to be said before files are read.
+
+    Args:
+        large: whether the network is large, as `is_large` says.
     """
     library = _library()
     if library is None:
@@ -39,12 +42,15 @@ def manage_freed_memory(*, large: bool) -> bool:
 
 @contextmanager
 def large_blocks_given_back(*, large: bool) -> Iterator[None]:
-    """Within, blocks of `LARGE_BLOCK` bytes and more go back to the system when they are freed, and only those do.
+    """Give blocks of `LARGE_BLOCK` bytes and more, and only those, back to the system when freed in this context.
 
-    For what is made beside something that stays, of another size each time: an aligned block does not fit into the
-    hole that one of the same size has left, and where something is kept behind each of them the holes add up to as
-    much as all of it (the columns of a factor, each parameter's made beside its gradients, took twice what they hold).
-    `large` says how freed memory of this network is managed otherwise.
+    For what is made beside something that stays, of another size each time: an aligned block does not fit into the hole
+    that one of the same size has left, and where something is kept behind each of them the holes add up to as much as
+    all of it (the columns of a factor, each parameter's made beside its gradients, took twice what they hold).
+
+    Args:
+        large: whether the network is large, as for `manage_freed_memory`: its blocks of this size are given back
+            anyway, and nothing is changed.
     """
     library = None if large else _library()
     if library is not None:
@@ -57,7 +63,7 @@ def large_blocks_given_back(*, large: bool) -> Iterator[None]:
 
 
 def trim() -> None:
-    """Give back what is free inside of the heap, which takes milliseconds."""
+    """Give what is free inside of the heap back to the system, where glibc is there; it takes milliseconds."""
     library = _library()
     if library is not None:
         library.malloc_trim(0)

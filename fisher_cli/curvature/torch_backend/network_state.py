@@ -47,7 +47,7 @@ class NetworkState:
                     self._values[id(buffer)] = (buffer, _version(buffer), buffer.detach().clone())
 
     def changed(self) -> list[str]:
-        """The names of attributes and buffers that are others now, or whose values are."""
+        """The names of attributes and buffers that were replaced, or whose values have changed, since `renew`."""
         found = []
         for name, module in self._modules.items():
             before, now = self._attributes[name], _attributes(module)
@@ -60,7 +60,7 @@ class NetworkState:
         return found
 
     def restore(self) -> None:
-        """Put everything back.
+        """Put all attributes and buffers back as they were when made, or at the last `renew`.
 
         A buffer that was changed in place is replaced: a graph may hold it with the values that it has now.
         """
@@ -109,7 +109,7 @@ def _contents_differ(before: Any, now: Any) -> bool:
 
 
 def derives_weights(module: nn.Module) -> bool:
-    """Whether being put into another mode may change its weights: it does more then than torch's own."""
+    """Whether a module has a `train` method other than torch's own: a change of mode may then change its weights."""
     return type(module).train is not nn.Module.train
 
 
@@ -121,7 +121,7 @@ def _has_max_norm(module: nn.Module) -> bool:
 def restored(model: nn.Module) -> Iterator[None]:
     """Leave a network as it came: mode, precision, device, values, buffers, attributes, `requires_grad`.
 
-    The random numbers that its owner draws next are the same ones, too.
+    The global generators of torch on the CPU, of Python and of NumPy are put back, too.
     """
     random = RandomState.now(torch.device("cpu"))
     parameters = [(parameter, parameter.data, parameter.requires_grad) for parameter in model.parameters()]

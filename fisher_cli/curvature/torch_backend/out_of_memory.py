@@ -22,7 +22,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def raise_if_out_of_memory(error: Exception) -> None:
-    """Pass on what a slower way would not cure: for those who take errors as "torch cannot do this".
+    """Raise an error again if it says that an allocation failed: a slower way would not cure that.
+
+    For callers that take errors as "torch cannot do this".
 
     Raises:
         Exception: the error itself, if it says that an allocation failed.
@@ -46,7 +48,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def release_memory() -> None:
-    """Let go of what nothing refers to any more: cycles in Python, cached blocks on the GPU."""
+    """Collect cycles of Python objects, and free torch's cached blocks on the GPU."""
     gc.collect()
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()

@@ -39,6 +39,10 @@ def copy_in_precision(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     Modules may hold computed tensors as attributes (weight norm and pruning in their old form do), which
     `copy.deepcopy` refuses: they are copied without their graph.
 
+    Args:
+        model: the network.
+        dtype: as for `in_precision`.
+
     Raises:
         RuntimeError: something else in it cannot be copied.
     """
@@ -63,9 +67,14 @@ def dtypes_of(model: nn.Module) -> set[torch.dtype]:
 
 
 def differs_by_more_than_rounding(before: Tensor, after: Tensor, coarsest: torch.dtype) -> bool:
-    """Whether outputs (B, C) in two precisions, of which `coarsest` is the lower, are those of two functions.
+    """Whether outputs in two precisions differ by more than rounding, max |z − z'| > ROUNDING · max |z'|.
 
-    Where a low precision overflowed nothing can be compared.
+    Entries that are not finite on one side are left out: where a low precision overflowed nothing can be compared.
+
+    Args:
+        before: z, (B, C).
+        after: z', (B, C).
+        coarsest: the lower one of the two precisions, a key of `ROUNDING`.
     """
     both = before.double(), after.double()
     comparable = both[0].isfinite() & both[1].isfinite()

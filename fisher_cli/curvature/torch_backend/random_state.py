@@ -12,7 +12,15 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class RandomState:
-    """The states of torch's, Python's and NumPy's global generators; a generator of the network's own is not seen."""
+    """The states of torch's, Python's and NumPy's global generators; a generator of the network's own is not seen.
+
+    Attributes:
+        device: the network's.
+        host: torch's generator on the CPU.
+        card: torch's generator on the device, None where that is no GPU.
+        python: what `random.getstate` gave.
+        numpy: what `numpy.random.get_state` gave, None where NumPy's generators are not imported.
+    """
 
     device: torch.device
     host: bytes
@@ -22,7 +30,7 @@ class RandomState:
 
     @classmethod
     def now(cls, device: torch.device) -> "RandomState":
-        """As they are."""
+        """The states as they are now, with that of the device where it is a GPU."""
         numpy = sys.modules.get("numpy.random")
         return cls(
             device,
@@ -33,7 +41,7 @@ class RandomState:
         )
 
     def has_moved(self) -> bool:
-        """Whether anything was drawn since."""
+        """Whether a number was drawn from one of these generators since."""
         if self.host != _bytes(torch.get_rng_state()) or self.python != random.getstate():
             return True
         if self.card is not None and self.card != _bytes(torch.cuda.get_rng_state(self.device)):
@@ -66,7 +74,7 @@ def _tensor(state: bytes) -> Tensor:
 def first_to_draw(model: nn.Module, inputs: Tensor) -> str | None:
     """The name and type of the innermost module whose forward pass is the first to draw random numbers.
 
-    None where it draws none this time: then somebody else did, in another thread.
+    None where it draws none this time: then another thread did.
     """
     names = {module: name for name, module in model.named_modules()}
     found, entered = list[str](), list[RandomState]()

@@ -14,9 +14,15 @@ def gradients_in_turn(
 ) -> None:
     """Give `take` every parameter's name and its gradient Σ_n J_nᵀ u_n as soon as the backward pass has it.
 
-    Outputs and cotangents u are (B, C). A parameter without a path to the outputs is left out. The graph is kept
-    where `keep` says so. `torch.autograd.grad` alone returns all gradients together, as many values as there are
-    parameters; what autograd is given here in place of each is a single zero, expanded.
+    `torch.autograd.grad` alone returns all gradients together, as many values as there are parameters; what autograd is
+    given here in place of each is a single zero, expanded.
+
+    Args:
+        outputs: (B, C), with their graph.
+        parameters: by name; one without a path to the outputs is left out.
+        cotangents: u, (B, C), in the outputs' precision.
+        take: called with a name and a dense gradient of the parameter's shape and precision, without a graph.
+        keep: whether the graph is kept for another backward pass.
     """
 
     def hand_over(name: str, gradient: Tensor) -> Tensor:

@@ -30,8 +30,8 @@ def not_checked(ledger: Ledger | None) -> set[str]:
 def with_work(ledger: Ledger, engine: Engine, scoring: Scoring, known: Ledger | None = None) -> Ledger:
     """Work of a parameter = operations on its norms / operations after the forward pass, on a few examples.
 
-    Counted apart from the sweep, whose numbers no counting touches; what an operation is, `operation_count.py` says. Where
-    the network does something that cannot be watched, nothing is counted.
+    Counted apart from the sweep, whose numbers no counting touches; what an operation is, `operation_count.py` says.
+    Where the network does something that cannot be watched, nothing is counted.
 
     Args:
         ledger: names, values and methods.

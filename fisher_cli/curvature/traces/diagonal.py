@@ -57,7 +57,13 @@ def task2vec(engine: Engine) -> tuple[FilterMeans, ...]:
     """mean_{j ∈ filter} F_jj for every filter: the first dimension of each weight of two dimensions or more.
 
     F is exact over the model's labels; the source draws them, and its code squares gradients that are means over a
-    batch of B, which gives F/B in expectation. Order of the network's parameters, then of the filters.
+    batch of B, which gives F/B in expectation.
+
+    Args:
+        engine: that of the network and its examples; one pass is made over them.
+
+    Returns:
+        One per weight, in the order of the network's parameters, with its means in the order of the filters.
 
     Source: Achille et al. 2019 (arXiv:1902.03545), section 3.
     """

@@ -47,8 +47,14 @@ def auroc(scores: Tensor, positive: Tensor) -> Estimate | None:
 def ratio_of_groups(numerator: Tensor, denominator: Tensor) -> Ratio | None:
     """R = mean a/mean b of separate groups (n,) and (m,), all terms ≥ 0, with its standard error and interval.
 
-    The relative error is ρ = √(se_a²/ā² + se_b²/b̄²) and the 95 % interval R exp(±1.96 ρ). None when a group has fewer
-    than two members or a mean is not above zero.
+    The relative error is ρ = √(se_a²/ā² + se_b²/b̄²) and the 95 % interval R exp(±1.96 ρ).
+
+    Args:
+        numerator: a, (n,).
+        denominator: b, (m,).
+
+    Returns:
+        The ratio; None when a group has fewer than two members or a mean is not above zero.
     """
     if len(numerator) < 2 or len(denominator) < 2:
         return None
@@ -61,7 +67,15 @@ def ratio_of_groups(numerator: Tensor, denominator: Tensor) -> Ratio | None:
 
 
 def concentration(terms: Tensor, fraction: float) -> Concentration | None:
-    """The part of Σ_n t_n, t (N,) ≥ 0, that its ⌈fraction · N⌉ largest terms carry; None for a sum of zero."""
+    """The part of Σ_n t_n that its ⌈fraction · N⌉ largest terms carry.
+
+    Args:
+        terms: t (N,) ≥ 0.
+        fraction: of the terms, in (0, 1].
+
+    Returns:
+        None for a sum of zero.
+    """
     total = float(terms.double().sum())
     if not total > 0:
         return None

@@ -42,13 +42,16 @@ def two_batch_estimates(small_norm: float, large_norm: float, small: int, large:
 def gradient(engine: Engine, mean_gradient: MeanGradient, squared_norms: Tensor) -> Gradient:
     """‖ḡ‖², tr Σ = mean ‖g_n‖² − ‖ḡ‖², and the signal-to-noise ratio (‖ḡ‖² − s²/N)/s², s² = N/(N − 1) · tr Σ.
 
-    The ratio's error is the delta method's over examples: with m = ‖ḡ‖² and e = mean ‖g_n‖² the ratio is
-    (N − 1)/N · m/(e − m) − 1/N, and example n moves m by 2(ḡᵀg_n − m) and e by ‖g_n‖² − e.
+    The ratio's error is the delta method's over examples: with m = ‖ḡ‖² and e = mean ‖g_n‖² the ratio is (N − 1)/N ·
+    m/(e − m) − 1/N, and example n moves m by 2(ḡᵀg_n − m) and e by ‖g_n‖² − e.
 
     Args:
-        engine: that of the network and its examples; one pass is made over them.
+        engine: that of the network and its examples; one pass is made over them where the ratio is above zero.
         mean_gradient: ḡ.
         squared_norms: ‖g_n‖², (N,) in float64.
+
+    Returns:
+        `signal_to_noise` is None for one example, and where it is not above zero or not defined.
 
     Source: McCandlish et al. 2018 (arXiv:1812.06162), appendix A, for the unbiased form. Their noise scale B_simple is
     the inverse of the ratio.

@@ -52,7 +52,7 @@ class MeanGradient:
         return self._vector
 
     def forget(self) -> None:
-        """Let go of its memory: nobody asks for it again."""
+        """Free its memory; it cannot be read afterwards."""
         self._vector, self._parts = self._vector.new_empty(0), {}
 
 
@@ -129,7 +129,7 @@ class SharedMeanGradient(MeanGradient):
         return vector
 
     def forget(self) -> None:
-        """Let go of its memory: nobody asks for it again."""
+        """Free its memory; it cannot be read afterwards."""
         self._totals = {}
 
 

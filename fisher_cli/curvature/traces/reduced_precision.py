@@ -42,11 +42,21 @@ def round_network(
 ) -> tuple[Check | None, Rounding]:
     """Convert the problem's network to bfloat16 in place; |tr − tr₃₂|/tr₃₂ of both traces on its first examples.
 
-    With `tf32` it stays as it is, and what is compared are its traces within `tf32_products`.
-
     The network is to be in float32, with its weights as they were read: their rounding is a part of the error. One
-    after the other, so that no second network is made. Labels' signs are the same in both. With `verify` the rules are
-    held against autograd first, in float32, where nothing but a mistake makes them differ.
+    precision after the other is evaluated, so that no second network is made. The random signs are the same in both.
+
+    Args:
+        problem: the network, changed in place, and its examples, of which the first four or fewer are taken.
+        seed: of the signs.
+        tf32: leave the network as it is, and compare its traces within `tf32_products`.
+        verify: hold the rules against autograd first, in float32, where nothing but a mistake makes them differ.
+        timed: makes the context in which a named part of the work is done, `check` or `rounding`.
+
+    Returns:
+        The check, None without `verify`; and both traces in both precisions.
+
+    Raises:
+        VerificationError: the engine disagrees with plain autograd.
     """
     check = None
     if verify:

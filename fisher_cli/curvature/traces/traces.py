@@ -36,9 +36,17 @@ EXACT_OUTPUTS = 32
 class TraceResult:
     """What one sweep over the examples gives: predictions, both traces, and the mean gradient ḡ.
 
-    `ledger` says how every parameter was covered, `check` how the engine compares with plain autograd. `columns`
-    are the terms of the true trace by example and score, (N, K), for the exact estimator. `outputs` are the network's,
-    (N, C). `engine` has learned what the network does. `per_example` is what each example is predicted to be.
+    Attributes:
+        predictions: mean loss, accuracy and entropy.
+        trace: tr F and tr F̂, whole, by parameter and by example.
+        gradient: ḡ in float64, which may be shared out over the ranks.
+        ledger: how every parameter was covered.
+        check: how the engine compares with plain autograd; None where that was not asked for.
+        columns: the terms of the true trace by example and score, (N, K); None but for the exact estimator of a softmax
+            network.
+        outputs: z of all examples, (N, C).
+        engine: that of the sweep, with the methods and layouts that it found; further passes use it again.
+        per_example: what each example is predicted to be.
     """
 
     predictions: Predictions
@@ -53,7 +61,7 @@ class TraceResult:
 
     @property
     def mean_gradient(self) -> Tensor:
-        """ḡ, (P,) in float64; gathered on every rank where it is shared out, and then collective."""
+        """ḡ, (P,) in float64; where ranks share it out, gathered on each of them, and collective."""
         return self.gradient.whole()
 
 
@@ -155,21 +163,24 @@ def sweep(
 ) -> TraceResult:
     """tr F = mean_n Σ_k ‖J_nᵀ s_nk‖² and tr F̂ = mean_n ‖J_nᵀ (p_n − e_y)‖², by parameter and by example.
 
-    Natural log, mean over examples, float64 sums. One forward pass, one backward pass per score direction
-    (C for softmax, 1 for two classes) without weight gradients; ḡ comes from the observed score's.
+    Natural log, mean over examples, float64 sums. One forward pass, one backward pass per score direction (C − 1 for
+    the exact trace of a softmax) without weight gradients; ḡ comes from the observed score's. Collective.
 
     Args:
         problem: the network and its examples.
         estimator: `exact`, `deflated`, `sampled`, or `auto`: exact up to 32 outputs, deflated above.
         samples: labels per example for `sampled`; one more, drawn by size, serves the errors.
-        target_error: for `deflated`, the error of the estimator relative to the trace; None for a tenth of the
-            standard error over examples.
+        target_error: for `deflated`, the error of the estimator relative to the trace; None for a tenth of the standard
+            error over examples.
         seed: of labels and signs.
         verify: compare a few examples with plain autograd, alone and in their batch, and count the ledger's work.
         is_checked: the engine's rules were held against autograd before: only the work is counted.
         known: a ledger of this network with other weights; where it still holds, its work is not counted anew.
         advance: told the fraction of examples done after each batch.
         timed: makes the context in which a named part of the work is done, `check` or `ledger`.
+
+    Returns:
+        Of the examples of all ranks, in their order.
 
     Raises:
         NumericalError: outputs, gradients or traces are NaN or infinite.
@@ -222,7 +233,7 @@ def _scoring(
 def _add_batch(
     totals: _Totals, engine: Engine, batch: Batch, scoring: Scoring, checker: verification.Checker | None
 ) -> None:
-    """Take in a batch, whose graph is let go before the next one is made.
+    """Take in a batch, whose graph is freed before the next one is made.
 
     Raises:
         NumericalError: the outputs are NaN or infinite.
@@ -324,7 +335,15 @@ def _summarise(
 
 
 def draw_notes(trace: Trace, target_error: float | None) -> list[str]:
-    """One for an error that is not known, one where that of the estimator is above the target, relative to tr F."""
+    """What to say of a trace whose error is not known, or whose estimator's error is above the target.
+
+    Args:
+        trace: that of a sweep.
+        target_error: what was asked for, relative to tr F; None where nothing was.
+
+    Returns:
+        A sentence for each, with the option to type; none of an exact trace.
+    """
     true, found = trace.true, list[str]()
     if true.standard_error is None and len(trace.per_example_true) > 1:
         found.append("trace_true_se is left empty: what the estimator adds hides it: type --estimator exact")
