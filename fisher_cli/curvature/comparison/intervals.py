@@ -41,7 +41,8 @@ def ratio_interval(
     Args:
         numerator: a, (N,).
         denominator: b, (N,) ≥ 0; ones for a mean.
-        model_carriers: how many carriers labels drawn from the model would leave, see `null_distribution.NullDistribution`.
+        model_carriers: how many carriers labels drawn from the model would leave, see
+            `null_distribution.NullDistribution`.
         replicates: resamplings.
         seed: of the resampling, on the CPU.
 
