@@ -187,7 +187,8 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
          "summed = same.to(self.cotangents.dtype) @ self.cotangents\n        return (summed",
          "summed = self.cotangents * self.counted.unsqueeze(2)\n        return (summed"),
         ("positions folded into the wrong examples", f"{NETWORK}[Windows-3]",
-         "ExplicitGradients(_split(self.values, 1, times).sum(2))", "Vectors(self.values.unflatten(1, (times, -1)).sum(1))"),
+         "ExplicitGradients(_split(self.values, 1, times).sum(2))",
+         "ExplicitGradients(self.values.unflatten(1, (times, -1)).sum(1))"),
         ("sum of a transposed convolution's gradients not turned", f"{MEAN_GRADIENT}[grouped]",
          "return (gradient.transpose(1, 2) if self.transposed else gradient).reshape(shape)\n\n    def gradients",
          "return gradient.reshape(shape)\n\n    def gradients"),
@@ -197,7 +198,8 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
     ],
     "gradient_norms.joint_norms": [
         ("cross term of a reused layer missing", f"{ORACLE}[sequence-float64]",
-         "return one.squared_norms(deferred_checks)", "return torch.stack([part.squared_norms() for part in parts]).sum(0)"),
+         "return one.squared_norms(deferred_checks)",
+         "return torch.stack([part.squared_norms() for part in parts]).sum(0)"),
         ("cross term of a tied embedding counted once", f"{ORACLE}[sequence-float64]",
          "return total + 2 * (picked", "return total + (picked"),
         ("bias of a reused layer averaged over its uses", f"{ORACLE}[sequence-float64]",
@@ -218,7 +220,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
     ],
     "gradient_norms.streamed_vjp": [
         ("a rule's own fault taken for one of the backward pass", "tests/curvature/gradient_norms/test_streamed_vjp.py",
-         "            if is_receiving:\n                raise\n", ""),
+         "            if stream.is_receiving:\n                raise\n", ""),
     ],
     "gradient_norms.rules.recurrent": [
         ("cotangents of states not multiplied by the reset gate", f"{RECURRENT}[GRU-3]",
@@ -324,7 +326,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
     ],
     "gradient_norms.call_recorder": [
         ("factors taken after they were changed in place", f"{USES}[data_scaled_in_place-3]",
-         "before = (args[0].detach().clone(), args[1])", "before = (args[0].detach(), args[1])"),
+         "before = (args[0].detach().clone(), *_A)", "before = (args[0].detach(), *_A)"),
         ("outputs looked up after in-place operations", f"{ORACLE}[residual-float64]",
          "import dataclass, field", "import dataclass, field, replace",
          "    depth: int = 0\n", "    depth: int = 0\n    outputs: list[Tensor] = field(default_factory=list)\n",
@@ -354,7 +356,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("buffers not put back", f"{ANY}::test_buffers_that_the_network_writes_are_put_back",
          "module._buffers[key] = self._buffers[name][key]", "pass"),
     ],
-    "torch_backend.backend_flags": [
+    "torch_backend.differentiable_kernels": [
         ("batch norm evaluated without eps", f"{ORACLE}[residual-float64]",
          "scale = torch.rsqrt(variance + eps)", "scale = torch.rsqrt(variance)"),
     ],
