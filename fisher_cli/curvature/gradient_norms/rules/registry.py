@@ -148,13 +148,14 @@ def rule(
 
     def register(contributions: AnyFunction) -> AnyFunction:
         word = name or contributions.__name__.replace("_", "-")
-        own = not contributions.__module__.startswith("fisher_cli.")
-        file = Path(inspect.getfile(contributions)).name if own else None
-        guard = _guarded(word, file) if file else _as_it_is
-        made = Rule(
-            word, guard(_whole(contributions) if own else contributions), parameters, guard(exact),
-            batch_anywhere, folds, file,
-        )  # fmt: skip
+        give: Contributions = contributions
+        holds, data, file = exact, inputs, None
+        if not contributions.__module__.startswith("fisher_cli."):
+            file = Path(inspect.getfile(contributions)).name
+            guard = _guarded(word, file)
+            give, holds = guard(_whole(contributions, parameters)), guard(exact)
+            data = None if inputs is None else guard(inputs)
+        made = Rule(word, give, parameters, holds, batch_anywhere, folds, file)
         for function in functions:
             if operands is not None:
                 OPERATORS[function] = Operator(made, operands, in_place)
@@ -163,7 +164,7 @@ def rule(
             if not defaults.keys() - set(parameters):
                 msg = f"{function}: a rule needs an argument that is no parameter"
                 raise ValueError(msg)
-            WATCHED[place] = WatchedFunction(made, defaults, guard(inputs) if inputs else None, is_forward)
+            WATCHED[place] = WatchedFunction(made, defaults, data, is_forward)
         return contributions
 
     return register
@@ -218,10 +219,6 @@ def _defaults(function: Any, skip: int = 0) -> dict[str, Any]:
     return {each.name: None if each.default is each.empty else each.default for each in given[skip:]}
 
 
-def _as_it_is(function: AnyFunction) -> AnyFunction:
-    return function
-
-
 def _guarded(name: str, file: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """What makes the errors of a user's function say whose they are."""
 
@@ -241,14 +238,19 @@ def _guarded(name: str, file: str) -> Callable[[Callable[..., Any]], Callable[..
     return guard
 
 
-def _whole(contributions: Contributions) -> Contributions:
+def _whole(contributions: Contributions, parameters: Sequence[str]) -> Contributions:
     """A user's rule, held to what it has to return."""
 
     @wraps(contributions)
     def checked(arguments: Arguments, inputs: Any, cotangents: Tensor) -> Mapping[str, Given | Tensor]:
         found = contributions(arguments, inputs, cotangents)
-        for name, gradient in found.items():
-            expected = (*cotangents.shape[:2], *arguments[name].shape)
+        for name in parameters:
+            if not isinstance(arguments.get(name), Tensor):
+                continue  # a bias that is None
+            if name not in found:
+                msg = f"it gives no gradient of {name}"
+                raise ValueError(msg)
+            gradient, expected = found[name], (*cotangents.shape[:2], *arguments[name].shape)
             if isinstance(gradient, Tensor) and gradient.shape != expected:
                 msg = f"the gradient of {name} has shape {(*gradient.shape,)}, {expected} is wanted"
                 raise ValueError(msg)
