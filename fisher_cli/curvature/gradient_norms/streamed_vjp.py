@@ -1,7 +1,7 @@
 """Cotangents given away as the backward pass reaches them, so that those of two layers are never there at once."""
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,13 +35,13 @@ class _Stream:
     # On a GPU autograd does its work in a thread of its own, which knows this one's context by a copy.
     context: Context = field(default_factory=copy_context)
 
-    def give(self, index: int, cotangents: Tensor) -> None:
-        """Hand over the cotangents of all directions, (K, …), unless they were."""
-        if index not in self.given:
-            self.is_receiving = True
-            self.receive(index, cotangents)
-            self.is_receiving = False
-            self.given.add(index)
+    @contextmanager
+    def giving(self, index: int) -> Iterator[None]:
+        """Note that an edge's cotangents are handed over."""
+        self.is_receiving = True
+        yield
+        self.is_receiving = False
+        self.given.add(index)
 
     def reach(self, places: Sequence[tuple[int, int]], gradients: Sequence[Tensor | None]) -> None:
         """Hand over what a vectorised backward pass brings to a node, (index of the edge, output of the node), from it.
@@ -58,7 +58,8 @@ class _Stream:
                     every = cotangent.expand(self.directions, *cotangent.shape)
                 else:
                     every = get_unwrapped(cotangent).movedim(dimension, 0)
-                self.context.run(self.give, index, every)
+                with self.giving(index):
+                    self.context.run(self.receive, index, every)
 
 
 def cotangents_in_turn(outputs: Tensor, edges: Sequence[GradientEdge], directions: Tensor, receive: Receive) -> None:
@@ -87,7 +88,8 @@ def cotangents_in_turn(outputs: Tensor, edges: Sequence[GradientEdge], direction
                 found = vmap(partial(_gradients, outputs, [edges[index] for index in last]))(directions)
             with full_precision():
                 for index, cotangents in zip(last, found, strict=True):
-                    stream.give(index, cotangents)
+                    with stream.giving(index):
+                        receive(index, cotangents)
         except (RuntimeError, NotImplementedError) as error:
             raise_if_out_of_memory(error)
             if stream.is_receiving:
@@ -102,7 +104,8 @@ def cotangents_in_turn(outputs: Tensor, edges: Sequence[GradientEdge], direction
                 raise ArchitectureError(msg) from error
             with full_precision():
                 for index, gradients in enumerate(zip(*each, strict=True)):
-                    stream.give(index, torch.stack(gradients))
+                    if index not in stream.given:
+                        receive(index, torch.stack(gradients))
 
 
 def _by_node(edges: Sequence[GradientEdge], indices: Iterable[int]) -> dict[Any, list[tuple[int, int]]]:

@@ -1,7 +1,7 @@
 """The coverage ledger and the sums that must hold before a number is shown; each check is seen to fail."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -109,14 +109,16 @@ def drop_a_parameter(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(BatchBackward, "measure", forgetful)
 
 
-def tamper(patch: pytest.MonkeyPatch, change: Callable[[traces._Totals, BatchBackward, OutputScores], None]) -> None:
+Norms = Mapping[str, Tensor]
+
+
+def tamper(patch: pytest.MonkeyPatch, change: Callable[[traces._Totals, Norms, OutputScores], None]) -> None:
     """Change the running sums after every batch."""
     original = traces._add_traces
 
-    def changed(totals: traces._Totals, evaluated: BatchBackward, scores: OutputScores) -> dict[str, Tensor]:
-        norms = original(totals, evaluated, scores)
-        change(totals, evaluated, scores)
-        return norms
+    def changed(totals: traces._Totals, norms: Norms, scores: OutputScores) -> None:
+        original(totals, norms, scores)
+        change(totals, norms, scores)
 
     patch.setattr(traces, "_add_traces", changed)
 
