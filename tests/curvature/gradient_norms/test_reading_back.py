@@ -17,7 +17,7 @@ from tests.cases import mlp
 OPERATIONS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "is_nonzero"}
 CALLS = {"cpu", "numpy", "tolist", "item", "__bool__", "__float__", "__int__"}
 # Two reads of the norms, which are not of the running sums.
-ELSEWHERE = "gradient_norms/contributions.py"
+ELSEWHERE = "gradient_norms/grad_factors.py"
 
 
 def noted(reads: list[str], name: str) -> None:

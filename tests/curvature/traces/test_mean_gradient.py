@@ -151,19 +151,17 @@ def test_ranks_of_one_order_go_in_step() -> None:
         ([["second", "first"], ["second"]], ["second", "first"] * 2),
     ],
 )
-def test_ranks_meet_again_after_a_layer_that_only_one_of_them_takes(
-    worker_config: list[list[str]], collective_order: list[str]
-) -> None:
+def test_ranks_meet_again_after_a_layer_that_only_one_of_them_takes(orders: list[list[str]], turns: list[str]) -> None:
     """Whoever is in the earlier batch, and in it at the later layer, goes first; the others wait."""
 
     def work(process_group: Thread) -> list[str]:
         taken, seen = CollectiveOrder(process_group, ["first", "second", "third"]), list[str]()
         for _ in taken.of(batches(2)):
-            for name in worker_config[process_group.rank]:
+            for name in orders[process_group.rank]:
                 seen += taken.until(name)
         return seen + list(taken.until(None))
 
-    assert in_threads(2, work) == [collective_order] * 2
+    assert in_threads(2, work) == [turns] * 2
 
 
 def test_it_is_shared_out_where_several_ranks_have_a_large_network() -> None:
