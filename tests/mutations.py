@@ -220,7 +220,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
     ],
     "gradient_norms.streamed_vjp": [
         ("a rule's own fault taken for one of the backward pass", "tests/curvature/gradient_norms/test_streamed_vjp.py",
-         "            if is_receiving:\n                raise\n", ""),
+         "            if stream.is_receiving:\n                raise\n", ""),
     ],
     "gradient_norms.rules.recurrent": [
         ("cotangents of states not multiplied by the reset gate", f"{RECURRENT}[GRU-3]",
@@ -326,7 +326,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
     ],
     "gradient_norms.call_recorder": [
         ("factors taken after they were changed in place", f"{USES}[data_scaled_in_place-3]",
-         "before = (args[0].detach().clone(), args[1])", "before = (args[0].detach(), args[1])"),
+         "before = (args[0].detach().clone(), *_A)", "before = (args[0].detach(), *_A)"),
         ("outputs looked up after in-place operations", f"{ORACLE}[residual-float64]",
          "import dataclass, field", "import dataclass, field, replace",
          "    depth: int = 0\n", "    depth: int = 0\n    outputs: list[Tensor] = field(default_factory=list)\n",
@@ -356,7 +356,7 @@ TABLE: dict[str, list[tuple[str, ...]]] = {
         ("buffers not put back", f"{ANY}::test_buffers_that_the_network_writes_are_put_back",
          "module._buffers[key] = self._buffers[name][key]", "pass"),
     ],
-    "torch_backend.backend_flags": [
+    "torch_backend.differentiable_kernels": [
         ("batch norm evaluated without eps", f"{ORACLE}[residual-float64]",
          "scale = torch.rsqrt(variance + eps)", "scale = torch.rsqrt(variance)"),
     ],

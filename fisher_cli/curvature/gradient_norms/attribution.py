@@ -18,7 +18,6 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from fisher_cli.curvature.gradient_norms.batch_dim import BatchDim
 from fisher_cli.curvature.gradient_norms.call_recorder import Call, WeightNorm
-from fisher_cli.curvature.gradient_norms.rules.registry import RULES
 
 Place = tuple[Any, int]
 """An edge's node and the number of the node's output that it stands for."""
@@ -128,12 +127,11 @@ def gradient_sources(
     edges: dict[Place, tuple[GradientEdge, torch.Size, WeightNorm | None]] = {}
     serving = set[range]()
     for number, (call, layout) in enumerate(zip(calls, layouts, strict=True)):
-        rule = RULES[call.function]
-        if layout is None or call.nodes in graph.entered_aside or not rule.holds(call.arguments):
+        if layout is None or call.nodes in graph.entered_aside or not call.rule.exact(call.arguments):
             continue
         for role, edge in call.sources.items():
             place = (edge.node, edge.output_nr)
-            if role in rule.forms and (call.nodes, place) in graph.read and place != call.given:
+            if (call.nodes, place) in graph.read and place not in call.given:
                 uses.setdefault(place, []).append(Use(number, layout, role))
                 edges[place] = edge, call.arguments[role].shape, call.weight_norms[role]
                 serving.add(call.nodes)

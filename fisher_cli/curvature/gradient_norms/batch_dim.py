@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from fisher_cli.curvature.gradient_norms.call_recorder import Call
-from fisher_cli.curvature.gradient_norms.rules.registry import RULES
 from fisher_cli.curvature.torch_backend.backend_flags import network_is_in_tf32
 
 # Largest accepted deviation from the ratios, relative to the largest entry of the example's cotangent; a wrong layout
@@ -60,11 +59,11 @@ def _candidates(call: Call, examples: int) -> Iterator[BatchDim]:
         return
     if shape[0] % examples == 0 and shape[0]:
         times = shape[0] // examples
-        if times == 1 or "parameter" not in call.arguments:
+        if times == 1 or call.rule.folds:
             yield BatchDim(0, times)
             if times > 1 and examples > 1:
                 yield BatchDim(0, times, minor=True)
-    if RULES[call.function].batch_anywhere:
+    if call.rule.batch_anywhere:
         for dimension in range(1, len(shape) - 1):
             if shape[dimension] == examples:
                 yield BatchDim(dimension, 1)

@@ -1,7 +1,7 @@
 """Squared per-example gradient norms of every parameter, for many score directions at once, batch after batch."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -15,7 +15,7 @@ from fisher_cli.curvature.gradient_norms.deferred_checks import DeferredChecks, 
 from fisher_cli.curvature.gradient_norms.grad_factors import Contribution, ObservedRows
 from fisher_cli.curvature.gradient_norms.joint_norms import joined, norms_and_sum, squared_norms
 from fisher_cli.curvature.gradient_norms.operation_count import spent_on, uncounted
-from fisher_cli.curvature.gradient_norms.plan import UNUSED, BackwardPlan, contributions_in_turn, one_after_another
+from fisher_cli.curvature.gradient_norms.plan import UNUSED, BackwardPlan, Uses, one_after_another
 from fisher_cli.curvature.gradient_norms.streamed_vjp import cotangents_in_turn
 from fisher_cli.curvature.linalg.sums import dot
 from fisher_cli.curvature.problem.batching import directions_at_once
@@ -25,10 +25,9 @@ from fisher_cli.curvature.torch_backend.activation_checkpointing import (
     SavedInput,
     checkpointed,
 )
-from fisher_cli.curvature.torch_backend.attention import attention_of_all_directions
 from fisher_cli.curvature.torch_backend.backend_flags import reproducible_kernels
-from fisher_cli.curvature.torch_backend.convolutions import convolutions_by, convolve
 from fisher_cli.curvature.torch_backend.out_of_memory import raise_if_out_of_memory
+from fisher_cli.curvature.torch_backend.patches import ATTENTION_OF_ALL_DIRECTIONS, CONVOLUTIONS_OF_ALL_DIRECTIONS
 from fisher_cli.curvature.torch_backend.vjp import Take, gradients_in_turn
 from fisher_cli.errors import ArchitectureError
 
@@ -38,45 +37,22 @@ PartOf = Callable[[str], Tensor]
 """A parameter's name → what a vector has for it, in its shape."""
 
 
-@dataclass(frozen=True)
-class BatchBackward:
-    """One batch evaluated: its outputs with their graph, and the squared norms of any directions.
-
-    norms(directions (K, B, C)) is {parameter name: ‖Jᵀ v‖² (K, B) in float64}; measure(directions, coefficients
-    (K, B), take, row) gives these, and to `take` every parameter's name with Σ_nk c_kn J_nᵀ v_kn, in the network's
-    precision and in parts that add up to it: of a large network no two parameters' are there at once. At most one
-    coefficient of an example is not zero; `row` says which one, where it is the same of all.
-    project(directions, part) is Σ_parameters (Jᵀ v)ᵀ u (K, B) in float64 for a vector u whose part(name) is that of a
-    parameter, in its shape, and asked for once.
-    gram(directions) is the sum of (Jᵀ v_k)ᵀ(Jᵀ v_k') (B, K, K) in float64 over the parameters that rules cover
-    with contributions of one form.
-    contributions(directions) is, for every parameter with a path to the outputs, its name and its contributions,
-    or its gradients (K, B, size) themselves where no rule covers it.
-    """
-
-    outputs: Tensor
-    norms: Callable[[Tensor], dict[str, Tensor]]
-    measure: Callable[[Tensor, Tensor, Take, int | None], dict[str, Tensor]]
-    project: Callable[[Tensor, PartOf], Tensor]
-    gram: Callable[[Tensor], Tensor]
-    contributions: Callable[[Tensor], Iterator[tuple[str, list[Contribution] | Tensor]]]
-
-
 @dataclass
 class Engine:
     """The norms of a problem; remembers what it has learned about the network from earlier batches.
 
     `methods` is the coverage ledger: for every parameter the rules it went through, `per-example`, or
     `unused` (no path to the outputs: its gradient is zero). `unchecked` are those whose gradient is rounding alone, so
-    that no check can tell whether it is right.
+    that no check can tell whether it is right. `user_rules` are the rules of the user's by parameter, with their file.
     """
 
     problem: Problem
     methods: dict[str, set[str]] = field(default_factory=dict)
+    user_rules: dict[str, set[str]] = field(default_factory=dict)
     vectorise: bool = True
     unchecked: set[str] = field(default_factory=set)
     _layouts: dict[object, tuple[BatchDim | None, ...]] = field(default_factory=dict)
-    _careful: set[str] = field(default_factory=set)  # parameters whose quick route was inexact once
+    careful: set[str] = field(default_factory=set)  # parameters whose quick route was inexact once
 
     def ledger(self) -> dict[str, str]:
         """One word or several per parameter: how its norms were found."""
@@ -94,7 +70,7 @@ class Engine:
             for name, found in methods.items():
                 self.methods.setdefault(name, set()).update(found)
 
-    def evaluate(self, batch: Batch) -> BatchBackward:
+    def evaluate(self, batch: Batch) -> "BatchBackward":
         """Run a batch forward, ready for any number of directions; the graph lives as long as the result.
 
         Raises:
@@ -108,64 +84,7 @@ class Engine:
         usable = [call for call in calls if call.edge.node in graph.nodes and call.unchanged]
         plan = self._plan(outputs, usable, self._find_layouts(outputs, usable, graph, len(batch)))
 
-        def norms(directions: Tensor) -> dict[str, Tensor]:
-            return measured(directions, None, None)
-
-        def measure(directions: Tensor, coefficients: Tensor, take: Take, row: int | None = None) -> dict[str, Tensor]:
-            return measured(directions, coefficients, take, row)
-
-        def measured(
-            directions: Tensor, coefficients: Tensor | None, take: Take | None, row: int | None = None
-        ) -> dict[str, Tensor]:
-            pieces: list[dict[str, Tensor]] = []
-            at_once = directions_at_once(self.problem.model, plan.bytes_per_direction, self.problem.device)
-            for start in range(0, len(directions), at_once):
-                some = slice(start, start + at_once)
-                chosen, there = None if coefficients is None else coefficients[some], row
-                if row is not None:
-                    there = row - start
-                    chosen = chosen if 0 <= there < at_once else None
-                pieces.append(self._some(plan, outputs, batch, directions[some], chosen, take, there))
-            return {name: torch.cat([piece[name] for piece in pieces]) for name in self.problem.parameters}
-
-        def project(directions: Tensor, part_of: PartOf) -> Tensor:
-            total = torch.zeros(directions.shape[:2], dtype=torch.float64, device=directions.device)
-
-            def add(name: str, parts: list[Contribution]) -> None:
-                vector = part_of(name)
-                total.add_(sum(part.projections(vector) for part in parts))
-
-            with torch.no_grad():
-                contributions_in_turn(plan, outputs, directions, add)
-
-            # All before the transforms of per-example gradients, in which ranks could not meet.
-            vectors = {name: part_of(name) for name in plan.by_example}
-
-            def product(name: str, gradient: Tensor) -> Tensor:
-                return dot(gradient, vectors[name])
-
-            if plan.by_example:
-                total += sum(self._by_example(plan.by_example, batch, directions, product).values())
-            return total
-
-        def gram(directions: Tensor) -> Tensor:
-            shape = (directions.shape[1], len(directions), len(directions))
-            total = torch.zeros(shape, dtype=torch.float64, device=directions.device)
-
-            def add(_name: str, parts: list[Contribution]) -> None:
-                one = joined(parts)
-                if one is not None:
-                    total.add_(one.gram())
-
-            contributions_in_turn(plan, outputs, directions, add)
-            return total
-
-        def contributions(directions: Tensor) -> Iterator[tuple[str, list[Contribution] | Tensor]]:
-            yield from one_after_another(plan, outputs, directions)
-            if plan.by_example:
-                yield from self._by_example(plan.by_example, batch, directions, per_example_gradients.flat).items()
-
-        return BatchBackward(outputs, norms, measure, project, gram, contributions)
+        return BatchBackward(self, batch, outputs, plan)
 
     def _forward(self, inputs: Tensor) -> tuple[Tensor, list[Call]]:
         """The outputs with their graph, and the calls on the way; what blocks save is there in the backward pass."""
@@ -180,15 +99,11 @@ class Engine:
             if memory.is_sound():
                 return outputs, calls
 
-    @contextmanager
-    def _recorded(self, hold: Hold) -> Iterator[list[Call]]:
+    def _recorded(self, hold: Hold) -> AbstractContextManager[list[Call]]:
         """What a batch goes forward in."""
-        with (
-            reproducible_kernels(),
-            convolutions_by(convolve) if runs_behind(self.problem.device) else attention_of_all_directions(),
-            recorded_calls(self.problem.parameters, hold) as calls,
-        ):
-            yield calls
+        gpu = runs_behind(self.problem.device)
+        at_once = CONVOLUTIONS_OF_ALL_DIRECTIONS if gpu else ATTENTION_OF_ALL_DIRECTIONS
+        return recorded_calls(self.problem.parameters, hold, at_once)
 
     @contextmanager
     def _recorded_again(self, keep: Callable[[Tensor], object]) -> Iterator[None]:
@@ -211,7 +126,7 @@ class Engine:
         """
         if not calls:
             return ()
-        signature = (examples, graph.places, tuple((call.function, call.roles, call.output_shape) for call in calls))
+        signature = (examples, graph.places, tuple((call.rule, call.roles, call.output_shape) for call in calls))
         known = self._layouts.get(signature) if graph.places is not None else None
         if known is not None:
             return known
@@ -236,93 +151,155 @@ class Engine:
         plan = BackwardPlan.of(outputs, self.problem.parameters, calls, layouts)
         for name in self.problem.parameters:
             self.methods.setdefault(name, set()).add(plan.method(name))
+            if files := plan.user_rules(name):
+                self.user_rules.setdefault(name, set()).update(files)
         return plan
 
-    def _some(
-        self,
-        plan: BackwardPlan,
-        outputs: Tensor,
-        batch: Batch,
-        directions: Tensor,
-        coefficients: Tensor | None,
-        take: Take | None,
-        row: int | None,
-    ) -> dict[str, Tensor]:
-        """Norms of the gradients of some directions; `take` is given their weighted sums."""
-        observed_rows = None if coefficients is None else ObservedRows.of(coefficients, row)
 
-        found = self._norms_by_rules(plan, outputs, directions, observed_rows, take)
-        if plan.by_example:
-            with spent_on(plan.by_example):
-                found |= self._by_example(plan.by_example, batch, directions)
-                if coefficients is not None and take is not None:
-                    self._sums_by_autograd(plan.by_example, outputs, directions, coefficients, take)
-        zero, used = torch.zeros_like(directions[:, :, 0], dtype=torch.float64), {*plan.by_rules, *plan.by_example}
-        return {name: found[name] if name in used else zero for name in self.problem.parameters}
+@dataclass
+class BatchBackward:
+    """One batch evaluated: its outputs (B, C) with their graph, and what goes back from them for any directions.
+
+    Directions v are (K, B, C): K of them for each example. J is the Jacobian of an example's outputs.
+    """
+
+    engine: Engine
+    batch: Batch
+    outputs: Tensor
+    plan: BackwardPlan
+
+    def norms(self, directions: Tensor) -> dict[str, Tensor]:
+        """‖Jᵀ v‖² by parameter, (K, B) in float64."""
+        return self.measure(directions, None, None)
+
+    def measure(
+        self, directions: Tensor, coefficients: Tensor | None, take: Take | None, row: int | None = None
+    ) -> dict[str, Tensor]:
+        """‖Jᵀ v‖² by parameter, and their weighted sum Σ_nk c_kn J_nᵀ v_kn on the way.
+
+        Args:
+            directions: v, (K, B, C).
+            coefficients: c, (K, B), of which at most one of each example is not zero; None where nobody takes sums.
+            take: given every parameter's name with the sum, in the network's precision and in parts that add up to
+                it: of a large network no two parameters' are there at once.
+            row: which one is not zero, where it is the same of all examples.
+
+        Returns:
+            By parameter (K, B) in float64.
+        """
+        problem, pieces = self.engine.problem, list[dict[str, Tensor]]()
+        at_once = directions_at_once(problem.model, self.plan.bytes_per_direction, problem.device)
+        for start in range(0, len(directions), at_once):
+            some = slice(start, start + at_once)
+            chosen, there = None if coefficients is None else coefficients[some], row
+            if row is not None:
+                there = row - start
+                chosen = chosen if 0 <= there < at_once else None
+            found = self._norms_by_rules(directions[some], chosen, take, there)
+            if self.plan.by_example:
+                with spent_on(self.plan.by_example):
+                    found |= self._by_example(directions[some])
+                    if chosen is not None and take is not None:
+                        self._sums_by_autograd(directions[some], chosen, take)
+            pieces.append(found)
+        zero = torch.zeros_like(directions[:, :, 0], dtype=torch.float64)
+        used = {*self.plan.by_rules, *self.plan.by_example}
+        return {
+            name: torch.cat([piece[name] for piece in pieces]) if name in used else zero for name in problem.parameters
+        }
+
+    def project(self, directions: Tensor, part_of: PartOf) -> Tensor:
+        """Σ_parameters (Jᵀ v)ᵀ u, (K, B) in float64, for a vector u of which `part_of` gives each part once."""
+        total = torch.zeros(directions.shape[:2], dtype=torch.float64, device=directions.device)
+
+        def add(name: str, parts: list[Contribution]) -> None:
+            vector = part_of(name)
+            total.add_(sum(part.projections(vector) for part in parts))
+
+        with torch.no_grad():
+            cotangents_in_turn(self.outputs, self.plan.edges, directions, Uses(self.plan, add).receive)
+
+        # All before the transforms of per-example gradients, in which ranks could not meet.
+        vectors = {name: part_of(name) for name in self.plan.by_example}
+
+        def product(name: str, gradient: Tensor) -> Tensor:
+            return dot(gradient, vectors[name])
+
+        if vectors:
+            total += sum(self._by_example(directions, product).values())
+        return total
+
+    def gram(self, directions: Tensor) -> Tensor:
+        """Σ (Jᵀ v_k)ᵀ(Jᵀ v_k') over the parameters that rules cover with contributions of one form: (B, K, K)."""
+        shape = (directions.shape[1], len(directions), len(directions))
+        total = torch.zeros(shape, dtype=torch.float64, device=directions.device)
+
+        def add(_name: str, parts: list[Contribution]) -> None:
+            one = joined(parts)
+            if one is not None:
+                total.add_(one.gram())
+
+        cotangents_in_turn(self.outputs, self.plan.edges, directions, Uses(self.plan, add).receive)
+        return total
+
+    def contributions(self, directions: Tensor) -> Iterator[tuple[str, list[Contribution] | Tensor]]:
+        """Every parameter with a path to the outputs, with its contributions, or its gradients Jᵀ v (K, B, size)."""
+        yield from one_after_another(self.plan, self.outputs, directions)
+        if self.plan.by_example:
+            yield from self._by_example(directions, per_example_gradients.flat).items()
 
     def _norms_by_rules(
-        self,
-        plan: BackwardPlan,
-        outputs: Tensor,
-        directions: Tensor,
-        observed_rows: ObservedRows | None,
-        take: Take | None,
+        self, directions: Tensor, coefficients: Tensor | None, take: Take | None, row: int | None
     ) -> dict[str, Tensor]:
-        """Norms of all parameters with a rule; `take` is given the sums of what is picked.
+        """Norms of all parameters with a rule; `take` is given the weighted sums.
 
         On the CPU each route is judged when it is taken, elsewhere at the end: there the norms of a parameter whose
         quick route was inexact are taken again, and judged at once from then on.
         """
+        observed_rows = None if coefficients is None else ObservedRows.of(coefficients, row)
         deferred_checks = DeferredChecks() if runs_behind(directions.device) else None
+        parameters, careful = self.engine.problem.parameters, self.engine.careful
         found: dict[str, Tensor] = {}
-        inexact = set[str]()
-
-        def norms(name: str, parts: list[Contribution]) -> Tensor:
-            given = None if deferred_checks is None or name in self._careful else deferred_checks.of(name)
-            shape = self.problem.parameters[name].shape
-            if observed_rows is None or take is None:
-                return squared_norms(parts, shape, given)
-            squares, total = norms_and_sum(parts, observed_rows, shape, given)
-            take(name, total)
-            return squares
 
         def first(name: str, parts: list[Contribution]) -> None:
+            shape = parameters[name].shape
+            checks = None if deferred_checks is None or name in careful else deferred_checks.of(name)
             with spent_on([name]):
-                found[name] = norms(name, parts)
+                if observed_rows is None or take is None:
+                    found[name] = squared_norms(parts, shape, checks)
+                else:
+                    found[name], total = norms_and_sum(parts, observed_rows, shape, checks)
+                    take(name, total)
 
         def again(name: str, parts: list[Contribution]) -> None:
             if name in inexact:
                 with spent_on([name]):
-                    found[name] = squared_norms(parts, self.problem.parameters[name].shape)
+                    found[name] = squared_norms(parts, parameters[name].shape)
 
         with torch.no_grad():
-            contributions_in_turn(plan, outputs, directions, first)
-            inexact |= set() if deferred_checks is None else deferred_checks.owners()
-            self._careful |= inexact
+            cotangents_in_turn(self.outputs, self.plan.edges, directions, Uses(self.plan, first).receive)
+            inexact = set[str]() if deferred_checks is None else set(deferred_checks.owners())
+            careful |= inexact
             if inexact:
-                contributions_in_turn(plan, outputs, directions, again)
+                cotangents_in_turn(self.outputs, self.plan.edges, directions, Uses(self.plan, again).receive)
         return found
 
-    def _sums_by_autograd(
-        self, names: Sequence[str], outputs: Tensor, directions: Tensor, coefficients: Tensor, take: Take
-    ) -> None:
-        """Σ_nk c_kn J_nᵀ v_kn of some parameters by one ordinary backward pass."""
-        cotangents = (directions.double() * coefficients.unsqueeze(2)).sum(0).to(outputs.dtype)
-        parameters = {name: self.problem.parameters[name] for name in names}
+    def _sums_by_autograd(self, directions: Tensor, coefficients: Tensor, take: Take) -> None:
+        """Σ_nk c_kn J_nᵀ v_kn of the parameters without a rule, by one ordinary backward pass."""
+        cotangents = (directions.double() * coefficients.unsqueeze(2)).sum(0).to(self.outputs.dtype)
+        parameters = {name: self.engine.problem.parameters[name] for name in self.plan.by_example}
         with reproducible_kernels():
-            gradients_in_turn(outputs, parameters, cotangents, take, keep=True)
+            gradients_in_turn(self.outputs, parameters, cotangents, take, keep=True)
 
     def _by_example(
-        self,
-        names: Sequence[str],
-        batch: Batch,
-        directions: Tensor,
-        reduction: per_example_gradients.Reduction = per_example_gradients.norm,
+        self, directions: Tensor, reduction: per_example_gradients.Reduction = per_example_gradients.norm
     ) -> dict[str, Tensor]:
-        if self.vectorise:
+        """The norms, or another reduction, of the gradients of the parameters without a rule."""
+        given = self.engine.problem, self.plan.by_example, self.batch.inputs, directions, reduction
+        if self.engine.vectorise:
             try:
-                return per_example_gradients.by_vmap(self.problem, names, batch.inputs, directions, reduction)
+                return per_example_gradients.by_vmap(*given)
             except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
                 raise_if_out_of_memory(error)
-                self.vectorise = False
-        return per_example_gradients.one_by_one(self.problem, names, batch.inputs, directions, reduction)
+                self.engine.vectorise = False
+        return per_example_gradients.one_by_one(*given)

@@ -273,6 +273,13 @@ Given = OuterProducts | ExplicitGradients | EmbeddingRows
 """What one call adds."""
 
 
+def given(contribution: Given | Tensor) -> Given:
+    """What one call adds, also where it is the gradient itself in the parameter's shape, (K, B, …)."""
+    if isinstance(contribution, Tensor):
+        return ExplicitGradients(contribution.reshape(*contribution.shape[:2], -1))
+    return contribution
+
+
 @dataclass(frozen=True)
 class FormedGradients:
     """Σ_r P_r(G_r) of gradients G_r that are formed, a few at a time, each as the sum of what several calls add.

@@ -7,14 +7,14 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from fisher_cli.curvature.gradient_norms.attribution import GradientSource, Place, Use, gradient_sources
 from fisher_cli.curvature.gradient_norms.batch_dim import BatchDim
 from fisher_cli.curvature.gradient_norms.call_recorder import Call
-from fisher_cli.curvature.gradient_norms.grad_factors import Contribution, Given
+from fisher_cli.curvature.gradient_norms.grad_factors import Contribution, Given, given
 from fisher_cli.curvature.gradient_norms.operation_count import spent_on
 from fisher_cli.curvature.gradient_norms.reparametrization import pulled_back_to
-from fisher_cli.curvature.gradient_norms.rules.registry import RULES
 from fisher_cli.curvature.gradient_norms.streamed_vjp import cotangents_in_turn
 from fisher_cli.curvature.problem.problem import upcast
 
@@ -56,12 +56,17 @@ class BackwardPlan:
             return UNUSED
         sources = self.by_rules[name]
         words = {
-            ("" if source.is_parameter else "parametrized-") + RULES[self.calls[use.call].function].name
+            ("" if source.is_parameter else "parametrized-") + self.calls[use.call].rule.name
             for source in sources
             for use in source.uses
         }
         uses = sum(len(source.uses) for source in sources)
         return " + ".join(sorted(words)) + (f" ×{uses}" if uses > 1 else "")
+
+    def user_rules(self, name: str) -> set[str]:
+        """The rules of the user's that a parameter goes by, each with its file."""
+        used = {self.calls[use.call].rule for source in self.by_rules.get(name, ()) for use in source.uses}
+        return {f"{rule.name} of {rule.file}" for rule in used if rule.file is not None}
 
     @cached_property
     def served(self) -> Mapping[int, Mapping[Use, tuple[Place, list[str]]]]:
@@ -73,10 +78,15 @@ class BackwardPlan:
                     found.setdefault(use.call, {}).setdefault(use, (source.place, []))[1].append(name)
         return found
 
-    @property
+    @cached_property
     def wanted(self) -> list[int]:
         """The calls whose outputs' cotangents are asked for."""
         return sorted(self.served)
+
+    @property
+    def edges(self) -> list[GradientEdge]:
+        """Where these outputs enter the graph."""
+        return [self.calls[index].edge for index in self.wanted]
 
     @property
     def bytes_per_direction(self) -> int:
@@ -87,9 +97,10 @@ class BackwardPlan:
 
 @dataclass
 class Uses:
-    """The contributions of parameters whose other uses are still to come."""
+    """Gives `take` each parameter with its contributions, when the last of its uses has come."""
 
     plan: BackwardPlan
+    take: TakeParts
     parts: dict[Place, dict[tuple[int, str], Given]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -97,63 +108,51 @@ class Uses:
         self._to_come = {name: sum(len(source.uses) for source in sources) for name, sources in every}
         self._shared_by = Counter(source.place for _, sources in every for source in sources)
 
-    def completed_by(self, index: int, cotangents: Tensor) -> Iterator[tuple[str, list[Contribution]]]:
-        """Each parameter of which this call was the last use to come, with the contributions of all, last first."""
-        for use, part in _of_call(self.plan, index, cotangents):
-            place, names = self.plan.served[index][use]
+    def receive(self, number: int, cotangents: Tensor) -> None:
+        """Take in the cotangents (K, …) of one of the wanted calls: what it contributes in each of its uses."""
+        index = self.plan.wanted[number]
+        call, served = self.plan.calls[index], self.plan.served[index]
+        layout = next(iter(served)).layout
+        inputs = call.inputs
+        # Here, and nowhere else, what a network in bfloat16 computed becomes float32: every rule computes in it.
+        inputs = None if inputs is None else upcast(layout.examples_first(inputs))
+        cotangents = upcast(cotangents)
+        with torch.no_grad(), spent_on([name for _, names in served.values() for name in names]):
+            parts = call.rule.contributions(call.arguments, inputs, layout.examples_first(cotangents, 1))
+            folded = [(use, given(parts[use.role]).folded(layout.times)) for use in served]
+        for use, part in folded:
+            place, names = served[use]
             self.parts.setdefault(place, {})[use.call, use.role] = part
             for name in names:
                 self._to_come[name] -= 1
                 if not self._to_come[name]:
-                    yield name, self._of(name)
+                    self.take(name, self._of(name))
 
     def _of(self, name: str) -> list[Contribution]:
-        """All contributions of a parameter; those that no other parameter waits for are held no longer."""
-        sources, given = self.plan.by_rules[name], []
+        """All contributions of a parameter, last first; those that no other waits for are held no longer."""
+        sources, found = self.plan.by_rules[name], []
         for source in sources:
-            found = self.parts[source.place]
-            given.append(([found[key] for key in sorted(found, reverse=True)], source.shape))
+            parts = self.parts[source.place]
+            found.append(([parts[key] for key in sorted(parts, reverse=True)], source.shape))
             self._shared_by[source.place] -= 1
             if not self._shared_by[source.place]:
                 del self.parts[source.place]
         if len(sources) == 1 and sources[0].is_parameter:
-            return [*given[0][0]]
-        return [pulled_back_to(self.plan.parameters[name], sources, [parts for parts, _ in given])]
-
-
-def contributions_in_turn(plan: BackwardPlan, outputs: Tensor, directions: Tensor, take: TakeParts) -> None:
-    """Give `take` each parameter with its contributions while the backward pass of all directions goes on."""
-    wanted, uses = plan.wanted, Uses(plan)
-
-    def receive(place: int, cotangents: Tensor) -> None:
-        for name, parts in uses.completed_by(wanted[place], cotangents):
-            take(name, parts)
-
-    if wanted:
-        cotangents_in_turn(outputs, [plan.calls[index].edge for index in wanted], directions, receive)
+            return [*found[0][0]]
+        return [pulled_back_to(self.plan.parameters[name], sources, [parts for parts, _ in found])]
 
 
 def one_after_another(
     plan: BackwardPlan, outputs: Tensor, directions: Tensor
 ) -> Iterator[tuple[str, list[Contribution]]]:
-    """The same for whoever asks for the next when it is done with one: all cotangents are held until they are used."""
-    wanted, uses, held = plan.wanted, Uses(plan), dict[int, Tensor]()
-    if wanted:
-        edges = [plan.calls[index].edge for index in wanted]
-        cotangents_in_turn(outputs, edges, directions, held.__setitem__)
-    for place in reversed(range(len(wanted))):
-        yield from uses.completed_by(wanted[place], held.pop(place))
+    """Each parameter with its contributions, for whoever asks for the next when it is done with one.
 
-
-def _of_call(plan: BackwardPlan, index: int, cotangents: Tensor) -> Iterator[tuple[Use, Given]]:
-    """What one call contributes in each of its uses, examples folded."""
-    call, served = plan.calls[index], plan.served[index]
-    layout = next(iter(served)).layout
-    # A bare parameter that is added or expanded is its own "input": it has no examples to bring to the front.
-    inputs = call.inputs if call.is_bare else layout.examples_first(call.inputs)
-    # Here, and nowhere else, what a network in bfloat16 computed becomes float32: every rule multiplies and adds in it.
-    inputs, cotangents = upcast(inputs), upcast(cotangents)
-    with torch.no_grad(), spent_on([name for _, names in served.values() for name in names]):
-        parts = RULES[call.function].contributions(call.arguments, inputs, layout.examples_first(cotangents, 1))
-        folded = [(use, parts[use.role].folded(layout.times)) for use in served]
-    yield from folded
+    All cotangents are held until they are used.
+    """
+    held, found = dict[int, Tensor](), list[tuple[str, list[Contribution]]]()
+    uses = Uses(plan, lambda name, parts: found.append((name, parts)))
+    cotangents_in_turn(outputs, plan.edges, directions, held.__setitem__)
+    for number in reversed(range(len(held))):
+        uses.receive(number, held.pop(number))
+        while found:
+            yield found.pop(0)

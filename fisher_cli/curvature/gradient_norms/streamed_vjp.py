@@ -1,8 +1,9 @@
 """Cotangents given away as the backward pass reaches them, so that those of two layers are never there at once."""
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from contextvars import copy_context
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -22,17 +23,43 @@ Receive = Callable[[int, Tensor], None]
 """An edge's index and its cotangents of all directions, (K, …)."""
 
 
-def _handed(cotangent: Tensor, hand: Callable[[Tensor, bool], None]) -> None:
-    """Give a tensor of a vectorised backward pass away with all directions, which come first, outside of the pass.
+@dataclass
+class _Stream:
+    """Hands each edge's cotangents to `receive` once; `is_receiving` while it has not come back."""
 
-    This is what an autograd.Function with a vmap rule would do, whose Python costs more than a small layer's norms.
-    """
-    place = maybe_get_bdim(cotangent)
-    with retrieve_current_functorch_interpreter().lower():
-        if place < 0:  # no direction is told apart in it
-            hand(cotangent, False)
-        else:
-            hand(get_unwrapped(cotangent).movedim(place, 0), True)
+    edges: Sequence[GradientEdge]
+    directions: int
+    receive: Receive
+    given: set[int] = field(default_factory=set)
+    is_receiving: bool = False
+    # On a GPU autograd does its work in a thread of its own, which knows this one's context by a copy.
+    context: Context = field(default_factory=copy_context)
+
+    @contextmanager
+    def giving(self, index: int) -> Iterator[None]:
+        """Note that an edge's cotangents are handed over."""
+        self.is_receiving = True
+        yield
+        self.is_receiving = False
+        self.given.add(index)
+
+    def reach(self, places: Sequence[tuple[int, int]], gradients: Sequence[Tensor | None]) -> None:
+        """Hand over what a vectorised backward pass brings to a node, (index of the edge, output of the node), from it.
+
+        This is what an autograd.Function with a vmap rule would do, whose Python costs more than a small layer's norms.
+        """
+        for index, output in places:
+            gradient = gradients[output]
+            cotangent = _zeros(self.edges[index]) if gradient is None else gradient
+            dimension = maybe_get_bdim(cotangent)  # of the directions; none if they are not told apart in it
+            # What the network multiplies in is not what its norms are to be in.
+            with retrieve_current_functorch_interpreter().lower(), full_precision():
+                if dimension < 0:
+                    every = cotangent.expand(self.directions, *cotangent.shape)
+                else:
+                    every = get_unwrapped(cotangent).movedim(dimension, 0)
+                with self.giving(index):
+                    self.context.run(self.receive, index, every)
 
 
 def cotangents_in_turn(outputs: Tensor, edges: Sequence[GradientEdge], directions: Tensor, receive: Receive) -> None:
@@ -46,25 +73,28 @@ def cotangents_in_turn(outputs: Tensor, edges: Sequence[GradientEdge], direction
         RuntimeError: one that `receive` raised, as it is; so does every other error of its own.
         ArchitectureError: torch's own backward pass fails, one direction at a time.
     """
-    given, is_receiving = set[int](), False
-
-    def once(index: int, cotangents: Tensor) -> None:
-        nonlocal is_receiving
-        if index not in given:
-            is_receiving = True
-            receive(index, cotangents)
-            is_receiving = False
-            given.add(index)
-
+    if not edges:
+        return
+    stream = _Stream(edges, len(directions), receive)
     with reproducible_kernels():
         try:
             refuse_wrong_vectorisation([outputs.grad_fn])
-            _vectorised(outputs, edges, directions, once)
+            # Only the last edges on their way are asked for; those that the pass goes through are watched.
+            last = _last(edges)
+            with ExitStack() as stack:
+                for node, places in _by_node(edges, set(range(len(edges))) - set(last)).items():
+                    stack.callback(node.register_prehook(partial(stream.reach, places)).remove)
+                # Not autograd's own `is_grads_batched`: it takes the backward of a convolution one direction at a time.
+                found = vmap(partial(_gradients, outputs, [edges[index] for index in last]))(directions)
+            with full_precision():
+                for index, cotangents in zip(last, found, strict=True):
+                    with stream.giving(index):
+                        receive(index, cotangents)
         except (RuntimeError, NotImplementedError) as error:
             raise_if_out_of_memory(error)
-            if is_receiving:
+            if stream.is_receiving:
                 raise
-        if len(given) < len(edges):
+        if len(stream.given) < len(edges):
             try:
                 each = [_gradients(outputs, edges, direction) for direction in directions]
             except RuntimeError as error:
@@ -74,53 +104,28 @@ def cotangents_in_turn(outputs: Tensor, edges: Sequence[GradientEdge], direction
                 raise ArchitectureError(msg) from error
             with full_precision():
                 for index, gradients in enumerate(zip(*each, strict=True)):
-                    once(index, torch.stack(gradients))
+                    if index not in stream.given:
+                        receive(index, torch.stack(gradients))
 
 
-def _gradients(outputs: Tensor, edges: Sequence[GradientEdge], direction: Tensor) -> list[Tensor]:
+def _by_node(edges: Sequence[GradientEdge], indices: Iterable[int]) -> dict[Any, list[tuple[int, int]]]:
+    """Edges by the node that they stand for an output of."""
+    found: dict[Any, list[tuple[int, int]]] = {}
+    for index in sorted(indices):
+        found.setdefault(edges[index].node, []).append((index, edges[index].output_nr))
+    return found
+
+
+def _gradients(outputs: Tensor, edges: Sequence[GradientEdge], direction: Tensor) -> tuple[Tensor, ...]:
     """The edges' gradients of one direction; zeros where an operation gives none back."""
     found = torch.autograd.grad(outputs, edges, direction, retain_graph=True, allow_unused=True)
-    return [_zeros(edge) if gradient is None else gradient for edge, gradient in zip(edges, found, strict=True)]
+    return tuple(_zeros(edge) if gradient is None else gradient for edge, gradient in zip(edges, found, strict=True))
 
 
 def _zeros(edge: GradientEdge) -> Tensor:
     """Zeros in the shape of what an edge stands for."""
     like = edge.node._input_metadata[edge.output_nr]
     return torch.zeros(like.shape, dtype=like.dtype, device=like.device)
-
-
-def _vectorised(outputs: Tensor, edges: Sequence[GradientEdge], directions: Tensor, receive: Receive) -> None:
-    """The same by one vectorised pass, in which the edges that it passes through are watched.
-
-    Only the last ones on their way are asked for. On a GPU autograd does its work in a thread of its own, which knows
-    this one's context by a copy.
-    """
-    last = _last(edges)
-    watched: dict[Any, list[tuple[int, int]]] = {}
-    for index, edge in enumerate(edges):
-        if index not in last:
-            watched.setdefault(edge.node, []).append((index, edge.output_nr))
-    context = copy_context()
-
-    def hand(index: int, cotangents: Tensor, is_batched: bool) -> None:
-        every = cotangents if is_batched else cotangents.expand(len(directions), *cotangents.shape)
-        with full_precision():  # what the network multiplies in is not what its norms are to be in
-            context.run(receive, index, every)
-
-    def reach(places: Sequence[tuple[int, int]], gradients: Sequence[Tensor | None]) -> None:
-        for index, place in places:
-            gradient = gradients[place]
-            _handed(_zeros(edges[index]) if gradient is None else gradient, partial(hand, index))
-
-    # Not autograd's own `is_grads_batched`: it takes the backward of a convolution one direction at a time.
-    with ExitStack() as stack:
-        for node, places in watched.items():
-            stack.callback(node.register_prehook(partial(reach, places)).remove)
-        wanted = [edges[index] for index in last]
-        found = vmap(lambda one: tuple(_gradients(outputs, wanted, one)))(directions)
-    with full_precision():
-        for index, cotangents in zip(last, found, strict=True):
-            receive(index, cotangents)
 
 
 def _last(edges: Sequence[GradientEdge]) -> list[int]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from fisher_cli.curvature.gradient_norms import per_example_gradients
 from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.gradient_norms.plan import UNUSED
+from fisher_cli.curvature.gradient_norms.score_gradients import explicit
 from fisher_cli.curvature.problem.batch_independence import outputs_of, refuse_coupling_in, refuse_state
 from fisher_cli.curvature.problem.problem import Batch, Problem
 from fisher_cli.curvature.torch_backend.backend_flags import reproducible_kernels
@@ -106,7 +107,7 @@ class Checker:
         }
         differing = _beyond(ours, theirs, limits)
         if differing:
-            raise VerificationError(_said(differing[0], ours, theirs, batch, places))
+            raise VerificationError(self._said(differing[0], ours, theirs, batch, places))
         lost = {name for name, norm in theirs.items() if bool((norm.sqrt() <= 10 * rounding).all() and norm.any())}
         self.unchecked |= lost
         self._note(ours, theirs, ours.keys() - lost)
@@ -130,7 +131,7 @@ class Checker:
             total = torch.stack(list(theirs.values())).sum(0)
             limits = {name: TOLERANCE[torch.float32] * torch.maximum(theirs[name], 1e-3 * total) for name in differing}
             if beyond := _beyond({name: ours[name] for name in differing}, theirs, limits):
-                raise VerificationError(_said(beyond[0], ours, theirs, batch, places))
+                raise VerificationError(self._said(beyond[0], ours, theirs, batch, places))
             return
         engine, inputs, wide = (
             replace(self.engine, problem=double, methods={}),
@@ -148,7 +149,45 @@ class Checker:
             if bool((rounding >= 0.3 * true).all()):
                 self.unchecked.add(name)
             elif bool((off > torch.maximum(OFF * true, 10 * rounding)).all()):
-                raise VerificationError(_said(name, ours, theirs, batch, places))
+                raise VerificationError(self._said(name, ours, theirs, batch, places))
+
+    def _said(self, name: str, ours: Norms, theirs: Norms, batch: Batch, places: Sequence[int]) -> str:
+        apart = torch.nan_to_num((ours[name] - theirs[name]).abs(), nan=torch.inf)
+        k, place = divmod(int(apart.argmax()), apart.shape[1])
+        defect = "this is a defect of fisher: please report the layer"
+        if name in self.engine.user_rules:
+            defect = f"{self._user_rules(name)} is wrong: mend it, or take it away"
+        return (
+            f"parameter {name}: squared gradient norm {float(ours[name][k, place]):.9g} among others, "
+            f"{float(theirs[name][k, place]):.9g} by autograd on example {batch.start + places[place]} alone; either "
+            f"the network couples the examples of a batch or {defect}"
+        )
+
+    def _user_rules(self, name: str) -> str:
+        return f"the rule {' or '.join(sorted(self.engine.user_rules[name]))}"
+
+    def compare_gradients(self, batch: Batch, directions: Tensor) -> None:
+        """Hold the gradients that rules of the user's give against autograd's: a norm does not tell entries apart.
+
+        Raises:
+            VerificationError: they are others.
+        """
+        problem, inputs = self.engine.problem, batch.inputs
+        if (double := in_double(problem)) is not None:
+            problem, inputs, directions = double, _double(inputs), directions.double()
+        engine = replace(self.engine, problem=problem, methods={})
+        tolerance = TOLERANCE[problem.dtype] ** 0.5
+        for name, parts in engine.evaluate(replace(batch, inputs=inputs)).contributions(directions):
+            if name in self.engine.user_rules and name not in self.unchecked:
+                ours = explicit(parts, problem.parameters[name].shape)
+                given = problem, [name], inputs, directions, per_example_gradients.flat
+                theirs = per_example_gradients.one_by_one(*given)[name]
+                if not bool((ours - theirs).norm() <= tolerance * theirs.norm()):
+                    msg = (
+                        f"parameter {name}: the gradients are others than by autograd, in the order of their entries "
+                        f"or their signs: {self._user_rules(name)} is wrong: mend it, or take it away"
+                    )
+                    raise VerificationError(msg)
 
     def _note(self, ours: Norms, theirs: Norms, names: Iterable[str]) -> None:
         for name in names:
@@ -173,16 +212,6 @@ class Checker:
 def _beyond(ours: Norms, theirs: Norms, limits: Norms) -> list[str]:
     """The tensors of which some norm is further off than its limit; NaN is."""
     return [name for name in ours if not bool(((ours[name] - theirs[name]).abs() <= limits[name]).all())]
-
-
-def _said(name: str, ours: Norms, theirs: Norms, batch: Batch, places: Sequence[int]) -> str:
-    apart = torch.nan_to_num((ours[name] - theirs[name]).abs(), nan=torch.inf)
-    k, place = divmod(int(apart.argmax()), apart.shape[1])
-    return (
-        f"parameter {name}: squared gradient norm {float(ours[name][k, place]):.9g} among others, "
-        f"{float(theirs[name][k, place]):.9g} by autograd on example {batch.start + places[place]} alone; either the "
-        "network couples the examples of a batch or this is a defect of fisher: please report the layer"
-    )
 
 
 def _double(inputs: Tensor) -> Tensor:
@@ -234,6 +263,8 @@ def check(engine: Engine, *, unchecked: Iterable[str] = (), derivatives: bool = 
         engine.vectorise = False
         checker = Checker(engine, set(unchecked))
         checker.compare(few, range(len(few)), directions, evaluated.norms(directions))
+    if engine.user_rules:
+        checker.compare_gradients(few, directions)
     engine.unchecked |= checker.unchecked
     if derivatives and not problem.is_large:
         refuse_kept_weights(problem, [name for name in problem.parameters if engine.methods[name] == {UNUSED}], few)

@@ -18,7 +18,7 @@ from fisher_cli.curvature.problem.problem import Batch, Problem
 from fisher_cli.curvature.torch_backend.backend_flags import reproducible_kernels
 from fisher_cli.curvature.torch_backend.functional_call import parameters_replaced
 from fisher_cli.curvature.torch_backend.out_of_memory import raise_if_out_of_memory
-from fisher_cli.curvature.torch_backend.transposable_layers import transposable_layers
+from fisher_cli.curvature.torch_backend.patches import TRANSPOSABLE_LAYERS
 from fisher_cli.curvature.torch_backend.vjp import gradients_in_turn
 
 PushForward = Callable[[Batch, Mapping[str, Tensor]], tuple[Tensor, Tensor]]
@@ -93,7 +93,7 @@ class Transpose:
 
 def tracked(problem: Problem, batch: Batch) -> Tensor:
     """Outputs with a graph that costs least to go back through twice."""
-    with reproducible_kernels(), transposable_layers():
+    with reproducible_kernels(TRANSPOSABLE_LAYERS):
         return problem.forward(batch.inputs)
 
 
@@ -160,7 +160,7 @@ def _has_few_convolutions(problem: Problem) -> bool:
 
 def _pads_embeddings(problem: Problem) -> bool:
     """Whether an embedding has a row without a gradient, which a few examples need not contain."""
-    with reproducible_kernels(), recorded_calls(problem.parameters) as calls:
+    with recorded_calls(problem.parameters) as calls:
         problem.forward(problem.slice(0, 1).inputs)
     return any(call.arguments.get("padding_idx") is not None for call in calls)
 

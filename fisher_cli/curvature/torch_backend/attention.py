@@ -4,14 +4,12 @@ Vectorised over directions, torch's way back multiplies matrices of every head w
 one for each direction. Here the directions lie side by side as rows of one product.
 """
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 _DTYPES: Final = {torch.float32, torch.float64}
 
@@ -86,7 +84,9 @@ def _is_plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) ->
     return query.dtype in _DTYPES and query.dim() > 2
 
 
-def _by(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def of_all_directions(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Attention as torch.nn.functional has it, that of this module where it can be: differentiable once."""
+
     def attention(
         query: Tensor,
         key: Tensor,
@@ -113,14 +113,3 @@ def _by(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return found
 
     return attention
-
-
-@contextlib.contextmanager
-def attention_of_all_directions() -> Iterator[None]:
-    """Let torch.nn.functional's attention be that of this module while the context is open: differentiable once."""
-    original = functional.scaled_dot_product_attention
-    functional.scaled_dot_product_attention = _by(original)
-    try:
-        yield
-    finally:
-        functional.scaled_dot_product_attention = original

@@ -1,9 +1,8 @@
 """Convolutions as functions of their tensors, and torch.nn.functional's in terms of such a function."""
 
-import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -50,36 +49,27 @@ def _each(value: int | Sequence[int], dimensions: int) -> tuple[int, ...]:
     return values * dimensions if len(values) == 1 else values
 
 
-def _by(convolve: Convolve, original: Callable[..., Tensor], dimensions: int) -> Callable[..., Tensor]:
-    def convolution(
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: int | Sequence[int] = 1,
-        padding: str | int | Sequence[int] = 0,
-        dilation: int | Sequence[int] = 1,
-        groups: int = 1,
-    ) -> Tensor:
-        if isinstance(padding, str) or input.dim() != dimensions + 2 or not input.is_floating_point():
-            return original(input, weight, bias, stride, padding, dilation, groups)
-        sizes = [_each(value, dimensions) for value in (stride, padding, dilation)]
-        return convolve(input, weight, bias, Geometry(sizes[0], sizes[1], sizes[2], groups))
+def convolution_by(convolve: Convolve, dimensions: int) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """What makes torch.nn.functional's convolution in so many dimensions go by this function where it can."""
 
-    return convolution
+    def make(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def convolution(
+            input: Tensor,
+            weight: Tensor,
+            bias: Tensor | None = None,
+            stride: int | Sequence[int] = 1,
+            padding: str | int | Sequence[int] = 0,
+            dilation: int | Sequence[int] = 1,
+            groups: int = 1,
+        ) -> Tensor:
+            if isinstance(padding, str) or input.dim() != dimensions + 2 or not input.is_floating_point():
+                return original(input, weight, bias, stride, padding, dilation, groups)
+            sizes = [_each(value, dimensions) for value in (stride, padding, dilation)]
+            return convolve(input, weight, bias, Geometry(sizes[0], sizes[1], sizes[2], groups))
 
+        return convolution
 
-@contextlib.contextmanager
-def convolutions_by(convolve: Convolve) -> Iterator[None]:
-    """Let torch.nn.functional's convolutions go by this function while the context is open."""
-    names = ("conv1d", "conv2d", "conv3d")
-    originals = {name: getattr(functional, name) for name in names}
-    try:
-        for dimensions, name in enumerate(names, 1):
-            setattr(functional, name, _by(convolve, originals[name], dimensions))
-        yield
-    finally:
-        for name, original in originals.items():
-            setattr(functional, name, original)
+    return make
 
 
 # Convolutions over so few positions go through one matrix product, which cuDNN's heuristics do not find there.

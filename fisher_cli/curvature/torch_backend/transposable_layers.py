@@ -3,19 +3,20 @@
 J v is the derivative of u ↦ Jᵀu, a backward pass through the backward pass. Autograd's formulas for that serve second
 derivatives with respect to inputs and weights too, and take a convolution about four convolutions. In a product with
 J those are constants: here the backward pass is a function of the cotangent alone, and its transpose takes two.
+
+Their graphs can be differentiated once with respect to parameters and inputs, and once more with respect to the
+cotangent; a second derivative with respect to parameters or inputs is missing from them.
 """
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
-from fisher_cli.curvature.torch_backend.backend_flags import BatchNorm, in_evaluation
-from fisher_cli.curvature.torch_backend.convolutions import Geometry, Gradients, convolutions_by
+from fisher_cli.curvature.torch_backend.convolutions import Geometry, Gradients
+from fisher_cli.curvature.torch_backend.differentiable_kernels import BatchNorm, in_evaluation
 
 _ATEN: Final = torch.ops.aten
 
@@ -132,12 +133,15 @@ class _BatchNormBackward(torch.autograd.Function):
         return total.expand_as(x), None, None, None, None, None, None
 
 
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """x ∗ W + b, transposable."""
     found: Tensor = _Convolution.apply(x, weight, bias, geometry)
     return found
 
 
-def _batch_norm(original: BatchNorm) -> BatchNorm:
+def batch_norm(original: BatchNorm) -> BatchNorm:
+    """Batch norm in evaluation mode, transposable."""
+
     def kernel(
         input: Tensor, mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     ) -> Tensor:
@@ -147,19 +151,3 @@ def _batch_norm(original: BatchNorm) -> BatchNorm:
         return found
 
     return in_evaluation(original, kernel)
-
-
-@contextlib.contextmanager
-def transposable_layers() -> Iterator[None]:
-    """Let torch.nn.functional's convolutions and batch norm be those of this module while the context is open.
-
-    Their graphs can be differentiated once with respect to parameters and inputs, and once more with respect to the
-    cotangent; a second derivative with respect to parameters or inputs is missing from them.
-    """
-    original = functional.batch_norm
-    functional.batch_norm = _batch_norm(original)
-    try:
-        with convolutions_by(_convolve):
-            yield
-    finally:
-        functional.batch_norm = original

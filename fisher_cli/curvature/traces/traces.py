@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fisher_cli.curvature.gradient_norms import verification
 from fisher_cli.curvature.gradient_norms.deferred_checks import runs_behind
-from fisher_cli.curvature.gradient_norms.engine import BatchBackward, Engine
+from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.problem.drawn_labels import draw_errors
 from fisher_cli.curvature.problem.moments import Moments, as_floats, over_ranks, ratio_of_means
 from fisher_cli.curvature.problem.output_scores import OutputScores, Scoring, exact, sampled
@@ -247,16 +247,15 @@ def _add_batch(
     totals.outputs.append(outputs)
     totals.predictions.add(engine.problem.likelihood, outputs, batch.labels)
     scores = scoring(outputs, batch.labels, batch.start)
-    norms = _add_traces(totals, evaluated, scores)
+    norms = evaluated.measure(scores.directions, scores.observed, totals.gradient.add, scores.observed_row)
+    _add_traces(totals, norms, scores)
     if checker is not None:
         checker.look_at(batch, scores.directions, norms)
 
 
-def _add_traces(totals: _Totals, evaluated: BatchBackward, scores: OutputScores) -> dict[str, Tensor]:
-    """Take in a batch's traces; its norms."""
+def _add_traces(totals: _Totals, norms: Mapping[str, Tensor], scores: OutputScores) -> None:
+    """Take in a batch's traces."""
     totals.directions = len(scores.directions)
-
-    norms = evaluated.measure(scores.directions, scores.observed, totals.gradient.add, scores.observed_row)
     totals.names, layers = tuple(norms), torch.stack(list(norms.values()))
     empirical = (layers * scores.observed**2).sum(1)
     weighted = layers * scores.true
@@ -267,7 +266,6 @@ def _add_traces(totals: _Totals, evaluated: BatchBackward, scores: OutputScores)
     totals.columns.append(columns.T)
     totals.true_terms.append(columns.sum(0))
     totals.empirical_terms.append(empirical.sum(0))
-    return norms
 
 
 def _add_true(moments: Moments, balanced: Moments, norms: Tensor, weighted: Tensor, scores: OutputScores) -> Tensor:

@@ -1,7 +1,7 @@
 """The coverage ledger and the sums that must hold before a number is shown; each check is seen to fail."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 import fisher_cli.curvature.traces.coverage_ledger
 from fisher_cli import analyze
-from fisher_cli.curvature.gradient_norms.engine import BatchBackward, Engine, Take
+from fisher_cli.curvature.gradient_norms.engine import BatchBackward, Engine
 from fisher_cli.curvature.gradient_norms.operation_count import OperationCounter, counted, spent_on
 from fisher_cli.curvature.problem.output_scores import OutputScores
-from fisher_cli.curvature.problem.problem import Batch, TensorData, pose
+from fisher_cli.curvature.problem.problem import TensorData, pose
 from fisher_cli.curvature.traces import coverage_ledger, traces
 from fisher_cli.curvature.traces.traces import sweep
 from fisher_cli.errors import VerificationError
@@ -99,31 +99,26 @@ def test_a_trace_of_zero_adds_up() -> None:
 # --- planted faults: the row fails, and only that row -------------------------------------------------------------
 
 
-class Forgetful(Engine):
-    """An engine that drops a parameter on the way."""
-
-    def evaluate(self, batch: Batch) -> BatchBackward:
-        found = super().evaluate(batch)
-
-        def measure(directions: Tensor, coefficients: Tensor, take: Take, row: int | None) -> dict[str, Tensor]:
-            norms = found.measure(directions, coefficients, take, row)
-            return {name: norms[name] for name in norms if name != "3.bias"}
-
-        return replace(found, measure=measure)
-
-
 def drop_a_parameter(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(traces, "Engine", Forgetful)
+    """A parameter is lost on the way."""
+    original = BatchBackward.measure
+
+    def forgetful(*given: Any) -> dict[str, Tensor]:
+        return {name: norm for name, norm in original(*given).items() if name != "3.bias"}
+
+    patch.setattr(BatchBackward, "measure", forgetful)
 
 
-def tamper(patch: pytest.MonkeyPatch, change: Callable[[traces._Totals, BatchBackward, OutputScores], None]) -> None:
+Norms = Mapping[str, Tensor]
+
+
+def tamper(patch: pytest.MonkeyPatch, change: Callable[[traces._Totals, Norms, OutputScores], None]) -> None:
     """Change the running sums after every batch."""
     original = traces._add_traces
 
-    def changed(totals: traces._Totals, evaluated: BatchBackward, scores: OutputScores) -> dict[str, Tensor]:
-        norms = original(totals, evaluated, scores)
-        change(totals, evaluated, scores)
-        return norms
+    def changed(totals: traces._Totals, norms: Norms, scores: OutputScores) -> None:
+        original(totals, norms, scores)
+        change(totals, norms, scores)
 
     patch.setattr(traces, "_add_traces", changed)
 
@@ -322,24 +317,17 @@ def test_a_network_that_cannot_be_watched_has_a_ledger_without_work(monkeypatch:
 # --- the check ----------------------------------------------------------------------------------------------------
 
 
-class Inexact(Engine):
-    """An engine whose norms of one parameter are off by a hundred-thousandth."""
-
-    def evaluate(self, batch: Batch) -> BatchBackward:
-        found = super().evaluate(batch)
-
-        def norms(directions: Tensor) -> dict[str, Tensor]:
-            return {name: n * (1 + 1e-5 * (name == "2.weight")) for name, n in found.norms(directions).items()}
-
-        return replace(found, norms=norms)
-
-
 def test_the_check_says_what_it_compared_and_the_largest_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     good = sweep(problem_of(MLP)).check
     assert good is not None
     assert (good.examples, good.directions, good.precision) == (4, 2, "float64")
     assert good.largest_relative_difference < 1e-13
-    monkeypatch.setattr(traces, "Engine", Inexact)
+    original = BatchBackward.norms
+
+    def inexact(found: BatchBackward, directions: Tensor) -> dict[str, Tensor]:
+        return {name: n * (1 + 1e-5 * (name == "2.weight")) for name, n in original(found, directions).items()}
+
+    monkeypatch.setattr(BatchBackward, "norms", inexact)
     low = sweep(problem_of(MLP, torch.float32)).check
     assert low is not None
     assert low.precision == "float32"

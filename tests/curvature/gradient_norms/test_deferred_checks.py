@@ -51,7 +51,7 @@ def test_what_cancels_is_noted_and_taken_again(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(engine_module, "runs_behind", lambda _: True)
     swept = sweep(pose(model, TensorData(inputs, labels), batch_size=2))
     assert swept.trace.layers[0].name == "first.weight"
-    assert "first.weight" in swept.engine._careful
+    assert "first.weight" in swept.engine.careful
     assert swept.trace.layers[0].true.value == pytest.approx(expected, rel=2e-5)
 
 

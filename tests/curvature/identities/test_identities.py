@@ -2,13 +2,13 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fisher_cli.curvature.gradient_norms import engine, plan
 from fisher_cli.curvature.gradient_norms.grad_factors import Contribution, OuterProducts
@@ -19,7 +19,7 @@ from fisher_cli.curvature.problem import moments, output_scores
 from fisher_cli.curvature.problem.likelihoods import Softmax
 from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
 from fisher_cli.curvature.products import fisher_products
-from fisher_cli.curvature.torch_backend import backend_flags, transposable_layers
+from fisher_cli.curvature.torch_backend.patches import KERNELS, TRANSPOSABLE_LAYERS
 from fisher_cli.curvature.traces import traces
 from fisher_cli.results import Identity, Outcome, Verification
 from tests.cases import CASES, Case, unsettle
@@ -115,8 +115,8 @@ def training_mode(patch: pytest.MonkeyPatch) -> None:
         input, _, _, weight, bias, *_ = given
         return torch.batch_norm(input, weight, bias, None, None, True, 0.1, 1e-5, False)
 
-    patch.setattr(backend_flags, "_batch_norm", of_the_batch)
-    patch.setattr(transposable_layers, "_batch_norm", lambda _: of_the_batch)
+    for patches in (KERNELS, TRANSPOSABLE_LAYERS):
+        patch.setitem(patches.makers, (functional, "batch_norm"), lambda _: of_the_batch)
 
 
 def _silenced(part: Contribution) -> Contribution:
@@ -126,13 +126,13 @@ def _silenced(part: Contribution) -> Contribution:
 
 def missing_layer(patch: pytest.MonkeyPatch) -> None:
     """The rules forget the hidden layer's weight."""
-    original = plan.Uses.completed_by
+    original = plan.Uses._of
 
-    def without(*given: Any) -> Iterator[tuple[str, list[Contribution]]]:
-        for name, parts in original(*given):
-            yield name, [_silenced(part) for part in parts] if name == "hidden.weight" else parts
+    def without(uses: plan.Uses, name: str) -> list[Contribution]:
+        parts = original(uses, name)
+        return [_silenced(part) for part in parts] if name == "hidden.weight" else parts
 
-    patch.setattr(plan.Uses, "completed_by", without)
+    patch.setattr(plan.Uses, "_of", without)
 
 
 def observed_labels(patch: pytest.MonkeyPatch) -> None:

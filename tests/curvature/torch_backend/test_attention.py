@@ -10,7 +10,7 @@ from torch.func import vmap
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from fisher_cli.curvature.torch_backend.attention import attention_of_all_directions
+from fisher_cli.curvature.torch_backend.patches import ATTENTION_OF_ALL_DIRECTIONS, patched
 
 EXAMPLES, HEADS, LENGTH, SOURCES, WIDTH = 2, 3, 5, 4, 6
 
@@ -45,7 +45,7 @@ def assert_same(inputs: tuple[Tensor, ...], given: dict[str, Any], wanted: tuple
     wanted = inputs if wanted is None else wanted
     with sdpa_kernel(SDPBackend.MATH):
         expected = functional.scaled_dot_product_attention(*inputs, **given)
-        with attention_of_all_directions():
+        with patched(ATTENTION_OF_ALL_DIRECTIONS):
             found = functional.scaled_dot_product_attention(*inputs, **given)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     directions = torch.randn(4, *expected.shape, dtype=torch.float64)
@@ -92,5 +92,5 @@ def test_bfloat16_is_left_to_torch() -> None:
     inputs = tuple(each.detach().bfloat16() for each in drawn(EXAMPLES, HEADS))
     with sdpa_kernel(SDPBackend.MATH):
         expected = functional.scaled_dot_product_attention(*inputs)
-        with attention_of_all_directions():
+        with patched(ATTENTION_OF_ALL_DIRECTIONS):
             assert torch.equal(functional.scaled_dot_product_attention(*inputs), expected)

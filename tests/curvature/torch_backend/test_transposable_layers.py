@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fisher_cli.curvature.torch_backend.transposable_layers import transposable_layers
+from fisher_cli.curvature.torch_backend.patches import TRANSPOSABLE_LAYERS, patched
 
 
 class Convolutions(TorchDispatchMode):
@@ -67,7 +67,7 @@ def graphs(name: str, *, plain: bool, frozen: str = "") -> tuple[Tensor, list[Te
     if plain:
         outputs = layer(x.tanh()).sigmoid()
     else:
-        with transposable_layers():
+        with patched(TRANSPOSABLE_LAYERS):
             outputs = layer(x.tanh()).sigmoid()
     leaves = [leaf for leaf in (x, *layer.parameters()) if leaf.requires_grad]
     u = draw(*outputs.shape).requires_grad_()
@@ -114,7 +114,7 @@ def test_a_product_takes_two_convolutions_where_autograd_takes_more(name: str) -
 def test_everything_is_put_back() -> None:
     names = ("conv1d", "conv2d", "conv3d", "batch_norm")
     before = [getattr(functional, name) for name in names]
-    with transposable_layers():
+    with patched(TRANSPOSABLE_LAYERS):
         assert all(getattr(functional, name) is not was for name, was in zip(names, before, strict=True))
         # An error of a layer leaves the context as an end does.
         with pytest.raises(RuntimeError, match="weight"):
@@ -130,7 +130,7 @@ def test_images_of_one_channel_are_laid_out_like_others(channels: int) -> None:
     """
     x = torch.rand(2, channels, 5, 4)
     layer = nn.Conv2d(channels, 6, 3)
-    with transposable_layers():
+    with patched(TRANSPOSABLE_LAYERS):
         outputs = layer(x)
         (gradient,) = torch.autograd.grad(outputs.square().sum(), layer.weight)
     assert outputs.stride(1) == 1

@@ -25,8 +25,8 @@ PATIENCE = 20.0
 class Thread(ProcessGroup):
     """One of several threads in place of processes; what is scattered are single values in turn."""
 
-    def __init__(self, rank: int, size: int, barrier: threading.Barrier, workdir: dict[int, Any]) -> None:
-        self.rank, self.size, self._barrier, self._desk = rank, size, barrier, workdir
+    def __init__(self, rank: int, size: int, barrier: threading.Barrier, desk: dict[int, Any]) -> None:
+        self.rank, self.size, self._barrier, self._desk = rank, size, barrier, desk
         self.meetings = 0
 
     def exchange(self, value: Any) -> list[Any]:
@@ -61,11 +61,11 @@ class Thread(ProcessGroup):
 
 def in_threads(size: int, work: Callable[[Thread], Any]) -> list[Any]:
     """What so many ranks return."""
-    barrier, workdir, found = threading.Barrier(size), dict[int, Any](), dict[int, Any]()
+    barrier, desk, found = threading.Barrier(size), dict[int, Any](), dict[int, Any]()
 
     def one(rank: int) -> None:
         try:
-            found[rank] = work(Thread(rank, size, barrier, workdir))
+            found[rank] = work(Thread(rank, size, barrier, desk))
         except BaseException:
             barrier.abort()
             raise
@@ -109,8 +109,7 @@ def test_whatever_the_order_all_is_added_once_and_read_as_it_is(ranks: int, seed
     models = [network() for _ in range(ranks)]  # which draws; a rank that draws meanwhile is not the others' network
 
     def work(process_group: Thread) -> list[Tensor]:
-        problem = pose(models[process_group.rank], data, batch_size=1, process_group=process_group)
-        mean = SharedMeanGradient(problem)
+        mean = SharedMeanGradient(pose(models[process_group.rank], data, batch_size=1, process_group=process_group))
         mine = parts[process_group.rank]
         for batch in mean.adding(batches(len(mine))):
             for name, part in mine[batch.start]:
@@ -118,7 +117,7 @@ def test_whatever_the_order_all_is_added_once_and_read_as_it_is(ranks: int, seed
         mean.complete()
         whole = mean.whole()
         assert mean.squared_norm() == pytest.approx(float(whole @ whole), rel=1e-12)
-        vector = MeanGradient(problem, whole)
+        vector = MeanGradient(mean._problem, whole)
         for batch in mean.reading(batches(len(mine))):
             for name, _ in reversed(mine[batch.start]):
                 assert torch.equal(mean.part(name), vector.part(name))
@@ -152,9 +151,7 @@ def test_ranks_of_one_order_go_in_step() -> None:
         ([["second", "first"], ["second"]], ["second", "first"] * 2),
     ],
 )
-def test_ranks_meet_again_after_a_layer_that_only_one_of_them_takes(
-    orders: list[list[str]], collective_order: list[str]
-) -> None:
+def test_ranks_meet_again_after_a_layer_that_only_one_of_them_takes(orders: list[list[str]], turns: list[str]) -> None:
     """Whoever is in the earlier batch, and in it at the later layer, goes first; the others wait."""
 
     def work(process_group: Thread) -> list[str]:
@@ -164,7 +161,7 @@ def test_ranks_meet_again_after_a_layer_that_only_one_of_them_takes(
                 seen += taken.until(name)
         return seen + list(taken.until(None))
 
-    assert in_threads(2, work) == [collective_order] * 2
+    assert in_threads(2, work) == [turns] * 2
 
 
 def test_it_is_shared_out_where_several_ranks_have_a_large_network() -> None:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from fisher_cli import analyze
 from fisher_cli.curvature.gradient_norms import engine as engine_module
-from fisher_cli.curvature.gradient_norms import plan as plan_module
 from fisher_cli.curvature.gradient_norms.engine import Engine
+from fisher_cli.curvature.gradient_norms.rules.registry import OPERATORS, WATCHED
 from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
 from fisher_cli.curvature.torch_backend.backend_flags import tf32_products
 from fisher_cli.curvature.traces.reduced_precision import round_network
@@ -103,8 +103,10 @@ def test_rules_are_given_float32(name: str, monkeypatch: pytest.MonkeyPatch) -> 
 
         return contributions
 
-    watched = {word: replace(rule, contributions=watching(rule)) for word, rule in plan_module.RULES.items()}
-    monkeypatch.setattr(plan_module, "RULES", watched)
+    for table in (WATCHED, OPERATORS):
+        for key, entry in table.items():
+            watched = replace(entry, rule=replace(entry.rule, contributions=watching(entry.rule)))
+            monkeypatch.setitem(table, key, watched)
     sweep(problem, is_checked=True)
     assert seen == {torch.float32}
 

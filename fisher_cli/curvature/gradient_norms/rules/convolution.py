@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fisher_cli.curvature.gradient_norms.grad_factors import ExplicitGradients, Given, OuterProducts
+from fisher_cli.curvature.gradient_norms.rules.registry import rule
 
 
 def patches(
@@ -49,6 +50,12 @@ def _padding(padding: str | int | Sequence[int], kernel: Sequence[int], dilation
     return [amount for pair in reversed(pairs) for amount in pair]
 
 
+def _is_batched(arguments: Mapping[str, Any]) -> bool:
+    """Whether the input is a batch: a single image has no dimension for examples."""
+    return bool(arguments["output_dimensions"] == arguments["weight"].dim())
+
+
+@rule(*(f"torch.nn.functional.conv{d}d" for d in (1, 2, 3)), parameters=("weight", "bias"), exact=_is_batched)
 def convolution(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
     """Weight and bias, of inputs (B, C_in, …) and cotangents (K, B, C_out, …)."""
     directions, examples, channels, *grid = cotangents.shape
@@ -64,6 +71,7 @@ def convolution(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor
     return parts
 
 
+@rule(*(f"torch.nn.functional.conv_transpose{d}d" for d in (1, 2, 3)), parameters=("weight", "bias"), exact=_is_batched)
 def transposed_convolution(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
     """Weight and bias: a convolution with the parts of inputs and cotangents exchanged.
 
@@ -84,8 +92,3 @@ def transposed_convolution(arguments: Mapping[str, Any], inputs: Tensor, cotange
     a = inputs.reshape(examples, groups, -1, math.prod(grid))
     summed = cotangents.reshape(directions, examples, channels, -1).sum(3)
     return {"weight": OuterProducts(a, delta, transposed=True), "bias": ExplicitGradients(summed)}
-
-
-def is_batched(arguments: Mapping[str, Any]) -> bool:
-    """Whether the input is a batch: a single image has no dimension for examples."""
-    return bool(arguments["output_dimensions"] == arguments["weight"].dim())

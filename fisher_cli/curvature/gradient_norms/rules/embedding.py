@@ -1,6 +1,6 @@
 """The rule of embeddings: row v of dW is the sum of the cotangents at the positions that hold v."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,8 +8,33 @@ from torch import Tensor
 from torch.nn import functional
 
 from fisher_cli.curvature.gradient_norms.grad_factors import EmbeddingRows, Given
+from fisher_cli.curvature.gradient_norms.rules.registry import rule
 
 
+def _is_plain(arguments: Mapping[str, Any]) -> bool:
+    """Whether dW is what the rule says: max_norm rewrites the weights, scale_grad_by_freq is no gradient."""
+    return arguments["max_norm"] is None and not arguments["scale_grad_by_freq"]
+
+
+def _rows_taken(
+    args: Sequence[Any], kwargs: Mapping[str, Any], _output: object
+) -> Iterator[tuple[dict[str, Any], Tensor]]:
+    """The rows that `table[ids]` or `index_select(table, 0, ids)` takes of a parameter, numbered from the start."""
+    table, ids = args[0], args[-1]
+    is_along_rows = len(args) == 2 or (len(args) == 3 and args[1] == 0)
+    if kwargs or not is_along_rows or not (table.is_leaf and table.requires_grad):
+        return
+    if isinstance(ids, Tensor) and ids.dim() and ids.dtype in {torch.int32, torch.int64}:
+        yield {"weight": table, "padding_idx": None}, ids.detach() % len(table)  # −1 is the last one
+
+
+@rule(
+    *(torch.Tensor.__getitem__, torch.index_select, torch.Tensor.index_select),
+    parameters=("weight",),
+    operands=_rows_taken,
+    batch_anywhere=True,
+)
+@rule("torch.nn.functional.embedding", parameters=("weight",), exact=_is_plain, batch_anywhere=True)
 def embedding(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
     """Weight, of ids (B, …) and cotangents (K, B, …, E …); the padding row has no gradient."""
     ids = inputs.reshape(len(inputs), -1)
@@ -19,12 +44,7 @@ def embedding(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) 
     return {"weight": EmbeddingRows(ids, delta, counted)}
 
 
-def is_plain(arguments: Mapping[str, Any]) -> bool:
-    """Whether dW is what the rule says: max_norm rewrites the weights, scale_grad_by_freq is no gradient."""
-    return arguments["max_norm"] is None and not arguments["scale_grad_by_freq"]
-
-
-def bags(arguments: Mapping[str, Any]) -> Tensor:
+def _bags(arguments: Mapping[str, Any]) -> Tensor:
     """The bags of `embedding_bag`, each filled up to the longest: ids and coefficients (bags, L, 2) in float64.
 
     The coefficient of what is no entry of a bag, or a padding row, is zero.
@@ -48,8 +68,9 @@ def bags(arguments: Mapping[str, Any]) -> Tensor:
     return torch.stack([ids.double(), weights], 2)
 
 
+@rule("torch.nn.functional.embedding_bag", parameters=("weight",), exact=_is_plain, inputs=_bags)
 def embedding_bag(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
-    """Weight, of `bags` (B, L, 2) and cotangents (K, B, E).
+    """Weight, of `_bags` (B, L, 2) and cotangents (K, B, E).
 
     Of the largest entries each column goes back to the first row that has it.
     """

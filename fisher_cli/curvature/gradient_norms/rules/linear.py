@@ -1,14 +1,17 @@
 """The rule of linear maps: dW = Σ_l δ_l a_lᵀ, db = Σ_l δ_l over any number of positions."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fisher_cli.curvature.gradient_norms.grad_factors import ExplicitGradients, Given, OuterProducts
+from fisher_cli.curvature.gradient_norms.rules.registry import rule
 
 
+@rule("torch.nn.functional.linear", parameters=("weight", "bias"), batch_anywhere=True)
 def linear(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
     """Weight and bias, of inputs (B, …, I) and cotangents (K, B, …, O)."""
     del arguments
@@ -18,6 +21,24 @@ def linear(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> 
     return {"weight": OuterProducts(a, delta), "bias": ExplicitGradients(summed)}
 
 
+def _factors(
+    args: Sequence[Any], kwargs: Mapping[str, Any], _output: object
+) -> Iterator[tuple[dict[str, Any], Tensor]]:
+    """(x, W) and (bias, x, W)."""
+    if not kwargs:
+        *bias, inputs, weight = args
+        if isinstance(weight, Tensor) and weight.dim() == 2 and not any(each.dim() != 1 for each in bias):
+            yield {"weight": weight, "bias": bias[0] if bias else None}, inputs
+
+
+@rule(
+    *(torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.mm, torch.Tensor.mm),
+    *(torch.addmm, torch.Tensor.addmm),
+    parameters=("weight", "bias"),
+    name="linear",
+    operands=_factors,
+    batch_anywhere=True,
+)
 def matrix_product(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
     """The weight of x W + b, (I, O), whose gradient is that of a linear map turned, and the bias."""
     parts = linear(arguments, inputs, cotangents)

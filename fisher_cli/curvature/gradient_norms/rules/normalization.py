@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from fisher_cli.curvature.gradient_norms.deferred_checks import runs_behind
 from fisher_cli.curvature.gradient_norms.grad_factors import ExplicitGradients, Given
+from fisher_cli.curvature.gradient_norms.rules.registry import rule
 
 
 def _channelwise(normalized: Tensor, cotangents: Tensor) -> dict[str, Given]:
@@ -21,6 +22,17 @@ def _channelwise(normalized: Tensor, cotangents: Tensor) -> dict[str, Given]:
     }
 
 
+def _uses_running_statistics(arguments: Mapping[str, Any]) -> bool:
+    """Whether a batch norm treats every example alone."""
+    return not arguments["training"] and arguments["running_mean"] is not None
+
+
+def _leaves_the_batch_apart(arguments: Mapping[str, Any]) -> bool:
+    """Whether the normalised dimensions are the trailing ones only, with the examples before them."""
+    return bool(len(arguments["normalized_shape"]) < arguments["output_dimensions"])
+
+
+@rule("torch.nn.functional.batch_norm", parameters=("weight", "bias"), exact=_uses_running_statistics)
 def batch_norm(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
     """Weight and bias of a batch norm in evaluation mode: x̂ from the running statistics."""
     shape = (1, -1, *(1,) * (inputs.dim() - 2))
@@ -28,16 +40,13 @@ def batch_norm(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor)
     return _channelwise((inputs - arguments["running_mean"].reshape(shape)) * scale, cotangents)
 
 
-def uses_running_statistics(arguments: Mapping[str, Any]) -> bool:
-    """Whether a batch norm treats every example alone."""
-    return not arguments["training"] and arguments["running_mean"] is not None
-
-
+@rule("torch.nn.functional.group_norm", parameters=("weight", "bias"))
 def group_norm(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
     """Weight and bias; γ is per channel."""
     return _channelwise(functional.group_norm(inputs, arguments["num_groups"], eps=arguments["eps"]), cotangents)
 
 
+@rule("torch.nn.functional.instance_norm", parameters=("weight", "bias"))
 def instance_norm(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
     """Weight and bias; x̂ from the running statistics where the layer uses those."""
     normalized = functional.instance_norm(
@@ -68,6 +77,12 @@ def _elementwise(normalized: Tensor, dimensions: int, cotangents: Tensor) -> dic
     return {"weight": ExplicitGradients(weight), "bias": ExplicitGradients(delta.sum(2))}
 
 
+@rule(
+    "torch.nn.functional.layer_norm",
+    parameters=("weight", "bias"),
+    exact=_leaves_the_batch_apart,
+    batch_anywhere=True,
+)
 def layer_norm(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
     """Weight and bias."""
     shape = arguments["normalized_shape"]
@@ -75,13 +90,9 @@ def layer_norm(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor)
     return _elementwise(normalized, len(shape), cotangents)
 
 
+@rule("torch.nn.functional.rms_norm", parameters=("weight",), exact=_leaves_the_batch_apart, batch_anywhere=True)
 def rms_norm(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
     """Weight."""
     shape = arguments["normalized_shape"]
     normalized = functional.rms_norm(inputs, shape, eps=arguments["eps"])
     return _elementwise(normalized, len(shape), cotangents)
-
-
-def leaves_the_batch_apart(arguments: Mapping[str, Any]) -> bool:
-    """Whether the normalised dimensions are the trailing ones only, with the examples before them."""
-    return bool(len(arguments["normalized_shape"]) < arguments["output_dimensions"])
