@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-import fisher_cli.run.sequence
 from fisher_cli.cli.app import app
+from fisher_cli.run.row import Predecessor, Source, ThisProcess
 from fisher_cli.storage.checksums import SEAL
 from tests.run.test_resume import NET
 
@@ -85,11 +85,11 @@ def assert_equal_reports(one: str, other: str, *words: str, may_differ: Collecti
 
 def measured_from_now_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
-    real = fisher_cli.run.sequence.Run.measure
+    real = ThisProcess.measure_row
 
-    def measure(self: fisher_cli.run.sequence.Run, file: fisher_cli.run.sequence.CheckpointFile) -> Any:
-        found.append(file.name)
-        return real(self, file)
+    def measure(self: ThisProcess, source: Source, previous: Predecessor) -> Any:
+        found.append(source.name)
+        return real(self, source, previous)
 
-    monkeypatch.setattr(fisher_cli.run.sequence.Run, "measure", measure)
+    monkeypatch.setattr(ThisProcess, "measure_row", measure)
     return found

@@ -30,11 +30,11 @@ from fisher_cli.curvature.traces.deflation import (
 )
 from fisher_cli.curvature.traces.traces import draw_notes, sweep
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
-from fisher_cli.inputs.data.datasets import load_examples
 from fisher_cli.inputs.networks.architectures import find_architecture
 from fisher_cli.inputs.networks.fitting import load_weights
 from tests.cases import CASES, Case, mlp
 from tests.conftest import problem_of, reference_of
+from tests.loading import load_examples
 
 SAMPLES = Path(__file__).parents[3] / "sample_checkpoints"
 KINDS = [(Softmax(), 5), (Softmax(), 2), (Sigmoid(), 3), (Gaussian(), 4)]

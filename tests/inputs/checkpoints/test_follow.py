@@ -239,7 +239,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, *acts: Callable[[], object]) -> li
             raise KeyboardInterrupt
         acts[len(waits) - 1]()
 
-    monkeypatch.setattr(following, "Following", partial(FollowRequest, pause=pause))
+    monkeypatch.setattr(following, "FollowRequest", partial(FollowRequest, pause=pause))
     return waits
 
 
