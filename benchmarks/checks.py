@@ -9,21 +9,22 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
 from torch import nn
 
-import fisher_cli.run.sequence
+import fisher_cli.run.row
 from benchmarks.harness import Answer, Report, ask, number, parsed, parser, provenance, required, say, table
 from fisher_cli.curvature.problem.problem import TensorData
 from fisher_cli.inputs.networks.cifar_resnets import cifar_resnet
 from fisher_cli.results import Measurement
-from fisher_cli.run.measurement import measure
-from fisher_cli.run.sequence import Run
+from fisher_cli.run.measurement import MeasurementContext, measure
+from fisher_cli.run.preparation import run_of_files
 from fisher_cli.settings import Resources, Settings
 
 SAMPLES = Path(__file__).parents[1] / "sample_checkpoints"
@@ -73,8 +74,13 @@ def of_samples(name: str, eigenvalues: int, examples: int | None, *, verify: boo
         RuntimeError: a checkpoint failed.
     """
     settings = Settings(eigenvalues=eigenvalues, **({} if examples is None else {"limit": examples}))
-    with mock.patch.object(fisher_cli.run.sequence, "measure", partial(measure, verify=verify)):
-        rows = list(Run([SAMPLES / name], settings, Resources(device="cpu")))
+
+    def measured(*words: Any) -> Measurement:
+        *others, context = words
+        return measure(*others, replace(context, checks=verify))
+
+    with mock.patch.object(fisher_cli.run.row, "measure", measured):
+        rows = list(run_of_files([SAMPLES / name], settings, Resources(device="cpu")))
     for row in rows:
         if row.trace is None:
             msg = f"{row.checkpoint}: {row.error}"
@@ -88,7 +94,8 @@ def of_resnet20(eigenvalues: int, examples: int | None, *, verify: bool) -> list
     network: nn.Module = cifar_resnet("resnet20-cifar", num_classes=CLASSES)
     images = torch.randn(examples or IMAGES, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     labels = torch.randint(CLASSES, (len(images),), generator=torch.Generator().manual_seed(2))
-    return [measure(network, TensorData(images, labels), Settings(eigenvalues=eigenvalues), verify=verify)]
+    context = MeasurementContext(checks=verify)
+    return [measure(network, TensorData(images, labels), Settings(eigenvalues=eigenvalues), context)]
 
 
 TASKS: dict[str, Callable[..., list[Measurement]]] = {

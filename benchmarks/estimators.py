@@ -46,7 +46,7 @@ from fisher_cli.curvature.traces.traces import sweep
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
 from fisher_cli.inputs.data.datasets import load_examples
 from fisher_cli.inputs.networks.networks import Networks
-from fisher_cli.run.sequence import Run
+from fisher_cli.run.preparation import run_of_files
 from fisher_cli.settings import Resources, Settings
 
 PARTS = ("variance", "classes", "overhead")
@@ -145,11 +145,11 @@ def overhead_of(repeats: int) -> Answer:
     """The CPU time of whole runs without eigenvalues, on one thread, and of their passes alone."""
     torch.set_num_threads(1)
     folder, settings = SAMPLES / OVERHEAD_RUN, Settings(eigenvalues=0)
-    list(Run([folder], settings, Resources(device="cpu")))
+    list(run_of_files([folder], settings, Resources(device="cpu")))
     times, stages, count = [], dict[str, list[float]](), 0
     for _ in range(repeats):
         start = time.process_time()
-        measurements = list(Run([folder], settings, Resources(device="cpu")))
+        measurements = list(run_of_files([folder], settings, Resources(device="cpu")))
         times.append((time.process_time() - start) / len(measurements))
         count = len(measurements)
         for measurement in measurements:
@@ -162,7 +162,7 @@ def overhead_of(repeats: int) -> Answer:
 
 def _passes(folder: Path, settings: Settings) -> float:
     """CPU seconds of one checkpoint's forward and backward passes with their norms, on an engine that knows it."""
-    examples = load_examples(settings.data, limit=settings.limit)
+    examples = load_examples(settings, Resources())
     checkpoint = load_checkpoint(find_checkpoints([folder])[-1])
     networks = Networks(None, {})
     module = networks.load(networks.architecture(checkpoint), checkpoint)

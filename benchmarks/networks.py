@@ -13,6 +13,7 @@ from torchvision.models import VisionTransformer, resnet18
 
 from fisher_cli.inputs.data.datasets import load_examples
 from fisher_cli.inputs.networks.digits_networks import digits_cnn
+from fisher_cli.settings import Resources, Settings
 
 CLASSES = 10
 VOCABULARY = 1000
@@ -194,7 +195,9 @@ class Case:
     def data(self, setting: Setting, examples: int) -> tuple[Tensor, Tensor]:
         """Inputs and labels; fewer examples are the first of many."""
         if setting.images is not None:
-            chosen = load_examples(setting.images, limit=self.examples, normalize=setting.normalize)
+            chosen = load_examples(
+                Settings(data=setting.images, limit=self.examples, normalize=setting.normalize), Resources()
+            )
             images, labels = chosen.batch(0, len(chosen))
             return fitted(images, self.shape)[:examples], labels[:examples]
         generator = torch.Generator().manual_seed(1)

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from benchmarks.harness import Answer, ask, required, say
 from benchmarks.networks import LOADABLE, Case, Setting, fitted
 from fisher_cli.inputs.data.datasets import load_examples
+from fisher_cli.settings import Resources, Settings
 
 LEARNING_RATE, BATCH_SIZE = 1e-3, 32
 QUICK_STEPS = 2
@@ -65,6 +66,6 @@ def train(case: Case, steps: int, file: Path) -> Answer:
 
 
 def _digits(case: Case, split: str) -> tuple[torch.Tensor, torch.Tensor]:
-    examples = load_examples("digits", split=split, limit=None)
+    examples = load_examples(Settings(split=split, limit=None), Resources())
     images, labels = examples.batch(0, len(examples))
     return fitted(images, case.shape), labels

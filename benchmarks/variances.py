@@ -23,6 +23,7 @@ from fisher_cli.curvature.traces.traces import sweep
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
 from fisher_cli.inputs.data.datasets import load_examples
 from fisher_cli.inputs.networks.networks import Networks
+from fisher_cli.settings import Resources, Settings
 
 SAMPLES = Path(__file__).parent.parent / "sample_checkpoints"
 LABELS = "labels.csv"
@@ -123,7 +124,9 @@ def estimate(problem: Problem, row: EstimateRow, seeds: int) -> EstimateRow:
 
 def estimate_run(source: Checkpoints, examples: int, seeds: int, most: int | None) -> Answer:
     """All checkpoints of a run, or the first and the last few."""
-    chosen = load_examples(source.data, limit=examples, labels=source.labels, normalize=source.normalize)
+    chosen = load_examples(
+        Settings(data=source.data, limit=examples, labels=source.labels, normalize=source.normalize), Resources()
+    )
     data = TensorData(*chosen.batch(0, len(chosen)))
     networks, files, rows = Networks(source.model, {}), find_checkpoints([source.folder]), []
     for file in files if most is None else [*files[: most - 1], files[-1]]:

@@ -1,7 +1,7 @@
 """Fisher from Python: sequences of files or of modules → their Analysis; what the commands do, without printing."""
 
+import collections
 import itertools
-import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,16 +10,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from fisher_cli.curvature.problem.problem import TensorData
-from fisher_cli.curvature.torch_backend.network_state import restored
 from fisher_cli.errors import DataError, UsageError
+from fisher_cli.inputs.checkpoints.checkpoints import CheckpointFile
 from fisher_cli.inputs.data.datasets import check_limit, selected
 from fisher_cli.run.analysis import Analysis
-from fisher_cli.run.device import choose_device
-from fisher_cli.run.measurement import measure
-from fisher_cli.run.normalization import choose_from_first_batch
-from fisher_cli.run.previous_row import PreviousRow
-from fisher_cli.run.sequence import Run, load_data, resident
+from fisher_cli.run.preparation import run_of_files, run_of_modules
+from fisher_cli.run.sequence import Run
 from fisher_cli.settings import PRESETS, ComparisonSettings, Resources, Settings, settings_of
+from fisher_cli.storage.formats import Format, format_of
+from fisher_cli.storage.journal import journal_folder, open_journal
+from fisher_cli.storage.report_files import ReportFiles, RunRecord
 
 
 def analyze(
@@ -31,6 +31,7 @@ def analyze(
     data_dir: str | None = None,
     download: bool = False,
     preset: str | None = None,
+    output: str | Path | None = None,
     **settings: Any,
 ) -> Analysis:
     """Fisher traces and eigenvalues of a sequence of checkpoints or modules: `.table` and `.layers` are DataFrames.
@@ -45,6 +46,9 @@ def analyze(
         data_dir: where named datasets lie.
         download: whether a missing dataset may be downloaded.
         preset: settings of a published paper, by a name of `fisher_cli.settings.PRESETS`; those given here win.
+        output: a file for the table, with the per-layer table, the record and the journal beside it, as
+            `fisher analyze -o` writes them. What was finished when a run was stopped is not measured again: files and
+            modules are known by their content, modules besides by their outputs on the first examples.
         **settings: the fields of `Settings`, such as `limit=None`, `eigenvalues=10`, `model="resnet18"`.
 
     Returns:
@@ -53,6 +57,9 @@ def analyze(
     Raises:
         UsageError: modules and paths are mixed, a list holds one module twice, tensors are given as the data of files,
             or a setting cannot be.
+        LockedError: another process is writing this output.
+        RecordError: the output was made with other settings, data or versions.
+        OutputError: it cannot be written.
     """
     given = _given(checkpoints)
     held = given if isinstance(given, list) else []
@@ -76,16 +83,12 @@ def analyze(
         batch_size=batch_size, device=device, data_dir=None if data_dir is None else str(data_dir), download=download
     )
     if is_modules:
-        if isinstance(data, str):
-            return _analyze_modules(given, None, asked, resources)
         # A limit that nobody has given is one of datasets.
         has_limit = "limit" in settings or (preset is not None and "limit" in PRESETS[preset].settings)
-        asked = asked if has_limit else replace(asked, limit=None)
-        return _analyze_modules(given, _selected(*data, asked), asked, resources)
-    run = Run([Path(item) for item in held], asked, resources)
-    for _ in run:
-        pass
-    return run.analysis
+        asked = asked if has_limit or isinstance(data, str) else replace(asked, limit=None)
+        tensors = None if isinstance(data, str) else _selected(*data, asked)
+        return _measured(run_of_modules(given, tensors, asked, resources, is_kept=output is not None), output)
+    return _measured(run_of_files([Path(item) for item in held], asked, resources), output)
 
 
 def compare(
@@ -188,49 +191,46 @@ def _selected(inputs: Tensor, labels: Tensor, settings: Settings) -> TensorData:
     return TensorData(inputs[places.to(inputs.device)], labels[places.to(labels.device)])
 
 
-def _analyze_modules(
-    modules: list[nn.Module] | Iterator[Any], tensors: TensorData | None, settings: Settings, resources: Resources
-) -> Analysis:
-    """Measure modules one after the other; here an error is raised, since who made them can mend them.
+def _measured(run: Run[Any], output: str | Path | None) -> Analysis:
+    """Go through the rows of a run; with a file named, those finished before are taken from its journal.
 
     Raises:
-        UsageError: a generator yields something else, or constants are to be chosen for the last of its modules.
+        UsageError: what is asked has other tables than `analyze` writes.
+        LockedError: another process is writing this report.
+        RecordError: the report there was made otherwise.
+        OutputError: the files cannot be written.
     """
-    device = choose_device(resources.device)
-    if tensors is None:
-        examples = load_data(settings, resources)
-        if examples.candidates:
-            if not isinstance(modules, list):
-                msg = (
-                    "normalize 'auto' asks the last module, which a generator has not made yet: pass a list, or name it"
-                )
-                raise UsageError(msg)
-            examples = choose_from_first_batch(examples, modules[-1], settings, device)
-        source, classes, described = resident(examples, device), examples.classes, examples.describe()
-    else:
-        source, classes, described = tensors, None, {"name": "tensors", "examples": len(tensors)}
-    analysis = Analysis(settings, resources, str(device), described)
-    start, batch_size = time.perf_counter(), resources.batch_size
-    is_alone = isinstance(modules, list) and len(modules) == 1
-    previous_row = PreviousRow() if settings.looks_back and not is_alone else None
-    for index, module in enumerate(modules):
-        if not isinstance(module, nn.Module):
-            msg = f"after {index} modules came {_kinds([module])}: a generator of modules must yield nothing else"
-            raise UsageError(msg)
-        if previous_row is not None:
-            previous_row.advance()
-        with restored(module):
-            found = measure(
-                module,
-                source,
-                settings,
-                batch_size=batch_size,
-                device=device,
-                classes=classes,
-                previous_row=previous_row,
-            )
-        batch_size = batch_size if found.memory_ran_out_at is None else found.batch_size
-        named = replace(found, checkpoint=f"module-{index}", architecture=type(module).__name__)
-        analysis.measurements.append(named)
-    analysis.seconds = time.perf_counter() - start
+    analysis = run.analysis
+    if output is None:
+        collections.deque(run, maxlen=0)
+        return analysis
+    files = _report_files(Path(output), run)
+    with open_journal(journal_folder(files.main), run.question) as journal:
+        run.keep_in(journal)
+        try:
+            collections.deque(run, maxlen=0)
+        finally:
+            if analysis.succeeded:
+                record = RunRecord(analysis.stable_metadata(), analysis.run_metadata())
+                files.write(analysis.table, analysis.layers, record, dict.fromkeys(files.further, analysis.task2vec))
     return analysis
+
+
+def _report_files(output: Path, run: Run[Any]) -> ReportFiles:
+    """The files that `fisher analyze -o` writes.
+
+    Raises:
+        UsageError: what is asked has other tables.
+        OutputError: they could not be written after hours of computation.
+    """
+    settings = run.analysis.settings
+    if settings.comparison is not None or settings.spectrum is not None or settings.verify:
+        msg = "output names the tables of analyze: those of compare and verify are data frames, to be saved by to_csv"
+        raise UsageError(msg)
+    inputs = tuple(file.path for file in run.files if isinstance(file, CheckpointFile))
+    files = ReportFiles(output, format_of(output, None), inputs=inputs)
+    files = files.and_("task2vec") if settings.task2vec else files
+    if files.format is Format.XLSX:
+        import fisher_cli.storage.xlsx  # noqa: F401 - says now, not after hours, what must be installed
+    files.check_writable()
+    return files

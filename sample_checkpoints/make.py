@@ -22,6 +22,7 @@ from torch.nn.functional import cross_entropy
 
 from fisher_cli.inputs.data.datasets import load_examples
 from fisher_cli.inputs.networks.digits_networks import digits_cnn, digits_mlp
+from fisher_cli.settings import Resources, Settings
 
 HERE = Path(__file__).parent
 BATCH_SIZE = 32
@@ -56,7 +57,7 @@ def train(run: Run, folder: Path, last_step: int | None = None) -> list[Path]:
     """Train, save the checkpoints up to `last_step` into the folder, and return their paths."""
     torch.set_num_threads(1)  # the order of floating-point sums depends on the number of threads
     folder.mkdir(parents=True, exist_ok=True)
-    examples = load_examples("digits", split="train", limit=None)
+    examples = load_examples(Settings(split="train", limit=None), Resources())
     inputs, labels = examples.batch(0, len(examples))
     if run.wrong_labels:
         labels, noisy = with_wrong_labels(labels, run.wrong_labels)

@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from fisher_cli.errors import FisherError
-from fisher_cli.inputs.data.datasets import load_examples
+from tests.loading import load_examples
 
 
 def refusal(kind: type[FisherError], data: str, **options: object) -> str:

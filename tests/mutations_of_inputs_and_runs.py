@@ -336,12 +336,12 @@ RUN: dict[str, list[tuple[str, ...]]] = {
             "self._size += len(line)",
         ),
     ],
-    "run.resume": [
+    "run.sequence": [
         (
             "row known by its weights whatever came before",
             "tests/run/test_newcomers.py",
-            "self.journal.find(key)",
-            "self.journal.of_weights(key[0])",
+            "self._journal.find(key)",
+            "self._journal.of_weights(key[0])",
         ),
         (
             "recalled row under its old name",

@@ -8,9 +8,9 @@ from torch import Tensor
 from fisher_cli.curvature.problem.likelihoods import Likelihood
 from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
-from fisher_cli.inputs.data.datasets import load_examples
 from fisher_cli.inputs.networks.architectures import find_architecture
 from fisher_cli.inputs.networks.fitting import load_weights
+from tests.loading import load_examples
 
 SAMPLES = Path(__file__).parent.parent / "sample_checkpoints"
 

@@ -26,7 +26,7 @@ from fisher_cli.errors import CheckpointError, DataError, NumericalError, UsageE
 from fisher_cli.inputs.checkpoints.checkpoints import CheckpointFile
 from fisher_cli.parallel.launch import launched
 from fisher_cli.parallel.ranks import Ranks, joined_ranks
-from fisher_cli.run.sequence import refuse_other_files
+from fisher_cli.run.preparation import refuse_other_files
 from tests.cases import CASES
 from tests.shared_gradient_runs import SHARED_GRADIENT_TASKS, as_large
 
@@ -145,10 +145,11 @@ def memory_runs_out_on_one_rank(process_group: ProcessGroup) -> Any:
     try:
         problem = problem_of(process_group, 4)
         settings = Settings(data="none", eigenvalues=2)
-        found = measuring.measure(problem.model, problem.data, settings, batch_size=4, process_group=process_group)
+        context = measuring.MeasurementContext(batch_size=4, process_group=process_group)
+        found = measuring.measure(problem.model, problem.data, settings, context)
     finally:
         measuring.sweep = real
-    alone = measuring.measure(problem.model, problem.data, settings, batch_size=2)
+    alone = measuring.measure(problem.model, problem.data, settings, measuring.MeasurementContext(batch_size=2))
     assert found.trace is not None
     assert alone.trace is not None
     return process_group.exchange(

@@ -159,14 +159,13 @@ def memory_runs_out_in_the_middle_of_a_batch(process_group: ProcessGroup) -> Any
     short = lambda: RuntimeError("DefaultCPUAllocator: can't allocate memory")  # noqa: E731
     with as_large():
         alone = process_group.rank == 0 and measuring.measure(
-            problem.model, problem.data, settings, batch_size=2, verify=False
+            problem.model, problem.data, settings, measuring.MeasurementContext(batch_size=2, checks=False)
         )
         norm = process_group.broadcast(alone and alone.gradient and alone.gradient.norm_squared)
         for method, call, rank in (("add", 3, 0), ("part", 2, 0), ("_add", 2, -1), ("_gathered", 3, -1)):
             with failing(method, call if process_group.rank == rank % process_group.size else 0, short):
-                found = measuring.measure(
-                    problem.model, problem.data, settings, batch_size=4, verify=False, process_group=process_group
-                )
+                context = measuring.MeasurementContext(batch_size=4, checks=False, process_group=process_group)
+                found = measuring.measure(problem.model, problem.data, settings, context)
             assert found.gradient is not None
             off = abs(found.gradient.norm_squared / norm - 1)
             said.append([found.batch_size, found.memory_ran_out_at, off < 1e-12])

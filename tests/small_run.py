@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import nn
 
-import fisher_cli.run.sequence
 from fisher_cli.cli.app import STOPPING_SIGNALS, main
+from fisher_cli.results import Measurement
+from fisher_cli.run.row import Predecessor, Source, ThisProcess
 from tests.command import fisher
 
 QUICK = ("--limit", "8", "--eigenvalues", "1", "--model", "./net.py:make")
@@ -58,15 +59,13 @@ def forget() -> None:
 def measured_from_now_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The checkpoints that are measured from now on."""
     measured: list[str] = []
-    real = fisher_cli.run.sequence.Run.measure
+    real = ThisProcess.measure_row
 
-    def measure(
-        self: fisher_cli.run.sequence.Run, file: fisher_cli.run.sequence.CheckpointFile
-    ) -> fisher_cli.run.sequence.Measurement:
-        measured.append(file.name)
-        return real(self, file)
+    def measure(self: ThisProcess, source: Source, previous: Predecessor) -> Measurement:
+        measured.append(source.name)
+        return real(self, source, previous)
 
-    monkeypatch.setattr(fisher_cli.run.sequence.Run, "measure", measure)
+    monkeypatch.setattr(ThisProcess, "measure_row", measure)
     return measured
 
 

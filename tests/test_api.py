@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 import fisher_cli
 from fisher_cli import Analysis, FisherError, analyze
+from fisher_cli.cli.app import app
 from fisher_cli.errors import CheckpointError, DataError, UsageError
 from fisher_cli.inputs.networks.digits_networks import digits_mlp
 from fisher_cli.results import Status
@@ -54,6 +56,22 @@ def test_a_folder_is_a_run_in_order() -> None:
     assert list(result.table["step"]) == sorted(result.table["step"])
     assert len(result.table) == 14
     assert result.seconds > 0
+
+
+def test_a_named_output_is_the_report_of_the_command(tmp_path: Path) -> None:
+    words = ["analyze", str(FIRST), str(LAST), "--limit", "20", "--eigenvalues", "0", "-q"]
+    assert CliRunner().invoke(app, [*words, "-o", str(tmp_path / "command.csv")]).exit_code == 0
+    for _ in range(2):
+        analyze([FIRST, LAST], output=tmp_path / "library.csv", **QUICK)
+        for suffix in ("csv", "layers.csv"):
+            own, other = (tmp_path / f"{name}.{suffix}" for name in ("library", "command"))
+            assert own.read_bytes() == other.read_bytes()
+    journals = [tmp_path / f"{name}.journal" / "records.jsonl" for name in ("library", "command")]
+    assert len({journal.read_bytes().splitlines()[0] for journal in journals}) == 1
+    result = CliRunner().invoke(app, [*words[:-1], "-o", str(tmp_path / "library.csv")])
+    assert result.exit_code == 0, result.output
+    assert "2 of 2 checkpoints were finished before and are kept" in result.stderr
+    assert CliRunner().invoke(app, ["check", str(tmp_path / "library.csv")]).exit_code == 0
 
 
 def test_modules_give_what_their_files_give() -> None:

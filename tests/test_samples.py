@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fisher_cli import analyze
-from fisher_cli.inputs.data.datasets import load_examples
+from tests.loading import load_examples
 
 FOLDER = Path(__file__).parents[1] / "sample_checkpoints"
 

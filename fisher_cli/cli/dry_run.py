@@ -17,7 +17,7 @@ from fisher_cli.storage.report_files import ReportFiles
 
 if TYPE_CHECKING:
     from fisher_cli.reports.console import Console
-    from fisher_cli.run.sequence import Run
+    from fisher_cli.run.preparation import FileRun
     from fisher_cli.storage.journal import Key
 
 # Exit code for what does not fit into memory: a check that fails.
@@ -99,18 +99,17 @@ def _told(
     resume: bool,
 ) -> int:
     from fisher_cli.parallel.devices import choose_devices
-    from fisher_cli.parallel.shard_run import SharedRun
     from fisher_cli.reports.forecast import forecast_lines
     from fisher_cli.run.forecast.forecast import forecast
-    from fisher_cli.run.sequence import Run
+    from fisher_cli.run.preparation import run_of_files
 
     devices = choose_devices(resources.devices) if resources.devices else []
     if devices:
         resources = replace(resources, device=devices[0], devices=())
-    run = (Run if resources.shard is None else SharedRun)(checkpoints, settings, resources)
+    run = run_of_files(checkpoints, settings, resources)
     recorded = _recorded(run, files, resume=resume)
     # On GPUs each process has a memory of its own.
-    processes = 1 if run.device.type == "cuda" else max(1, len(devices))
+    processes = 1 if run.inputs.device.type == "cuda" else max(1, len(devices))
     found = forecast(run, recorded, resources.batch_size, processes, console.message)
     if found is None:
         return _nothing_to_do(console, run)
@@ -124,7 +123,7 @@ def _told(
     return DOES_NOT_FIT
 
 
-def _recorded(run: "Run", files: ReportFiles | None, *, resume: bool) -> "Collection[Key]":
+def _recorded(run: "FileRun", files: ReportFiles | None, *, resume: bool) -> "Collection[Key]":
     """What the journal of the report has of this run; nothing where it would be begun anew."""
     from fisher_cli.storage.journal import journal_folder, kept_keys
 
@@ -133,7 +132,7 @@ def _recorded(run: "Run", files: ReportFiles | None, *, resume: bool) -> "Collec
     return kept_keys(journal_folder(files.main), run.question)
 
 
-def _nothing_to_do(console: "Console", run: "Run") -> int:
+def _nothing_to_do(console: "Console", run: "FileRun") -> int:
     """Say why there is no measurement to make; the exit code."""
     from fisher_cli.results import Measurement, Status
 

@@ -21,9 +21,10 @@ from fisher_cli.tables.dialects import Dialect
 if TYPE_CHECKING:
     import pandas as pd
 
+    from fisher_cli.inputs.checkpoints.checkpoints import CheckpointFile
     from fisher_cli.reports.console import Console
     from fisher_cli.results import Inspection, Measurement
-    from fisher_cli.run.sequence import Run
+    from fisher_cli.run.preparation import FileRun
 
 # Enough to find every rule; the share of the work is the same for every example.
 COVERED_EXAMPLES = "8"
@@ -71,10 +72,10 @@ def inspect(
     raise typer.Exit(_finish(console, survey, files, to_stdout))
 
 
-def _run(paths: list[Path], settings: Settings, resources: Resources) -> "Run":
-    from fisher_cli.run.sequence import Run  # here: without data the files alone are enough, and quicker
+def _run(paths: list[Path], settings: Settings, resources: Resources) -> "FileRun":
+    from fisher_cli.run.preparation import run_of_files  # here: without data the files alone are enough, and quicker
 
-    return Run(paths, settings, resources)
+    return run_of_files(paths, settings, resources)
 
 
 class _Survey:
@@ -89,7 +90,7 @@ class _Survey:
         self.covered: Measurement | None = None
         self._run = _run(paths, settings, resources) if with_data else None
         if self._run is not None:
-            self.files, self._networks = self._run.files, self._run.networks
+            self.files, self._networks = self._run.files, self._run.inputs.networks
         else:
             from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints
             from fisher_cli.inputs.networks.networks import Networks
@@ -113,12 +114,16 @@ class _Survey:
         for file in self.files:
             row = inspect_file(file, self._networks, self._reading)
             if self._run is not None and self.covered is None and not row.error:
-                row = self._cover(row, self._run.measure(file))
+                row = self._cover(row, file)
             self.rows.append(row)
             yield row
 
-    def _cover(self, row: "Inspection", measured: "Measurement") -> "Inspection":
-        """Keep the measurement; a row whose file fits its network and not the data says so."""
+    def _cover(self, row: "Inspection", file: "CheckpointFile") -> "Inspection":
+        """Measure the file; a row whose file fits its network and not the data says so."""
+        from fisher_cli.run.row import FIRST
+
+        assert self._run is not None
+        measured = self._run.executor.measure_row(file, FIRST)
         if measured.error:
             return replace(row, status=measured.status, error=measured.error)
         self.covered = measured

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from fisher_cli.reports.console import Console
     from fisher_cli.results import Measurement
     from fisher_cli.run.analysis import Analysis
-    from fisher_cli.run.sequence import Run
+    from fisher_cli.run.preparation import FileRun
 
 
 class FirstRow:
@@ -62,7 +62,7 @@ class FirstRow:
 WORDS: ContextVar[str] = ContextVar("WORDS", default="")
 
 
-def made_of(run: "Run", journal: Journal, files: ReportFiles) -> str:
+def made_of(run: "FileRun", journal: Journal, files: ReportFiles) -> str:
     """SHA-256 of all that the bytes of a report follow from.
 
     That are the question and the rows, which the journal holds; the checkpoints in their order, under their names and
@@ -172,7 +172,7 @@ def run_command(
     return code if launch.speaks else 0
 
 
-def _is_done(run: "Run", journal: Journal | None, files: ReportFiles | None) -> bool:
+def _is_done(run: "FileRun", journal: Journal | None, files: ReportFiles | None) -> bool:
     """Whether the report that is there was made of just this."""
     return files is not None and journal is not None and files.is_made_of(made_of(run, journal, files))
 
@@ -184,22 +184,21 @@ def _run(
     before: Path | None,
     following: "FollowRequest | None",
     process_group: "ProcessGroup",
-) -> "Run":
+) -> "FileRun":
     """A run over all checkpoints, over those of a shard, on several devices, or of a folder that is followed."""
-    from fisher_cli.parallel.shard_run import SharedRun
-    from fisher_cli.run.sequence import Run
+    from fisher_cli.run.preparation import run_of_files
 
     if resources.devices:
-        from fisher_cli.parallel.devices import DeviceRun
+        from fisher_cli.parallel.devices import run_on_devices
 
-        return DeviceRun(checkpoints, settings, resources, before)
-    if resources.shard is not None:
-        return SharedRun(checkpoints, settings, resources, before=before, process_group=process_group)
-    return Run(checkpoints, settings, resources, before=before, following=following, process_group=process_group)
+        return run_on_devices(checkpoints, settings, resources, before)
+    return run_of_files(
+        checkpoints, settings, resources, before=before, following=following, process_group=process_group
+    )
 
 
 def _journal(
-    console: "Console", run: "Run", files: ReportFiles | None, *, resume: bool
+    console: "Console", run: "FileRun", files: ReportFiles | None, *, resume: bool
 ) -> contextlib.AbstractContextManager[Journal | None]:
     """The journal of the report that is to be written, from which and into which the run's rows go."""
     if files is None:
@@ -213,8 +212,9 @@ def _journal(
     return journal
 
 
-def _say_what_is_analysed(console: "Console", run: "Run") -> None:
-    examples = run.examples
+def _say_what_is_analysed(console: "Console", run: "FileRun") -> None:
+    examples = run.inputs.examples
+    assert examples is not None
     part = "all" if len(examples) == examples.total else f"{len(examples)} of"
     split = f" {examples.split}" if examples.split else ""
     count = "1 checkpoint" if len(run) == 1 else f"{len(run)} checkpoints"
@@ -224,19 +224,18 @@ def _say_what_is_analysed(console: "Console", run: "Run") -> None:
         count = f"shard {run.analysis.part.shard}: {len(run)} of {run.analysis.part.checkpoints} checkpoints"
     name = examples.normalization.name
     normalised = "not normalised" if name == "none" else f"normalised by {name}"
-    console.message(
-        f"{count}, {part} {examples.total} examples of {examples.name}{split}, {normalised}, on {run.device}{_by(run)}"
-    )
+    where = f"on {run.inputs.device}{_by(run)}"
+    console.message(f"{count}, {part} {examples.total} examples of {examples.name}{split}, {normalised}, {where}")
 
 
-def _by(run: "Run") -> str:
+def _by(run: "FileRun") -> str:
     ranks = run.analysis.resources.ranks
     return f", {ranks} ranks" if ranks > 1 else ""
 
 
 def _measure(
     console: "Console",
-    run: "Run",
+    run: "FileRun",
     report: CommandReport,
     files: ReportFiles | None,
     to_stdout: Format | None,
@@ -249,19 +248,16 @@ def _measure(
     """
     first = FirstRow(console, run.analysis.resources.ranks)
     with console.progress(None if run.is_following else len(run)) as progress:
-        run.observer = progress
-        if files is not None:
-            run.waiting = _Renewed(run, report, files, opened)
+        rows = run.rows(progress) if files is None else run.rows(progress, _Renewed(run, report, files, opened))
         try:
-            for place, measurement in enumerate(run):
-                order = run.analysis.first_order + place
+            for order, measurement in enumerate(rows, run.analysis.first_order):
                 if to_stdout is not None and to_stdout in ROWS_AS_THEY_COME:
                     lines = report.lines(measurement, order, to_stdout)
                     for text in [lines] if isinstance(lines, str) else lines:
                         console.write(text)
                 opened.add(measurement, order)
                 first.take(measurement)
-                run.analysis.measurements[place] = report.finished(measurement)
+                run.analysis.measurements[-1] = report.finished(measurement)
         except BaseException as error:
             _keep(console, run, report, files, opened, by_user=not isinstance(error, Exception))
             raise
@@ -270,7 +266,7 @@ def _measure(
 class _Renewed:
     """The report's files as far as the run has come, written again when rows were added."""
 
-    def __init__(self, run: "Run", report: CommandReport, files: ReportFiles, opened: Opened) -> None:
+    def __init__(self, run: "FileRun", report: CommandReport, files: ReportFiles, opened: Opened) -> None:
         self._run, self._report, self._files, self._opened, self._rows = run, report, files, opened, 0
 
     def __call__(self) -> None:
@@ -281,7 +277,13 @@ class _Renewed:
 
 
 def _keep(
-    console: "Console", run: "Run", report: CommandReport, files: ReportFiles | None, opened: Opened, *, by_user: bool
+    console: "Console",
+    run: "FileRun",
+    report: CommandReport,
+    files: ReportFiles | None,
+    opened: Opened,
+    *,
+    by_user: bool,
 ) -> None:
     """Write the rows that were finished before the run was stopped, and say so."""
     analysis = run.analysis.whole()
@@ -324,7 +326,7 @@ def _write(
 
 def _finish(
     console: "Console",
-    run: "Run",
+    run: "FileRun",
     report: CommandReport,
     files: ReportFiles | None,
     to_stdout: Format | None,

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -19,8 +19,10 @@ import torch
 
 from fisher_cli.errors import FisherError
 from fisher_cli.inputs.checkpoints.checkpoints import CheckpointFile
-from fisher_cli.parallel.shard_run import SharedRun
 from fisher_cli.results import Measurement, Status
+from fisher_cli.run.measurement import Observer
+from fisher_cli.run.preparation import run_of_files
+from fisher_cli.run.row import Keep, Predecessor, Source
 from fisher_cli.settings import Resources, Settings
 from fisher_cli.storage.atomic_write import STOPPING_SIGNALS
 
@@ -80,37 +82,54 @@ class _Worker:
     is_ready: bool = False
 
 
-Arrived = Callable[[int, str | None, Measurement], None]
-
-
 class WorkerPool:
-    """Workers on devices, and the rows that came from them; `arrived` is told of each as it comes."""
+    """Measures rows in other processes, one for each of the devices, and tells what comes at once."""
 
-    def __init__(
-        self, worker_config: WorkerConfig, devices: Sequence[str], places: Sequence[int], arrived: Arrived
-    ) -> None:
-        self._worker_config, self._devices, self._arrived = worker_config, devices, arrived
-        self._queue = ShareQueue(places, len(devices))
+    is_elsewhere = True
+
+    def __init__(self, worker_config: WorkerConfig, devices: Sequence[str]) -> None:
+        self._worker_config, self._devices = worker_config, devices
+        self._places = {file.path: place for place, file in enumerate(worker_config.files)}
         self._rows: dict[int, Measurement] = {}
-        self._asked, self._deaths = set(places), dict[int, int]()
+        self._deaths = dict[int, int]()
         self._workers: list[_Worker] = []
+
+    def begin(self, places: Sequence[int], keep: Keep, observer: Observer) -> None:
+        """Start as many workers as there is work for."""
+        del observer  # several rows are under way at once
+        self._keep, self._queue, self._asked = keep, ShareQueue(places, len(self._devices)), set(places)
+        self._start_workers(len(places))
+
+    def _start_workers(self, count: int) -> None:
         try:
-            for device in devices[: max(1, len(places))]:
+            for device in self._devices[:count]:
                 self._workers.append(self._started(device))
         except BaseException:
             self.close()
             raise
 
-    def row(self, place: int) -> Measurement:
-        """The row of a checkpoint, waited for."""
+    def measure_row(self, source: Source, previous: Predecessor) -> Measurement:
+        """The row of a checkpoint, waited for; its worker finds itself what it is held against."""
+        del previous
+        assert isinstance(source, CheckpointFile)
+        place = self._places[source.path]
         if place not in self._asked:
             self._asked.add(place)
             self._queue.put(0, place)
-            self._give(0)
+            if self._workers:
+                self._give(0)
+            else:
+                self._start_workers(1)
         while place not in self._rows:
             for connection in wait([worker.connection for worker in self._workers]):
                 self._hear(next(i for i, each in enumerate(self._workers) if each.connection is connection))
         return self._rows.pop(place)
+
+    def rejoin(self, source: Source, known: Measurement, previous: Predecessor) -> Measurement | None:
+        """None: no network is here."""
+
+    def learn(self, row: Measurement) -> None:
+        """Nothing: each worker learns from its own rows."""
 
     def close(self) -> None:
         """End all workers."""
@@ -161,7 +180,7 @@ class WorkerPool:
 
     def _take(self, place: int, previous: str | None, found: Measurement) -> None:
         self._rows[place] = found
-        self._arrived(place, previous, found)
+        self._keep(self._worker_config.files[place], previous, found)
 
     def _give(self, number: int) -> None:
         worker = self._workers[number]
@@ -221,11 +240,12 @@ def work(connection: Connection, worker_config: WorkerConfig) -> None:
     """Measure what comes over the connection until it closes."""
     _settle(worker_config)
     try:
-        run = SharedRun(worker_config.paths, worker_config.settings, worker_config.resources, files=worker_config.files)
+        config = worker_config
+        run = run_of_files(config.paths, config.settings, config.resources, files=config.files)
         connection.send(None)
         while True:
-            place, run.lost = connection.recv()
-            connection.send(run.row(place))
+            place, lost = connection.recv()
+            connection.send(run.row(place, lost))
     except EOFError:
         return
     except FisherError as error:

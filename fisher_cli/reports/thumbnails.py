@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fisher_cli.errors import DataError, OutputError
 from fisher_cli.reports.reported_run import ReportedRun, last_examples
+from fisher_cli.settings import Resources, Settings
 from fisher_cli.text import one_line
 
 if TYPE_CHECKING:
@@ -74,18 +75,18 @@ def _examples(run: ReportedRun, data: ImageData) -> "Examples":
     if not isinstance(known, Mapping) or not isinstance(settings, Mapping) or "identity" not in known:
         msg = f"{run.name}: its record does not say of which data it is: make the report again"
         raise OutputError(msg)
-    examples = load_examples(
-        data.name,
-        data_dir=data.data_dir,
+    asked = Settings(
+        data=data.name,
         split=settings.get("split"),
         limit=settings.get("limit"),
         labels=data.labels if settings.get("labels") is not None else None,
         normalize=_normalize(known, settings),
         resize=settings.get("resize"),
         crop=settings.get("crop"),
-        arguments={str(key): str(value) for key, value in settings.get("data_arguments") or ()},
+        data_arguments=tuple((str(key), str(value)) for key, value in settings.get("data_arguments") or ()),
         seed=settings.get("seed", 0),
     )
+    examples = load_examples(asked, Resources(data_dir=data.data_dir))
     if examples.identity != known["identity"]:
         raise DataError(_differs(run, data, known, settings))
     if not examples.is_image or examples.inputs.ndim != 4 or examples.inputs.shape[1] not in {1, 3}:

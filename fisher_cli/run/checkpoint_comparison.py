@@ -29,9 +29,9 @@ from fisher_cli.curvature.torch_backend.out_of_memory import is_out_of_memory, r
 from fisher_cli.errors import ArchitectureError, NumericalError, OutOfMemoryError, UsageError
 from fisher_cli.inputs.checkpoints.checkpoints import Checkpoint, CheckpointFile
 from fisher_cli.results import CheckpointComparison, Estimate, LayerStep
-from fisher_cli.run.measurement import posed
+from fisher_cli.run.measurement import MeasurementContext, posed
 from fisher_cli.run.option_checks import refuse_rounded
-from fisher_cli.run.sequence import Run
+from fisher_cli.run.preparation import FileRun, run_of_files
 from fisher_cli.settings import Resources, Settings
 from fisher_cli.tables.columns import CHECKPOINT_COMPARISON_COLUMNS, LAYER_STEP_COLUMNS
 from fisher_cli.tables.rows import checkpoint_comparison_row, layer_step_rows
@@ -45,7 +45,7 @@ class PairAnalysis:
     """What was found, and the run that says where it comes from."""
 
     found: CheckpointComparison
-    run: Run
+    run: FileRun
     seconds: float
 
     @cached_property
@@ -90,7 +90,7 @@ def compare_checkpoints(a: Path, b: Path, settings: Settings, resources: Resourc
     """
     start = time.perf_counter()
     refuse_rounded(settings, gives_traces=False)
-    run = Run([a, b], settings, resources)
+    run = run_of_files([a, b], settings, resources)
     pair = _Pair(run, _in_order(run.files, (a, b)), settings)
     size = resources.batch_size
     while True:
@@ -104,7 +104,10 @@ def compare_checkpoints(a: Path, b: Path, settings: Settings, resources: Resourc
         release_memory()
         size = pair.at_once // 2
         if not size:
-            msg = f"memory ran out on {run.device} even with 1 example at once: try another device, or fewer parameters"
+            msg = (
+                f"memory ran out on {run.inputs.device} even with 1 example at once: try another device, or fewer "
+                "parameters"
+            )
             raise OutOfMemoryError(msg)
 
 
@@ -127,7 +130,7 @@ def _in_order(files: Sequence[CheckpointFile], given: tuple[Path, Path]) -> list
 class _Pair:
     """Two files on the way to their comparison; `at_once` is the batch size that was tried last."""
 
-    def __init__(self, run: Run, files: Sequence[CheckpointFile], settings: Settings) -> None:
+    def __init__(self, run: FileRun, files: Sequence[CheckpointFile], settings: Settings) -> None:
         self.run, self.files, self.settings = run, files, settings
         self.at_once = 1
         self.notes: list[str] = []
@@ -154,8 +157,10 @@ class _Pair:
 
     def _problem(self, file: CheckpointFile, size: int | None) -> tuple[Checkpoint, Problem, str]:
         """A file's weights in their network, posed; a network of the same kind is the same module."""
-        checkpoint, architecture, module = self.run.network(file)
-        problem = posed(module, self.run.data, self.settings, size, self.run.device, self.run.examples.classes)
+        inputs = self.run.inputs
+        checkpoint, architecture, module = inputs.network(file)
+        context = MeasurementContext(batch_size=size, device=inputs.device, classes=inputs.classes)
+        problem = posed(module, inputs.data, self.settings, context)
         self.at_once = min(problem.batch_size, problem.examples)
         self.notes += checkpoint.notes + architecture.notes
         if self.settings.recalibrate_bn:

@@ -2,11 +2,11 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 import torch
 from torch import nn
@@ -59,12 +59,7 @@ class StageTimer:
             self._inside = before + spent
 
 
-def verified(
-    problem: Problem,
-    settings: Settings,
-    advance: Callable[[str, float], None],
-    timed: Callable[[str], AbstractContextManager[None]],
-) -> Measurement:
+def _verified(problem: Problem, settings: Settings, context: "MeasurementContext", timed: StageTimer) -> Measurement:
     """All identities that apply, each with both sides and its verdict; `checkpoint` is left empty."""
     chosen = settings.include != ("*",) or settings.exclude or settings.weights_only or settings.without_head
     notes = list[str]()
@@ -72,7 +67,7 @@ def verified(
         with timed("normalization"):
             notes.append(recalibration(recalibrate(problem), problem.examples))
     with timed("identities"):
-        found = verify(problem, everything=not chosen, seed=settings.seed, advance=advance)
+        found = verify(problem, everything=not chosen, seed=settings.seed, advance=context.observer.stage)
     return Measurement(
         checkpoint="",
         status=Status.OK,
@@ -179,68 +174,86 @@ def _check_classes(problem: Problem, classes: int | None) -> None:
         raise DataError(msg)
 
 
-def measure(
-    module: nn.Module,
-    data: Data,
-    settings: Settings,
-    *,
-    batch_size: int | None = None,
-    activations: Activations = Activations.KEEP,
-    device: torch.device | None = None,
-    classes: int | None = None,
-    verify: bool = True,
-    known: Ledger | None = None,
-    observer: Observer | None = None,
-    previous_row: PreviousRow | None = None,
-    process_group: ProcessGroup = ALONE,
-) -> Measurement:
+@dataclass(frozen=True, kw_only=True)
+class MeasurementContext:
+    """What a measurement takes besides the network, the examples and the settings: where and how.
+
+    Attributes:
+        batch_size: examples at once; None for the automatic rule.
+        activations: whether those of a batch are kept or computed anew.
+        device: where to compute; None for where the network is.
+        classes: how many the dataset declares; None where it declares none.
+        checks: whether numbers are computed a second way on some examples.
+        ledger: that of the same network with other weights, which saves counting its work again.
+        previous_row: what the row before is remembered by; it is given this row's. None where no row looks back.
+        observer: told how far the work is.
+        process_group: the processes that share the examples.
+    """
+
+    batch_size: int | None = None
+    activations: Activations = Activations.KEEP
+    device: torch.device | None = None
+    classes: int | None = None
+    checks: bool = True
+    ledger: Ledger | None = None
+    previous_row: PreviousRow | None = None
+    observer: Observer = field(default_factory=NoObserver)
+    process_group: ProcessGroup = ALONE
+
+
+ALL_ALONE: Final = MeasurementContext()
+
+
+def measure(module: nn.Module, data: Data, settings: Settings, context: MeasurementContext = ALL_ALONE) -> Measurement:
     """Everything `settings` asks for about one network: predictions, traces, gradient, eigenvalues.
 
-    The network is moved to the device and precision of the settings and put into evaluation mode.
-    `checkpoint` is left empty and `status` says whether every eigenvalue converged. Where memory runs out, all
-    is begun anew with half as many examples at once: the result is that of the smaller batch throughout.
-    `known` may be a ledger of the same network with other weights, which saves counting its work again; `previous_row`
-    has what the checkpoint before is remembered by, and is given this one's. With `recalibrate_bn` the network's batch
-    norms are changed as well.
+    Where memory runs out, all is begun anew with half as many examples at once: the result is that of the smaller
+    batch throughout.
+
+    Args:
+        module: the network; it is moved to the device and precision that are asked for and put into evaluation mode.
+            With `recalibrate_bn` its batch norms are changed as well.
+        data: the examples.
+        settings: what is asked.
+        context: where and how.
+
+    Returns:
+        The row; `checkpoint` is left empty and `status` says whether every eigenvalue converged.
 
     Raises:
+        UsageError: what was asked cannot be.
         OutOfMemoryError: memory runs out with a single example at once.
     """
-    observer, clock, rounded = observer or NoObserver(), StageTimer(), list[tuple[Check | None, Rounding]]()
-
-    def attempt(size: int | None, *, keep_graphs: bool = True) -> Measurement | int:
-        """The measurement, or the number of examples at once for which memory did not suffice."""
-        at_once = size or POSED_EXAMPLES
+    device = context.device or next(module.parameters()).device
+    refuse_rounded(settings)
+    refuse_tf32_on(device.type, settings)
+    refuse_recomputed(settings, context.activations)
+    clock, rounded, ran_out_at = StageTimer(), list[tuple[Check | None, Rounding]](), None
+    group, size = context.process_group, context.batch_size
+    while True:
+        problem = None
         try:
-            with clock("pose"), process_group.in_step():
-                problem = posed(module, data, settings, size, device, classes, process_group, is_rounded=bool(rounded))
-                problem = replace(problem, keep_graphs=keep_graphs)
-                if activations is Activations.RECOMPUTE:
-                    problem = recomputing(problem)
-            at_once = min(problem.batch_size, problem.examples)
-            with process_group.in_step(), steady_arithmetic(), without_gradient_hooks(module):
+            with clock("pose"), group.in_step():
+                problem = _posed_anew(module, data, settings, replace(context, batch_size=size), rounded, ran_out_at)
+            with group.in_step(), steady_arithmetic(), without_gradient_hooks(module):
                 if settings.verify:
-                    return verified(problem, settings, observer.stage, clock)
-                return _measured(problem, settings, verify, known, observer, clock, previous_row, rounded)
+                    found = _verified(problem, settings, context, clock)
+                else:
+                    found = _measured(problem, settings, context, clock, rounded)
+            break
         except Exception as error:
-            if previous_row is not None:
-                previous_row.withdraw()
+            if context.previous_row is not None:
+                context.previous_row.withdraw()
             if not is_out_of_memory(error):
                 raise
+            at_once = (size or POSED_EXAMPLES) if problem is None else min(problem.batch_size, problem.examples)
             _LOG.debug("memory ran out at %d examples at once", at_once, exc_info=True)
-            return at_once
-
-    refuse_rounded(settings)
-    refuse_tf32_on((device or next(module.parameters()).device).type, settings)
-    refuse_recomputed(settings, activations)
-    found, ran_out_at = attempt(batch_size), None
-    while isinstance(found, int):
-        ran_out_at, size = ran_out_at or found, found // 2
+        del problem
+        ran_out_at, size = ran_out_at or at_once, at_once // 2
         if not size:
-            raise OutOfMemoryError(_remedy(device or next(module.parameters()).device))
+            raise OutOfMemoryError(_remedy(device))
         release_memory()  # only now: the attempt's frames, which an error keeps, are gone
-        observer.stage(f"memory ran out: again with {size} at once", 0.0)
-        found = attempt(size, keep_graphs=False)
+        context.observer.stage(f"memory ran out: again with {size} at once", 0.0)
     notes = found.notes
     if hooked := with_gradient_hooks(module):
         notes += (f"hooks that change gradients were left out, as they change no outputs: {', '.join(hooked)}",)
@@ -267,14 +280,11 @@ def posed(
     module: nn.Module,
     data: Data,
     settings: Settings,
-    size: int | None,
-    device: torch.device | None,
-    classes: int | None,
-    process_group: ProcessGroup = ALONE,
+    context: MeasurementContext = ALL_ALONE,
     *,
     is_rounded: bool = False,
 ) -> Problem:
-    """The problem that the settings pose of a network on examples, so many at once.
+    """The problem that the settings pose of a network on examples.
 
     For bfloat16 the network is in float32 until it `is_rounded`: first both are compared.
     """
@@ -284,26 +294,38 @@ def posed(
         data,
         likelihood=settings.likelihood.value,
         parameters=select_parameters(module, settings),
-        batch_size=size,
-        device=device,
+        batch_size=context.batch_size,
+        device=context.device,
         dtype=torch.float32 if is_yet_to_be else getattr(torch, settings.precision.storage),
-        process_group=process_group,
+        process_group=context.process_group,
         may_draw=settings.verify,
     )
-    _check_classes(problem, classes)
+    _check_classes(problem, context.classes)
     return without_head(problem) if settings.without_head else problem
+
+
+def _posed_anew(
+    module: nn.Module,
+    data: Data,
+    settings: Settings,
+    context: MeasurementContext,
+    rounded: Sequence[object],
+    ran_out_at: int | None,
+) -> Problem:
+    """The problem of one attempt: after memory ran out graphs are not kept, and what is rounded stays so."""
+    problem = posed(module, data, settings, context, is_rounded=bool(rounded))
+    problem = replace(problem, keep_graphs=ran_out_at is None)
+    return recomputing(problem) if context.activations is Activations.RECOMPUTE else problem
 
 
 def _measured(
     problem: Problem,
     settings: Settings,
-    verify: bool,
-    known: Ledger | None,
-    observer: Observer,
+    context: MeasurementContext,
     clock: StageTimer,
-    previous_row: PreviousRow | None,
     rounded: list[tuple[Check | None, Rounding]],
 ) -> Measurement:
+    previous_row, observer = context.previous_row, context.observer
     # Shares of the whole that the progress bar gives to the stages; products dominate where eigenvalues are asked.
     share = 0.4 if settings.eigenvalues else 0.95
     notes = list[str]()
@@ -312,7 +334,7 @@ def _measured(
             notes.append(recalibration(recalibrate(problem), problem.examples))
     tf32 = settings.precision is Precision.TF32
     if settings.precision.is_rounded and not rounded:
-        rounded.append(round_network(problem, settings.seed, tf32=tf32, verify=verify, timed=clock))
+        rounded.append(round_network(problem, settings.seed, tf32=tf32, verify=context.checks, timed=clock))
     check, rounding = rounded[0] if rounded else (None, None)
     with clock("traces"), tf32_products(wanted=tf32):
         swept = sweep(
@@ -321,9 +343,9 @@ def _measured(
             samples=settings.samples,
             target_error=settings.target_error,
             seed=settings.seed,
-            verify=verify,
+            verify=context.checks,
             is_checked=bool(rounded),
-            known=known,
+            known=context.ledger,
             advance=lambda done: observer.stage("traces", share * done),
             timed=clock,
         )
@@ -336,7 +358,7 @@ def _measured(
         swept.gradient.forget()
     if not signal.signal_to_noise and settings.asks_for_rows:
         notes.append("gradient_snr is not above zero: left empty")
-    notes += _second_evaluation(problem, settings, swept, clock, checks=verify and not rounded)
+    notes += _second_evaluation(problem, settings, swept, clock, checks=context.checks and not rounded)
     movement, remarks = None, tuple[str, ...]()
     if previous_row is not None and settings.spectrum is None:
         with clock("movement"):
@@ -366,7 +388,7 @@ def _measured(
     if settings.comparison is not None:
         return with_comparison(measurement, swept, settings, partial(_compare_stage, observer), clock)
     if settings.eigenvalues:
-        measurement = _with_eigenvalues(measurement, swept, settings, observer, clock, previous_row)
+        measurement = _with_eigenvalues(measurement, swept, settings, context, clock)
     if previous_row is not None and settings.spectrum is None:
         previous_row.leave(problem, swept.outputs, swept.trace)
     return measurement
@@ -438,15 +460,14 @@ def _with_eigenvalues(
     measurement: Measurement,
     swept: TraceResult,
     settings: Settings,
-    observer: Observer,
+    context: MeasurementContext,
     clock: StageTimer,
-    previous_row: PreviousRow | None,
 ) -> Measurement:
-    question, spectra = question_of(settings), list[Spectrum]()
+    previous_row, question, spectra = context.previous_row, question_of(settings), list[Spectrum]()
     gradient = swept.mean_gradient if question.full else None
     for matrix, trace in _matrices(swept, settings):
         name = "empirical" if matrix.empirical else "true"
-        observer.stage(f"eigenvalues of the {name} Fisher", 0.75 if matrix.empirical else 0.45)
+        context.observer.stage(f"eigenvalues of the {name} Fisher", 0.75 if matrix.empirical else 0.45)
         before = None if previous_row is None else previous_row.before.get(name)
         with clock(f"eigenvalues_{name}"):
             found, leading = spectrum(matrix, question, trace, gradient=gradient, before=before)

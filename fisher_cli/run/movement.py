@@ -17,7 +17,7 @@ from fisher_cli.curvature.spectra.solver_choice import Eigensolver, choose_eigen
 from fisher_cli.curvature.spectra.spectrum import LeadingVectors, leading_vectors, overlap
 from fisher_cli.curvature.traces.traces import sweep
 from fisher_cli.results import Measurement, Trace
-from fisher_cli.run.measurement import posed, question_of
+from fisher_cli.run.measurement import MeasurementContext, posed, question_of
 from fisher_cli.run.previous_row import PreviousRow
 from fisher_cli.settings import Settings
 
@@ -32,7 +32,7 @@ class RecomputedRow:
     leading: LeadingVectors | None
 
     def leave(self, previous_row: PreviousRow) -> None:
-        """Let the trail know it as if it had been measured just now."""
+        """Let it be remembered as if it had been measured just now."""
         if self.leading is not None:
             previous_row.now["true"] = self.leading
         previous_row.leave(self.problem, self.outputs, self.trace)
@@ -40,7 +40,7 @@ class RecomputedRow:
 
 @torch.inference_mode(mode=False)
 def recompute(
-    module: nn.Module, data: Data, settings: Settings, known: Measurement, size: int | None, device: torch.device
+    module: nn.Module, data: Data, settings: Settings, context: MeasurementContext, known: Measurement
 ) -> RecomputedRow:
     """The network of a measurement, evaluated once on the examples, with its leading eigenvectors where asked for.
 
@@ -48,15 +48,14 @@ def recompute(
         module: the network with the weights that were measured.
         data: the same examples.
         settings: the same settings.
+        context: where, and how many examples at once, as then.
         known: what was measured.
-        size: examples at once, as then.
-        device: where.
 
     Returns:
         The network as a later row needs it.
     """
     assert known.trace is not None
-    problem = posed(module, data, settings, size, device, None)
+    problem = posed(module, data, settings, context)
     if settings.recalibrate_bn:
         recalibrate(problem)
     leading = _leading(problem, settings, known.trace) if settings.eigenvalues else None
@@ -86,7 +85,7 @@ def unjoined(known: Measurement) -> Measurement:
 
 
 def rejoined(known: Measurement, now: RecomputedRow, previous_row: PreviousRow) -> Measurement:
-    """The measurement as it is after the row that the trail knows."""
+    """The measurement as it is after the row that is remembered."""
     first = unjoined(known)
     movement, remarks = previous_row.step(now.problem, now.outputs, now.trace)
     before = previous_row.before.get("true")

@@ -18,8 +18,9 @@ from PIL import Image
 from rich.cells import cell_len
 from typer.testing import Result
 
-import fisher_cli.run.sequence
-from fisher_cli.errors import DataError
+import fisher_cli.run.preparation
+import fisher_cli.run.row
+from fisher_cli.errors import DataError, UsageError
 from fisher_cli.results import Measurement, Status
 from tests.command import error_line, fisher
 from tests.waiting import PATIENCE, until
@@ -493,7 +494,7 @@ def test_images_of_the_wrong_shape(images: str) -> None:
     assert "check --model and --data" in line
     assert "2 examples of folder:images, not normalised" in result.stderr
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fisher_cli.run.sequence, "measure", lambda *_, **__: Measurement(checkpoint="", status=Status.OK))
+        patch.setattr(fisher_cli.run.row, "measure", lambda *_, **__: Measurement(checkpoint="", status=Status.OK))
         analyze(FIRST, "--data", f"folder:{Path('images').absolute()}", "--normalize", "none", "-o", "r.csv")
     record = json.loads(Path("r.meta.json").read_text())
     assert record["data"]["name"] == record["settings"]["data"] == "folder:images"
@@ -622,7 +623,7 @@ def test_a_defect_of_ours_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> No
         msg = "strange"
         raise ZeroDivisionError(msg)
 
-    monkeypatch.setattr(fisher_cli.run.sequence, "find_checkpoints", lambda *_, **__: broken())
+    monkeypatch.setattr(fisher_cli.run.preparation, "find_checkpoints", lambda *_, **__: broken())
     assert "unexpected ZeroDivisionError: strange; add --debug" in error_line(fisher("analyze", FIRST, code=1))
 
 
@@ -685,21 +686,21 @@ def test_an_interruption_without_a_file_is_said(monkeypatch: pytest.MonkeyPatch)
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fisher_cli.run.sequence, "measure", interrupted)
+    monkeypatch.setattr(fisher_cli.run.row, "measure", interrupted)
     result = fisher("analyze", CLEAN, *BARE, code=130)
     assert result.stderr.splitlines()[-1] == "interrupted: 0 of 14 checkpoints were finished"
 
 
 def test_an_error_in_the_middle_keeps_the_finished_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    measure, calls = fisher_cli.run.sequence.measure, []
+    measure, calls = fisher_cli.run.row.measure, []
 
     def once(*words: object, **options: object) -> object:
         calls.append(1)
         if len(calls) > 1:
-            raise fisher_cli.run.sequence.UsageError("no more")  # noqa: EM101, TRY003
+            raise UsageError("no more")  # noqa: EM101, TRY003
         return measure(*words, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(fisher_cli.run.sequence, "measure", once)
+    monkeypatch.setattr(fisher_cli.run.row, "measure", once)
     result = fisher("analyze", CLEAN, *BARE, "-o", "r.csv", code=2)
     assert error_line(result) == "no more"
     assert "stopped: 1 of 14 checkpoints are in r.csv" in result.stderr

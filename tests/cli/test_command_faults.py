@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-import fisher_cli.run.sequence
 from fisher_cli.cli.app import app
+from fisher_cli.results import Measurement
+from fisher_cli.run.row import Predecessor, Source, ThisProcess
 from fisher_cli.storage.integrity import check_report
 from fisher_cli.storage.readers import read_table
 from tests.journals import fail_at
@@ -103,15 +104,13 @@ def test_every_single_write_of_the_command_failing(record_property: Callable[[st
 
 def _wait_for_the_others(patch: pytest.MonkeyPatch) -> None:
     """Whoever comes to measuring has won, and waits there until all others have ended."""
-    real = fisher_cli.run.sequence.Run.measure
+    real = ThisProcess.measure_row
 
-    def measure(
-        self: fisher_cli.run.sequence.Run, file: fisher_cli.run.sequence.CheckpointFile
-    ) -> fisher_cli.run.sequence.Measurement:
+    def measure(self: ThisProcess, source: Source, previous: Predecessor) -> Measurement:
         until(lambda: Path("go").exists())
-        return real(self, file)
+        return real(self, source, previous)
 
-    patch.setattr(fisher_cli.run.sequence.Run, "measure", measure)
+    patch.setattr(ThisProcess, "measure_row", measure)
 
 
 def _races(trials: int, record_property: Callable[[str, object], None]) -> None:

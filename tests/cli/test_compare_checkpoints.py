@@ -13,7 +13,6 @@ import torch
 from torch import nn
 from typer.testing import Result
 
-from fisher_cli.inputs.data.datasets import load_examples
 from fisher_cli.inputs.networks.digits_networks import digits_cnn, digits_mlp
 from fisher_cli.reports.checkpoint_comparison import render_checkpoint_comparison, sentences
 from fisher_cli.results import CheckpointComparison, Estimate
@@ -22,6 +21,7 @@ from fisher_cli.run.checkpoint_comparison import compare_checkpoints
 from fisher_cli.settings import Precision, Resources, Settings
 from fisher_cli.tables.columns import CHECKPOINT_COMPARISON_COLUMNS, LAYER_STEP_COLUMNS
 from tests.command import fisher
+from tests.loading import load_examples
 from tests.reference import reference
 
 SAMPLES = Path(__file__).parents[2] / "sample_checkpoints"

@@ -16,11 +16,11 @@ from typer.testing import Result
 import fisher_cli.run.measurement
 from fisher_cli import analyze
 from fisher_cli.curvature.spectra.spectrum import SpectrumRequest
-from fisher_cli.inputs.data.datasets import load_examples
 from fisher_cli.inputs.networks.digits_networks import digits_mlp
 from fisher_cli.results import Spectrum
 from fisher_cli.storage.readers import read_table
 from tests.command import fisher
+from tests.loading import load_examples
 from tests.reference import Reference, reference
 
 pytestmark = pytest.mark.usefixtures("workdir")

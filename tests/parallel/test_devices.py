@@ -7,18 +7,19 @@ import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
-import fisher_cli.run.sequence
+import fisher_cli.run.row
+from fisher_cli.curvature.problem.problem import Data
 from fisher_cli.errors import UsageError
-from fisher_cli.parallel import devices
-from fisher_cli.parallel.devices import choose_devices
-from fisher_cli.parallel.shard_run import SharedRun
-from fisher_cli.parallel.worker_pool import ShareQueue
+from fisher_cli.parallel.devices import choose_devices, run_on_devices
+from fisher_cli.parallel.worker_pool import ShareQueue, WorkerPool
 from fisher_cli.results import Measurement
+from fisher_cli.run.measurement import MeasurementContext
+from fisher_cli.run.preparation import run_of_files
 from fisher_cli.settings import Resources, Settings
 from fisher_cli.storage.journal import read_records
 from tests.shard_runs import analyze, assert_equal_reports, run, spoil
@@ -33,6 +34,7 @@ DEADLY = """
 import os, signal
 from pathlib import Path
 import torch
+from torch import nn
 from torch import nn
 
 class Net(nn.Sequential):
@@ -53,15 +55,15 @@ def make():
 
 
 def test_a_worker_goes_on_with_the_batch_that_memory_left_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken, real = [], fisher_cli.run.sequence.measure
+    taken, real = [], fisher_cli.run.row.measure
 
-    def measure(*words: Any, batch_size: int | None, **options: Any) -> Measurement:
-        taken.append(batch_size)
-        found = real(*words, batch_size=batch_size, **options)
-        return replace(found, memory_ran_out_at=8, batch_size=4) if batch_size is None else found
+    def measure(module: nn.Module, data: Data, settings: Settings, context: MeasurementContext) -> Measurement:
+        taken.append(context.batch_size)
+        found = real(module, data, settings, context)
+        return replace(found, memory_ran_out_at=8, batch_size=4) if context.batch_size is None else found
 
-    monkeypatch.setattr(fisher_cli.run.sequence, "measure", measure)
-    worker = SharedRun([Path("ckpts")], Settings(model="./net.py:make", limit=8, eigenvalues=0), Resources())
+    monkeypatch.setattr(fisher_cli.run.row, "measure", measure)
+    worker = run_of_files([Path("ckpts")], Settings(model="./net.py:make", limit=8, eigenvalues=0), Resources())
     for place in range(3):
         worker.row(place)
     assert taken == [None, 4, 4]
@@ -122,6 +124,18 @@ def test_devices_that_cannot_be_are_refused(words: tuple[str, ...], remedy: str)
     assert remedy in error
 
 
+def test_the_process_that_writes_is_not_asked_for_what_the_devices_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(model="./net.py:make", limit=8, eigenvalues=0, precision="tf32")
+    with pytest.raises(UsageError, match="this is the CPU"):
+        run_on_devices([Path("ckpts")], settings, Resources(devices=("cpu", "cpu")))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    found = run_on_devices([Path("ckpts")], settings, Resources(devices=("0", "1")))
+    assert found.question["device"] == "cuda"
+    assert found.analysis.device == "cuda:0, cuda:1"
+    assert found.inputs.data is found.inputs.examples  # which lie where they were read
+
+
 # --- the same bytes
 
 
@@ -131,7 +145,7 @@ def test_two_processes_write_what_one_writes(monkeypatch: pytest.MonkeyPatch) ->
     analyze("--devices", "cpu,cpu", "-o", "many.csv", code=3)
     assert_equal_reports("many.csv", "whole.csv", "", ".layers", may_differ=OF_THE_DEVICES)
     run("check", "many.csv")
-    monkeypatch.setattr(devices, "WorkerPool", None)  # all rows are there: nobody is needed
+    monkeypatch.setattr(WorkerPool, "_started", None)  # all rows are there: nobody is needed
     Path("ckpts/step_5.pt").unlink()
     for step in (0, 1, 2, 7, 8):
         Path(f"ckpts/step_{step}.pt").unlink()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-import fisher_cli.run.sequence
+from fisher_cli.run.row import Predecessor, Source, ThisProcess
 from fisher_cli.storage.checksums import checked_line
 from fisher_cli.storage.journal import journal_folder
 from tests.shard_runs import analyze, parts, run
@@ -96,15 +96,15 @@ def test_damaged_unfinished_and_foreign_parts_are_refused(monkeypatch: pytest.Mo
     assert "--force" in refused(*joins)
     run("merge", *joins, "--force")
     Path("part-2.csv").unlink()
-    real, calls = fisher_cli.run.sequence.Run.measure, []
+    real, calls = ThisProcess.measure_row, []
 
-    def stopped(self: fisher_cli.run.sequence.Run, file: fisher_cli.run.sequence.CheckpointFile) -> Any:
-        calls.append(file)
+    def stopped(self: ThisProcess, source: Source, previous: Predecessor) -> Any:
+        calls.append(source)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return real(self, file)
+        return real(self, source, previous)
 
-    monkeypatch.setattr(fisher_cli.run.sequence.Run, "measure", stopped)
+    monkeypatch.setattr(ThisProcess, "measure_row", stopped)
     analyze("--shard", "2/2", "--force", "-o", "part-2.csv", code=130)
     assert "has 2 of its 6 checkpoints, it was stopped" in refused(*joins)
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from fisher_cli.inputs.data.datasets import load_examples
 from fisher_cli.reports.page import render_page
 from fisher_cli.reports.reported_run import read_run
 from fisher_cli.reports.thumbnails import LARGEST, ImageData, with_pictures
 from fisher_cli.storage.readers import read_table
 from tests.command import fisher
+from tests.loading import load_examples
 from tests.report_files import SAMPLES, made
 
 LABELS = SAMPLES / "digits-noisy" / "labels.csv"

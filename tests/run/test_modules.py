@@ -2,18 +2,22 @@
 
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fisher_cli import analyze, verify
-from fisher_cli.errors import DataError, UsageError
-from fisher_cli.inputs.data.datasets import load_examples
+from fisher_cli import analyze, compare, verify
+from fisher_cli.errors import DataError, FisherError, RecordError, UsageError
 from fisher_cli.inputs.networks.digits_networks import digits_mlp
+from fisher_cli.results import Measurement
+from fisher_cli.run.row import Predecessor, Source, ThisProcess
+from fisher_cli.tables.build import to_csv
 from tests.cases import mlp, unsettle
+from tests.loading import load_examples
 from tests.reference import reference
 
 States = list[dict[str, Tensor]]
@@ -202,3 +206,111 @@ def test_networks_without_anything_to_analyse_are_refused_in_words() -> None:
         analyze(nn.Linear(4, 3).requires_grad_(False), data)
     with pytest.raises(UsageError, match="the network has no parameters"):
         analyze(nn.Flatten(), data)
+
+
+# --- rows that are kept
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the rows that are measured from now on."""
+    found, real = list[str](), ThisProcess.measure_row
+
+    def measure_row(self: ThisProcess, source: Source, previous: Predecessor) -> Measurement:
+        found.append(source.name)
+        return real(self, source, previous)
+
+    monkeypatch.setattr(ThisProcess, "measure_row", measure_row)
+    return found
+
+
+@pytest.mark.parametrize("given", [copies, reloaded])
+def test_modules_that_were_measured_before_are_not_measured_again(
+    given: Callable[[nn.Module, States], Iterable[nn.Module]], tmp_path: Path, measured: list[str]
+) -> None:
+    network, states, data = trained()
+    words: dict[str, Any] = {"precision": "float64", "eigenvalues": 2}
+    whole = analyze(given(network, states), data, **words)
+    measured.clear()
+    analyze(given(network, states[:2]), data, output=tmp_path / "r.csv", **words)
+    found = analyze(given(network, states), data, output=tmp_path / "r.csv", **words)
+    assert measured == ["module-0", "module-1", "module-2"]
+    assert found.table.equals(whole.table)
+    assert found.layers.equals(whole.layers)
+    assert (tmp_path / "r.csv").read_text() == to_csv(whole.table)
+    again = analyze(given(network, states), data, output=tmp_path / "r.csv", **words)
+    assert measured == ["module-0", "module-1", "module-2"]
+    assert again.table.equals(whole.table)
+    (tmp_path / "r.csv").write_text("")
+    newcomer = analyze(given(network, [states[1], states[2], states[0]]), data, output=tmp_path / "r.csv", **words)
+    assert measured == ["module-0", "module-1", "module-2"]
+    expected = analyze(given(network, [states[1], states[2], states[0]]), data, **words)
+    assert newcomer.table.equals(expected.table)
+
+
+def test_modules_are_given_back_as_they_came_when_their_rows_are_recalled(tmp_path: Path) -> None:
+    network, states, data = trained()
+    network.train()
+    for _ in range(2):
+        analyze(copies(network, states)[:2], data, output=tmp_path / "r.csv", eigenvalues=0)
+        (given,) = copies(network, states[:1])
+        before = copy.deepcopy(given.state_dict())
+        analyze(given, data, output=tmp_path / "r.csv", eigenvalues=0)
+        assert given.training
+        assert all(torch.equal(before[name], tensor) for name, tensor in given.state_dict().items())
+
+
+class Scaled(nn.Linear):
+    """A layer whose outputs depend on a number that is no tensor."""
+
+    factor = 1.0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.factor * super().forward(inputs)
+
+
+def test_a_module_that_computes_something_else_is_measured_anew(tmp_path: Path, measured: list[str]) -> None:
+    data = torch.randn(8, 4), torch.randint(3, (8,))
+    module = Scaled(4, 3)
+    changes: list[Callable[[], object]] = [
+        lambda: None,
+        lambda: setattr(module, "factor", 2.0),
+        lambda: module.weight.data.mul_(2),
+        lambda: module.bias.requires_grad_(False),
+        lambda: module.register_forward_hook(lambda _module, _given, outputs: outputs + outputs.square()),
+    ]
+    for change in changes:
+        change()
+        for _ in range(2):
+            found = analyze(module, data, output=tmp_path / "r.csv", eigenvalues=0)
+            assert found.table.equals(analyze(module, data, eigenvalues=0).table)
+    # Each of them once for the file, and each time without one.
+    assert len(measured) == len(changes) + 2 * len(changes)
+
+
+def test_other_tensors_are_another_question(tmp_path: Path) -> None:
+    network, data = mlp(2, 3), (torch.randn(12, 2), torch.randint(3, (12,)))
+    analyze(network, data, output=tmp_path / "r.csv", eigenvalues=0)
+    with pytest.raises(RecordError, match=r"made otherwise: data.identity was"):
+        analyze(network, (data[0], (data[1] + 1) % 3), output=tmp_path / "r.csv", eigenvalues=0)
+
+
+def test_rows_that_were_finished_before_a_module_failed_are_kept(tmp_path: Path, measured: list[str]) -> None:
+    network, states, data = trained()
+    broken = {name: tensor * NAN for name, tensor in states[2].items()}
+    broken["1.num_batches_tracked"] = states[2]["1.num_batches_tracked"]
+    with pytest.raises(FisherError):
+        analyze(reloaded(network, [*states[:2], broken]), data, output=tmp_path / "r.csv", eigenvalues=0)
+    assert (tmp_path / "r.csv").read_text().count("\n") == 3
+    measured.clear()
+    found = analyze(reloaded(network, states), data, output=tmp_path / "r.csv", eigenvalues=0)
+    assert measured == ["module-2"]
+    assert found.table.equals(analyze(copies(network, states), data, eigenvalues=0).table)
+
+
+def test_what_compare_and_verify_find_goes_into_no_file_of_analyze(tmp_path: Path) -> None:
+    network, data = mlp(2, 3), (torch.randn(12, 2), torch.randint(3, (12,)))
+    for act in (compare, verify):
+        with pytest.raises(UsageError, match="output names the tables of analyze"):
+            act(network, data, output=tmp_path / "r.csv")
+    assert not list(tmp_path.iterdir())

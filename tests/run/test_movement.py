@@ -12,15 +12,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import fisher_cli.run.previous_row
 from fisher_cli import analyze
 from fisher_cli.curvature.kl import divergence as moving
 from fisher_cli.curvature.problem.problem import TensorData, pose
 from fisher_cli.inputs.networks.digits_networks import digits_cnn
 from fisher_cli.reports.trend import verdict
 from fisher_cli.results import Movement, Status
-from fisher_cli.run.measurement import measure
+from fisher_cli.run.measurement import MeasurementContext, measure
+from fisher_cli.run.preparation import run_of_files
 from fisher_cli.run.previous_row import PreviousRow
-from fisher_cli.run.sequence import Run
 from fisher_cli.settings import Resources, Settings
 from tests.cases import mlp, unsettle
 from tests.command import fisher
@@ -204,7 +205,7 @@ def test_early_batch_norms_of_the_sample_run_are_named() -> None:
     assert float(network[7].running_var.sum()) == 32  # nothing was written into it by the analysis of the file
 
 
-@pytest.mark.parametrize("place", ["quadratic_form", "all_outputs", "push_forward"])
+@pytest.mark.parametrize("place", ["quadratic_form", "all_outputs", "jvp_of"])
 def test_when_memory_runs_out_in_the_movement_the_row_is_begun_anew(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,16 +236,16 @@ def test_an_attempt_that_failed_leaves_no_footprint() -> None:
     previous_row = PreviousRow()
     data, settings = TensorData(inputs, labels), Settings(eigenvalues=0)
     previous_row.advance()
-    measure(modules[0], data, settings, previous_row=previous_row)
+    measure(modules[0], data, settings, MeasurementContext(previous_row=previous_row))
     previous_row.advance()
     assert previous_row.last is not None
     wrong = TensorData(inputs, torch.full_like(labels, 7))
     with pytest.raises(Exception, match="labels run from"):
-        measure(modules[1], wrong, settings, previous_row=previous_row)
+        measure(modules[1], wrong, settings, MeasurementContext(previous_row=previous_row))
     kept = previous_row.last
     previous_row.advance()
     assert (previous_row.last, previous_row.missed) == (kept, 1)
-    found = measure(modules[2], data, settings, previous_row=previous_row)
+    found = measure(modules[2], data, settings, MeasurementContext(previous_row=previous_row))
     step = {name: parameter.detach() - kept.tensors[name] for name, parameter in modules[2].named_parameters()}
     expected = moving.second_order(pose(modules[0], data), step)
     assert found.movement is not None
@@ -261,9 +262,13 @@ def test_what_is_kept_of_a_network_does_not_change_with_it() -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in kept.tensors.items())
 
 
-def test_a_single_checkpoint_has_no_movement() -> None:
-    run = Run([FIRST], Settings(limit=5, eigenvalues=0), Resources())
-    assert next(iter(run)).movement is None
+def test_nothing_is_kept_of_a_single_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = list[object]()
+    monkeypatch.setattr(fisher_cli.run.previous_row, "snapshot", lambda *of: kept.append(of))
+    (row,) = run_of_files([FIRST], Settings(limit=5, eigenvalues=0), Resources())
+    assert row.status == Status.OK
+    assert row.movement is None
+    assert not kept
 
 
 def test_streamed_rows_have_the_path_and_no_phase_and_files_have_both(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from torch import Tensor
 from fisher_cli import analyze
 from fisher_cli.curvature.traces.example_groups import auroc, concentration, midranks, ratio_of_groups
 from fisher_cli.curvature.traces.traces import sweep
-from fisher_cli.inputs.data.datasets import load_examples
 from fisher_cli.inputs.networks.digits_networks import digits_mlp
 from fisher_cli.reports.examples import memorisation
 from fisher_cli.results import Measurement
@@ -28,6 +27,7 @@ from fisher_cli.tables.columns import EXAMPLE_COLUMNS
 from tests.cases import CASES
 from tests.command import fisher
 from tests.conftest import problem_of
+from tests.loading import load_examples
 from tests.reference import reference
 
 pytestmark = pytest.mark.usefixtures("workdir")
@@ -278,7 +278,7 @@ def test_rows_that_were_finished_before_are_the_same_when_resumed(monkeypatch: p
     fisher(*words)
     whole = Path("run.examples.csv").read_bytes(), Path("run.groups.csv").read_bytes()
     Path("run.examples.csv").unlink()
-    monkeypatch.setattr("fisher_cli.run.sequence.Run.measure", None)
+    monkeypatch.setattr("fisher_cli.run.row.ThisProcess.measure_row", None)
     fisher(*words)
     assert (Path("run.examples.csv").read_bytes(), Path("run.groups.csv").read_bytes()) == whole
 

@@ -16,13 +16,13 @@ from fisher_cli.curvature.problem.counter_based_random import of_examples
 from fisher_cli.curvature.traces.diagonal import fisher_diagonal
 from fisher_cli.curvature.traces.traces import sweep
 from fisher_cli.errors import UsageError
-from fisher_cli.inputs.data.datasets import load_examples
 from fisher_cli.inputs.networks.digits_networks import digits_cnn
 from fisher_cli.run.parameters import select_parameters, without_head
 from fisher_cli.settings import PRESETS, Settings, listing, settings_of
 from tests.cases import CASES, Attention, Case, Residual
 from tests.command import fisher
 from tests.conftest import problem_of, reference_of
+from tests.loading import load_examples
 from tests.reference import reference
 
 pytestmark = pytest.mark.usefixtures("workdir")

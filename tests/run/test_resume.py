@@ -18,6 +18,8 @@ import fisher_cli.cli.app
 import fisher_cli.run.sequence
 from fisher_cli.cli.app import main
 from fisher_cli.errors import LockedError
+from fisher_cli.results import Measurement
+from fisher_cli.run.row import Predecessor, Source, ThisProcess
 from fisher_cli.storage.journal import open_journal, read_records
 from fisher_cli.storage.report_files import ReportFiles
 from tests.small_run import NET, analyze, forget, in_child, measured_from_now_on, run_quietly, tables, uninterrupted
@@ -270,17 +272,15 @@ def test_other_data_and_draws_are_another_question() -> None:
 
 def test_two_writers_of_one_report(monkeypatch: pytest.MonkeyPatch) -> None:
     analyze()
-    real = fisher_cli.run.sequence.Run.measure
+    real = ThisProcess.measure_row
 
-    def measure(
-        self: fisher_cli.run.sequence.Run, file: fisher_cli.run.sequence.CheckpointFile
-    ) -> fisher_cli.run.sequence.Measurement:
-        if file is self.files[0]:
+    def measure(self: ThisProcess, source: Source, previous: Predecessor) -> Measurement:
+        if source.name == "step_0.pt":
             said = analyze(code=5)
             assert f"another process is writing this report (process {os.getpid()} on" in said
-        return real(self, file)
+        return real(self, source, previous)
 
-    monkeypatch.setattr(fisher_cli.run.sequence.Run, "measure", measure)
+    monkeypatch.setattr(ThisProcess, "measure_row", measure)
     analyze("--no-resume")
 
 

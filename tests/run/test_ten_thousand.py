@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-import fisher_cli.run.sequence
 from fisher_cli.results import Measurement
+from fisher_cli.run.row import Predecessor, Source, ThisProcess
 from fisher_cli.storage.json_codec import decode, encode
 from tests.small_run import analyze, in_child, tables, write_checkpoints
 
@@ -35,18 +35,18 @@ class Watched:
         self.open: list[int] = []
         self._last: Measurement | None = None
         self._stride = stride
-        real = fisher_cli.run.sequence.Run.measure
+        real = ThisProcess.measure_row
 
-        def measure(run: fisher_cli.run.sequence.Run, file: fisher_cli.run.sequence.CheckpointFile) -> Measurement:
+        def measure(process: ThisProcess, source: Source, previous: Predecessor) -> Measurement:
             if len(self.held) == 100:
                 tracemalloc.start()
             self.held.append(tracemalloc.get_traced_memory()[0])
             self.open.append(descriptors())
             if self._last is None or len(self.held) % self._stride == 0:
-                self._last = real(run, file)
-            return _of_its_own(replace(self._last, checkpoint=file.name, sha256=file.sha256, step=file.step))
+                self._last = real(process, source, previous)
+            return _of_its_own(replace(self._last, checkpoint=source.name, sha256=source.sha256, step=source.step))
 
-        patch.setattr(fisher_cli.run.sequence.Run, "measure", measure)
+        patch.setattr(ThisProcess, "measure_row", measure)
 
 
 def _of_its_own(found: Measurement) -> Measurement:

@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,12 +23,10 @@ from fisher_cli.inputs.data.normalization import (
 )
 from fisher_cli.inputs.data.resizing import Resizing, read_resizing
 from fisher_cli.inputs.data.sources import DataSource, read
-from fisher_cli.settings import last_part
+from fisher_cli.settings import Resources, Settings, last_part
 from fisher_cli.text import digest
 
 __all__ = ["Examples", "Normalization", "known_datasets", "load_examples"]
-
-_NO_ARGUMENTS: Final[Mapping[str, str]] = {}
 
 
 @dataclass(frozen=True)
@@ -125,50 +122,34 @@ class Examples:
         }
 
 
-def load_examples(
-    data: str,
-    *,
-    data_dir: str | None = None,
-    split: str | None = None,
-    limit: int | None = 1000,
-    labels: str | None = None,
-    normalize: str | None = None,
-    resize: str | int | Sequence[int] | None = None,
-    crop: str | int | Sequence[int] | None = None,
-    arguments: Mapping[str, str] = _NO_ARGUMENTS,
-    download: bool = False,
-    seed: int = 0,
-) -> Examples:
+def load_examples(settings: Settings, resources: Resources) -> Examples:
     """Return the selected examples of a dataset.
 
-    Only those are decoded. `limit` None, or not below the split's size, selects all; else the first `limit`
+    Only those are decoded. A `limit` of None, or not below the split's size, selects all; else the first `limit`
     of torch.randperm(size, generator seeded by `seed`), sorted.
 
     Args:
-        data: a name of `known_datasets` (case, - and _ do not matter), `folder:DIR`, `hf:NAME`, a file, or
-            `package.module:function`.
-        data_dir: where named datasets lie; None: FISHER_DATA_DIR, else ./data.
-        split: the part of it; None: `train` where there is one, for `folder:DIR` DIR itself.
-        limit: how many examples, at least 1.
-        labels: a CSV file `index,label[,noisy]` that replaces the labels.
-        normalize: a name, `weights:NAME`, numbers `m1,m2,m3/s1,s2,s3`, or `auto`, which leaves `candidates` to
-            choose from; None: the dataset's own constants.
-        resize: N for the shorter side or HxW, of every image.
-        crop: N or HxW, cut from the centre of every image.
-        arguments: of the function that `data` names.
-        download: fetch a named dataset that is missing.
-        seed: of the selection.
+        settings: `data` is a name of `known_datasets` (case, - and _ do not matter), `folder:DIR`, `hf:NAME`, a file,
+            or `package.module:function`, which is called with `data_arguments`. `split` is the part of it; None:
+            `train` where there is one, for `folder:DIR` DIR itself. `limit` and `seed` select examples. `labels` is a
+            CSV file `index,label[,noisy]` that replaces the labels. `normalize` is a name, `weights:NAME`, numbers
+            `m1,m2,m3/s1,s2,s3`, or `auto`, which leaves `candidates` to choose from; None: the dataset's own
+            constants. `resize`, N for the shorter side or HxW, and `crop` from the centre are of every image.
+        resources: `data_dir` is where named datasets lie; None: FISHER_DATA_DIR, else ./data. `download` fetches one
+            that is missing.
 
     Raises:
         UsageError: The limit, the seed, the split, a size or the normalisation cannot be.
         DataError: The dataset is unknown, missing, damaged, or its normalisation must be given.
     """
+    limit, seed, labels, normalize = settings.limit, settings.seed, settings.labels, settings.normalize
     check_limit(limit)
     if not 0 <= seed < 2**63:
         msg = f"--seed {seed}: type an integer from 0 to 2^63 − 1"
         raise UsageError(msg)
-    own, resizing = _prepared(normalize, resize, crop)
-    source = find_source(data, split, data_dir, arguments, download=download)
+    own, resizing = _prepared(normalize, settings.resize, settings.crop)
+    arguments = dict(settings.data_arguments)
+    source = find_source(settings.data, settings.split, resources.data_dir, arguments, download=resources.download)
     if source.total < 1:
         msg = f"{source.name}: holds no examples; check what it names"
         raise DataError(msg)
@@ -206,9 +187,7 @@ def load_examples(
     )
 
 
-def _prepared(
-    normalize: str | None, resize: str | int | Sequence[int] | None, crop: str | int | Sequence[int] | None
-) -> tuple[Normalization | None, Resizing]:
+def _prepared(normalize: str | None, resize: str | None, crop: str | None) -> tuple[Normalization | None, Resizing]:
     """Return the constants of `weights:NAME`, else None, and the sizes.
 
     Raises:

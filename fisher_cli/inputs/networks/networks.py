@@ -1,6 +1,6 @@
 """A run's checkpoints → its networks: built once where they share one, with each file's weights loaded in turn."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -24,6 +24,12 @@ from fisher_cli.inputs.networks.huggingface_models import in_names_of
 from fisher_cli.inputs.networks.shapes import shapes_of
 from fisher_cli.results import Inspection, Status
 
+Found = Callable[[Checkpoint, str | None], None]
+
+
+def ignore(checkpoint: Checkpoint, architecture: str | None) -> None:
+    """Look at nothing of what was found."""
+
 
 class Networks:
     """Networks built so far: a run's checkpoints mostly share one, and only its weights change.
@@ -45,6 +51,27 @@ class Networks:
         self._found: tuple[object, Architecture] | None = None
         if self._factory is not None:
             self._built = {self._factory.name: self._factory.build()}
+
+    def of(
+        self, file: CheckpointFile, reading: ReadOptions, found: Found = ignore
+    ) -> tuple[Checkpoint, Architecture, nn.Module]:
+        """A file's weights, read anew, and in their network; the same module for the next file of its kind.
+
+        Args:
+            file: the checkpoint.
+            reading: how it is read.
+            found: told of the checkpoint, and again with its architecture's name, as soon as each is known.
+
+        Raises:
+            NumericalError: weights are NaN or infinite.
+            FisherError: the file cannot be read, or its network is not known.
+        """
+        checkpoint = load_checkpoint(file, reading)
+        found(checkpoint, None)
+        refuse_nonfinite(checkpoint)
+        architecture = self.architecture(checkpoint)
+        found(checkpoint, architecture.name)
+        return checkpoint, architecture, self.load(architecture, checkpoint)
 
     def architecture(self, checkpoint: Checkpoint) -> Architecture:
         """Find the network of a checkpoint, who named it, and what is to be said about that.

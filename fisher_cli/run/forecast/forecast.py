@@ -10,10 +10,11 @@ from fisher_cli.curvature.problem.batching import memory_bytes
 from fisher_cli.curvature.spectra.solver_choice import Eigensolver
 from fisher_cli.curvature.torch_backend import machine_memory
 from fisher_cli.errors import FisherError, OutOfMemoryError, UsageError
+from fisher_cli.inputs.checkpoints.checkpoints import load_checkpoint
 from fisher_cli.results import Forecast, Refusal
 from fisher_cli.run.forecast.lower_bound import LowerBound, lower_bound
 from fisher_cli.run.forecast.profile_run import RunProfile, profile_run
-from fisher_cli.run.sequence import Run
+from fisher_cli.run.preparation import FileRun
 from fisher_cli.settings import Activations, Precision
 from fisher_cli.storage.journal import Key
 
@@ -42,8 +43,8 @@ class RunPlan:
         return len(self.places) + (self.before is not None)
 
 
-def plan(run: Run, recorded: Collection[Key]) -> RunPlan:
-    """What a run has to do beside what its journal has; as `row_sequence.py` goes through the rows."""
+def plan(run: FileRun, recorded: Collection[Key]) -> RunPlan:
+    """What a run has to do beside what its journal has; as `sequence.py` goes through the rows."""
     first, known = run.analysis.first_order, {weights for weights, _ in recorded}
     looks_back = run.analysis.settings.looks_back and len(run.files) > 1
     places, kept, joined, revisited, rejected = list[int](), 0, 0, 0, 0
@@ -69,13 +70,13 @@ def plan(run: Run, recorded: Collection[Key]) -> RunPlan:
     return RunPlan(tuple(places), kept, joined, int(revisited), rejected, before)
 
 
-def _before(run: Run, first: int) -> int | None:
+def _before(run: FileRun, first: int) -> int | None:
     """The place of the last checkpoint before a shard's first that can be read."""
     return next((place for place in reversed(range(first)) if run.files[place].error is None), None)
 
 
 def forecast(
-    run: Run, recorded: Collection[Key], batch_size: int | None, processes: int, say: Callable[[str], None]
+    run: FileRun, recorded: Collection[Key], batch_size: int | None, processes: int, say: Callable[[str], None]
 ) -> Forecast | None:
     """Memory and time of a run; None where nothing is left to measure.
 
@@ -94,7 +95,7 @@ def forecast(
     todo = plan(run, recorded)
     if not todo.places:
         return None
-    available, whose = available_memory(run.device)
+    available, whose = available_memory(run.inputs.device)
     place = max(todo.places, key=lambda each: run.files[each].path.stat().st_size)
     refused = _refused_without_memory(run, place, available)
     if refused is not None:
@@ -122,12 +123,12 @@ def available_memory(device: torch.device) -> tuple[int, str]:
     return machine_memory.total_memory()
 
 
-def _refused_without_memory(run: Run, place: int, available: int) -> tuple[Refusal, LowerBound] | None:
+def _refused_without_memory(run: FileRun, place: int, available: int) -> tuple[Refusal, LowerBound] | None:
     """Whether the network alone, as its names and shapes tell, is too large; None where it may fit."""
     try:
-        checkpoint = run.checkpoint(run.files[place])
-        architecture = run.networks.architecture(checkpoint)
-        found = lower_bound(architecture.build, run.analysis.settings, run.data.batch(0, 1)[0])
+        inputs = run.inputs
+        architecture = inputs.networks.architecture(load_checkpoint(run.files[place], inputs.reading))
+        found = lower_bound(architecture.build, inputs.settings, inputs.data.batch(0, 1)[0])
     except FisherError:
         return None  # told by the probe
     here = machine_memory.resident_memory()
@@ -161,7 +162,7 @@ def _peak(probed: RunProfile) -> int:
     return max(probed.batches_peak, probed.later_peak)
 
 
-def _refusal(run: Run, probed: RunProfile, available: int, processes: int) -> Refusal | None:
+def _refusal(run: FileRun, probed: RunProfile, available: int, processes: int) -> Refusal | None:
     """Why this cannot be done here, and what can; None if it can."""
     peak, settings = _peak(probed), run.analysis.settings
     each = available // processes
@@ -173,7 +174,7 @@ def _refusal(run: Run, probed: RunProfile, available: int, processes: int) -> Re
         remedies.append(f"type -b {size}" if size >= 1 else "type -b 1")
     if probed.largest is not None and probed.later_peak > each:
         remedies += _less(run, probed, each)
-    if probed.batches_peak > each and run.activations is Activations.KEEP and not settings.eigenvalues:
+    if probed.batches_peak > each and run.inputs.resources.activations is Activations.KEEP and not settings.eigenvalues:
         remedies.append("type --activations recompute, if what a batch saves in a deep network is what does not fit")
     if processes > 1 and peak <= available:
         few = "one process" if available < 2 * peak else f"{available // peak} processes"
@@ -185,7 +186,7 @@ def _refusal(run: Run, probed: RunProfile, available: int, processes: int) -> Re
     return Refusal(f"{many}{_gib(peak)}, and there are {_gib(available)}", tuple(remedies))
 
 
-def _less(run: Run, probed: RunProfile, each: int) -> list[str]:
+def _less(run: FileRun, probed: RunProfile, each: int) -> list[str]:
     """What to change where the traces may fit and what follows them does not, with so many bytes for a process."""
     found, settings = list[str](), run.analysis.settings
     assert probed.largest is not None
@@ -202,7 +203,7 @@ def _less(run: Run, probed: RunProfile, each: int) -> list[str]:
 
 
 def _described(
-    run: Run,
+    run: FileRun,
     todo: RunPlan,
     place: int,
     available: tuple[int, str],
@@ -229,7 +230,7 @@ def _described(
         rejected=todo.rejected,
         measurements=todo.measurements,
         parameters=size if probed is None else probed.problem.size,
-        examples=len(run.examples),
+        examples=len(run.inputs.data),
         classes=((sketch and sketch.outputs) or 0) if probed is None else probed.problem.outputs,
         batch_size=1 if probed is None else min(probed.problem.batch_size, probed.problem.examples),
         estimator="" if trace is None else trace.estimator,

@@ -16,10 +16,10 @@ from fisher_cli.curvature.torch_backend.malloc import trim
 from fisher_cli.results import Measurement
 from fisher_cli.run.forecast.memory_model import StepMemory
 from fisher_cli.run.forecast.profile_matrices import FirstExamples, MatrixProfile, MatrixProfiler
-from fisher_cli.run.measurement import measure, posed
+from fisher_cli.run.measurement import MeasurementContext, measure, posed
 from fisher_cli.run.parameters import recomputing
+from fisher_cli.run.preparation import FileRun
 from fisher_cli.run.previous_row import PreviousRow
-from fisher_cli.run.sequence import Run
 from fisher_cli.settings import Activations, Settings
 
 # What a measurement keeps of one example besides its outputs: some sixteen numbers as Python objects.
@@ -103,13 +103,14 @@ class RunProfile:
         return tuple((name, size) for name, size in found if size)
 
 
-def profile_run(run: Run, places: tuple[int, ...], batch_size: int | None) -> RunProfile:
+def profile_run(run: FileRun, places: tuple[int, ...], batch_size: int | None) -> RunProfile:
     """Measure the checkpoints at these places, one after the other, on a few examples.
 
     With two of them the second is held against the first, as in a run. Every part of a measurement but the eigenvalues
     is done as it will be; of these a small share is.
     """
-    settings, base = run.analysis.settings, _peak(run.device)
+    inputs, settings = run.inputs, run.inputs.settings
+    base = _peak(inputs.device)
     small = replace(settings, eigenvalues=0, comparison=None)
     previous_row = PreviousRow() if len(places) > 1 else None
     for place in places:
@@ -118,32 +119,30 @@ def profile_run(run: Run, places: tuple[int, ...], batch_size: int | None) -> Ru
         start = time.perf_counter()
         name, module = _network(run, place)
         loading = time.perf_counter() - start
-        classes = run.examples.classes
-        automatic = posed(module, run.data, settings, None, run.device, classes)
+        context = MeasurementContext(
+            activations=inputs.resources.activations,
+            device=inputs.device,
+            classes=inputs.classes,
+            previous_row=previous_row,
+        )
+        automatic = posed(module, inputs.data, settings, context)
         problem = (
-            automatic if batch_size is None else posed(module, run.data, settings, batch_size, run.device, classes)
+            automatic
+            if batch_size is None
+            else posed(module, inputs.data, settings, replace(context, batch_size=batch_size))
         )
         batch = min(problem.batch_size, automatic.batch_size)
         at_once = min(problem.product_batch_size, automatic.product_batch_size)
         count = min(problem.examples, max(2 * batch, at_once))
-        few = FirstExamples(run.data, count)
-        found = measure(
-            module,
-            few,
-            small,
-            batch_size=batch_size and batch,
-            activations=run.activations,
-            device=run.device,
-            classes=classes,
-            previous_row=previous_row,
-        )
+        few = FirstExamples(inputs.data, count)
+        found = measure(module, few, small, replace(context, batch_size=batch_size and batch))
     batch = found.batch_size or batch  # less where memory ran out
     _as_table(found, settings)
-    peak = _peak(run.device)
+    peak = _peak(inputs.device)
     held = _held(problem, leaves_footprint=previous_row is not None and settings.spectrum is None)
     probed = RunProfile(problem, found, name, count, batch, base, peak, held)
     probed.seconds = _scaled({"load": loading, **dict(found.timings)}, probed, at_once)
-    if run.activations is Activations.RECOMPUTE:
+    if inputs.resources.activations is Activations.RECOMPUTE:
         probed.problem = problem = recomputing(problem)
     part = replace(problem, data=few, batch_size=batch, product_batch_size=at_once)
     if batch < min(problem.batch_size, problem.examples):
@@ -153,9 +152,9 @@ def profile_run(run: Run, places: tuple[int, ...], batch_size: int | None) -> Ru
     return probed
 
 
-def _network(run: Run, place: int) -> tuple[str, nn.Module]:
+def _network(run: FileRun, place: int) -> tuple[str, nn.Module]:
     """The name of a file's network, and it with its weights; those that were read are let go, as in a run."""
-    _, architecture, module = run.network(run.files[place])
+    _, architecture, module = run.inputs.network(run.files[place])
     return architecture.name, module
 
 

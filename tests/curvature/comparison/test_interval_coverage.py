@@ -14,8 +14,8 @@ from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.problem.problem import TensorData, pose
 from fisher_cli.curvature.traces.traces import sweep
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
-from fisher_cli.inputs.data.datasets import load_examples
 from fisher_cli.inputs.networks.networks import Networks
+from tests.loading import load_examples
 
 SAMPLES = Path(__file__).parents[3] / "sample_checkpoints"
 F64 = torch.float64

@@ -28,8 +28,8 @@ from fisher_cli.inputs.networks.digits_networks import digits_mlp
 from fisher_cli.reports.summary import render_summary
 from fisher_cli.results import Measurement, Status
 from fisher_cli.run import measurement as measuring
-from fisher_cli.run.measurement import NoObserver, measure
-from fisher_cli.run.sequence import Run
+from fisher_cli.run.measurement import MeasurementContext, NoObserver, measure
+from fisher_cli.run.preparation import FileRun, run_of_files
 from fisher_cli.settings import Resources, Settings
 from fisher_cli.storage.journal import open_journal
 from fisher_cli.tables.build import layer_table, main_table, to_csv
@@ -115,7 +115,7 @@ def texts(found: Measurement) -> tuple[str, str]:
 @cache
 def with_half() -> Measurement:
     """What eight examples at once give."""
-    return measure(network(), data(), Settings(eigenvalues=2), batch_size=8)
+    return measure(network(), data(), Settings(eigenvalues=2), MeasurementContext(batch_size=8))
 
 
 class Shortage:
@@ -175,7 +175,7 @@ def test_a_shortage_at_any_call_gives_the_tables_of_half_the_batch(
     expected, module, shortage = with_half(), network(), Shortage(call, form)
     attempts.clear()
     with planted(where, shortage, module):
-        found = measure(module, data(), Settings(eigenvalues=2), batch_size=16)
+        found = measure(module, data(), Settings(eigenvalues=2), MeasurementContext(batch_size=16))
     assert shortage.raised == 1
     assert attempts == [16, 8]
     assert texts(found) == texts(expected)
@@ -197,7 +197,7 @@ def test_a_shortage_with_the_automatic_batch_size(call: int, attempts: list[int 
     assert shortage.raised == 1
     size = 1 if call <= 2 else EXAMPLES // 2
     assert attempts == [None, size]
-    assert texts(found) == texts(measure(network(), data(), settings, batch_size=size))
+    assert texts(found) == texts(measure(network(), data(), settings, MeasurementContext(batch_size=size)))
 
 
 @pytest.mark.parametrize(
@@ -208,18 +208,18 @@ def test_the_batch_is_halved_until_it_fits(holds: int, estimator: str, attempts:
     module, settings = network(), Settings(eigenvalues=0, estimator=estimator)  # type: ignore[arg-type]
     shortage = Shortage(above=max(holds, 3))
     with planted("forward", shortage, module):
-        found = measure(module, data(), settings, batch_size=16)
+        found = measure(module, data(), settings, MeasurementContext(batch_size=16))
     sizes = [16 // 2**i for i in range(5) if i == 0 or 16 // 2 ** (i - 1) > max(holds, 3)]
     assert attempts == sizes
     assert len(attempts) - 1 <= math.log2(16) + 1
     assert found.batch_size == sizes[-1]
-    assert texts(found) == texts(measure(network(), data(), settings, batch_size=sizes[-1]))
+    assert texts(found) == texts(measure(network(), data(), settings, MeasurementContext(batch_size=sizes[-1])))
 
 
 def test_more_examples_at_once_than_there_are_count_as_all_of_them(attempts: list[int | None]) -> None:
     module = network()
     with planted("backward", Shortage(1), module):
-        found = measure(module, data(), Settings(eigenvalues=0), batch_size=1000)
+        found = measure(module, data(), Settings(eigenvalues=0), MeasurementContext(batch_size=1000))
     assert attempts == [1000, EXAMPLES // 2]
     assert found.memory_ran_out_at == EXAMPLES
 
@@ -236,7 +236,7 @@ def test_what_the_failed_attempt_held_is_let_go_before_the_next(attempts: list[i
 
     module.register_forward_hook(watch)
     with planted("backward", Shortage(3), module):
-        measure(module, data(), Settings(eigenvalues=0), batch_size=16)
+        measure(module, data(), Settings(eigenvalues=0), MeasurementContext(batch_size=16))
     assert len(held) > 5
     assert alive == [0]
 
@@ -263,7 +263,7 @@ def test_what_cannot_be_vectorised_is_told_from_what_does_not_fit(monkeypatch: p
         return original(*words)
 
     monkeypatch.setattr(per_example_gradients, "by_vmap", vectorised)
-    found = measure(module, inputs, Settings(eigenvalues=0), batch_size=4)
+    found = measure(module, inputs, Settings(eigenvalues=0), MeasurementContext(batch_size=4))
     assert (found.batch_size, shortage.raised) == (2, 1)
     assert shortage.calls > 4, "it is still vectorised afterwards"
 
@@ -289,7 +289,7 @@ def test_one_example_that_does_not_fit_is_one_clear_line(
 ) -> None:
     module = network()
     with planted("forward", Shortage(above=0), module), pytest.raises(OutOfMemoryError) as caught:
-        measure(module, data(), Settings(), batch_size=batch_size)
+        measure(module, data(), Settings(), MeasurementContext(batch_size=batch_size))
     assert attempts == tries
     assert str(caught.value) == (
         "memory ran out on cpu even with 1 example at once: analyse fewer parameters with --exclude, leave "
@@ -307,11 +307,11 @@ class Following(NoObserver):
         self.name = name
 
 
-def run_with(monkeypatch: pytest.MonkeyPatch, above: dict[str, float], batch_size: int | None = 16) -> Run:
+def run_with(monkeypatch: pytest.MonkeyPatch, above: dict[str, float], batch_size: int | None = 16) -> FileRun:
     """A run of three checkpoints, each of which can be measured with so many examples at once."""
     observer = Following()
     resources = Resources(batch_size=batch_size)
-    run = Run([FIRST, MIDDLE, LAST], Settings(limit=EXAMPLES, eigenvalues=0), resources, observer)
+    run = run_of_files([FIRST, MIDDLE, LAST], Settings(limit=EXAMPLES, eigenvalues=0), resources)
     forward = Problem.forward
 
     def limited(problem: Problem, inputs: Tensor) -> Tensor:
@@ -319,7 +319,7 @@ def run_with(monkeypatch: pytest.MonkeyPatch, above: dict[str, float], batch_siz
         return forward(problem, inputs)
 
     monkeypatch.setattr(Problem, "forward", limited)
-    for _ in run:
+    for _ in run.rows(observer):
         pass
     return run
 
@@ -344,7 +344,7 @@ def test_a_run_that_is_resumed_keeps_the_smaller_batch(
     """D10: the size is read from the journal, also for what joins a newcomer to the row before it."""
 
     def rows(*files: Path) -> str:
-        run = Run(files, Settings(limit=EXAMPLES, eigenvalues=0), Resources(batch_size=16), Following())
+        run = run_of_files(files, Settings(limit=EXAMPLES, eigenvalues=0), Resources(batch_size=16))
         with open_journal(tmp_path / "t.journal", run.question) as journal:
             run.keep_in(journal)
             for _ in run:
@@ -398,6 +398,6 @@ def test_modules_keep_the_smaller_batch_too(monkeypatch: pytest.MonkeyPatch, att
 def test_the_shortage_is_said_in_the_summary() -> None:
     module = network()
     with planted("backward", Shortage(1), module):
-        found = measure(module, data(), Settings(eigenvalues=0), batch_size=16)
+        found = measure(module, data(), Settings(eigenvalues=0), MeasurementContext(batch_size=16))
     lines = "\n".join(str(part) for part in render_summary([replace(found, checkpoint="a.pt")], 100).renderables)
     assert "memory ran out at 16 examples at once: 8 were taken" in lines

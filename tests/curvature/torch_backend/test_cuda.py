@@ -16,7 +16,7 @@ from torch import nn
 from fisher_cli.curvature.problem.problem import TensorData, pose
 from fisher_cli.curvature.torch_backend.backend_flags import make_deterministic
 from fisher_cli.curvature.traces.traces import TraceResult, sweep
-from fisher_cli.run.measurement import measure
+from fisher_cli.run.measurement import MeasurementContext, measure
 from fisher_cli.settings import Settings
 from tests.cases import Case
 from tests.spectra import true_eigenvalues
@@ -105,12 +105,12 @@ def test_where_memory_ends_smaller_batches_go_on_with_the_same_numbers() -> None
     torch.manual_seed(0)
     model, inputs, labels = Wide(), torch.randn(32, 1, 128, 128), torch.randint(4, (32,))
     settings = Settings(eigenvalues=0)
-    small = measure(model, TensorData(inputs, labels), settings, batch_size=4, device=GPU)
+    small = measure(model, TensorData(inputs, labels), settings, MeasurementContext(batch_size=4, device=GPU))
     torch.cuda.empty_cache()
     share = 2 * 2**30 / torch.cuda.get_device_properties(GPU).total_memory
     torch.cuda.set_per_process_memory_fraction(share)
     try:
-        found = measure(model, TensorData(inputs, labels), settings, batch_size=32, device=GPU)
+        found = measure(model, TensorData(inputs, labels), settings, MeasurementContext(batch_size=32, device=GPU))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert found.memory_ran_out_at == 32

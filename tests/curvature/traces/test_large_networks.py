@@ -16,7 +16,7 @@ from fisher_cli.curvature.spectra.solver_choice import Eigensolver
 from fisher_cli.curvature.torch_backend import malloc
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
 from fisher_cli.inputs.networks.networks import Networks
-from fisher_cli.run.measurement import measure
+from fisher_cli.run.measurement import MeasurementContext, measure
 from fisher_cli.settings import Activations, Settings
 from tests.live_memory import LiveMemory
 
@@ -50,7 +50,7 @@ def vectors_of_the_traces(width: int, layers: int) -> tuple[int, float]:
     data = TensorData(torch.randn(1, 16, 16) + 0.1 * torch.randn(4, 16, 16), torch.zeros(4).long())
     size = sum(each.numel() for each in network.parameters())
     with LiveMemory(network.state_dict()) as memory:
-        found = measure(network, data, Settings(eigenvalues=0, data="tensors"), batch_size=4)
+        found = measure(network, data, Settings(eigenvalues=0, data="tensors"), MeasurementContext(batch_size=4))
     assert found.trace is not None
     assert found.trace.true.value > 0
     assert found.gradient is not None
@@ -155,7 +155,7 @@ def test_recomputed_activations_take_less_the_deeper_a_network_is(record_propert
             data = TensorData(torch.randn(8, 3, 18, 18), torch.arange(8) % 10)
             settings = Settings(eigenvalues=0, data="tensors")
             with LiveMemory() as memory:
-                found = measure(network, data, settings, batch_size=8, activations=activations)
+                found = measure(network, data, settings, MeasurementContext(batch_size=8, activations=activations))
             assert found.trace is not None
             taken[depth, activations] = memory.peak, found.trace.true.value
             record_property(f"{depth} {activations}", f"{memory.peak / MEBIBYTE:.1f} MiB")

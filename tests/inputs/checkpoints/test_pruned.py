@@ -13,12 +13,12 @@ from torch.nn.utils import prune
 from fisher_cli import analyze
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
 from fisher_cli.inputs.checkpoints.pruning import without_masks, zeros_note
-from fisher_cli.inputs.data.datasets import load_examples
 from fisher_cli.inputs.networks.digits_networks import digits_cnn, digits_mlp
 from fisher_cli.inputs.networks.networks import Networks
 from fisher_cli.run.measurement import select_parameters
 from fisher_cli.settings import Settings
 from tests.command import fisher
+from tests.loading import load_examples
 from tests.reference import Reference, reference
 
 SAMPLES = Path(__file__).parents[3] / "sample_checkpoints"

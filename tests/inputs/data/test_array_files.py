@@ -8,8 +8,8 @@ import safetensors.torch
 import torch
 
 from fisher_cli.errors import DataError, UsageError
-from fisher_cli.inputs.data.datasets import load_examples
 from tests.data_files import random_images, refusal
+from tests.loading import load_examples
 
 IMAGES = random_images(12, 5, 7, 3)
 LABELS = np.arange(12) % 4

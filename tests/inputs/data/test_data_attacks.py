@@ -11,10 +11,10 @@ import torch
 from torchvision.datasets import ImageFolder
 
 from fisher_cli.errors import DataError
-from fisher_cli.inputs.data.datasets import load_examples
 from tests.attacks.child import end_what_hangs
 from tests.data_attacks import HANDLED, REFUSED, Canary
 from tests.effort import Effort
+from tests.loading import load_examples
 
 MEGABYTES = 512
 

@@ -9,8 +9,8 @@ from torch import nn
 
 import fisher_cli
 from fisher_cli.errors import DataError, UsageError
-from fisher_cli.inputs.data.datasets import load_examples
 from tests.data_files import refusal
+from tests.loading import load_examples
 
 HEAD = "import random, numpy as np, torch\nfrom torch.utils.data import DataLoader, Dataset, TensorDataset\n"
 STEADY = "X = np.random.RandomState(0).randint(0, 256, (20, 6, 5, 3)).astype(np.uint8)\nY = np.arange(20) % 3\n"
@@ -49,7 +49,7 @@ def test_images_may_be_returned_as_pairs_or_datasets(returned: str, tmp_path: Pa
 def test_arguments_are_read_as_json_and_the_working_directory_is_on_the_path(workdir: Path) -> None:
     source(workdir, "def make(count, name):\n    assert name == 'abc'\n    return X[:count], Y[:count]\n")
     (workdir / "data.py").rename(workdir / "own_examples_module.py")
-    examples = load_examples("own_examples_module:make", arguments={"count": "5", "name": "abc"}, normalize="none")
+    examples = load_examples("own_examples_module:make", data_arguments={"count": "5", "name": "abc"}, normalize="none")
     assert examples.total == 5
     assert "--data-arg count" in refusal(UsageError, "digits", arguments={"count": "5"})
     assert "--data-arg split=test" in refusal(UsageError, "own_examples_module:make", split="test")

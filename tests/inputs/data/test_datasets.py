@@ -8,8 +8,9 @@ import torch
 
 import fisher_cli.inputs.data.datasets
 from fisher_cli.errors import DataError, UsageError
-from fisher_cli.inputs.data.datasets import known_datasets, load_examples
+from fisher_cli.inputs.data.datasets import known_datasets
 from tests.data_files import labels_file, refusal
+from tests.loading import load_examples
 
 pytestmark = pytest.mark.usefixtures("workdir")
 

@@ -7,8 +7,8 @@ from PIL import Image
 from torchvision import datasets as torchvision_datasets
 
 from fisher_cli.errors import DataError, UsageError
-from fisher_cli.inputs.data.datasets import load_examples
 from tests.data_files import refusal, save_image
+from tests.loading import load_examples
 
 pytestmark = pytest.mark.usefixtures("workdir")
 

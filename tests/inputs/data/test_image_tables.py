@@ -17,8 +17,8 @@ from PIL import Image
 
 import fisher_cli.inputs.data.image_tables
 from fisher_cli.errors import DataError, UsageError
-from fisher_cli.inputs.data.datasets import load_examples
 from tests.data_files import random_images, refusal
+from tests.loading import load_examples
 
 PIXELS = random_images(30, 6, 5, 3)
 LABELS = [i % 3 for i in range(30)]
@@ -225,7 +225,8 @@ def test_the_cache_needs_no_library_and_no_network(cache: Callable[[str, str], P
         "import sys; sys.modules['datasets'] = None\n"
         "sys.addaudithook(lambda event, _: sys.exit(event) if event.startswith('socket.') else None)\n"
         "from fisher_cli.inputs.data.datasets import load_examples\n"
-        "print(load_examples('hf:animals', normalize='none').total)\n"
+        "from fisher_cli.settings import Resources, Settings\n"
+        "print(load_examples(Settings(data='hf:animals', normalize='none'), Resources()).total)\n"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (found.stdout.strip(), found.returncode) == ("30", 0), found.stderr

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from fisher_cli.errors import DataError
-from fisher_cli.inputs.data.datasets import load_examples
 from tests.data_files import labels_file, refusal
+from tests.loading import load_examples
 
 pytestmark = pytest.mark.usefixtures("workdir")
 

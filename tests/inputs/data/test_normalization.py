@@ -11,12 +11,13 @@ from torchvision.models import ResNet18_Weights
 
 import fisher_cli
 from fisher_cli.errors import DataError, UsageError
-from fisher_cli.inputs.data.datasets import Examples, load_examples
+from fisher_cli.inputs.data.datasets import Examples
 from fisher_cli.inputs.data.normalization import NAMED, Normalization, candidates, choose_normalization
-from fisher_cli.run.sequence import Run
+from fisher_cli.run.preparation import run_of_files
 from fisher_cli.settings import Resources, Settings
 from tests.command import fisher
 from tests.data_files import refusal, save_image
+from tests.loading import load_examples
 
 pytestmark = pytest.mark.usefixtures("workdir")
 
@@ -189,10 +190,10 @@ def test_auto_looks_at_the_last_checkpoint_that_can_be_used(tmp_path: Path) -> N
 
 def test_another_last_checkpoint_that_leads_to_the_same_choice_asks_the_same_question() -> None:
     samples = sorted((Path(fisher_cli.__file__).parents[1] / "sample_checkpoints" / "digits-clean").glob("*.pt"))
-    runs = [Run([file], Settings(normalize="auto", limit=300), Resources()) for file in samples[-2:]]
-    assert runs[0].examples.choice != runs[1].examples.choice
+    runs = [run_of_files([file], Settings(normalize="auto", limit=300), Resources()) for file in samples[-2:]]
+    assert runs[0].inputs.described != runs[1].inputs.described
     assert runs[0].question == runs[1].question
-    other = Run(samples[-1:], Settings(normalize="half", limit=300), Resources())
+    other = run_of_files(samples[-1:], Settings(normalize="half", limit=300), Resources())
     assert other.question != runs[1].question
 
 

@@ -7,9 +7,9 @@ from PIL import Image
 from torchvision import models, transforms
 
 from fisher_cli.errors import DataError, UsageError
-from fisher_cli.inputs.data.datasets import load_examples
 from fisher_cli.inputs.data.resizing import read_resizing
 from tests.data_files import refusal, save_image
+from tests.loading import load_examples
 
 
 @pytest.fixture

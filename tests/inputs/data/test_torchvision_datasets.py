@@ -13,10 +13,10 @@ from PIL import Image
 from torchvision import datasets as torchvision_datasets
 
 from fisher_cli.errors import DataError, UsageError
-from fisher_cli.inputs.data.datasets import load_examples
 from fisher_cli.inputs.data.normalization import NAMED
 from fisher_cli.inputs.data.torchvision_datasets import DATASETS
 from tests.data_files import random_images, refusal, save_image, write_cifar, write_mnist
+from tests.loading import load_examples
 from tests.long_lists import some
 from tests.torchvision_layouts import WRITERS
 

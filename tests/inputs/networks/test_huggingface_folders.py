@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from fisher_cli import analyze
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
-from fisher_cli.inputs.data.datasets import load_examples
 from fisher_cli.inputs.networks.huggingface_models import in_names_of
 from fisher_cli.inputs.networks.networks import Networks
 from fisher_cli.results import Status
+from tests.loading import load_examples
 from tests.long_lists import some
 from tests.reference import layer_traces
 

@@ -1,0 +1,79 @@
+"""Modules that a caller made, as the rows of a run: in turn, under names of their own, known again by what they are."""
+
+import copy
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from fisher_cli.curvature.kl.divergence import all_outputs
+from fisher_cli.curvature.problem.problem import Data, TensorData
+from fisher_cli.curvature.torch_backend.network_state import restored
+from fisher_cli.errors import UsageError
+from fisher_cli.run.measurement import POSED_EXAMPLES, MeasurementContext, posed
+from fisher_cli.settings import Settings
+from fisher_cli.text import digest
+
+
+@dataclass(frozen=True)
+class GivenModule:
+    """A module, and the name of its row; `sha256` is what it is known by again, where rows are kept.
+
+    One that `is_reused` is given other weights when the next one is asked for.
+    """
+
+    name: str
+    module: nn.Module
+    sha256: str | None = None
+    is_reused: bool = False
+    step: None = None
+    epoch: None = None
+
+    def lasting(self) -> "GivenModule":
+        """The same for later, whatever becomes of the module."""
+        return replace(self, module=copy.deepcopy(self.module)) if self.is_reused else self
+
+
+def given_modules(modules: Iterable[object], *, are_reused: bool) -> Iterator[GivenModule]:
+    """The modules in turn; each is asked for when the one before is done.
+
+    Yields:
+        One of them, named by its place.
+
+    Raises:
+        UsageError: something else comes.
+    """
+    for index, module in enumerate(modules):
+        if not isinstance(module, nn.Module):
+            msg = f"after {index} modules came {type(module).__name__}: a generator of modules must yield nothing else"
+            raise UsageError(msg)
+        yield GivenModule(f"module-{index}", module, is_reused=are_reused)
+
+
+def content_hash(module: nn.Module, data: Data, settings: Settings, device: torch.device) -> str:
+    """SHA-256 of a module's kind, tensors and outputs on the first examples.
+
+    Numbers and functions that are no tensors, and the code of `forward`, are told from the outputs.
+    """
+    total = hashlib.sha256(f"{type(module).__module__}.{type(module).__qualname__}\n{module!r}".encode())
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    with restored(module):
+        first = TensorData(*data.batch(0, min(POSED_EXAMPLES, len(data))))
+        outputs = all_outputs(posed(module, first, settings, MeasurementContext(device=device)))
+    _add(total, [*tensors, ("outputs", outputs)])
+    return digest(total)
+
+
+def examples_hash(examples: TensorData) -> str:
+    """SHA-256 of the examples that a caller gave."""
+    total = hashlib.sha256()
+    _add(total, [("inputs", examples.inputs), ("labels", examples.labels)])
+    return digest(total)
+
+
+def _add(total: "hashlib._Hash", tensors: Iterable[tuple[str, Tensor]]) -> None:
+    for name, tensor in tensors:
+        total.update(f"\n{name} {tuple(tensor.shape)} {tensor.dtype} {tensor.requires_grad}\n".encode())
+        total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
