@@ -31,7 +31,8 @@ from fisher_cli.run.measurement import NoObserver, measure
 from fisher_cli.run.sequence import Run
 from fisher_cli.settings import Resources, Settings
 from fisher_cli.storage.journal import open_journal
-from fisher_cli.tables.build import layer_table, main_table, to_csv
+from fisher_cli.tables.build import frame, to_csv
+from fisher_cli.tables.registry import LAYERS, MAIN
 from tests.cases import mlp
 
 CLEAN = Path(__file__).parents[3] / "sample_checkpoints" / "digits-clean"
@@ -107,7 +108,7 @@ def data() -> TensorData:
 
 def texts(found: Measurement) -> tuple[str, str]:
     """Both tables of one measurement."""
-    return to_csv(main_table([found], 2)), to_csv(layer_table([found]))
+    return to_csv(frame(MAIN.with_eigenvalues(2), [found])), to_csv(frame(LAYERS, [found]))
 
 
 @cache
@@ -347,7 +348,7 @@ def test_a_run_that_is_resumed_keeps_the_smaller_batch(
             run.keep_in(journal)
             for _ in run:
                 pass
-        return to_csv(main_table(run.analysis.measurements, 0))
+        return to_csv(frame(MAIN, run.analysis.measurements))
 
     with monkeypatch.context() as patch:
         forward, limit = Problem.forward, Shortage(above=6)
