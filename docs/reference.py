@@ -8,64 +8,40 @@ import typer
 
 from fisher_cli.cli.app import app
 from fisher_cli.storage.formats import SCHEMA_VERSION, Format
-from fisher_cli.tables import columns
-
-TABLES = (
-    ("The main table", "analyze", "NAME", columns.COLUMNS),
-    (
-        "The main table, eigenvalues",
-        "analyze",
-        "NAME, for i = 1 … K of `--eigenvalues K`, after the columns above",
-        columns.eigenvalue_columns(1),
-    ),
-    ("The main table, later columns", "analyze", "NAME, after the eigenvalues", columns.LATER_COLUMNS),
-    ("Layers", "analyze", "NAME.layers", columns.LAYER_COLUMNS),
-    ("Task2Vec", "analyze --preset task2vec", "NAME.task2vec", columns.TASK2VEC_COLUMNS),
-    ("The long form", "analyze --long, compare true-vs-empirical --long", "NAME.long", columns.LONG_COLUMNS),
-    ("Eigenvalues", "spectrum", "NAME.spectrum", columns.SPECTRUM_COLUMNS),
-    ("Density of eigenvalues", "spectrum", "NAME.density", columns.DENSITY_COLUMNS),
-    (
-        "True against empirical",
-        "compare true-vs-empirical",
-        "NAME.compare",
-        columns.comparison_columns(1),
-    ),
-    (
-        "True against empirical, by parameter",
-        "compare true-vs-empirical",
-        "NAME.compare.layers",
-        columns.COMPARISON_LAYER_COLUMNS,
-    ),
-    (
-        "Two checkpoints",
-        "compare checkpoints",
-        "NAME.checkpoints",
-        columns.CHECKPOINT_COMPARISON_COLUMNS,
-    ),
-    (
-        "Two checkpoints, by parameter",
-        "compare checkpoints",
-        "NAME.checkpoints.layers",
-        columns.LAYER_STEP_COLUMNS,
-    ),
-    ("Examples", "examples, analyze --per-example", "NAME.examples", columns.EXAMPLE_COLUMNS),
-    ("Groups of examples", "examples", "NAME.groups", columns.GROUP_COLUMNS),
-    ("Identities", "verify", "NAME.verify", columns.IDENTITY_COLUMNS),
-    ("Expansion of KL", "verify", "NAME.expansion", columns.EXPANSION_COLUMNS),
-    ("Files", "inspect", "NAME", columns.INSPECTION_COLUMNS),
-    ("Coverage of parameters", "inspect --data", "NAME.layers", columns.LEDGER_COLUMNS),
-)
+from fisher_cli.tables.registry import TABLES, Table
 
 
 def glossary() -> str:
     """Every table with its columns: kind, unit, meaning."""
     parts = []
-    for title, command, where, found in TABLES:
-        rows = [(f"`{each.name}`", str(each.kind), each.unit, each.description) for each in found]
-        head = f"## {title}\n\nMade by `fisher {command}`, in `{where.partition(', ')[0]}.csv`"
-        rest = where.partition(", ")[2]
-        parts.append(f"{head}{f', {rest}' if rest else ''}.\n\n{table(('column', 'kind', 'unit', 'meaning'), rows)}")
+    for each in TABLES.values():
+        rows = [
+            (f"`{column.name}`", str(column.kind), column.unit, column.description)
+            for column in each.with_eigenvalues(1).columns
+        ]
+        commands = ", ".join(f"`fisher {command}`" for command in each.commands)
+        numbered = " Eigenvalues are numbered 1 … K of `--eigenvalues K`." if each.has_eigenvalues else ""
+        python = f'; from Python `analysis.frame("{each.name}")`' if each.is_of_run else ""
+        head = f"## {each.title}\n\nA row per {each.row}. Made by {commands}, in {_file(each)}{python}.{numbered}\n\n"
+        parts.append(head + table(("column", "kind", "unit", "meaning"), rows))
     return "\n" + "\n".join(parts)
+
+
+def _file(each: Table) -> str:
+    return f"`NAME{f'.{each.word}' if each.word else ''}.csv`"
+
+
+def files() -> str:
+    """Every table's file, who writes it, and what it has a row per."""
+    rows = [
+        (_file(each), ", ".join(f"`{command}`" for command in each.commands), f"{each.title}: a row per {each.row}")
+        for each in TABLES.values()
+    ]
+    rows += [
+        ("`NAME.meta.json`, `NAME.compare.meta.json`, …", "all of them", "the record, below"),
+        ("`NAME.journal/`, `NAME.compare.journal/`, …", "those that resume", "the finished rows, below"),
+    ]
+    return "\n" + table(("file", "made by", "what it holds"), rows)
 
 
 def formats() -> str:

@@ -9,9 +9,9 @@ Everything the command does can be had from here; `analyze` also takes modules a
 
 from typing import TYPE_CHECKING, Any
 
-from fisher_cli._version import __version__
+from fisher_cli._version import __version__ as __version__
 
-__all__ = ["Analysis", "FisherError", "Settings", "__version__", "analyze", "compare", "verify"]
+__all__ = ["Analysis", "FisherError", "Settings", "analyze", "compare", "verify"]
 
 if TYPE_CHECKING:
     from fisher_cli.api import analyze, compare, verify

@@ -20,6 +20,7 @@ from fisher_cli.settings import PRESETS, ComparisonSettings, Resources, Settings
 from fisher_cli.storage.formats import Format, format_of
 from fisher_cli.storage.journal import journal_folder, open_journal
 from fisher_cli.storage.report_files import ReportFiles, RunRecord
+from fisher_cli.tables.registry import Table, tables_of
 
 
 def analyze(
@@ -212,8 +213,14 @@ def _measured(run: Run[Any], output: str | Path | None) -> Analysis:
         finally:
             if analysis.succeeded:
                 record = RunRecord(analysis.stable_metadata(), analysis.run_metadata())
-                files.write(analysis.table, analysis.layers, record, dict.fromkeys(files.further, analysis.task2vec))
+                made = {files.path(table): analysis.frame(table.name) for table in _tables(analysis.settings)}
+                files.write(made.pop(files.main), None, record, made)
     return analysis
+
+
+def _tables(settings: Settings) -> tuple[Table, ...]:
+    """Those of `fisher analyze` that these settings ask for."""
+    return tables_of("main", task2vec=settings.task2vec, long=False)
 
 
 def _report_files(output: Path, run: Run[Any]) -> ReportFiles:
@@ -229,7 +236,7 @@ def _report_files(output: Path, run: Run[Any]) -> ReportFiles:
         raise UsageError(msg)
     inputs = tuple(file.path for file in run.files if isinstance(file, CheckpointFile))
     files = ReportFiles(output, format_of(output, None), inputs=inputs)
-    files = files.and_("task2vec") if settings.task2vec else files
+    files = files.holding(*_tables(settings))
     if files.format is Format.XLSX:
         import fisher_cli.storage.xlsx  # noqa: F401 - says now, not after hours, what must be installed
     files.check_writable()

@@ -190,34 +190,36 @@ INPUTS: dict[str, list[tuple[str, ...]]] = {
 }
 
 RUN: dict[str, list[tuple[str, ...]]] = {
-    "tables.rows": [
+    "tables.columns": [
         (
             "error of another quantity in a cell",
             TABLES,
-            '{name: estimate.value, f"{name}_se": estimate.standard_error}',
-            '{name: estimate.value, f"{name}_se": estimate.estimator_error}',
+            'f"{source}.standard_error"',
+            'f"{source}.estimator_error"',
         ),
+        ("eigenvalues counted from zero", TABLES, 'f"{found}.values.{i - 1}"', 'f"{found}.values.{i}"'),
+    ],
+    "tables.registry": [
         (
             "traces exchanged in a row",
             TABLES,
-            'estimate_cells("trace_true", trace.true)',
-            'estimate_cells("trace_true", trace.empirical)',
+            'estimate("trace_true", CURVATURE, _A, "trace.true")',
+            'estimate("trace_true", CURVATURE, _A, "trace.empirical")',
         ),
+        (
+            "error of the estimator from the other trace",
+            TABLES,
+            '"trace.true.estimator_error"',
+            '"trace.empirical.estimator_error"',
+        ),
+    ],
+    "tables.rows": [
         (
             "share of a layer by its own trace",
             TABLES,
             "layer.true.value / total",
             "layer.true.value / (layer.empirical.value or 1)",
         ),
-        ("eigenvalues counted from zero", TABLES, "start=1", "start=0"),
-        (
-            "error of the estimator from the other trace",
-            TABLES,
-            "trace.true.estimator_error",
-            "trace.empirical.estimator_error",
-        ),
-    ],
-    "run.per_example": [
         (
             "ranks from the smallest term",
             ROW_OF_THE_ORACLE,
@@ -243,6 +245,8 @@ RUN: dict[str, list[tuple[str, ...]]] = {
             "math.exp(-found.entropy[n])",
         ),
         ("place in the selection taken for that in the data", ROW_OF_THE_ORACLE, "int(found.indices[n])", "n"),
+    ],
+    "run.per_example": [
         ("clean and noisy exchanged", GROUPS, 'self._group("clean", ~noisy)', 'self._group("clean", noisy)'),
         ("loss of a group over all examples", GROUPS, "mean_of(self.loss[members])", "mean_of(self.loss)"),
     ],

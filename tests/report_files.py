@@ -8,8 +8,8 @@ from unittest.mock import patch
 from fisher_cli.storage.formats import format_of
 from fisher_cli.storage.report_files import ReportFiles, RunRecord
 from fisher_cli.tables.build import make_table
-from fisher_cli.tables.columns import LAYER_COLUMNS, main_columns
 from fisher_cli.tables.dialects import Dialect
+from fisher_cli.tables.registry import LAYERS, MAIN
 from tests.command import fisher
 
 SAMPLES = Path(__file__).parent.parent / "sample_checkpoints"
@@ -65,6 +65,8 @@ def made(
     stable = {"data": {"name": name, "examples": 9, "of": 10}, "checkpoints": [{"notes": [name]}], "settings": {}}
     run = {"command": ["main.py", "analyze", name]}
     files.write(
-        make_table(rows, main_columns(eigenvalues)), make_table(layer_rows, LAYER_COLUMNS), RunRecord(stable, run)
+        make_table(rows, MAIN.with_eigenvalues(eigenvalues).columns),
+        make_table(layer_rows, LAYERS.columns),
+        RunRecord(stable, run),
     )
     return path

@@ -1,12 +1,11 @@
 """`fisher analyze`: checkpoints and a dataset in, the table of Fisher traces and eigenvalues out."""
 
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
 
-from fisher_cli.cli import examples, long_output, options
+from fisher_cli.cli import options
 from fisher_cli.cli.destinations import destinations
 from fisher_cli.cli.dry_run import show_forecast
 from fisher_cli.cli.run_command import CommandReport, FollowWait, run_command
@@ -27,16 +26,13 @@ from fisher_cli.cli.shared_options import (
 from fisher_cli.cli.sharing import check_sharing
 from fisher_cli.errors import UsageError
 from fisher_cli.settings import Resources, Settings
-from fisher_cli.storage.formats import Format
-from fisher_cli.tables.dialects import Dialect, separated
+from fisher_cli.tables.dialects import Dialect
+from fisher_cli.tables.registry import EXAMPLES, LONG, tables_of
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from fisher_cli.reports.console import Console
     from fisher_cli.results import Measurement
     from fisher_cli.run.analysis import Analysis
-    from fisher_cli.tables.trajectory import PathLength
 
 
 @asks(*DATA, *MODEL, *ESTIMATOR, *SAMPLING, *EIGENVALUES, *NETWORK, *PRESET, *SEED, *RUNNING, *ACTIVATIONS, *SHARING)
@@ -61,22 +57,15 @@ def analyze(
 
     Example: fisher analyze ckpts/ --data cifar10 --model resnet18 -o trend.csv
     """  # noqa: DOC501 - this text is the command's help
-    from fisher_cli.tables.trajectory import PathLength
-
-    path = PathLength()
     files, to_stdout = destinations(output, None if dry_run else format, force, csv_dialect)
+    of_examples = [EXAMPLES] if per_example else []
     report = CommandReport(
-        lambda measurement, order, form: _line(measurement, order, form, csv_dialect, settings.eigenvalues, path),
-        lambda analysis: _tables(analysis, layers),
+        (*tables_of("main", layers=layers, task2vec=settings.task2vec, long=long), *of_examples),
         _show,
-        long=examples.per_example() if per_example else None,
-        further=lambda analysis: {"task2vec": analysis.task2vec} if settings.task2vec else {},
         finished=_summarised if per_example else _without_what_no_table_shows,
+        dialect=csv_dialect,
+        melted=LONG if long else None,
     )
-    if long and files is None:
-        report = long_output.instead(report, partial(_row, settings.eigenvalues, path), csv_dialect)
-    elif long:
-        report = long_output.beside(report)
     if per_example and files is None:
         msg = "--per-example writes a table beside a report file: name it with -o FILE, or type fisher examples"
         raise UsageError(msg)
@@ -90,8 +79,7 @@ def analyze(
     if dry_run:
         raise typer.Exit(show_forecast(checkpoints, settings, resources, files, format, quiet, resume, follow))
     if files is not None:
-        words = {"examples": per_example, "task2vec": settings.task2vec, long_output.WORD: long}
-        files = files.and_(*(word for word, is_asked in words.items() if is_asked))
+        files = files.holding(*tables_of("main", task2vec=settings.task2vec, long=long), *of_examples)
     waits = FollowWait(until) if follow else None
     code = run_command(checkpoints, settings, resources, report, files, to_stdout, quiet, resume, waits)
     raise typer.Exit(code)
@@ -108,31 +96,6 @@ def _summarised(measurement: "Measurement") -> "Measurement":
     from fisher_cli.run.per_example import with_summary
 
     return _without_what_no_table_shows(with_summary(measurement))
-
-
-def _line(
-    measurement: "Measurement", order: int, form: Format, dialect: Dialect, eigenvalues: int, path: "PathLength"
-) -> str:
-    """One checkpoint's row as it is streamed, with the header before the first."""
-    from fisher_cli.tables.build import csv_header, csv_row, to_jsonl
-    from fisher_cli.tables.columns import main_columns
-
-    if form is Format.JSONL:
-        return to_jsonl(_row(eigenvalues, path, measurement, order))
-    kind = separated(form, dialect)
-    header = csv_header((column.name for column in main_columns(eigenvalues)), kind) if order == 0 else ""
-    return header + csv_row(measurement, order, eigenvalues, kind, path.add(measurement))
-
-
-def _row(eigenvalues: int, path: "PathLength", measurement: "Measurement", order: int) -> "pd.DataFrame":
-    """One checkpoint's row of the main table."""
-    from fisher_cli.tables.build import main_table
-
-    return main_table([measurement], eigenvalues, order, path)
-
-
-def _tables(analysis: "Analysis", layers: bool) -> tuple["pd.DataFrame", "pd.DataFrame | None"]:
-    return analysis.table, analysis.layers if layers else None
 
 
 def _show(console: "Console", analysis: "Analysis") -> None:

@@ -15,6 +15,7 @@ from fisher_cli.settings import Resources, Settings
 from fisher_cli.storage.formats import Format, render
 from fisher_cli.storage.report_files import RunRecord
 from fisher_cli.tables.dialects import Dialect
+from fisher_cli.tables.registry import tables_of
 
 
 @asks(*DATA, *MODEL, *NETWORK, *SEED, *RUNNING)
@@ -36,7 +37,7 @@ def checkpoints(
     """
     files, to_stdout = destinations(output, format, force, csv_dialect)
     if files is not None:
-        files = replace(files.named("checkpoints", "checkpoints.layers"), inputs=(first, second))
+        files = replace(files.holding(*tables_of("checkpoints")), inputs=(first, second))
         files.check_writable()
 
     from fisher_cli.reports.console import Console

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from fisher_cli.cli import long_output, options
+from fisher_cli.cli import options
 from fisher_cli.cli.destinations import destinations
 from fisher_cli.cli.dry_run import show_forecast
 from fisher_cli.cli.run_command import CommandReport, run_command
@@ -23,14 +23,11 @@ from fisher_cli.cli.shared_options import (
     positive_number,
 )
 from fisher_cli.settings import ComparisonSettings, Resources, Settings
-from fisher_cli.storage.formats import Format
 from fisher_cli.tables.dialects import Dialect
+from fisher_cli.tables.registry import COMPARISON_LONG, tables_of
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from fisher_cli.reports.console import Console
-    from fisher_cli.results import Measurement
     from fisher_cli.run.analysis import Analysis
 
 
@@ -65,40 +62,18 @@ def true_vs_empirical(
     settings = replace(settings, eigenvalues=eigenvalues, comparison=asked)
     files, to_stdout = destinations(output, None if dry_run else format, force, csv_dialect)
     if files is not None:
-        files = files.named("compare", "compare.layers").and_(*([long_output.WORD] if long else []))
+        files = files.holding(*tables_of("comparison", comparison_long=long))
     if dry_run:
         raise typer.Exit(show_forecast(checkpoints, settings, resources, files, format, quiet, resume))
     report = CommandReport(
-        partial(_lines, csv_dialect, eigenvalues),
-        partial(_tables, layers is not False),
+        tables_of("comparison", comparison_layers=layers is not False, comparison_long=long),
         partial(_show, bool(layers)),
         partial(_too_small, least),
+        dialect=csv_dialect,
+        melted=COMPARISON_LONG if long else None,
     )
-    if long and files is None:
-        report = long_output.instead(report, partial(_row, eigenvalues), csv_dialect)
-    elif long:
-        report = long_output.beside(report)
     code = run_command(checkpoints, settings, resources, report, files, to_stdout, quiet=quiet, resume=resume)
     raise typer.Exit(code)
-
-
-def _lines(dialect: Dialect, eigenvalues: int, measurement: "Measurement", order: int, form: Format) -> str:
-    """One checkpoint's row as it is streamed, with the header before the first."""
-    from fisher_cli.tables.build import rows_text
-
-    return rows_text(_row(eigenvalues, measurement, order), form, dialect, order == 0)
-
-
-def _row(eigenvalues: int, measurement: "Measurement", order: int) -> "pd.DataFrame":
-    """One checkpoint's row of the comparison."""
-    from fisher_cli.tables.build import comparison_table
-
-    return comparison_table([measurement], eigenvalues, order)
-
-
-def _tables(layers: bool, analysis: "Analysis") -> tuple["pd.DataFrame", "pd.DataFrame | None"]:
-    """The comparison and, where wanted, that of each parameter tensor."""
-    return analysis.comparison, analysis.comparison_layers if layers else None
 
 
 def _show(layers: bool, console: "Console", analysis: "Analysis") -> None:

@@ -1,7 +1,7 @@
 """`fisher examples`: which examples carry the Fisher trace, one row each."""
 
-from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
@@ -9,7 +9,6 @@ import typer
 from fisher_cli.cli import options
 from fisher_cli.cli.destinations import destinations
 from fisher_cli.cli.dry_run import show_forecast
-from fisher_cli.cli.long_tables import LongTable
 from fisher_cli.cli.run_command import CommandReport, run_command
 from fisher_cli.cli.shared_options import (
     ACTIVATIONS,
@@ -24,13 +23,11 @@ from fisher_cli.cli.shared_options import (
     asks,
 )
 from fisher_cli.settings import Resources, Settings
-from fisher_cli.storage.formats import Format
-from fisher_cli.tables.columns import EXAMPLE_COLUMNS
+from fisher_cli.tables import rows
 from fisher_cli.tables.dialects import Dialect
+from fisher_cli.tables.registry import tables_of
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from fisher_cli.reports.console import Console
     from fisher_cli.results import Measurement
     from fisher_cli.run.analysis import Analysis
@@ -57,29 +54,18 @@ def examples(
     settings = replace(settings, eigenvalues=0, movement=False)
     files, to_stdout = destinations(output, None if dry_run else format, force, csv_dialect)
     if files is not None:
-        files = files.named("examples", "groups")
+        files = files.holding(*tables_of("examples"))
     if dry_run:
         raise typer.Exit(show_forecast(checkpoints, settings, resources, files, format, quiet, resume))
+    main, *others = tables_of("examples")
     report = CommandReport(
-        lambda measurement, order, form: _lines(measurement, order, form, csv_dialect, top),
-        _tables,
+        (replace(main, items=partial(rows.examples, top=top)), *others),
         _show,
-        long=per_example(top, is_main=True),
         finished=lambda measurement: finished(measurement, top),
+        dialect=csv_dialect,
     )
     code = run_command(checkpoints, settings, resources, report, files, to_stdout, quiet=quiet, resume=resume)
     raise typer.Exit(code)
-
-
-def per_example(top: int | None = None, *, is_main: bool = False) -> LongTable:
-    """The table with a row per checkpoint and example."""
-
-    def rows(measurement: "Measurement", order: int) -> "Iterator[pd.DataFrame]":
-        from fisher_cli.run.per_example import example_tables
-
-        return example_tables(measurement, order, top)
-
-    return LongTable("examples", EXAMPLE_COLUMNS, rows, is_main)
 
 
 def finished(measurement: "Measurement", top: int | None) -> "Measurement":
@@ -87,23 +73,6 @@ def finished(measurement: "Measurement", top: int | None) -> "Measurement":
     from fisher_cli.run.per_example import TOP, with_summary, without_examples
 
     return without_examples(with_summary(measurement, top or TOP))
-
-
-def _lines(measurement: "Measurement", order: int, form: Format, dialect: Dialect, top: int | None) -> Iterator[str]:
-    """One checkpoint's rows as they are streamed, with the header before the first."""
-    from fisher_cli.run.per_example import example_tables
-    from fisher_cli.tables.build import rows_text
-
-    for i, table in enumerate(example_tables(measurement, order, top)):
-        yield rows_text(table, form, dialect, order == 0 and i == 0)
-
-
-def _tables(analysis: "Analysis") -> tuple[None, "pd.DataFrame | None"]:
-    """No main table, which is written as the run goes on; the table of groups, if there is any."""
-    from fisher_cli.run.per_example import group_table
-
-    groups = group_table(analysis.measurements)
-    return None, None if groups.empty else groups
 
 
 def _show(console: "Console", analysis: "Analysis") -> None:

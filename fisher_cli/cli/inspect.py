@@ -17,6 +17,7 @@ from fisher_cli.settings import Resources, Settings
 from fisher_cli.storage.formats import Format, render
 from fisher_cli.storage.report_files import ReportFiles, RunRecord
 from fisher_cli.tables.dialects import Dialect
+from fisher_cli.tables.registry import COVERAGE, FILES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,22 +133,16 @@ class _Survey:
 
 def _tables(survey: _Survey) -> tuple["pd.DataFrame", "pd.DataFrame | None"]:
     """The files' table and, with data, the ledger's."""
-    from fisher_cli.reports.inspection import inspection_row, ledger_rows
-    from fisher_cli.tables.build import make_table
-    from fisher_cli.tables.columns import INSPECTION_COLUMNS, LEDGER_COLUMNS
+    from fisher_cli.tables.build import frame
 
-    main = make_table([inspection_row(row, order) for order, row in enumerate(survey.rows)], INSPECTION_COLUMNS)
-    return main, None if survey.covered is None else make_table(ledger_rows(survey.covered), LEDGER_COLUMNS)
+    return frame(FILES, survey.rows), None if survey.covered is None else frame(COVERAGE, [survey.covered])
 
 
 def _line(row: "Inspection", order: int, form: Format, dialect: Dialect) -> str:
     """One row as it is streamed, with the header before the first."""
-    from fisher_cli.reports.inspection import inspection_row
-    from fisher_cli.tables.build import make_table, rows_text
-    from fisher_cli.tables.columns import INSPECTION_COLUMNS
+    from fisher_cli.tables.build import frame, rows_text
 
-    table = make_table([inspection_row(row, order)], INSPECTION_COLUMNS)
-    return rows_text(table, form, dialect, order == 0)
+    return rows_text(frame(FILES, [row], order), form, dialect, order == 0)
 
 
 def _finish(console: "Console", survey: _Survey, files: ReportFiles | None, to_stdout: Format | None) -> int:

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fisher_cli.errors import OutputError
 from fisher_cli.storage.atomic_write import PreparedFile
 from fisher_cli.storage.formats import Format, render_workbook
-from fisher_cli.storage.report_files import ReportFiles, table_path
+from fisher_cli.storage.report_files import ReportFiles
 from fisher_cli.storage.row_files import KeptRows, RowFile
-from fisher_cli.tables.columns import Column
 from fisher_cli.tables.dialects import Dialect
+from fisher_cli.tables.registry import Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,27 +28,10 @@ T = TypeVar("T")
 _PIECE = 2**20
 
 
-@dataclass(frozen=True)
-class LongTable:
-    """What is written: to `name.word.csv`, or to the report's main file itself where `is_main`.
-
-    `rows` are one checkpoint's, in parts that are small enough to hold.
-    """
-
-    word: str
-    columns: Sequence[Column]
-    rows: Callable[["Measurement", int], Iterator["pd.DataFrame"]]
-    is_main: bool = False
-
-    def path(self, files: ReportFiles) -> Path:
-        """Where it goes."""
-        return files.main if self.is_main else table_path(files.main, self.word)
-
-
 class LongRows:
     """A long table being written; what is not finished when the run ends leaves nothing behind."""
 
-    def __init__(self, table: LongTable, path: Path, form: Format, dialect: Dialect = Dialect.PLAIN) -> None:
+    def __init__(self, table: Table, path: Path, form: Format, dialect: Dialect = Dialect.PLAIN) -> None:
         self.path, self._table = path, table
         self._file: RowFile | KeptRows = _saying(
             path,
@@ -62,7 +45,9 @@ class LongRows:
 
     def add(self, measurement: "Measurement", order: int) -> None:
         """Append one checkpoint's rows."""
-        for rows in self._table.rows(measurement, order):
+        from fisher_cli.tables.build import frames
+
+        for rows in frames(self._table, measurement, order):
             _saying(self.path, lambda rows=rows: self._file.write(rows))  # type: ignore[misc]
 
     def prepared(self, metadata: Mapping[str, Any]) -> "PreparedFile | pd.DataFrame":
@@ -86,13 +71,14 @@ class LongRows:
                 console.write(piece)
 
 
-def open_rows(stack: ExitStack, table: LongTable | None, files: ReportFiles | None, form: Format | None) -> "Opened":
-    """The table's file among the report's, and one for what goes to stdout only when it is whole."""
+def open_rows(stack: ExitStack, tables: Sequence[Table], files: ReportFiles | None, form: Format | None) -> "Opened":
+    """The long table's file among the report's, and one for what goes to stdout only when it is whole."""
+    table = next((each for each in tables if each.is_long), None)
     beside = in_pipe = None
     if table is not None and files is not None:
-        beside = LongRows(table, table.path(files), files.format, files.dialect)
+        beside = LongRows(table, files.path(table), files.format, files.dialect)
         stack.callback(beside._file.discard)
-    if table is not None and table.is_main and form in {Format.JSON, Format.PARQUET, Format.XLSX}:
+    if table is not None and table is tables[0] and form in {Format.JSON, Format.PARQUET, Format.XLSX}:
         folder = Path(tempfile.mkdtemp(prefix="fisher-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         in_pipe = LongRows(table, folder / f"rows.{form}", form)

@@ -3,21 +3,23 @@
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fisher_cli.cli.destinations import ROWS_AS_THEY_COME, exit_code, why_nothing
-from fisher_cli.cli.long_tables import LongTable, Opened, open_rows
+from fisher_cli.cli.long_tables import Opened, open_rows
 from fisher_cli.errors import UsageError
 from fisher_cli.parallel.launch import launched
 from fisher_cli.settings import Resources, Settings
 from fisher_cli.storage.atomic_write import PreparedFile
 from fisher_cli.storage.formats import Format, inside_parquet, render
 from fisher_cli.storage.journal import Journal, journal_folder, open_journal
-from fisher_cli.storage.report_files import ReportFiles, RunRecord, table_path
+from fisher_cli.storage.report_files import ReportFiles, RunRecord
+from fisher_cli.tables.dialects import Dialect
+from fisher_cli.tables.registry import Table
 from fisher_cli.text import digest
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from fisher_cli.results import Measurement
     from fisher_cli.run.analysis import Analysis
     from fisher_cli.run.preparation import FileRun
+    from fisher_cli.tables.trajectory import PathLength
 
 
 class FirstRow:
@@ -82,20 +85,45 @@ CHECK_FAILED = 4
 class CommandReport:
     """What a command makes of a run.
 
-    `lines` are one checkpoint's as they are streamed, the header before the first; `tables` the main table and the
-    one beside it, if there is one; `show` prints for people. `gate` says line by line what of the results must not be:
-    exit code 4. `long` is a table that is written as the run goes on; it may be the main one. `finished` says what is
-    kept of a measurement after its rows are written. `further` are more tables of the report, by the word in their
-    names.
+    `tables` are those that it writes, the main one first; of the long form `melted` is what goes to stdout. `show`
+    prints for people. `gate` says line by line what of the results must not be: exit code 4. `finished` says what is
+    kept of a measurement after its rows are written. `dialect` is that of CSV on stdout.
     """
 
-    lines: Callable[["Measurement", int, Format], "str | Iterable[str]"]
-    tables: Callable[["Analysis"], tuple["pd.DataFrame | None", "pd.DataFrame | None"]]
+    tables: tuple[Table, ...]
     show: Callable[["Console", "Analysis"], None]
     gate: Callable[["Analysis"], Sequence[str]] = lambda _analysis: ()
-    long: LongTable | None = None
     finished: Callable[["Measurement"], "Measurement"] = lambda measurement: measurement
-    further: Callable[["Analysis"], Mapping[str, "pd.DataFrame"]] = lambda _: {}
+    dialect: Dialect = Dialect.PLAIN
+    melted: Table | None = None
+
+    def frames(self, analysis: "Analysis") -> "Iterator[tuple[Table, pd.DataFrame]]":
+        """The tables that are made when the run is over.
+
+        Yields:
+            Each with its rows, but for those that are left out without any.
+        """
+        names = {table.name for table in self.tables}
+        for table in self.tables:
+            if not table.is_long:
+                rows = analysis.frame(table.name, layers=names.issuperset(table.melts))
+                if len(rows) or not table.if_any:
+                    yield table, rows
+
+    def lines(
+        self, analysis: "Analysis", measurement: "Measurement", order: int, form: Format, path: "PathLength"
+    ) -> Iterator[str]:
+        """One checkpoint's rows as they are streamed.
+
+        Yields:
+            The rows of the main table, or of its long form, with the header before the first.
+        """
+        from fisher_cli.tables.build import frames, rows_text
+        from fisher_cli.tables.long_form import long_table
+
+        main = self.tables[0].with_eigenvalues(analysis.settings.eigenvalues)
+        for i, rows in enumerate(frames(main, measurement, order, path)):
+            yield rows_text(long_table(rows) if self.melted else rows, form, self.dialect, order == 0 and i == 0)
 
 
 @dataclass(frozen=True)
@@ -164,7 +192,7 @@ def run_command(
             if files is not None:
                 console.message(f"report: {files.main}")  # nothing to measure, to write or to print
             return 0
-        opened = open_rows(stack, report.long, files, to_stdout)
+        opened = open_rows(stack, report.tables, files, to_stdout)
         _measure(console, run, report, files, to_stdout, opened)
         stack = stack.pop_all()  # kept until the end: what goes to stdout does not go to stderr
     with stack:
@@ -246,14 +274,15 @@ def _measure(
     Raises:
         BaseException: whatever ended the run is passed on after the finished rows were written.
     """
-    first = FirstRow(console, run.analysis.resources.ranks)
+    from fisher_cli.tables.trajectory import PathLength
+
+    first, path = FirstRow(console, run.analysis.resources.ranks), PathLength()
     with console.progress(None if run.is_following else len(run)) as progress:
         rows = run.rows(progress) if files is None else run.rows(progress, _Renewed(run, report, files, opened))
         try:
             for order, measurement in enumerate(rows, run.analysis.first_order):
                 if to_stdout is not None and to_stdout in ROWS_AS_THEY_COME:
-                    lines = report.lines(measurement, order, to_stdout)
-                    for text in [lines] if isinstance(lines, str) else lines:
+                    for text in report.lines(run.analysis, measurement, order, to_stdout, path):
                         console.write(text)
                 opened.add(measurement, order)
                 first.take(measurement)
@@ -313,15 +342,11 @@ def _write(
     While the run `goes_on` its long table stays open: the rows that it has yet are copied.
     """
     metadata = RunRecord(analysis.stable_metadata(), {**analysis.run_metadata(), "made_of": made_of})
-    main, beside = report.tables(analysis)
-    further: dict[Path, pd.DataFrame | PreparedFile] = {
-        table_path(files.main, word): table for word, table in report.further(analysis).items()
-    }
+    made: dict[Path, pd.DataFrame | PreparedFile] = {files.path(table): rows for table, rows in report.frames(analysis)}
     if opened.file is not None:
         rows = opened.file.so_far() if goes_on else opened.file.prepared(inside_parquet(metadata.stable))
-        further |= {} if rows is None else {opened.file.path: rows}
-    first = main if main is not None else further.pop(files.main)
-    files.write(first, beside, metadata, further)
+        made |= {} if rows is None else {opened.file.path: rows}
+    files.write(made.pop(files.main), None, metadata, made)
 
 
 def _finish(
@@ -353,9 +378,8 @@ def _finish(
     elif opened.stdout is not None:
         opened.stdout.print(console, inside_parquet(analysis.stable_metadata()))
     elif to_stdout is not None and not is_table and to_stdout not in ROWS_AS_THEY_COME:
-        main = report.tables(analysis)[0]
-        assert main is not None
-        console.write(render(main, to_stdout, analysis.stable_metadata()))
+        rows = analysis.frame((report.melted or report.tables[0]).name, layers=False)
+        console.write(render(rows, to_stdout, analysis.stable_metadata()))
     if not analysis.succeeded:
         console.error(why_nothing(analysis.measurements))
     elif files is not None:

@@ -1,7 +1,6 @@
 """`fisher spectrum`: all eigenvalues of the true and the empirical Fisher, or the leading ones and their density."""
 
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
@@ -24,14 +23,11 @@ from fisher_cli.cli.shared_options import (
 )
 from fisher_cli.cli.sharing import check_sharing
 from fisher_cli.settings import MatrixName, Resources, Settings, SpectrumMethod, SpectrumSettings
-from fisher_cli.storage.formats import Format
 from fisher_cli.tables.dialects import Dialect
+from fisher_cli.tables.registry import tables_of
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from fisher_cli.reports.console import Console
-    from fisher_cli.results import Measurement
     from fisher_cli.run.analysis import Analysis
 
 
@@ -69,28 +65,12 @@ def spectrum(
     files, to_stdout = destinations(output, None if dry_run else format, force, csv_dialect)
     check_sharing(settings, resources, files)
     if files is not None:
-        files = files.named("spectrum", "density")
+        files = files.holding(*tables_of("spectrum"))
     if dry_run:
         raise typer.Exit(show_forecast(checkpoints, settings, resources, files, format, quiet, resume))
-    report = CommandReport(partial(_lines, csv_dialect), _tables, _show)
+    report = CommandReport(tables_of("spectrum"), _show, dialect=csv_dialect)
     code = run_command(checkpoints, settings, resources, report, files, to_stdout, quiet=quiet, resume=resume)
     raise typer.Exit(code)
-
-
-def _lines(dialect: Dialect, measurement: "Measurement", order: int, form: Format) -> str:
-    """One checkpoint's rows as they are streamed, with the header before the first."""
-    from fisher_cli.tables.build import rows_text, spectrum_table
-
-    table = spectrum_table([measurement], order)
-    return rows_text(table, form, dialect, order == 0)
-
-
-def _tables(analysis: "Analysis") -> tuple["pd.DataFrame", "pd.DataFrame | None"]:
-    """The table of eigenvalues and, where one was estimated, that of densities."""
-    from fisher_cli.tables.build import density_table, spectrum_table
-
-    density = density_table(analysis.measurements, analysis.first_order)
-    return spectrum_table(analysis.measurements, analysis.first_order), None if density.empty else density
 
 
 def _show(console: "Console", analysis: "Analysis") -> None:

@@ -1,7 +1,6 @@
 """`fisher verify`: the identities that the Fisher's different forms must fulfil, on the user's own network and data."""
 
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
@@ -13,14 +12,11 @@ from fisher_cli.cli.shared_options import DATA, MODEL, NETWORK, RUNNING, SEED, a
 from fisher_cli.cli.shared_options import precision as read_precision
 from fisher_cli.results import Outcome
 from fisher_cli.settings import Resources, Settings
-from fisher_cli.storage.formats import Format
 from fisher_cli.tables.dialects import Dialect
+from fisher_cli.tables.registry import tables_of
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from fisher_cli.reports.console import Console
-    from fisher_cli.results import Measurement
     from fisher_cli.run.analysis import Analysis
 
 
@@ -47,25 +43,10 @@ def verify(
     )
     files, to_stdout = destinations(output, format, force, csv_dialect)
     if files is not None:
-        files = files.named("verify", "expansion")
-    report = CommandReport(partial(_lines, csv_dialect), _tables, _show, _failures)
+        files = files.holding(*tables_of("identities"))
+    report = CommandReport(tables_of("identities"), _show, _failures, dialect=csv_dialect)
     code = run_command(checkpoints, settings, resources, report, files, to_stdout, quiet=quiet, resume=resume)
     raise typer.Exit(code)
-
-
-def _lines(dialect: Dialect, measurement: "Measurement", order: int, form: Format) -> str:
-    """One checkpoint's rows as they are streamed, with the header before the first."""
-    from fisher_cli.tables.build import identity_table, rows_text
-
-    table = identity_table([measurement], order)
-    return rows_text(table, form, dialect, order == 0)
-
-
-def _tables(analysis: "Analysis") -> tuple["pd.DataFrame", "pd.DataFrame | None"]:
-    """The table of identities, and that of KL over its expansion."""
-    from fisher_cli.tables.build import expansion_table
-
-    return analysis.identities, expansion_table(analysis.measurements)
 
 
 def _show(console: "Console", analysis: "Analysis") -> None:

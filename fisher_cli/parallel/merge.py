@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from fisher_cli.errors import OutputError
 from fisher_cli.inputs.checkpoints.inspection_cache import copy_inspections
@@ -22,14 +22,11 @@ from fisher_cli.storage.atomic_write import PreparedFile
 from fisher_cli.storage.formats import Format, inside_parquet
 from fisher_cli.storage.journal import JournalRecord, journal_folder, open_journal
 from fisher_cli.storage.report_files import ReportFiles, RunRecord, table_path
-from fisher_cli.storage.row_files import CHUNK_ROWS, RowFile
-from fisher_cli.tables.columns import EXAMPLE_COLUMNS
+from fisher_cli.storage.row_files import RowFile
+from fisher_cli.tables.registry import CHUNK_ROWS, Table, table_of
 
 if TYPE_CHECKING:
     import pandas as pd
-
-# The table that is written in pieces, since it has a row per checkpoint and example.
-_LONG: Final = "examples"
 
 
 @dataclass(frozen=True)
@@ -138,11 +135,11 @@ class _Whole:
             main = self._joined(self.word)
             measurements = self._measurements(main)
             further = {
-                path: self._long_table(metadata) if word == _LONG else self._joined(word)
+                path: self._in_pieces(table_of(word), metadata) if table_of(word).is_long else self._joined(word)
                 for word, path in self.paths.items()
                 if word != self.word
             }
-            if not self.word:
+            if table_of(self.word).is_of_sequence:
                 main = self._with_sequence(main, measurements)
             self.files.write(main, None, metadata, further)
         return Merged(self.files.main, self.word, metadata.stable["data"], measurements)
@@ -215,17 +212,17 @@ class _Whole:
         if main["order"].tolist() != list(range(len(measurements))):
             msg = f"{self.files.main}: the parts do not have one row per checkpoint; make them again"
             raise OutputError(msg)
-        return with_sequence(main, measurements)
+        return with_sequence(main, table_of(self.word), measurements)
 
-    def _long_table(self, metadata: RunRecord) -> PreparedFile:
-        """The rows of the examples, a checkpoint at a time."""
-        file = RowFile(self.paths[_LONG], self._form.value, EXAMPLE_COLUMNS)
+    def _in_pieces(self, table: Table, metadata: RunRecord) -> PreparedFile:
+        """The rows of a table with a row per example, a checkpoint at a time."""
+        file = RowFile(self.paths[table.word], self._form.value, table.columns)
         try:
             for part in self.parts:
-                table = part.table(_LONG)
-                if table is None or not len(table):
+                held = part.table(table.word)
+                if held is None or not len(held):
                     continue
-                for _, rows in table.groupby("order", sort=False):
+                for _, rows in held.groupby("order", sort=False):
                     for start in range(0, len(rows), CHUNK_ROWS):
                         file.write(rows.iloc[start : start + CHUNK_ROWS])
             return file.finish(inside_parquet(metadata.stable))

@@ -16,15 +16,14 @@ from fisher_cli.storage.integrity import check_report
 from fisher_cli.storage.journal import JournalRecord, Key, changes, journal_folder, read_records
 from fisher_cli.storage.readers import read_table
 from fisher_cli.storage.report_files import record_path, stem_of, table_path
+from fisher_cli.tables.registry import TABLES, table_of
 from fisher_cli.text import one_line
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # The words in the names of main tables; that of `fisher analyze` has none.
-KINDS: Final = ("", "spectrum")
-# Tables that a part has only if one of its checkpoints has something in it.
-_IF_ANY: Final = frozenset({"density"})
+KINDS: Final = tuple(table.word for table in TABLES.values() if table.is_shared)
 # What a record says of its own part alone.
 OF_THE_PART: Final = frozenset({"part", "checkpoints", "ledgers", "tables", "run", "settings_digest", "written", SEAL})
 
@@ -61,7 +60,7 @@ class ShardReport:
         """
         if word in self.files:
             return read_table(self.files[word])
-        if word in _IF_ANY:
+        if table_of(word).if_any:
             return None
         msg = f"{self.main} has no table {word}, which other parts have: {self.again(self.part.shard.index, self.main)}"
         raise OutputError(msg)

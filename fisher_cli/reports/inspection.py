@@ -1,8 +1,6 @@
 """What checkpoints are, and how a network's parameters are covered, as tables for people."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
 
 from rich.console import Group
 from rich.table import Table
@@ -36,35 +34,6 @@ _MEANINGS = {
 }
 _BACKWARD = "backward passes"
 _TOTAL = "total"
-
-
-def inspection_row(inspection: Inspection, order: int) -> dict[str, Any]:
-    """The cells of one checkpoint, by the names of `INSPECTION_COLUMNS`.
-
-    Args:
-        inspection: what the file is.
-        order: its place in the sequence, from 0.
-    """
-    return {**asdict(inspection), "order": order, "notes": "; ".join(inspection.notes)}
-
-
-def ledger_rows(measurement: Measurement) -> list[dict[str, Any]]:
-    """The cells of a measurement's ledger, by the names of `LEDGER_COLUMNS`.
-
-    Returns:
-        One row per parameter tensor, none without a ledger; `work` is a share from 0 to 1.
-    """
-    entries = measurement.ledger.entries if measurement.ledger else ()
-    return [
-        {
-            "checkpoint": measurement.checkpoint,
-            "layer": entry.name,
-            "parameters": entry.values,
-            "method": entry.method,
-            "work": entry.work,
-        }
-        for entry in entries
-    ]
 
 
 def render_inspections(inspections: Sequence[Inspection], width: int) -> Group:

@@ -15,15 +15,25 @@ from fisher_cli.storage.formats import SCHEMA_VERSION, TOOL, is_newer
 from fisher_cli.storage.journal import journal_folder, read_records
 from fisher_cli.storage.readers import read_table, sheet_names
 from fisher_cli.storage.report_files import record_path, table_path
+from fisher_cli.tables.registry import (
+    COMPARISON,
+    DENSITY,
+    EXAMPLES,
+    GROUPS,
+    IDENTITIES,
+    LAYERS,
+    SPECTRUM,
+    Table,
+    main_table_of,
+)
 from fisher_cli.text import digest, one_line
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # The tables that other commands write beside a report of the same stem.
-SIDES = ("layers", "compare", "spectrum", "density", "examples", "groups", "verify")
-_MAIN_OF = {"layers": "", "density": "spectrum", "groups": "examples"}
-_RECORDS = ("", "compare", "spectrum", "examples", "verify")
+_SIDES = (LAYERS, COMPARISON, SPECTRUM, DENSITY, EXAMPLES, GROUPS, IDENTITIES)
+_MAIN_WORDS = tuple(dict.fromkeys(main_table_of(each).word for each in _SIDES))
 _TRACES = (
     *("trace_true", "trace_true_se", "trace_true_estimator_se", "trace_empirical", "trace_empirical_se"),
     *("trace_ratio", "trace_ratio_se"),
@@ -90,7 +100,7 @@ class ReportedRun:
         Yields:
             One line each.
         """
-        for word in _RECORDS:
+        for word in _MAIN_WORDS:
             run = self.records.get(word, {}).get("run")
             command = run.get("command") if isinstance(run, dict) else None
             if isinstance(command, list) and len(command) > 1:
@@ -124,16 +134,18 @@ def read_run(path: Path) -> ReportedRun:
     """
     main = read_table(path)
     if missing := [name for name in _NEEDED if name not in main]:
-        stem = next((path.stem.removesuffix(f".{w}") for w in SIDES if path.stem.endswith(f".{w}")), "")
+        stem = next(
+            (path.stem.removesuffix(f".{each.word}") for each in _SIDES if path.stem.endswith(f".{each.word}")), ""
+        )
         better = f": type {path.with_name(stem + path.suffix)}" if stem else ""
         msg = f"{path}: not the main table of a report, as `fisher analyze` writes it: no column {missing[0]}{better}"
         raise OutputError(msg)
     if not len(main):
         msg = f"{path}: the report has no rows"
         raise OutputError(msg)
-    found = {word: side for word in SIDES if (side := _side(path, word)) is not None}
+    found = {each.word: side for each in _SIDES if (side := _side(path, each)) is not None}
     sides = {word: read_table(side, sheet) for word, (side, sheet) in found.items()}
-    records = {word: record for word in _RECORDS if (record := _record(path, word))}
+    records = {word: record for word in _MAIN_WORDS if (record := _record(path, word))}
     return ReportedRun(
         one_line(path.stem),
         main,
@@ -144,15 +156,14 @@ def read_run(path: Path) -> ReportedRun:
     )
 
 
-def _side(path: Path, word: str) -> tuple[Path, str | None] | None:
+def _side(path: Path, table: Table) -> tuple[Path, str | None] | None:
     """The file of a side table, and its sheet in a workbook; None if it was not written."""
     if path.suffix.lower() != ".xlsx":
-        side = table_path(path, word)
+        side = table_path(path, table.word)
         return (side, None) if side.is_file() else None
     # A workbook holds all tables of one command.
-    main = _MAIN_OF.get(word, word)
-    books = dict.fromkeys((table_path(path, main), path))
-    return next(((book, word) for book in books if word in sheet_names(book)), None)
+    books = dict.fromkeys((table_path(path, main_table_of(table).word), path))
+    return next(((book, table.word) for book in books if table.word in sheet_names(book)), None)
 
 
 def last_examples(run: ReportedRun, count: int = TOP) -> "tuple[int, pd.DataFrame, int] | None":

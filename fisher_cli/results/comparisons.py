@@ -141,3 +141,11 @@ class Comparison:
     draws: int
     layers: tuple[LayerComparison, ...]
     verdict: Verdict
+
+    @property
+    def coverage(self) -> str | None:
+        """What the intervals cover: 95 %, or only nominally that; None without intervals."""
+        intervals = [each for each in (self.difference_interval, self.ratio_interval) if each]
+        if not intervals:
+            return None
+        return "95 %" if all(each.is_trusted for each in intervals) else "nominal"

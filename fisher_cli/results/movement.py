@@ -29,6 +29,11 @@ class Movement:
     kl_parameters: Estimate | None
     trace_change: Estimate
 
+    @property
+    def kl_of_parameters(self) -> Estimate:
+        """The KL divergence if only the analysed parameters had moved."""
+        return self.kl_parameters or self.kl
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerStep:
@@ -109,3 +114,8 @@ class CheckpointComparison:
     layers: tuple[LayerStep, ...]
     batch_size: int
     notes: tuple[str, ...] = ()
+
+    @property
+    def kl_ab_of_parameters(self) -> Estimate:
+        """KL(q_a ‖ q) if only the analysed parameters differed."""
+        return self.kl_ab_parameters or self.kl_ab

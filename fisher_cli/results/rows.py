@@ -142,3 +142,8 @@ class Measurement:
     task2vec: tuple[FilterMeans, ...] = ()
     movement_notes: tuple[str, ...] = ()
     rounding: Rounding | None = None
+
+    @property
+    def true_spectrum(self) -> Spectrum | None:
+        """The spectrum of the true Fisher, None where it was not asked for."""
+        return next((each for each in self.spectra if each.matrix == "true"), None)

@@ -4,16 +4,18 @@ import platform
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from fisher_cli._version import __version__
 from fisher_cli.curvature.torch_backend import machine_memory
+from fisher_cli.errors import UsageError
 from fisher_cli.results import Ledger, Measurement, Status
+from fisher_cli.run.per_example import with_summary
 from fisher_cli.settings import Precision, Resources, Settings, ShardPart
 from fisher_cli.storage.metadata import examples_record, ledger_record, parameterisation, spectrum_record
+from fisher_cli.tables.registry import GROUPS, TABLES, Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +35,7 @@ class Analysis:
     measurements: list[Measurement] = field(default_factory=list)
     seconds: float = 0.0
     part: ShardPart | None = None
+    _frames: "dict[tuple[str, bool], pd.DataFrame]" = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def first_order(self) -> int:
@@ -43,76 +46,70 @@ class Analysis:
         """The same with all measurements at hand; tables that were made once stay as they are."""
         return replace(self, measurements=list(self.measurements))
 
-    @cached_property
+    def frame(self, name: str, *, layers: bool = True) -> "pd.DataFrame":
+        """A table of the run, by its name in `fisher_cli.tables.registry`; it is made once.
+
+        Args:
+            name: "main", "layers", "spectrum" and so on; docs/columns.md lists them. A table that the run did not ask
+                for has no rows, or says of each checkpoint nothing but its status.
+            layers: whether a long form has the rows of the parameter tensors too.
+
+        Returns:
+            The data frame, its columns as docs/columns.md explains them.
+
+        Raises:
+            UsageError: there is no such table.
+        """
+        if name not in TABLES or not TABLES[name].is_of_run:
+            names = ", ".join(table.name for table in TABLES.values() if table.is_of_run)
+            msg = f"no table {name!r} of a run: there are {names}"
+            raise UsageError(msg)
+        if (name, layers) not in self._frames:
+            self._frames[name, layers] = self._made(TABLES[name], layers=layers)
+        return self._frames[name, layers]
+
+    def _made(self, table: Table, *, layers: bool) -> "pd.DataFrame":
+        from fisher_cli.tables.build import frame
+        from fisher_cli.tables.long_form import long_table
+
+        if table.melts:
+            return long_table(*(self.frame(each) for each in table.melts[: 2 if layers else 1]))
+        measurements = self.measurements
+        if table is GROUPS and not any(each.example_summary for each in measurements):  # a command has made them
+            measurements = [with_summary(each) for each in measurements]
+        table = table.with_eigenvalues(self.settings.eigenvalues)
+        return frame(table, measurements, self.first_order, is_part=self.part is not None)
+
+    @property
     def table(self) -> "pd.DataFrame":
-        """One row per checkpoint; the columns are explained in `fisher_cli.tables.columns`."""
-        from fisher_cli.tables.build import main_table, part_table
+        """One row per checkpoint."""
+        return self.frame("main")
 
-        if self.part is not None:
-            return part_table(self.measurements, self.settings.eigenvalues, self.first_order)
-        return main_table(self.measurements, self.settings.eigenvalues)
-
-    @cached_property
+    @property
     def layers(self) -> "pd.DataFrame":
         """One row per checkpoint and parameter tensor."""
-        from fisher_cli.tables.build import layer_table
+        return self.frame("layers")
 
-        return layer_table(self.measurements, self.first_order)
-
-    @cached_property
+    @property
     def comparison(self) -> "pd.DataFrame":
         """One row per checkpoint: the empirical against the true Fisher, where that was asked for."""
-        from fisher_cli.tables.build import comparison_table
+        return self.frame("comparison")
 
-        return comparison_table(self.measurements, self.settings.eigenvalues)
-
-    @cached_property
+    @property
     def comparison_layers(self) -> "pd.DataFrame":
         """One row per checkpoint and parameter tensor of the same."""
-        from fisher_cli.tables.build import comparison_layer_table
+        return self.frame("comparison_layers")
 
-        return comparison_layer_table(self.measurements)
-
-    @cached_property
+    @property
     def identities(self) -> "pd.DataFrame":
         """One row per checkpoint and identity, where `verify` was asked for."""
-        from fisher_cli.tables.build import identity_table
-
-        return identity_table(self.measurements)
+        return self.frame("identities")
 
     @property
     def verified(self) -> bool:
         """Whether there are identities, and none of them fails; one that is undecided does not."""
         found = [m.verification for m in self.measurements if m.verification is not None]
         return bool(found) and not any(each.failed for each in found)
-
-    @cached_property
-    def examples(self) -> "pd.DataFrame":
-        """One row per checkpoint and example: the terms of both traces, label, prediction, loss, rank."""
-        import pandas as pd
-
-        from fisher_cli.run.per_example import example_tables
-
-        parts = [part for i, each in enumerate(self.measurements) for part in example_tables(each, i)]
-        return pd.concat(parts, ignore_index=True)
-
-    @cached_property
-    def groups(self) -> "pd.DataFrame":
-        """One row per checkpoint and group of examples: the classes, the clean and the noisy ones."""
-        from fisher_cli.run.per_example import group_table, with_summary
-
-        return group_table([with_summary(each) for each in self.measurements])
-
-    @cached_property
-    def task2vec(self) -> "pd.DataFrame":
-        """One row per checkpoint, weight tensor and filter, where it was asked for."""
-        from fisher_cli.tables.build import make_table
-        from fisher_cli.tables.columns import TASK2VEC_COLUMNS
-        from fisher_cli.tables.rows import task2vec_rows
-
-        first = self.first_order
-        rows = [row for i, each in enumerate(self.measurements) for row in task2vec_rows(each, first + i)]
-        return make_table(rows, TASK2VEC_COLUMNS)
 
     @property
     def data_title(self) -> str:

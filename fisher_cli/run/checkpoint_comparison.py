@@ -33,8 +33,7 @@ from fisher_cli.run.measurement import MeasurementContext, posed
 from fisher_cli.run.option_checks import refuse_rounded
 from fisher_cli.run.preparation import FileRun, run_of_files
 from fisher_cli.settings import Resources, Settings
-from fisher_cli.tables.columns import CHECKPOINT_COMPARISON_COLUMNS, LAYER_STEP_COLUMNS
-from fisher_cli.tables.rows import checkpoint_comparison_row, layer_step_rows
+from fisher_cli.tables.registry import CHECKPOINT_LAYERS, CHECKPOINTS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,17 +49,17 @@ class PairAnalysis:
 
     @cached_property
     def table(self) -> "pd.DataFrame":
-        """One row about both checkpoints; the columns are explained in `fisher_cli.tables.columns`."""
-        from fisher_cli.tables.build import make_table
+        """One row about both checkpoints; docs/columns.md explains the columns."""
+        from fisher_cli.tables.build import frame
 
-        return make_table([checkpoint_comparison_row(self.found)], CHECKPOINT_COMPARISON_COLUMNS)
+        return frame(CHECKPOINTS, [self.found])
 
     @cached_property
     def layers(self) -> "pd.DataFrame":
         """One row per parameter tensor."""
-        from fisher_cli.tables.build import make_table
+        from fisher_cli.tables.build import frame
 
-        return make_table(layer_step_rows(self.found), LAYER_STEP_COLUMNS)
+        return frame(CHECKPOINT_LAYERS, [self.found])
 
     def stable_metadata(self) -> dict[str, Any]:
         """What was asked and of what: the same for every repetition."""

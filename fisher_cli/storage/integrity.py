@@ -14,7 +14,7 @@ from fisher_cli.storage.formats import SCHEMA_VERSION, TOOL, is_newer
 from fisher_cli.storage.journal import ends_whole, journal_folder, read_records
 from fisher_cli.storage.readers import read_rows
 from fisher_cli.storage.report_files import RECORD, record_path
-from fisher_cli.tables.rows import Value
+from fisher_cli.tables.columns import Value
 from fisher_cli.text import digest, encodable
 
 

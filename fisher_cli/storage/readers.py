@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 
 from fisher_cli.errors import OutputError, UsageError
 from fisher_cli.tables.build import METADATA_KEY, make_table
-from fisher_cli.tables.columns import INTEGER_TEXT, Column, Kind, column_named
+from fisher_cli.tables.columns import INTEGER_TEXT, Column, Kind, Value
 from fisher_cli.tables.dialects import recognised
-from fisher_cli.tables.rows import Value
+from fisher_cli.tables.registry import column_named
 from fisher_cli.text import unescape, unguard
 
 

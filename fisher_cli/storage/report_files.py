@@ -19,6 +19,7 @@ from fisher_cli.storage.atomic_write import PreparedFile, replace_all, temporary
 from fisher_cli.storage.checksums import SEAL, UNSEALED, is_sealed, sealed
 from fisher_cli.storage.formats import MAIN_SHEET, SCHEMA_VERSION, TOOL, Format, is_newer, render, render_workbook
 from fisher_cli.tables.dialects import Dialect
+from fisher_cli.tables.registry import Table
 from fisher_cli.text import digest, json_lines
 
 if TYPE_CHECKING:
@@ -71,14 +72,14 @@ class ReportFiles:
     dialect: Dialect = Dialect.PLAIN
     word: str = MAIN_SHEET
 
-    def and_(self, *words: str) -> "ReportFiles":
-        """With further tables of the same stem, `name.word.csv`."""
-        return replace(self, further=(*self.further, *(table_path(self.main, word) for word in words)))
+    def holding(self, main: Table, beside: Table, *further: Table) -> "ReportFiles":
+        """Those of a command's tables, each under its word: `name.csv`, `name.layers.csv`, or `name.spectrum.csv`."""
+        paths = [table_path(self.main, table.word, main.word) for table in (main, beside, *further)]
+        return replace(self, main=paths[0], beside=paths[1], further=tuple(paths[2:]), word=main.word or MAIN_SHEET)
 
-    def named(self, main: str, beside: str) -> "ReportFiles":
-        """Those of another table of the same stem: `name.main.csv`, and beside it `name.beside.csv`."""
-        own, other = table_path(self.main, main, main), table_path(self.main, beside, main)
-        return replace(self, main=own, beside=other, word=main)
+    def path(self, table: Table) -> Path:
+        """Where a table of the registry lies."""
+        return table_path(self.main, table.word, "" if self.word == MAIN_SHEET else self.word)
 
     @property
     def layers(self) -> Path:

@@ -14,8 +14,6 @@ from fisher_cli.text import digest, json_text
 if TYPE_CHECKING:
     import pandas as pd
 
-# Rows that are made, written and forgotten together, and a row group of Parquet.
-CHUNK_ROWS = 20_000
 # Bytes that are copied at once.
 _PIECE = 2**20
 

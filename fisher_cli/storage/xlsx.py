@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from fisher_cli.errors import OutputError, UsageError
-from fisher_cli.tables.columns import column_named
+from fisher_cli.tables.registry import column_named
 from fisher_cli.text import escape, guard
 
 try:

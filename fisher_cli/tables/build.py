@@ -6,6 +6,7 @@ number or is infinite, is NA. Equal tables give equal bytes. Numbers keep their 
 
 import csv
 import io
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -16,29 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fisher_cli.results import Measurement
-from fisher_cli.tables.columns import (
-    COMPARISON_LAYER_COLUMNS,
-    DENSITY_COLUMNS,
-    EXPANSION_COLUMNS,
-    IDENTITY_COLUMNS,
-    LAYER_COLUMNS,
-    SPECTRUM_COLUMNS,
-    Column,
-    Kind,
-    column_named,
-    comparison_columns,
-    main_columns,
-)
+from fisher_cli.tables.columns import Column, Kind, Value
 from fisher_cli.tables.dialects import PLAIN, Dialect, Separated, separated
-from fisher_cli.tables.rows import (
-    Value,
-    comparison_layer_rows,
-    comparison_row,
-    density_rows,
-    layer_rows,
-    main_row,
-    spectrum_rows,
-)
+from fisher_cli.tables.registry import CHUNK_ROWS, Table, check_keys, column_named
 from fisher_cli.tables.trajectory import PathLength, trajectory_of
 from fisher_cli.text import encodable, escape, guard, json_text
 
@@ -55,38 +36,54 @@ _ARROW_TYPES = {Kind.TEXT: pa.string(), Kind.INTEGER: pa.int64(), Kind.REAL: pa.
 # --- Measurements → tables
 
 
-def main_table(
-    measurements: Sequence[Measurement], eigenvalues: int, first_order: int = 0, path: PathLength | None = None
+def frame(
+    table: Table,
+    measurements: Sequence[Any],
+    first_order: int = 0,
+    *,
+    path: PathLength | None = None,
+    is_part: bool = False,
 ) -> pd.DataFrame:
-    """One row per checkpoint, all columns of the glossary, in their order.
+    """A table of the registry with the rows of all measurements, one after the other.
 
     Args:
+        table: its columns are those of the frame.
         measurements: in order of training.
-        eigenvalues: number of eigenvalues that were asked for; columns exist for all of them.
-        first_order: `order` of the first row; above 0 when a later part of a sequence is written row by row.
-        path: the path up to the first row, which is then not the first of the run; it grows by these rows.
+        first_order: `order` of the first; above 0 for a later part of a sequence.
+        path: the path up to the first, which is then not the first of the run; it grows by these.
+        is_part: whether what comes from the other rows is left empty, until the parts of a run are joined.
 
     Returns:
-        The main table.
+        The table as a data frame.
     """
-    ends = sequence_cells(measurements, path)
-    rows = [main_row(each, first_order + i, eigenvalues, *ends[i]) for i, each in enumerate(measurements)]
-    return make_table(rows, main_columns(eigenvalues))
+    follows = table.is_of_sequence and not is_part
+    ends: Sequence[Mapping[str, Any]] = sequence_cells(measurements, path) if follows else [{}] * len(measurements)
+    places = zip(itertools.count(first_order), measurements, ends, strict=False)
+    return make_table((row for i, each, end in places for row in table.rows(each, i, end)), table.columns)
+
+
+def frames(
+    table: Table, measurement: Measurement, order: int, path: PathLength | None = None
+) -> Iterator[pd.DataFrame]:
+    """The same of one measurement in parts of at most CHUNK_ROWS rows, small enough to hold.
+
+    Yields:
+        One part at least, be it without rows.
+    """
+    rows = table.rows(measurement, order, sequence_cells([measurement], path)[0] if table.is_of_sequence else None)
+    part = list(itertools.islice(rows, CHUNK_ROWS))
+    yield make_table(part, table.columns)
+    while part := list(itertools.islice(rows, CHUNK_ROWS)):
+        yield make_table(part, table.columns)
 
 
 def sequence_cells(
     measurements: Sequence[Measurement], path: PathLength | None = None
-) -> list[tuple[float | None, str | None]]:
+) -> list[dict[str, float | str | None]]:
     """Each row's `path_length` and `phase`, which come from the other rows."""
     path, found = path or PathLength(), trajectory_of(measurements)
     phases = found.phases if found else [None] * len(measurements)
-    return [(path.add(each), phase) for each, phase in zip(measurements, phases, strict=True)]
-
-
-def part_table(measurements: Sequence[Measurement], eigenvalues: int, first_order: int) -> pd.DataFrame:
-    """The main table of a part of a run: what comes from the other rows is left empty until the parts are joined."""
-    rows = [main_row(each, first_order + i, eigenvalues) for i, each in enumerate(measurements)]
-    return make_table(rows, main_columns(eigenvalues))
+    return [{"path_length": path.add(each), "phase": phase} for each, phase in zip(measurements, phases, strict=True)]
 
 
 def joined(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -102,47 +99,21 @@ def joined(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(filled, ignore_index=True)
 
 
-def with_sequence(table: pd.DataFrame, measurements: Sequence[Measurement]) -> pd.DataFrame:
-    """A main table joined from parts, with the cells that come from the other rows."""
-    names = ("path_length", "phase")
-    rows = [dict(zip(names, cells, strict=True)) for cells in sequence_cells(measurements)]
-    ends = make_table(rows, [column_named(name, []) for name in names])
-    return table.assign(**{name: ends[name] for name in names})
-
-
-def layer_table(measurements: Sequence[Measurement], first_order: int = 0) -> pd.DataFrame:
-    """One row per checkpoint and parameter tensor; nothing for checkpoints without a trace."""
-    rows = [row for i, each in enumerate(measurements) for row in layer_rows(each, first_order + i)]
-    return make_table(rows, LAYER_COLUMNS)
-
-
-def spectrum_table(measurements: Sequence[Measurement], first_order: int = 0) -> pd.DataFrame:
-    """One row per checkpoint, matrix and eigenvalue; one without an eigenvalue for a checkpoint that has none."""
-    rows = [row for i, each in enumerate(measurements) for row in spectrum_rows(each, first_order + i)]
-    return make_table(rows, SPECTRUM_COLUMNS)
-
-
-def density_table(measurements: Sequence[Measurement], first_order: int = 0) -> pd.DataFrame:
-    """One row per checkpoint, matrix and grid value of a density of eigenvalues."""
-    rows = [row for i, each in enumerate(measurements) for row in density_rows(each, first_order + i)]
-    return make_table(rows, DENSITY_COLUMNS)
-
-
-def comparison_table(measurements: Sequence[Measurement], eigenvalues: int, first_order: int = 0) -> pd.DataFrame:
-    """One row per checkpoint: the empirical against the true Fisher."""
-    rows = [comparison_row(each, first_order + i, eigenvalues) for i, each in enumerate(measurements)]
-    return make_table(rows, comparison_columns(eigenvalues))
-
-
-def comparison_layer_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
-    """One row per checkpoint and parameter tensor: the empirical against the true Fisher."""
-    rows = [row for i, each in enumerate(measurements) for row in comparison_layer_rows(each, i)]
-    return make_table(rows, COMPARISON_LAYER_COLUMNS)
+def with_sequence(joined_parts: pd.DataFrame, table: Table, measurements: Sequence[Measurement]) -> pd.DataFrame:
+    """A table joined from parts, with the cells that come from the other rows."""
+    columns = [column for column in table.columns if column.path[0] == "sequence"]
+    ends = make_table(sequence_cells(measurements), columns)
+    return joined_parts.assign(**{column.name: ends[column.name] for column in columns})
 
 
 def make_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[Column]) -> pd.DataFrame:
-    """A table with exactly these columns; values that are missing, NaN, infinite or too large become NA."""
+    """A table with exactly these columns; values that are missing, NaN, infinite or too large become NA.
+
+    Raises:
+        ValueError: a row has a key that is not a column.
+    """
     rows = list(rows)
+    check_keys(set().union(*rows), {column.name for column in columns})
     series = {
         column.name: pd.Series(
             _cells([row.get(column.name) for row in rows], column.kind), dtype=_PANDAS_TYPES[column.kind]
@@ -185,19 +156,6 @@ def to_csv(table: pd.DataFrame, form: Separated = PLAIN, header: bool = True) ->
 def csv_header(names: Iterable[str], form: Separated = PLAIN) -> str:
     """The first line of `to_csv`, and what stands before it."""
     return form.mark + _separated([[escape(guard(name)) for name in names]], form)
-
-
-def csv_row(
-    measurement: Measurement,
-    order: int,
-    eigenvalues: int,
-    form: Separated = PLAIN,
-    path_length: float | None = None,
-) -> str:
-    """One line of `to_csv` of a main table, for writing rows as they come; its phase is not yet known."""
-    row = main_row(measurement, order, eigenvalues, path_length)
-    cells = [_cells([row.get(column.name)], column.kind)[0] for column in main_columns(eigenvalues)]
-    return _separated([[escape(guard(cell)) if isinstance(cell, str) else cell for cell in cells]], form)
 
 
 def rows_text(table: pd.DataFrame, form: str, dialect: Dialect = Dialect.PLAIN, header: bool = True) -> str:
@@ -289,64 +247,3 @@ def _json_rows(table: pd.DataFrame) -> Iterable[str]:
     """
     for row in zip(*plain_columns(table, str), strict=True):
         yield json_text(dict(zip(table.columns, row, strict=True)), sort_keys=False)
-
-
-def identity_table(measurements: Sequence[Measurement], first_order: int = 0) -> pd.DataFrame:
-    """One row per checkpoint and identity; one without an identity for a checkpoint that could not be verified."""
-    rows = [row for i, each in enumerate(measurements) for row in identity_rows(each, first_order + i)]
-    return make_table(rows, IDENTITY_COLUMNS)
-
-
-def expansion_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
-    """One row per checkpoint and length of the step ε of KL(q_θ ‖ q_θ+ε)."""
-    rows = [row for i, each in enumerate(measurements) for row in expansion_rows(each, i)]
-    return make_table(rows, EXPANSION_COLUMNS)
-
-
-def identity_rows(measurement: Measurement, order: int) -> Iterator[dict[str, Value]]:
-    """One checkpoint's rows of the table of identities.
-
-    Yields:
-        One row per identity; for a checkpoint that could not be verified a row that says why.
-    """
-    place: dict[str, Value] = {"checkpoint": measurement.checkpoint, "order": order, "step": measurement.step}
-    ending: dict[str, Value] = {"status": measurement.status, "error": measurement.error}
-    if measurement.verification is None:
-        yield place | ending
-        return
-    for each in measurement.verification.identities:
-        yield (
-            place
-            | ending
-            | {
-                "identity": each.name,
-                "formula": each.formula,
-                "source": each.source,
-                "verdict": each.verdict,
-                "ours": each.ours,
-                "independent": each.theirs,
-                "identity_error": each.error,
-                "tolerance": each.tolerance,
-                "scale": each.scale,
-                "sides": each.sides,
-                "why": each.why,
-                "reason": each.reason,
-            }
-        )
-
-
-def expansion_rows(measurement: Measurement, order: int) -> Iterator[dict[str, Value]]:
-    """One checkpoint's rows of the table of KL over its expansion.
-
-    Yields:
-        One row per length of the step.
-    """
-    place: dict[str, Value] = {"checkpoint": measurement.checkpoint, "order": order, "step": measurement.step}
-    for each in measurement.verification.expansion if measurement.verification else ():
-        yield place | {
-            "epsilon": each.step,
-            "deviation_single": each.single,
-            "slope_single": each.slope_single,
-            "deviation_averaged": each.averaged,
-            "slope_averaged": each.slope_averaged,
-        }

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 import pandas as pd
 
 from fisher_cli.tables.build import make_table
-from fisher_cli.tables.columns import LONG_COLUMNS, column_named
-from fisher_cli.tables.rows import Value
+from fisher_cli.tables.columns import Value
+from fisher_cli.tables.registry import LONG, column_named
 
 _PLACE = ("checkpoint", "order", "step", "layer")
 _ENDING = ("status", "error")
@@ -27,20 +27,22 @@ def long_table(main: pd.DataFrame, layers: pd.DataFrame | None = None) -> pd.Dat
         layers: with a row per checkpoint and parameter tensor.
 
     Returns:
-        A table with the columns of `LONG_COLUMNS`, in order of training, layers after the whole network.
+        A table with the columns of `LONG`, in order of training, layers after the whole network.
     """
     rows: list[Mapping[str, Value]] = []
     asides, names = _asides(main), [name for name in main.columns if name not in _PLACE + _ENDING]
+    units = {name: column_named(name, ()).unit for name in main.columns}
     below = [] if layers is None else _records(layers)
     layer_asides = {} if layers is None else _asides(layers)
+    units |= {} if layers is None else {name: column_named(name, ()).unit for name in layers.columns}
     for each in _records(main):
         ending = {name: each.get(name) for name in _ENDING}
-        found = list(_melted(each, asides, ending)) if any(each[name] is not None for name in names) else []
+        found = list(_melted(each, asides, units, ending)) if any(each[name] is not None for name in names) else []
         rows += found or [{name: each.get(name) for name in _PLACE} | ending]
         for layer in below:
             if layer["order"] == each["order"]:
-                rows += _melted(layer, layer_asides, ending)
-    return make_table(rows, LONG_COLUMNS)
+                rows += _melted(layer, layer_asides, units, ending)
+    return make_table(rows, LONG.columns)
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Value]]:
@@ -63,7 +65,10 @@ def _asides(table: pd.DataFrame) -> dict[str, dict[str, str]]:
 
 
 def _melted(
-    row: Mapping[str, Value], asides: Mapping[str, Mapping[str, str]], ending: dict[str, Value]
+    row: Mapping[str, Value],
+    asides: Mapping[str, Mapping[str, str]],
+    units: Mapping[str, str],
+    ending: dict[str, Value],
 ) -> Iterator[dict[str, Value]]:
     """One row's cells.
 
@@ -82,7 +87,7 @@ def _melted(
                 "quantity": numbered[1] if numbered else name,
                 "index": int(numbered[2]) if numbered else None,
                 "value_text" if isinstance(value, str) else "value": value,
-                "unit": column_named(name, ()).unit,
+                "unit": units[name],
             }
             | {f"value{aside}": row[column] for aside, column in beside.items()}
             | ending

@@ -1,165 +1,78 @@
-"""What a Measurement says, as rows: column name → value, absent or None where nothing was found."""
+"""What a table's rows are about: a measurement → an object or a mapping for each of its rows.
 
-from collections.abc import Iterator
-from dataclasses import fields
+Where an item is a mapping, its keys are columns, or what columns are taken from.
+"""
+
+import math
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 from fisher_cli.results import (
     CheckpointComparison,
-    Eigenvalues,
-    Estimate,
-    ExampleGroup,
+    Coverage,
     ExampleRow,
-    Interval,
-    LayerStep,
+    ExpansionStep,
+    Identity,
+    Inspection,
     Measurement,
-    Spectrum,
+    PerExample,
     Status,
+    Trace,
 )
 
-Value = str | int | float | None
+Item = Mapping[str, Any]
 
 
-def main_row(
-    measurement: Measurement, order: int, eigenvalues: int, path_length: float | None = None, phase: str | None = None
-) -> dict[str, Value]:
-    """One checkpoint's row of the main table, with at most `eigenvalues` eigenvalues of either Fisher.
-
-    The length of the path so far and the phase come from the other rows.
-    """
-    row: dict[str, Value] = {
-        "checkpoint": measurement.checkpoint,
-        "order": order,
-        "step": measurement.step,
-        "epoch": measurement.epoch,
-        "architecture": measurement.architecture,
-        "weights": measurement.weights,
-        "parameters": measurement.parameters,
-        "examples": measurement.examples,
-        "classes": measurement.classes,
-        "path_length": path_length,
-        "phase": phase,
-        "status": measurement.status,
-        "error": measurement.error,
-    }
-    if predictions := measurement.predictions:
-        row |= estimate_cells("loss", predictions.loss) | estimate_cells("accuracy", predictions.accuracy)
-        row["entropy"] = predictions.entropy.value
-    if trace := measurement.trace:
-        row |= estimate_cells("trace_true", trace.true) | estimate_cells("trace_empirical", trace.empirical)
-        row |= estimate_cells("trace_ratio", trace.ratio)
-        row["trace_true_estimator_se"] = trace.true.estimator_error
-        row["trace_estimator"] = trace.estimator
-    if gradient := measurement.gradient:
-        row["trace_covariance"] = gradient.covariance
-        row["gradient_norm_squared"] = gradient.norm_squared
-        row |= estimate_cells("gradient_snr", gradient.signal_to_noise)
-        row |= estimate_cells("noise_scale", gradient.noise_scale)
-    if movement := measurement.movement:
-        row |= estimate_cells("trace_true_change", movement.trace_change) | estimate_cells("kl_step", movement.kl)
-        row |= estimate_cells("kl_step_quadratic", movement.kl_quadratic)
-        row |= estimate_cells("kl_step_parameters", movement.kl_parameters or movement.kl)
-    for spectrum in measurement.spectra:
-        if spectrum.matrix == "true":
-            row |= _shape(spectrum)
-    row |= _eigenvalues("eig_true", measurement.eigenvalues_true, eigenvalues)
-    return row | _eigenvalues("eig_empirical", measurement.eigenvalues_empirical, eigenvalues)
-
-
-def estimate_cells(name: str, estimate: Estimate | None) -> dict[str, Value]:
-    """An estimate's two cells."""
-    if estimate is None:
-        return {}
-    return {name: estimate.value, f"{name}_se": estimate.standard_error}
-
-
-def _shape(spectrum: Spectrum) -> dict[str, Value]:
-    """What the eigenvalues of the true Fisher say."""
-    rank, dimension = spectrum.effective_rank, spectrum.effective_dimension
-    return {
-        "effective_rank": rank.value if rank else None,
-        "effective_rank_estimator_se": rank.estimator_error if rank else None,
-        "effective_dimension": dimension.value if dimension else None,
-        "subspace_overlap": spectrum.overlap,
-    }
-
-
-def _eigenvalues(name: str, found: Eigenvalues | None, count: int) -> dict[str, Value]:
-    """The method and the first `count` eigenvalues with their residuals."""
-    if found is None:
-        return {}
-    row: dict[str, Value] = {f"{name}_method": found.method}
-    for i, (value, residual) in enumerate(zip(found.values, found.residuals, strict=True), start=1):
-        if i <= count:
-            row |= {f"{name}_{i}": value, f"{name}_{i}_residual": residual}
-    return row
-
-
-def layer_rows(measurement: Measurement, order: int) -> Iterator[dict[str, Value]]:
-    """One checkpoint's rows of the layer table.
+def layers(measurement: Measurement) -> Iterator[Item]:
+    """Each parameter tensor, with its share of the trace; nothing for a checkpoint without one.
 
     Yields:
-        One row per parameter tensor.
+        `layer`, a LayerTrace, and `share`.
     """
-    if measurement.trace is None:
-        return
-    total = measurement.trace.true.value
-    for layer in measurement.trace.layers:
-        row: dict[str, Value] = {
-            "checkpoint": measurement.checkpoint,
-            "order": order,
-            "step": measurement.step,
-            "layer": layer.name,
-            "parameters": layer.parameters,
-            "method": layer.method,
-            "share": layer.true.value / total if total else None,
-        }
-        yield row | estimate_cells("trace_true", layer.true) | estimate_cells("trace_empirical", layer.empirical)
+    if measurement.trace is not None:
+        total = measurement.trace.true.value
+        for layer in measurement.trace.layers:
+            yield {"layer": layer, "share": layer.true.value / total if total else None}
 
 
-def spectrum_rows(measurement: Measurement, order: int) -> Iterator[dict[str, Value]]:
-    """One checkpoint's rows of the table of eigenvalues.
+def eigenvalues(measurement: Measurement) -> Iterator[Item]:
+    """Each eigenvalue of each matrix; for a checkpoint without any a row that says why.
 
     Yields:
-        One row per matrix and eigenvalue; for a checkpoint without any a row that says why.
+        The cells.
     """
-    place: dict[str, Value] = {"checkpoint": measurement.checkpoint, "order": order, "step": measurement.step}
     if not measurement.spectra:
-        yield place | {"status": measurement.status, "error": measurement.error}
+        yield {"status": measurement.status, "error": measurement.error}
     for spectrum in measurement.spectra:
         leading, errors = spectrum.leading, spectrum.errors or ()
-        ending: dict[str, Value] = {
-            "eig_method": leading.method,
-            "status": Status.OK if leading.converged else Status.NOT_CONVERGED,
-            "error": "" if leading.converged else measurement.error,
-        }
         for i, value in enumerate(spectrum.values):
-            yield (
-                place
-                | ending
-                | {
-                    "matrix": f"{spectrum.matrix} Fisher",  # spreadsheets read a lone "true" as a truth value
-                    "index": i + 1,
-                    "eigenvalue": value,
-                    "eigenvalue_residual": leading.residuals[i] if i < len(leading.residuals) else None,
-                    "eigenvalue_se": errors[i] if i < len(errors) else None,
-                    "trace_share": spectrum.shares[i],
-                }
-            )
+            yield {
+                "matrix": f"{spectrum.matrix} Fisher",  # spreadsheets read a lone "true" as a truth value
+                "index": i + 1,
+                "eigenvalue": value,
+                "eigenvalue_residual": leading.residuals[i] if i < len(leading.residuals) else None,
+                "eigenvalue_se": errors[i] if i < len(errors) else None,
+                "trace_share": spectrum.shares[i],
+                "eig_method": leading.method,
+                "status": Status.OK if leading.converged else Status.NOT_CONVERGED,
+                "error": "" if leading.converged else measurement.error,
+            }
 
 
-def density_rows(measurement: Measurement, order: int) -> Iterator[dict[str, Value]]:
-    """One checkpoint's rows of the table of densities.
+def densities(measurement: Measurement) -> Iterator[Item]:
+    """Each grid value of each matrix whose density of eigenvalues was estimated.
 
     Yields:
-        One row per matrix and grid value, for the matrices whose density was estimated.
+        The cells.
     """
-    place: dict[str, Value] = {"checkpoint": measurement.checkpoint, "order": order, "step": measurement.step}
     for spectrum in measurement.spectra:
         if (found := spectrum.density) is None:
             continue
         for i, value in enumerate(found.grid):
             least, most = found.cumulative_range[i]
-            yield place | {
+            yield {
                 "matrix": f"{spectrum.matrix} Fisher",
                 "lambda": value,
                 "density": found.density[i],
@@ -170,159 +83,116 @@ def density_rows(measurement: Measurement, order: int) -> Iterator[dict[str, Val
             }
 
 
-def comparison_row(measurement: Measurement, order: int, eigenvalues: int) -> dict[str, Value]:
-    """One checkpoint's row of the comparison of the two Fishers."""
-    row = main_row(measurement, order, eigenvalues)
-    found = measurement.comparison
-    if found is None:
-        return row
-    row |= estimate_cells("trace_difference", found.difference) | _interval(
-        "trace_difference", found.difference_interval
-    )
-    row |= _interval("trace_ratio", found.ratio_interval)
-    intervals = [each for each in (found.difference_interval, found.ratio_interval) if each]
-    if intervals:
-        row["intervals"] = "95 %" if all(each.is_trusted for each in intervals) else "nominal"
-    row |= _probed("norm_true", found.norm_true)
-    for name, against in (
-        ("norm_empirical", found.norm_empirical),
-        ("inner_product", found.inner_product),
-        ("matrix_difference", found.difference_norm),
-        ("matrix_cosine", found.cosine),
-        ("natural_gradient_cosine", found.natural_gradient),
-        ("inverse_product", found.inverse_product),
-        ("eigenspace_overlap", found.overlap),
-    ):
-        if against is not None:
-            row |= _probed(name, against.value)
-            row |= {f"{name}_null": against.null, f"{name}_null_sd": against.null_deviation}
-    return row | {
-        "trace_ratio_null_sd": found.null_deviation,
-        "null_method": found.null_method,
-        "null_carriers": found.carriers,
-        "trace_z": found.z,
-        "matrix_method": found.method,
-        "damping": found.damping,
-        "natural_gradient_residual": found.residual,
-        "gradient_cosine_true": found.gradient_true,
-        "gradient_cosine_empirical": found.gradient_empirical,
-        "null_draws": found.draws,
-        "finding": found.verdict.finding,
-        "verdict": found.verdict.text,
-    }
+def identities(measurement: Measurement) -> "Sequence[Identity | Item]":
+    """Each identity; for a checkpoint that could not be verified a row that says why."""
+    return [{}] if measurement.verification is None else measurement.verification.identities
 
 
-def _interval(name: str, interval: Interval | None) -> dict[str, Value]:
-    return {} if interval is None else {f"{name}_low": interval.low, f"{name}_high": interval.high}
-
-
-def _probed(name: str, estimate: Estimate) -> dict[str, Value]:
-    """A value and the error that random probes leave."""
-    return {name: estimate.value, f"{name}_estimator_se": estimate.estimator_error}
-
-
-def comparison_layer_rows(measurement: Measurement, order: int) -> Iterator[dict[str, Value]]:
-    """One checkpoint's rows of the comparison by parameter tensor.
+def groups(measurement: Measurement) -> Iterator[Item]:
+    """Each class, then the clean and the noisy examples where they are marked.
 
     Yields:
-        One row per parameter tensor.
+        `grouping` and `group`, an ExampleGroup.
     """
-    for layer in measurement.comparison.layers if measurement.comparison else ():
-        row: dict[str, Value] = {
-            "checkpoint": measurement.checkpoint,
-            "order": order,
-            "step": measurement.step,
-            "layer": layer.name,
-            "parameters": layer.parameters,
-            "trace_ratio": layer.ratio,
-            "trace_ratio_null_sd": layer.null_deviation,
-            "trace_z": layer.z,
-        }
-        yield row | estimate_cells("trace_true", layer.true) | estimate_cells("trace_empirical", layer.empirical)
-
-
-def checkpoint_comparison_row(found: CheckpointComparison) -> dict[str, Value]:
-    """The row about two checkpoints."""
-    plain = ("checkpoint_a", "checkpoint_b", "step_a", "step_b", "architecture", "parameters", "examples", "classes")
-    row: dict[str, Value] = {name: getattr(found, name) for name in (*plain, "cross_terms_a", "cross_terms_b")}
-    for name in ("kl_ab", "kl_ba", "agreement", "loss_a", "loss_b", "accuracy_a", "accuracy_b"):
-        row |= estimate_cells(name, getattr(found, name))
-    return row | estimate_cells("kl_ab_parameters", found.kl_ab_parameters or found.kl_ab) | _step(found.whole)
-
-
-def layer_step_rows(found: CheckpointComparison) -> Iterator[dict[str, Value]]:
-    """The rows about the step between two checkpoints.
-
-    Yields:
-        One row per parameter tensor.
-    """
-    for layer in found.layers:
-        yield {"layer": layer.name, **_step(layer)}
-
-
-def _step(step: LayerStep) -> dict[str, Value]:
-    return {
-        **{name: getattr(step, name) for name in ("parameters", "distance", "relative_distance", "cosine")},
-        **estimate_cells("quadratic_a", step.quadratic_a),
-        **estimate_cells("quadratic_b", step.quadratic_b),
-    }
-
-
-_FIELDS = tuple(field.name for field in fields(ExampleRow))
-
-
-def place_of(measurement: Measurement, order: int) -> dict[str, Value]:
-    """The columns that say which checkpoint a row is about."""
-    return {"checkpoint": measurement.checkpoint, "order": order, "step": measurement.step}
-
-
-def example_row(measurement: Measurement, order: int, example: ExampleRow) -> dict[str, Value]:
-    """One example's row of the table of examples."""
-    estimator = measurement.trace.estimator if measurement.trace else None
-    ending: dict[str, Value] = {"trace_estimator": estimator, "status": measurement.status, "error": measurement.error}
-    return place_of(measurement, order) | {name: getattr(example, name) for name in _FIELDS} | ending
-
-
-def failed_row(measurement: Measurement, order: int) -> dict[str, Value]:
-    """The row of a checkpoint whose examples could not be measured."""
-    return place_of(measurement, order) | {"status": measurement.status, "error": measurement.error}
-
-
-def group_rows(measurement: Measurement, order: int) -> Iterator[dict[str, Value]]:
-    """One checkpoint's rows of the table of groups.
-
-    Yields:
-        One row per class, then the clean and the noisy examples where they are marked.
-    """
-    summary = measurement.example_summary
-    if summary is None:
+    if (summary := measurement.example_summary) is None:
         return
-    noise = summary.noise
-    by_noise = (noise.clean, noise.noisy) if noise else ()
-    for grouping, groups in (("label", summary.classes), ("noise", by_noise)):
-        for group in groups:
-            yield place_of(measurement, order) | {"grouping": grouping} | _group(group)
+    by_noise = (summary.noise.clean, summary.noise.noisy) if summary.noise else ()
+    for grouping, members in (("label", summary.classes), ("noise", by_noise)):
+        for group in members:
+            yield {"grouping": grouping, "group": group}
 
 
-def _group(group: ExampleGroup) -> dict[str, Value]:
-    row: dict[str, Value] = {"group": group.name, "examples": group.examples, "share": group.share}
-    estimates: dict[str, Estimate | None] = {
-        "trace_true": group.trace_true,
-        "trace_empirical": group.trace_empirical,
-        "loss": group.loss,
-        "accuracy": group.accuracy,
-    }
-    for name, estimate in estimates.items():
-        row |= estimate_cells(name, estimate)
-    return row
-
-
-def task2vec_rows(measurement: Measurement, order: int) -> Iterator[dict[str, Value]]:
-    """One checkpoint's rows of the table of its task vector.
+def filters(measurement: Measurement) -> Iterator[Item]:
+    """Each filter of each weight tensor of a task vector.
 
     Yields:
-        One row per weight tensor and filter.
+        The cells.
     """
     for layer in measurement.task2vec:
         for i, mean in enumerate(layer.means):
-            yield place_of(measurement, order) | {"layer": layer.name, "filter": i, "task2vec": mean}
+            yield {"layer": layer.name, "filter": i, "task2vec": mean}
+
+
+def expansion(measurement: Measurement) -> Sequence[ExpansionStep]:
+    """Each length of the step ε of KL(q_θ ‖ q_θ+ε)."""
+    return measurement.verification.expansion if measurement.verification else ()
+
+
+def compared_layers(measurement: Measurement) -> list[Item]:
+    """Each parameter tensor of the comparison of the two Fishers."""
+    return [{"layer": each} for each in (measurement.comparison.layers if measurement.comparison else ())]
+
+
+def layer_steps(found: CheckpointComparison) -> list[Item]:
+    """Each parameter tensor of the step between two checkpoints."""
+    return [{"layer": each} for each in found.layers]
+
+
+def coverage(measurement: Measurement) -> Sequence[Coverage]:
+    """Each parameter tensor of the coverage ledger."""
+    return measurement.ledger.entries if measurement.ledger else ()
+
+
+def inspection(found: Inspection) -> list[Item]:
+    """What one file is."""
+    return [{**asdict(found), "notes": "; ".join(found.notes)}]
+
+
+def examples(measurement: Measurement, top: int | None = None) -> "Iterator[ExampleRow | Item]":
+    """Each example, as `example_rows`; of a checkpoint without any a row that says why.
+
+    Yields:
+        An ExampleRow, or nothing but what the measurement says.
+    """
+    if measurement.per_example is None or measurement.trace is None or not measurement.trace.per_example_true:
+        yield {}
+    yield from example_rows(measurement, top)
+
+
+def example_rows(measurement: Measurement, top: int | None = None) -> Iterator[ExampleRow]:
+    """One row per example, in order of the data; with `top` only the examples that carry most, the largest first.
+
+    Yields:
+        Rows with ‖J_nᵀ s‖² summed over the scores of either Fisher, the share and the rank by the true trace.
+    """
+    import torch
+
+    found, trace = measurement.per_example, measurement.trace
+    if found is None or trace is None:
+        return
+    terms = torch.tensor(trace.per_example_true, dtype=torch.float64)
+    order = terms.argsort(descending=True, stable=True)
+    ranks = torch.empty_like(order)
+    ranks[order] = torch.arange(1, len(order) + 1)
+    total, places = float(terms.sum()), array("q", ranks.tolist())
+    for n in range(len(terms)) if top is None else order[:top].tolist():
+        yield _example(found, trace, n, places[n], total)
+
+
+def _example(found: PerExample, trace: Trace, n: int, rank: int, total: float) -> ExampleRow:
+    true, label, predicted = trace.per_example_true[n], _nth(found.labels, n), _nth(found.predicted, n)
+    return ExampleRow(
+        index=n if found.indices is None else int(found.indices[n]),
+        trace_true=true,
+        trace_empirical=trace.per_example_empirical[n],
+        share=true / total if total > 0 else None,
+        rank=rank,
+        loss=found.loss[n],
+        entropy=found.entropy[n],
+        probability=math.exp(-found.loss[n]) if found.is_probability and label is not None else None,
+        label=label,
+        label_name=class_name(found, label),
+        predicted=predicted,
+        predicted_name=class_name(found, predicted),
+        correct=None if found.correct is None else found.correct[n],
+        noisy=None if found.noisy is None else bool(found.noisy[n]),
+    )
+
+
+def _nth(values: Sequence[int] | None, n: int) -> int | None:
+    return None if values is None else int(values[n])
+
+
+def class_name(found: PerExample, number: int | None) -> str | None:
+    """The name of a class, None where it is not known."""
+    return found.class_names[number] if number is not None and number < len(found.class_names) else None

@@ -19,7 +19,7 @@ from fisher_cli.results import CheckpointComparison, Estimate
 from fisher_cli.run import checkpoint_comparison as comparing
 from fisher_cli.run.checkpoint_comparison import compare_checkpoints
 from fisher_cli.settings import Precision, Resources, Settings
-from fisher_cli.tables.columns import CHECKPOINT_COMPARISON_COLUMNS, LAYER_STEP_COLUMNS
+from fisher_cli.tables.registry import CHECKPOINT_LAYERS, CHECKPOINTS
 from tests.command import fisher
 from tests.loading import load_examples
 from tests.reference import reference
@@ -173,8 +173,8 @@ def test_a_report_with_a_table_of_layers_and_a_record(tmp_path: Path) -> None:
         *("trend.checkpoints.csv", "trend.checkpoints.layers.csv", "trend.checkpoints.meta.json")
     ]
     main, layers = (pd.read_csv(tmp_path / f"trend.checkpoints{end}.csv") for end in ("", ".layers"))
-    assert list(main.columns) == [column.name for column in CHECKPOINT_COMPARISON_COLUMNS]
-    assert list(layers.columns) == [column.name for column in LAYER_STEP_COLUMNS]
+    assert list(main.columns) == [column.name for column in CHECKPOINTS.columns]
+    assert list(layers.columns) == [column.name for column in CHECKPOINT_LAYERS.columns]
     assert layers["layer"].tolist() == [name for name, _ in digits_mlp().named_parameters()]
     row = main.iloc[0]
     assert row["quadratic_a"] == pytest.approx(layers["quadratic_a"].sum() + row["cross_terms_a"])

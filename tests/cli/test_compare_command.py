@@ -15,7 +15,7 @@ from fisher_cli.curvature.comparison.verdicts import verdict
 from fisher_cli.reports.console import Console
 from fisher_cli.results import AgainstNull, ComparisonFinding, Estimate
 from fisher_cli.storage.readers import read_table
-from fisher_cli.tables.columns import COMPARISON_LAYER_COLUMNS, comparison_columns
+from fisher_cli.tables.registry import COMPARISON, COMPARISON_LAYERS
 from tests.command import fisher
 
 SAMPLES = Path(__file__).parents[2] / "sample_checkpoints"
@@ -36,8 +36,8 @@ def analysis() -> Analysis:
 
 def test_the_table_has_every_column_and_what_the_measurement_says(analysis: Analysis) -> None:
     table, layers = analysis.comparison, analysis.comparison_layers
-    assert list(table) == [column.name for column in comparison_columns(2)]
-    assert list(layers) == [column.name for column in COMPARISON_LAYER_COLUMNS]
+    assert list(table) == [column.name for column in COMPARISON.with_eigenvalues(2).columns]
+    assert list(layers) == [column.name for column in COMPARISON_LAYERS.columns]
     assert len(table) == 3
     assert len(layers) == 3 * len(analysis.measurements[0].comparison.layers)
     row, found = table.iloc[1], analysis.measurements[1].comparison
@@ -83,7 +83,7 @@ def test_files_are_named_after_the_stem_and_read_back(tmp_path: Path, suffix: st
     names.add("trend.compare.journal")
     assert {path.name for path in tmp_path.iterdir()} == names
     table = read_table(tmp_path / f"trend.compare.{suffix}")
-    assert list(table) == [column.name for column in comparison_columns(5)]
+    assert list(table) == [column.name for column in COMPARISON.with_eigenvalues(5).columns]
     assert table["finding"].tolist() == ["undecided"]
     assert table["null_draws"].tolist() == [0]
     assert pd.isna(table["natural_gradient_cosine_null"][0])

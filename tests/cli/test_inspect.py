@@ -18,7 +18,7 @@ from fisher_cli.inputs.networks.networks import Networks
 from fisher_cli.inputs.networks.networks import inspect as inspect_file
 from fisher_cli.results import Status
 from fisher_cli.storage.readers import read_table
-from fisher_cli.tables.columns import INSPECTION_COLUMNS, LEDGER_COLUMNS
+from fisher_cli.tables.registry import COVERAGE, FILES
 from tests.command import error_line, fisher
 
 pytestmark = pytest.mark.usefixtures("workdir")
@@ -27,7 +27,7 @@ SAMPLES = Path(__file__).parents[2] / "sample_checkpoints"
 CLEAN = SAMPLES / "digits-clean"
 FIRST, MIDDLE, LAST = (CLEAN / f"step_{step:05d}.pt" for step in (0, 440, 1760))
 CNN = SAMPLES / "digits-cnn" / "step_00440.pt"
-NAMES = [column.name for column in INSPECTION_COLUMNS]
+NAMES = [column.name for column in FILES.columns]
 
 
 def inspect(*words: object, code: int = 0) -> Result:
@@ -237,7 +237,7 @@ def test_a_report_has_a_table_of_files_one_of_parameters_and_a_record(suffix: st
     assert {path.name for path in Path().iterdir()} == {f"r.{suffix}", f"r.layers.{suffix}", "r.meta.json"}
     main, layers = read_table(Path(f"r.{suffix}")), read_table(Path(f"r.layers.{suffix}"))
     assert list(main) == NAMES
-    assert list(layers) == [column.name for column in LEDGER_COLUMNS]
+    assert list(layers) == [column.name for column in COVERAGE.columns]
     assert list(main["architecture"]) == ["digits-mlp", "digits-cnn"]
     record = json.loads(Path("r.meta.json").read_text())
     (ledger,) = record["ledgers"]

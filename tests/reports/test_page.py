@@ -12,7 +12,7 @@ from fisher_cli.reports.reported_run import read_run
 from fisher_cli.storage.formats import format_of, render
 from fisher_cli.storage.readers import read_table
 from fisher_cli.tables.build import make_table, to_csv
-from fisher_cli.tables.columns import SPECTRUM_COLUMNS, main_columns
+from fisher_cli.tables.registry import MAIN, SPECTRUM
 from tests.command import fisher
 from tests.effort import Effort
 from tests.report_files import computed, made
@@ -172,7 +172,7 @@ def test_several_runs_are_drawn_together(tmp_path: Path) -> None:
 def test_several_runs_show_their_last_spectra_in_one_chart(report: Path, tmp_path: Path) -> None:
     other = made(tmp_path / "other.csv", 3, 2)
     rows = [{"order": 2, "matrix": "true Fisher", "index": i, "eigenvalue": 8.0 / i} for i in (1, 2, 3)]
-    (tmp_path / "other.spectrum.csv").write_text(to_csv(make_table(rows, SPECTRUM_COLUMNS)))
+    (tmp_path / "other.spectrum.csv").write_text(to_csv(make_table(rows, SPECTRUM.columns)))
     runs = [read_run(report), read_run(other), read_run(made(tmp_path / "none.csv", 3, 2))]
     chart = draw("spectrum", runs)
     assert chart is not None
@@ -248,7 +248,7 @@ def failed(order: int, checkpoint: str = "a.pt", **more: object) -> dict[str, ob
 @pytest.mark.parametrize("form", ["csv", "parquet"])
 def test_poor_and_odd_reports_still_make_a_page(tmp_path: Path, rows: list[dict[str, object]], form: str) -> None:
     path = tmp_path / f"poor.{form}"
-    path.write_bytes(render(make_table(rows, main_columns(1)), format_of(path)))
+    path.write_bytes(render(make_table(rows, MAIN.with_eigenvalues(1).columns), format_of(path)))
     text = Page(render_page([read_run(path)])).text
     assert "poor.meta.json is missing or damaged" in text
     if any(row["error"] for row in rows):

@@ -21,9 +21,11 @@ from fisher_cli.curvature.traces.traces import sweep
 from fisher_cli.inputs.networks.digits_networks import digits_mlp
 from fisher_cli.reports.examples import memorisation
 from fisher_cli.results import Measurement
-from fisher_cli.run.per_example import example_rows, example_tables, with_summary, without_examples
+from fisher_cli.run.per_example import with_summary, without_examples
 from fisher_cli.storage.readers import read_table
-from fisher_cli.tables.columns import EXAMPLE_COLUMNS
+from fisher_cli.tables.build import frame
+from fisher_cli.tables.registry import EXAMPLES
+from fisher_cli.tables.rows import example_rows
 from tests.cases import CASES
 from tests.command import fisher
 from tests.conftest import problem_of
@@ -54,7 +56,7 @@ def test_every_row_is_that_of_the_oracle() -> None:
     expected = reference(network, inputs, labels)
     true, empirical = expected.true_terms.sum(1), expected.empirical_terms.sum(1)
     p = torch.softmax(network.double().eval()(inputs.double()), 1).detach()
-    assert list(found.columns) == [column.name for column in EXAMPLE_COLUMNS]
+    assert list(found.columns) == [column.name for column in EXAMPLES.columns]
     assert list(found["index"]) == examples.indices.tolist()
     assert list(found["label"]) == list(found["label_name"]) == labels.tolist()
     assert list(found["predicted"]) == p.argmax(1).tolist()
@@ -144,7 +146,7 @@ def noisy_of(measurement: Measurement) -> Tensor:
 
 def test_groups_add_up_and_their_means_are_those_of_their_rows() -> None:
     found = with_summary(measured())
-    table, summary = pd.concat(example_tables(found, 0)), found.example_summary
+    table, summary = frame(EXAMPLES, [found]), found.example_summary
     assert summary is not None
     assert summary.noise is not None
     assert sum(group.share or 0 for group in summary.classes) == pytest.approx(1, abs=1e-12)
@@ -303,10 +305,10 @@ def test_the_library_gives_the_same_tables() -> None:
     words = ("examples", EARLY, LAST, "--labels", LABELS, "--limit", 30, "-q", "-o", "run.csv")
     fisher(*words)
     found = analyze([EARLY, LAST], labels=LABELS, limit=30, eigenvalues=0)
-    pd.testing.assert_frame_equal(found.examples, read_table(Path("run.examples.csv")))
-    pd.testing.assert_frame_equal(found.groups, read_table(Path("run.groups.csv")))
+    pd.testing.assert_frame_equal(found.frame("examples"), read_table(Path("run.examples.csv")))
+    pd.testing.assert_frame_equal(found.frame("groups"), read_table(Path("run.groups.csv")))
     loose = analyze(digits_mlp(), data=load_examples("digits", limit=5).batch(0, 5), eigenvalues=0)
-    assert list(loose.examples["index"]) == [0, 1, 2, 3, 4]
+    assert list(loose.frame("examples")["index"]) == [0, 1, 2, 3, 4]
 
 
 def test_only_one_checkpoint_is_held_at_a_time() -> None:
@@ -323,8 +325,8 @@ GROWTH = """
 import sys, tracemalloc
 from array import array
 from pathlib import Path
-from fisher_cli.tables.columns import EXAMPLE_COLUMNS
-from fisher_cli.run.per_example import example_tables
+from fisher_cli.tables.build import frames
+from fisher_cli.tables.registry import EXAMPLES
 from fisher_cli.results import Estimate, Measurement, PerExample, Status, Trace
 from fisher_cli.storage.row_files import RowFile
 import pyarrow
@@ -334,10 +336,10 @@ reals, classes = array("d", (i % 97 / 7 for i in range(count))), array("q", (i %
 examples = PerExample(loss=reals, entropy=reals, labels=classes, predicted=classes, correct=reals, indices=classes)
 trace = Trace("exact", Estimate(1.0), Estimate(1.0), None, (), reals, reals)
 found = Measurement(checkpoint="a", status=Status.OK, trace=trace, per_example=examples)
-file = RowFile(Path(sys.argv[3]), form, EXAMPLE_COLUMNS)
+file = RowFile(Path(sys.argv[3]), form, EXAMPLES.columns)
 tracemalloc.start()
 held = []
-for table in example_tables(found, 0):
+for table in frames(EXAMPLES, found, 0):
     file.write(table)
     held.append(tracemalloc.get_traced_memory()[1] + pyarrow.total_allocated_bytes())
 done = file.finish({"tool": "fisher"})

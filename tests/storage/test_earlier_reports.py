@@ -12,7 +12,7 @@ from fisher_cli.storage.formats import SCHEMA_VERSION
 from fisher_cli.storage.integrity import check_report
 from fisher_cli.storage.journal import journal_folder, read_records
 from fisher_cli.storage.readers import read_table
-from fisher_cli.tables.columns import LAYER_COLUMNS, main_columns
+from fisher_cli.tables.registry import LAYERS, MAIN
 from tests.command import fisher
 
 EARLIER = Path(__file__).parents[1] / "earlier_reports"
@@ -63,7 +63,7 @@ def test_a_page_is_made_of_it(report: Path) -> None:
 
 def test_columns_are_only_added_at_the_end() -> None:
     """Names and order of the columns, beside the eigenvalues that are asked for."""
-    for path, columns in (("csv-trend.csv", main_columns(0)), ("csv-trend.layers.csv", LAYER_COLUMNS)):
+    for path, columns in (("csv-trend.csv", MAIN.columns), ("csv-trend.layers.csv", LAYERS.columns)):
         for version in sorted(EARLIER.iterdir()):
             with open(version / path, newline="") as file:
                 names = [

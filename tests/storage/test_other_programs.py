@@ -12,8 +12,9 @@ import pytest
 
 from fisher_cli.storage.readers import read_table
 from fisher_cli.tables.build import METADATA_KEY, to_parquet
-from fisher_cli.tables.columns import Kind, column_named
+from fisher_cli.tables.columns import Kind
 from fisher_cli.tables.dialects import Dialect
+from fisher_cli.tables.registry import column_named
 from tests.libreoffice import ENGLISH, GERMAN, SOFFICE, Cell, opened
 from tests.measurements import HOSTILE, bits, odd_table
 from tests.report_files import made

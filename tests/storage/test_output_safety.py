@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from fisher_cli.results import Estimate, LayerTrace, PerExample
-from fisher_cli.run.per_example import example_tables
 from fisher_cli.storage.integrity import check_report
 from fisher_cli.storage.readers import read_table
-from fisher_cli.tables.build import layer_table, main_table, to_csv
+from fisher_cli.tables.build import frame, to_csv
+from fisher_cli.tables.registry import EXAMPLES, LAYERS, MAIN
 from fisher_cli.text import unescape, unguard
 from tests.command import fisher
 from tests.measurements import TRIGGERS, broken, sample
@@ -52,20 +52,20 @@ def test_no_text_is_a_formula_and_every_text_can_be_read_back(record_property: C
         named = LayerTrace(text, 10, "linear", Estimate(0.1, 0.01), Estimate(0.2, 0.02))
         found = replace(found, trace=replace(found.trace, layers=(named,)))
         per_example = PerExample(loss=(0.5,), entropy=(0.1,), labels=(0,), predicted=(0,), class_names=(text,))
-        [examples] = example_tables(replace(found, per_example=per_example), 0)
+        examples = frame(EXAMPLES, [replace(found, per_example=per_example)])
         cells = {
-            "path": cells_of(main_table([found], 0), "checkpoint"),
-            "parameter": cells_of(layer_table([found]), "layer"),
+            "path": cells_of(frame(MAIN, [found]), "checkpoint"),
+            "parameter": cells_of(frame(LAYERS, [found]), "layer"),
             "class": cells_of(examples, "label_name"),
-            "architecture": cells_of(main_table([found], 0), "architecture"),
-            "error": cells_of(main_table([broken(error=text)], 0), "error"),
+            "architecture": cells_of(frame(MAIN, [found]), "architecture"),
+            "error": cells_of(frame(MAIN, [broken(error=text)]), "error"),
         }
         for place, [cell] in cells.items():
             assert not [start for start in starts(cell) if start.startswith(tuple(TRIGGERS))], (place, text, cell)
             right += unguard(unescape(cell)) == text
     record_property("O1", f"{right}/{5 * len(FORMULAS)} names read back")
     assert right == 5 * len(FORMULAS)
-    assert cells_of(main_table([sample()], 0), "trace_covariance") == ["-0.12"]  # a number stays one
+    assert cells_of(frame(MAIN, [sample()]), "trace_covariance") == ["-0.12"]  # a number stays one
 
 
 NAMES = [

@@ -17,9 +17,10 @@ from fisher_cli.reports.reported_run import read_run
 from fisher_cli.storage.formats import format_of, render
 from fisher_cli.storage.readers import read_table
 from fisher_cli.storage.xlsx import workbook
-from fisher_cli.tables.build import main_table, make_table, to_csv
-from fisher_cli.tables.columns import COLUMNS, MAIN, Column, Kind
+from fisher_cli.tables.build import frame, make_table, to_csv
+from fisher_cli.tables.columns import Column, Kind
 from fisher_cli.tables.dialects import MARK, Dialect, separated
+from fisher_cli.tables.registry import MAIN, column_named
 from tests.command import fisher
 from tests.measurements import bits, broken, odd_table, sample
 from tests.report_files import SAMPLES, made
@@ -52,7 +53,7 @@ def test_a_dialect_is_what_excel_opens_and_is_read_back_bit_by_bit(dialect: Dial
 
 @pytest.mark.parametrize("dialect", SPREADSHEETS)
 def test_text_with_commas_stays_text_and_unknown_columns_find_their_kind(dialect: Dialect, tmp_path: Path) -> None:
-    columns = [MAIN["checkpoint"], Column("mine", Kind.REAL, "", ""), Column("count", Kind.INTEGER, "", "")]
+    columns = [column_named("checkpoint", ()), Column("mine", Kind.REAL, "", ""), Column("count", Kind.INTEGER, "", "")]
     table = make_table([{"checkpoint": "1,5", "mine": 0.25, "count": 3}, {"checkpoint": "2;5", "mine": 1e-9}], columns)
     (tmp_path / "a.csv").write_bytes(to_csv(table, separated("csv", dialect)).encode())
     assert_same(read_table(tmp_path / "a.csv"), table)
@@ -81,16 +82,18 @@ def test_a_workbook_holds_numbers_as_numbers_and_text_as_text(tmp_path: Path) ->
 
 
 def test_equal_tables_make_equal_workbooks() -> None:
-    first, second = (workbook({"rows": main_table([sample(), broken()], 2)}, {"a": 1}) for _ in range(2))
+    first, second = (
+        workbook({"rows": frame(MAIN.with_eigenvalues(2), [sample(), broken()])}, {"a": 1}) for _ in range(2)
+    )
     assert first == second
     with zipfile.ZipFile(io.BytesIO(first)) as archive:
         assert {entry.date_time[0] for entry in archive.infolist()} == {1980}
 
 
 def test_notes_say_what_each_column_means() -> None:
-    book = openpyxl.load_workbook(io.BytesIO(workbook({"rows": main_table([sample()], 1)}, {})))
+    book = openpyxl.load_workbook(io.BytesIO(workbook({"rows": frame(MAIN.with_eigenvalues(1), [sample()])}, {})))
     header = next(book["rows"].iter_rows(min_row=1, max_row=1))
-    assert [cell.value for cell in header][: len(COLUMNS)] == [column.name for column in COLUMNS]
+    assert [cell.value for cell in header] == [column.name for column in MAIN.with_eigenvalues(1).columns]
     assert all(cell.comment.text for cell in header)
 
 

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from fisher_cli.storage.readers import read_table
-from fisher_cli.tables.build import layer_table, main_table, to_csv, to_parquet
-from fisher_cli.tables.columns import LONG_COLUMNS
+from fisher_cli.tables.build import frame, to_csv, to_parquet
 from fisher_cli.tables.long_form import long_table
+from fisher_cli.tables.registry import LAYERS, LONG, MAIN
 from tests.command import fisher
 from tests.measurements import MOVEMENT, broken, sample
 from tests.report_files import SAMPLES
@@ -57,9 +57,9 @@ def cells_of(table: pd.DataFrame) -> dict[tuple[str, str, str], object]:
 
 def test_every_cell_is_there_once_and_no_other() -> None:
     rows = [sample("a.pt"), sample("b.pt", 2, movement=MOVEMENT), broken("c.pt", "c.pt: no weights")]
-    main, layers = main_table(rows, 3), layer_table(rows)
+    main, layers = frame(MAIN.with_eigenvalues(3), rows), frame(LAYERS, rows)
     long = long_table(main, layers)
-    assert list(long.columns) == [column.name for column in LONG_COLUMNS]
+    assert list(long.columns) == [column.name for column in LONG.columns]
     assert widened(long) == cells_of(main) | cells_of(layers)
     keys = long[["checkpoint", "layer", "quantity", "index"]]
     assert not keys.duplicated().any()
@@ -69,7 +69,7 @@ def test_every_cell_is_there_once_and_no_other() -> None:
 
 
 def test_units_and_errors_stand_beside_the_value() -> None:
-    long = long_table(main_table([sample()], 2))
+    long = long_table(frame(MAIN.with_eigenvalues(2), [sample()]))
     trace = long[long["quantity"] == "trace_true"].iloc[0]
     assert (trace["value"], trace["value_se"], trace["unit"]) == (0.2, 0.1 / 3, "1/weight²")
     eigenvalues = long[long["quantity"] == "eig_true"]
@@ -101,11 +101,11 @@ def test_the_command_writes_it_beside_the_report_or_into_the_pipe(command: tuple
 @pytest.mark.usefixtures("workdir")
 def test_the_guide_s_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [sample(f"{i}.pt", i + 1) for i in range(4)]
-    Path("trend.long.csv").write_text(to_csv(long_table(main_table(rows, 2), layer_table(rows))))
+    Path("trend.long.csv").write_text(to_csv(long_table(frame(MAIN.with_eigenvalues(2), rows), frame(LAYERS, rows))))
     (code,) = re.findall(r"```python\n(.*?)```", GUIDE, flags=re.DOTALL)
     exec(code, {})
     assert capsys.readouterr().out.split()[:3] == ["quantity", "trace_empirical", "trace_true"]
-    Path("trend.parquet").write_bytes(to_parquet(main_table(rows, 2), {"a": 1}))
+    Path("trend.parquet").write_bytes(to_parquet(frame(MAIN.with_eigenvalues(2), rows), {"a": 1}))
     (queries,) = re.findall(r"```sql\n(.*?)```", GUIDE, flags=re.DOTALL)
     by_trace, metadata = (duckdb.execute(line).fetchall() for line in queries.splitlines())
     assert [step for step, _ in by_trace] == [40, 30, 20, 10]

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from fisher_cli.errors import OutputError
 from fisher_cli.results import Estimate, LayerTrace, Status, Trace
 from fisher_cli.storage.readers import read_table
-from fisher_cli.tables.build import csv_header, csv_row, layer_table, main_table, to_csv, to_json, to_jsonl, to_parquet
-from fisher_cli.tables.columns import COLUMNS, LATER_COLUMNS, LAYER_COLUMNS, Kind, eigenvalue_columns
+from fisher_cli.tables.build import frame, frames, rows_text, to_csv, to_json, to_jsonl, to_parquet
+from fisher_cli.tables.columns import Kind, eigenvalue_columns
 from fisher_cli.tables.dialects import PLAIN, TABS, Dialect, separated
+from fisher_cli.tables.registry import LAYERS, MAIN
 from fisher_cli.tables.trajectory import PathLength
 from fisher_cli.text import encodable, escape, guard, one_line, unescape, unguard
 from tests.measurements import HOSTILE, MOVEMENT, TRIGGERS, broken, read_back, sample
@@ -32,7 +33,7 @@ trace_empirical, trace_empirical_se, trace_ratio, trace_ratio_se, trace_true_cha
 trace_covariance, gradient_norm_squared, gradient_snr, gradient_snr_se, eig_true_method, eig_empirical_method,
 effective_rank, effective_dimension, subspace_overlap, kl_step, kl_step_quadratic, path_length, phase, status,
 error"""
-LAYERS = """checkpoint, order, step, layer, parameters, method, trace_true, trace_true_se, trace_empirical,
+OF_LAYERS = """checkpoint, order, step, layer, parameters, method, trace_true, trace_true_se, trace_empirical,
 trace_empirical_se, share"""
 
 
@@ -47,19 +48,19 @@ def all_formats(table: pd.DataFrame) -> dict[str, str | bytes]:
 
 
 def test_the_columns_are_those_of_the_design_in_its_order() -> None:
-    assert [column.name for column in COLUMNS] == DESIGN.replace("\n", " ").replace(" ", "").split(",")
-    assert [column.name for column in LAYER_COLUMNS] == LAYERS.replace("\n", " ").replace(" ", "").split(",")
+    assert [column.name for column in MAIN.columns[:39]] == DESIGN.replace("\n", " ").replace(" ", "").split(",")
+    assert [column.name for column in LAYERS.columns] == OF_LAYERS.replace("\n", " ").replace(" ", "").split(",")
     assert [column.name for column in eigenvalue_columns(2)] == [
         f"eig_{kind}_{i}{end}" for i in (1, 2) for kind in ("true", "empirical") for end in ("", "_residual")
     ]
-    assert all(column.description and column.name.isascii() for column in COLUMNS + LAYER_COLUMNS)
+    assert all(column.description and column.name.isascii() for column in MAIN.columns + LAYERS.columns)
 
 
 def test_main_table_has_all_columns_with_nullable_types() -> None:
-    table = main_table([sample(), broken()], eigenvalues=3)
-    assert len(table.columns) == len(COLUMNS) + 12 + len(LATER_COLUMNS)
+    table = frame(MAIN.with_eigenvalues(3), [sample(), broken()])
+    assert len(table.columns) == len(MAIN.columns) + 12
     types = {Kind.TEXT: "string", Kind.INTEGER: "Int64", Kind.REAL: "Float64"}
-    for column in COLUMNS + LATER_COLUMNS + eigenvalue_columns(3):
+    for column in MAIN.columns + eigenvalue_columns(3):
         assert str(table[column.name].dtype) == types[column.kind]
     first, second = table.iloc[0], table.iloc[1]
     assert (first["order"], second["order"]) == (0, 1)
@@ -68,7 +69,7 @@ def test_main_table_has_all_columns_with_nullable_types() -> None:
     assert first["trace_estimator"] == "exact"
     assert first["trace_covariance"] == -0.12
     assert first["eig_true_method"] == "gram"
-    assert first["eig_true_2_residual"] == 2e-17
+    assert [first[name] for name in ("eig_true_1", "eig_true_2", "eig_true_2_residual")] == [0.3, 0.1, 2e-17]
     for empty in ("eig_true_3", "eig_empirical_1", "gradient_snr", "trace_empirical_se", "phase", "error"):
         assert first[empty] is pd.NA
     assert second[["step", "trace_true", "loss"]].isna().all()
@@ -76,25 +77,25 @@ def test_main_table_has_all_columns_with_nullable_types() -> None:
 
 
 def test_more_eigenvalues_than_asked_for_are_left_out() -> None:
-    assert "eig_true_2" not in main_table([sample()], eigenvalues=1)
-    assert list(main_table([sample()], eigenvalues=0).columns) == [column.name for column in COLUMNS + LATER_COLUMNS]
+    assert "eig_true_2" not in frame(MAIN.with_eigenvalues(1), [sample()])
+    assert list(frame(MAIN, [sample()]).columns) == [column.name for column in MAIN.columns]
 
 
 def test_what_is_no_number_is_empty_and_nothing_overflows() -> None:
     trace = Trace("exact", Estimate(math.nan, math.inf), Estimate(-math.inf), None, (), (), ())
-    row = main_table([sample(trace=trace, step=10**30, epoch=math.nan)], 1).iloc[0]
+    row = frame(MAIN.with_eigenvalues(1), [sample(trace=trace, step=10**30, epoch=math.nan)]).iloc[0]
     assert row[["trace_true", "trace_true_se", "trace_empirical", "trace_ratio", "step", "epoch"]].isna().all()
-    assert main_table([sample(step=2**63 - 1)], 1)["step"][0] == 2**63 - 1
+    assert frame(MAIN.with_eigenvalues(1), [sample(step=2**63 - 1)])["step"][0] == 2**63 - 1
 
 
 def test_layer_table() -> None:
-    table = layer_table([broken(), sample(i=2)])
+    table = frame(LAYERS, [broken(), sample(i=2)])
     assert list(table["layer"]) == ["weight", "-bias"]
     assert list(table["order"]) == [1, 1]
     assert list(table["share"]) == [0.5, 0.5]
     nothing = Trace("exact", Estimate(0.0), Estimate(0.0), None, sample().trace.layers, (), ())  # type: ignore[union-attr]
-    assert layer_table([sample(trace=nothing)])["share"].isna().all()
-    assert list(layer_table([]).columns) == [column.name for column in LAYER_COLUMNS]
+    assert frame(LAYERS, [sample(trace=nothing)])["share"].isna().all()
+    assert list(frame(LAYERS, []).columns) == [column.name for column in LAYERS.columns]
 
 
 def test_of_the_true_trace_are_the_error_of_the_estimator_and_the_shares_of_layers() -> None:
@@ -103,28 +104,27 @@ def test_of_the_true_trace_are_the_error_of_the_estimator_and_the_shares_of_laye
         for name, true, empirical in (("a", 3.0, 1.0), ("b", 1.0, 9.0))
     )
     trace = Trace("sampled S=2", Estimate(4.0, 0.5, 0.25), Estimate(10.0, 1.5, 0.75), None, layers, (), ())
-    assert main_table([sample(trace=trace)], 0)["trace_true_estimator_se"].tolist() == [0.25]
-    assert layer_table([sample(trace=trace)])["share"].tolist() == [0.75, 0.25]
+    assert frame(MAIN, [sample(trace=trace)])["trace_true_estimator_se"].tolist() == [0.25]
+    assert frame(LAYERS, [sample(trace=trace)])["share"].tolist() == [0.75, 0.25]
 
 
 def test_rows_one_by_one_are_the_bytes_of_the_whole() -> None:
     """But for the phase, which only the whole run tells."""
     rows = [sample(), broken("a\n=b"), sample(i=3, movement=MOVEMENT), sample(i=4, movement=MOVEMENT)]
-    whole = main_table(rows, 2)
+    whole = frame(MAIN.with_eigenvalues(2), rows)
     assert list(whole["phase"].dropna()) == ["low early", "rising", "high"]
-    for form in (PLAIN, TABS, separated("csv", Dialect.EXCEL_EU)):
-        path = PathLength()
+    for form, dialect in (("csv", Dialect.PLAIN), ("tsv", Dialect.PLAIN), ("csv", Dialect.EXCEL_EU)):
+        path, table = PathLength(), MAIN.with_eigenvalues(2)
         parts = [
-            csv_header(whole.columns, form),
-            *(csv_row(row, i, 2, form, path.add(row)) for i, row in enumerate(rows)),
+            rows_text(part, form, dialect, i == 0) for i, row in enumerate(rows) for part in frames(table, row, i, path)
         ]
-        assert "".join(parts) == to_csv(whole.assign(phase=pd.NA), form)
-        assert all(part.count("\n") == 1 for part in parts)
+        assert "".join(parts) == to_csv(whole.assign(phase=pd.NA), separated(form, dialect))
+        assert [part.count("\n") for part in parts] == [2, 1, 1, 1]
 
 
 def test_movement_is_in_the_table_and_its_path_adds_up() -> None:
     rows = [sample(), sample(i=2, movement=MOVEMENT), broken("x"), sample(i=3, movement=MOVEMENT)]
-    table = main_table(rows, 0)
+    table = frame(MAIN, rows)
     assert table["kl_step"].isna().tolist() == [True, False, True, False]
     row = table.iloc[1]
     names = ("trace_true_change", "trace_true_change_se", "kl_step", "kl_step_se", "kl_step_quadratic")
@@ -134,14 +134,14 @@ def test_movement_is_in_the_table_and_its_path_adds_up() -> None:
     ]
     assert table["path_length"].dropna().tolist() == [1.0, 2.0]
     path = PathLength()
-    parts = [main_table([each], 0, i, path)["path_length"] for i, each in enumerate(rows)]
+    parts = [frame(MAIN, [each], i, path=path)["path_length"] for i, each in enumerate(rows)]
     assert pd.concat(parts).dropna().tolist() == [1.0, 2.0]
     apart = replace(MOVEMENT, kl_parameters=Estimate(0.5, 0.1))
-    assert main_table([sample(movement=apart)], 0)["kl_step_parameters"][0] == 0.5
+    assert frame(MAIN, [sample(movement=apart)])["kl_step_parameters"][0] == 0.5
 
 
 def test_numbers_in_csv_are_plain() -> None:
-    text = to_csv(main_table([sample()], 1))
+    text = to_csv(frame(MAIN.with_eigenvalues(1), [sample()]))
     assert text.endswith("\n")
     assert "\r" not in text
     cells = dict(zip(*csv.reader(io.StringIO(text)), strict=True))
@@ -155,7 +155,7 @@ def test_numbers_in_csv_are_plain() -> None:
 def test_every_format_gives_the_same_table_back(tmp_path: Path) -> None:
     rows = [sample(name, i, architecture=name) for i, name in enumerate(HOSTILE, start=1)]
     rows += [broken(name, error=name) for name in HOSTILE]
-    for table in (main_table(rows, 2), layer_table(rows), main_table([], 2)):
+    for table in (frame(MAIN.with_eigenvalues(2), rows), frame(LAYERS, rows), frame(MAIN.with_eigenvalues(2), [])):
         for suffix, content in all_formats(table).items():
             if len(table) or suffix not in (".json", ".jsonl"):  # no rows, no keys
                 pd.testing.assert_frame_equal(read_back(content, tmp_path, suffix), table)
@@ -163,14 +163,14 @@ def test_every_format_gives_the_same_table_back(tmp_path: Path) -> None:
 
 def test_equal_tables_give_equal_bytes() -> None:
     rows = [sample(name) for name in HOSTILE]
-    first, second = (all_formats(main_table(rows, 3)) for _ in range(2))
+    first, second = (all_formats(frame(MAIN.with_eigenvalues(3), rows)) for _ in range(2))
     assert first == second
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_text_cells_are_safe_in_spreadsheets_and_terminals(name: str) -> None:
     for separator, form in ((",", PLAIN), ("\t", TABS)):
-        text = to_csv(main_table([broken(name, error=f"{name}: {name}")], 1), form)
+        text = to_csv(frame(MAIN.with_eigenvalues(1), [broken(name, error=f"{name}: {name}")]), form)
         assert all(character.isprintable() or character in "\n\t" for character in text)
         text.encode()
         (_, row) = csv.reader(io.StringIO(text), delimiter=separator)
@@ -179,7 +179,7 @@ def test_text_cells_are_safe_in_spreadsheets_and_terminals(name: str) -> None:
         for cell in texts:
             for part in re.split(r"[,;\n]", cell):
                 assert part.strip(' \xa0"')[:1] not in tuple(TRIGGERS)
-    for line in to_jsonl(main_table([broken(name)], 1)).splitlines():
+    for line in to_jsonl(frame(MAIN.with_eigenvalues(1), [broken(name)])).splitlines():
         assert line.isprintable()
         assert unescape(json.loads(line)["checkpoint"]) == name
 
@@ -208,7 +208,7 @@ def test_escapes_and_apostrophes_can_be_undone(text: str) -> None:
 def test_parquet_carries_metadata_descriptions_and_checksums(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     metadata = {"b": [1, math.nan, Path("x")], "a": {"status": Status.OK, "file": "\udc80"}}
-    path.write_bytes(to_parquet(main_table([sample(), broken()], 2), metadata))
+    path.write_bytes(to_parquet(frame(MAIN.with_eigenvalues(2), [sample(), broken()]), metadata))
     file = pq.ParquetFile(path)
     assert file.num_row_groups == 1
     assert file.metadata.row_group(0).column(0).compression == "ZSTD"
@@ -217,14 +217,14 @@ def test_parquet_carries_metadata_descriptions_and_checksums(tmp_path: Path) -> 
     text = schema.metadata[b"fisher"].decode()
     assert json.loads(text) == {"a": {"file": "\\udc80", "status": "ok"}, "b": [1, None, "x"]}
     assert text.index('"a"') < text.index('"b"')
-    for column in COLUMNS + LATER_COLUMNS + eigenvalue_columns(2):
+    for column in MAIN.columns + eigenvalue_columns(2):
         field = schema.field(column.name)
         assert field.metadata[b"description"].decode() == column.description
         assert field.metadata[b"unit"].decode() == column.unit
 
 
 def test_damaged_pages_of_a_parquet_file_are_noticed(tmp_path: Path) -> None:
-    expected = main_table([sample(i=i) for i in range(1, 40)], 2)
+    expected = frame(MAIN.with_eigenvalues(2), [sample(i=i) for i in range(1, 40)])
     good = to_parquet(expected, {})
     group = pq.ParquetFile(io.BytesIO(good)).metadata.row_group(0)
     chunks = [group.column(i) for i in range(group.num_columns)]

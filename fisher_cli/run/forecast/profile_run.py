@@ -160,9 +160,10 @@ def _network(run: FileRun, place: int) -> tuple[str, nn.Module]:
 
 def _as_table(found: Measurement, settings: Settings) -> None:
     """Make the row of it, which nobody reads: what that needs is part of what a run takes."""
-    from fisher_cli.tables.build import main_table
+    from fisher_cli.tables.build import frame
+    from fisher_cli.tables.registry import MAIN
 
-    main_table([found], settings.eigenvalues)
+    frame(MAIN.with_eigenvalues(settings.eigenvalues), [found])
 
 
 def _held(problem: Problem, *, leaves_footprint: bool) -> int:

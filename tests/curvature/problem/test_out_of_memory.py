@@ -32,7 +32,8 @@ from fisher_cli.run.measurement import MeasurementContext, NoObserver, measure
 from fisher_cli.run.preparation import FileRun, run_of_files
 from fisher_cli.settings import Resources, Settings
 from fisher_cli.storage.journal import open_journal
-from fisher_cli.tables.build import layer_table, main_table, to_csv
+from fisher_cli.tables.build import frame, to_csv
+from fisher_cli.tables.registry import LAYERS, MAIN
 from tests.cases import mlp
 from tests.long_lists import some
 
@@ -109,7 +110,7 @@ def data() -> TensorData:
 
 def texts(found: Measurement) -> tuple[str, str]:
     """Both tables of one measurement."""
-    return to_csv(main_table([found], 2)), to_csv(layer_table([found]))
+    return to_csv(frame(MAIN.with_eigenvalues(2), [found])), to_csv(frame(LAYERS, [found]))
 
 
 @cache
@@ -349,7 +350,7 @@ def test_a_run_that_is_resumed_keeps_the_smaller_batch(
             run.keep_in(journal)
             for _ in run:
                 pass
-        return to_csv(main_table(run.analysis.measurements, 0))
+        return to_csv(frame(MAIN, run.analysis.measurements))
 
     with monkeypatch.context() as patch:
         forward, limit = Problem.forward, Shortage(above=6)
