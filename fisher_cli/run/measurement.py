@@ -326,8 +326,6 @@ def _measured(
     rounded: list[tuple[Check | None, Rounding]],
 ) -> Measurement:
     previous_row, observer = context.previous_row, context.observer
-    # Shares of the whole that the progress bar gives to the stages; products dominate where eigenvalues are asked.
-    share = 0.4 if settings.eigenvalues else 0.95
     notes = list[str]()
     if settings.recalibrate_bn:
         with clock("normalization"):
@@ -336,19 +334,7 @@ def _measured(
     if settings.precision.is_rounded and not rounded:
         rounded.append(round_network(problem, settings.seed, tf32=tf32, verify=context.checks, timed=clock))
     check, rounding = rounded[0] if rounded else (None, None)
-    with clock("traces"), tf32_products(wanted=tf32):
-        swept = sweep(
-            problem,
-            estimator=settings.estimator.value,
-            samples=settings.samples,
-            target_error=settings.target_error,
-            seed=settings.seed,
-            verify=context.checks,
-            is_checked=bool(rounded),
-            known=context.ledger,
-            advance=lambda done: observer.stage("traces", share * done),
-            timed=clock,
-        )
+    swept = _swept(problem, settings, context, clock, is_checked=bool(rounded))
     notes += traces.draw_notes(swept.trace, settings.target_error)
     with clock("gradient"):
         squares = torch.tensor(swept.trace.per_example_empirical, dtype=torch.float64, device=problem.device)
@@ -392,6 +378,26 @@ def _measured(
     if previous_row is not None and settings.spectrum is None:
         previous_row.leave(problem, swept.outputs, swept.trace)
     return measurement
+
+
+def _swept(
+    problem: Problem, settings: Settings, context: MeasurementContext, clock: StageTimer, *, is_checked: bool
+) -> TraceResult:
+    # The share of the whole that the progress bar gives to this stage; products dominate where eigenvalues are asked.
+    share = 0.4 if settings.eigenvalues else 0.95
+    with clock("traces"), tf32_products(wanted=settings.precision is Precision.TF32):
+        return sweep(
+            problem,
+            estimator=settings.estimator.value,
+            samples=settings.samples,
+            target_error=settings.target_error,
+            seed=settings.seed,
+            verify=context.checks,
+            is_checked=is_checked,
+            known=context.ledger,
+            advance=lambda done: context.observer.stage("traces", share * done),
+            timed=clock,
+        )
 
 
 def _second_evaluation(

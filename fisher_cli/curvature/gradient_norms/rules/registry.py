@@ -79,7 +79,7 @@ class WatchedFunction:
 
 
 @dataclass(frozen=True, eq=False)
-class Operator:
+class TensorOperator:
     """A function of torch that is no name in a module (`x + y`, `x[ids]`), and how its arguments are read."""
 
     rule: Rule
@@ -108,7 +108,7 @@ class Decomposed:
 Decompose = Callable[[str, Sequence[Any]], Decomposed | None]
 
 WATCHED: dict[Place, WatchedFunction] = {}
-OPERATORS: dict[object, Operator] = {}
+OPERATORS: dict[object, TensorOperator] = {}
 DECOMPOSITIONS: dict[Place, Decompose] = {}
 
 
@@ -158,7 +158,7 @@ def rule(
         made = Rule(word, give, parameters, holds, batch_anywhere, folds, file)
         for function in functions:
             if operands is not None:
-                OPERATORS[function] = Operator(made, operands, in_place)
+                OPERATORS[function] = TensorOperator(made, operands, in_place)
                 continue
             place, defaults, is_forward = _place_of(function)
             if not defaults.keys() - set(parameters):
