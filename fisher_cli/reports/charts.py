@@ -5,9 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from matplotlib.axes import Axes
-from matplotlib.image import AxesImage
-
 from fisher_cli.reports.drawing import GREEN, GRID, INK, PAPER_TEXT, Chart, canvas, line, logarithmic, step_axis, style
 from fisher_cli.reports.layout import shorten
 from fisher_cli.reports.numbers import number_text, number_texts, unbroken
@@ -17,6 +14,8 @@ from fisher_cli.text import one_line
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
 
 
 WIDTH, HEIGHT = 5.0, 3.1
@@ -45,7 +44,7 @@ def traces(runs: Runs, width: float = WIDTH) -> Chart | None:
     )
 
 
-def _traces_of(axes: Axes, run: ReportedRun, x: Sequence[float], i: int, total: int) -> None:
+def _traces_of(axes: "Axes", run: ReportedRun, x: Sequence[float], i: int, total: int) -> None:
     """Both traces of a run; alone in two colours, among others in one."""
     errors = run.column("trace_true_se")
     if "trace_true_estimator_se" in run.main:
@@ -63,7 +62,7 @@ def _traces_of(axes: Axes, run: ReportedRun, x: Sequence[float], i: int, total: 
         marks[0].set_clip_on(False)
 
 
-def _mark_phases(axes: Axes, run: ReportedRun) -> None:
+def _mark_phases(axes: "Axes", run: ReportedRun) -> None:
     """Shade every other phase and name those that are wide enough."""
     x = _steps([run])[0][0]
     phases = [value if isinstance(value, str) else "" for value in run.main["phase"].tolist()]
@@ -303,7 +302,7 @@ def height(width: float) -> float:
     return max(2.2, 0.62 * width)
 
 
-def _along(axes: Axes, runs: Runs) -> list[tuple[ReportedRun, list[float]]]:
+def _along(axes: "Axes", runs: Runs) -> list[tuple[ReportedRun, list[float]]]:
     """The runs with the places of their rows on the axis, which is set up for them."""
     places, known = _steps(runs)
     step_axis(axes, [x for run in places for x in run], known=known)
@@ -381,7 +380,9 @@ def layers(runs: Runs, width: float = WIDTH) -> Chart | None:
     return Chart("layers", finding, note, figure, columns, rows, heading="Shares of the layers")
 
 
-def _map(axes: Axes, run: ReportedRun, shares: Mapping[str, list[float]], brightest: float, width: float) -> AxesImage:
+def _map(
+    axes: Axes, run: ReportedRun, shares: Mapping[str, list[float]], brightest: float, width: float
+) -> "AxesImage":
     """One report's shares, by a scale that all reports have in common."""
     grid = [[max(0.0, value) for value in row] for row in shares.values()]
     image = axes.imshow(grid, aspect="auto", interpolation="none", vmin=0, vmax=brightest, cmap="cividis")
@@ -482,7 +483,9 @@ def _table(run: ReportedRun, word: str) -> "pd.DataFrame":
     return table[table["matrix"] == "true Fisher"] if (table["matrix"] == "true Fisher").any() else table
 
 
-def _curves(axes: Axes, run: ReportedRun, word: str, names: tuple[str, str], series: int | None) -> list[list[object]]:
+def _curves(
+    axes: "Axes", run: ReportedRun, word: str, names: tuple[str, str], series: int | None
+) -> list[list[object]]:
     """Draw a report's eigenvalues; those behind the lines, as rows. `series`: the report's place among several."""
     table = _table(run, word)
     orders = sorted(set(table["order"].dropna().tolist()))
