@@ -381,7 +381,7 @@ def layers(runs: Runs, width: float = WIDTH) -> Chart | None:
 
 
 def _map(
-    axes: Axes, run: ReportedRun, shares: Mapping[str, list[float]], brightest: float, width: float
+    axes: "Axes", run: ReportedRun, shares: Mapping[str, list[float]], brightest: float, width: float
 ) -> "AxesImage":
     """One report's shares, by a scale that all reports have in common."""
     grid = [[max(0.0, value) for value in row] for row in shares.values()]
