@@ -49,16 +49,16 @@ def replace_all(contents: Mapping[Path, bytes | PreparedFile], stale: Iterable[P
         OSError: the disk is full, or the operating system refused for another reason; files that were not reached are
             the old ones.
     """
-    temporary: dict[Path, Path] = {}
+    temporary = {
+        path: data.temporary if isinstance(data, PreparedFile) else temporary_name(path)
+        for path, data in contents.items()
+    }
     with undisturbed():
         try:
             for path, data in contents.items():
-                if isinstance(data, PreparedFile):
-                    temporary[path] = data.temporary
-                    continue
-                remove_leftovers(path)
-                temporary[path] = temporary_name(path)
-                write_new(temporary[path], data)
+                if not isinstance(data, PreparedFile):
+                    remove_leftovers(path)
+                    write_new(temporary[path], data)
             for path in stale:
                 remove(path)
                 sync_folder(path.parent)
@@ -138,7 +138,7 @@ class GrowingFile:
 def undisturbed() -> Iterator[None]:
     """Hold back signals that stop the run while something is written.
 
-    After a write that succeeds their handlers are called.
+    Their handlers are called afterwards, whether the write succeeded or not.
 
     Yields:
         Nothing.
@@ -158,8 +158,8 @@ def undisturbed() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    for number, frame in waiting:
-        previous[signal.Signals(number)](number, frame)
+        for number, frame in waiting:
+            previous[signal.Signals(number)](number, frame)
 
 
 # --- the steps that can fail or be the last ones: tests stop after each of them

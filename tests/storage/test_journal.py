@@ -213,6 +213,18 @@ def test_a_killed_owner_leaves_no_lock(tmp_path: Path) -> None:
             assert list(journal.records) == [("sha256:0000", None)]
 
 
+def test_a_signal_during_a_write_that_fails_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_descriptor: int, _data: bytes) -> None:
+        signal.raise_signal(signal.SIGINT)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with open_journal(tmp_path / "t.journal", ASKED) as journal:
+        monkeypatch.setattr(atomic_write, "write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            journal.append(record(0))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_a_signal_waits_for_the_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = atomic_write.write
 

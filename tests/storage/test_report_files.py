@@ -16,6 +16,7 @@ import pytest
 
 from fisher_cli.errors import OutputError, UsageError
 from fisher_cli.storage import atomic_write
+from fisher_cli.storage.atomic_write import PreparedFile, replace_all
 from fisher_cli.storage.formats import SCHEMA_VERSION, Format, format_of, render
 from fisher_cli.storage.readers import read_table
 from fisher_cli.storage.report_files import ReportFiles, RunRecord
@@ -306,3 +307,19 @@ def test_options_need_no_pandas() -> None:
     root = str(Path(__file__).parents[2])
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_prepared_file_goes_too_when_another_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(atomic_write, "write_new", _no_space)
+    prepared = tmp_path / "b.csv.prepared"
+    prepared.write_text("x")
+    contents = {tmp_path / "a.csv": b"1", tmp_path / "b.csv": PreparedFile(prepared, "sha256:0", 1)}
+    with pytest.raises(OSError, match="No space"):
+        replace_all(contents)
+    assert not [*tmp_path.iterdir()]
+
+
+def _no_space(_path: Path, _data: bytes) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
