@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fisher_cli.curvature.problem.counter_based_random import Draws
-from fisher_cli.errors import DataError
+from fisher_cli.errors import DataError, UsageError
 
 
 def check_classes(outputs: int, labels: Tensor) -> None:
@@ -420,7 +420,14 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {kind.name: kind for kind in (Softmax
 
 
 def likelihood_named(name: str, outputs: int) -> Likelihood:
-    """The likelihood of that name; `auto` is sigmoid for one output and softmax for more."""
+    """The likelihood of that name; `auto` is sigmoid for one output and softmax for more.
+
+    Raises:
+        UsageError: there is none.
+    """
     if name == "auto":
         name = Sigmoid.name if outputs == 1 else Softmax.name
+    if name not in LIKELIHOODS:
+        msg = f"no likelihood {name!r}: there are auto, {', '.join(LIKELIHOODS)}"
+        raise UsageError(msg)
     return LIKELIHOODS[name]()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fisher_cli.curvature.problem.likelihoods import Gaussian, Likelihood, Sigmoid, Softmax, likelihood_named
 from fisher_cli.curvature.problem.output_scores import exact
-from fisher_cli.errors import DataError
+from fisher_cli.errors import DataError, UsageError
 from tests.reference import labels_and_probabilities, log_probability, observed_label
 
 KINDS = [(Softmax(), 4), (Softmax(), 2), (Sigmoid(), 1), (Sigmoid(), 3), (Gaussian(), 1), (Gaussian(), 3)]
@@ -171,3 +171,8 @@ def test_labels_that_do_not_fit_are_refused(kind: Likelihood, outputs: int, labe
     with pytest.raises(DataError) as caught:
         kind.check_labels(outputs, labels)
     assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_likelihood_is_refused_with_the_names_that_there_are() -> None:
+    with pytest.raises(UsageError, match=r"no likelihood 'poison': there are auto, softmax, sigmoid, gaussian"):
+        likelihood_named("poison", 3)
