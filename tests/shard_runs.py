@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from fisher_cli.storage.checksums import SEAL
+from fisher_cli.storage.checksums import SELF_HASH
 from tests.command import fisher
 from tests.small_run import QUICK
 
@@ -48,7 +48,7 @@ def assert_equal_reports(one: str, other: str, *words: str, may_differ: Collecti
         assert first.read_bytes() == second.read_bytes(), first
     kind = ".spectrum" if ".spectrum" in words else ""
     records = [json.loads(path.with_name(f"{path.stem}{kind}.meta.json").read_text()) for path in paths]
-    tables, runs, _ = ([record.pop(name) for record in records] for name in ("tables", "run", SEAL))
+    tables, runs, _ = ([record.pop(name) for record in records] for name in ("tables", "run", SELF_HASH))
     assert records[0] == records[1]
     assert list(tables[0].values()) == list(tables[1].values())
     assert runs[0].keys() - runs[1].keys() <= {"parts"}

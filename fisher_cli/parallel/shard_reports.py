@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fisher_cli.errors import OutputError, RecordError
 from fisher_cli.settings import ShardPart
-from fisher_cli.storage.checksums import SEAL
+from fisher_cli.storage.checksums import SELF_HASH
 from fisher_cli.storage.integrity import check_report
 from fisher_cli.storage.journal import JournalRecord, Key, changes, journal_folder, read_records
 from fisher_cli.storage.readers import read_table
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 # The words in the names of main tables; that of `fisher analyze` has none.
 KINDS: Final = tuple(table.word for table in TABLES.values() if table.is_shared)
 # What a record says of its own part alone.
-OF_THE_PART: Final = frozenset({"part", "checkpoints", "ledgers", "tables", "run", "settings_digest", "written", SEAL})
+OF_THE_PART: Final = frozenset(
+    {"part", "checkpoints", "ledgers", "tables", "run", "settings_digest", "written", SELF_HASH}
+)
 
 
 @dataclass(frozen=True)

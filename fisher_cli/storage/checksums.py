@@ -44,12 +44,12 @@ def checked_values(content: bytes) -> Iterator[Any]:
         yield checked_value(line[:-1])
 
 
-SEAL: Final = "record_sha256"
-UNSEALED: Final = f"sha256:{'0' * 64}"
-_PLACE: Final = re.compile(rf'^  "{SEAL}": "sha256:([0-9a-f]{{64}})"'.encode(), re.MULTILINE)
+SELF_HASH: Final = "record_sha256"
+NO_HASH: Final = f"sha256:{'0' * 64}"
+_PLACE: Final = re.compile(rf'^  "{SELF_HASH}": "sha256:([0-9a-f]{{64}})"'.encode(), re.MULTILINE)
 
 
-def sealed(content: bytes) -> bytes:
+def with_self_hash(content: bytes) -> bytes:
     """Put the SHA-256 of the content in place of the zeros of its entry `record_sha256`.
 
     The hash is that of the content with the zeros. The entry stands at the beginning of a line, once.
@@ -58,8 +58,8 @@ def sealed(content: bytes) -> bytes:
     return _with(content, place, hashlib.sha256(content).hexdigest().encode())
 
 
-def is_sealed(content: bytes) -> bool:
-    """Whether every byte is as it was when `sealed` put the hash in."""
+def self_hash_holds(content: bytes) -> bool:
+    """Whether every byte is as it was when `with_self_hash` put the hash in."""
     places = list(_PLACE.finditer(content))
     if len(places) != 1:
         return False

@@ -9,7 +9,7 @@ from typing import Any
 
 from fisher_cli.errors import OutputError, RecordError
 from fisher_cli.results import Status
-from fisher_cli.storage.checksums import SEAL, is_sealed
+from fisher_cli.storage.checksums import SELF_HASH, self_hash_holds
 from fisher_cli.storage.formats import SCHEMA_VERSION, TOOL, is_newer
 from fisher_cli.storage.journal import ends_whole, journal_folder, read_records
 from fisher_cli.storage.readers import read_rows
@@ -101,7 +101,7 @@ def _record(path: Path) -> tuple[dict[str, Any] | None, IntegrityCheck]:
             path.name, False, f"has schema version {version}: this fisher knows 1 to {SCHEMA_VERSION}"
         )
     # Those of the first version have no hash of their own.
-    if (version > 1 or SEAL in record) and not is_sealed(content):
+    if (version > 1 or SELF_HASH in record) and not self_hash_holds(content):
         return record, IntegrityCheck(path.name, False, "was changed after it was written")
     return record, IntegrityCheck(path.name, True, f"schema version {version}")
 

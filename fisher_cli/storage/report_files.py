@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fisher_cli.errors import OutputError
 from fisher_cli.storage.atomic_write import PreparedFile, replace_all, temporary_name, write_new
-from fisher_cli.storage.checksums import SEAL, UNSEALED, is_sealed, sealed
+from fisher_cli.storage.checksums import NO_HASH, SELF_HASH, self_hash_holds, with_self_hash
 from fisher_cli.storage.formats import MAIN_SHEET, SCHEMA_VERSION, TOOL, Format, is_newer, render, render_workbook
 from fisher_cli.tables.dialects import Dialect
 from fisher_cli.tables.registry import Table
@@ -169,14 +169,14 @@ class ReportFiles:
         hashes = {path.name: _digest(content) for path, content in contents.items()}
         written = {"format": self.format, **({"csv_dialect": self.dialect} if self.format is Format.CSV else {})}
         ours = {"tool": TOOL, "schema_version": SCHEMA_VERSION, "tables": hashes, "written": written}
-        closing = {"run": metadata.run, SEAL: UNSEALED}
-        return sealed(json_lines({**metadata.stable, **ours, **closing}).encode() + b"\n")
+        closing = {"run": metadata.run, SELF_HASH: NO_HASH}
+        return with_self_hash(json_lines({**metadata.stable, **ours, **closing}).encode() + b"\n")
 
     def is_made_of(self, ingredients: str) -> bool:
         """Whether the report that is there was made of these, and every byte of it is as it was written."""
         try:
             content = self.record.read_bytes()
-            record = json.loads(content) if is_sealed(content) else None
+            record = json.loads(content) if self_hash_holds(content) else None
             if record is None or record["run"].get("made_of") != ingredients:
                 return False
             paths = {name: self.main.with_name(name) for name in record["tables"] if "/" not in name}

@@ -13,7 +13,7 @@ import pytest
 
 from fisher_cli.curvature.spectra.factors import shared_out
 from fisher_cli.parallel.launch import Launch, launched
-from fisher_cli.storage.checksums import SEAL
+from fisher_cli.storage.checksums import SELF_HASH
 from fisher_cli.storage.journal import read_records
 from tests.command import fisher
 from tests.long_lists import draw
@@ -120,7 +120,7 @@ def check_the_record_says_how_many_ranks_there_were_and_the_question_does_not(fo
     for number, here in zip((1, RUNS[run][0]), folders, strict=True):
         record = json.loads((here / "exact.meta.json").read_text())
         assert record.pop("run")["resources"]["ranks"] == number
-        for name in ("tables", SEAL):
+        for name in ("tables", SELF_HASH):
             record.pop(name)
         spectra = [record["checkpoints"][row].pop("spectra") for row in range(len(MLP))]
         records.append((record, [[each["method"] for each in row] for row in spectra]))
