@@ -51,7 +51,7 @@ def test_arguments_are_read_as_json_and_the_working_directory_is_on_the_path(wor
     (workdir / "data.py").rename(workdir / "own_examples_module.py")
     examples = load_examples("own_examples_module:make", data_arguments={"count": "5", "name": "abc"}, normalize="none")
     assert examples.total == 5
-    assert "--data-arg count" in refusal(UsageError, "digits", arguments={"count": "5"})
+    assert "--data-arg count" in refusal(UsageError, "digits", data_arguments={"count": "5"})
     assert "--data-arg split=test" in refusal(UsageError, "own_examples_module:make", split="test")
 
 
