@@ -168,7 +168,7 @@ def test_task2vec_writes_the_filters_means_without_the_head() -> None:
     assert list(rows["filter"]) == list(range(len(by_filter)))
     assert list(rows["task2vec"]) == pytest.approx(by_filter.tolist(), rel=1e-9)
     assert "run.task2vec.csv" in json.loads(Path("run.meta.json").read_text())["tables"]
-    assert analyze(CNN, preset="task2vec", limit=6).task2vec["task2vec"].notna().all()
+    assert analyze(CNN, preset="task2vec", limit=6).frame("task2vec")["task2vec"].notna().all()
 
 
 @pytest.mark.parametrize(
