@@ -69,8 +69,8 @@ def test_an_edit_finds_its_expression_whatever_the_layout_and_leaves_the_rest() 
     for original in ("x / 2", "in h: x / _A", "in f: y", "in k: x"):
         with pytest.raises(StaleMutationError):
             planted(original, "x")
-    moved = Mutation("", "", "curvature.scores", (("in over_ranks: whole._merge(_A, _B, _C)", ""),), "")
-    assert moved.planted(ROOT)[0] == "curvature.moments"
+    moved = Mutation("", "", "curvature.problem.output_scores", (("in over_ranks: whole._merge(_A, _B, _C)", ""),), "")
+    assert moved.planted(ROOT)[0] == "curvature.problem.moments"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="one process per planted error is made by forking")

@@ -27,7 +27,7 @@ def evaluated(model: nn.Module, inputs: Tensor) -> object:
         ValueError: likewise.
     """
     try:
-        with _graphs_that_can_be_kept():
+        with _uncompiled():
             return model(inputs.clone())
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
@@ -45,19 +45,18 @@ def evaluated(model: nn.Module, inputs: Tensor) -> object:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        return model(inputs.clone())
+        with _uncompiled():
+            return model(inputs.clone())
     finally:
         torch.set_default_dtype(before)
 
 
-def _graphs_that_can_be_kept() -> AbstractContextManager[object]:
-    """Let what torch.compile makes keep what a second backward pass needs; nothing where nothing is compiled."""
+def _uncompiled() -> AbstractContextManager[object]:
+    """Let what torch.compile has wrapped run as it was written, whose calls and backward passes can be followed."""
     if "torch._dynamo" not in sys.modules:
         return nullcontext()
-    from torch._functorch import config
-
-    patched: AbstractContextManager[object] = config.patch(donated_buffer=False)
-    return patched
+    stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 def refuse_random_numbers(model: nn.Module, inputs: Tensor) -> None:
