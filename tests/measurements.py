@@ -11,7 +11,7 @@ import pandas as pd
 from fisher_cli.results import Eigenvalues, Estimate, Gradient, LayerTrace, Measurement, Movement, Status, Trace
 from fisher_cli.storage.readers import read_table
 from fisher_cli.tables.build import make_table
-from fisher_cli.tables.registry import MAIN
+from fisher_cli.tables.registry import column_named
 
 MOVEMENT = Movement(
     kl=Estimate(0.75, 0.125), kl_quadratic=Estimate(0.5, 0.0625), kl_parameters=None, trace_change=Estimate(-1.5, 0.25)
@@ -105,4 +105,4 @@ def odd_table() -> pd.DataFrame:
         {"checkpoint": text, "step": step, "loss": number, "error": text[::-1]}
         for text, step, number in zip(HOSTILE, steps, numbers, strict=True)
     ]
-    return make_table(rows, [MAIN[name] for name in ("checkpoint", "step", "loss", "error")])
+    return make_table(rows, [column_named(name, ()) for name in ("checkpoint", "step", "loss", "error")])
