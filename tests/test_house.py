@@ -100,7 +100,7 @@ def test_the_pictures_of_the_architecture_are_the_floors() -> None:
     pictures = re.findall(r"```mermaid\n(.*?)```", text, re.DOTALL)
     for folder, picture in zip(["", "curvature"], pictures, strict=True):
         floors = re.findall(r"subgraph \w+ \[ \]\n(.*?)\n  end", picture, re.DOTALL)
-        drawn = [{line.split("[")[0].strip() for line in each.splitlines()} for each in floors]
+        drawn = [{line.split("[")[0].strip() for line in each.splitlines() if "[" in line} for each in floors]
         assert drawn == [names - {"_version"} for names in FLOORS[folder] if "__main__" not in names]
 
 
