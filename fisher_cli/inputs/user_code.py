@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from fisher_cli.errors import ArchitectureError, FisherError
-from fisher_cli.inputs.formats.containers import one_line
+from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.text import digest
 
 Factory = Callable[..., object]
@@ -64,14 +64,14 @@ def import_function(words: str, option: str, kind: type[FisherError], gives: str
     except (Exception, SystemExit) as error:
         raise_if_stopped(error)
         check = "a file is named with its suffix .py" if "/" in place and not is_file else "check it"
-        msg = f"{option} {one_line(words)}: importing it failed ({call_reason(error)}); {check}"
+        msg = f"{option} {clipped(words)}: importing it failed ({call_reason(error)}); {check}"
         raise kind(msg) from error
     factory = getattr(module, attribute, None)
     if not callable(factory) or isinstance(factory, nn.Module):
         what = "is no function" if hasattr(module, attribute) else "is not in it"
         near = difflib.get_close_matches(attribute, [name for name in vars(module) if name[:1] != "_"], n=1)
         guess = f"did you mean {near[0]}?" if near else f"name a function that returns {gives}"
-        msg = f"{option} {one_line(words)}: {one_line(attribute) or 'the function'} {what}; {guess}"
+        msg = f"{option} {clipped(words)}: {clipped(attribute) or 'the function'} {what}; {guess}"
         raise kind(msg)
     return f"{Path(place).name if is_file else place}:{attribute}", factory
 
@@ -152,7 +152,7 @@ def _file_module(path: Path) -> ModuleType:
         ImportError: Python has no loader for it.
     """
     if not path.is_file():
-        msg = f"there is no file {one_line(path)}"
+        msg = f"there is no file {clipped(path)}"
         raise FileNotFoundError(msg)
     place = str(path.resolve())
     name = f"_fisher_model_{path.stem}_{hashlib.sha256(os.fsencode(place)).hexdigest()[:12]}"
@@ -174,5 +174,5 @@ def _file_module(path: Path) -> ModuleType:
 
 def call_reason(error: BaseException) -> str:
     """What a function of the user's raised, in one line: the type of the error and its text."""
-    text = one_line(error)
+    text = clipped(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

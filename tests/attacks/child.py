@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
-from fisher_cli.inputs.formats.files import one_line
+from fisher_cli.inputs.formats.files import clipped
 from tests.effort import Effort
 
 # They only end what hangs: of the processor, and by the clock where it waits.
@@ -113,7 +113,7 @@ def main() -> None:
     answer(jobs[0])  # what is imported late is imported now, and what counting imports
     with Effort().counting():
         answer(jobs[0])
-    one_line("\x1b")  # so is the codec that escapes names
+    clipped("\x1b")  # so is the codec that escapes names
     for job in jobs:
         sys.stdout.write(json.dumps(isolated(job)) + "\n")
         sys.stdout.flush()

@@ -16,7 +16,7 @@ from fisher_cli.inputs.checkpoints.stored_files import StoredCheckpoint
 from fisher_cli.inputs.checkpoints.stored_weights import find_weights
 from fisher_cli.inputs.checkpoints.timeline import TrainingPoint
 from fisher_cli.inputs.checkpoints.weights import clean_weights, kept_in_parts, listed, nonfinite_names
-from fisher_cli.inputs.formats.containers import one_line, read_bytes
+from fisher_cli.inputs.formats.containers import clipped, read_bytes
 from fisher_cli.inputs.formats.plain_json import parse_json
 from fisher_cli.inputs.formats.reading import ReadOptions
 from fisher_cli.results import WeightsKind
@@ -147,7 +147,7 @@ def load_checkpoint(file: CheckpointFile, reading: ReadOptions = _USUAL) -> Chec
         raise file.error
     checkpoint, _ = _understood(discovery.read(file.path, reading), file.path, file.name, reading)
     if file.sha256 is not None and checkpoint.sha256 != file.sha256:
-        msg = f"{one_line(file.path, 500)}: changed since this run began; run again once it is written"
+        msg = f"{clipped(file.path, 500)}: changed since this run began; run again once it is written"
         raise CheckpointError(msg)
     if not file.copies:
         return checkpoint
@@ -213,7 +213,7 @@ def _understood(
     stored: StoredCheckpoint, path: Path, name: str, reading: ReadOptions
 ) -> tuple[Checkpoint, timeline.StatedPoint]:
     """Return the checkpoint that is stored at the path, and what it says of its place in training."""
-    where = one_line(path, 500)
+    where = clipped(path, 500)
     found = find_weights(stored.payload.content, reading, where)
     weights, notes = clean_weights(stored.fetch(found.mapping), found.prefix, where)
     weights, masks = without_masks(weights)
@@ -258,7 +258,7 @@ def _ignored(stored: StoredCheckpoint, state_key: str) -> tuple[str, ...]:
     used = {state_key.partition(".")[0], *timeline.TIME_KEYS, "arch", "arch_args"}
     if state_key == "" or not isinstance(content, dict):
         return ()
-    return tuple(one_line(key) for key in content if isinstance(key, str) and key not in used)
+    return tuple(clipped(key) for key in content if isinstance(key, str) and key not in used)
 
 
 def _ignored_types(stored: StoredCheckpoint) -> tuple[str, ...]:

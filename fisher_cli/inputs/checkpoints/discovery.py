@@ -25,7 +25,7 @@ from fisher_cli.inputs.checkpoints.sharded import (
     read_folder,
 )
 from fisher_cli.inputs.checkpoints.stored_files import StoredCheckpoint, read_file
-from fisher_cli.inputs.formats.containers import one_line
+from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.formats.reading import ReadOptions
 
 _SUFFIXES: Final = frozenset({".pt", ".pth", ".th", ".ckpt", ".bin", ".tar", ".pkl", ".safetensors"})
@@ -71,7 +71,7 @@ def read(path: Path, reading: ReadOptions, data: bytes | None = None) -> StoredC
         return read_file(path, reading, data)
     reader = _reader_of(path)
     if reader is None:
-        msg = f"{one_line(path, 500)}: no checkpoint any more; run again once it is written"
+        msg = f"{clipped(path, 500)}: no checkpoint any more; run again once it is written"
         raise CheckpointError(msg)
     return reader(path, reading)
 
@@ -155,12 +155,12 @@ def _entries(folder: Path) -> list[str]:
     try:
         return sorted(os.listdir(folder))
     except OSError as error:
-        msg = f"{one_line(folder, 500)}: the folder cannot be listed ({error.strerror}); check it with: ls -ld"
+        msg = f"{clipped(folder, 500)}: the folder cannot be listed ({error.strerror}); check it with: ls -ld"
         raise CheckpointError(msg) from error
 
 
 def _missing(path: Path) -> str:
-    where = one_line(path, 500)
+    where = clipped(path, 500)
     if any(character in str(path) for character in "*?["):
         return f"{where}: no file matches this pattern; check it with: ls {where}"
     try:
@@ -168,12 +168,12 @@ def _missing(path: Path) -> str:
     except OSError:
         return f"{where}: there is no such file or folder, nor the folder around it; check the path"
     near = difflib.get_close_matches(path.name, beside, n=1)
-    hint = f"did you mean {one_line(path.parent / near[0], 500)}?" if near else "check the path"
+    hint = f"did you mean {clipped(path.parent / near[0], 500)}?" if near else "check the path"
     return f"{where}: there is no such file or folder; {hint}"
 
 
 def _nothing_inside(folder: Path) -> str:
-    where = one_line(folder, 500)
+    where = clipped(folder, 500)
     subfolders = [folder / name for name in _entries(folder) if not name.startswith(".") and (folder / name).is_dir()]
     full = []
     for subfolder in subfolders[:1000]:
@@ -182,7 +182,7 @@ def _nothing_inside(folder: Path) -> str:
         except CheckpointError:
             continue  # a subfolder that may not be listed is no help
     if full:
-        shown = " ".join(one_line(subfolder, 200) for subfolder in full[:2])
+        shown = " ".join(clipped(subfolder, 200) for subfolder in full[:2])
         more = f" … ({len(full)} subfolders hold some)" if len(full) > 2 else ""
         return f"{where}: the checkpoints are in subfolders; name them: fisher analyze {shown}{more}"
     suffixes = " ".join(sorted(_SUFFIXES))
@@ -209,6 +209,6 @@ def _one_per_inode(paths: Sequence[Path]) -> list[Candidate]:
     found = []
     for same in names.values():
         kept = min(same, key=rank)
-        copies = dict.fromkeys(one_line(path.name) for path in same if path.name != kept.name)
+        copies = dict.fromkeys(clipped(path.name) for path in same if path.name != kept.name)
         found.append(Candidate(kept, tuple(copies)))
     return found

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.checkpoints.pickled_records import SAVE_AGAIN, PickledRecord, of, read_records
-from fisher_cli.inputs.checkpoints.stored_files import StoredCheckpoint, decoded, inside, joint_digest, open_regular
+from fisher_cli.inputs.checkpoints.stored_files import StoredCheckpoint, decoded, inside, joint_digest, open_stored
 from fisher_cli.inputs.checkpoints.timeline import TIME_KEYS
-from fisher_cli.inputs.formats.containers import CHECKSUMS_HOLD, Payload, one_line, read_bytes
+from fisher_cli.inputs.formats.containers import CHECKSUMS_HOLD, Payload, clipped, read_bytes
 from fisher_cli.inputs.formats.reading import ReadOptions
 from fisher_cli.text import digest
 
@@ -123,7 +123,7 @@ def read_metadata(data: bytes, where: str) -> SavedState:
         raise
     # A damaged file breaks every assumption of the machine and of what is read out of its records.
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
-        msg = f"{where}: damaged, or not written by torch.distributed.checkpoint ({one_line(error, 80)}); {SAVE_AGAIN}"
+        msg = f"{where}: damaged, or not written by torch.distributed.checkpoint ({clipped(error, 80)}); {SAVE_AGAIN}"
         raise CheckpointError(msg) from error
 
 
@@ -242,7 +242,7 @@ def _numbers(found: object) -> tuple[int, ...]:
 def _number(found: object) -> int:
     number = of(int, found)
     if not 0 <= number < _LARGEST_NUMBER:
-        msg = f"the number {one_line(number, 40)}"
+        msg = f"the number {clipped(number, 40)}"
         raise ValueError(msg)
     return number
 
@@ -298,7 +298,7 @@ class StoredPieces(StoredCheckpoint):
             data = read_bytes(inside(self._folder, name, self._where))
             found = decoded(data, path, self._reading).content
         except CheckpointError as error:
-            reason = str(error).removeprefix(f"{one_line(path, 500)}: ").partition(";")[0]
+            reason = str(error).removeprefix(f"{clipped(path, 500)}: ").partition(";")[0]
             self.notes += (f"{name} not used: {reason}",)
             return
         self._digests[name] = digest(data)
@@ -311,14 +311,14 @@ class StoredPieces(StoredCheckpoint):
         for key in path[:-1]:
             deeper = mapping.setdefault(key, {})
             if not isinstance(deeper, dict):
-                msg = f"{self._where}: {one_line(key)} is a value and a dictionary of values; {_COPY_AGAIN}"
+                msg = f"{self._where}: {clipped(key)} is a value and a dictionary of values; {_COPY_AGAIN}"
                 raise CheckpointError(msg)
             mapping = deeper
         mapping[path[-1]] = value
 
     @property
     def _where(self) -> str:
-        return one_line(self._folder, 500)
+        return clipped(self._folder, 500)
 
     def _read(self, wanted: list[SavedTensor]) -> list[Tensor]:
         pieces: dict[str, list[tuple[SavedPiece, Tensor]]] = {}
@@ -333,18 +333,18 @@ class StoredPieces(StoredCheckpoint):
 
     def _room(self, saved: SavedTensor) -> Tensor:
         if math.prod(saved.size) * saved.dtype.itemsize > sum(piece.length for piece in saved.pieces):
-            msg = f"{self._where}: {one_line('.'.join(saved.path))} is larger than what is stored of it; {_COPY_AGAIN}"
+            msg = f"{self._where}: {clipped('.'.join(saved.path))} is larger than what is stored of it; {_COPY_AGAIN}"
             raise CheckpointError(msg)
         return torch.empty(saved.size, dtype=saved.dtype)
 
     def _read_file(self, name: str, pieces: list[tuple[SavedPiece, Tensor]]) -> None:
         path = inside(self._folder, name, self._where)
         hashed = hashlib.sha256()
-        with open_regular(path) as file:
+        with open_stored(path) as file:
             size = os.fstat(file.fileno()).st_size
             for piece, tensor in pieces:
                 if piece.start < file.tell() or piece.start + piece.length > size:
-                    msg = f"{self._where}: {one_line(name)} is cut short, or its pieces overlap; {_COPY_AGAIN}"
+                    msg = f"{self._where}: {clipped(name)} is cut short, or its pieces overlap; {_COPY_AGAIN}"
                     raise CheckpointError(msg)
                 for block in _blocks(file, piece.start - file.tell()):
                     hashed.update(block)
@@ -358,7 +358,7 @@ class StoredPieces(StoredCheckpoint):
     def _copy(self, piece: SavedPiece, tensor: Tensor, data: bytes, path: Path) -> None:
         found = decoded(data, path, self._reading).content
         if not isinstance(found, Tensor) or tuple(found.shape) != piece.sizes or found.dtype != tensor.dtype:
-            msg = f"{one_line(path, 500)}: what it holds is not what {METADATA} describes; {_COPY_AGAIN}"
+            msg = f"{clipped(path, 500)}: what it holds is not what {METADATA} describes; {_COPY_AGAIN}"
             raise CheckpointError(msg)
         block = tensor
         for axis, (start, length) in enumerate(zip(piece.offsets, piece.sizes, strict=True)):
@@ -374,12 +374,12 @@ def read_distributed(folder: Path, reading: ReadOptions) -> StoredPieces:
     Raises:
         CheckpointError: The metadata are missing, hostile or damaged, or name files outside of the folder.
     """
-    where = one_line(folder, 500)
+    where = clipped(folder, 500)
     if not os.path.lexists(folder / METADATA):
         msg = f"{where}: {SUFFIX} files without {METADATA}, which is written last: saving was cut short; {_COPY_AGAIN}"
         raise CheckpointError(msg)
     data = read_bytes(inside(folder, METADATA, where))
-    state = read_metadata(data, one_line(folder / METADATA, 500))
+    state = read_metadata(data, clipped(folder / METADATA, 500))
     for name in state.files:
         inside(folder, name, where)
     stored = StoredPieces(folder, state, {METADATA: digest(data)}, reading)

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 import torch
 
 from fisher_cli.errors import UnsafeCheckpointError
-from fisher_cli.inputs.formats.containers import one_line
+from fisher_cli.inputs.formats.containers import clipped
 
 TYPES: Final = {str(kind): kind for kind in vars(torch).values() if isinstance(kind, torch.dtype)}
 SAVE_AGAIN: Final = "save it again with torch.distributed.checkpoint.save"
@@ -89,7 +89,7 @@ class _Machine:
         raise ValueError(msg)
 
     def _refuse(self, what: str) -> None:
-        msg = f"{self._where}: asks for {one_line(what)}, which is not done; {SAVE_AGAIN}"
+        msg = f"{self._where}: asks for {clipped(what)}, which is not done; {SAVE_AGAIN}"
         raise UnsafeCheckpointError(msg)
 
     def _since_mark(self) -> list[object]:

@@ -10,7 +10,7 @@ from typing import Final
 from fisher_cli.errors import CheckpointError, NoWeightsError
 from fisher_cli.inputs.checkpoints.stored_files import StoredCheckpoint, decoded, inside, joint_digest, read_file
 from fisher_cli.inputs.checkpoints.weights import listed
-from fisher_cli.inputs.formats.containers import Payload, one_line, read_bytes
+from fisher_cli.inputs.formats.containers import Payload, clipped, read_bytes
 from fisher_cli.inputs.formats.plain_json import parse_json
 from fisher_cli.inputs.formats.reading import ReadOptions
 from fisher_cli.text import digest
@@ -36,7 +36,7 @@ def read_folder(folder: Path, reading: ReadOptions) -> StoredCheckpoint:
         CheckpointError: The folder has no weights of its own, or its index and its files do not agree.
     """
     names = set(os.listdir(folder))
-    where = one_line(folder, 500)
+    where = clipped(folder, 500)
     index = next((name for name in INDEXES if name in names), None)
     whole = next((name for name in WHOLE if name in names), None)
     _refuse_other_content(names, index or whole, where)
@@ -84,7 +84,7 @@ def _refuse_other_content(names: set[str], weights: str | None, where: str) -> N
 
 
 def _read_whole(folder: Path, name: str, reading: ReadOptions) -> tuple[Payload, dict[str, str]]:
-    data = read_bytes(inside(folder, name, one_line(folder, 500)))
+    data = read_bytes(inside(folder, name, clipped(folder, 500)))
     return decoded(data, folder / name, reading), {name: digest(data)}
 
 
@@ -95,7 +95,7 @@ def _read_shards(folder: Path, index: str, names: set[str], reading: ReadOptions
         NoWeightsError: The index names none.
         CheckpointError: It and the shards do not agree.
     """
-    where = one_line(folder / index, 500)
+    where = clipped(folder / index, 500)
     data = read_bytes(inside(folder, index, where))
     places = _weight_map(parse_json(data, where), where)
     files = sorted(set(places.values()))
@@ -152,20 +152,20 @@ def _refuse_extra(names: set[str], files: list[str], where: str) -> None:
 def _compare(found: Mapping[object, object], promised: set[str], name: str, where: str) -> None:
     missing = sorted(promised.difference(str(key) for key in found))
     if missing:
-        msg = f"{where}: {one_line(name)} does not hold {listed(missing)}, as the index says; {_COPY_AGAIN}"
+        msg = f"{where}: {clipped(name)} does not hold {listed(missing)}, as the index says; {_COPY_AGAIN}"
         raise CheckpointError(msg)
     extra = sorted(str(key) for key in found if key not in promised)
     if extra:
-        msg = f"{where}: {one_line(name)} holds {listed(extra)}, which the index places elsewhere; {_COPY_AGAIN}"
+        msg = f"{where}: {clipped(name)} holds {listed(extra)}, which the index places elsewhere; {_COPY_AGAIN}"
         raise CheckpointError(msg)
 
 
 def _beside(folder: Path, name: str, digests: dict[str, str], notes: list[str]) -> dict[str, object] | None:
     if not os.path.lexists(folder / name):
         return None
-    where = one_line(folder / name, 500)
+    where = clipped(folder / name, 500)
     try:
-        data = read_bytes(inside(folder, name, one_line(folder, 500)))
+        data = read_bytes(inside(folder, name, clipped(folder, 500)))
         found = parse_json(data, where, allow_nan=True)
     except CheckpointError as error:
         notes.append(f"{name} not used: {str(error).removeprefix(f'{where}: ').partition(';')[0]}")
@@ -195,13 +195,13 @@ def read_deepspeed(folder: Path, reading: ReadOptions) -> StoredCheckpoint:
         NoWeightsError: The weights are in shards (ZeRO stage 3) or parts (model parallelism).
         CheckpointError: They cannot be read.
     """
-    where = one_line(folder, 500)
+    where = clipped(folder, 500)
     states = sorted(name for name in os.listdir(folder) if MODEL_STATES.fullmatch(name))
     if _ALL_WEIGHTS not in states:
-        run = one_line(folder.parent, 400)
+        run = clipped(folder.parent, 400)
         msg = (
             f"{where}: {len(states)} ZeRO-3 shards; join them with the script that DeepSpeed saved beside them: "
-            f"python {run}/zero_to_fp32.py {run} joined --tag {one_line(folder.name)}"
+            f"python {run}/zero_to_fp32.py {run} joined --tag {clipped(folder.name)}"
         )
         raise NoWeightsError(msg)
     if len(states) > 1:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from fisher_cli.errors import CheckpointError
-from fisher_cli.inputs.formats.containers import Payload, decode, one_line, read_bytes
+from fisher_cli.inputs.formats.containers import Payload, clipped, decode, read_bytes
 from fisher_cli.inputs.formats.files import open_without_waiting
 from fisher_cli.inputs.formats.reading import ReadOptions
 from fisher_cli.text import digest
@@ -89,7 +89,7 @@ def inside(folder: Path, name: str, where: str) -> Path:
     Raises:
         CheckpointError: The name has parts, leads out of the folder, or is that of no regular file.
     """
-    shown = one_line(name)
+    shown = clipped(name)
     if not name or name in {".", ".."} or any(mark in name for mark in "/\\\0") or os.path.isabs(name):
         msg = f"{where}: names {shown!r}, which is no file of its own folder; copy or download the folder again"
         raise CheckpointError(msg)
@@ -110,7 +110,7 @@ def inside(folder: Path, name: str, where: str) -> Path:
     return target
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_stored(path: Path) -> BinaryIO:
     """Return a regular file opened for reading, without waiting for a pipe's other end.
 
     Raises:
@@ -119,11 +119,11 @@ def open_regular(path: Path) -> BinaryIO:
     try:
         file = open(open_without_waiting(path), "rb")  # noqa: SIM115  the caller closes it
     except OSError as error:
-        msg = f"{one_line(path, 500)}: cannot be opened ({error.strerror}); check what it is with: ls -l"
+        msg = f"{clipped(path, 500)}: cannot be opened ({error.strerror}); check what it is with: ls -l"
         raise CheckpointError(msg) from error
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        msg = f"{one_line(path, 500)}: no regular file; name a checkpoint"
+        msg = f"{clipped(path, 500)}: no regular file; name a checkpoint"
         raise CheckpointError(msg)
     return file
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from fisher_cli.errors import CheckpointError, NoWeightsError
 from fisher_cli.inputs.checkpoints.timeline import TIME_KEYS
 from fisher_cli.inputs.checkpoints.weights import clean_names, is_averaging_counter, listed
-from fisher_cli.inputs.formats.containers import one_line
+from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.formats.reading import ReadOptions
 from fisher_cli.results import WeightsKind
 
@@ -75,7 +75,7 @@ def find_weights(content: object, reading: ReadOptions, where: str) -> FoundWeig
         raise NoWeightsError(msg)
     if reading.state_key is not None:
         if reading.use_ema:
-            msg = f"{where}: --state-key {one_line(reading.state_key)} and --use-ema both choose weights; give one"
+            msg = f"{where}: --state-key {clipped(reading.state_key)} and --use-ema both choose weights; give one"
             raise CheckpointError(msg)
         return _weights_at(content, reading.state_key, where)
     averages = _averages(content)
@@ -145,12 +145,12 @@ def _largest(content: dict[object, object], where: str) -> FoundWeights:
     if list(sizes.values()).count(sizes[best]) > 1:
         msg = (
             f"{where}: weights are under {listed(list(found))}, and none of these is the usual place; "
-            f"choose one with --state-key {one_line(best)}"
+            f"choose one with --state-key {clipped(best)}"
         )
         raise NoWeightsError(msg)
     others = [key for key in found if key != best]
     beside = f", the largest of {listed(list(found))}" if others else ", an unusual place"
-    return FoundWeights(best, "", found[best], _kind(found[best]), (f"weights taken from {one_line(best)}{beside}",))
+    return FoundWeights(best, "", found[best], _kind(found[best]), (f"weights taken from {clipped(best)}{beside}",))
 
 
 def _kind(mapping: Mapping[object, object]) -> WeightsKind:
@@ -180,7 +180,7 @@ def _weights_at(content: dict[object, object], state_key: str, where: str) -> Fo
         return FoundWeights(key, prefix, weights, kinds[0] if kinds else _kind(mapping))
     keys = ["''" if key == "" else key for key in _weights_keys(content)]
     there = f"weights are under {listed(keys)}" if keys else f"its keys are {listed(list(content)) or 'none'}"
-    msg = f"{where}: no weights under --state-key {one_line(state_key)}; {there}"
+    msg = f"{where}: no weights under --state-key {clipped(state_key)}; {there}"
     raise NoWeightsError(msg)
 
 

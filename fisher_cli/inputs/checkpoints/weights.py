@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fisher_cli.errors import CheckpointError, NoWeightsError
-from fisher_cli.inputs.formats.containers import one_line
+from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.formats.storages import LARGEST_EXPANDED
 
 # torch.compile, FSDP and activation checkpointing; nobody else uses these names.
@@ -69,13 +69,13 @@ def clean_weights(found: Mapping[object, object], prefix: str, where: str) -> tu
     weights = dict(zip(names, (tensors[key] for key in kept), strict=True))
     if len(weights) < len(names):
         (twice, _), *_ = Counter(names).most_common(1)
-        msg = f"{where}: holds {one_line(twice)} twice, with and without a wrapper; choose with --state-key"
+        msg = f"{where}: holds {clipped(twice)} twice, with and without a wrapper; choose with --state-key"
         raise CheckpointError(msg)
     if prefix:
         weights = {name.removeprefix(prefix): t for name, t in weights.items() if name.startswith(prefix)}
-        notes.append(f"only names beginning with {one_line(prefix)} used")
+        notes.append(f"only names beginning with {clipped(prefix)} used")
     if not weights:
-        msg = f"{where}: no weights' names begin with {one_line(prefix)}; they are {listed(names)}"
+        msg = f"{where}: no weights' names begin with {clipped(prefix)}; they are {listed(names)}"
         raise NoWeightsError(msg)
     copies = _Copies(weights)
     usable = {name: _usable(name, tensor, where, copies) for name, tensor in weights.items()}
@@ -125,7 +125,7 @@ def nonfinite_names(weights: Mapping[str, Tensor]) -> list[str]:
 
 def listed(names: Sequence[object]) -> str:
     """The names in one line, cut after eight of them; for messages."""
-    shown = ", ".join(one_line(name, 80) for name in names[:_SHOWN])
+    shown = ", ".join(clipped(name, 80) for name in names[:_SHOWN])
     return shown if len(names) <= _SHOWN else f"{shown}, … and {len(names) - _SHOWN} more"
 
 
@@ -145,7 +145,7 @@ def _notes(
         if key.split(".").count(part) > name.split(".").count(part)
     }
     notes += [f"wrapper {part}. removed from names" for part in sorted(removed)]
-    notes += [f"{one_line(key)} dropped: these weights are averages" for key in averaged]
+    notes += [f"{clipped(key)} dropped: these weights are averages" for key in averaged]
     others = [key for key in found if key not in tensors]
     if others:
         notes.append(f"left out, being no tensors: {listed(others)}")
@@ -205,5 +205,5 @@ def _usable(name: str, tensor: Tensor, where: str, copies: _Copies) -> Tensor:
         kind = "expanded, far larger than what is stored"
     elif tensor.dtype in _USABLE:
         return tensor.detach()
-    msg = f"{where}: {one_line(name)} is {kind}, which is not supported; {remedy}"
+    msg = f"{where}: {clipped(name)} is {kind}, which is not supported; {remedy}"
     raise CheckpointError(msg)

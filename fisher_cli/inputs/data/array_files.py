@@ -14,7 +14,7 @@ from torch import Tensor
 from fisher_cli.errors import CheckpointError, DataError
 from fisher_cli.inputs.data.arrays import NamedArray, table_of
 from fisher_cli.inputs.data.sources import Array
-from fisher_cli.inputs.formats.containers import decode, one_line, read_bytes
+from fisher_cli.inputs.formats.containers import clipped, decode, read_bytes
 from fisher_cli.inputs.formats.files import open_regular, shown
 
 _AGAIN: Final = "copy or download it again"
@@ -50,7 +50,7 @@ def _archive(file: IO[bytes], path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(file)
     except Exception as error:  # malformed archives raise half a dozen types
-        msg = f"{shown(path)}: no file of numpy.savez, or a truncated one ({one_line(error)}); {_AGAIN}"
+        msg = f"{shown(path)}: no file of numpy.savez, or a truncated one ({clipped(error)}); {_AGAIN}"
         raise DataError(msg) from error
 
 
@@ -60,7 +60,7 @@ def _table(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, length
     Raises:
         DataError: They do not fit together, or it holds Python objects.
     """
-    where = f"{shown(path)}: {one_line(member.filename)}"
+    where = f"{shown(path)}: {clipped(member.filename)}"
     is_stored = member.compress_type == zipfile.ZIP_STORED
     packing = 1 if is_stored else _BEST_RATIO
     if (not is_stored and member.compress_type != zipfile.ZIP_DEFLATED) or member.flag_bits & _ENCRYPTED:
@@ -74,7 +74,7 @@ def _table(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, length
             shape, fortran, dtype = _header(stream)
             start = stream.tell()
     except Exception as error:  # a damaged header raises nearly anything
-        msg = f"{where} is damaged ({one_line(error) or type(error).__name__}); {_AGAIN}"
+        msg = f"{where} is damaged ({clipped(error) or type(error).__name__}); {_AGAIN}"
         raise DataError(msg) from error
     fault = None
     needed = start + dtype.itemsize * math.prod(shape)
@@ -141,7 +141,7 @@ def _rows(
     except DataError:
         raise
     except Exception as error:  # zlib.error, BadZipFile, EOFError, ValueError
-        msg = f"{where} is damaged ({one_line(error) or type(error).__name__}); {_AGAIN}"
+        msg = f"{where} is damaged ({clipped(error) or type(error).__name__}); {_AGAIN}"
         raise DataError(msg) from error
 
 
@@ -158,7 +158,7 @@ def tensor_tables(path: Path) -> dict[str, NamedArray]:
         content = decode(read_bytes(path), path).content
     except CheckpointError as error:
         raise DataError(str(error)) from error
-    tables = {name: _tensor_table(tensor, f"{shown(path)}: {one_line(name)}") for name, tensor in _named(content)}
+    tables = {name: _tensor_table(tensor, f"{shown(path)}: {clipped(name)}") for name, tensor in _named(content)}
     if not tables:
         msg = f"{shown(path)}: holds {type(content).__name__} and no named tensors; {_SAVE}"
         raise DataError(msg)
@@ -188,7 +188,7 @@ def _tensor_table(tensor: Tensor, where: str) -> NamedArray:
     """
     is_plain = tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta
     if not is_plain or tensor.is_complex() or str(tensor.dtype).startswith("torch.float8"):
-        msg = f"{where} is {one_line(tensor.dtype)} {tensor.layout}; save uint8 images, floating numbers or int64"
+        msg = f"{where} is {clipped(tensor.dtype)} {tensor.layout}; save uint8 images, floating numbers or int64"
         raise DataError(msg)
     tensor = tensor.detach()
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():

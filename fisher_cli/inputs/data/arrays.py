@@ -12,7 +12,7 @@ from fisher_cli.errors import DataError
 from fisher_cli.inputs.data.normalization import NONE
 from fisher_cli.inputs.data.sources import Array, DataSource, Example
 from fisher_cli.inputs.data.splits import choose_split, in_order
-from fisher_cli.inputs.formats.containers import one_line
+from fisher_cli.inputs.formats.containers import clipped
 
 _INPUT_WORDS: Final = ("inputs", "input", "images", "image", "x", "data", "features")
 _LABEL_WORDS: Final = ("labels", "label", "y", "targets", "target")
@@ -116,10 +116,10 @@ def _pairs(name: str, names: Sequence[str]) -> dict[str | None, tuple[str, str]]
             inputs.setdefault(part, []).append(each)
         elif word in _LABEL_WORDS:
             labels.setdefault(part, []).append(each)
-    shown = one_line(", ".join(sorted(names)), 300) or "nothing"
+    shown = clipped(", ".join(sorted(names)), 300) or "nothing"
     doubled = [each for each in (*inputs.values(), *labels.values()) if len(each) > 1]
     if doubled:
-        msg = f"{name}: {one_line(' and '.join(doubled[0]))} could both be meant; keep one of them in the file"
+        msg = f"{name}: {clipped(' and '.join(doubled[0]))} could both be meant; keep one of them in the file"
         raise DataError(msg)
     both = {part: (inputs[part][0], labels[part][0]) for part in inputs if part in labels}
     if not both:

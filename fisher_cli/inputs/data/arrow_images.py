@@ -7,7 +7,7 @@ from typing import Any, Final
 from fisher_cli.errors import DataError
 from fisher_cli.inputs.data.image_tables import RowGroup, schema_columns, table_source
 from fisher_cli.inputs.data.sources import DataSource
-from fisher_cli.inputs.formats.containers import one_line
+from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.formats.files import open_regular, shown
 
 _AGAIN: Final = "copy or download it again"
@@ -46,7 +46,7 @@ def _stream(file: Any, path: Path) -> Any:
         file.seek(0)
         return pa.ipc.open_stream(file)
     except Exception as error:
-        msg = f"{shown(path)}: no Arrow file, or a damaged one ({one_line(error, 100)}); {_AGAIN}"
+        msg = f"{shown(path)}: no Arrow file, or a damaged one ({clipped(error, 100)}); {_AGAIN}"
         raise DataError(msg) from error
 
 
@@ -64,7 +64,7 @@ def _batches(path: Path) -> Iterator[Any]:
             else:
                 yield from stream
         except Exception as error:
-            msg = f"{shown(path)}: cannot be read ({one_line(error, 100)}); {_AGAIN}"
+            msg = f"{shown(path)}: cannot be read ({clipped(error, 100)}); {_AGAIN}"
             raise DataError(msg) from error
 
 
@@ -83,7 +83,7 @@ def _rows(group: RowGroup, columns: list[str], wanted: Sequence[int]) -> Iterato
                 chosen.validate(full=True)  # offsets are not looked at when a file is opened
                 found = [{name: chosen.column(name)[row - start].as_py() for name in columns} for row in ready]
             except Exception as error:
-                msg = f"{shown(group.path)}: cannot be read at row {start} ({one_line(error, 100)}); {_AGAIN}"
+                msg = f"{shown(group.path)}: cannot be read at row {start} ({clipped(error, 100)}); {_AGAIN}"
                 raise DataError(msg) from error
             yield from found
         start, remaining = start + len(batch), remaining[len(ready) :]

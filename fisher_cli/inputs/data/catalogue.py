@@ -19,7 +19,7 @@ from fisher_cli.inputs.data.parquet_images import parquet_source
 from fisher_cli.inputs.data.sources import DataSource
 from fisher_cli.inputs.data.splits import choose_split
 from fisher_cli.inputs.data.torchvision_datasets import CELEBA_ATTRIBUTES, DATASETS, torchvision_dataset
-from fisher_cli.inputs.formats.containers import one_line
+from fisher_cli.inputs.formats.containers import clipped
 
 _FOLDER: Final = "folder:"
 _LINE: Final = 80  # of a terminal that nobody has widened
@@ -113,9 +113,7 @@ def find_source(
         return huggingface_source(data, split, download=download)
     if is_function:
         if split is not None:
-            msg = (
-                f"--split {one_line(split)}: a function has no splits; pass it on as --data-arg split={one_line(split)}"
-            )
+            msg = f"--split {clipped(split)}: a function has no splits; pass it on as --data-arg split={clipped(split)}"
             raise UsageError(msg)
         return function_source(data, arguments)
     if Path(data).suffix.lower() in _FILES:
@@ -128,7 +126,7 @@ def _is_function(data: str) -> bool:
 
 
 def _file_source(data: str, split: str | None) -> DataSource:
-    path, name = Path(data).expanduser(), one_line(data, 500)
+    path, name = Path(data).expanduser(), clipped(data, 500)
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return parquet_source(name, [path], choose_split(split, (), name))
@@ -155,13 +153,13 @@ def _canonical(data: str) -> str:
     if key in by_key:
         return by_key[key]
     if data and Path(data).expanduser().is_dir():
-        shown = one_line(data)
+        shown = clipped(data)
         msg = f"--data {shown}: a folder of images is named --data folder:{shown}"
         raise DataError(msg)
     suffix = Path(data).suffix.lower()
     reason = _REFUSED.get(suffix) or (_REFUSED["lsun"] if key.startswith("lsun") else None)
     if reason is not None:
-        msg = f"--data {one_line(data)}: {reason}"
+        msg = f"--data {clipped(data)}: {reason}"
         raise DataError(msg)
     near = [name for each, name in by_key.items() if each.startswith(key)][:6] if key else []
     near += [by_key[each] for each in difflib.get_close_matches(key, by_key, n=3)]

@@ -14,7 +14,7 @@ from fisher_cli.errors import DataError
 from fisher_cli.inputs.data.arrays import NamedArray, pair_source, table_of
 from fisher_cli.inputs.data.normalization import NONE
 from fisher_cli.inputs.data.sources import Array, DataSource, Example, one_by_one
-from fisher_cli.inputs.formats.containers import one_line
+from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.user_code import call_reason, import_function, parsed_arguments, raise_if_stopped
 
 # An augmentation of one example in ten escapes four readings of so many with a chance of one in a million.
@@ -188,7 +188,7 @@ def _label(item: object, index: int, name: str) -> int:
     """
     number = np.asarray(item.detach().cpu() if isinstance(item, Tensor) else item)
     if number.size != 1 or number.dtype.kind not in "iu":
-        msg = f"{name}: example {index} has the label {one_line(item, 60)}; class numbers are integers from 0 up"
+        msg = f"{name}: example {index} has the label {clipped(item, 60)}; class numbers are integers from 0 up"
         raise DataError(msg)
     return int(number.reshape(()))
 

@@ -12,7 +12,7 @@ from fisher_cli.inputs.data.normalization import NAMED
 from fisher_cli.inputs.data.sources import DataSource, one_by_one
 from fisher_cli.inputs.data.splits import SPLIT_WORDS, find_split
 from fisher_cli.inputs.data.torchvision_datasets import data_folder
-from fisher_cli.inputs.formats.containers import one_line
+from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.formats.files import shown
 
 _READ: Final = (".jpg", ".jpeg", ".png", ".webp")
@@ -35,8 +35,8 @@ def folder(place: str, split: str | None) -> DataSource:
     names = _folders_in(root)
     chosen = None if split is None else find_split(split, names)
     if split is not None and chosen is None:
-        there = f"there are {one_line(', '.join(names))}" if names else "it holds no folders"
-        msg = f"--split {one_line(split)}: no such folder in {shown(root)}; {there}"
+        there = f"there are {clipped(', '.join(names))}" if names else "it holds no folders"
+        msg = f"--split {clipped(split)}: no such folder in {shown(root)}; {there}"
         raise UsageError(msg)
     if split is None and names and SPLIT_WORDS.issuperset(name.lower() for name in names):
         msg = f"folder:{place}: its folders are splits, not classes; choose with --split {names[0]}"

@@ -18,7 +18,7 @@ from fisher_cli.inputs.data.arrow_images import arrow_source
 from fisher_cli.inputs.data.parquet_images import parquet_source
 from fisher_cli.inputs.data.sources import DataSource
 from fisher_cli.inputs.data.splits import SPLIT_WORDS, choose_split, in_order
-from fisher_cli.inputs.formats.containers import one_line
+from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.formats.files import open_regular, shown
 
 PREFIX: Final = "hf:"
@@ -44,7 +44,7 @@ def huggingface_source(data: str, split: str | None, *, download: bool) -> DataS
         return _split_of(data, {None: [path]}, split, path.parent)
     name, _, config = place.partition(":")
     if not _NAME.fullmatch(name) or ".." in name or not _CONFIG.fullmatch(config):
-        msg = f"--data {one_line(data)}: names no dataset; type hf:NAME, hf:OWNER/NAME:CONFIG, or hf:DIR"
+        msg = f"--data {clipped(data)}: names no dataset; type hf:NAME, hf:OWNER/NAME:CONFIG, or hf:DIR"
         raise DataError(msg)
     found = _cached(name, config)
     if not found and download:
@@ -52,18 +52,18 @@ def huggingface_source(data: str, split: str | None, *, download: bool) -> DataS
         found = _cached(name, config)
     if not found:
         msg = (
-            f"{one_line(data)}: not in the cache in {shown(_home())}; type --download to fetch it, or hf:DIR for a "
+            f"{clipped(data)}: not in the cache in {shown(_home())}; type --download to fetch it, or hf:DIR for a "
             "folder of save_to_disk or of Parquet files"
         )
         raise DataError(msg)
     if len(found) > 1:
-        msg = f"{one_line(data)}: has several configurations; type hf:{name}:CONFIG with one of {', '.join(found)}"
+        msg = f"{clipped(data)}: has several configurations; type hf:{name}:CONFIG with one of {', '.join(found)}"
         raise DataError(msg)
     return _split_of(data, _folder_splits(next(iter(found.values()))), split, _home())
 
 
 def _split_of(data: str, splits: Mapping[str | None, Sequence[Path]], split: str | None, beside: Path) -> DataSource:
-    data = one_line(data, 500)
+    data = clipped(data, 500)
     chosen = choose_split(split, in_order(name for name in splits if name is not None), data)
     paths = sorted(splits[chosen])
     if paths[0].suffix == ".parquet":
@@ -132,7 +132,7 @@ def _json(path: Path) -> Mapping[str, Any]:
         with open_regular(path, _LONGEST_DESCRIPTION) as file:
             content = json.loads(file.read())
     except (ValueError, RecursionError, OSError) as error:
-        msg = f"{shown(path)}: damaged ({one_line(error, 100)}); copy or download the dataset again"
+        msg = f"{shown(path)}: damaged ({clipped(error, 100)}); copy or download the dataset again"
         raise DataError(msg) from error
     return content if isinstance(content, Mapping) else {}
 
@@ -177,15 +177,15 @@ def _download(data: str, name: str, config: str) -> None:
     try:
         import datasets
     except ImportError as error:
-        msg = f"{one_line(data)}: fetching it needs the datasets library; type: pip install 'fisher-cli[hf]'"
+        msg = f"{clipped(data)}: fetching it needs the datasets library; type: pip install 'fisher-cli[hf]'"
         raise DataError(msg) from error
     if int(datasets.__version__.split(".")[0]) < _FIRST_SAFE:
         version = datasets.__version__
-        msg = f"{one_line(data)}: datasets {version} may run a loading script; type: pip install 'datasets>=4'"
+        msg = f"{clipped(data)}: datasets {version} may run a loading script; type: pip install 'datasets>=4'"
         raise DataError(msg)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             datasets.load_dataset(name, config or None)
     except Exception as error:
-        msg = f"{one_line(data)}: fetching it failed ({one_line(error)}); check the name and the network"
+        msg = f"{clipped(data)}: fetching it failed ({clipped(error)}); check the name and the network"
         raise DataError(msg) from error

@@ -11,7 +11,7 @@ from typing import Any, Final
 from fisher_cli.errors import DataError
 from fisher_cli.inputs.data.images import Pixels, decode_image, read_image
 from fisher_cli.inputs.data.sources import DataSource, Example
-from fisher_cli.inputs.formats.containers import one_line
+from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.formats.files import shown
 
 _LABEL_NAMES: Final = ("label", "labels", "fine_label", "target", "targets", "y", "class")
@@ -110,7 +110,7 @@ def find_columns(columns: Sequence[SchemaColumn], where: str) -> tuple[str, Sche
     label = labels[0] if len(labels) == 1 else next(iter(named), None)
     if len(images) == 1 and label is not None:
         return images[0].name, label
-    shown = one_line(", ".join(f"{column.name} ({column.kind})" for column in columns), 300)
+    shown = clipped(", ".join(f"{column.name} ({column.kind})" for column in columns), 300)
     what = "no single column of images" if len(images) != 1 else "no single column of labels"
     msg = f"{where}: {what} among {shown}; name the columns image and label, or give --data FILE.py:FUNCTION"
     raise DataError(msg)
@@ -140,7 +140,7 @@ def row_label(value: object, where: str) -> int:
         DataError: It is missing, or no integer.
     """
     if not isinstance(value, int) or isinstance(value, bool):
-        msg = f"{where}: has the label {one_line(value, 40)}; class numbers are integers from 0 up"
+        msg = f"{where}: has the label {clipped(value, 40)}; class numbers are integers from 0 up"
         raise DataError(msg)
     return value
 
@@ -156,7 +156,7 @@ def _inside(path: str, where: str, beside: Path | None) -> Path:
         full = (root / path).resolve()
         if full.is_relative_to(root):
             return full
-    msg = f"{where}: its image is not in the file but at {one_line(path)}, which is not opened; store the bytes"
+    msg = f"{where}: its image is not in the file but at {clipped(path)}, which is not opened; store the bytes"
     raise DataError(msg)
 
 

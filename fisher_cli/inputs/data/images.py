@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from fisher_cli.errors import DataError
-from fisher_cli.inputs.formats.containers import one_line
+from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.formats.files import open_regular, shown
 
 Pixels = npt.NDArray[np.uint8]
@@ -60,7 +60,7 @@ def decode_image(data: bytes, where: str, formats: Sequence[str] = FORMATS) -> P
         raise DataError(msg) from error
     # A damaged file makes Pillow raise nearly anything: OSError, SyntaxError, ValueError, struct.error, …
     except Exception as error:
-        reason = one_line(error) or type(error).__name__
+        reason = clipped(error) or type(error).__name__
         msg = f"{where}: cannot be read as an image ({reason}); replace it, or move it out of the folder"
         raise DataError(msg) from error
     return pixels

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fisher_cli.errors import DataError
-from fisher_cli.inputs.formats.containers import one_line
+from fisher_cli.inputs.formats.containers import clipped
 
 _HEADERS: Final = (["index", "label"], ["index", "label", "noisy"])
 _INTEGER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)  # at most 18 digits: fits into 64 bits
@@ -40,7 +40,7 @@ def read_labels(path: str, indices: Sequence[int], total: int) -> tuple[Tensor, 
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         last = max((row.line for row in rows.values()), default=1)
         msg = (
-            f"{one_line(path, 500)}: ends at line {last} without a label for example {missing[0]}{more}; "
+            f"{clipped(path, 500)}: ends at line {last} without a label for example {missing[0]}{more}; "
             "add the lines index,label, or select fewer examples with --limit"
         )
         raise DataError(msg)
@@ -56,7 +56,7 @@ def _parse(path: str, total: int) -> tuple[dict[int, _Row], bool]:
         DataError: The file is no such CSV file, or one of its lines cannot be used.
     """
     rows: dict[int, _Row] = {}
-    file_name, path = os.path.expanduser(path), one_line(path, 500)
+    file_name, path = os.path.expanduser(path), clipped(path, 500)
     try:
         # utf-8-sig: spreadsheets put a byte-order mark in front.
         with open(file_name, newline="", encoding="utf-8-sig") as file:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fisher_cli.errors import DataError, UsageError
 from fisher_cli.inputs.data.resizing import Resizing
-from fisher_cli.inputs.formats.containers import one_line
+from fisher_cli.inputs.formats.containers import clipped
 
 
 @dataclass(frozen=True)
@@ -299,7 +299,7 @@ def weight_transforms(asked: str) -> tuple[Normalization, Resizing]:
     # An unknown name, or transforms of another kind, fail in half a dozen ways.
     except Exception as error:
         msg = (
-            f"--normalize {one_line(asked)}: torchvision has no classifier's weights of that name; type such as "
+            f"--normalize {clipped(asked)}: torchvision has no classifier's weights of that name; type such as "
             "weights:ResNet18_Weights.IMAGENET1K_V1"
         )
         raise UsageError(msg) from error

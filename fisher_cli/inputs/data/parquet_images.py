@@ -9,7 +9,7 @@ from typing import Any, Final
 from fisher_cli.errors import DataError
 from fisher_cli.inputs.data.image_tables import RowGroup, schema_columns, table_source
 from fisher_cli.inputs.data.sources import DataSource
-from fisher_cli.inputs.formats.containers import one_line
+from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.formats.files import available_memory, open_regular, shown
 
 _AGAIN: Final = "copy or download it again"
@@ -54,7 +54,7 @@ def _open(path: Path) -> Iterator[Any]:
             # Without pre-buffering a column is read in pieces, not as a whole.
             opened = pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20, page_checksum_verification=True)
         except Exception as error:  # ArrowInvalid, OSError, ArrowNotImplementedError
-            msg = f"{shown(path)}: no Parquet file, or a damaged one ({one_line(error, 100)}); {_AGAIN}"
+            msg = f"{shown(path)}: no Parquet file, or a damaged one ({clipped(error, 100)}); {_AGAIN}"
             raise DataError(msg) from error
         yield opened
 
@@ -83,7 +83,7 @@ def _rows(group: RowGroup, columns: list[str], wanted: Sequence[int]) -> Iterato
                 msg = f"{where}: row group {group.number} ends at row {start}, before it should; {_AGAIN}"
                 raise DataError(msg) from None
             except Exception as error:
-                msg = f"{where}: row group {group.number} cannot be read ({one_line(error, 100)}); {_AGAIN}"
+                msg = f"{where}: row group {group.number} cannot be read ({clipped(error, 100)}); {_AGAIN}"
                 raise DataError(msg) from error
             yield from found
             start, remaining = start + len(batch), remaining[len(ready) :]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from fisher_cli.errors import DataError, UsageError
 from fisher_cli.inputs.data.images import MOST_PIXELS, Pixels
-from fisher_cli.inputs.formats.containers import one_line
+from fisher_cli.inputs.formats.containers import clipped
 
 _LARGEST: Final = 4096
 _SIZE: Final = re.compile(r"([0-9]{1,5})(?:[x×]([0-9]{1,5}))?", re.ASCII)
@@ -90,7 +90,7 @@ def read_resizing(resize: str | int | Sequence[int] | None, crop: str | int | Se
         there, wanted = ((each, each) if isinstance(each, int) else each for each in (size, part))
         # Of an image whose shorter side is N the longer one is at least that, whichever it is.
         if (wanted[0] > there[0] or wanted[1] > there[1]) and (isinstance(size, tuple) or min(wanted) > size):
-            msg = f"--crop {one_line(crop)} is larger than --resize {one_line(resize)}; crop at most what is there"
+            msg = f"--crop {clipped(crop)} is larger than --resize {clipped(resize)}; crop at most what is there"
             raise UsageError(msg)
     return Resizing(size, part)
 
@@ -105,6 +105,6 @@ def _sides(asked: str | int | Sequence[int], option: str) -> Size:
     found = _SIZE.fullmatch(text.strip().lower())
     sides = [int(side) for side in found.groups() if side] if found else []
     if not sides or not all(1 <= side <= _LARGEST for side in sides):
-        msg = f"{option} {one_line(text)!r}: type N or HxW, numbers from 1 to {_LARGEST}, such as {option} 224"
+        msg = f"{option} {clipped(text)!r}: type N or HxW, numbers from 1 to {_LARGEST}, such as {option} 224"
         raise UsageError(msg)
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from fisher_cli.errors import UsageError
-from fisher_cli.inputs.formats.containers import one_line
+from fisher_cli.inputs.formats.containers import clipped
 
 _SYNONYMS: Final = (("train", "training"), ("val", "valid", "validation", "dev", "eval"), ("test", "testing"))
 
@@ -37,7 +37,7 @@ def choose_split(asked: str | None, there: Sequence[str], name: str) -> str | No
         return find_split("train", there) or next(iter(there), None)
     found = find_split(asked, there)
     if found is None:
-        has = f"there are {one_line(', '.join(there))}" if there else "it has only one part; leave --split out"
-        msg = f"--split {one_line(asked)}: {name} has no such split; {has}"
+        has = f"there are {clipped(', '.join(there))}" if there else "it has only one part; leave --split out"
+        msg = f"--split {clipped(asked)}: {name} has no such split; {has}"
         raise UsageError(msg)
     return found

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from fisher_cli.errors import CheckpointError, UnsafeCheckpointError
-from fisher_cli.inputs.formats.files import COPY_AGAIN, one_line
+from fisher_cli.inputs.formats.files import COPY_AGAIN, clipped
 
 ZIP_SIGNATURES: Final = (b"PK\x03\x04", b"PK\x05\x06")
 _HEADER: Final = struct.Struct("<4s5H3I2H")
@@ -55,11 +55,11 @@ def open_archive(data: bytes) -> Archive:
     _check_names([entry.filename for entry in entries])
     for entry in entries:
         if entry.filename != entry.orig_filename:  # cut at a zero, for one reader and not for the other
-            raise CheckpointError(_strange(f"a member is called {one_line(entry.orig_filename, 80)}"))
+            raise CheckpointError(_strange(f"a member is called {clipped(entry.orig_filename, 80)}"))
         if entry.volume != 0:
-            raise CheckpointError(_strange(f"{one_line(entry.filename, 80)} is on another disk"))
+            raise CheckpointError(_strange(f"{clipped(entry.filename, 80)} is on another disk"))
         if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & ~_KNOWN_FLAGS:
-            msg = f"not as torch.save writes it: {one_line(entry.filename)} is compressed or encrypted; {_RESAVE}"
+            msg = f"not as torch.save writes it: {clipped(entry.filename)} is compressed or encrypted; {_RESAVE}"
             raise CheckpointError(msg)
     ranges = dict(_ranges(data, entries))
     # Without checksums torch writes zero for every member; damage cannot do that to all of them.
@@ -143,9 +143,9 @@ def _check_names(names: list[str]) -> None:
     for name in names:
         parts = name.removesuffix("/").split("/")
         if "\\" in name or "\0" in name or not name.isprintable() or not {"", ".", ".."}.isdisjoint(parts):
-            raise CheckpointError(_strange(f"a member is called {one_line(name, 80)}"))
+            raise CheckpointError(_strange(f"a member is called {clipped(name, 80)}"))
         if name.casefold() in seen:  # torch's reader ignores case
-            raise CheckpointError(_strange(f"{one_line(name, 80)} occurs twice"))
+            raise CheckpointError(_strange(f"{clipped(name, 80)} occurs twice"))
         seen.add(name.casefold())
     if len({name.partition("/")[0] for name in names}) > 1:
         raise CheckpointError(_strange("it has more than one root folder"))
@@ -159,7 +159,7 @@ def _ranges(data: bytes, entries: list[zipfile.ZipInfo]) -> Iterator[tuple[str, 
     """
     position = 0
     for entry in sorted(entries, key=lambda entry: entry.header_offset):
-        name = one_line(entry.filename, 80)
+        name = clipped(entry.filename, 80)
         if entry.header_offset != position:
             raise CheckpointError(_strange(f"something was added to it before {name}"))
         try:
@@ -199,7 +199,7 @@ def _behind_descriptor(data: bytes, end: int, entry: zipfile.ZipInfo) -> int:
             return end + layout.size
         if entry.file_size > 0xFFFFFFFF:
             continue
-    raise CheckpointError(_damaged(f"{one_line(entry.filename, 80)} has two different sizes"))
+    raise CheckpointError(_damaged(f"{clipped(entry.filename, 80)} has two different sizes"))
 
 
 def _check_sums(data: bytes, members: list[zipfile.ZipInfo], ranges: dict[str, tuple[int, int]]) -> None:
@@ -207,7 +207,7 @@ def _check_sums(data: bytes, members: list[zipfile.ZipInfo], ranges: dict[str, t
     for entry in members:
         start, end = ranges[entry.filename]
         if zlib.crc32(view[start:end]) != entry.CRC:
-            msg = f"damaged: {one_line(entry.filename, 80)} does not fit its checksum; {COPY_AGAIN}"
+            msg = f"damaged: {clipped(entry.filename, 80)} does not fit its checksum; {COPY_AGAIN}"
             raise CheckpointError(msg)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.formats import storages
-from fisher_cli.inputs.formats.files import one_line
+from fisher_cli.inputs.formats.files import clipped
 from fisher_cli.inputs.formats.stand_ins import Named, StandIn
 
 QUANTIZED: Final = "holds a quantized tensor, which is not supported; name a checkpoint from before it was quantized"
@@ -53,7 +53,7 @@ def construct(function: object, arguments: tuple[object, ...], check_key: CheckK
         CheckpointError: The arguments do not fit, or would make something that is not stored.
     """
     if not isinstance(function, Known):
-        msg = f"damaged: it calls {one_line(function, 80)}"
+        msg = f"damaged: it calls {clipped(function, 80)}"
         raise CheckpointError(msg)
     if function.make in {_ordered, _set}:
         return function.make(check_key, *arguments)
@@ -133,7 +133,7 @@ def _device(kind: object = "cpu", index: object = None) -> object:
     try:
         return torch.device(kind) if index is None else torch.device(kind, index)
     except (RuntimeError, ValueError, TypeError):
-        return one_line(f"{kind}:{index}", _LONGEST_NOTE)  # a device of another machine's torch
+        return clipped(f"{kind}:{index}", _LONGEST_NOTE)  # a device of another machine's torch
 
 
 def _tensor(storage: object, offset: object, size: object, stride: object, *rest: object) -> object:

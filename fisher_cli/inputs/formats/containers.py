@@ -16,13 +16,13 @@ import safetensors.torch
 
 from fisher_cli.errors import CheckpointError, UnsafeCheckpointError
 from fisher_cli.inputs.formats.archives import ZIP_SIGNATURES, open_archive
-from fisher_cli.inputs.formats.files import COPY_AGAIN, one_line, read_bytes
+from fisher_cli.inputs.formats.files import COPY_AGAIN, clipped, read_bytes
 from fisher_cli.inputs.formats.pickles import Reader
 from fisher_cli.inputs.formats.safetensors_headers import check_header
 from fisher_cli.inputs.formats.torch_files import LEGACY_START, Saved, is_legacy, load_legacy, load_zip
 from fisher_cli.inputs.formats.trusted import load_trusting
 
-__all__ = ["CHECKSUMS_HOLD", "Payload", "decode", "one_line", "read_bytes"]
+__all__ = ["CHECKSUMS_HOLD", "Payload", "clipped", "decode", "read_bytes"]
 
 CHECKSUMS_HOLD: Final = "checksums hold"
 NO_CHECKSUMS: Final = "no checksums"
@@ -67,7 +67,7 @@ def decode(data: bytes, path: Path, *, trust_pickle: bool = False) -> Payload:
         CheckpointError: The bytes are damaged, or of another format.
         UnsafeCheckpointError: Reading the bytes would mean running code that they contain.
     """
-    where = one_line(path, 500)
+    where = clipped(path, 500)
     try:
         return _decoded(data, trust_pickle)
     except CheckpointError as error:
@@ -145,7 +145,7 @@ def _load_safetensors(data: bytes, _trust_pickle: bool) -> Payload:
         # In the file's order: the library's own changes from run to run.
         return Payload("safetensors", {name: tensors[name] for name in names}, metadata)
     except Exception as error:  # what this version of the library does not know
-        msg = f"a safetensors file that cannot be read ({one_line(error, 100)}); {COPY_AGAIN}"
+        msg = f"a safetensors file that cannot be read ({clipped(error, 100)}); {COPY_AGAIN}"
         raise CheckpointError(msg) from error
 
 

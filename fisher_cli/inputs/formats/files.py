@@ -11,7 +11,7 @@ from fisher_cli.errors import CheckpointError, DataError
 COPY_AGAIN: Final = "copy or download it again"
 
 
-def one_line(text: object, limit: int = 200) -> str:
+def clipped(text: object, limit: int = 200) -> str:
     """The text with control characters and lone surrogates escaped, cut at `limit` characters; for messages."""
     shown = str(text)[: limit + 1]
     if not shown.isprintable():
@@ -39,7 +39,7 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         CheckpointError: The file is missing, not regular, not permitted, or larger than memory.
     """
-    where = one_line(path, 500)
+    where = clipped(path, 500)
     try:
         _check_regular(os.stat(path).st_mode, where)  # opening a device may already do something
         descriptor = open_without_waiting(path)
@@ -63,7 +63,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def _reason(error: Exception) -> str:
-    return one_line(getattr(error, "strerror", None) or error or type(error).__name__).lower()
+    return clipped(getattr(error, "strerror", None) or error or type(error).__name__).lower()
 
 
 def _check_regular(mode: int, where: str) -> None:
@@ -87,7 +87,7 @@ MEMORY_SHARE: Final = 0.5
 
 def shown(path: Path | str) -> str:
     """Return the path in one line: a file name can hold line breaks."""
-    return one_line(path, 500)
+    return clipped(path, 500)
 
 
 def available_memory() -> int:
@@ -112,7 +112,7 @@ def open_regular(path: Path | str, longest: int | None = None) -> BinaryIO:
         msg = f"{where}: there is no such file; check the path"
         raise DataError(msg) from error
     except (OSError, ValueError) as error:
-        reason = one_line(getattr(error, "strerror", None) or error).lower()
+        reason = clipped(getattr(error, "strerror", None) or error).lower()
         msg = f"{where}: cannot be opened ({reason}); check what it is with: ls -l"
         raise DataError(msg) from error
     status = os.fstat(descriptor)

@@ -13,7 +13,7 @@ from torch._utils import IMPORT_MAPPING, NAME_MAPPING  # names of Python 2's mod
 
 from fisher_cli.errors import CheckpointError, UnsafeCheckpointError
 from fisher_cli.inputs.formats.constructions import constant, construct, is_sparse
-from fisher_cli.inputs.formats.files import one_line
+from fisher_cli.inputs.formats.files import clipped
 from fisher_cli.inputs.formats.stand_ins import Named, StandIn, called, named
 
 LONGEST_NAME: Final = 500
@@ -277,7 +277,7 @@ def _excessive(what: str) -> NoReturn:
 
 
 def _not_a(kind: str, found: object) -> str:
-    return f"not a {kind} but a {one_line(type(found).__name__)} is filled"
+    return f"not a {kind} but a {clipped(type(found).__name__)} is filled"
 
 
 Step = Callable[[Reader], object]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from fisher_cli.errors import CheckpointError
-from fisher_cli.inputs.formats.containers import one_line
+from fisher_cli.inputs.formats.containers import clipped
 
 _LARGEST: Final = 64 << 20  # bytes; the index of a network with half a million tensors has about this
 _LONGEST_INTEGER: Final = 20  # digits, more than any number of bytes that a disk holds
@@ -63,7 +63,7 @@ def _unique(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
         (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
-        msg = f"names {one_line(twice)} twice"
+        msg = f"names {clipped(twice)} twice"
         raise _DamagedError(msg)
     return found
 

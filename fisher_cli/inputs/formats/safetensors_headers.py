@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from fisher_cli.errors import CheckpointError
-from fisher_cli.inputs.formats.files import COPY_AGAIN, one_line
+from fisher_cli.inputs.formats.files import COPY_AGAIN, clipped
 
 _LONGEST_HEADER: Final = 10_000_000  # bytes; some 100,000 tensors
 _MOST_TENSORS: Final = 100_000
@@ -59,7 +59,7 @@ def _parsed(text: bytes) -> dict[str, object]:
 def _json_reason(error: ValueError) -> str:
     if isinstance(error, UnicodeDecodeError):
         return "its header is not UTF-8"
-    return f"its header is no valid JSON: {one_line(error, 80)}"
+    return f"its header is no valid JSON: {clipped(error, 80)}"
 
 
 def _no_constant(name: str) -> object:
@@ -81,7 +81,7 @@ def _place(name: str, entry: object) -> tuple[int, int]:
     Raises:
         CheckpointError: The entry is malformed.
     """
-    shown = one_line(name, 80)
+    shown = clipped(name, 80)
     if not isinstance(entry, Mapping) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise CheckpointError(_damaged(f"{shown} is not described by dtype, shape and data_offsets"))
     shape, offsets = _counts(entry["shape"]), _counts(entry["data_offsets"])
@@ -89,7 +89,7 @@ def _place(name: str, entry: object) -> tuple[int, int]:
         raise CheckpointError(_damaged(f"{shown} has a malformed shape or place"))
     kind = entry["dtype"]
     if not isinstance(kind, str) or kind not in _SIZES:
-        msg = f"{shown} is of type {one_line(kind, 40)}, which is not supported; save it as float32"
+        msg = f"{shown} is of type {clipped(kind, 40)}, which is not supported; save it as float32"
         raise CheckpointError(msg)
     begin, end = offsets
     needed = math.prod(shape) * _SIZES[kind]
@@ -109,7 +109,7 @@ def _check_places(places: list[tuple[int, int, str]], stored: int) -> None:
     for begin, end, name in places:
         if begin != position:
             what = "overlaps another tensor" if begin < position else "leaves a gap before it"
-            raise CheckpointError(_damaged(f"{one_line(name, 80)} {what}"))
+            raise CheckpointError(_damaged(f"{clipped(name, 80)} {what}"))
         position = end
     if position != stored:
         raise CheckpointError(_damaged(f"its tensors take {position} bytes of {stored}"))

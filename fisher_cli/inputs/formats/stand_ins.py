@@ -4,7 +4,7 @@ import builtins
 from typing import Final
 
 from fisher_cli.errors import CheckpointError, UnsafeCheckpointError
-from fisher_cli.inputs.formats.files import one_line
+from fisher_cli.inputs.formats.files import clipped
 
 # That these stay unread is no protection (nothing named in a file is ever imported) but a clear answer: who asks for
 # them wants to run something.
@@ -58,7 +58,7 @@ class Named:
         self.path = path
 
     def __repr__(self) -> str:
-        return f"<{one_line(self.path, 100)}, not imported>"
+        return f"<{clipped(self.path, 100)}, not imported>"
 
 
 class StandIn:
@@ -79,7 +79,7 @@ class StandIn:
         return self.function.path if isinstance(self.function, Named) else ""
 
     def __repr__(self) -> str:
-        return f"<stand-in for {one_line(self.path or 'a call', 100)}>"
+        return f"<stand-in for {clipped(self.path or 'a call', 100)}>"
 
 
 def named(module: str, name: str) -> Named:
@@ -94,7 +94,7 @@ def named(module: str, name: str) -> Named:
     if module == "builtins":
         is_hostile = name in _HOSTILE_BUILTINS or not hasattr(builtins, name)  # execfile and its kind are of Python 2
     if is_hostile:
-        msg = f"asks to run {one_line(path)}, which is never done"
+        msg = f"asks to run {clipped(path)}, which is never done"
         raise UnsafeCheckpointError(msg)
     return Named(path)
 

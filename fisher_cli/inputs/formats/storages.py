@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fisher_cli.errors import CheckpointError
-from fisher_cli.inputs.formats.files import one_line
+from fisher_cli.inputs.formats.files import clipped
 
 _MOST_DIMENSIONS: Final = 32
 _LARGEST: Final = 1 << 60
@@ -100,7 +100,7 @@ def tensor(storage: object, offset: object, size: object, stride: object, dtype:
         msg = "damaged: a tensor without shape"
         raise CheckpointError(msg)
     if len(size) > _MOST_DIMENSIONS or not _are_counts((offset, *size, *stride)):
-        msg = f"damaged: a tensor with the impossible shape {one_line(size, 80)}"
+        msg = f"damaged: a tensor with the impossible shape {clipped(size, 80)}"
         raise CheckpointError(msg)
     _check_span(offset, size, stride, length, kind.itemsize)  # type: ignore[arg-type]
     start = offset + storage.start * storage.dtype.itemsize // kind.itemsize  # type: ignore[operator]
@@ -111,11 +111,11 @@ def _check_span(offset: int, size: tuple[int, ...], stride: tuple[int, ...], len
     count = math.prod(size)
     beyond = sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1 if count else 0
     if offset + beyond > length:
-        msg = f"damaged: a tensor of shape {one_line(size, 80)} reaches beyond the {length} elements that are stored"
+        msg = f"damaged: a tensor of shape {clipped(size, 80)} reaches beyond the {length} elements that are stored"
         raise CheckpointError(msg)
     if count * width > LARGEST_EXPANDED and _meets_itself(size, stride):
         msg = (
-            f"a tensor of shape {one_line(size, 80)} is expanded to more than {LARGEST_EXPANDED >> 20} MiB, larger "
+            f"a tensor of shape {clipped(size, 80)} is expanded to more than {LARGEST_EXPANDED >> 20} MiB, larger "
             "than what is stored; save it with .contiguous()"
         )
         raise CheckpointError(msg)
@@ -175,7 +175,7 @@ def layout_named(name: object) -> object:
         CheckpointError: There is none.
     """
     if not isinstance(name, str) or name not in _LAYOUTS:
-        msg = f"damaged: it asks for the layout {one_line(name, 80)}"
+        msg = f"damaged: it asks for the layout {clipped(name, 80)}"
         raise CheckpointError(msg)
     return _LAYOUTS[name]
 

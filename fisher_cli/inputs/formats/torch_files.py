@@ -9,7 +9,7 @@ from torch import Tensor
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.formats.archives import Archive
 from fisher_cli.inputs.formats.constructions import QUANTIZED, StorageType
-from fisher_cli.inputs.formats.files import one_line
+from fisher_cli.inputs.formats.files import clipped
 from fisher_cli.inputs.formats.pickles import MOST_ENTRIES, Reader
 from fisher_cli.inputs.formats.plain_values import extent, plain
 from fisher_cli.inputs.formats.stand_ins import Named
@@ -51,7 +51,7 @@ def load_zip(data: bytes, archive: Archive) -> Saved:
     first, last = archive.members.get("byteorder", (0, 0))
     order = data[first:last] or b"little"
     if order not in _ENDIANNESS:
-        msg = f"damaged: its bytes are in the order {one_line(order, 40)}"
+        msg = f"damaged: its bytes are in the order {clipped(order, 40)}"
         raise CheckpointError(msg)
     view = memoryview(data)
     loaded: dict[str, Storage] = {}
@@ -59,11 +59,11 @@ def load_zip(data: bytes, archive: Archive) -> Saved:
     def stored(reference: object) -> object:
         key, kind, count, views = _declared(reference)
         if views is not None or not isinstance(key, str) or f"data/{key}" not in archive.members:
-            msg = f"damaged: the storage {one_line(key, 40)} is missing"
+            msg = f"damaged: the storage {clipped(key, 40)} is missing"
             raise CheckpointError(msg)
         begin, finish = archive.members[f"data/{key}"]
         if count * kind.dtype.itemsize != finish - begin:
-            msg = f"damaged: the storage {one_line(key, 40)} has another size than its pickle says"
+            msg = f"damaged: the storage {clipped(key, 40)} has another size than its pickle says"
             raise CheckpointError(msg)
         if key not in loaded:
             block = torch.empty(finish - begin, dtype=torch.uint8)
@@ -96,7 +96,7 @@ def load_legacy(data: bytes) -> Saved:
     version, machine = reader.load(), reader.load()
     is_little = machine.get("little_endian", True) if isinstance(machine, dict) else None
     if version != _PROTOCOL_VERSION or not isinstance(is_little, bool):
-        msg = f"damaged: its version is {one_line(version, 40)}"
+        msg = f"damaged: its version is {clipped(version, 40)}"
         raise CheckpointError(msg)
     blocks = _Blocks(len(data))
     start = reader.position
@@ -133,7 +133,7 @@ class _Blocks:
         block, known = self.blocks[str(key)]
         storage = _same_type(Storage(block, known.dtype, 0, block.numel() // known.dtype.itemsize), kind, key)
         if storage.length != count:
-            msg = f"damaged: the storage {one_line(key, 40)} has two sizes"
+            msg = f"damaged: the storage {clipped(key, 40)} has two sizes"
             raise CheckpointError(msg)
         if view is None:
             return storage
@@ -157,7 +157,7 @@ class _Blocks:
             count = int.from_bytes(data[position : position + 8], "little" if is_little_endian else "big")
             begin, end = position + 8, position + 8 + block.numel()
             if count * kind.dtype.itemsize != block.numel() or end > len(data):
-                msg = f"truncated or damaged: the storage {one_line(key, 40)} has another size than its pickle says"
+                msg = f"truncated or damaged: the storage {clipped(key, 40)} has another size than its pickle says"
                 raise CheckpointError(msg)
             fill(block, data[begin:end], kind.dtype, is_little_endian)
             position = end
@@ -179,14 +179,14 @@ def _declared(reference: object) -> tuple[object, StorageType, int, object]:
     if isinstance(kind, Named) and kind.path in _OF_QUANTIZED:
         raise CheckpointError(QUANTIZED)
     if not isinstance(kind, StorageType) or type(count) is not int or not 0 <= count < 1 << 60:
-        msg = f"damaged: the storage {one_line(key, 40)} has no type or size"
+        msg = f"damaged: the storage {clipped(key, 40)} has no type or size"
         raise CheckpointError(msg)
     return key, kind, count, reference[5] if len(reference) == 6 else None
 
 
 def _same_type(storage: Storage, kind: StorageType, key: object) -> Storage:
     if kind.dtype != storage.dtype:
-        msg = f"damaged: the storage {one_line(key, 40)} has two types"
+        msg = f"damaged: the storage {clipped(key, 40)} has two types"
         raise CheckpointError(msg)
     return storage
 

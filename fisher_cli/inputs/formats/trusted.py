@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fisher_cli.errors import UnsafeCheckpointError
-from fisher_cli.inputs.formats.files import one_line
+from fisher_cli.inputs.formats.files import clipped
 
 _DEEPEST: Final = 20  # levels searched for networks and namespaces
 
@@ -28,7 +28,7 @@ def load_trusting(data: bytes) -> object:
         return plain_objects(torch.load(io.BytesIO(data), map_location="cpu", weights_only=False))
     except Exception as error:  # anything may go wrong in code that a file brings along
         msg = (
-            f"trusted, and still not readable ({type(error).__name__}: {one_line(error, 120)}); if a module is "
+            f"trusted, and still not readable ({type(error).__name__}: {clipped(error, 120)}); if a module is "
             "missing, name its folder in PYTHONPATH, or save only the weights where it was made"
         )
         raise UnsafeCheckpointError(msg) from error

@@ -15,7 +15,7 @@ from torch import nn
 
 from fisher_cli.errors import ArchitectureError
 from fisher_cli.inputs.checkpoints.checkpoints import Checkpoint
-from fisher_cli.inputs.formats.containers import one_line
+from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.networks.detection import Fit, detect, fit_notes, near_names
 from fisher_cli.inputs.networks.families import BUILT_IN, Family
 from fisher_cli.inputs.networks.fitting import dropped_notes, find_prefix
@@ -143,7 +143,7 @@ def _hinted(checkpoint: Checkpoint, arguments: Mapping[str, object]) -> Architec
 
 
 def _detected(checkpoint: Checkpoint, arguments: Mapping[str, object]) -> Architecture:
-    where, hint = one_line(checkpoint.name), checkpoint.architecture
+    where, hint = clipped(checkpoint.name), checkpoint.architecture
     fit = detect(checkpoint)
     if fit is not None:
         shapes = shapes_of(checkpoint.weights)
@@ -175,7 +175,7 @@ def _detected(checkpoint: Checkpoint, arguments: Mapping[str, object]) -> Archit
 def _disbelieved(fit: Fit, hint: str | None) -> tuple[str, ...]:
     if hint is None or f"{fit.name}-".startswith(f"{hint.lower()}-"):
         return ()
-    return (f"the file calls its network {one_line(hint)}, which was not followed: names and shapes decide",)
+    return (f"the file calls its network {clipped(hint)}, which was not followed: names and shapes decide",)
 
 
 def _named(
@@ -217,8 +217,8 @@ def _family(model: str) -> Family:
     names = list(TIMM.names()) if name.startswith(PREFIX) else known_models()
     near = difflib.get_close_matches(name, names, n=3)
     guess = f"did you mean {' or '.join(near)}? " if near else ""
-    remedy = f"name its factory: {one_line(model)}:factory" if "." in model else _LISTS
-    msg = f"--model {one_line(model)}: unknown; {guess}{remedy}"
+    remedy = f"name its factory: {clipped(model)}:factory" if "." in model else _LISTS
+    msg = f"--model {clipped(model)}: unknown; {guess}{remedy}"
     raise ArchitectureError(msg)
 
 
@@ -228,7 +228,7 @@ def _imported(model: str, arguments: Mapping[str, object]) -> Architecture:
 
 
 def _unknown_hint(name: str, where: str) -> str:
-    shown = one_line(name)
+    shown = clipped(name)
     if any(mark in name for mark in ":/\\") or name.endswith(".py"):
         return (
             f"{where}: asks for the code {shown}, which is never imported on a checkpoint's word; "

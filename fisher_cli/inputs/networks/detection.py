@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fisher_cli.errors import ArchitectureError
 from fisher_cli.inputs.checkpoints.checkpoints import Checkpoint
-from fisher_cli.inputs.formats.containers import one_line
+from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.networks.families import BUILT_IN, Family
 from fisher_cli.inputs.networks.fitting import by_prefix, dropped_notes, is_fit, state_key
 from fisher_cli.inputs.networks.shapes import Shapes, hollow, shapes_of
@@ -50,7 +50,7 @@ class Fit:
         """What agrees, and what was read from it."""
         words, _ = self.family.describe(self.name, dict(self.arguments))
         kind = f", {words}" if words else ""
-        under = f" under {one_line(self.prefix)}" if self.prefix else ""
+        under = f" under {clipped(self.prefix)}" if self.prefix else ""
         same = f"; {' and '.join(self.beside)} would be the same network" if self.beside else ""
         return f"all {len(self.shapes)} names and shapes{under} are {self.name}'s{kind}; {_ends(self)}{same}"
 
@@ -67,7 +67,7 @@ class Fit:
             for key, value in self.arguments.items()
             if key not in _UNSAID | {"num_classes"}
         ]
-        key = f" --state-key {one_line(state_key(checkpoint, self.prefix))}" if self.prefix else ""
+        key = f" --state-key {clipped(state_key(checkpoint, self.prefix))}" if self.prefix else ""
         return f"--model {self.name}{''.join(said)}{key}"
 
 
@@ -146,7 +146,7 @@ def _only(fits: Sequence[Fit], checkpoint: Checkpoint) -> Fit:
     if len(same) < len(others):
         shown = " or ".join(each.words(checkpoint) for each in fits[:_SHOWN])
         more = f" ({len(fits)} fit)" if len(fits) > _SHOWN else ""
-        msg = f"{one_line(checkpoint.name)}: more than one network has these names and shapes; pass {shown}{more}"
+        msg = f"{clipped(checkpoint.name)}: more than one network has these names and shapes; pass {shown}{more}"
         raise ArchitectureError(msg)
     return Fit(first.name, first.family, first.arguments, first.prefix, first.shapes, tuple(each.name for each in same))
 
@@ -179,7 +179,7 @@ def _refuse_continued(fit: Fit, shapes: Shapes, checkpoint: Checkpoint) -> None:
     for name, shape in shapes.items():
         if fit.prefix and not name.startswith(fit.prefix) and len(shape) == 2 and shape[1] == classes:
             msg = (
-                f"{one_line(checkpoint.name)}: {fit.why}, and {one_line(name)} seems to take its outputs; "
+                f"{clipped(checkpoint.name)}: {fit.why}, and {clipped(name)} seems to take its outputs; "
                 f"pass --model ./file.py:factory for the whole, or {fit.words(checkpoint)} for that part alone"
             )
             raise ArchitectureError(msg)

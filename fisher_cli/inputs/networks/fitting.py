@@ -10,7 +10,7 @@ from fisher_cli.errors import ArchitectureError
 from fisher_cli.inputs.checkpoints.checkpoints import Checkpoint
 from fisher_cli.inputs.checkpoints.pruning import as_expected
 from fisher_cli.inputs.checkpoints.weights import clean_names, kept_in_parts, listed
-from fisher_cli.inputs.formats.containers import one_line
+from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.networks.shapes import COUNTER, Shapes, shapes_of, without_counters
 
 _DEEPEST_PREFIX: Final = 6  # of the parts before a network's own names: an attribute of a module of a trainer
@@ -53,9 +53,9 @@ def find_prefix(
             fitting.append((prefix, is_fit(own, inner)))
     exact = [prefix for prefix, is_exact in fitting if is_exact] or [prefix for prefix, _ in fitting]
     if len(exact) > 1:
-        keys = " or ".join(f"--state-key {one_line(state_key(checkpoint, prefix))}" for prefix in exact[:3])
+        keys = " or ".join(f"--state-key {clipped(state_key(checkpoint, prefix))}" for prefix in exact[:3])
         more = f" ({len(exact)} fit)" if len(exact) > 3 else ""
-        msg = f"{one_line(checkpoint.name)}: holds weights of this network more than once; pass {keys}{more}"
+        msg = f"{clipped(checkpoint.name)}: holds weights of this network more than once; pass {keys}{more}"
         raise ArchitectureError(msg)
     return exact[0] if exact else ""
 
@@ -76,7 +76,7 @@ def dropped_notes(prefix: str, shapes: Shapes) -> tuple[str, ...]:
         return ()
     others = [name for name in shapes if not name.startswith(prefix)]
     left = f"; not used: {listed(others)}" if others else ""
-    return (f"the network's names stand under {one_line(prefix)}{left}",)
+    return (f"the network's names stand under {clipped(prefix)}{left}",)
 
 
 def network_notes(module: nn.Module, checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -98,7 +98,7 @@ def load_weights(module: nn.Module, checkpoint: Checkpoint) -> None:
     Raises:
         ArchitectureError: They do not agree, or the network has no storage to copy into.
     """
-    where = one_line(checkpoint.name)
+    where = clipped(checkpoint.name)
     expected = _own(module)
     unready = [name for name, value in expected.items() if is_lazy(value) or value.is_meta]
     if unready:
@@ -116,7 +116,7 @@ def load_weights(module: nn.Module, checkpoint: Checkpoint) -> None:
         # Not strict: what is missing has been decided above. Copies in place, so requires_grad stays.
         module.load_state_dict(weights, strict=False)
     except Exception as error:
-        msg = f"{where}: the network refuses the weights ({one_line(error)}); check --model"
+        msg = f"{where}: the network refuses the weights ({clipped(error)}); check --model"
         raise ArchitectureError(msg) from error
 
 

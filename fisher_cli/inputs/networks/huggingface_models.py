@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fisher_cli.errors import ArchitectureError
 from fisher_cli.inputs.checkpoints.checkpoints import Checkpoint
 from fisher_cli.inputs.checkpoints.weights import listed
-from fisher_cli.inputs.formats.containers import one_line
+from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.networks.shapes import hollow
 from fisher_cli.inputs.user_code import built
 
@@ -58,7 +58,7 @@ def huggingface_model(checkpoint: Checkpoint) -> tuple[str, Callable[[], nn.Modu
     if chosen is None:
         return None
     config = dict(checkpoint.config or {})
-    plain = _plain(config, len(checkpoint.weights), one_line(checkpoint.name))
+    plain = _plain(config, len(checkpoint.weights), clipped(checkpoint.name))
     build = partial(built, partial(_network, str(config["model_type"]), chosen, plain), {}, chosen)
     hollow(build)  # without storage, so that what is absurd fails here
     return chosen, build
@@ -66,8 +66,8 @@ def huggingface_model(checkpoint: Checkpoint) -> tuple[str, Callable[[], nn.Modu
 
 def why_not(checkpoint: Checkpoint) -> str:
     """Return in one line why there is no network of transformers for this configuration."""
-    where, config = one_line(checkpoint.name), dict(checkpoint.config or {})
-    kind, named = one_line(config.get("model_type")), config.get("architectures")
+    where, config = clipped(checkpoint.name), dict(checkpoint.config or {})
+    kind, named = clipped(config.get("model_type")), config.get("architectures")
     if not _is_installed():
         return f"{where}: a {kind} of transformers, which is not installed; pip install 'fisher-cli[hf]'"
     shown = f"{kind} ({listed([str(each) for each in named])})" if isinstance(named, list) and named else kind
@@ -169,7 +169,7 @@ def _plain(config: Mapping[str, Any], tensors: int, where: str) -> dict[str, Any
             continue
         limit = tensors if any(word in key for word in _REPEATED) else _LARGEST
         if not _is_modest(value, limit, _DEEPEST):
-            msg = f"{where}: config.json asks for {one_line(key)} = {one_line(value)}, which cannot be; check the file"
+            msg = f"{where}: config.json asks for {clipped(key)} = {clipped(value)}, which cannot be; check the file"
             raise ArchitectureError(msg)
         kept[key] = _plain(value, tensors, where) if isinstance(value, Mapping) else value
     return kept

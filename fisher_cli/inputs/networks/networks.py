@@ -17,7 +17,7 @@ from fisher_cli.inputs.checkpoints.checkpoints import (
 )
 from fisher_cli.inputs.checkpoints.pruning import apply_masks, remove_masks
 from fisher_cli.inputs.checkpoints.weights import listed
-from fisher_cli.inputs.formats.containers import one_line
+from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.networks.architectures import Architecture, find_architecture, find_factory
 from fisher_cli.inputs.networks.fitting import load_weights, network_notes, own_masks
 from fisher_cli.inputs.networks.huggingface_models import in_names_of
@@ -153,7 +153,7 @@ def network_outcome(error: Exception, file: CheckpointFile) -> tuple[Status, str
         return Status.FAILED, f"{type(error).__name__}: {why}"
     text = str(error)
     for name in (file.name, str(file.path)):
-        text = text.removeprefix(f"{one_line(name, 500)}: ").removeprefix(f"{one_line(name)}: ")
+        text = text.removeprefix(f"{clipped(name, 500)}: ").removeprefix(f"{clipped(name)}: ")
     is_rejected = isinstance(error, (CheckpointError, ArchitectureError))
     return Status.REJECTED if is_rejected else Status.FAILED, text
 
