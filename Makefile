@@ -10,7 +10,7 @@ demo: .venv/fisher  ## the Fisher information of a real training run, as a table
 	@mkdir -p demo-report
 	$(BIN)/fisher analyze sample_checkpoints/digits-clean --format table --no-resume -o demo-report/digits-clean.csv
 
-test: .venv/dev  ## all tests
+test: .venv/dev  ## all tests, and of the long lists a seeded part
 	$(BIN)/python -m pytest -n auto
 
 test-long: .venv/dev  ## the full counts of the long lists
