@@ -25,7 +25,14 @@ if TYPE_CHECKING:
 class Analysis:
     """The measurements of a run in order of training, and what is needed to say where they come from.
 
-    `part` says which part of a run this is, None for all of it.
+    Attributes:
+        settings: what was asked.
+        resources: with what.
+        device: where rows are measured, as text; several devices are joined by commas.
+        data: the examples in words, as JSON values.
+        measurements: the rows so far; the run adds to them.
+        seconds: from the beginning of the run to the last row.
+        part: which part of a run this is; None for all of it.
     """
 
     settings: Settings
@@ -43,19 +50,20 @@ class Analysis:
         return 0 if self.part is None else self.part.share.start
 
     def whole(self) -> "Analysis":
-        """The same with all measurements at hand; tables that were made once stay as they are."""
+        """A copy with the rows that there are now; its tables are made anew."""
         return replace(self, measurements=list(self.measurements))
 
     def frame(self, name: str, *, layers: bool = True) -> "pd.DataFrame":
-        """A table of the run, by its name in `fisher_cli.tables.registry`; it is made once.
+        """A table of the run, as a data frame. It is made once, of the rows that there are at the first call.
 
         Args:
-            name: "main", "layers", "spectrum" and so on; docs/columns.md lists them. A table that the run did not ask
-                for has no rows, or says of each checkpoint nothing but its status.
+            name: its name in `fisher_cli.tables.registry`: "main", "layers", "spectrum" and so on; docs/columns.md
+                lists them. A table that the run did not ask for has no rows, or says of each checkpoint nothing but its
+                status.
             layers: whether a long form has the rows of the parameter tensors too.
 
         Returns:
-            The data frame, its columns as docs/columns.md explains them.
+            The data frame, its columns as docs/columns.md explains them. Later calls give the same object.
 
         Raises:
             UsageError: there is no such table.
@@ -118,7 +126,7 @@ class Analysis:
 
     @property
     def succeeded(self) -> int:
-        """Number of checkpoints that gave numbers."""
+        """How many checkpoints gave numbers: those whose status is ok or not-converged."""
         return sum(m.status in {Status.OK, Status.NOT_CONVERGED} for m in self.measurements)
 
     @property
@@ -127,7 +135,7 @@ class Analysis:
         return list(dict.fromkeys(m.ledger for m in self.measurements if m.ledger is not None))
 
     def stable_metadata(self) -> dict[str, Any]:
-        """What was asked and of what: the same for every repetition of the run."""
+        """What was asked and of what, as JSON values: the same for every repetition of the run."""
         ledgers = {ledger: index for index, ledger in enumerate(self.ledgers)}
         part = {} if self.part is None else {"part": self.part.as_dict()}
         return part | {
@@ -155,7 +163,7 @@ class Analysis:
         }
 
     def run_metadata(self) -> dict[str, Any]:
-        """How it went this time: versions, device, timings, memory, command."""
+        """How it went this time, as JSON values: versions, device, command, timings in seconds and memory in bytes."""
         return {
             "python": platform.python_version(),
             "torch": torch.__version__,

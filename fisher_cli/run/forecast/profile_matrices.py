@@ -162,7 +162,7 @@ class MatrixProfiler:
         return route, columns, step
 
     def _comparison(self, found: MatrixProfile) -> None:
-        """Nulls, and both matrices by inner products or by products, as `curvature/comparison.py` does it."""
+        """Nulls, and both matrices by inner products or by products, as `curvature/comparison/` does it."""
         start = time.perf_counter()
         with growth(self.part.device) as grown:
             null_distribution(Engine(self.part), seed=self.settings.seed)
