@@ -57,7 +57,7 @@ class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             sizes: the number of values of every parameter by name, those without operations too.
 
         Returns:
-            Shares by parameter, which add up to one with the last number: the passes through the network.
+            Shares by parameter, which add up to one with the last number; all are 0 where nothing was counted.
         """
         total = sum(self.by_owners.values()) or 1
         spent = dict.fromkeys(sizes, 0.0)
