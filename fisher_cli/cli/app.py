@@ -200,7 +200,7 @@ def _stop(number: int, _: FrameType | None) -> None:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line and exit with a code that docs/formats.md explains."""
     if launched().size > 1:
         # What torch's own network code says when another rank is gone takes dozens of lines.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
