@@ -51,7 +51,12 @@ class BatchDim:
         return tensor
 
     def spread(self, ratios: Tensor, dimensions: int) -> Tensor:
-        """One number per example, shaped to multiply a tensor of this layout."""
+        """The number of each example, shaped to multiply a tensor of this layout.
+
+        Args:
+            ratios: one number per example, (B,).
+            dimensions: how many the tensor has.
+        """
         values = ratios.repeat(self.times) if self.minor else ratios.repeat_interleave(self.times)
         shape = [1] * dimensions
         shape[self.dimension] = -1

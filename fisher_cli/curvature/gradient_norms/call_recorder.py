@@ -82,12 +82,12 @@ class Call:
 
     @property
     def inputs(self) -> Tensor | None:
-        """What the rule needs of the data; None where a parameter is added or expanded as it is."""
+        """What the rule needs of the data, as the call had it; None where a parameter is added or expanded as it is."""
         return None if self.held is None else self.held.get()
 
     @property
     def unchanged(self) -> bool:
-        """Whether the input still holds what the function was given."""
+        """Whether the held input still has the values that the function was given."""
         return self.held is None or self.held.unchanged
 
 

@@ -95,7 +95,7 @@ class OuterProducts:
         return OuterProducts(a, delta, self.transposed)
 
     def some(self, directions: slice, examples: slice) -> "OuterProducts":
-        """Those of some directions and examples."""
+        """The gradients of some directions and examples, as views of the same factors."""
         return OuterProducts(self.inputs[examples], self.cotangents[directions, examples], self.transposed)
 
     def squared_norms(self, deferred_checks: DeferredChecks | None = None) -> Tensor:
@@ -172,7 +172,7 @@ class OuterProducts:
         return oriented.reshape(*gradient.shape[:2], shape.numel())
 
     def projections(self, vector: Tensor) -> Tensor:
-        """⟨g, V⟩ = Σ_l δ_lᵀ V a_l, (K, B) in float64, for V in the parameter's shape."""
+        """⟨g, V⟩ = Σ_l δ_lᵀ V a_l, (K, B) in float64, for V in the parameter's shape and any precision."""
         groups, columns, rows = self.inputs.shape[1], self.inputs.shape[2], self.cotangents.shape[3]
         v = vector.reshape(groups, columns, rows).mT if self.transposed else vector.reshape(groups, rows, columns)
         # All examples side by side: broadcast over them, V would be copied for each. A few rows of V at a time, whose
@@ -224,7 +224,7 @@ class ExplicitGradients:
         return self if times == 1 else ExplicitGradients(_split(self.values, 1, times).sum(2))
 
     def some(self, directions: slice, examples: slice) -> "ExplicitGradients":
-        """Those of some directions and examples."""
+        """The gradients of some directions and examples, as views of the same values."""
         return ExplicitGradients(self.values[directions, examples])
 
     def squared_norms(self, deferred_checks: DeferredChecks | None = None) -> Tensor:
@@ -240,7 +240,7 @@ class ExplicitGradients:
         return self.values.double() @ vector.double().reshape(-1)
 
     def gradients(self, shape: torch.Size) -> Tensor:
-        """The gradients themselves, (K, B, size)."""
+        """The gradients g themselves, (K, B, size), in the order of the parameter's entries."""
         return self.values.reshape(*self.values.shape[:2], shape.numel())
 
     def gram(self) -> Tensor:
@@ -272,7 +272,7 @@ class EmbeddingRows:
         )
 
     def some(self, directions: slice, examples: slice) -> "EmbeddingRows":
-        """Those of some directions and examples."""
+        """The gradients of some directions and examples, as views of the same tensors."""
         return EmbeddingRows(self.ids[examples], self.cotangents[directions, examples], self.counted[examples])
 
     def squared_norms(self, deferred_checks: DeferredChecks | None = None) -> Tensor:  # noqa: ARG002 - added in float64: exact
@@ -292,7 +292,7 @@ class EmbeddingRows:
         return _dots(self.cotangents, vector.reshape(len(vector), -1)[self.ids] * self.counted.unsqueeze(2))
 
     def gradients(self, shape: torch.Size) -> Tensor:
-        """The gradients themselves, (K, B, size)."""
+        """The gradients g themselves, (K, B, size), in the order of the parameter's entries."""
         directions, examples, _, width = self.cotangents.shape
         full = self.cotangents.new_zeros(directions, examples, shape.numel() // width, width)
         index = self.ids.unsqueeze(0).unsqueeze(3).expand_as(self.cotangents)
@@ -389,7 +389,7 @@ class FormedGradients:
         return found
 
     def gradients(self, shape: torch.Size) -> Tensor:
-        """The gradients themselves, (K, B, size)."""
+        """The gradients g themselves, (K, B, size), in the order of the parameter's entries."""
         pieces = [gradients for _, _, gradients in self._pieces(all_directions=True)]
         return torch.cat(pieces, 1).reshape(*self._counts, shape.numel())
 

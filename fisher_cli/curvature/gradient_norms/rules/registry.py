@@ -96,7 +96,14 @@ class TensorOperator:
 
 @dataclass(frozen=True)
 class Product:
-    """A use of parameters within a decomposition: `output` (B, …) has the cotangents that the rule is given."""
+    """A use of parameters within a decomposition.
+
+    Attributes:
+        rule: what gives its contributions.
+        arguments: the parameters by name, with None where there is none.
+        inputs: what the rule is given of the data, (B, …).
+        output: (B, …), whose cotangents the rule is given.
+    """
 
     rule: Rule
     arguments: dict[str, Tensor | None]
@@ -180,7 +187,10 @@ def rule(
 def decomposition(*functions: str) -> Callable[[Decompose], Decompose]:
     """Register the decorated function (name, args) → what a function of torch does, by products that have rules.
 
-    It returns None for calls that it has no products for.
+    It returns None for calls that it has no products for, which then go the usual way.
+
+    Args:
+        *functions: names, such as "torch._VF.lstm".
     """
 
     def register(decompose: Decompose) -> Decompose:
