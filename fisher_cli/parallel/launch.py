@@ -27,7 +27,7 @@ class Launch:
 
     @property
     def speaks(self) -> bool:
-        """Whether it prints, and writes files: one process does."""
+        """Whether this process prints and writes files, which rank 0 alone does."""
         return self.rank == 0
 
 

@@ -40,6 +40,10 @@ class ShareQueue:
 
     A row needs the network of the row before, so that every break in a worker's sequence costs one measurement more:
     the number of workers less one, and one for each share that is taken over.
+
+    Args:
+        places: of the rows to measure, in order of training.
+        workers: how many there are.
     """
 
     def __init__(self, places: Sequence[int], workers: int) -> None:
