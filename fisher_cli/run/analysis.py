@@ -46,7 +46,7 @@ class Analysis:
 
     @property
     def first_order(self) -> int:
-        """Where in the whole run the first row stands."""
+        """The number of the first row in the whole run, from 0; above 0 in a later shard."""
         return 0 if self.part is None else self.part.share.start
 
     def whole(self) -> "Analysis":
@@ -90,27 +90,27 @@ class Analysis:
 
     @property
     def table(self) -> "pd.DataFrame":
-        """One row per checkpoint."""
+        """The main table: one row per checkpoint."""
         return self.frame("main")
 
     @property
     def layers(self) -> "pd.DataFrame":
-        """One row per checkpoint and parameter tensor."""
+        """The table of layers: one row per checkpoint and parameter tensor, none for checkpoints without a trace."""
         return self.frame("layers")
 
     @property
     def comparison(self) -> "pd.DataFrame":
-        """One row per checkpoint: the empirical against the true Fisher, where that was asked for."""
+        """The empirical against the true Fisher where that was asked for: one row per checkpoint."""
         return self.frame("comparison")
 
     @property
     def comparison_layers(self) -> "pd.DataFrame":
-        """One row per checkpoint and parameter tensor of the same."""
+        """The same by parameter: one row per checkpoint and parameter tensor."""
         return self.frame("comparison_layers")
 
     @property
     def identities(self) -> "pd.DataFrame":
-        """One row per checkpoint and identity, where `verify` was asked for."""
+        """The identities where `verify` was asked for: one row per checkpoint and identity."""
         return self.frame("identities")
 
     @property
@@ -121,7 +121,7 @@ class Analysis:
 
     @property
     def data_title(self) -> str:
-        """The dataset and its split in two words."""
+        """The dataset and its split in two words, for titles."""
         return " ".join(str(part) for part in (self.data.get("name"), self.data.get("split")) if part)
 
     @property

@@ -164,20 +164,24 @@ class Observer(Protocol):
         """
 
     def finish(self, measurement: Measurement) -> None:
-        """A checkpoint is done."""
+        """A checkpoint is done.
+
+        Args:
+            measurement: its row, which may say why it has no numbers.
+        """
 
 
 class NoObserver:
     """An observer that does nothing."""
 
     def start(self, name: str) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
     def stage(self, text: str, fraction: float) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
     def finish(self, measurement: Measurement) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
 
 def _check_classes(problem: Problem, classes: int | None) -> None:

@@ -45,7 +45,12 @@ TIMED_PRODUCTS = 2
 
 @dataclass(frozen=True)
 class FirstExamples:
-    """The first `count` of some examples."""
+    """The first `count` of some examples, with the methods of `Data`.
+
+    Attributes:
+        data: all examples.
+        count: how many of them.
+    """
 
     data: Data
     count: int
@@ -65,7 +70,13 @@ class FirstExamples:
 
 @dataclass
 class MatrixProfile:
-    """Steps of a measurement after its sweep, the ways to the eigenvalues by matrix, and seconds by stage."""
+    """What follows the sweep of a measurement.
+
+    Attributes:
+        demands: the memory of each step.
+        routes: (matrix, way to its eigenvalues).
+        seconds: by stage, of all examples.
+    """
 
     demands: list[StepMemory] = field(default_factory=list)
     routes: list[tuple[str, str]] = field(default_factory=list)
@@ -74,9 +85,13 @@ class MatrixProfile:
 
 @dataclass
 class MatrixProfiler:
-    """The matrices of all examples beside those of a few, `part`, on which the work is tried.
+    """The matrices of all examples beside those of a few, on which the work is tried.
 
-    `looks_back` says whether the eigenvectors of the row before are there.
+    Attributes:
+        problem: of all examples.
+        part: of the few.
+        settings: what is asked.
+        looks_back: whether the eigenvectors of the row before are there.
     """
 
     problem: Problem

@@ -107,7 +107,7 @@ class RunProfile:
 
     @property
     def parts(self) -> tuple[tuple[str, int], ...]:
-        """What is there then, by what it is for."""
+        """What memory holds when it is fullest: (what it is for, bytes), those of 0 bytes left out."""
         found = self._later_parts if self.later_peak > self.batches_peak else self._batch_parts
         return tuple((name, size) for name, size in found if size)
 
