@@ -58,7 +58,7 @@ class TextColumn:
 
     @property
     def width(self) -> int:
-        """The width that shows everything."""
+        """The width that shows the heading and every cell, in columns of the terminal."""
         return max(map(cell_len, (self.heading, *self.cells)))
 
 
