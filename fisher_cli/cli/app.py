@@ -96,7 +96,7 @@ def _exit_code(error: Exception) -> int:
 
 
 def _abandon_stdout() -> None:
-    """Let what is still to be written vanish, or Python would complain again when it flushes at exit."""
+    """Discard what is still to be written, or Python would complain again when it flushes at exit."""
     sink = os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, sys.stdout.fileno())
     os.close(sink)

@@ -1,4 +1,4 @@
-"""Watching over the other ranks: one that ends, hangs or is told to stop takes all with it, soon and in order.
+"""Watching the other ranks: where one ends, hangs or is told to stop, all stop, soon and in order.
 
 A thread looks every second at the launcher, at the word that a rank leaves when it must go, and at a counter that each
 rank keeps moving. Waiting for a rank that computes can take hours, so that no time limit on collectives would do.

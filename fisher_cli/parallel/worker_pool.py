@@ -26,7 +26,7 @@ from fisher_cli.run.row import Keep, Predecessor, Source
 from fisher_cli.settings import Resources, Settings
 from fisher_cli.storage.atomic_write import STOPPING_SIGNALS
 
-# A checkpoint whose process died is tried once more: what killed it may have been another process's hunger for memory.
+# A checkpoint whose process died is tried once more: another process may have taken the memory.
 ATTEMPTS: Final = 2
 # Taking the second half of what another worker has before it costs a measurement more: with fewer left nothing is won.
 _WORTH_SHARING: Final = 3

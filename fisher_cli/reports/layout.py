@@ -102,7 +102,7 @@ def empty_table(columns: Mapping[str, TextColumn], widths: Mapping[str, int]) ->
         pad_edge=False,
         padding=(0, 1, 0, 0),
         header_style="bold",
-        width=total_width([widths[key] for key in columns]),  # keeps rich from squeezing
+        width=total_width([widths[key] for key in columns]),  # keeps rich from narrowing columns
     )
     for key, column in columns.items():
         heading = Text(shorten(column.heading, widths[key]))

@@ -227,7 +227,7 @@ def _described(
     probed: RunProfile | None = None,
     sketch: LowerBound | None = None,
 ) -> Forecast:
-    """What was found by the probe, or by the network's outline where that was enough to refuse."""
+    """What was found by the probe, or by the network's shapes where these were enough to refuse."""
     seconds = {} if probed is None else probed.seconds
     joining = sum(seconds.get(stage, 0.0) for stage in JOINING)
     whole = todo.measurements * sum(seconds.values()) + (todo.joined + todo.revisited) * joining

@@ -57,7 +57,7 @@ class FirstExamples:
 
     @property
     def labels(self) -> Tensor:
-        """(count,) or (count, C)."""
+        """The labels of these examples, (count,) or (count, C)."""
         return self.data.labels[: self.count]
 
     def __len__(self) -> int:

@@ -180,7 +180,7 @@ def _as_table(found: Measurement, settings: Settings) -> None:
 
 
 def _held(problem: Problem, *, leaves_footprint: bool) -> int:
-    """What is resident when eigenvalues begin: what is now, less the footprint that this row leaves in the end."""
+    """What is resident when eigenvalues begin: what is now, less the network's copy that the row keeps for the next."""
     trim()
     device = problem.device
     tensors = sum(each.numel() * each.element_size() for each in problem.model.state_dict().values())
