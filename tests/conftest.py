@@ -1,5 +1,6 @@
 import os
 import random
+import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -22,6 +23,10 @@ from tests.small_run import write_checkpoints
 
 # Processes are forked, and may not share threads.
 torch.set_num_threads(1)
+
+# A shell that starts the tests in the background lets them, and all their processes, ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples each time, and as long for each as the machine takes.
 hypothesis.settings.register_profile("the same", derandomize=True, deadline=None)

@@ -24,6 +24,7 @@ from fisher_cli.curvature.traces import traces
 from fisher_cli.results import Identity, Outcome, Verification
 from tests.cases import CASES, Case, unsettle
 from tests.conftest import problem_of, reference_of
+from tests.long_lists import some
 
 
 def named(found: Verification, name: str) -> Identity:
@@ -216,7 +217,9 @@ FAULTS: list[tuple[Plant, set[str], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("plant", "expected", "words"), FAULTS, ids=lambda each: getattr(each, "__name__", ""))
+@pytest.mark.parametrize(
+    ("plant", "expected", "words"), some(FAULTS, part=0.5), ids=lambda each: getattr(each, "__name__", "")
+)
 def test_a_planted_fault_fails_and_is_named(
     plant: Plant, expected: set[str], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -168,7 +168,7 @@ def attempts(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
     return sizes
 
 
-@pytest.mark.parametrize(("call", "where"), some(product(range(1, 9), ["forward", "backward", "product"]), part=0.3))
+@pytest.mark.parametrize(("call", "where"), some(product(range(1, 9), ["forward", "backward", "product"]), part=0.2))
 def test_a_shortage_at_any_call_gives_the_tables_of_half_the_batch(
     where: str, call: int, attempts: list[int | None]
 ) -> None:
@@ -188,7 +188,7 @@ def test_a_shortage_at_any_call_gives_the_tables_of_half_the_batch(
     assert (expected.memory_ran_out_at, found.status) == (None, expected.status)
 
 
-@pytest.mark.parametrize("call", range(1, 9))
+@pytest.mark.parametrize("call", some(range(1, 9), part=0.4))
 def test_a_shortage_with_the_automatic_batch_size(call: int, attempts: list[int | None]) -> None:
     """The first two forward passes are those that decide upon the size: then nothing is known but these examples."""
     module, settings = network(), Settings(eigenvalues=0)
@@ -202,7 +202,7 @@ def test_a_shortage_with_the_automatic_batch_size(call: int, attempts: list[int 
 
 
 @pytest.mark.parametrize(
-    ("holds", "estimator"), some(product([1, 2, 5, 8, 15], ["exact", "deflated", "sampled"]), part=0.3)
+    ("holds", "estimator"), some(product([1, 2, 5, 8, 15], ["exact", "deflated", "sampled"]), part=0.2)
 )
 def test_the_batch_is_halved_until_it_fits(holds: int, estimator: str, attempts: list[int | None]) -> None:
     """The check looks at two examples and the products' test at three; a memory that holds fewer is no use here."""

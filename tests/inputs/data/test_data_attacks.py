@@ -15,6 +15,7 @@ from tests.attacks.child import end_what_hangs
 from tests.data_attacks import HANDLED, REFUSED, Canary
 from tests.effort import Effort
 from tests.loading import load_examples
+from tests.long_lists import some
 
 MEGABYTES = 512
 
@@ -43,7 +44,7 @@ def in_child(data: str) -> dict[str, object]:
     return json.loads(text) if text else {"kind": "died or hung"}
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", some(REFUSED, part=0.3))
 def test_a_hostile_file_is_refused_in_one_line(name: str, workdir: Path) -> None:
     make, says = REFUSED[name]
     found = in_child(make(workdir))
