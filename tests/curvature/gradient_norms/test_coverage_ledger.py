@@ -1,7 +1,7 @@
 """The coverage ledger and the sums that must hold before a number is shown; each check is seen to fail."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import fisher_cli.curvature.traces.coverage_ledger
 from fisher_cli import analyze
 from fisher_cli.curvature.gradient_norms.engine import BatchBackward, Engine
 from fisher_cli.curvature.gradient_norms.operation_count import OperationCounter, counted, spent_on
-from fisher_cli.curvature.problem.output_scores import OutputScores
-from fisher_cli.curvature.problem.problem import TensorData, pose
-from fisher_cli.curvature.traces import coverage_ledger, traces
+from fisher_cli.curvature.problem.moments import Moments
+from fisher_cli.curvature.problem.problem import Batch, Problem, TensorData, pose
+from fisher_cli.curvature.traces import coverage_ledger
 from fisher_cli.curvature.traces.traces import sweep
 from fisher_cli.errors import VerificationError
 from fisher_cli.results import Ledger, Status, Trace
@@ -109,27 +108,31 @@ def drop_a_parameter(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(BatchBackward, "measure", forgetful)
 
 
-Norms = Mapping[str, Tensor]
+def tamper(patch: pytest.MonkeyPatch, change: Callable[[Moments, str], None]) -> None:
+    """Change the running sums of the layers' traces after every batch."""
+    original = Moments.add
 
+    def changed(sums: Moments, values: Tensor, *variances: Tensor) -> None:
+        original(sums, values, *variances)
+        if values.dim() == 2:  # a row for each layer
+            change(sums, "true" if variances else "empirical")
 
-def tamper(patch: pytest.MonkeyPatch, change: Callable[[traces._Totals, Norms, OutputScores], None]) -> None:
-    """Change the running sums after every batch."""
-    original = traces._add_traces
-
-    def changed(totals: traces._Totals, norms: Norms, scores: OutputScores) -> None:
-        original(totals, norms, scores)
-        change(totals, norms, scores)
-
-    patch.setattr(traces, "_add_traces", changed)
+    patch.setattr(Moments, "add", changed)
 
 
 def spoil_a_layer(patch: pytest.MonkeyPatch) -> None:
-    tamper(patch, lambda totals, *_: totals.empirical_layers.mean[totals.names.index("3.weight")].fill_(0.5))
+    tamper(patch, lambda sums, matrix: sums.mean[2].fill_(0.5) if matrix == "empirical" else None)
 
 
 def count_examples_twice(patch: pytest.MonkeyPatch) -> None:
-    original = traces._add_traces
-    tamper(patch, original)
+    """Every batch comes twice."""
+    original = Problem.batches
+
+    def twice(*given: Any) -> Iterator[Batch]:
+        for batch in original(*given):
+            yield from (batch, batch)
+
+    patch.setattr(Problem, "batches", twice)
 
 
 FAULTS = {
@@ -153,12 +156,13 @@ def test_a_fault_fails_the_row_and_nothing_of_it_is_shown(fault: str) -> None:
 
 
 def test_a_fault_in_one_checkpoint_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[object] = []
+    seen: list[Moments] = []
 
-    def once(totals: traces._Totals, *_: object) -> None:
-        seen.append(totals)
-        if totals is seen[0]:
-            totals.true_layers.mean[totals.names.index("5.bias")] += 1.0
+    def once(sums: Moments, matrix: str) -> None:
+        if matrix == "true":
+            seen.append(sums)
+            if sums is seen[0]:
+                sums.mean[-1] += 1.0
 
     tamper(monkeypatch, once)
     found = analyze([FIRST, LAST], limit=20, eigenvalues=0)
@@ -310,7 +314,7 @@ def test_a_network_that_cannot_be_watched_has_a_ledger_without_work(monkeypatch:
         raise NotImplementedError(msg)
 
     expected = ledger_of(MLP, verify=False)
-    monkeypatch.setattr(fisher_cli.curvature.traces.coverage_ledger, "counted", refuse)
+    monkeypatch.setattr(coverage_ledger, "counted", refuse)
     assert ledger_of(MLP) == expected
 
 

@@ -126,13 +126,16 @@ def _silenced(part: Contribution) -> Contribution:
 
 def missing_layer(patch: pytest.MonkeyPatch) -> None:
     """The rules forget the hidden layer's weight."""
-    original = plan.Uses._of
+    original = plan.Uses
 
-    def without(uses: plan.Uses, name: str) -> list[Contribution]:
-        parts = original(uses, name)
-        return [_silenced(part) for part in parts] if name == "hidden.weight" else parts
+    def forgetful(of: plan.BackwardPlan, take: plan.TakeParts) -> plan.Uses:
+        def without(name: str, parts: list[Contribution]) -> None:
+            take(name, [_silenced(part) for part in parts] if name == "hidden.weight" else parts)
 
-    patch.setattr(plan.Uses, "_of", without)
+        return original(of, without)
+
+    for module in (engine, plan):
+        patch.setattr(module, "Uses", forgetful)
 
 
 def observed_labels(patch: pytest.MonkeyPatch) -> None:
