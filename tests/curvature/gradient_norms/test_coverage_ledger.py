@@ -20,12 +20,12 @@ from fisher_cli.curvature.traces.traces import sweep
 from fisher_cli.errors import VerificationError
 from fisher_cli.results import Ledger, Status, Trace
 from fisher_cli.run.measurement import StageTimer
-from tests.cases import CASES, Case, mlp
+from tests.cases import Case, case_of, mlp
 from tests.conftest import problem_of
 
 CLEAN = Path(__file__).parents[3] / "sample_checkpoints" / "digits-clean"
 FIRST, LAST = CLEAN / "step_00000.pt", CLEAN / "step_01760.pt"
-MLP = next(case for case in CASES if case.name == "mlp")
+MLP = case_of("mlp")
 
 
 # --- sums ---------------------------------------------------------------------------------------------------------
@@ -260,7 +260,7 @@ class Pooled(nn.Module):
 
 
 def test_the_ledger_is_the_same_in_every_run_for_all_weights_and_batch_sizes() -> None:
-    case = next(case for case in CASES if case.name == "residual")
+    case = case_of("residual")
     problem = problem_of(case)
     ledgers = {sweep(problem).ledger, ledger_of(case), sweep(problem_of(case, batch_size=3)).ledger}
     with torch.no_grad():

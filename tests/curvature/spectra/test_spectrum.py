@@ -20,7 +20,7 @@ from fisher_cli.curvature.traces.gradient_statistics import gradient, projection
 from fisher_cli.curvature.traces.mean_gradient import MeanGradient
 from fisher_cli.curvature.traces.traces import sweep
 from fisher_cli.results import Density
-from tests.cases import CASES, Case, mlp
+from tests.cases import Case, case_of, mlp
 from tests.conftest import problem_of, reference_of
 from tests.reference import reference
 from tests.spectra import empirical_eigenvalues, true_eigenvalues
@@ -49,7 +49,7 @@ def test_eigenvalues_equal_the_dense_matrices(case: Case, dtype: torch.dtype, to
 def test_residuals_from_a_gram_matrix_are_those_of_the_vectors_it_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """For vectors that are no eigenvectors yet: v = A u / ‖A u‖ and ‖F v − θ v‖ computed at length."""
     monkeypatch.setattr(eigensystems, "WHOLE_ROWS", 0)  # so that few steps of Lanczos find u
-    case = next(case for case in CASES if case.name == "residual")
+    case = case_of("residual")
     problem, expected = problem_of(case), reference_of(case)
     for matrix, dense in zip(matrices(problem), (expected.fisher, expected.empirical), strict=True):
         found = matrix.leading(3, tolerance=0.3, route=Eigensolver.GRAM, vectors=True)
@@ -82,7 +82,7 @@ def test_projections_on_a_vector_are_those_of_the_per_example_gradients(case: Ca
 
 
 def test_gradient_statistics_equal_their_definitions() -> None:
-    case = next(case for case in CASES if case.name == "mlp")
+    case = case_of("mlp")
     problem, expected = problem_of(case), reference_of(case)
     swept = sweep(problem)
     squares = torch.tensor(swept.trace.per_example_empirical).double()

@@ -15,6 +15,7 @@ from fisher_cli import analyze
 from fisher_cli.curvature.torch_backend.network_state import NetworkState
 from fisher_cli.curvature.torch_backend.precision import copy_in_precision, in_precision
 from fisher_cli.errors import ArchitectureError, CoupledExamplesError, NumericalError
+from tests.wrong_networks.coupling import Stateful
 
 GENERATOR = torch.Generator().manual_seed(5)
 INPUTS = torch.randn(9, 6, generator=GENERATOR)
@@ -147,21 +148,6 @@ def test_hooks_on_gradients_change_no_number_and_are_named() -> None:
     )
 
 
-class Carried(nn.Module):
-    """A hidden state that is carried over from one call to the next."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cell, self.head = nn.GRU(3, 4, batch_first=True), nn.Linear(4, 3)
-        self.hidden: Tensor | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = self.hidden if self.hidden is not None and self.hidden.shape[1] == len(x) else None
-        outputs, last = self.cell(x.reshape(len(x), 2, 3), hidden)
-        self.hidden = last.detach()
-        return self.head(outputs[:, -1])
-
-
 class Fading(nn.Module):
     """A buffer that every call changes in place, and that scales the outputs."""
 
@@ -175,7 +161,7 @@ class Fading(nn.Module):
         return self.inner(x) * self.strength
 
 
-@pytest.mark.parametrize(("make", "name"), [(Carried, "hidden"), (Fading, "strength")])
+@pytest.mark.parametrize(("make", "name"), [(Stateful, "state"), (Fading, "strength")])
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_outputs_that_depend_on_earlier_calls_are_refused_by_the_name_of_what_is_kept(
     make: Callable[[], nn.Module], name: str, precision: str

@@ -28,7 +28,7 @@ from fisher_cli.curvature.traces.deflation import (
     roots,
 )
 from fisher_cli.curvature.traces.traces import draw_notes, sweep
-from tests.cases import CASES, Case, mlp
+from tests.cases import CASES, Case, case_of, mlp
 from tests.conftest import problem_of, reference_of
 from tests.long_lists import some
 from tests.outputs import covariance, outputs_of, saved
@@ -279,7 +279,7 @@ def test_signs_are_antithetic_within_pairs_and_fair(columns: int) -> None:
 
 def test_the_error_of_one_label_is_known_from_the_one_drawn_by_size() -> None:
     """Errors of S = 1 against the spread over seeds; they err upwards, by up to a factor of two in the square."""
-    case = next(case for case in CASES if case.name == "mlp")
+    case = case_of("mlp")
     swept = [sweep(problem_of(case), estimator="sampled", samples=1, seed=seed, verify=False) for seed in range(60)]
     assert swept[0].trace.estimator == "sampled S=1"
     values, errors = (

@@ -20,8 +20,9 @@ from fisher_cli.curvature.traces.reduced_precision import round_network
 from fisher_cli.curvature.traces.traces import sweep
 from fisher_cli.errors import UsageError
 from fisher_cli.settings import Settings
-from tests.cases import CASES, Case
+from tests.cases import CASES, Case, case_of
 from tests.command import fisher
+from tests.conftest import problem_of
 
 SAMPLES = Path(__file__).parents[3] / "sample_checkpoints"
 # Of traces of networks with a few layers: 2⁻⁸ is the unit of bfloat16, and confident examples' scores, 1 − p_y, have
@@ -29,19 +30,14 @@ SAMPLES = Path(__file__).parents[3] / "sample_checkpoints"
 TRUE, EMPIRICAL = 0.01, 0.1
 
 
-def posed(case: Case) -> Problem:
-    model, inputs, labels = case.make(torch.float32)
-    return pose(model, TensorData(inputs, labels), likelihood=case.likelihood)
-
-
 def rounded(case: Case) -> Problem:
-    problem = posed(case)
+    problem = problem_of(case, torch.float32)
     round_network(problem)
     return problem
 
 
 def test_traces_are_those_of_float32_within_a_few_units(case: Case) -> None:
-    expected, problem = sweep(posed(case)), rounded(case)
+    expected, problem = sweep(problem_of(case, torch.float32)), rounded(case)
     found = sweep(problem, is_checked=True)
     assert {each.dtype for each in problem.parameters.values()} == {torch.bfloat16}
     assert found.outputs.dtype is torch.float32
@@ -53,7 +49,7 @@ def test_traces_are_those_of_float32_within_a_few_units(case: Case) -> None:
 
 def test_the_shown_error_is_the_true_one(case: Case) -> None:
     """Both traces of the first four examples alone, each by a sweep of its own, exact in all of these networks."""
-    precise, coarse = posed(case), posed(case)
+    precise, coarse = problem_of(case, torch.float32), problem_of(case, torch.float32)
     check, shown = round_network(coarse)
     assert check is not None
     assert check.precision in {"float32", "float64"}
@@ -87,7 +83,7 @@ def test_squares_are_summed_in_more_digits_than_the_network_has() -> None:
 
 @pytest.mark.parametrize("name", ["residual", "sequence", "attention", "norms", "grouped"])
 def test_rules_are_given_float32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    problem = rounded(next(case for case in CASES if case.name == name))
+    problem = rounded(case_of(name))
     seen = set[torch.dtype]()
 
     def watching(rule: Any) -> Callable[..., Any]:
@@ -191,7 +187,7 @@ def test_networks_alone_multiply_in_tf32(case: Case) -> None:
     """Forward and backward passes may; norms, sums and whoever called are left in float32."""
     allowed: set[tuple[str, bool]] = set()
     matmul = torch.backends.cuda.matmul
-    problem, norms = posed(case), engine_module.norms_and_sum
+    problem, norms = problem_of(case, torch.float32), engine_module.norms_and_sum
     problem.model.register_forward_hook(lambda *_: allowed.add(("network", matmul.allow_tf32)))
 
     def watched(*given: Any) -> tuple[Tensor, Tensor]:
@@ -205,8 +201,8 @@ def test_networks_alone_multiply_in_tf32(case: Case) -> None:
     assert ("norms", False) in allowed
     assert ("norms", True) not in allowed
     assert not matmul.allow_tf32
-    assert sweep(posed(case), verify=False).trace.true.value == pytest.approx(expected, rel=1e-6)
-    problem = posed(case)
+    assert sweep(problem_of(case, torch.float32), verify=False).trace.true.value == pytest.approx(expected, rel=1e-6)
+    problem = problem_of(case, torch.float32)
     _, shown = round_network(problem, tf32=True)
     assert {each.dtype for each in problem.parameters.values()} == {torch.float32}
     assert shown.precision == "tf32"
