@@ -93,12 +93,11 @@ class TestTimm:
         assert len(names) > 1000
         some = random.Random(4).sample(names, 6)
         monkeypatch.setattr(timm_models, "timm_names", lambda: some)
-        made = [line.split() for line in timm_models.make_index().splitlines()]
-        assert sorted(f"timm:{name}" for _, *names in made for name in names) == sorted(some)
-        for name in some:
-            shapes = shapes_of(hollow(partial(timm_model, name, num_classes=10)).state_dict())
-            assert name in timm_models.guess_timm(shapes)
-            assert [fingerprint(shapes), name.removeprefix("timm:")] in made
+        lines = timm_models.make_index().splitlines()
+        made = {f"timm:{name}": found for found, *names in map(str.split, lines) for name in names}
+        shapes = {name: shapes_of(hollow(partial(timm_model, name, num_classes=10)).state_dict()) for name in some}
+        assert made == {name: fingerprint(shapes[name]) for name in some}
+        assert all(name in timm_models.guess_timm(shapes[name]) for name in some)
 
     @pytest.mark.parametrize("differs", [True, False])
     def test_of_two_that_fit_both_are_listed_unless_they_compute_the_same(
