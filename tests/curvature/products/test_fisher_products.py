@@ -139,16 +139,16 @@ def test_a_dual_in_single_precision_makes_vectors_in_single_precision_and_produc
     assert torch.allclose(combined.double(), dense @ draw(dual.size), rtol=0, atol=1e-5 * float(combined.abs().max()))
 
 
-def layered(batch_size: int, *, keep_graphs: bool = True) -> Problem:
+def layered() -> Problem:
     torch.manual_seed(0)
     model = mlp(6, 8, 4).double()
     data = TensorData(torch.randn(10, 6).double(), torch.randint(0, 4, (10,)))
-    return replace(pose(model, data, batch_size=batch_size), keep_graphs=keep_graphs)
+    return pose(model, data, batch_size=4)
 
 
 def test_graphs_are_counted_by_what_they_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     """A layer keeps its input and ReLU its output, which is the next layer's input: 6 + 8 values an example."""
-    problem = layered(4)
+    problem = layered()
     both = price(problem)
     monkeypatch.setattr(fisher_products, "gradients_fit", lambda _: False)
     alone = price(problem)
@@ -162,7 +162,7 @@ def test_as_many_graphs_are_kept_as_fit(
     batches: int, rest: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Room for the batches of four, four and two examples, and a byte less."""
-    problem = layered(4)
+    problem = layered()
     room = price(problem, batches) + rest
     monkeypatch.setattr(fisher_products, "graph_bytes", lambda _: room)
     maps = Jacobian(problem)
@@ -175,7 +175,7 @@ def test_graphs_of_transposes_are_kept_only_where_their_gradients_are_small(
     share: float, transposed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else the graphs are kept for the way back alone."""
-    problem = layered(4)
+    problem = layered()
     vector = draw(problem.size)
     expected = fisher_product(problem)(vector)
     memory = share * problem.size * 8 / tangents.GRADIENT_SHARE
@@ -187,12 +187,8 @@ def test_graphs_of_transposes_are_kept_only_where_their_gradients_are_small(
     assert [piece.transpose is not None for piece in pieces] == [transposed] * 3
 
 
-def test_no_graph_is_kept_where_that_is_not_wanted() -> None:
-    assert kept(Jacobian(layered(4, keep_graphs=False))) == [False] * 3
-
-
 def test_a_product_that_was_broken_off_takes_no_room_from_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    problem = layered(4)
+    problem = layered()
     room = price(problem, 3)
     monkeypatch.setattr(fisher_products, "graph_bytes", lambda _: room)
     maps = Jacobian(problem)
