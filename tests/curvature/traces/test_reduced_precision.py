@@ -30,14 +30,19 @@ SAMPLES = Path(__file__).parents[3] / "sample_checkpoints"
 TRUE, EMPIRICAL = 0.01, 0.1
 
 
+def posed(case: Case) -> Problem:
+    """In float32, all examples at once."""
+    return problem_of(case, torch.float32, batch_size=6)
+
+
 def rounded(case: Case) -> Problem:
-    problem = problem_of(case, torch.float32)
+    problem = posed(case)
     round_network(problem)
     return problem
 
 
 def test_traces_are_those_of_float32_within_a_few_units(case: Case) -> None:
-    expected, problem = sweep(problem_of(case, torch.float32)), rounded(case)
+    expected, problem = sweep(posed(case)), rounded(case)
     found = sweep(problem, is_checked=True)
     assert {each.dtype for each in problem.parameters.values()} == {torch.bfloat16}
     assert found.outputs.dtype is torch.float32
@@ -49,7 +54,7 @@ def test_traces_are_those_of_float32_within_a_few_units(case: Case) -> None:
 
 def test_the_shown_error_is_the_true_one(case: Case) -> None:
     """Both traces of the first four examples alone, each by a sweep of its own, exact in all of these networks."""
-    precise, coarse = problem_of(case, torch.float32), problem_of(case, torch.float32)
+    precise, coarse = posed(case), posed(case)
     check, shown = round_network(coarse)
     assert check is not None
     assert check.precision in {"float32", "float64"}
@@ -187,7 +192,7 @@ def test_networks_alone_multiply_in_tf32(case: Case) -> None:
     """Forward and backward passes may; norms, sums and whoever called are left in float32."""
     allowed: set[tuple[str, bool]] = set()
     matmul = torch.backends.cuda.matmul
-    problem, norms = problem_of(case, torch.float32), engine_module.norms_and_sum
+    problem, norms = posed(case), engine_module.norms_and_sum
     problem.model.register_forward_hook(lambda *_: allowed.add(("network", matmul.allow_tf32)))
 
     def watched(*given: Any) -> tuple[Tensor, Tensor]:
@@ -201,8 +206,8 @@ def test_networks_alone_multiply_in_tf32(case: Case) -> None:
     assert ("norms", False) in allowed
     assert ("norms", True) not in allowed
     assert not matmul.allow_tf32
-    assert sweep(problem_of(case, torch.float32), verify=False).trace.true.value == pytest.approx(expected, rel=1e-6)
-    problem = problem_of(case, torch.float32)
+    assert sweep(posed(case), verify=False).trace.true.value == pytest.approx(expected, rel=1e-6)
+    problem = posed(case)
     _, shown = round_network(problem, tf32=True)
     assert {each.dtype for each in problem.parameters.values()} == {torch.float32}
     assert shown.precision == "tf32"
