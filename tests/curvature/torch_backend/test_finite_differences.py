@@ -13,6 +13,7 @@ from fisher_cli.curvature.torch_backend.finite_differences import Derivative, de
 from fisher_cli.curvature.torch_backend.gradient_hooks import without_gradient_hooks
 from fisher_cli.curvature.torch_backend.precision import in_precision
 from fisher_cli.results import Outcome
+from tests.cases import scaled_head, without_biases
 from tests.long_lists import some
 from tests.random_networks import network
 from tests.wrong_derivatives import ALL, WRONG, Between, Stages, images, multiplied
@@ -161,26 +162,12 @@ def test_outputs_that_change_by_themselves_are_undecided() -> None:
     assert ended(found, Outcome.UNDECIDED)
 
 
-def sharpened(model: nn.Module, factor: float) -> nn.Module:
-    last = list(model.parameters())[-2:]
-    for parameter in last:
-        parameter.data.mul_(factor)
-    return model
-
-
-def blank(model: nn.Module) -> nn.Module:
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias"):
-            parameter.data.zero_()
-    return model
-
-
 KINDS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "as drawn": lambda model: model,
-    "confident": lambda model: sharpened(model, 1e2),
-    "saturated": lambda model: sharpened(model, 1e4),
-    "zero head": lambda model: sharpened(model, 0),
-    "blank": blank,
+    "confident": lambda model: scaled_head(model, 1e2),
+    "saturated": lambda model: scaled_head(model, 1e4),
+    "zero head": lambda model: scaled_head(model, 0),
+    "blank": without_biases,
 }
 
 

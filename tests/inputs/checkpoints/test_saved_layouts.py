@@ -10,8 +10,9 @@ import torch
 import tests.layouts_of_tools  # noqa: F401  adds its own to LAYOUTS
 from fisher_cli import analyze
 from fisher_cli.inputs.checkpoints.checkpoints import ReadOptions, find_checkpoints, load_checkpoint
-from tests.layouts import COUNTER, HAS_STAND_INS, LAYOUTS, NEED_STAND_INS, Written, featured_name, saved, weights
+from tests.layouts import COUNTER, HAS_STAND_INS, LAYOUTS, NEED_STAND_INS, Written, featured_name, weights
 from tests.long_lists import some
+from tests.saving import saved
 
 DONE: set[str] = set()
 

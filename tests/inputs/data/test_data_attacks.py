@@ -12,7 +12,8 @@ from torchvision.datasets import ImageFolder
 
 from fisher_cli.errors import DataError
 from tests.attacks.child import end_what_hangs
-from tests.data_attacks import HANDLED, REFUSED, Canary
+from tests.attacks.code import Canary
+from tests.data_attacks import HANDLED, REFUSED
 from tests.effort import Effort
 from tests.loading import load_examples
 from tests.long_lists import some
@@ -65,7 +66,7 @@ def test_an_odd_image_is_read_as_in_training(name: str, tmp_path: Path) -> None:
 
 def test_the_corpus_is_what_it_claims(tmp_path: Path) -> None:
     assert len(REFUSED) >= 45
-    torch.serialization.pickle.loads(torch.serialization.pickle.dumps(Canary(tmp_path)))
+    torch.serialization.pickle.loads(torch.serialization.pickle.dumps(Canary(tmp_path / "canary")))
     assert (tmp_path / "canary").is_dir()  # the canary sings where it is opened
 
 
