@@ -185,19 +185,19 @@ class Analysis:
                 if m.verification is not None
             ],
             "peak_memory_bytes": machine_memory.peak_memory(),
-            "peak_device_memory_bytes": torch.cuda.max_memory_allocated(self.device) if self._on_gpu else None,
-            **(self._gpu() if self._on_gpu else {}),
+            "peak_device_memory_bytes": max(map(torch.cuda.max_memory_allocated, self._gpus), default=None),
+            **(self._gpu() if self._gpus else {}),
         }
 
     @property
-    def _on_gpu(self) -> bool:
-        return self.device.startswith("cuda")
+    def _gpus(self) -> list[str]:
+        return [each for each in self.device.split(", ") if each.startswith("cuda")]
 
     def _gpu(self) -> dict[str, Any]:
         """What its allocator took in all, and what the last digits depend on."""
         return {
-            "peak_device_memory_reserved_bytes": torch.cuda.max_memory_reserved(self.device),
-            "gpu": torch.cuda.get_device_name(self.device),
+            "peak_device_memory_reserved_bytes": max(map(torch.cuda.max_memory_reserved, self._gpus)),
+            "gpu": ", ".join(dict.fromkeys(map(torch.cuda.get_device_name, self._gpus))),
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
             "tf32": self.settings.precision is Precision.TF32,

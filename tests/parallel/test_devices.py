@@ -135,6 +135,12 @@ def test_the_process_that_writes_is_not_asked_for_what_the_devices_can(monkeypat
     assert found.question["device"] == "cuda"
     assert found.analysis.device == "cuda:0, cuda:1"
     assert found.inputs.data is found.inputs.examples  # which lie where they were read
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda name: f"GPU {torch.device(name).index}")
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda name: 1 + torch.device(name).index)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda name: 2 + torch.device(name).index)
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 90000)
+    record = found.analysis.run_metadata()
+    assert (record["gpu"], record["peak_device_memory_bytes"]) == ("GPU 0, GPU 1", 2)
 
 
 # --- the same bytes
