@@ -78,14 +78,19 @@ class RowFile:
             return None
         self._file.flush()
         temporary, hashed, size = temporary_name(self.path), hashlib.sha256(), 0
-        with open(self._temporary, "rb") as rows, open(create(temporary), "wb") as copy:
-            while piece := rows.read(_PIECE) or ending:
-                ending = b"" if piece is ending else ending
-                copy.write(piece)
-                hashed.update(piece)
-                size += len(piece)
-            copy.flush()
-            sync(copy.fileno())
+        try:
+            with open(self._temporary, "rb") as rows, open(create(temporary), "wb") as copy:
+                while piece := rows.read(_PIECE) or ending:
+                    ending = b"" if piece is ending else ending
+                    copy.write(piece)
+                    hashed.update(piece)
+                    size += len(piece)
+                copy.flush()
+                sync(copy.fileno())
+        except BaseException:
+            with contextlib.suppress(OSError):
+                remove(temporary)
+            raise
         return PreparedFile(temporary, digest(hashed), size)
 
     def discard(self) -> None:

@@ -15,13 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from fisher_cli.errors import OutputError, UsageError
-from fisher_cli.storage import atomic_write
+from fisher_cli.storage import atomic_write, row_files
 from fisher_cli.storage.atomic_write import PreparedFile, replace_all
 from fisher_cli.storage.formats import SCHEMA_VERSION, Format, format_of, render
 from fisher_cli.storage.readers import read_table
 from fisher_cli.storage.report_files import ReportFiles, RunRecord
+from fisher_cli.storage.row_files import RowFile
 from fisher_cli.tables.build import make_table
 from fisher_cli.tables.columns import Column, Kind
+from fisher_cli.tables.registry import MAIN
 from tests.small_run import in_child
 
 COLUMNS = (Column("checkpoint", Kind.TEXT, "", ""), Column("loss", Kind.REAL, "nats", ""))
@@ -319,6 +321,20 @@ def test_a_prepared_file_goes_too_when_another_cannot_be_written(
     with pytest.raises(OSError, match="No space"):
         replace_all(contents)
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_copy_of_rows_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    rows = RowFile(tmp_path / "r.csv", "csv", MAIN.columns)
+    before = names(tmp_path)
+    monkeypatch.setattr(row_files, "sync", full)
+    with pytest.raises(OSError, match="No space"):
+        rows.so_far()
+    assert names(tmp_path) == before
+    rows.discard()
+    assert names(tmp_path) == []
 
 
 def _no_space(_path: Path, _data: bytes) -> None:
