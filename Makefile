@@ -6,9 +6,8 @@ BIN := .venv/bin
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
 
-demo: .venv/fisher  ## the Fisher information of a real training run, as a table and a report in demo-report/
-	@mkdir -p demo-report
-	$(BIN)/fisher analyze sample_checkpoints/digits-clean --format table --no-resume -o demo-report/digits-clean.csv
+demo: .venv/fisher  ## the Fisher information of a real training run, as a table and a page in demo-report/
+	$(BIN)/fisher demo demo-report
 
 test: .venv/dev  ## all tests, and of the long lists a seeded part
 	$(BIN)/python -m pytest -n auto
@@ -56,7 +55,7 @@ clean:  ## remove what the targets above have made
 	$(PYTHON) -m venv .venv
 
 .venv/fisher: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[report]'
 	@touch $@
 
 .venv/dev: .venv/bin/python pyproject.toml

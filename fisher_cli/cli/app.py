@@ -15,6 +15,7 @@ from fisher_cli.cli import (
     analyze,
     check,
     compare,
+    demo,
     examples,
     inspect,
     known_names,
@@ -143,6 +144,7 @@ app.command("report")(report.report)
 app.command("plot")(plot.plot)
 app.command("check")(check.check)
 app.command("merge")(merge.merge)
+app.command("demo")(demo.demo)
 app.command("models")(known_names.models)
 app.command("datasets")(known_names.datasets)
 

@@ -44,12 +44,18 @@ def plot(
         list[Path], typer.Argument(metavar="REPORT...", help="Report files, such as trend.csv.", show_default=False)
     ],
     what: Annotated[
-        Drawing,
-        typer.Option("--what", metavar="CHART", help=f"What to draw: {', '.join(Drawing)}.", show_default=False),
-    ],
+        Drawing, typer.Option("--what", metavar="CHART", help=f"What to draw: {', '.join(Drawing)}.")
+    ] = Drawing.TRACES,
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="FILE", help="The figure: .svg, .pdf or .png.", show_default=False)
-    ],
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="The figure: .svg, .pdf or .png. \\[default: REPORT.CHART.svg]",
+            show_default=False,
+        ),
+    ] = None,
     width: Annotated[
         PaperWidth, typer.Option("--width", metavar="WIDTH", help="one-column or two-columns of a paper.")
     ] = PaperWidth.ONE_COLUMN,
@@ -61,6 +67,7 @@ def plot(
 
     Example: fisher plot trend.csv --what traces -o traces.pdf
     """  # noqa: DOC501 - this text is the command's help
+    output = output or reports[0].with_suffix(f".{what}.svg")
     check_single(output, (".svg", ".pdf", ".png"), b"made by fisher plot", force=force)
 
     from fisher_cli.reports.charts import draw

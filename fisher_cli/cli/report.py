@@ -18,8 +18,11 @@ def report(
         list[Path], typer.Argument(metavar="REPORT...", help="Report files, such as trend.csv.", show_default=False)
     ],
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="FILE", help="The page, .html.", show_default=False)
-    ],
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="The page, .html. \\[default: the report's name]", show_default=False
+        ),
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -50,7 +53,7 @@ def report(
 
     Several reports are drawn into the same charts; --data adds pictures of examples.
 
-    Example: fisher report trend.csv -o trend.html
+    Example: fisher report trend.csv
     """  # noqa: DOC501 - this text is the command's help
     if len(reports) > MOST:
         msg = f"{len(reports)} reports are too many for one page: name at most {MOST}"
@@ -58,6 +61,7 @@ def report(
     if labels is not None and data is None:
         msg = f"--labels {labels} belongs to --data: name the dataset whose examples shall be shown"
         raise UsageError(msg)
+    output = output or reports[0].with_suffix(".html")
     check_single(output, (".html", ".htm"), b"<!-- made by fisher report -->", force=force)
 
     from fisher_cli.reports.console import Console
