@@ -69,7 +69,8 @@ def test_a_wheel_brings_the_samples(workdir: Path, monkeypatch: pytest.MonkeyPat
     assert "the sample runs are not beside the program" in error_line(fisher("demo", "again", code=2))
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(workdir: Path) -> None:
+@pytest.mark.usefixtures("workdir")
+def test_a_folder_that_cannot_be_made_is_one_line() -> None:
     Path("taken").write_text("a file")
     assert "name another folder: fisher demo FOLDER" in error_line(fisher("demo", "taken", code=1))
     assert Path("taken").read_text() == "a file"

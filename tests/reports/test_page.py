@@ -254,3 +254,11 @@ def test_poor_and_odd_reports_still_make_a_page(tmp_path: Path, rows: list[dict[
     if any(row["error"] for row in rows):
         assert "weights are <NaN>" in text
     assert "Loss and accuracy" in text
+
+
+def test_a_page_and_a_figure_have_the_reports_name_unless_told_otherwise(tmp_path: Path) -> None:
+    table = made(tmp_path / "trend.csv", 3, 2)
+    fisher("report", table)
+    fisher("plot", table)
+    assert (tmp_path / "trend.html").read_bytes().startswith(b"<!doctype html>")
+    assert b"The true trace is largest at" in (tmp_path / "trend.traces.svg").read_bytes()
