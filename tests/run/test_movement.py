@@ -172,7 +172,7 @@ def test_what_batch_norm_statistics_move_is_said_apart() -> None:
 def test_recalibration_is_asked_for_and_recorded() -> None:
     modules, data = with_batch_norm()
     plain = analyze(copy.deepcopy(modules), data, eigenvalues=0)
-    assert all("are not those of the data" in " ".join(each.notes) for each in plain.measurements)
+    assert all("not settled yet" in " ".join(each.notes) for each in plain.measurements)
     analysis = analyze(copy.deepcopy(modules), data, eigenvalues=0, recalibrate_bn=True)
     said = "batch-norm statistics of 1 layer were recomputed on the 30 examples, as of one batch"
     assert all(said in each.notes for each in analysis.measurements)
