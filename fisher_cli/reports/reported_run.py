@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fisher_cli.errors import FisherError, OutputError
-from fisher_cli.results import Estimate, Measurement, Predictions, Status, Trace
+from fisher_cli.results import UNSETTLED_NOTE, Estimate, Measurement, Predictions, Status, Trace
 from fisher_cli.storage.formats import SCHEMA_VERSION, TOOL, is_newer
 from fisher_cli.storage.journal import journal_folder, read_records
 from fisher_cli.storage.readers import read_table, sheet_names
@@ -74,6 +74,16 @@ class ReportedRun:
         """A numeric column of the main table, one number per row; NaN where it is empty or not there."""
         return numbers(self.main, name)
 
+    @cached_property
+    def doubted(self) -> list[bool]:
+        """Whether each row is one whose numbers are doubted: drawn hollow, and in no sentence and no axis' range."""
+        return [bool(each.doubt) for each in self.measurements]
+
+    def counted(self, name: str) -> list[float]:
+        """A numeric column of the main table; NaN where it is empty or not there, and in rows that are doubted."""
+        both = zip(self.column(name), self.doubted, strict=True)
+        return [math.nan if is_doubted else value for value, is_doubted in both]
+
     def rows(self, word: str, order: int) -> "pd.DataFrame | None":
         """The rows of one checkpoint in a side table.
 
@@ -95,6 +105,13 @@ class ReportedRun:
         """Each row's step if known, else the checkpoint's name."""
         return [one_line(each.checkpoint) if each.step is None else f"step {each.step}" for each in self.measurements]
 
+    @property
+    def command(self) -> list[str]:
+        """The words that made the main table, `fisher` first; none where it was made from Python."""
+        run = self.record.get("run")
+        words = run.get("command") if isinstance(run, dict) else None
+        return ["fisher", *map(str, words[1:])] if isinstance(words, list) and len(words) > 1 else []
+
     def commands(self) -> Iterator[str]:
         """The commands that made the report and its side tables, as they can be typed.
 
@@ -108,7 +125,7 @@ class ReportedRun:
                 yield one_line(shlex.join(["fisher", *map(str, command[1:])]))
 
     def warnings(self) -> list[str]:
-        """What a reader must know first: damage, rows without numbers, remarks on checkpoints."""
+        """What a reader must know of rows: which have no numbers, then remarks, those first that raise a doubt."""
         said: dict[str, list[str]] = {}
         for status, place, error in zip(self.main["status"], self.places, self.main["error"], strict=True):
             if isinstance(status, str) and status != Status.OK.value:
@@ -117,7 +134,8 @@ class ReportedRun:
         for place, each in zip(self.places, self.measurements, strict=True):
             for note in each.notes:
                 said.setdefault(note, []).append(place)
-        return [*self.damage, *(f"{_some(places)}: {text}" for text, places in said.items())]
+        ordered = sorted(said.items(), key=lambda each: not each[0].startswith(UNSETTLED_NOTE))  # stable
+        return [f"{_some(places)}: {text}" for text, places in ordered]
 
 
 def read_run(path: Path) -> ReportedRun:
