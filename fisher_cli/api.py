@@ -44,23 +44,28 @@ def analyze(
             taken unless a `limit` is given.
         batch_size: examples at once; None for the automatic rule.
         device: auto, cpu, cuda or cuda:N.
-        data_dir: where named datasets lie.
+        data_dir: where named datasets lie; None for the usual folder.
         download: whether a missing dataset may be downloaded.
         preset: settings of a published paper, by a name of `fisher_cli.settings.PRESETS`; those given here win.
-        output: a file for the table, with the per-layer table, the record and the journal beside it, as
-            `fisher analyze -o` writes them. What was finished when a run was stopped is not measured again: files and
-            modules are known by their content, modules besides by their outputs on the first examples.
+        output: a file for the table, with the per-layer table, the record and the journal beside it, as `fisher analyze
+            -o` writes them. What was finished when a run was stopped is not measured again: files and modules are known
+            by their content, modules besides by their outputs on the first examples. None to write nothing.
         **settings: the fields of `Settings`, such as `limit=None`, `eigenvalues=10`, `model="resnet18"`.
 
     Returns:
-        Analysis with one row per checkpoint; a file that cannot be analysed is a row that says why.
+        Analysis with one row per checkpoint; a file that cannot be analysed is a row that says why. Losses are in nats,
+        and traces and eigenvalues are of means over the examples.
 
     Raises:
         UsageError: modules and paths are mixed, a list holds one module twice, tensors are given as the data of files,
             or a setting cannot be.
+        CheckpointError: there are no checkpoints.
+        DataError: the data cannot be had, or there are not as many labels as inputs.
+        ArchitectureError: the function that `model` names cannot be imported or fails.
         LockedError: another process is writing this output.
         RecordError: the output was made with other settings, data or versions.
         OutputError: it cannot be written.
+        Exception: a module cannot be analysed; rows that were finished are in the journal.
     """
     given = _given(checkpoints)
     held = given if isinstance(given, list) else []
@@ -105,9 +110,10 @@ def compare(
     Args:
         checkpoints: as for `analyze`.
         data: as for `analyze`.
-        damping: α of the natural gradients (F + αI)⁻¹ḡ; None for a thousandth of the largest eigenvalue of F.
+        damping: α of the natural gradients (F + αI)⁻¹ḡ, in 1/weight²; None for a thousandth of the largest eigenvalue
+            of F.
         draws: how many sets of labels are drawn from the model for the nulls without a closed form.
-        **words: all else that `analyze` takes.
+        **words: all else that `analyze` takes, but no `output`: the data frames can be saved.
 
     Returns:
         Analysis whose measurements have a `comparison` with its verdict.
@@ -135,11 +141,12 @@ def verify(
         checkpoints: as for `analyze`.
         data: as for `analyze`.
         precision: of our side; the independent one is in float64 always.
-        **others: as for `analyze`; where no `limit` is given, 32 examples of a dataset are taken, which are enough: the
-            independent side is slow.
+        **others: as for `analyze`, but no `output`; where no `limit` is given, 32 examples of a dataset are taken,
+            which are enough: the independent side is slow.
 
     Returns:
-        Analysis; `.identities` has one row per checkpoint and identity, `.verified` says that none fails.
+        Analysis; `.identities` has one row per checkpoint and identity, `.verified` says that none fails. Errors are
+        those of `analyze`; an identity that fails is none.
     """
     words = {"limit": 32, **others} if isinstance(data, str) else others
     return analyze(checkpoints, data, precision=precision, verify=True, **words)

@@ -126,7 +126,7 @@ class Estimator(StrEnum):
 
 
 class LikelihoodName(StrEnum):
-    """The predictive distribution that the network's outputs parameterise."""
+    """The predictive distribution that the outputs parameterise; `auto` is sigmoid for one output, else softmax."""
 
     AUTO = "auto"
     SOFTMAX = "softmax"
@@ -518,11 +518,11 @@ PRESETS: Final[Mapping[str, Preset]] = {
 
 
 def settings_of(preset: str | None = None, given: Mapping[str, Any] | None = None, **defaults: Any) -> Settings:
-    """Make the settings of a preset.
+    """Make the settings of a preset, or those of values alone.
 
     Args:
         preset: a name in `PRESETS`; None for no preset.
-        given: values that win over the preset's.
+        given: values that win over the preset's, by their names in `Settings`.
         **defaults: values over which the preset's win.
 
     Raises:

@@ -119,6 +119,19 @@ class TimeFirst(nn.Module):
         return self.head(torch.tanh(self.inner(x.transpose(0, 1))).mean(0))
 
 
+class Normalised(nn.Module):
+    """Convolution with a bias, batch norm, ReLU, two linear layers, for images (2, 5, 5)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.norm = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)
+        self.hidden, self.head = nn.Linear(36, 7), nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.convolution(x))).flatten(1)
+        return self.head(torch.relu(self.hidden(x)))
+
+
 @dataclass(frozen=True)
 class Case:
     """A network with data; `likelihood` None means the automatic choice."""
@@ -153,6 +166,21 @@ def unsettle(model: nn.Module) -> None:
                 nn.init.normal_(module.bias, 0, 0.3)
 
 
+def scaled_head(model: nn.Module, factor: float) -> nn.Module:
+    """The last layer's weight and bias multiplied."""
+    for parameter in list(model.parameters())[-2:]:
+        parameter.data.mul_(factor)
+    return model
+
+
+def without_biases(model: nn.Module) -> nn.Module:
+    """All biases at zero."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.data.zero_()
+    return model
+
+
 def hash_of(text: str) -> int:
     """A seed from a name; Python's own hash varies from run to run."""
     return sum(ord(letter) * 31**index for index, letter in enumerate(text)) % 2**31
@@ -176,6 +204,10 @@ def mlp(*widths: int) -> nn.Sequential:
 def positions() -> nn.Sequential:
     """Linear layers on four-dimensional inputs."""
     return nn.Sequential(mlp(4, 5, 3), nn.Flatten(), nn.Linear(18, 3))
+
+
+def case_of(name: str) -> "Case":
+    return next(case for case in CASES if case.name == name)
 
 
 CASES = [

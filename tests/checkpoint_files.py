@@ -1,6 +1,5 @@
 """Checkpoints on disk and what they give, in one line each: what the tests of the readers share."""
 
-import io
 from pathlib import Path
 
 import pytest
@@ -16,18 +15,6 @@ from fisher_cli.inputs.checkpoints.checkpoints import (
 )
 
 WEIGHTS = {"0.weight": torch.arange(1.0, 7.0).reshape(2, 3), "0.bias": torch.tensor([1.0, -1.0])}
-
-
-def saved(path: Path, content: object, **options: object) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(content, path, **options)
-    return path
-
-
-def as_bytes(content: object, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(content, buffer, **options)
-    return buffer.getvalue()
 
 
 def load(path: Path, **options: str | bool) -> Checkpoint:

@@ -1,9 +1,12 @@
+import importlib
 import os
 import random
+import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 # Set before torch is imported: small problems are slower on several threads, and workers share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,6 +18,7 @@ import pytest
 import torch
 
 from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
+from fisher_cli.results import Identity, Verification
 from tests.cases import CASES, Case
 from tests.data_files import save_image
 from tests.reference import Reference, reference
@@ -22,6 +26,10 @@ from tests.small_run import write_checkpoints
 
 # Processes are forked, and may not share threads.
 torch.set_num_threads(1)
+
+# A shell that starts the tests in the background lets them, and all their processes, ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples each time, and as long for each as the machine takes.
 hypothesis.settings.register_profile("the same", derandomize=True, deadline=None)
@@ -72,6 +80,10 @@ def reference_of(case: Case, dtype: torch.dtype = torch.float64) -> Reference:
     return _references[key]
 
 
+def identity_of(found: Verification, name: str) -> Identity:
+    return next(each for each in found.identities if each.name == name)
+
+
 @pytest.fixture
 def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty working directory, and a terminal of no colours and no known width.
@@ -96,6 +108,13 @@ def ckpts(workdir: Path) -> Path:
     """The folder ckpts/ with twelve small checkpoints; `make` in net.py builds their network."""
     write_checkpoints(12)
     return workdir / "ckpts"
+
+
+@pytest.fixture(name="reference")
+def _pages_of_the_reference(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """docs/reference.py, which writes the pages that are made from the code."""
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "docs")
+    return importlib.import_module("reference")
 
 
 @pytest.fixture

@@ -16,20 +16,11 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
+from tests.attacks.code import Canary
 from tests.data_files import random_images, save_image
 
 Maker = Callable[[Path], str]
 PNG = b"\x89PNG\r\n\x1a\n"
-
-
-class Canary:
-    """A pickle of it makes a folder where it is opened."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return os.mkdir, (str(self.folder / "canary"),)
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -300,11 +291,14 @@ REFUSED: dict[str, tuple[Maker, str]] = {
     "a flipped bit in an array": (changed(good_npz, flip(0.5)), "is damaged"),
     "half an archive": (changed(good_npz, lambda data: data[: len(data) // 2]), "truncated"),
     "an archive that is a pickle": (
-        written("a.npz", lambda folder: pickle.dumps(Canary(folder))),
+        written("a.npz", lambda folder: pickle.dumps(Canary(folder / "canary"))),
         "no file of numpy.savez",
     ),
-    "a pickle of tensors": (written("a.pt", lambda folder: pickle.dumps(Canary(folder), 2)), "a.pt: "),
-    "tensors with a call": (torch_file(lambda folder: {"x": torch.ones(4), "y": Canary(folder)}), "data.pt: "),
+    "a pickle of tensors": (written("a.pt", lambda folder: pickle.dumps(Canary(folder / "canary"), 2)), "a.pt: "),
+    "tensors with a call": (
+        torch_file(lambda folder: {"x": torch.ones(4), "y": Canary(folder / "canary")}),
+        "data.pt: ",
+    ),
     "a tensor of 2^40 from one number": (
         torch_file(lambda _: {"x": torch.ones(1).expand(4, 2**38), "y": torch.arange(4)}),
         "data.pt: ",

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fisher_cli.inputs.formats.containers import Payload
 from fisher_cli.inputs.networks.digits_networks import digits_cnn
 from fisher_cli.results import WeightsKind
+from tests.saving import saved
 
 SAMPLES = Path(__file__).parents[1] / "sample_checkpoints" / "digits-cnn"
 COUNTER = "num_batches_tracked"  # a step of a trainer adds one to it; nothing depends on it
@@ -113,12 +114,6 @@ def optimizer() -> dict[str, Any]:
 
 def prefixed(state: dict[str, Tensor], prefix: str) -> OrderedDict[str, Tensor]:
     return OrderedDict((prefix + name, value) for name, value in state.items())
-
-
-def saved(path: Path, content: object, **options: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(content, path, **options)
-    return path
 
 
 # Plain files

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from fisher_cli.results import WeightsKind
-from tests.layouts import Written, layout, network, optimizer, other_weights, prefixed, saved, weights
+from tests.layouts import Written, layout, network, optimizer, other_weights, prefixed, weights
+from tests.saving import saved
 
 # timm
 

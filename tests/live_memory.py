@@ -69,4 +69,4 @@ def tensors_in(something: Any) -> Iterator[Tensor]:
         if each.layout is torch.strided:
             yield each
         elif each.is_sparse:
-            yield from (each._indices(), each._values())
+            yield from (torch.ops.aten._indices(each), torch.ops.aten._values(each))

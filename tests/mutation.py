@@ -151,9 +151,9 @@ def _matched(pattern: object, node: object, bound: _Found) -> _Found | None:
         return found
     if isinstance(pattern, ast.AST) and type(pattern) is type(node):
         found = bound
-        for name in pattern._fields:
+        for name, part in ast.iter_fields(pattern):
             if name != "ctx":
-                found = found if found is None else _matched(getattr(pattern, name), getattr(node, name), found)
+                found = found if found is None else _matched(part, getattr(node, name), found)
         return found
     return bound if not isinstance(pattern, ast.AST | list) and pattern == node else None
 

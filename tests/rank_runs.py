@@ -27,12 +27,12 @@ from fisher_cli.inputs.checkpoints.checkpoints import CheckpointFile
 from fisher_cli.parallel.launch import launched
 from fisher_cli.parallel.ranks import Ranks, joined_ranks
 from fisher_cli.run.preparation import refuse_other_files
-from tests.cases import CASES
+from tests.cases import case_of
 from tests.shared_gradient_runs import SHARED_GRADIENT_TASKS, as_large
 
 
 def problem_of(process_group: ProcessGroup, batch_size: int = 2) -> Problem:
-    case = next(case for case in CASES if case.name == "mlp")
+    case = case_of("mlp")
     model, inputs, labels = case.make(torch.float64)
     return pose(
         model,

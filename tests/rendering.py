@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 import rich.console
+from rich.console import Group
 
 from fisher_cli.reports.summary import render_summary
 from fisher_cli.results import (
@@ -62,8 +63,11 @@ def checkpoint(i: int, true: float | None = None, **changes: Any) -> Measurement
     return Measurement(**(values | changes))
 
 
-def rendered(rows: list[Measurement], width: int, data: str | None = "digits") -> list[str]:
+def lines_of(group: Group, width: int) -> list[str]:
     stream = io.StringIO()
-    console = rich.console.Console(file=stream, width=width, color_system=None)
-    console.print(render_summary(rows, width, data), crop=False)
+    rich.console.Console(file=stream, width=width, color_system=None).print(group, crop=False)
     return stream.getvalue().splitlines()
+
+
+def rendered(rows: list[Measurement], width: int, data: str | None = "digits") -> list[str]:
+    return lines_of(render_summary(rows, width, data), width)

@@ -1,10 +1,13 @@
 """The ways in which torch writes files, and whether two contents are the same."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from fisher_cli.inputs.formats.containers import Payload, decode
 
 # How files are written: today's archive and the stream of before 1.6, in the default protocol and those of Python 3.
 WAYS: list[dict[str, Any]] = [
@@ -14,10 +17,21 @@ WAYS: list[dict[str, Any]] = [
 every_way = pytest.mark.parametrize("way", WAYS, ids=lambda way: "-".join(str(value) for value in way.values()))
 
 
+def saved(path: Path, content: object, **options: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(content, path, **options)
+    return path
+
+
 def as_bytes(content: object, **options: Any) -> bytes:
     buffer = io.BytesIO()
     torch.save(content, buffer, **options)
     return buffer.getvalue()
+
+
+def read(content: object, **options: Any) -> Payload:
+    """What is read of a file that torch has written."""
+    return decode(as_bytes(content, **options), Path("a.pt"))
 
 
 def same(ours: object, theirs: object) -> bool:

@@ -20,6 +20,7 @@ from fisher_cli.errors import NumericalError, RanksError
 from fisher_cli.parallel import ranks
 from fisher_cli.settings import Settings
 from tests.cases import CASES, mlp
+from tests.live_memory import tensors_in
 
 
 @contextmanager
@@ -125,8 +126,8 @@ def shared_gradients(process_group: ProcessGroup) -> Any:
 
 
 def held_values(gradient: SharedMeanGradient) -> int:
-    """How many values this rank keeps."""
-    return sum(map(len, gradient._totals.values()))
+    """How many values this rank keeps, in whatever attribute."""
+    return sum(each.numel() for each in tensors_in([*vars(gradient).values()]))
 
 
 def problem_of(process_group: ProcessGroup, batch_size: int) -> Problem:
@@ -135,22 +136,22 @@ def problem_of(process_group: ProcessGroup, batch_size: int) -> Problem:
 
 
 @contextmanager
-def failing(method: str, call: int, error: Callable[[], Exception]) -> Iterator[None]:
-    """Within, that call of a shared gradient's method does not come about, unless examples come two at once."""
-    real, calls = getattr(SharedMeanGradient, method), 0
+def failing(owner: type, method: str, call: int, error: Callable[[], Exception]) -> Iterator[None]:
+    """Within, that call of a class's method does not come about."""
+    real, calls = getattr(owner, method), 0
 
-    def sometimes(self: SharedMeanGradient, *words: Any) -> Any:
+    def sometimes(*words: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == call and self._problem.batch_size > 2:
+        if calls == call:
             raise error()
-        return real(self, *words)
+        return real(*words)
 
-    setattr(SharedMeanGradient, method, sometimes)
+    setattr(owner, method, sometimes)
     try:
         yield
     finally:
-        setattr(SharedMeanGradient, method, real)
+        setattr(owner, method, real)
 
 
 def memory_runs_out_in_the_middle_of_a_batch(process_group: ProcessGroup) -> Any:
@@ -162,8 +163,13 @@ def memory_runs_out_in_the_middle_of_a_batch(process_group: ProcessGroup) -> Any
             problem.model, problem.data, settings, measuring.MeasurementContext(batch_size=2, checks=False)
         )
         norm = process_group.broadcast(alone and alone.gradient and alone.gradient.norm_squared)
-        for method, call, rank in (("add", 3, 0), ("part", 2, 0), ("_add", 2, -1), ("_gathered", 3, -1)):
-            with failing(method, call if process_group.rank == rank % process_group.size else 0, short):
+        for owner, method, call, rank in (
+            (SharedMeanGradient, "add", 3, 0),
+            (SharedMeanGradient, "part", 2, 0),
+            (ranks.Ranks, "add_scattered", 2, -1),
+            (ranks.Ranks, "gather_scattered", 3, -1),
+        ):
+            with failing(owner, method, call if process_group.rank == rank % process_group.size else 0, short):
                 context = measuring.MeasurementContext(batch_size=4, checks=False, process_group=process_group)
                 found = measuring.measure(problem.model, problem.data, settings, context)
             assert found.gradient is not None
@@ -175,7 +181,10 @@ def memory_runs_out_in_the_middle_of_a_batch(process_group: ProcessGroup) -> Any
 def an_error_in_the_middle_of_a_batch(process_group: ProcessGroup) -> Any:
     said = []
     for method in ("add", "part"):
-        with as_large(), failing(method, 2 if process_group.rank == 0 else 0, lambda: NumericalError("odd")):
+        with (
+            as_large(),
+            failing(SharedMeanGradient, method, 2 if process_group.rank == 0 else 0, lambda: NumericalError("odd")),
+        ):
             try:
                 with process_group.in_step():
                     _said(sweep(problem_of(process_group, 3), verify=False))

@@ -49,10 +49,10 @@ def tables(folder: Path = Path()) -> dict[str, str]:
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("r.csv", "r.layers.csv")}
 
 
-def forget() -> None:
+def forget(report: str = "r") -> None:
     """Remove all that the run has written."""
-    shutil.rmtree("r.journal")
-    for path in Path().glob("r.*"):
+    shutil.rmtree(f"{report}.journal", ignore_errors=True)
+    for path in Path().glob(f"{report}.*"):
         path.unlink()
 
 

@@ -1,6 +1,5 @@
 """Every command in docs/ runs, what is shown below it is what it prints, and links lead somewhere."""
 
-import importlib
 import re
 import subprocess
 import sys
@@ -57,12 +56,6 @@ def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)", path.read_text()):
         if not target.startswith("http"):
             assert (path.parent / target).exists(), target
-
-
-@pytest.fixture
-def reference(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(ROOT / "docs")
-    return importlib.import_module("reference")
 
 
 @pytest.mark.parametrize("page", ["commands", "columns", "formats"])

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -41,9 +42,9 @@ FLOORS: Final[dict[str, list[set[str]]]] = {
 }
 
 
-def modules() -> Iterator[tuple[Path, ast.Module]]:
-    for path in sorted(PACKAGE.rglob("*.py")):
-        yield path, ast.parse(path.read_text())
+@cache
+def modules() -> list[tuple[Path, ast.Module]]:
+    return [(path, ast.parse(path.read_text())) for path in sorted(PACKAGE.rglob("*.py"))]
 
 
 def imported(tree: ast.Module) -> set[tuple[str, ...]]:
@@ -218,9 +219,9 @@ def test_collectives_are_in_one_place() -> None:
 
 def test_the_memory_of_the_machine_is_read_in_one_place() -> None:
     """Which honours control groups: whatever is chosen by another reader ends in a container's kill."""
-    found = {path.name for path, _ in modules() if "SC_PHYS_PAGES" in path.read_text()}
-    assert found == {"machine_memory.py"}
-    assert not [path for path, tree in modules() if "psutil" in ast.unparse(tree) or "meminfo" in ast.unparse(tree)]
+    texts = {path.name: path.read_text() for path, _ in modules()}
+    assert [name for name, text in texts.items() if "SC_PHYS_PAGES" in text] == ["machine_memory.py"]
+    assert not [name for name, text in texts.items() if re.search("psutil|meminfo", text)]
 
 
 TESTS = Path(__file__).parent
@@ -273,6 +274,70 @@ def test_no_test_depends_on_the_clock_or_on_resident_memory(path: Path) -> None:
 )
 def test_the_rule_above_finds_what_it_names(line: str) -> None:
     assert list(depends_on_the_machine(ast.parse(line)))
+
+
+def names_defined(tree: ast.Module) -> Iterator[str]:
+    """Of functions and classes, and what is assigned to names and to attributes of `self`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield ast.unparse(node).removeprefix("self.")
+
+
+def private_names_used(tree: ast.Module, private: set[str]) -> Iterator[str]:
+    """Where these names are imported, looked up on what is no other library's, or given to `setattr` and its like."""
+    nodes, own = list(ast.walk(tree)), {f"self.{name}" for name in names_defined(tree)}
+    imports = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+    others = [each for each in imports if "fisher_cli" not in ast.unparse(each)]
+    foreign = {(alias.asname or alias.name).partition(".")[0] for each in others for alias in each.names}
+    for node in nodes:
+        if node in imports and node not in others:
+            yield from private.intersection(re.findall(r"\w+", ast.unparse(node)))
+        elif isinstance(node, ast.Attribute) and node.attr in private:
+            text = ast.unparse(node)
+            yield from () if text in own or text.partition(".")[0] in foreign else (text,)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("attr"):
+            words = [str(each.value).rpartition(".")[2] for each in node.args if isinstance(each, ast.Constant)]
+            yield from private.intersection(words)
+
+
+def test_no_test_uses_a_private_name_of_the_package() -> None:
+    """What is private may change without a word: a claim is made through what callers call."""
+    names = {name for _, tree in modules() for name in names_defined(tree)}
+    private = {name for name in names if re.fullmatch(r"_\w+(?<!__)", name)}
+    paths = [*TESTS.rglob("*.py"), *(TESTS.parent / "benchmarks").rglob("*.py")]
+    used = {path: list(private_names_used(ast.parse(path.read_text()), private)) for path in sorted(paths)}
+    assert not {path.name: found for path, found in used.items() if found}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from fisher_cli.run.row import _join",
+        "from fisher_cli._join import join",
+        "row._join(1)",
+        "found.rows[0]._join.x",
+        "class Mine(Row):\n    def rows(self):\n        return self._join",
+        "patch.setattr(row, '_join', None)",
+        "patch.setattr('fisher_cli.run.row._join', None)",
+        "getattr(row, '_join')",
+    ],
+)
+def test_the_rule_of_private_names_finds_what_it_forbids(line: str) -> None:
+    assert list(private_names_used(ast.parse(line), {"_join"}))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import torch\ntorch.nn._join(1)",
+        "class Mine:\n    def __init__(self):\n        self._join = 1\n    def rows(self):\n        return self._join",
+        "row.join(_join)",
+    ],
+)
+def test_private_names_of_the_test_and_of_other_libraries_are_their_own(line: str) -> None:
+    assert not list(private_names_used(ast.parse(line), {"_join"}))
 
 
 def test_only_the_console_prints() -> None:

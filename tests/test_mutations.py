@@ -20,7 +20,7 @@ from tests.mutations import MUTATIONS
 SHARE = 24 / 25
 PLACES = ("engine", "scores", "estimator", "eigenvalues", "inputs", "run")
 # Of each place so many are planted by default; all of them in the long test.
-SOME = 2
+SOME = 1
 
 
 def some_of_each_place() -> list[Mutation]:

@@ -96,7 +96,7 @@ def _exit_code(error: Exception) -> int:
 
 
 def _abandon_stdout() -> None:
-    """Let what is still to be written vanish, or Python would complain again when it flushes at exit."""
+    """Discard what is still to be written, or Python would complain again when it flushes at exit."""
     sink = os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, sys.stdout.fileno())
     os.close(sink)
@@ -200,7 +200,7 @@ def _stop(number: int, _: FrameType | None) -> None:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line and exit with a code that docs/formats.md explains."""
     if launched().size > 1:
         # What torch's own network code says when another rank is gone takes dozens of lines.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

@@ -19,10 +19,21 @@ ROWS_AS_THEY_COME = {Format.CSV, Format.TSV, Format.JSONL}
 def destinations(
     output: Path | None, form: Format | None, force: bool, dialect: Dialect = Dialect.PLAIN
 ) -> tuple[ReportFiles | None, Format | None]:
-    """The files that -o asks for, None without it and for `-o -`; and what goes to stdout, if anything.
+    """Where a command's results go: to the files that -o asks for, and to stdout.
+
+    Args:
+        output: as typed for -o; None without it.
+        form: as typed for --format; None without it.
+        force: whether files that are not an earlier report's may be replaced.
+        dialect: of CSV.
+
+    Returns:
+        The files, None without -o and for `-o -`; and the format of what goes to stdout, None for nothing.
 
     Raises:
-        UsageError: a dialect of CSV was asked for and no CSV, or a workbook without what writes it.
+        UsageError: format and name do not fit together, a dialect of CSV was asked for and no CSV, or a workbook
+            without what writes it.
+        OutputError: something must go to stdout, and it is closed.
     """
     files, to_stdout = _report_files(output, form, force, dialect), _stdout_format(output, form)
     forms = {to_stdout, files and files.format}
@@ -64,7 +75,11 @@ def _stdout_format(output: Path | None, form: Format | None) -> Format | None:
 
 
 def why_nothing(rows: "Sequence[Measurement] | Sequence[Inspection]") -> str:
-    """One line for a run without a good row: the reason, if all have the same one, else the first."""
+    """One line for a run without a good row: the reason, if all have the same one, else the first.
+
+    Args:
+        rows: at least one, none of which is good.
+    """
     first, total = rows[0], len(rows)
     if total == 1:
         return f"{first.checkpoint}: {first.error}"
@@ -75,7 +90,12 @@ def why_nothing(rows: "Sequence[Measurement] | Sequence[Inspection]") -> str:
 
 
 def exit_code(rows: "Sequence[Measurement] | Sequence[Inspection]", good: int) -> int:
-    """0 when all rows are ok, 3 when some are not, 1 when none has a result."""
+    """0 when all rows are ok, 3 when some are not, 1 when none has a result.
+
+    Args:
+        rows: of the run.
+        good: how many of them have a result.
+    """
     if not good:
         return 1
     return 3 if any(row.error for row in rows) else 0

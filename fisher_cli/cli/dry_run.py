@@ -36,8 +36,10 @@ def show_forecast(
 ) -> int:
     """Print what the same command without --dry-run will take, as lines, or as JSON with --format json.
 
+    Args are those of `run_command`; `follows` says whether the run waits for checkpoints that come later.
+
     Returns:
-        The exit code: 0 if it fits, 4 if it does not.
+        The exit code: 0 if it fits, 4 if it does not, 1 if no checkpoint can be read.
 
     Raises:
         UsageError: this is not told of several ranks, or of a run that waits, or not in this format.

@@ -29,7 +29,16 @@ _PIECE = 2**20
 
 
 class LongRows:
-    """A long table being written; what is not finished when the run ends leaves nothing behind."""
+    """A long table being written; what is not finished when the run ends leaves nothing behind.
+
+    Methods raise an OutputError where the disk is full or the operating system refuses.
+
+    Args:
+        table: of the registry.
+        path: the file's own name, which it gets at the end; of a workbook the workbook's.
+        form: of the file.
+        dialect: of CSV.
+    """
 
     def __init__(self, table: Table, path: Path, form: Format, dialect: Dialect = Dialect.PLAIN) -> None:
         self.path, self._table = path, table
@@ -44,14 +53,23 @@ class LongRows:
         self._done: PreparedFile | pd.DataFrame | None = None
 
     def add(self, measurement: "Measurement", order: int) -> None:
-        """Append one checkpoint's rows."""
+        """Append one checkpoint's rows.
+
+        Args:
+            measurement: of the checkpoint.
+            order: its place in the run, from 0.
+        """
         from fisher_cli.tables.build import frames
 
         for rows in frames(self._table, measurement, order):
             _saying(self.path, lambda rows=rows: self._file.write(rows))  # type: ignore[misc]
 
     def prepared(self, metadata: Mapping[str, Any]) -> "PreparedFile | pd.DataFrame":
-        """All of it, ready to take its name, or to become a sheet of a workbook."""
+        """All of it, ready to take its name, or to become a sheet of a workbook; nothing can be added any more.
+
+        Args:
+            metadata: JSON values that go into Parquet only.
+        """
         if self._done is None:
             self._done = _saying(self.path, lambda: self._file.finish(metadata))
         return self._done
@@ -61,7 +79,12 @@ class LongRows:
         return _saying(self.path, lambda: self._file.so_far())
 
     def print(self, console: "Console", metadata: Mapping[str, Any]) -> None:
-        """Put all of it on stdout."""
+        """Put all of it on stdout; nothing can be added any more.
+
+        Args:
+            console: on which it is put.
+            metadata: JSON values that go into Parquet and workbooks only.
+        """
         done = self.prepared(metadata)
         if not isinstance(done, PreparedFile):
             console.write(render_workbook({self._table.word: done}, metadata))
@@ -72,7 +95,17 @@ class LongRows:
 
 
 def open_rows(stack: ExitStack, tables: Sequence[Table], files: ReportFiles | None, form: Format | None) -> "Opened":
-    """The long table's file among the report's, and one for what goes to stdout only when it is whole."""
+    """Open the long table's file among the report's, and one for what goes to stdout only when it is whole.
+
+    Args:
+        stack: removes what is not finished when it is left.
+        tables: of the command, the main one first; none of them need be long.
+        files: the report's; None for no file.
+        form: of what goes to stdout; None for nothing.
+
+    Raises:
+        OutputError: the file cannot be made.
+    """
     table = next((each for each in tables if each.is_long), None)
     beside = in_pipe = None
     if table is not None and files is not None:

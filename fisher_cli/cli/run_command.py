@@ -35,14 +35,19 @@ if TYPE_CHECKING:
 
 
 class FirstRow:
-    """Says each thing once."""
+    """Says on stderr what a run's rows tell, each thing once.
+
+    Args:
+        console: on which it is said.
+        ranks: how many processes share the examples.
+    """
 
     def __init__(self, console: "Console", ranks: int) -> None:
         self._console, self._ranks, self._waits = console, ranks, True
         self._has_said_rounding = False
 
     def take(self, measurement: "Measurement") -> None:
-        """Say what this row is the first to tell."""
+        """Say what this row is the first to tell: ranks without work, and what a reduced precision costs."""
         if self._waits:
             self._say_who_idles(measurement)
         self._waits = False
@@ -66,10 +71,15 @@ WORDS: ContextVar[str] = ContextVar("WORDS", default="")
 
 
 def made_of(run: "FileRun", journal: Journal, files: ReportFiles) -> str:
-    """SHA-256 of all that the bytes of a report follow from.
+    """SHA-256 of all that the bytes of a report follow from, as `sha256:<hex>`.
 
     That are the question and the rows, which the journal holds; the checkpoints in their order, under their names and
     with their places in training; which tables there are, in what form; and the words of the command.
+
+    Args:
+        run: with the checkpoints.
+        journal: with all rows of the run.
+        files: of the report.
     """
     places = [[file.name, file.sha256, file.step, file.epoch, file.copies] for file in run.files]
     tables = replace(files, inputs=(), force=False)
@@ -85,9 +95,13 @@ CHECK_FAILED = 4
 class CommandReport:
     """What a command makes of a run.
 
-    `tables` are those that it writes, the main one first; of the long form `melted` is what goes to stdout. `show`
-    prints for people. `gate` says line by line what of the results must not be: exit code 4. `finished` says what is
-    kept of a measurement after its rows are written. `dialect` is that of CSV on stdout.
+    Attributes:
+        tables: those that it writes, the main one first.
+        show: prints the finished run for people.
+        gate: says of the finished run, line by line, what the results must not be; a line means exit code 4.
+        finished: what is kept of a measurement after its rows are written.
+        dialect: of CSV on stdout.
+        melted: the table in the long form that goes to stdout in place of the main one; None for the main one.
     """
 
     tables: tuple[Table, ...]
@@ -115,6 +129,13 @@ class CommandReport:
     ) -> Iterator[str]:
         """One checkpoint's rows as they are streamed.
 
+        Args:
+            analysis: the run so far; it says how many eigenvalues there are.
+            measurement: of the checkpoint.
+            order: its place in the run, from 0.
+            form: csv, tsv or jsonl.
+            path: the path up to the row before, which grows by this one.
+
         Yields:
             The rows of the main table, or of its long form, with the header before the first.
         """
@@ -128,7 +149,11 @@ class CommandReport:
 
 @dataclass(frozen=True)
 class FollowWait:
-    """Whether a run waits for checkpoints that come later: until one of this step, or else until it is stopped."""
+    """That a run waits for checkpoints that come later.
+
+    Attributes:
+        until: the step of the last one to wait for; None to wait until the run is stopped.
+    """
 
     until: int | None = None
 
@@ -146,15 +171,26 @@ def run_command(
 ) -> int:
     """Measure every checkpoint, write and print what the report makes of it.
 
-    Beside a report file its journal keeps every finished row: with `resume` those are not measured again. A run that
-    waits for checkpoints still to come writes its report before each wait. Of several ranks the first writes and
-    prints.
+    Beside a report file its journal keeps every finished row. A run that waits for checkpoints still to come writes its
+    report before each wait. Of several ranks the first writes and prints.
+
+    Args:
+        checkpoints: files and folders.
+        settings: what is asked.
+        resources: with what.
+        report: what is made of the run.
+        files: the report's; None for no file.
+        to_stdout: the format of what goes there; None for nothing.
+        quiet: whether stderr is for errors alone.
+        resume: whether rows that the journal has are taken from there; else it is begun anew.
+        waits: for checkpoints that come later; None to end with those that are there.
 
     Returns:
-        The exit code: 0 all rows ok, 3 some not, 1 none, 4 if the report's gate is shut.
+        The exit code: 0 all rows ok, 3 some not, 1 none, 4 if the report's gate finds something.
 
     Raises:
         UsageError: several ranks cannot do this.
+        FisherError: what ends the run. Rows that were finished are in the report.
     """
     launch = launched()
     if launch.size > 1 and waits is not None:

@@ -30,7 +30,12 @@ from fisher_cli.settings import (
 
 
 def positive(text: str, option: str, word: str) -> int | None:
-    """The number that an option's text says, None for its word.
+    """The number that an option's text says; None for its word.
+
+    Args:
+        text: as typed.
+        option: its name, for the message.
+        word: what stands for no number, such as `all`.
 
     Raises:
         UsageError: it is neither.
@@ -56,7 +61,12 @@ def count(number: int, option: str) -> int:
 
 
 def positive_number(text: str | None, option: str, example: str) -> float | None:
-    """The positive number that an option's text says, None without a text.
+    """The positive number that an option's text says; None without a text.
+
+    Args:
+        text: as typed.
+        option: its name, for the message.
+        example: of a number, for the message.
 
     Raises:
         UsageError: it is none.
@@ -96,9 +106,14 @@ def _as_it_is(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class SharedOption:
-    """One shared option: a command's parameter `name`, as Typer reads it, and what becomes of it.
+    """One shared option: a command's parameter, as Typer reads it, and what becomes of it.
 
-    `read` turns what was typed into the value of the field of that name in `of`; None: the option acts by itself.
+    Attributes:
+        name: of the parameter, and of the field that it sets.
+        option: its annotation for Typer.
+        default: what Typer takes where nothing is typed.
+        read: turns what was typed into the value of the field.
+        of: whose field it is; None for an option that acts by itself.
     """
 
     name: str
@@ -176,14 +191,18 @@ def without(asked: tuple[SharedOption, ...], *names: str) -> tuple[SharedOption,
 
 
 def changed(asked: tuple[SharedOption, ...], name: str, option: Any, default: Any) -> tuple[SharedOption, ...]:
-    """The options, the one of this name with another help and default."""
+    """The options, the one of this name with another annotation and default."""
     return tuple(replace(each, option=option, default=default) if each.name == name else each for each in asked)
 
 
 def asks(*asked: SharedOption) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command these options besides its own; it is called with `settings` and `resources` made of them.
 
-    What Typer sees is one function of all: the command's arguments first, then the shared options, then its own.
+    What Typer sees is one function of all: the command's arguments first, then the shared options, then its own. Errors
+    of reading them are UsageErrors.
+
+    Args:
+        *asked: the shared options, in the order of the help.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:

@@ -6,7 +6,10 @@ from fisher_cli.storage.report_files import ReportFiles
 
 
 def read_devices(text: str | None) -> tuple[str, ...]:
-    """The names that the option's text lists.
+    """The names that the text of `--devices` lists.
+
+    Args:
+        text: names joined by commas; None for none.
 
     Raises:
         UsageError: there is an empty one.
@@ -21,10 +24,17 @@ def read_devices(text: str | None) -> tuple[str, ...]:
 def check_sharing(
     settings: Settings, resources: Resources, files: ReportFiles | None, *, follows: bool = False
 ) -> None:
-    """Refuse a shard of a run that has to be seen as a whole.
+    """Refuse a shard or several devices where they do not go together with the rest.
+
+    Args:
+        settings: what is asked.
+        resources: with what.
+        files: the report's; None for no file.
+        follows: whether the run waits for checkpoints that come later.
 
     Raises:
-        UsageError: it needs all checkpoints, or there is no file for `fisher merge`.
+        UsageError: the run has to be seen as a whole, its device is named twice, or there is no file for `fisher
+            merge`.
     """
     if resources.devices and follows:
         msg = "--devices with --follow: checkpoints come one by one; leave one of the two out"

@@ -13,6 +13,12 @@ _LONGEST = 2**26
 def check_single(path: Path, suffixes: tuple[str, ...], mark: bytes, *, force: bool) -> None:
     """Refuse a name that says no format, a folder that is not there, and a file that does not hold our mark.
 
+    Args:
+        path: of the file that is to be written.
+        suffixes: those that say a format, such as `.html`; the first is proposed.
+        mark: bytes that every file of this command holds.
+        force: whether another file may be replaced.
+
     Raises:
         UsageError: the suffix is none of those.
         OutputError: the file must not or cannot be written.

@@ -20,7 +20,14 @@ ALL = "all"
 
 
 def choose_devices(names: Sequence[str]) -> list[str]:
-    """The devices of these names, all of one type; `all` are the CUDA devices that are there, a number is one of them.
+    """The devices of these names, all of one type.
+
+    Args:
+        names: as `--devices` lists them: `all` alone for the CUDA devices that are there, numbers of CUDA devices, or
+            names such as `cpu`. A device may be named more than once.
+
+    Returns:
+        One name for each process, such as `cuda:1`, in the same order.
 
     Raises:
         UsageError: there is no such device here, or they are of different types.
@@ -43,7 +50,9 @@ def choose_devices(names: Sequence[str]) -> list[str]:
 def run_on_devices(
     paths: Sequence[Path], settings: Settings, resources: Resources, before: Path | None = None
 ) -> FileRun:
-    """The same rows as those of one process, measured by one per device; this one keeps the journal and the order.
+    """A run whose rows are measured by one process per device; this one keeps the journal and the order.
+
+    The rows are those that one process would give.
 
     Args:
         paths: as for `run_of_files`.
@@ -51,8 +60,13 @@ def run_on_devices(
         resources: with what; its `devices` share the checkpoints out.
         before: the folder of an earlier run's journal.
 
+    Returns:
+        The run. Its processes begin with its first row, and `close` ends them.
+
     Raises:
-        UsageError: one of the devices is not there.
+        UsageError: one of the devices is not there, or what was asked cannot be.
+        CheckpointError: there are no checkpoints.
+        DataError: the data cannot be had.
     """
     devices = choose_devices(resources.devices)
     pool = partial(_worker_pool, devices=devices, paths=paths)

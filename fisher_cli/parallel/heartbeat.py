@@ -1,4 +1,4 @@
-"""Watching over the other ranks: one that ends, hangs or is told to stop takes all with it, soon and in order.
+"""Watching the other ranks: where one ends, hangs or is told to stop, all stop, soon and in order.
 
 A thread looks every second at the launcher, at the word that a rank leaves when it must go, and at a counter that each
 rank keeps moving. Waiting for a rank that computes can take hours, so that no time limit on collectives would do.
@@ -39,16 +39,16 @@ Say = Callable[[str], None]
 
 
 class KeyValueStore(Protocol):
-    """What of torch's key-value store is used."""
+    """What is used of torch's key-value store, which all ranks share."""
 
     def set(self, key: str, value: str) -> None:
-        """Keep a value."""
+        """Keep a value under a key, in place of an earlier one."""
 
     def get(self, key: str) -> bytes:
-        """The value."""
+        """The value of a key, waited for."""
 
     def check(self, keys: list[str]) -> bool:
-        """Whether all are there."""
+        """Whether all of these keys have values now."""
 
     def set_timeout(self, timeout: timedelta) -> None:
         """How long to wait for an answer."""

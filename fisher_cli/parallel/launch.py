@@ -7,9 +7,15 @@ from functools import cache
 
 @dataclass(frozen=True)
 class Launch:
-    """The place of this process among all (`rank` of `size`) and among those on its machine; who started it.
+    """The place of this process among all that share one analysis, and who started it.
 
-    `store` is where the launcher keeps what the ranks meet by, host and port; None if a rank does.
+    Attributes:
+        rank: its number, from 0.
+        size: how many processes there are.
+        local_rank: its number among those on its machine, from 0.
+        local_size: how many are on its machine.
+        parent: the process that started it, by its id; 0 for a process alone.
+        store: where the launcher keeps what the ranks meet by, host and port; None if a rank does.
     """
 
     rank: int = 0
@@ -21,13 +27,16 @@ class Launch:
 
     @property
     def speaks(self) -> bool:
-        """Whether it prints, and writes files: one process does."""
+        """Whether this process prints and writes files, which rank 0 alone does."""
         return self.rank == 0
 
 
 @cache
 def launched() -> Launch:
-    """The place that the environment tells, by the variables that torchrun sets; to be asked early, for the parent."""
+    """The place of this process, by the variables that torchrun sets; a process alone where they are not there.
+
+    The environment is asked once. That has to be early, while the process that started this one is still its parent.
+    """
     words = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     texts = [os.environ.get(word, "") for word in words]
     if not texts[0].isdecimal() or not texts[1].isdecimal() or "MASTER_ADDR" not in os.environ:

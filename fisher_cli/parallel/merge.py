@@ -31,7 +31,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Merged:
-    """A report that was joined: `measurements` are its rows as far as the journals know them."""
+    """A report that was joined.
+
+    Attributes:
+        main: the file of its main table.
+        word: the word in that file's name: "" for `fisher analyze`, "spectrum" for `fisher spectrum`.
+        data: the examples in words, as in the record.
+        measurements: its rows in order of training, as far as the journals know them, without what is as long as the
+            data. A row without numbers has its error alone.
+    """
 
     main: Path
     word: str
@@ -42,8 +50,17 @@ class Merged:
 def merge(paths: Sequence[Path], output: Path, form: Format, *, force: bool = False) -> list[Merged]:
     """Join the reports of all shards of a run into the files `output`, byte for byte those of the whole run.
 
-    A name stands for all reports of that stem: those of `fisher analyze` and of `fisher spectrum`. Everything is read
-    and held against each other before the first file is written.
+    Everything is read and held against each other before the first file is written.
+
+    Args:
+        paths: the parts in any order, by the files of their main tables. A name stands for all reports of that stem:
+            those of `fisher analyze` and of `fisher spectrum`. Their other tables may be among the paths.
+        output: the file of the main table that is written; the others go beside it.
+        form: its format.
+        force: whether to replace a report that is there, with its journal.
+
+    Returns:
+        What was written, one for each kind of report.
 
     Raises:
         OutputError: a part is damaged or missing, they are of different runs, or nothing can be written there.

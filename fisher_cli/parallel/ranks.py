@@ -1,4 +1,4 @@
-"""Several processes on one analysis: torch.distributed, which nothing else here uses, behind a World.
+"""Several processes on one analysis: torch.distributed, which nothing else here uses, behind a `ProcessGroup`.
 
 Every collective begins with a small exchange in which each rank says what it is about to do. So a rank that fails can
 say so where the others wait for it, and ranks that went different ways notice before they add what does not belong
@@ -46,7 +46,11 @@ class _FailedElsewhere(Exception):
 
 
 class Ranks(ProcessGroup):
-    """One of several processes, each with the same network, that share the examples; sums are in float64."""
+    """One of several processes, each with the same network, that share the examples; sums are in float64.
+
+    All methods but `scattered`, `sharers` and `own_device` are collective: all ranks call them in the same order. A
+    method raises a RanksError where another rank is gone or does something else.
+    """
 
     def __init__(self, launch: Launch, watch: Heartbeat) -> None:
         self.rank, self.size = launch.rank, launch.size
@@ -67,7 +71,7 @@ class Ranks(ProcessGroup):
         return tensor
 
     def scattered(self, count: int) -> int:
-        """How many of `count` values are this rank's where a vector is scattered: its share of every `PIECE`."""
+        """How many of `count` values are this rank's where a vector is scattered: its share of every `PIECE` values."""
         return sum(self._lengths(start, stop)[self.rank] for start, stop in _pieces(count))
 
     def _lengths(self, start: int, stop: int) -> list[int]:
@@ -95,7 +99,7 @@ class Ranks(ProcessGroup):
                 mine += length
 
     def gather_scattered(self, total: Tensor, count: int, dtype: torch.dtype) -> Tensor:
-        """The vector (count,) of a scattered total, in another precision, on every rank."""
+        """The vector (count,) of a scattered total, in the precision `dtype`, on every rank."""
         largest, mine = self._lengths(0, min(count, PIECE))[0], 0
         vector, sent = total.new_empty(count, dtype=dtype), total.new_zeros(largest, dtype=dtype)
         every = [torch.empty_like(sent) for _ in range(self.size)]
@@ -110,7 +114,11 @@ class Ranks(ProcessGroup):
         return vector
 
     def gather(self, parts: Sequence[Tensor]) -> Tensor:
-        """The rows of all ranks in their order, (Σ rows, …), from this rank's in parts, of which there may be none."""
+        """The rows of all ranks in their order, (Σ rows, …), on every rank.
+
+        Args:
+            parts: this rank's rows in order, each part (rows, …); a rank may have none, but not all.
+        """
         mine, counts = self._described(parts)
         every = [torch.empty_like(mine) for _ in counts]
         with self._together(_GATHER, 0):
@@ -118,7 +126,7 @@ class Ranks(ProcessGroup):
         return torch.cat([rows[:count] for rows, count in zip(every, counts, strict=True)])
 
     def gather_to(self, owner: int, part: Tensor) -> Tensor | None:
-        """The same of one part for one rank alone; None for the others."""
+        """The rows of all ranks in their order, (Σ rows, …), for the rank `owner` alone; None for the others."""
         mine, counts = self._described([part])
         every = [torch.empty_like(mine) for _ in counts] if self.rank == owner else None
         with self._together(_GATHER_TO, owner):
@@ -230,11 +238,14 @@ class Ranks(ProcessGroup):
         raise error if error is not None and first == self.rank else _rebuilt(*told[first])
 
     def sharers(self, device: torch.device) -> int:
-        """Those on this machine share its own memory; each has a GPU to itself."""
+        """How many ranks share the memory of a device: those of this machine its own; a GPU belongs to one rank."""
         return self._launch.local_size if device.type == "cpu" else 1
 
     def own_device(self, name: str) -> str:
-        """`cuda:N` with the local rank N where CUDA was asked for or is there.
+        """The device of this rank: `cpu`, or `cuda:N` with the local rank N where CUDA was asked for or is there.
+
+        Args:
+            name: as `--device` has it.
 
         Raises:
             UsageError: there are fewer GPUs than ranks, or one of them was named.
@@ -252,6 +263,9 @@ class Ranks(ProcessGroup):
 
     def refuse_different_machines(self, device: str) -> None:
         """Make sure that what is computed twice comes out the same on all ranks, down to the last bit.
+
+        Args:
+            device: of this rank, `cpu` or `cuda:N`.
 
         Raises:
             UsageError: versions, kinds of processor or numbers of threads differ.
@@ -292,12 +306,19 @@ def _named(kind: str) -> Callable[[str], Exception]:
 
 @contextlib.contextmanager
 def joined_ranks(launch: Launch, device: str, say: Say) -> Iterator[ProcessGroup]:
-    """The group of this process; with others it meets them first, and tells them if it must go.
+    """The group of this process: alone, or with the other ranks, which it meets first and tells if it must go.
 
-    `say` prints a line when nobody else can.
+    Args:
+        launch: the place of this process.
+        device: as `--device` has it, the same on all ranks.
+        say: prints a line, when this process has to end while its main thread computes.
 
     Yields:
-        The process group.
+        The process group, to be used while the context is open.
+
+    Raises:
+        UsageError: the ranks are not alike, or there are fewer GPUs than ranks.
+        RanksError: they do not find each other, or another rank is gone.
     """
     if launch.size == 1:
         yield ALONE

@@ -32,7 +32,16 @@ OF_THE_PART: Final = frozenset(
 
 @dataclass(frozen=True)
 class ShardReport:
-    """One report of a shard: `main` is its main table's file, `word` the word in that name."""
+    """One report of a shard, read back.
+
+    Attributes:
+        main: the file of its main table.
+        word: the word in that file's name: "" for `fisher analyze`.
+        record: its run record, as JSON values.
+        part: the shard, and the sequence of checkpoints that it is a part of.
+        asked: the question that its journal answers, as JSON values.
+        records: the journal's rows by the weights that they are of and those before them.
+    """
 
     main: Path
     word: str
@@ -68,7 +77,12 @@ class ShardReport:
         raise OutputError(msg)
 
     def again(self, index: int, output: Path | None = None) -> str:
-        """What to type for a shard of the same run."""
+        """What to type for a shard of the same run, in words that follow a colon.
+
+        Args:
+            index: the shard's number, from 1.
+            output: its file; None for a name like this one's.
+        """
         shard, command = f"{index}/{self.part.shard.of}", self.record.get("run", {}).get("command")
         name = output or self._sibling(index)
         typed = [str(word) for word in command[1:]] if isinstance(command, list) else []
@@ -91,7 +105,10 @@ class ShardReport:
 
 
 def main_tables(path: Path) -> dict[str, Path]:
-    """The reports of a name, `part.csv`, by the word in their main tables' names; or the one that is named itself.
+    """The reports that a name stands for, by the word in the names of their main tables.
+
+    Args:
+        path: `part.csv` for all reports of that stem, or the main table of one, such as `part.spectrum.csv`.
 
     Raises:
         OutputError: there is no report.
@@ -121,6 +138,10 @@ def tables_beside(path: Path) -> set[Path]:
 
 def read_shard(main: Path, word: str) -> ShardReport:
     """One part, whole and undamaged, with the records of its journal.
+
+    Args:
+        main: the file of its main table.
+        word: the word in that file's name.
 
     Raises:
         OutputError: it is damaged, no part, not finished, or without its journal.

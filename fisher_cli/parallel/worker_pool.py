@@ -26,7 +26,7 @@ from fisher_cli.run.row import Keep, Predecessor, Source
 from fisher_cli.settings import Resources, Settings
 from fisher_cli.storage.atomic_write import STOPPING_SIGNALS
 
-# A checkpoint whose process died is tried once more: what killed it may have been another process's hunger for memory.
+# A checkpoint whose process died is tried once more: another process may have taken the memory.
 ATTEMPTS: Final = 2
 # Taking the second half of what another worker has before it costs a measurement more: with fewer left nothing is won.
 _WORTH_SHARING: Final = 3
@@ -40,6 +40,10 @@ class ShareQueue:
 
     A row needs the network of the row before, so that every break in a worker's sequence costs one measurement more:
     the number of workers less one, and one for each share that is taken over.
+
+    Args:
+        places: of the rows to measure, in order of training.
+        workers: how many there are.
     """
 
     def __init__(self, places: Sequence[int], workers: int) -> None:
@@ -64,7 +68,16 @@ class ShareQueue:
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """What a worker needs to know of the run."""
+    """What a worker needs to know of the run; all of it is pickled.
+
+    Attributes:
+        paths: as the user named them.
+        settings: what is asked.
+        resources: with what, without a shard and other devices. Each worker is given a device of its own.
+        files: the checkpoints of the whole run, found and hashed.
+        threads: how many each worker computes with.
+        log_level: of the package's log, as in this process.
+    """
 
     paths: tuple[Path, ...]
     settings: Settings
@@ -83,7 +96,14 @@ class _Worker:
 
 
 class WorkerPool:
-    """Measures rows in other processes, one for each of the devices, and tells what comes at once."""
+    """Measures rows in other processes, one for each of the devices, and tells what comes at once.
+
+    An executor of `fisher_cli.run`. A checkpoint whose process ends twice becomes a row that says so.
+
+    Args:
+        worker_config: what all workers are told.
+        devices: a name for each worker.
+    """
 
     is_elsewhere = True
 
@@ -95,7 +115,13 @@ class WorkerPool:
         self._workers: list[_Worker] = []
 
     def begin(self, places: Sequence[int], keep: Keep, observer: Observer) -> None:
-        """Start as many workers as there is work for."""
+        """Start as many workers as there is work for, at most one for each device.
+
+        Args:
+            places: the numbers of the rows in the whole run, in order of training.
+            keep: told every row as soon as it is measured, which need not be in order.
+            observer: is told nothing: several rows are under way at once.
+        """
         del observer  # several rows are under way at once
         self._keep, self._queue, self._asked = keep, ShareQueue(places, len(self._devices)), set(places)
         self._start_workers(len(places))
@@ -109,7 +135,15 @@ class WorkerPool:
             raise
 
     def measure_row(self, source: Source, previous: Predecessor) -> Measurement:
-        """The row of a checkpoint, waited for; its worker finds itself what it is held against."""
+        """The row of a checkpoint, waited for; its worker finds itself what it is held against.
+
+        Args:
+            source: a checkpoint of the run; one that `begin` was not told of is given to the first worker.
+            previous: not used.
+
+        Raises:
+            FisherError: a process cannot begin, or says that the run cannot go on.
+        """
         del previous
         assert isinstance(source, CheckpointFile)
         place = self._places[source.path]
@@ -126,13 +160,13 @@ class WorkerPool:
         return self._rows.pop(place)
 
     def rejoin(self, source: Source, known: Measurement, previous: Predecessor) -> Measurement | None:
-        """None: no network is here."""
+        """None: this process has no network, so that the row is measured anew."""
 
     def learn(self, row: Measurement) -> None:
-        """Nothing: each worker learns from its own rows."""
+        """Do nothing: each worker learns from its own rows."""
 
     def close(self) -> None:
-        """End all workers."""
+        """End all workers, by SIGTERM and after five seconds by SIGKILL."""
         for worker in self._workers:
             worker.process.terminate()
         for worker in self._workers:
@@ -237,7 +271,13 @@ def _end_of(process: BaseProcess) -> str:
 
 
 def work(connection: Connection, worker_config: WorkerConfig) -> None:
-    """Measure what comes over the connection until it closes."""
+    """Measure the rows that are asked for over the connection until it closes: what a worker process does.
+
+    Args:
+        connection: sends None when the worker is ready, then for each place that comes the row and the content hash of
+            the row before it. An error that ends the run is sent as it is.
+        worker_config: what the worker needs to know.
+    """
     _settle(worker_config)
     try:
         config = worker_config

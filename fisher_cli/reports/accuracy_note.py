@@ -37,8 +37,8 @@ def accuracy_note(measurements: Sequence[Measurement]) -> list[str]:
     sure = [each for each in known if each.is_better_than_guessing and (_loss_ratio(each) or 0.0) > 1]
     if sure:
         said.append(
-            f"The loss is above that of guessing, ln {classes} = {math.log(classes):.3g} nats, though the accuracy is "
-            f"not: {_places(sure)}. Wrong answers are given with great confidence."
+            f"The loss is above that of guessing, ln {classes} = {math.log(classes):.3g} nats, while the accuracy is "
+            f"better: {_places(sure)}. Wrong answers are given with great confidence."
         )
     return said
 

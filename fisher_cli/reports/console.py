@@ -47,6 +47,8 @@ class _RichConsole(rich.console.Console):
 class Console:
     """Both output streams of the command: results on stdout, all else on stderr.
 
+    Methods that print on stdout do so whole or not at all, and raise the errors of `write`.
+
     Args:
         quiet: say nothing on stderr except errors.
         stdout: where results go; `sys.stdout` by default.
@@ -168,19 +170,33 @@ class Console:
         self._show(render_examples(measurements, self._out.width, data))
 
     def inspections(self, inspections: Sequence[Inspection]) -> None:
-        """Print what checkpoint files are as a table on stdout."""
+        """Print what checkpoint files are as a table on stdout.
+
+        Args:
+            inspections: one per file, in order of training.
+        """
         self._show(render_inspections(inspections, self._out.width))
 
     def checkpoint_comparison(self, found: CheckpointComparison, data: str | None = None) -> None:
-        """Print how far apart two checkpoints are as a table on stdout, with what it says in words."""
+        """Print how far apart two checkpoints are as a table on stdout, with what it says in words.
+
+        Args:
+            found: the comparison.
+            data: the dataset in words, for the title; None to leave it out.
+        """
         self._show(render_checkpoint_comparison(found, self._out.width, data))
 
     def coverage(self, measurement: Measurement, data: str) -> None:
-        """Print how the parameters of a measured network were covered, on stdout."""
+        """Print on stdout how the parameters of a measured network were covered.
+
+        Args:
+            measurement: of the network; without a ledger nothing is printed.
+            data: the dataset in words, for the title.
+        """
         self._show(render_coverage(measurement, data, self._out.width))
 
     def names(self, names: Sequence[str]) -> None:
-        """Put names on stdout: one a line, side by side where a person reads them on a terminal."""
+        """Print names on stdout: one a line, or side by side on a terminal."""
         if self.is_terminal:
             self._show(rich.console.Group(rich.columns.Columns(names, column_first=True, padding=(0, 2))))
         else:

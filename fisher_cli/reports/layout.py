@@ -23,15 +23,15 @@ GAP = 2
 
 
 class Row(Protocol):
-    """A row about a checkpoint, of whatever command."""
+    """A row about a checkpoint, of whatever command: what `remarks` needs of it."""
 
     @property
     def checkpoint(self) -> str:
-        """Its name."""
+        """The checkpoint's name."""
 
     @property
     def status(self) -> Status:
-        """How it ended."""
+        """How the row ended."""
 
     @property
     def error(self) -> str:
@@ -39,7 +39,7 @@ class Row(Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What else is to be said."""
+        """Remarks that do not make the row fail, one line each."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class TextColumn:
 
     @property
     def width(self) -> int:
-        """The width that shows everything."""
+        """The width that shows the heading and every cell, in columns of the terminal."""
         return max(map(cell_len, (self.heading, *self.cells)))
 
 
@@ -102,7 +102,7 @@ def empty_table(columns: Mapping[str, TextColumn], widths: Mapping[str, int]) ->
         pad_edge=False,
         padding=(0, 1, 0, 0),
         header_style="bold",
-        width=total_width([widths[key] for key in columns]),  # keeps rich from squeezing
+        width=total_width([widths[key] for key in columns]),  # keeps rich from narrowing columns
     )
     for key, column in columns.items():
         heading = Text(shorten(column.heading, widths[key]))
@@ -111,7 +111,15 @@ def empty_table(columns: Mapping[str, TextColumn], widths: Mapping[str, int]) ->
 
 
 def remarks(rows: Sequence[Row], width: int) -> list[Text]:
-    """A line for each row that is not ok, and for each note, said once however many rows share it."""
+    """A line for each row that is not ok, and for each note, said once however many rows share it.
+
+    Args:
+        rows: in order of training.
+        width: columns of the terminal.
+
+    Returns:
+        The lines with an empty one at the end; none where there is nothing to say.
+    """
     lines: list[Text] = []
     for each in rows:
         if each.status is not Status.OK:
@@ -156,7 +164,14 @@ def shorten(text: str, width: int) -> str:
 
 
 def title(heading: str, measurements: Sequence[Measurement], data: str | None, *more: str) -> str:
-    """The heading with what all rows have in common: the dataset, the network, the examples, and what else is given."""
+    """The heading with what all rows have in common: the dataset, the network, the examples, and what else is given.
+
+    Args:
+        heading: what the table is.
+        measurements: its rows.
+        data: the dataset in words; None to leave it out.
+        *more: in words; "" is left out.
+    """
     examples = {each.examples for each in measurements if each.examples is not None}
     networks = {each.architecture for each in measurements if each.architecture}
     parts = [heading, data and one_line(data)]

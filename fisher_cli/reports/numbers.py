@@ -98,7 +98,7 @@ def _decimals(values: Sequence[Number], errors: Sequence[Number], most_digits: i
 
 
 def _fixed(value: float, decimals: int | None) -> str:
-    """The number with so many decimals, or in powers of ten where that would hide or bloat it."""
+    """The number with so many decimals, or in powers of ten where that would show zeros alone, or too many digits."""
     if value == 0:
         return "0" if decimals is None else f"{0:.{decimals}f}"
     if decimals is None or float(text := f"{value:.{decimals}f}") == 0:

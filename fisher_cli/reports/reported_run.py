@@ -149,6 +149,7 @@ def read_run(path: Path) -> ReportedRun:
 
     Raises:
         OutputError: there is no such report, it is another table, it has no rows, or a later version wrote it.
+        UsageError: the report is a workbook, and openpyxl, which reads workbooks, is not installed.
     """
     main = read_table(path)
     if missing := [name for name in _NEEDED if name not in main]:
@@ -185,7 +186,16 @@ def _side(path: Path, table: Table) -> tuple[Path, str | None] | None:
 
 
 def last_examples(run: ReportedRun, count: int = TOP) -> "tuple[int, pd.DataFrame, int] | None":
-    """The order of the last checkpoint with examples, those that carry most of its trace, and how many it has."""
+    """The examples that carry most of the trace of the last checkpoint with examples.
+
+    Args:
+        run: with or without a table of examples.
+        count: how many of them, at most.
+
+    Returns:
+        The checkpoint's place in the sequence, the rows of these examples, the largest first, and how many examples it
+        has; None without such a table.
+    """
     table = run.sides.get("examples")
     if table is None or not table["trace_true"].notna().any():
         return None

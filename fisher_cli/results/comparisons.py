@@ -88,7 +88,8 @@ class Verdict:
 class Comparison:
     """The empirical Fisher F̂ against the true one F, on the same N examples.
 
-    Matrix norms and inner products are Frobenius ones. α is `damping`.
+    Matrix norms and inner products are Frobenius ones. α is `damping`. A figure is None where it is not defined, as
+    where F is zero, and where the method does not give it.
 
     Attributes:
         difference: tr F̂ − tr F, in 1/weight².
@@ -99,9 +100,9 @@ class Comparison:
         carriers: how many equal examples would scatter as tr F̂ does then; None if not known.
         z: (tr F̂ − tr F) over its deviation under such labels.
         method: `gram`, with which all that follows is exact, or `products`.
-        norm_true: ‖F‖.
-        norm_empirical: ‖F̂‖.
-        inner_product: ⟨F, F̂⟩.
+        norm_true: ‖F‖, in 1/weight².
+        norm_empirical: ‖F̂‖, in 1/weight².
+        inner_product: ⟨F, F̂⟩, in 1/weight⁴.
         difference_norm: ‖F̂ − F‖/‖F‖.
         cosine: ⟨F, F̂⟩/(‖F‖ ‖F̂‖).
         damping: α of the natural gradients, in 1/weight².
@@ -109,8 +110,8 @@ class Comparison:
         gradient_true: cosine of the angle between (F + αI)⁻¹ḡ and ḡ.
         gradient_empirical: cosine of the angle between (F̂ + αI)⁻¹ḡ and ḡ.
         residual: the larger relative residual of the two natural gradients.
-        inverse_product: tr (F + αI)⁻¹F̂; its null is tr (F + αI)⁻¹F.
-        overlap: of the leading eigenspaces of F and F̂, from 0 to 1.
+        inverse_product: tr (F + αI)⁻¹F̂, where all eigenvalues of F are known; its null is tr (F + αI)⁻¹F.
+        overlap: of the leading eigenspaces of F and F̂, from 0 to 1; None where they are too large to hold.
         draws: how many sets of labels were drawn for the nulls that have no closed form.
         layers: the parts of each parameter tensor in both traces.
         verdict: what all this comes to.

@@ -62,7 +62,7 @@ class Rounding:
     trace_empirical_error: float | None
 
     def sentence(self) -> str:
-        """The errors in words."""
+        """Both errors in one line, for people."""
         each = {"true": self.trace_true_error, "empirical": self.trace_empirical_error}
         errors = " and ".join(f"{error:.1e} ({name})" for name, error in each.items() if error is not None)
         what = f"off by {errors} of float32's" if errors else "zero in float32"

@@ -25,7 +25,14 @@ if TYPE_CHECKING:
 class Analysis:
     """The measurements of a run in order of training, and what is needed to say where they come from.
 
-    `part` says which part of a run this is, None for all of it.
+    Attributes:
+        settings: what was asked.
+        resources: with what.
+        device: where rows are measured, as text; several devices are joined by commas.
+        data: the examples in words, as JSON values.
+        measurements: the rows so far; the run adds to them.
+        seconds: from the beginning of the run to the last row.
+        part: which part of a run this is; None for all of it.
     """
 
     settings: Settings
@@ -39,23 +46,24 @@ class Analysis:
 
     @property
     def first_order(self) -> int:
-        """Where in the whole run the first row stands."""
+        """The number of the first row in the whole run, from 0; above 0 in a later shard."""
         return 0 if self.part is None else self.part.share.start
 
     def whole(self) -> "Analysis":
-        """The same with all measurements at hand; tables that were made once stay as they are."""
+        """A copy with the rows that there are now; its tables are made anew."""
         return replace(self, measurements=list(self.measurements))
 
     def frame(self, name: str, *, layers: bool = True) -> "pd.DataFrame":
-        """A table of the run, by its name in `fisher_cli.tables.registry`; it is made once.
+        """A table of the run, as a data frame. It is made once, of the rows that there are at the first call.
 
         Args:
-            name: "main", "layers", "spectrum" and so on; docs/columns.md lists them. A table that the run did not ask
-                for has no rows, or says of each checkpoint nothing but its status.
+            name: its name in `fisher_cli.tables.registry`: "main", "layers", "spectrum" and so on; docs/columns.md
+                lists them. A table that the run did not ask for has no rows, or says of each checkpoint nothing but its
+                status.
             layers: whether a long form has the rows of the parameter tensors too.
 
         Returns:
-            The data frame, its columns as docs/columns.md explains them.
+            The data frame, its columns as docs/columns.md explains them. Later calls give the same object.
 
         Raises:
             UsageError: there is no such table.
@@ -82,27 +90,27 @@ class Analysis:
 
     @property
     def table(self) -> "pd.DataFrame":
-        """One row per checkpoint."""
+        """The main table: one row per checkpoint."""
         return self.frame("main")
 
     @property
     def layers(self) -> "pd.DataFrame":
-        """One row per checkpoint and parameter tensor."""
+        """The table of layers: one row per checkpoint and parameter tensor, none for checkpoints without a trace."""
         return self.frame("layers")
 
     @property
     def comparison(self) -> "pd.DataFrame":
-        """One row per checkpoint: the empirical against the true Fisher, where that was asked for."""
+        """The empirical against the true Fisher where that was asked for: one row per checkpoint."""
         return self.frame("comparison")
 
     @property
     def comparison_layers(self) -> "pd.DataFrame":
-        """One row per checkpoint and parameter tensor of the same."""
+        """The same by parameter: one row per checkpoint and parameter tensor."""
         return self.frame("comparison_layers")
 
     @property
     def identities(self) -> "pd.DataFrame":
-        """One row per checkpoint and identity, where `verify` was asked for."""
+        """The identities where `verify` was asked for: one row per checkpoint and identity."""
         return self.frame("identities")
 
     @property
@@ -113,12 +121,12 @@ class Analysis:
 
     @property
     def data_title(self) -> str:
-        """The dataset and its split in two words."""
+        """The dataset and its split in two words, for titles."""
         return " ".join(str(part) for part in (self.data.get("name"), self.data.get("split")) if part)
 
     @property
     def succeeded(self) -> int:
-        """Number of checkpoints that gave numbers."""
+        """How many checkpoints gave numbers: those whose status is ok or not-converged."""
         return sum(m.status in {Status.OK, Status.NOT_CONVERGED} for m in self.measurements)
 
     @property
@@ -127,7 +135,7 @@ class Analysis:
         return list(dict.fromkeys(m.ledger for m in self.measurements if m.ledger is not None))
 
     def stable_metadata(self) -> dict[str, Any]:
-        """What was asked and of what: the same for every repetition of the run."""
+        """What was asked and of what, as JSON values: the same for every repetition of the run."""
         ledgers = {ledger: index for index, ledger in enumerate(self.ledgers)}
         part = {} if self.part is None else {"part": self.part.as_dict()}
         return part | {
@@ -155,7 +163,7 @@ class Analysis:
         }
 
     def run_metadata(self) -> dict[str, Any]:
-        """How it went this time: versions, device, timings, memory, command."""
+        """How it went this time, as JSON values: versions, device, command, timings in seconds and memory in bytes."""
         return {
             "python": platform.python_version(),
             "torch": torch.__version__,

@@ -41,7 +41,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class PairAnalysis:
-    """What was found, and the run that says where it comes from."""
+    """The comparison of two checkpoints, and the run that says where it comes from.
+
+    Attributes:
+        found: what was found.
+        run: of both checkpoints, in order of training; it has no rows.
+        seconds: from beginning to end.
+    """
 
     found: CheckpointComparison
     run: FileRun
@@ -62,7 +68,7 @@ class PairAnalysis:
         return frame(CHECKPOINT_LAYERS, [self.found])
 
     def stable_metadata(self) -> dict[str, Any]:
-        """What was asked and of what: the same for every repetition."""
+        """What was asked and of what, as JSON values: the same for every repetition."""
         found = self.found
         names, hashes = (found.checkpoint_a, found.checkpoint_b), (found.sha256_a, found.sha256_b)
         return {
@@ -73,7 +79,7 @@ class PairAnalysis:
         }
 
     def run_metadata(self) -> dict[str, Any]:
-        """How it went this time."""
+        """How it went this time, as JSON values."""
         return {**self.run.analysis.run_metadata(), "seconds": self.seconds}
 
 
@@ -82,9 +88,21 @@ def compare_checkpoints(a: Path, b: Path, settings: Settings, resources: Resourc
 
     One product J Δ_l per parameter tensor and end; where memory runs out, all is begun anew with half the batch.
 
+    Args:
+        a: a checkpoint, file or folder; θ_a are its weights.
+        b: another one of the same network, θ_b. Which of the two comes first in training does not matter.
+        settings: what is asked; it names the examples.
+        resources: with what.
+
+    Returns:
+        The comparison, in nats and means over the examples.
+
     Raises:
-        UsageError: the two paths are not two files.
+        UsageError: the two paths are not two files, or the precision has too few digits.
+        CheckpointError: a checkpoint cannot be read.
+        DataError: the data cannot be had, or do not fit the network.
         ArchitectureError: the checkpoints are of two different networks.
+        NumericalError: weights or outputs are NaN or infinite.
         OutOfMemoryError: memory runs out with a single example at once.
     """
     start = time.perf_counter()

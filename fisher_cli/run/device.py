@@ -9,6 +9,11 @@ from fisher_cli.errors import UsageError
 def choose_device(name: str) -> torch.device:
     """The device of that name; `auto` is CUDA where there is one, else the CPU.
 
+    It also sets what must be set in the environment before a GPU is first used, for results to be the same every time.
+
+    Args:
+        name: `auto`, `cpu`, `cuda` or `cuda:N`.
+
     Raises:
         UsageError: there is no such device here.
     """

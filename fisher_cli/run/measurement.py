@@ -41,7 +41,11 @@ from fisher_cli.settings import Activations, ComparisonSettings, MatrixName, Pre
 
 
 class StageTimer:
-    """Seconds by stage; a stage inside another is taken out of it, so that all add up to the whole."""
+    """Seconds by stage; a stage inside another is taken out of it, so that all add up to the whole.
+
+    Attributes:
+        seconds: by the stage's name, in the order in which stages first ended.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -91,7 +95,15 @@ def with_comparison(
     advance: Callable[[str, float], None],
     timed: Callable[[str], AbstractContextManager[None]],
 ) -> Measurement:
-    """The measurement with F̂ against F, and the leading eigenvalues of both, from the sweep's examples and traces."""
+    """The measurement with F̂ against F, and the leading eigenvalues of both, from the sweep's examples and traces.
+
+    Args:
+        measurement: of the same sweep; its status is set anew.
+        swept: the sweep, with its engine and outputs.
+        settings: what is asked; without a comparison its defaults are taken.
+        advance: told a stage and how far it is, from 0 to 1.
+        timed: makes the context in which the stage `comparison` is timed.
+    """
     asked = settings.comparison or ComparisonSettings()
     comparison_request = ComparisonRequest(
         max(1, settings.eigenvalues), asked.damping, asked.draws, settings.eigenvalue_tolerance, settings.seed
@@ -135,29 +147,41 @@ POSED_EXAMPLES = 2
 
 
 class Observer(Protocol):
-    """Who wants to know how far a run is."""
+    """Who wants to know how far a run is.
+
+    Names are those of rows, and measurements are the finished rows as `Run.rows` yields them.
+    """
 
     def start(self, name: str) -> None:
-        """A checkpoint is begun."""
+        """A checkpoint of this name is begun."""
 
     def stage(self, text: str, fraction: float) -> None:
-        """Work inside a checkpoint has come this far, from 0 to 1."""
+        """Work inside a checkpoint has come this far.
+
+        Args:
+            text: what is done, in a few words.
+            fraction: of all the checkpoint's work, from 0 to 1.
+        """
 
     def finish(self, measurement: Measurement) -> None:
-        """A checkpoint is done."""
+        """A checkpoint is done.
+
+        Args:
+            measurement: its row, which may say why it has no numbers.
+        """
 
 
 class NoObserver:
-    """Wants to know nothing."""
+    """An observer that does nothing."""
 
     def start(self, name: str) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
     def stage(self, text: str, fraction: float) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
     def finish(self, measurement: Measurement) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
 
 def _check_classes(problem: Problem, classes: int | None) -> None:
@@ -207,8 +231,8 @@ ALL_ALONE: Final = MeasurementContext()
 def measure(module: nn.Module, data: Data, settings: Settings, context: MeasurementContext = ALL_ALONE) -> Measurement:
     """Everything `settings` asks for about one network: predictions, traces, gradient, eigenvalues.
 
-    Where memory runs out, all is begun anew with half as many examples at once: the result is that of the smaller
-    batch throughout.
+    Where memory runs out, all is begun anew with half as many examples at once: the result is that of the smaller batch
+    throughout.
 
     Args:
         module: the network; it is moved to the device and precision that are asked for and put into evaluation mode.
@@ -223,6 +247,8 @@ def measure(module: nn.Module, data: Data, settings: Settings, context: Measurem
     Raises:
         UsageError: what was asked cannot be.
         OutOfMemoryError: memory runs out with a single example at once.
+        FisherError: the network or the data cannot be measured, or a check of the numbers fails.
+        Exception: what the network itself raises.
     """
     device = context.device or next(module.parameters()).device
     refuse_rounded(settings)
@@ -286,7 +312,18 @@ def posed(
 ) -> Problem:
     """The problem that the settings pose of a network on examples.
 
-    For bfloat16 the network is in float32 until it `is_rounded`: first both are compared.
+    Args:
+        module: the network; it is moved to the device and precision that are asked for and put into evaluation mode.
+        data: the examples.
+        settings: what is asked: likelihood, parameters, precision.
+        context: where, and how many examples at once.
+        is_rounded: whether the network is to be in bfloat16 where that is asked for. Until then it is in float32: first
+            both are compared.
+
+    Raises:
+        UsageError: no parameter is left.
+        DataError: the network's outputs and the classes of the data differ in number.
+        FisherError: the network cannot be evaluated on the examples, each by itself, as `pose` says.
     """
     is_yet_to_be = settings.precision.is_rounded and not is_rounded
     problem = pose(
@@ -430,7 +467,7 @@ def _compare_stage(observer: Observer, text: str, fraction: float) -> None:
 
 
 def question_of(settings: Settings) -> SpectrumRequest:
-    """What is asked of the eigenvalues of either Fisher."""
+    """What is asked of the eigenvalues of either Fisher: how many, how exactly, and whether the whole spectrum."""
     asked = settings.spectrum
     question = SpectrumRequest(settings.eigenvalues, settings.eigenvalue_tolerance, settings.seed)
     if asked is None:

@@ -19,9 +19,15 @@ from fisher_cli.text import digest
 
 @dataclass(frozen=True)
 class GivenModule:
-    """A module, and the name of its row; `sha256` is what it is known by again, where rows are kept.
+    """A module that a caller made, as a row of a run.
 
-    One that `is_reused` is given other weights when the next one is asked for.
+    Attributes:
+        name: of its row.
+        module: the network.
+        sha256: what it is known by again, where rows are kept in a journal; else None.
+        is_reused: whether it may be given other weights when the next one is asked for.
+        step: None: nothing tells it.
+        epoch: None likewise.
     """
 
     name: str
@@ -32,12 +38,16 @@ class GivenModule:
     epoch: None = None
 
     def lasting(self) -> "GivenModule":
-        """The same for later, whatever becomes of the module."""
+        """The same with weights that stay: a copy of a module that is reused."""
         return replace(self, module=copy.deepcopy(self.module)) if self.is_reused else self
 
 
 def given_modules(modules: Iterable[object], *, are_reused: bool) -> Iterator[GivenModule]:
     """The modules in turn; each is asked for when the one before is done.
+
+    Args:
+        modules: a list, or a generator that makes one when it is asked.
+        are_reused: whether one may be given other weights when the next is asked for.
 
     Yields:
         One of them, named by its place.
@@ -53,9 +63,15 @@ def given_modules(modules: Iterable[object], *, are_reused: bool) -> Iterator[Gi
 
 
 def content_hash(module: nn.Module, data: Data, settings: Settings, device: torch.device) -> str:
-    """SHA-256 of a module's kind, tensors and outputs on the first examples.
+    """SHA-256 of a module's kind, tensors and outputs on the first examples, two at most, as `sha256:<hex>`.
 
     Numbers and functions that are no tensors, and the code of `forward`, are told from the outputs.
+
+    Args:
+        module: it is left as it was.
+        data: the examples.
+        settings: what is asked.
+        device: where the outputs are computed.
     """
     total = hashlib.sha256(f"{type(module).__module__}.{type(module).__qualname__}\n{module!r}".encode())
     tensors = [*module.named_parameters(), *module.named_buffers()]
@@ -67,7 +83,7 @@ def content_hash(module: nn.Module, data: Data, settings: Settings, device: torc
 
 
 def examples_hash(examples: TensorData) -> str:
-    """SHA-256 of the examples that a caller gave."""
+    """SHA-256 of the examples that a caller gave, inputs and labels, as `sha256:<hex>`."""
     total = hashlib.sha256()
     _add(total, [("inputs", examples.inputs), ("labels", examples.labels)])
     return digest(total)

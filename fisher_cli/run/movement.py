@@ -24,7 +24,14 @@ from fisher_cli.settings import Settings
 
 @dataclass(frozen=True)
 class RecomputedRow:
-    """A measured network again: what other rows are held against, as its own measurement found it, bit for bit."""
+    """A measured network again: what other rows are held against, as its own measurement found it, bit for bit.
+
+    Attributes:
+        problem: the network with the weights that were measured, and the examples.
+        outputs: z of all examples, (N, C).
+        trace: as it was measured.
+        leading: the leading eigenvectors of the true Fisher; None where none are asked for.
+    """
 
     problem: Problem
     outputs: Tensor
@@ -32,7 +39,7 @@ class RecomputedRow:
     leading: LeadingVectors | None
 
     def leave(self, previous_row: PreviousRow) -> None:
-        """Let it be remembered as if it had been measured just now."""
+        """Put the row where the next one looks for the row before, as if it had been measured just now."""
         if self.leading is not None:
             previous_row.now["true"] = self.leading
         previous_row.leave(self.problem, self.outputs, self.trace)
@@ -78,14 +85,20 @@ def _may_leave_out(matrix: Matrix, count: int) -> bool:
 
 
 def unjoined(known: Measurement) -> Measurement:
-    """The measurement as that of a first row."""
+    """The measurement as that of a first row: without movement, overlap and what is said of them."""
     own = known.notes[: len(known.notes) - len(known.movement_notes)]
     spectra = tuple(replace(each, overlap=None) for each in known.spectra)
     return replace(known, movement=None, movement_notes=(), notes=own, spectra=spectra)
 
 
 def rejoined(known: Measurement, now: RecomputedRow, previous_row: PreviousRow) -> Measurement:
-    """The measurement as it is after the row that is remembered."""
+    """The measurement as it is after the row that is remembered.
+
+    Args:
+        known: what was measured, after whichever row.
+        now: the same network, evaluated again.
+        previous_row: remembers the row that comes before it now.
+    """
     first = unjoined(known)
     movement, remarks = previous_row.step(now.problem, now.outputs, now.trace)
     before = previous_row.before.get("true")

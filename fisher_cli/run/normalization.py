@@ -19,6 +19,16 @@ def choose_from_first_batch(
 
     The examples are taken evenly over the selection, whose order may be by class.
 
+    Args:
+        examples: with the candidates.
+        module: the network whose loss decides.
+        settings: what is asked: likelihood and precision.
+        device: where the losses are computed.
+        process_group: ranks that share the examples; all choose the same.
+
+    Returns:
+        The examples with the constants, and with the losses of all candidates for the record.
+
     Raises:
         DataError: the network does not take them, or its loss is finite under no candidate.
     """

@@ -22,6 +22,9 @@ def select_parameters(module: nn.Module, settings: Settings) -> dict[str, nn.Par
 
     With `weights_only` of these the weights of linear and convolutional layers.
 
+    Returns:
+        By name, in the order of the module; the names are those before pruning.
+
     Raises:
         UsageError: no parameter is left, or there was none.
     """

@@ -17,7 +17,12 @@ TOP = 10
 
 
 def with_summary(measurement: Measurement, top: int = TOP) -> Measurement:
-    """The measurement with what its examples say together: by class, clean against noisy, the largest."""
+    """The measurement with what its examples say together: by class, clean against noisy, the largest.
+
+    Args:
+        measurement: with the terms of its examples; one without them is returned as it is.
+        top: how many of the examples with the largest true traces are kept.
+    """
     found, trace = measurement.per_example, measurement.trace
     if found is None or trace is None:
         return measurement

@@ -58,7 +58,7 @@ RESIDENT_BYTES = 2**30
 
 
 def resident(examples: Examples, device: torch.device) -> Data:
-    """The examples normalised once and kept on the device when they fit, else as they are."""
+    """The examples normalised once and kept on the device, where they take at most 1 GiB there; else as they are."""
     inputs, _ = examples.batch(0, min(1, len(examples)))
     if inputs.numel() * inputs.element_size() * len(examples) > RESIDENT_BYTES:
         return examples
@@ -91,18 +91,23 @@ def run_of_files(
     Args:
         paths: files and folders.
         settings: what is asked.
-        resources: with what.
+        resources: with what; its `shard` chooses the rows.
         before: the folder of an earlier run's journal; files that it has found are only hashed.
-        following: goes on with checkpoints that come later.
+        following: goes on with checkpoints that come later; None to end with those that are there.
         files: the checkpoints of the whole run, where another process has found them already.
         process_group: ranks that go through the same checkpoints, in step; only rank 0 has a journal.
         devices: those of other processes that measure the rows, all of one type; this one measures none.
         elsewhere: makes what measures the rows there.
 
+    Returns:
+        The run; nothing is measured yet.
+
     Raises:
         UsageError: what was asked cannot be.
         CheckpointError: there are none, or other ranks see others.
         DataError: the data cannot be had.
+        ArchitectureError: the function that `--model` names cannot be imported or fails.
+        RanksError: another rank is gone.
     """
     refuse_rounded(settings)
     refuse_recomputed(settings, resources.activations)
@@ -229,8 +234,12 @@ def run_of_modules(
         resources: with what.
         is_kept: whether rows are kept in a journal, for which every module's content is hashed.
 
+    Returns:
+        The run; nothing is measured yet.
+
     Raises:
-        UsageError: constants are to be chosen for the last module of a generator.
+        UsageError: constants are to be chosen for the last module of a generator, or the device is not here.
+        DataError: the data cannot be had.
     """
     device, is_list = choose_device(resources.device), isinstance(modules, Sequence)
     data: Data

@@ -12,9 +12,13 @@ _SHARE = 0.1
 
 
 class PreviousRow:
-    """Of the checkpoint before: its leading eigenvectors by matrix; of the last one with numbers: its footprint.
+    """What a run remembers of the rows before: eigenvectors, and the last network with numbers.
 
-    `missed` says how many checkpoints since then gave no numbers.
+    Attributes:
+        before: the leading eigenvectors of the checkpoint before, by matrix: `true`, `empirical`.
+        now: those of the row that is being measured, which fills them in.
+        last: the network of the last checkpoint with numbers, with its outputs; None before the first.
+        missed: how many checkpoints since then gave no numbers.
     """
 
     def __init__(self) -> None:
@@ -25,7 +29,7 @@ class PreviousRow:
         self._left: Snapshot | None = None
 
     def advance(self) -> None:
-        """What is known now is of the checkpoint before."""
+        """Go on to the next row: what was kept of the row measured last is now that of the row before."""
         self.before, self.now = self.now, {}
         if self._left is not None:
             self.last, self._left, self.missed = self._left, None, 0
@@ -35,7 +39,14 @@ class PreviousRow:
     def step(self, problem: Problem, outputs: Tensor, trace: Trace) -> tuple[Movement | None, tuple[str, ...]]:
         """How far the network has moved from the last one with numbers, and what a reader should know of it.
 
-        None for the first, and with a reason where the two networks cannot be held against each other.
+        Args:
+            problem: the network and the examples.
+            outputs: z of all examples, (N, C).
+            trace: of the same network.
+
+        Returns:
+            The movement, and remarks. The movement is None for the first row, and with a remark that says why where the
+            two networks cannot be held against each other.
         """
         if self.last is None:
             return None, ()
@@ -45,11 +56,14 @@ class PreviousRow:
         return found, tuple(self._remarks(found))
 
     def leave(self, problem: Problem, outputs: Tensor, trace: Trace) -> None:
-        """Keep what the next checkpoint is held against; only when this one has all its numbers."""
+        """Keep the network for the next row to be held against; only when this row has all its numbers.
+
+        Args are those of `step`.
+        """
         self._left = snapshot(problem, outputs, trace)
 
     def withdraw(self) -> None:
-        """Nothing is left by a checkpoint that failed on another rank after it was done here."""
+        """Forget what `leave` has kept: the checkpoint failed on another rank after it was done here."""
         self._left = None
 
     def _remarks(self, found: Movement) -> list[str]:

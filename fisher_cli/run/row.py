@@ -60,20 +60,33 @@ class Inputs:
 
     @property
     def classes(self) -> int | None:
-        """How many the dataset declares."""
+        """How many classes the dataset declares; None where it declares none."""
         return None if self.examples is None else self.examples.classes
 
     def network(self, file: CheckpointFile, found: Found = ignore) -> tuple[Checkpoint, Architecture, nn.Module]:
-        """A file's weights, and in their network, as `Networks.of`."""
+        """A file's weights, and the network with them in it, as `Networks.of` gives them.
+
+        Args:
+            file: the checkpoint.
+            found: told of the checkpoint, and again with its architecture's name, as soon as each is known.
+
+        Returns:
+            The checkpoint, its architecture, and the network, which the next call may load with other weights.
+
+        Raises:
+            FisherError: the file cannot be read, its weights are not finite, or its network is not known.
+        """
         return self.networks.of(file, self.reading, found)
 
 
 @dataclass(frozen=True)
 class Predecessor:
-    """The last row with numbers before a row, which the row is held against; None for a first row.
+    """The last row with numbers before a row, which the row is held against.
 
-    `known` is what was measured of it, where that is known without its network; `between` is how many rows without
-    numbers came after it that nobody here has tried.
+    Attributes:
+        source: its checkpoint or module; None where there is no such row.
+        known: what was measured of it, where that is known without its network.
+        between: how many rows without numbers came after it that nobody here has tried.
     """
 
     source: Source | None = None
@@ -82,7 +95,7 @@ class Predecessor:
 
     @property
     def sha256(self) -> str | None:
-        """Its weights' content hash."""
+        """The content hash of its weights, `sha256:<hex>`; None where there is no such row."""
         return None if self.source is None else self.source.sha256
 
 
@@ -98,19 +111,38 @@ def has_numbers(row: Measurement) -> bool:
 class Executor(Protocol):
     """Who measures the rows that the journal does not have.
 
-    Where `is_elsewhere`, other processes do, which find themselves what a row is held against.
+    Attributes:
+        is_elsewhere: whether other processes do, which find themselves what a row is held against.
     """
 
     is_elsewhere: bool
 
     def begin(self, places: Sequence[int], keep: Keep, observer: Observer) -> None:
-        """The rows at these places will be asked for; what others finish meanwhile is told to `keep` at once."""
+        """Get ready for the rows that will be asked for.
+
+        Args:
+            places: their numbers in the whole run, in order of training; the journal has no row of these weights.
+            keep: to be told a row at once that others finish before it is asked for: its source, the content hash of
+                the row before it, and the row.
+            observer: to be told how far the row is that is being measured.
+        """
 
     def measure_row(self, source: Source, previous: Predecessor) -> Measurement:
-        """One row, held against the one before it."""
+        """One row, held against the one before it.
+
+        Args:
+            source: a checkpoint or a module.
+            previous: the last row before it with numbers.
+        """
 
     def rejoin(self, source: Source, known: Measurement, previous: Predecessor) -> Measurement | None:
-        """The row of weights that were measured after another row; None where that cannot be."""
+        """The row of weights that were measured after another row; None where it is to be measured anew.
+
+        Args:
+            source: a checkpoint or a module.
+            known: what was measured of it.
+            previous: the last row with numbers that is before it now.
+        """
 
     def learn(self, row: Measurement) -> None:
         """Take from a finished row how much memory allowed."""
@@ -135,15 +167,15 @@ class ThisProcess:
         self._since = 0
 
     def begin(self, places: Sequence[int], keep: Keep, observer: Observer) -> None:
-        """Tell the observer how far each row is."""
+        """Remember the observer, which is told how far each row is."""
         del places, keep
         self._observer = observer
 
     def close(self) -> None:
-        """Nothing is left running."""
+        """Do nothing: nothing is left running."""
 
     def learn(self, row: Measurement) -> None:
-        """Begin the next one with as many examples at once as memory allowed here, now or when the row was made."""
+        """Take the batch size of a row whose memory ran out for the next ones, whether it was made now or earlier."""
         if row.memory_ran_out_at is not None:
             self._batch_size = row.batch_size
 

@@ -25,11 +25,18 @@ S = TypeVar("S", bound=Source)
 class Run(Generic[S]):
     """An analysis under way: its checkpoints or modules, what they have in common, and who measures them.
 
+    Its length is the number of rows that are known beforehand; iterating it measures them, as `rows`.
+
     Attributes:
         inputs: what all rows have in common.
         files: the checkpoints or modules of the whole run, in order of training.
         executor: who measures the rows that the journal does not have.
         analysis: the rows so far, and where they come from; its `part` is the shard that this run measures.
+
+    Args:
+        more: makes the rows that come later, and calls what it is given before each wait; None where none come.
+        keep_inspections: told the journal's folder, into which it writes what was found in the files.
+        process_group: ranks that go through the same rows, in step.
     """
 
     def __init__(
@@ -56,18 +63,18 @@ class Run(Generic[S]):
 
     @property
     def share(self) -> Sequence[S]:
-        """What is to be rows of this run: those of its shard, or all."""
+        """The checkpoints or modules that are rows of this run: those of its shard, or all."""
         part = self.analysis.part
         return self.files if part is None else self.files[part.share.start : part.share.stop]
 
     @property
     def is_following(self) -> bool:
-        """Whether it goes on with what comes later."""
+        """Whether the run goes on with checkpoints or modules that come later."""
         return self._more is not None
 
     @property
     def question(self) -> dict[str, Any]:
-        """What the rows answer: for the same question and the same weights they are the same.
+        """What the rows answer, as JSON values: for the same question and the same weights they are the same.
 
         A report of one shard is not gone on with as that of another.
         """
@@ -87,6 +94,9 @@ class Run(Generic[S]):
     def keep_in(self, journal: Journal) -> int:
         """Take finished rows from the journal and add to it those that are measured from now on.
 
+        Args:
+            journal: opened for the `question` of this run, and open until the last row.
+
         Returns:
             How many of the rows are finished already, as far as the files tell.
         """
@@ -105,10 +115,11 @@ class Run(Generic[S]):
             waiting: called before each wait for what comes later.
 
         Yields:
-            One row per checkpoint or module; those that fail say why.
+            One row per checkpoint or module; those that fail say why. The row is in `analysis` already.
 
         Raises:
             UsageError: what was asked cannot be.
+            FisherError: the run cannot go on: a rank or a worker process is gone, or the journal cannot be written.
             Exception: a module fails.
         """
         start, observer = time.perf_counter(), observer or NoObserver()
@@ -132,10 +143,16 @@ class Run(Generic[S]):
             yield row
 
     def row(self, place: int, lost: frozenset[int] = frozenset()) -> tuple[str | None, Measurement]:
-        """Row `place` of the whole run, and the content hash of the last one before it with numbers, if any.
+        """Row `place` of the whole run, for a process that measures rows for another one.
 
         A row after the one that was measured last costs nothing more; any other a measurement of the row before it.
-        Those at the places `lost` ended the process that measured them, and are taken for rows without numbers.
+
+        Args:
+            place: its number in the whole run, from 0.
+            lost: places of rows that ended the process that measured them, and are taken for rows without numbers.
+
+        Returns:
+            The content hash of the last row before it with numbers, None without one, and the row.
         """
         if place != self._next:
             self._previous = self._predecessor(place, NoObserver(), lost)
@@ -145,7 +162,7 @@ class Run(Generic[S]):
         return previous.sha256, found
 
     def close(self) -> None:
-        """End whatever works for it besides this process."""
+        """End the processes that measure rows for this one, if there are any."""
         self.executor.close()
 
     def _coming(self, waiting: Callable[[], None]) -> Iterator[S]:

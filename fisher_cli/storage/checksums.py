@@ -21,7 +21,7 @@ def checked_line(value: Any) -> bytes:
 
 
 def is_whole(line: bytes) -> bool:
-    """Whether a line's checksum holds."""
+    """Whether a line's checksum holds; the line comes without its end."""
     is_apart = line[START - 1 : START] == b" "
     return is_apart and hashlib.sha256(memoryview(line)[START:]).hexdigest().encode() == line[: START - 1]
 

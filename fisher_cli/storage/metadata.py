@@ -9,7 +9,7 @@ from fisher_cli.results import Density, Estimate, ExampleSummary, Ledger, Spectr
 
 
 def ledger_record(ledger: Ledger) -> dict[str, Any]:
-    """A ledger as JSON values for the record; shares of the work are of operations after the forward pass."""
+    """A ledger as JSON values for the record; shares of the work, 0 to 1, are of operations after the forward pass."""
     return {
         "values": sum(entry.values for entry in ledger.entries),
         "backward_passes_per_batch": ledger.directions,

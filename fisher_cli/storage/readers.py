@@ -44,7 +44,12 @@ def read_sheet(path: Path, name: str | None = None) -> tuple[list[str], list[lis
 
 
 def sheet_names(path: Path) -> list[str]:
-    """The names of a workbook's sheets; none if there is no such file."""
+    """The names of a workbook's sheets, in order; none if there is no such file.
+
+    Raises:
+        UsageError: openpyxl, which reads workbooks, is not installed.
+        ValueError: the file is no workbook.
+    """
     if not path.is_file():
         return []
     with path.open("rb") as file:

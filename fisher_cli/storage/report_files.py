@@ -29,17 +29,28 @@ RECORD: Final = ".meta.json"
 
 
 def stem_of(main: Path, word: str) -> str:
-    """The name that all tables of a report begin with, by its main table and the word in that name."""
+    """The name that all tables of a report begin with.
+
+    Args:
+        main: the file of its main table, such as `trend.spectrum.csv`.
+        word: the word of the main table in that name, here `spectrum`; "" for none.
+    """
     return main.stem.removesuffix(f".{word}") if word else main.stem
 
 
 def table_path(main: Path, word: str, own: str = "") -> Path:
-    """Where a table of a report lies: `name.word.csv`, or `name.csv` for no word, beside `name.own.csv`."""
+    """Where a table of a report lies: `name.word.csv`, or `name.csv` for no word, beside `name.own.csv`.
+
+    Args:
+        main: the file of the main table.
+        word: of the table that is asked for.
+        own: of the main table, as it stands in the name of `main`.
+    """
     return main.with_name(f"{stem_of(main, own)}.{word}{main.suffix}" if word else stem_of(main, own) + main.suffix)
 
 
 def record_path(main: Path) -> Path:
-    """Where the record of a table lies: `name.meta.json` beside `name.csv`."""
+    """Where the record of a report lies: `name.meta.json` beside its main table `name.csv`."""
     return main.with_name(f"{main.stem}{RECORD}")
 
 
@@ -47,8 +58,10 @@ def record_path(main: Path) -> Path:
 class RunRecord:
     """What is known about a run besides its tables, as JSON values.
 
-    `stable` is the same whenever the same question is asked on the same machine, and goes into Parquet files
-    too; `run` (times, host, command) goes only into the record.
+    Attributes:
+        stable: the same whenever the same question is asked on the same machine; it goes into Parquet files and
+            workbooks too.
+        run: times, host, command; it goes only into the record.
     """
 
     stable: Mapping[str, Any] = field(default_factory=dict)
@@ -57,10 +70,18 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """The files of one report: `main`, the table beside it and the record, all in one folder.
+    """The files of one report: the main table, the tables beside it and the record, all in one folder.
 
-    `inputs` are the checkpoints of the run, which a report must never replace; `force` permits to replace
-    other files that are not ours. `further` are tables besides these. In a workbook all of them are sheets.
+    Attributes:
+        main: the file of the main table.
+        format: of all tables.
+        force: whether files that are not an earlier report's may be replaced.
+        inputs: the checkpoints of the run, which a report must never replace.
+        beside: the file of the second table; None for `name.layers.csv`.
+        further: the files of tables besides these two. In a workbook all tables are sheets of `main`.
+        dialect: of CSV.
+        word: the main table's word in its file's name; `rows` where it has none, which is what a workbook calls its
+            sheet.
     """
 
     main: Path
@@ -73,17 +94,23 @@ class ReportFiles:
     word: str = MAIN_SHEET
 
     def holding(self, main: Table, beside: Table, *further: Table) -> "ReportFiles":
-        """Those of a command's tables, each under its word: `name.csv`, `name.layers.csv`, or `name.spectrum.csv`."""
+        """The files of a command's tables, each under its word: `name.csv`, `name.layers.csv`, or `name.spectrum.csv`.
+
+        Args:
+            main: the main table of the command.
+            beside: the second one.
+            *further: all others, in their order.
+        """
         paths = [table_path(self.main, table.word, main.word) for table in (main, beside, *further)]
         return replace(self, main=paths[0], beside=paths[1], further=tuple(paths[2:]), word=main.word or MAIN_SHEET)
 
     def path(self, table: Table) -> Path:
-        """Where a table of the registry lies."""
+        """Where a table of the registry lies, by its word."""
         return table_path(self.main, table.word, "" if self.word == MAIN_SHEET else self.word)
 
     @property
     def layers(self) -> Path:
-        """The table beside the main one, by default the per-layer table."""
+        """The file of the second table, by default the per-layer table."""
         return self.beside or table_path(self.main, "layers")
 
     @property
@@ -127,12 +154,20 @@ class ReportFiles:
     ) -> None:
         """Write the tables and the record; each file is at any moment absent, the old one or the new one.
 
-        All contents are on the disk under temporary names before the first name changes. The record takes its
-        place first: a process killed between two renames leaves no file that the record does not list, so the
-        next run knows all of them as ours; and a table that does not fit the record's SHA-256 is noticed.
+        All contents are on the disk under temporary names before the first name changes. The record takes its place
+        first: a process killed between two renames leaves no file that the record does not list, so the next run knows
+        all of them as ours; and a table that does not fit the record's SHA-256 is noticed.
+
+        Args:
+            main: the main table, or its file where that was written part by part.
+            layers: the second table; None where it is among `further`, or there is none.
+            metadata: for the record.
+            further: other tables by their files. Tables of an earlier report that are none of these are removed.
 
         Raises:
-            OutputError: the disk is full, or the operating system refused for another reason.
+            OutputError: the disk is full, the operating system refused for another reason, or a workbook cannot hold so
+                many rows.
+            UsageError: a workbook is asked for, and xlsxwriter is not installed.
         """
         tables = {self.main: main, **({} if layers is None else {self.layers: layers}), **(further or {})}
         contents = self._contents(tables, metadata.stable)
@@ -173,7 +208,11 @@ class ReportFiles:
         return with_self_hash(json_lines({**metadata.stable, **ours, **closing}).encode() + b"\n")
 
     def is_made_of(self, ingredients: str) -> bool:
-        """Whether the report that is there was made of these, and every byte of it is as it was written."""
+        """Whether the report that is there was made of these, and every byte of it is as it was written.
+
+        Args:
+            ingredients: what the record's `run` says under `made_of`, a hash of all that the tables are made of.
+        """
         try:
             content = self.record.read_bytes()
             record = json.loads(content) if self_hash_holds(content) else None

@@ -40,7 +40,11 @@ class RowFile:
         self._writer: _Rows = _WRITERS.get(form, _ParquetRows)(self._file, columns, form, dialect)
 
     def write(self, rows: "pd.DataFrame") -> None:
-        """Append some rows with exactly the file's columns; they are on the disk after `finish` only."""
+        """Append some rows with exactly the file's columns; they are on the disk after `finish` only.
+
+        Raises:
+            OSError: the disk is full, or the operating system refused for another reason.
+        """
         self._writer.write(rows)
 
     def finish(self, metadata: Mapping[str, Any]) -> PreparedFile:
@@ -51,6 +55,9 @@ class RowFile:
 
         Returns:
             The file, for `replace_all` to give it its own name.
+
+        Raises:
+            OSError: the disk is full, or the operating system refused for another reason.
         """
         self._writer.end(metadata)
         self._file.flush()

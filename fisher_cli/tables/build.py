@@ -48,13 +48,14 @@ def frame(
 
     Args:
         table: its columns are those of the frame.
-        measurements: in order of training.
+        measurements: in order of training; of tables that are not of a run, what the table is about.
         first_order: `order` of the first; above 0 for a later part of a sequence.
-        path: the path up to the first, which is then not the first of the run; it grows by these.
+        path: the path up to the first, which is then not the first of the run; it grows by these. None for an empty
+            path.
         is_part: whether what comes from the other rows is left empty, until the parts of a run are joined.
 
     Returns:
-        The table as a data frame.
+        The table as a data frame, with nullable dtypes.
     """
     follows = table.is_of_sequence and not is_part
     ends: Sequence[Mapping[str, Any]] = sequence_cells(measurements, path) if follows else [{}] * len(measurements)
@@ -65,7 +66,13 @@ def frame(
 def frames(
     table: Table, measurement: Measurement, order: int, path: PathLength | None = None
 ) -> Iterator[pd.DataFrame]:
-    """The same of one measurement in parts of at most CHUNK_ROWS rows, small enough to hold.
+    """The rows of one measurement as tables of at most CHUNK_ROWS rows, small enough to hold.
+
+    Args:
+        table: its columns are those of the frames.
+        measurement: what the rows are about.
+        order: its place in the run, from 0.
+        path: the path up to it, which grows by it; None for an empty path.
 
     Yields:
         One part at least, be it without rows.
@@ -80,7 +87,15 @@ def frames(
 def sequence_cells(
     measurements: Sequence[Measurement], path: PathLength | None = None
 ) -> list[dict[str, float | str | None]]:
-    """Each row's `path_length` and `phase`, which come from the other rows."""
+    """Each row's `path_length` (√nats) and `phase`, which come from the other rows.
+
+    Args:
+        measurements: in order of training.
+        path: the path up to the first, which grows by these; None for an empty path.
+
+    Returns:
+        A mapping of both names per measurement; None where a row has no such cell.
+    """
     path, found = path or PathLength(), trajectory_of(measurements)
     phases = found.phases if found else [None] * len(measurements)
     return [{"path_length": path.add(each), "phase": phase} for each, phase in zip(measurements, phases, strict=True)]
@@ -88,6 +103,12 @@ def sequence_cells(
 
 def joined(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """The rows of tables with the same columns, one table after the other.
+
+    Args:
+        parts: at least one; those without rows are passed over, whatever their columns.
+
+    Returns:
+        A new table, its rows numbered from 0.
 
     Raises:
         ValueError: the tables have different columns.
@@ -100,7 +121,16 @@ def joined(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def with_sequence(joined_parts: pd.DataFrame, table: Table, measurements: Sequence[Measurement]) -> pd.DataFrame:
-    """A table joined from parts, with the cells that come from the other rows."""
+    """A table joined from parts, with the cells that come from the other rows.
+
+    Args:
+        joined_parts: with one row per measurement, in the same order.
+        table: of the registry; it says which cells these are.
+        measurements: of the whole run.
+
+    Returns:
+        A new table; other cells are as they were.
+    """
     columns = [column for column in table.columns if column.path[0] == "sequence"]
     ends = make_table(sequence_cells(measurements), columns)
     return joined_parts.assign(**{column.name: ends[column.name] for column in columns})
@@ -108,6 +138,13 @@ def with_sequence(joined_parts: pd.DataFrame, table: Table, measurements: Sequen
 
 def make_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[Column]) -> pd.DataFrame:
     """A table with exactly these columns; values that are missing, NaN, infinite or too large become NA.
+
+    Args:
+        rows: column name → value, each; keys may be missing.
+        columns: in the order of the table.
+
+    Returns:
+        A data frame with nullable dtypes: string, Int64, Float64. Empty text is NA too.
 
     Raises:
         ValueError: a row has a key that is not a column.
@@ -136,7 +173,7 @@ def _cells(values: Sequence[Any], kind: Kind) -> list[Value]:
 
 
 def to_csv(table: pd.DataFrame, form: Separated = PLAIN, header: bool = True) -> str:
-    r"""The table as separated values: RFC 4180 quoting, shortest numbers that read back exactly.
+    """The table as separated values: RFC 4180 quoting, shortest numbers that read back exactly.
 
     Text cells are safe against formula injection and hold no control characters; `read_table` undoes both.
 
@@ -159,7 +196,14 @@ def csv_header(names: Iterable[str], form: Separated = PLAIN) -> str:
 
 
 def rows_text(table: pd.DataFrame, form: str, dialect: Dialect = Dialect.PLAIN, header: bool = True) -> str:
-    """The rows as csv, tsv or jsonl, the formats in which rows can be added to rows."""
+    """The rows as csv, tsv or jsonl, the formats in which rows can be added to rows.
+
+    Args:
+        table: whose rows are written.
+        form: `csv`, `tsv` or `jsonl`.
+        dialect: of CSV; other formats have none.
+        header: whether the names of the columns come first; jsonl has no header.
+    """
     return to_jsonl(table) if form == "jsonl" else to_csv(table, separated(form, dialect), header)
 
 
@@ -175,7 +219,7 @@ def _separated(rows: Iterable[Sequence[Value]], form: Separated) -> str:
 
 
 def to_jsonl(table: pd.DataFrame) -> str:
-    """One JSON object per row and line; NA is null, text is as it is (half surrogates are escaped)."""
+    """One JSON object per row and line; NA is null, text is as it is, but that half surrogates are escaped."""
     return "".join(f"{line}\n" for line in _json_rows(table))
 
 
@@ -189,6 +233,10 @@ def to_parquet(table: pd.DataFrame, metadata: Mapping[str, Any]) -> bytes:
     """The table as Parquet: one row group, zstd, page checksums, the metadata as JSON under the key `fisher`.
 
     Each field carries its description and its unit. Text is as in `to_jsonl`.
+
+    Args:
+        table: what is written.
+        metadata: JSON values.
 
     Returns:
         The file's content.
@@ -219,7 +267,12 @@ def arrow_schema(columns: Iterable[Column]) -> pa.Schema:
 
 
 def arrow_table(table: pd.DataFrame, schema: pa.Schema) -> pa.Table:
-    """The table as Arrow's, half surrogates escaped."""
+    """The table as Arrow's; half surrogates are escaped.
+
+    Args:
+        table: what is converted.
+        schema: of its columns, in their order, as `arrow_schema` makes it.
+    """
     arrays = [
         pa.array(values, type=field.type) for values, field in zip(plain_columns(table, encodable), schema, strict=True)
     ]
@@ -227,7 +280,12 @@ def arrow_table(table: pd.DataFrame, schema: pa.Schema) -> pa.Table:
 
 
 def plain_columns(table: pd.DataFrame, safe: Callable[[str], str]) -> list[list[Value]]:
-    """The table's columns as Python values, NA as None, text made safe."""
+    """The table's columns as Python values, in their order; NA is None.
+
+    Args:
+        table: what is converted.
+        safe: applied to every text.
+    """
     return [_plain_cells(table[name], safe) for name in table.columns]
 
 

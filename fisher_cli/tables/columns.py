@@ -19,11 +19,17 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a report. `unit` is "" for pure numbers and for text.
+    """A column of a report.
 
-    `source` is the way from what a row is about to the cell, "trace.true.value"; "" for the attribute or the key of the
-    column's own name. A way that begins with "measurement", "order" or "sequence" begins there: at the checkpoint's
-    measurement, at its place in the run, at what the other rows say about it. A None on the way is an empty cell.
+    Attributes:
+        name: in files and data frames.
+        kind: what its cells hold.
+        unit: "" for pure numbers and for text.
+        description: what the glossary says.
+        source: the path of names from what a row is about to the cell, "trace.true.value"; "" for the attribute or the
+            key of the column's own name. A path that begins with "measurement", "order" or "sequence" begins there: at
+            the checkpoint's measurement, at its place in the run, at what the other rows say about it. A None on the
+            way is an empty cell.
     """
 
     name: str
@@ -34,7 +40,7 @@ class Column:
 
     @property
     def path(self) -> list[str]:
-        """The steps of the source."""
+        """The names of the source, one by one."""
         return (self.source or self.name).split(".")
 
 
@@ -83,7 +89,12 @@ def eigenvalue_columns(count: int) -> tuple[Column, ...]:
 
 
 def follow(item: Any, path: list[str]) -> Any:
-    """What a way of attributes, keys and places leads to; None where it ends early."""
+    """What a path of attributes, keys and places leads to; None where it ends early.
+
+    Args:
+        item: where the path begins.
+        path: a key of a mapping, a place in a sequence in decimal digits, or the name of an attribute, each.
+    """
     for step in path:
         if item is None:
             return None

@@ -16,9 +16,13 @@ class Dialect(StrEnum):
 
 @dataclass(frozen=True)
 class Separated:
-    r"""What lies between cells and lines, the decimal point, and what stands before all.
+    """How separated values are written.
 
-    Line ends are `\n` for programs and `\r\n`, as RFC 4180 has it, for spreadsheets.
+    Attributes:
+        separator: between cells.
+        decimal: the decimal point.
+        line_end: a line feed for programs, carriage return and line feed, as RFC 4180 has it, for spreadsheets.
+        mark: what stands before all.
     """
 
     separator: str = ","
@@ -41,12 +45,22 @@ _DIALECTS = {
 
 
 def separated(form: str, dialect: Dialect = Dialect.PLAIN) -> Separated:
-    """How a file of this format, csv or tsv, is written; a dialect is one of CSV."""
+    """How a file of this format is written.
+
+    Args:
+        form: `csv` or `tsv`.
+        dialect: of CSV; it changes nothing about tsv.
+    """
     return TABS if form == "tsv" else _DIALECTS[dialect]
 
 
 def recognised(header: str, suffix: str) -> Separated:
-    """How a file was written, told from its first line: names of columns hold neither commas nor semicolons."""
+    """How a file was written, told from its first line: names of columns hold neither commas nor semicolons.
+
+    Args:
+        header: the first line.
+        suffix: of the file's name; `.tsv` is enough.
+    """
     if suffix == ".tsv":
         return TABS
     is_european = ";" in header and "," not in header

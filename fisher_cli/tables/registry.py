@@ -35,21 +35,22 @@ CHUNK_ROWS: Final = 20_000
 class Table:
     """One table of the reports.
 
-    name: what Python calls it, `analysis.frame(name)`.
-    word: what stands in its file's name, `NAME.word.csv`; "" for `NAME.csv`. In a workbook it names the sheet.
-    title: its heading in the glossary.
-    row: what it has a row per.
-    commands: those that write it, with the options that ask for it.
-    report: the name of the main table of the report that it belongs to; its own, if it is one. Its command writes
-        the tables of its report in the order of TABLES.
-    columns: in the order of the files.
-    items: a measurement → an object or a mapping per row, in which the columns' sources begin.
-    has_eigenvalues: whether the columns of as many eigenvalues as were asked for stand after the column `error`.
-    is_long: it has a row per example, too many to hold: it is written while the run goes on.
-    if_any: it is left out where it would have no rows.
-    is_shared: its report can be made in shards, and merged.
-    is_of_run: it is about a run's measurements, and from Python a data frame of the run's Analysis.
-    melts: the names of the wide tables that it is the long form of.
+    Attributes:
+        name: what Python calls it, `analysis.frame(name)`.
+        word: what stands in its file's name, `NAME.word.csv`; "" for `NAME.csv`. In a workbook it names the sheet.
+        title: its heading in the glossary.
+        row: what it has a row per.
+        commands: those that write it, with the options that ask for it.
+        report: the name of the main table of the report that it belongs to; its own, if it is one. Its command writes
+            the tables of its report in the order of TABLES.
+        columns: in the order of the files.
+        items: a measurement → an object or a mapping per row, in which the columns' sources begin.
+        has_eigenvalues: whether the columns of as many eigenvalues as were asked for stand after the column `error`.
+        is_long: it has a row per example, too many to hold: it is written while the run goes on.
+        if_any: it is left out where it would have no rows.
+        is_shared: its report can be made in shards, and merged.
+        is_of_run: it is about a run's measurements, and from Python a data frame of the run's Analysis.
+        melts: the names of the wide tables that it is the long form of.
     """
 
     name: str
@@ -73,7 +74,7 @@ class Table:
         return any(column.path[0] == "sequence" for column in self.columns)
 
     def with_eigenvalues(self, count: int) -> "Table":
-        """The same with the columns of that many eigenvalues, if it has any."""
+        """The same table with columns of the `count` largest eigenvalues of both Fishers, if it has such columns."""
         if not self.has_eigenvalues:
             return self
         place = 1 + [column.name for column in self.columns].index("error")
@@ -90,8 +91,8 @@ class Table:
 
         Args:
             measurement: a Measurement, or what else the table is about.
-            order: its place in the run.
-            sequence: what the run's other rows say about it, by the names of columns.
+            order: its place in the run, from 0.
+            sequence: what the run's other rows say about it, by the names of columns; None for nothing.
 
         Yields:
             Column name → value, in the order of the columns.
@@ -763,7 +764,7 @@ def tables_of(report: str, **asked: bool) -> tuple[Table, ...]:
 
     Args:
         report: the name of its main table.
-        **asked: for tables that an option asks for, by their names, whether it does.
+        **asked: for tables that an option asks for, by their names, whether it does; other tables are there always.
     """
     return tuple(table for table in TABLES.values() if table.report == report and asked.get(table.name, True))
 
@@ -774,7 +775,11 @@ def main_table_of(table: Table) -> Table:
 
 
 def table_of(word: str) -> Table:
-    """The table with that word in its file's name: of those without one, the main table."""
+    """The table with that word in its file's name, which has to be one of the registry.
+
+    Args:
+        word: such as `layers`; "" for the main table of `fisher analyze`.
+    """
     return next(table for table in TABLES.values() if table.word == word)
 
 
@@ -782,7 +787,12 @@ _EIGENVALUE = re.compile(r"eig_(?:true|empirical)_([1-9][0-9]{0,3})(?:_residual)
 
 
 def column_named(name: str, values: Iterable[Any]) -> Column:
-    """What the glossary says about a column; else a column of the narrowest kind that holds all values."""
+    """What the glossary says about a column; else a column of the narrowest kind that holds all values.
+
+    Args:
+        name: of the column, in whichever table it is; that of an eigenvalue may have any number.
+        values: the column's cells, which count only where the glossary does not know the name.
+    """
     for column in chain.from_iterable(table.columns for table in TABLES.values()):
         if column.name == name:
             return column

@@ -141,6 +141,10 @@ def inspection(found: Inspection) -> list[Item]:
 def examples(measurement: Measurement, top: int | None = None) -> "Iterator[ExampleRow | Item]":
     """Each example, as `example_rows`; of a checkpoint without any a row that says why.
 
+    Args:
+        measurement: with or without the terms of its examples.
+        top: as for `example_rows`.
+
     Yields:
         An ExampleRow, or nothing but what the measurement says.
     """
@@ -150,10 +154,15 @@ def examples(measurement: Measurement, top: int | None = None) -> "Iterator[Exam
 
 
 def example_rows(measurement: Measurement, top: int | None = None) -> Iterator[ExampleRow]:
-    """One row per example, in order of the data; with `top` only the examples that carry most, the largest first.
+    """One row per example: ‖J_nᵀ s‖² summed over the scores of either Fisher, with its share and rank.
+
+    Args:
+        measurement: one without the terms of its examples has no rows.
+        top: how many of the examples with the largest true traces are taken, the largest first; None for all, in the
+            order of the data.
 
     Yields:
-        Rows with ‖J_nᵀ s‖² summed over the scores of either Fisher, the share and the rank by the true trace.
+        Rows whose share and rank are by the true trace; ranks count from 1.
     """
     import torch
 
@@ -194,5 +203,5 @@ def _nth(values: Sequence[int] | None, n: int) -> int | None:
 
 
 def class_name(found: PerExample, number: int | None) -> str | None:
-    """The name of a class, None where it is not known."""
+    """The name of a class; None where it has none, or where the number is None."""
     return found.class_names[number] if number is not None and number < len(found.class_names) else None

@@ -56,10 +56,15 @@ class Shape(StrEnum):
 
 @dataclass(frozen=True)
 class Point:
-    """One value of the sequence; `terms`, one per example, whose mean it is, pair it with the others.
+    """One value of the sequence, with what tells it from the others.
 
-    `position` is where it stands, such as the training step; None if that is not known. `hidden` is an error that the
-    spread of the terms does not show. `loss` is that of the network over that of guessing; None where it is not known.
+    Attributes:
+        value: such as a trace.
+        error: its standard error; None if it is not known.
+        terms: one per example, whose mean it is, which pair it with the others; () where they are not known.
+        position: where it stands, such as the training step; None if that is not known.
+        hidden: a part of the error that the spread of the terms does not show.
+        loss: the network's loss over that of guessing; None if it is not known.
     """
 
     value: float
@@ -74,11 +79,20 @@ class Point:
 class Trajectory:
     """What a sequence of values shows; indices are those of the sequence, places without a value included.
 
-    peak: the largest value; rivals: all values that cannot be told from it, with itself. fit: the least-squares
-    unimodal sequence, None where there is no value; it is largest at one of the rivals, or next to it. remaining: last
-    value over the largest, with its paired standard error. dip, rebound: between which indices the largest clear and
-    material fall before the peak, or rise after it, lies. is_skewed: a bell whose fall to half of the peak takes at
-    least twice as long as its rise from half-way.
+    Attributes:
+        shape: of the whole.
+        peak: the index of the largest value.
+        first: the index of the first value.
+        last: the index of the last value.
+        rivals: the indices of all values that cannot be told from the peak, with its own.
+        fit: the least-squares unimodal sequence, None where there is no value; it is largest at one of the rivals, or
+            next to it.
+        phases: None where there is no value, and everywhere in a run whose values are level.
+        remaining: the last value over the largest, with its paired standard error, None if that is not known.
+        dip: the two indices between which the largest clear and material fall before the peak lies; None without one.
+        rebound: likewise of a rise after the peak.
+        is_skewed: whether it is a bell whose fall to half of the peak takes at least twice as long as its rise from
+            half-way.
     """
 
     shape: Shape
@@ -245,6 +259,11 @@ def unimodal(values: Sequence[float], weights: Sequence[float], modes: Iterable[
 
     The cut between both parts lies before or after one of them, so that the largest value can be its neighbour.
 
+    Args:
+        values: y.
+        weights: w, above zero; only their ratios count.
+        modes: indices, at least one.
+
     Returns:
         The fit, and where it is largest.
 
@@ -320,7 +339,12 @@ def _pooled(one: _Pool, other: _Pool) -> _Pool:
 
 
 def trajectory_of(measurements: Sequence[Measurement]) -> Trajectory | None:
-    """The trajectory of the true trace over a run; the steps are the positions. Doubted rows are places without one."""
+    """The trajectory of the true trace over a run; None where no row has one that counts.
+
+    Args:
+        measurements: in order of training; their steps are the positions. Rows that are doubted are places without a
+            value.
+    """
     return trajectory([_point(each) for each in measurements])
 
 
@@ -338,17 +362,17 @@ def _point(measurement: Measurement) -> Point | None:
 
 
 class PathLength:
-    """√(ΔᵀFΔ) summed over the steps of a run, row by row.
+    """√(ΔᵀFΔ) summed over the steps of a run, row by row, in √nats.
 
-    A row that was measured and has no step to it, such as the first, starts the path, and its length is empty; so it
-    is for rows without numbers, which the next step spans.
+    A row that was measured and has no step to it, such as the first, starts the path, and its length is empty; so it is
+    for rows without numbers, which the next step spans.
     """
 
     def __init__(self) -> None:
         self._length = 0.0
 
     def add(self, measurement: Measurement) -> float | None:
-        """The length of the path up to the next row, None where it has none."""
+        """The length of the path up to the row that comes next in order of training; None where it has none."""
         if measurement.trace is None:
             return None
         quadratic = measurement.movement.kl_quadratic.value if measurement.movement else math.nan

@@ -1,6 +1,7 @@
 """Files that ask to run something (A01 to A08, A19): every way in which a pickle can, in every container."""
 
 import io
+import os
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -9,6 +10,16 @@ from pathlib import Path
 from tests.attacks.assembly import archive, call, entries, legacy, name, pickled, tensor, text, weights_beside
 
 Attack = tuple[str, bytes]
+
+
+class Canary:
+    """Where it is unpickled by a reader that runs what it reads, this folder is made."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.folder),)
 
 
 def code_attacks(marker: Path) -> Iterator[Attack]:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from itertools import pairwise
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import fisher_cli.run.row
 from fisher_cli.curvature.problem.problem import Data
 from fisher_cli.errors import UsageError
 from fisher_cli.parallel.devices import choose_devices, run_on_devices
-from fisher_cli.parallel.worker_pool import ShareQueue, WorkerPool
+from fisher_cli.parallel.worker_pool import ShareQueue
 from fisher_cli.results import Measurement
 from fisher_cli.run.measurement import MeasurementContext
 from fisher_cli.run.preparation import run_of_files
@@ -145,7 +146,7 @@ def test_two_processes_write_what_one_writes(monkeypatch: pytest.MonkeyPatch) ->
     analyze("--devices", "cpu,cpu", "-o", "many.csv", code=3)
     assert_equal_reports("many.csv", "whole.csv", "", ".layers", may_differ=OF_THE_DEVICES)
     run("check", "many.csv")
-    monkeypatch.setattr(WorkerPool, "_started", None)  # all rows are there: nobody is needed
+    monkeypatch.setattr(BaseProcess, "start", None)  # all rows are there: nobody is needed
     Path("ckpts/step_5.pt").unlink()
     for step in (0, 1, 2, 7, 8):
         Path(f"ckpts/step_{step}.pt").unlink()

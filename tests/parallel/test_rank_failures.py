@@ -5,7 +5,6 @@ import hashlib
 import os
 import random
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +20,7 @@ from fisher_cli.inputs.user_code import built
 from fisher_cli.storage.journal import read_records
 from tests.command import fisher
 from tests.long_lists import some
-from tests.small_run import write_checkpoints
+from tests.small_run import forget, write_checkpoints
 from tests.torchrun import assert_equal, environment, torchrun
 from tests.waiting import PATIENCE, pause, until
 
@@ -81,12 +80,6 @@ def finished() -> int:
 
 def _until_finished(wanted: int, agent: "subprocess.Popen[str]") -> None:
     until(lambda: finished() >= wanted or agent.poll() is not None)
-
-
-def forget() -> None:
-    shutil.rmtree("r.journal", ignore_errors=True)
-    for path in Path().glob("r.*"):
-        path.unlink()
 
 
 def digests() -> dict[str, str]:

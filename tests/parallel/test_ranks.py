@@ -45,7 +45,7 @@ COMMANDS: dict[str, list[str]] = {
 }
 # What ranks go through: their number and the names of the commands. One test for each, since a start takes seconds.
 RUNS: dict[str, tuple[int, tuple[str, ...]]] = {
-    "some commands by 2 ranks": (2, tuple(sorted({"exact", "one-batch", *draw([*COMMANDS], 0.2)}))),
+    "some commands by 2 ranks": (2, tuple(sorted({"exact", "one-batch", *draw([*COMMANDS], 0.1)}))),
     "every command by 2 ranks": (2, tuple(COMMANDS)),
     # The others share nothing out that these do not.
     "by 3 ranks": (

@@ -18,7 +18,7 @@ from fisher_cli.storage import atomic_write
 from fisher_cli.storage.journal import read_records
 from tests.long_lists import some
 from tests.shard_runs import analyze, assert_equal_reports, parts, run, spoil
-from tests.small_run import QUICK, in_child, measured_from_now_on
+from tests.small_run import QUICK, forget, in_child, measured_from_now_on
 
 CLEAN = Path(__file__).parents[2] / "sample_checkpoints" / "digits-clean"
 pytestmark = [
@@ -199,13 +199,13 @@ def _kills(trials: int | None) -> tuple[int, int]:
     """How often the joined report was equal, of how many kills: at so many durable steps, or at all of them."""
     analyze("-o", "whole.csv")
     parts(3)
-    _forget_part()
+    forget("part-2")
     assert in_child(lambda: _in_shard(0, Path("count"))) == 0
     steps = range(1, int(Path("count").read_text()) + 1)
     chosen = steps if trials is None else random.Random(0).sample(steps, trials)
     equal = 0
     for step in chosen:
-        _forget_part()
+        forget("part-2")
         for again in (step, max(1, step // 2)):  # and once more while it goes on
             assert in_child(lambda again=again: _in_shard(again)) == -signal.SIGKILL  # type: ignore[misc]
         journal = Path("part-2.journal")
@@ -217,12 +217,6 @@ def _kills(trials: int | None) -> tuple[int, int]:
         run("merge", "part-1.csv", "part-2.csv", "part-3.csv", "-o", "joined.csv", "--force")
         equal += Path("joined.csv").read_bytes() == Path("whole.csv").read_bytes()
     return equal, len(chosen)
-
-
-def _forget_part() -> None:
-    shutil.rmtree("part-2.journal", ignore_errors=True)
-    for path in Path().glob("part-2.*"):
-        path.unlink()
 
 
 def test_a_shard_killed_at_any_durable_step_goes_on_and_is_joined(record_property: Any) -> None:

@@ -1,14 +1,11 @@
 """The tables of `fisher inspect` at every width: what files are, and how parameters are covered."""
 
-import io
-
 import pytest
-import rich.console
 from rich.cells import cell_len
-from rich.console import Group
 
 from fisher_cli.reports.inspection import coverage_text, render_coverage, render_inspections
 from fisher_cli.results import Check, Coverage, Inspection, Ledger, Measurement, Status, WeightsKind
+from tests.rendering import lines_of
 
 HOSTILE = "run/[/]a[link=x]b\x1b[31m\x9b2J\udc80\u202e\r\nok.pt"
 
@@ -53,16 +50,10 @@ def covered(ledger: Ledger, check: Check | None) -> Measurement:
     )
 
 
-def rendered(group: Group, width: int) -> list[str]:
-    stream = io.StringIO()
-    rich.console.Console(file=stream, width=width, color_system=None).print(group, crop=False)
-    return stream.getvalue().splitlines()
-
-
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 160, 240])
 @pytest.mark.parametrize("given", [ALIKE, MIXED, MIXED[4:5], MIXED[3:4]], ids=["alike", "mixed", "bad", "one"])
 def test_no_line_is_longer_than_the_width_and_nothing_goes_unsaid(given: list[Inspection], width: int) -> None:
-    lines = rendered(render_inspections(given, width), width)
+    lines = lines_of(render_inspections(given, width), width)
     text = " ".join(" ".join(lines).split())
     assert max(map(cell_len, lines)) <= width
     assert "\x1b" not in text
@@ -74,7 +65,7 @@ def test_no_line_is_longer_than_the_width_and_nothing_goes_unsaid(given: list[In
 
 
 def test_what_all_files_have_in_common_is_said_once_where_room_is_short() -> None:
-    wide, narrow = rendered(render_inspections(ALIKE, 160), 160), rendered(render_inspections(ALIKE, 60), 60)
+    wide, narrow = lines_of(render_inspections(ALIKE, 160), 160), lines_of(render_inspections(ALIKE, 60), 60)
     assert wide[0] == "3 checkpoints"
     assert sum("torch zip" in line for line in wide) == 3
     text = " ".join(" ".join(narrow).split())
@@ -89,7 +80,7 @@ def test_what_all_files_have_in_common_is_said_once_where_room_is_short() -> Non
 def test_the_coverage_fits_every_width_and_is_whole(width: int, counted: bool) -> None:
     entries = ENTRIES if counted else tuple(Coverage(e.name, e.values, e.method, None) for e in ENTRIES)
     ledger = Ledger(entries, 10, 0.5 if counted else None)
-    lines = rendered(render_coverage(covered(ledger, Check(2, 4, 3e-7, 1e-3, "float32")), "digits train", width), width)
+    lines = lines_of(render_coverage(covered(ledger, Check(2, 4, 3e-7, 1e-3, "float32")), "digits train", width), width)
     text = " ".join(" ".join(lines).split())
     assert "\x1b" not in text
     if width >= 60:
@@ -107,6 +98,6 @@ def test_a_coverage_in_one_line() -> None:
         "5 tensors with 36,885 values: 1 by convolution, 1 by linear, 1 by embedding + linear ×2, 1 by per-example, "
         "1 by unused"
     )
-    assert rendered(render_coverage(covered(Ledger(ENTRIES, 1, 0.5), None), "", 80), 80)[-1] == (
+    assert lines_of(render_coverage(covered(Ledger(ENTRIES, 1, 0.5), None), "", 80), 80)[-1] == (
         "The run-time check was left out."
     )

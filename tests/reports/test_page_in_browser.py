@@ -8,6 +8,7 @@ import pytest
 from fisher_cli.reports.charts import NAMES
 from tests.browser import CHROMIUM, Browser, browser, installed_axe
 from tests.command import fisher
+from tests.long_lists import some
 from tests.report_files import SAMPLES, computed
 
 LABELS = SAMPLES / "digits-noisy" / "labels.csv"
@@ -94,8 +95,9 @@ def sorts(opened: Browser) -> None:
     assert descending == sorted(before, reverse=True) != ascending
 
 
-@pytest.mark.parametrize(("width", "scheme"), VIEWS)
-@pytest.mark.parametrize("run", [*STEPS, "all"])
+@pytest.mark.parametrize(
+    ("run", "width", "scheme"), some([(run, *view) for run in [*STEPS, "all"] for view in VIEWS], part=0.4)
+)
 def test_a_browser_shows_the_page(opened: Browser, pages: dict[str, Path], run: str, width: int, scheme: str) -> None:
     look(opened, pages[run], width, scheme)
 

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from fisher_cli import analyze, compare, verify
 from fisher_cli.errors import DataError, FisherError, RecordError, UsageError
 from fisher_cli.inputs.networks.digits_networks import digits_mlp
-from fisher_cli.results import Measurement
-from fisher_cli.run.row import Predecessor, Source, ThisProcess
 from fisher_cli.tables.build import to_csv
 from tests.cases import mlp, unsettle
 from tests.loading import load_examples
 from tests.reference import reference
+from tests.small_run import measured_from_now_on
 
 States = list[dict[str, Tensor]]
 
@@ -214,14 +213,7 @@ def test_networks_without_anything_to_analyse_are_refused_in_words() -> None:
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the rows that are measured from now on."""
-    found, real = list[str](), ThisProcess.measure_row
-
-    def measure_row(self: ThisProcess, source: Source, previous: Predecessor) -> Measurement:
-        found.append(source.name)
-        return real(self, source, previous)
-
-    monkeypatch.setattr(ThisProcess, "measure_row", measure_row)
-    return found
+    return measured_from_now_on(monkeypatch)
 
 
 @pytest.mark.parametrize("given", [copies, reloaded])

@@ -19,7 +19,7 @@ from fisher_cli.errors import UsageError
 from fisher_cli.inputs.networks.digits_networks import digits_cnn
 from fisher_cli.run.parameters import select_parameters, without_head
 from fisher_cli.settings import PRESETS, Settings, listing, settings_of
-from tests.cases import CASES, Attention, Case, Residual
+from tests.cases import CASES, Attention, Case, Residual, case_of
 from tests.command import fisher
 from tests.conftest import problem_of, reference_of
 from tests.loading import load_examples
@@ -181,7 +181,7 @@ def test_the_head_is_the_layer_that_is_called_last(build: type[nn.Module], head:
 
 
 def test_a_head_alone_cannot_be_left_out() -> None:
-    case = next(each for each in CASES if each.name == "linear")
+    case = case_of("linear")
     with pytest.raises(UsageError, match="no other parameter is left"):
         without_head(problem_of(case))
 
@@ -209,4 +209,4 @@ def test_the_record_says_which_distribution_the_outputs_parameterise() -> None:
     assert said[1] == "softmax over 2 logits; the same classifier with one logit would have half this Fisher"
     ten = analyze(CLEAN, limit=5, eigenvalues=0).stable_metadata()["checkpoints"][0]["likelihood"]
     assert ten == "softmax over 10 logits"
-    assert sweep(problem_of(next(each for each in CASES if each.name == "regression"))).per_example.labels is None
+    assert sweep(problem_of(case_of("regression"))).per_example.labels is None

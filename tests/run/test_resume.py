@@ -75,7 +75,7 @@ def test_a_kill_at_any_instant_loses_at_most_the_checkpoint_under_way(
     record_property: Callable[[str, object], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """D1, at fewer instants and over fewer checkpoints."""
-    _kills(15, 4, record_property, monkeypatch)
+    _kills(8, 4, record_property, monkeypatch)
 
 
 @pytest.mark.long

@@ -16,19 +16,8 @@ from fisher_cli.errors import LockedError, RecordError
 from fisher_cli.storage import atomic_write
 from fisher_cli.storage.journal import Journal, journal_folder, open_journal, read_records
 from tests.journals import ASKED, die_at, fail_at, filled, record, records_up_to
+from tests.small_run import in_child
 from tests.waiting import PATIENCE
-
-
-def in_child(work: Callable[[], None]) -> int:
-    """The exit code of the work in a process of its own, negative for the signal that killed it."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def test_records_come_back_and_grow(tmp_path: Path) -> None:

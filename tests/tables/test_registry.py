@@ -1,6 +1,5 @@
 """A column or a table is added in one place, and is then in the files, the record, the glossary and the docs."""
 
-import importlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,12 +24,6 @@ from tests.documents import ROOT
 from tests.tables.test_tables import sample
 
 CHECKPOINTS = [str(ROOT / "sample_checkpoints" / "digits-clean" / f"step_{step:05}.pt") for step in (0, 1760)]
-
-
-@pytest.fixture
-def reference(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(ROOT / "docs")
-    return importlib.import_module("reference")
 
 
 def fisher(*words: object) -> None:

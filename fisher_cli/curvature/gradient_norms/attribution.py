@@ -25,7 +25,13 @@ Place = tuple[Any, int]
 
 @dataclass(frozen=True)
 class Use:
-    """A call by its number, where it keeps the examples, and the argument that holds the source."""
+    """One use of a source by a recorded call.
+
+    Attributes:
+        call: its number in the list of calls.
+        layout: where it keeps the examples.
+        role: the argument that holds the source.
+    """
 
     call: int
     layout: BatchDim
@@ -34,9 +40,13 @@ class Use:
 
 @dataclass(frozen=True)
 class GradientSource:
-    """A tensor that rules give the gradient of: its edge and shape, and all uses that its gradient is the sum of.
+    """A tensor that rules give the gradient of: a parameter, or a tensor computed from parameters alone.
 
-    `weight_norm` says what it is a norm of, if it is one.
+    Attributes:
+        edge: where it stands in the graph.
+        shape: of the tensor and of its gradient.
+        weight_norm: the direction and length that it is made of, where it is a weight normed by row; else None.
+        uses: all calls that its gradient is the sum of.
     """
 
     edge: GradientEdge
@@ -46,7 +56,7 @@ class GradientSource:
 
     @property
     def place(self) -> Place:
-        """By which it is told from others."""
+        """The node and the number of its output, by which a source is told from others."""
         return self.edge.node, self.edge.output_nr
 
     @property
@@ -118,9 +128,18 @@ class _Graph:
 def gradient_sources(
     outputs: Tensor, parameters: Mapping[str, Tensor], calls: Sequence[Call], layouts: Sequence[BatchDim | None]
 ) -> dict[str, tuple[GradientSource, ...]]:
-    """The sources of every parameter that is used, none where some use of it is not accounted for.
+    """The sources of every parameter with a path to the outputs; none where some use of it is not accounted for.
 
     A parameter's gradient is the sum of those of its sources, each pulled back to it.
+
+    Args:
+        outputs: (B, C), with their graph.
+        parameters: by name.
+        calls: what was recorded on the way to the outputs.
+        layouts: where each call keeps the examples; None where it mixes them.
+
+    Returns:
+        By parameter; one that the outputs do not depend on is left out.
     """
     graph = _Graph(outputs.grad_fn, calls)
     uses: dict[Place, list[Use]] = {}

@@ -59,10 +59,12 @@ _WRONG_VECTORISED = {"Cdist", "MaskedSelect"}
 
 @dataclass(frozen=True)
 class GraphKinds:
-    """Which nodes there are.
+    """Which nodes a graph has.
 
-    `places` is equal for two graphs in which the same operations are connected in the same way and move entries alike;
-    None where an operation may move examples by what the data are.
+    Attributes:
+        nodes: all of them.
+        places: equal for two graphs in which the same operations are connected in the same way and move entries alike;
+            None where an operation may move examples by what the data are.
     """
 
     nodes: frozenset[Any]
@@ -76,7 +78,12 @@ def _kind(name: str) -> str:
 
 
 def read_graph(outputs: Tensor, examples: int) -> GraphKinds:
-    """Walk the graph from the outputs of so many examples."""
+    """Walk the autograd graph from the outputs down.
+
+    Args:
+        outputs: (B, C), with their graph.
+        examples: B; an operation along a dimension of that size may move examples.
+    """
     numbers = {node: number for number, node in enumerate(nodes_from([outputs.grad_fn]))}
     places, are_known = list[object]([outputs.output_nr]), True
     for node in numbers:

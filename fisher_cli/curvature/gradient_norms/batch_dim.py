@@ -24,14 +24,25 @@ SMALLEST_EXAMPLE = 1e-5
 
 @dataclass(frozen=True)
 class BatchDim:
-    """Examples in `dimension`, each with `times` entries there: example-major (b·T + t) or minor (t·B + b)."""
+    """Where a call keeps the examples: in one dimension of its output, with T entries of each.
+
+    Attributes:
+        dimension: of the output.
+        times: T; B·T is the size of that dimension.
+        minor: whether the order is t·B + b; else it is b·T + t.
+    """
 
     dimension: int
     times: int
     minor: bool = False
 
     def examples_first(self, tensor: Tensor, skip: int = 0) -> Tensor:
-        """The tensor with examples in dimension `skip`, the T entries of each consecutive: (…, B·T, …)."""
+        """The tensor with the examples in dimension `skip`, the T entries of each side by side: (…, B·T, …).
+
+        Args:
+            tensor: in this layout, behind `skip` other dimensions.
+            skip: how many dimensions come before the layout's, such as 1 for directions.
+        """
         tensor = tensor.movedim(skip + self.dimension, skip)
         if self.minor:
             shape = tensor.shape
@@ -40,7 +51,12 @@ class BatchDim:
         return tensor
 
     def spread(self, ratios: Tensor, dimensions: int) -> Tensor:
-        """One number per example, shaped to multiply a tensor of this layout."""
+        """The number of each example, shaped to multiply a tensor of this layout.
+
+        Args:
+            ratios: one number per example, (B,).
+            dimensions: how many the tensor has.
+        """
         values = ratios.repeat(self.times) if self.minor else ratios.repeat_interleave(self.times)
         shape = [1] * dimensions
         shape[self.dimension] = -1
@@ -75,10 +91,18 @@ def only_batch_dim(call: Call) -> BatchDim | None:
 
 
 def find_batch_dim(call: Call, cotangent: Tensor, scaled: Tensor, ratios: Tensor) -> tuple[BatchDim | None, bool]:
-    """The layout under which `scaled` is `cotangent` with every example multiplied by its ratio; None if none is.
+    """The layout under which `scaled` is `cotangent` with every example multiplied by its ratio.
 
-    Also whether the cotangent tells: one that is zero fits every layout, one that is zero nearly everywhere may fit
-    several. What any of them takes from it is the same, and says nothing about another batch.
+    Args:
+        call: whose output the cotangents belong to.
+        cotangent: Jᵀ v, in the shape of the output.
+        scaled: the same of v with example b multiplied by r_b.
+        ratios: r, (B,).
+
+    Returns:
+        The layout, None where none fits; and whether the cotangent tells it from the others. A cotangent of zeros fits
+        every layout, and one that is zero nearly everywhere may fit several: all take the same from this batch, and say
+        nothing about another one.
     """
     candidates = list(_candidates(call, len(ratios)))
     if not bool(cotangent.any()):

@@ -49,10 +49,22 @@ class Call:
 
     The edge of the output is taken when the function returns. A tensor kept and differentiated later would be wrong
     after an in-place operation on it: a ReLU in place or `out += identity` moves the tensor, not the edge.
-    `roles` are the arguments that may hold what is differentiated, as (argument name, parameter id, 0 for a tensor that
-    is none), and `sources` their edges; `weight_norms` says which of them are weights normed by row. `given` are the
-    edges of all else that it was given, as (node, output number). `nodes` are the sequence numbers of the nodes of the
-    graph that the function made, `entries` those that it handed out.
+
+    Attributes:
+        rule: what gives its contributions.
+        arguments: by name, `output_dimensions` among them. The input is left out, and other tensors that depend on
+            earlier layers.
+        roles: the arguments that may hold what is differentiated, as (argument name, parameter id); 0 for a tensor that
+            is no parameter.
+        sources: their edges, by argument name.
+        weight_norms: what each of them is a norm of, by argument name; None where it is no weight normed by row.
+        given: the edges of all else that it was given, as (node, output number).
+        held: the input, as it is held for the backward pass; None where the rule needs none.
+        itemsize: bytes of one value of the output.
+        output_shape: with the examples in whichever dimension the network keeps them.
+        edge: where the output enters the graph.
+        nodes: the sequence numbers of the graph's nodes that the function made.
+        entries: the nodes of the tensors that it returned.
     """
 
     rule: Rule
@@ -70,12 +82,12 @@ class Call:
 
     @property
     def inputs(self) -> Tensor | None:
-        """What the rule needs of the data; None where a parameter is added or expanded as it is."""
+        """What the rule needs of the data, as the call had it; None where a parameter is added or expanded as it is."""
         return None if self.held is None else self.held.get()
 
     @property
     def unchanged(self) -> bool:
-        """Whether the input still holds what the function was given."""
+        """Whether the held input still has the values that the function was given."""
         return self.held is None or self.held.unchanged
 
 
@@ -266,12 +278,12 @@ def recorded_calls(
     """Record the uses of the parameters in reproducible kernels while the context is open.
 
     Args:
-        parameters: Whose uses are of interest, by name.
-        hold: How the inputs are held.
-        patches: Functions that are others meanwhile, beside those that are watched.
+        parameters: whose uses are recorded, by name.
+        hold: how the inputs are held; by default as they are, detached.
+        patches: functions that are replaced meanwhile, besides those that are watched.
 
     Yields:
-        The calls, in their order.
+        The calls in their order, a list that grows while the context is open.
     """
     recorder = _Recorder(frozenset(id(parameter) for parameter in parameters.values()), hold)
     makers = {place: _watching(watched) for place, watched in WATCHED.items()}

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def runs_behind(device: torch.device) -> bool:
-    """Whether the device works on what was asked earlier while the program goes on."""
+    """Whether the device works on what was asked earlier while the program goes on: every device but the CPU."""
     return device.type != "cpu"
 
 
@@ -23,16 +23,24 @@ class DeferredChecks:
     _owner: str = ""
 
     def of(self, owner: str) -> "DeferredChecks":
-        """These checks, of which the next ones are this owner's."""
+        """These same checks, which put what is noted from now on down to this owner.
+
+        Args:
+            owner: a name, such as a parameter's.
+        """
         self._owner = owner
         return self
 
     def note(self, inexact: Tensor) -> None:
-        """Keep a flag to be asked for."""
+        """Keep a flag for the present owner, without asking the device for its value.
+
+        Args:
+            inexact: (), True where the quick route was inexact.
+        """
         self._flags.setdefault(self._owner, []).append(inexact)
 
     def owners(self) -> set[str]:
-        """The owners of which anything was inexact: the one question."""
+        """The owners with a flag that is True, asked of the device in one question."""
         if not self._flags:
             return set()
         answers = torch.stack([torch.stack(flags).any() for flags in self._flags.values()]).tolist()

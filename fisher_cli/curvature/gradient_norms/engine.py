@@ -39,11 +39,17 @@ PartOf = Callable[[str], Tensor]
 
 @dataclass
 class Engine:
-    """The norms of a problem; remembers what it has learned about the network from earlier batches.
+    """The squared norms ‖J_nᵀ v‖² of a problem's parameters; it keeps what earlier batches told about the network.
 
-    `methods` is the coverage ledger: for every parameter the rules it went through, `per-example`, or
-    `unused` (no path to the outputs: its gradient is zero). `unchecked` are those whose gradient is rounding alone, so
-    that no check can tell whether it is right. `user_rules` are the rules of the user's by parameter, with their file.
+    Attributes:
+        problem: the network, its parameters and its examples.
+        methods: the coverage ledger: for every parameter the rules that it went through, `per-example`, or `unused` (no
+            path to the outputs: its gradient is zero). Empty before the first batch.
+        user_rules: rules of the user's by parameter, each with its file; only parameters that have some.
+        vectorise: whether per-example gradients go through `torch.func.vmap`. It is set to False for good where that
+            fails or gives other norms than autograd.
+        unchecked: parameters whose gradient is rounding alone, so that no check can tell whether it is right.
+        careful: parameters whose quick route was inexact once, and which go the exact one from then on.
     """
 
     problem: Problem
@@ -55,7 +61,11 @@ class Engine:
     careful: set[str] = field(default_factory=set)  # parameters whose quick route was inexact once
 
     def ledger(self) -> dict[str, str]:
-        """One word or several per parameter: how its norms were found."""
+        """How every parameter's norms were found: its methods in one text, by name in the order of the problem.
+
+        The text says where the gradient is rounding alone and could not be checked. A parameter that no batch has met
+        yet is `unused`.
+        """
         words = {
             name: ", ".join(sorted(found - {UNUSED})) or UNUSED
             for name, found in ((name, self.methods.get(name, set())) for name in self.problem.parameters)
@@ -63,7 +73,10 @@ class Engine:
         return {name: word + (NOT_CHECKED if name in self.unchecked else "") for name, word in words.items()}
 
     def share_methods(self) -> None:
-        """Let the ledger say what all ranks have seen: a network may treat other examples in other ways."""
+        """Add the methods that other ranks have met to the ledger: a network may treat other examples in other ways.
+
+        Collective.
+        """
         for methods in self.problem.process_group.exchange(
             {name: sorted(found) for name, found in self.methods.items()}
         ):
@@ -71,7 +84,16 @@ class Engine:
                 self.methods.setdefault(name, set()).update(found)
 
     def evaluate(self, batch: Batch) -> "BatchBackward":
-        """Run a batch forward, ready for any number of directions; the graph lives as long as the result.
+        """Run a batch forward in reproducible kernels, ready for any number of directions.
+
+        Where each call keeps the examples is found by a backward pass of two directions, unless an earlier batch has
+        told it.
+
+        Args:
+            batch: B examples.
+
+        Returns:
+            The outputs, and what goes back from them. The graph lives as long as this does.
 
         Raises:
             ArchitectureError: the outputs do not depend on the analysed parameters.
@@ -158,9 +180,15 @@ class Engine:
 
 @dataclass
 class BatchBackward:
-    """One batch evaluated: its outputs (B, C) with their graph, and what goes back from them for any directions.
+    """One batch that has gone forward, and what goes back from its outputs for any directions.
 
-    Directions v are (K, B, C): K of them for each example. J is the Jacobian of an example's outputs.
+    Directions v are (K, B, C): K of them for each of the B examples. J is the Jacobian of an example's outputs, (C, P).
+
+    Attributes:
+        engine: whose ledger and layouts the batch has added to.
+        batch: the examples.
+        outputs: z (B, C), with their graph.
+        plan: which recorded calls serve which parameter.
     """
 
     engine: Engine
@@ -169,7 +197,11 @@ class BatchBackward:
     plan: BackwardPlan
 
     def norms(self, directions: Tensor) -> dict[str, Tensor]:
-        """‖Jᵀ v‖² by parameter, (K, B) in float64."""
+        """‖Jᵀ v‖² by parameter, (K, B) in float64; zero for parameters without a path to the outputs.
+
+        Args:
+            directions: v, (K, B, C), in the outputs' precision.
+        """
         return self.measure(directions, None, None)
 
     def measure(
@@ -180,9 +212,12 @@ class BatchBackward:
         Args:
             directions: v, (K, B, C).
             coefficients: c, (K, B), of which at most one of each example is not zero; None where nobody takes sums.
-            take: given every parameter's name with the sum, in the network's precision and in parts that add up to
-                it: of a large network no two parameters' are there at once.
-            row: which one is not zero, where it is the same of all examples.
+            take: given a parameter's name and a part of its sum, in the parameter's shape and in the precision in which
+                it was computed. The parts of a parameter add up to its sum, which is over the batch and not a mean.
+                Sums are given as soon as they are there: of a large network no two parameters' are held at once. A
+                parameter without a path to the outputs is left out.
+            row: the direction whose coefficients are not zero, where it is the same for all examples. It saves asking
+                the device.
 
         Returns:
             By parameter (K, B) in float64.
@@ -209,7 +244,13 @@ class BatchBackward:
         }
 
     def project(self, directions: Tensor, part_of: PartOf) -> Tensor:
-        """Σ_parameters (Jᵀ v)ᵀ u, (K, B) in float64, for a vector u of which `part_of` gives each part once."""
+        """Σ_parameters (Jᵀ v)ᵀ u, (K, B) in float64, for a vector u (P,).
+
+        Args:
+            directions: v, (K, B, C).
+            part_of: gives the part of u that belongs to a parameter, in its shape. It is asked once for each parameter
+                with a path to the outputs.
+        """
         total = torch.zeros(directions.shape[:2], dtype=torch.float64, device=directions.device)
 
         def add(name: str, parts: list[Contribution]) -> None:
@@ -230,7 +271,15 @@ class BatchBackward:
         return total
 
     def gram(self, directions: Tensor) -> Tensor:
-        """Σ (Jᵀ v_k)ᵀ(Jᵀ v_k') over the parameters that rules cover with contributions of one form: (B, K, K)."""
+        """Σ_parameters (Jᵀ v_k)ᵀ(Jᵀ v_k'), (B, K, K) in float64, over parameters that go by rules.
+
+        Left out are parameters that go through per-example gradients, and those with contributions of several forms,
+        such as an embedding that is tied to a linear layer. It is the whole Gram matrix of an example only where that
+        is none.
+
+        Args:
+            directions: v, (K, B, C).
+        """
         shape = (directions.shape[1], len(directions), len(directions))
         total = torch.zeros(shape, dtype=torch.float64, device=directions.device)
 
@@ -243,7 +292,15 @@ class BatchBackward:
         return total
 
     def contributions(self, directions: Tensor) -> Iterator[tuple[str, list[Contribution] | Tensor]]:
-        """Every parameter with a path to the outputs, with its contributions, or its gradients Jᵀ v (K, B, size)."""
+        """Every parameter with a path to the outputs, one after the other, with its gradients Jᵀ v of all directions.
+
+        Args:
+            directions: v, (K, B, C).
+
+        Yields:
+            A parameter's name, and its contributions, whose sum is Jᵀ v; or (K, B, size) where no rule covers it.
+            `explicit` makes (K, B, size) of either.
+        """
         yield from one_after_another(self.plan, self.outputs, directions)
         if self.plan.by_example:
             yield from self._by_example(directions, per_example_gradients.flat).items()

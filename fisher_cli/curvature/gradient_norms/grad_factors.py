@@ -22,7 +22,13 @@ from fisher_cli.curvature.gradient_norms.position_products import (
 
 @dataclass(frozen=True)
 class ObservedRows:
-    """For every example one of K directions and its coefficient, (B,); `row` where it is the same one for all."""
+    """For every example one of K directions and its coefficient: the weighted sum Σ_kb c_kb g_kb takes those alone.
+
+    Attributes:
+        index: the direction of each example, (B,), whole numbers.
+        coefficients: c of that direction, (B,).
+        row: the direction where it is the same one for all examples, else None.
+    """
 
     index: Tensor
     coefficients: Tensor
@@ -30,9 +36,12 @@ class ObservedRows:
 
     @classmethod
     def of(cls, coefficients: Tensor, row: int | None = None) -> "ObservedRows | None":
-        """What coefficients (K, B), of which at most one of each b is not zero, pick; None where all are zero.
+        """What coefficients pick; None where all are zero.
 
-        Who knows that they are those of one `row` says so, and need not wait for the device to tell.
+        Args:
+            coefficients: c, (K, B), of which at most one of each b is not zero.
+            row: the direction whose coefficients may differ from zero, where the caller knows that it is one for all
+                examples. Nothing then waits for the device to tell.
         """
         if row is not None:
             chosen = coefficients[row]
@@ -65,7 +74,13 @@ FORMED_VALUES = 2**20
 
 @dataclass(frozen=True)
 class OuterProducts:
-    """Σ_l δ_l a_lᵀ per group: inputs a (B, G, Q, L) and cotangents δ (K, B, G, R, L)."""
+    """Σ_l δ_l a_lᵀ per group of channels and over positions l: the gradient g (R × Q per group) in its factors.
+
+    Attributes:
+        inputs: a, (B, G, Q, L).
+        cotangents: δ, (K, B, G, R, L).
+        transposed: whether the parameter holds every group's gradient as (Q, R), as transposed convolutions do.
+    """
 
     inputs: Tensor
     cotangents: Tensor
@@ -80,23 +95,36 @@ class OuterProducts:
         return OuterProducts(a, delta, self.transposed)
 
     def some(self, directions: slice, examples: slice) -> "OuterProducts":
-        """Those of some directions and examples."""
+        """The gradients of some directions and examples, as views of the same factors."""
         return OuterProducts(self.inputs[examples], self.cotangents[directions, examples], self.transposed)
 
     def squared_norms(self, deferred_checks: DeferredChecks | None = None) -> Tensor:
         """‖Σ_l δ_l a_lᵀ‖² summed over groups, (K, B) in float64.
 
-        Two routes give the same number. Explicit: form the R × Q gradient, K·R·Q·L multiplications. Gram:
-        Σ_lm (a_lᵀa_m)(δ_lᵀδ_m), L²·(Q + K·R), where the input side serves all directions. The cheaper is
-        taken. One position needs neither: ‖δ‖²‖a‖². Source: Goodfellow 2015 (arXiv:1510.01799) for one
-        position; Rochette, Manoel and Tramel 2019 (arXiv:1912.06015) for the convolution's Gram form.
+        Two routes give the same number. Explicit: form the R × Q gradient, K·R·Q·L multiplications. Gram: Σ_lm
+        (a_lᵀa_m)(δ_lᵀδ_m), L²·(Q + K·R), where the input side serves all directions. The cheaper is taken. One position
+        needs neither: ‖δ‖²‖a‖². Source: Goodfellow 2015 (arXiv:1510.01799) for one position; Rochette, Manoel and
+        Tramel 2019 (arXiv:1912.06015) for the convolution's Gram form.
+
+        Args:
+            deferred_checks: keeps what speaks against a quick route, to be asked later; None to ask at once and to take
+                an exact route where needed.
         """
         return self.measured(None, deferred_checks)[0]
 
     def measured(
         self, observed_rows: ObservedRows | None, deferred_checks: DeferredChecks | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """The squared norms, and, where gradients were formed, the weighted sum of those that are picked, (G, R, Q)."""
+        """The squared norms, and the weighted sum of the gradients that are picked where these were formed anyway.
+
+        Args:
+            observed_rows: what is picked; None for norms alone.
+            deferred_checks: as for `squared_norms`.
+
+        Returns:
+            ‖g‖², (K, B) in float64, and Σ_b c_b g_b, (G, R, Q). The sum is None where no gradient was formed and where
+            examples pick different directions.
+        """
         examples, groups, columns, positions = self.inputs.shape
         directions, rows = len(self.cotangents), self.cotangents.shape[3]
         if positions == 1:
@@ -119,7 +147,7 @@ class OuterProducts:
         return products.reshape(directions, examples, groups).sum(2), total
 
     def weighted_sum(self, observed_rows: ObservedRows, shape: torch.Size) -> Tensor:
-        """Σ_kb c_kb Σ_l δ_l a_lᵀ, in the parameter's shape."""
+        """Σ_kb c_kb Σ_l δ_l a_lᵀ, in the parameter's shape and the factors' precision."""
         combined = observed_rows.combined(self.cotangents)
         _, groups, rows, positions = combined.shape
         columns = self.inputs.shape[2]
@@ -138,13 +166,13 @@ class OuterProducts:
         return (gradient.transpose(1, 2) if self.transposed else gradient).reshape(shape)
 
     def gradients(self, shape: torch.Size) -> Tensor:
-        """The gradients themselves, (K, B, size)."""
+        """The gradients g themselves, (K, B, size), in the order of the parameter's entries."""
         gradient = torch.matmul(self.cotangents, self.inputs.mT)
         oriented = gradient.transpose(3, 4) if self.transposed else gradient
         return oriented.reshape(*gradient.shape[:2], shape.numel())
 
     def projections(self, vector: Tensor) -> Tensor:
-        """⟨g, V⟩ = Σ_l δ_lᵀ V a_l, (K, B) in float64, for V in the parameter's shape."""
+        """⟨g, V⟩ = Σ_l δ_lᵀ V a_l, (K, B) in float64, for V in the parameter's shape and any precision."""
         groups, columns, rows = self.inputs.shape[1], self.inputs.shape[2], self.cotangents.shape[3]
         v = vector.reshape(groups, columns, rows).mT if self.transposed else vector.reshape(groups, rows, columns)
         # All examples side by side: broadcast over them, V would be copied for each. A few rows of V at a time, whose
@@ -159,7 +187,7 @@ class OuterProducts:
         return total
 
     def gram(self) -> Tensor:
-        """Inner products of the gradients of all pairs of directions, (B, K, K) in float64."""
+        """g_kᵀ g_k' of all pairs of directions, (B, K, K) in float64; products are made in the factors' precision."""
         directions, examples, groups, rows, positions = self.cotangents.shape
         a = self.inputs.reshape(examples * groups, -1, positions)
         delta = self.cotangents.permute(1, 2, 0, 3, 4).reshape(examples * groups, directions * rows, positions)
@@ -183,7 +211,11 @@ def _inner_products(gradient: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ExplicitGradients:
-    """The gradient itself, (K, B, size), of a parameter small enough for that."""
+    """The gradients g of a parameter that is small enough for that.
+
+    Attributes:
+        values: g, (K, B, size), in the order of the parameter's entries.
+    """
 
     values: Tensor
 
@@ -192,7 +224,7 @@ class ExplicitGradients:
         return self if times == 1 else ExplicitGradients(_split(self.values, 1, times).sum(2))
 
     def some(self, directions: slice, examples: slice) -> "ExplicitGradients":
-        """Those of some directions and examples."""
+        """The gradients of some directions and examples, as views of the same values."""
         return ExplicitGradients(self.values[directions, examples])
 
     def squared_norms(self, deferred_checks: DeferredChecks | None = None) -> Tensor:
@@ -208,17 +240,23 @@ class ExplicitGradients:
         return self.values.double() @ vector.double().reshape(-1)
 
     def gradients(self, shape: torch.Size) -> Tensor:
-        """The gradients themselves, (K, B, size)."""
+        """The gradients g themselves, (K, B, size), in the order of the parameter's entries."""
         return self.values.reshape(*self.values.shape[:2], shape.numel())
 
     def gram(self) -> Tensor:
-        """Inner products of all pairs of directions, (B, K, K) in float64."""
+        """g_kᵀ g_k' of all pairs of directions, (B, K, K) in float64."""
         return _inner_products(self.values.transpose(0, 1))
 
 
 @dataclass(frozen=True)
 class EmbeddingRows:
-    """Σ_l e_{id_l} δ_lᵀ: ids (B, L), cotangents δ (K, B, L, E), and which positions count, (B, L)."""
+    """Σ_l e_{id_l} δ_lᵀ over positions l that count: the gradient g of a table whose rows are taken by number.
+
+    Attributes:
+        ids: the row that each position takes, (B, L).
+        cotangents: δ, (K, B, L, E).
+        counted: whether a position counts, (B, L); a padding row has no gradient.
+    """
 
     ids: Tensor
     cotangents: Tensor
@@ -234,7 +272,7 @@ class EmbeddingRows:
         )
 
     def some(self, directions: slice, examples: slice) -> "EmbeddingRows":
-        """Those of some directions and examples."""
+        """The gradients of some directions and examples, as views of the same tensors."""
         return EmbeddingRows(self.ids[examples], self.cotangents[directions, examples], self.counted[examples])
 
     def squared_norms(self, deferred_checks: DeferredChecks | None = None) -> Tensor:  # noqa: ARG002 - added in float64: exact
@@ -254,7 +292,7 @@ class EmbeddingRows:
         return _dots(self.cotangents, vector.reshape(len(vector), -1)[self.ids] * self.counted.unsqueeze(2))
 
     def gradients(self, shape: torch.Size) -> Tensor:
-        """The gradients themselves, (K, B, size)."""
+        """The gradients g themselves, (K, B, size), in the order of the parameter's entries."""
         directions, examples, _, width = self.cotangents.shape
         full = self.cotangents.new_zeros(directions, examples, shape.numel() // width, width)
         index = self.ids.unsqueeze(0).unsqueeze(3).expand_as(self.cotangents)
@@ -262,7 +300,7 @@ class EmbeddingRows:
         return full.flatten(2)
 
     def gram(self) -> Tensor:
-        """Inner products of all pairs of directions, (B, K, K) in float64."""
+        """g_kᵀ g_k' of all pairs of directions, (B, K, K) in float64."""
         same = (self.ids.unsqueeze(1) == self.ids.unsqueeze(2)) & self.counted.unsqueeze(1) & self.counted.unsqueeze(2)
         summed = same.to(self.cotangents.dtype) @ self.cotangents
         left, right = summed.flatten(2).transpose(0, 1), self.cotangents.flatten(2).transpose(0, 1)
@@ -274,7 +312,11 @@ Given = OuterProducts | ExplicitGradients | EmbeddingRows
 
 
 def given(contribution: Given | Tensor) -> Given:
-    """What one call adds, also where it is the gradient itself in the parameter's shape, (K, B, …)."""
+    """What one call adds, in one of the three forms.
+
+    Args:
+        contribution: one of these forms already, or the gradient itself in the parameter's shape, (K, B, …).
+    """
     if isinstance(contribution, Tensor):
         return ExplicitGradients(contribution.reshape(*contribution.shape[:2], -1))
     return contribution
@@ -284,8 +326,9 @@ def given(contribution: Given | Tensor) -> Given:
 class FormedGradients:
     """Σ_r P_r(G_r) of gradients G_r that are formed, a few at a time, each as the sum of what several calls add.
 
-    `parts` are these calls' contributions and the shape of every G_r; `pull` is the linear map from G_r (n, *shape),
-    one for each r, to the gradients of the parameter, (n, size).
+    Attributes:
+        parts: for every r these calls' contributions, and the shape of G_r.
+        pull: the linear map from G_r (n, *shape), one for each r, to the gradients of the parameter, (n, size).
     """
 
     parts: Sequence[tuple[Sequence[Given], torch.Size]]
@@ -346,12 +389,12 @@ class FormedGradients:
         return found
 
     def gradients(self, shape: torch.Size) -> Tensor:
-        """The gradients themselves, (K, B, size)."""
+        """The gradients g themselves, (K, B, size), in the order of the parameter's entries."""
         pieces = [gradients for _, _, gradients in self._pieces(all_directions=True)]
         return torch.cat(pieces, 1).reshape(*self._counts, shape.numel())
 
     def gram(self) -> Tensor:
-        """Inner products of all pairs of directions, (B, K, K) in float64."""
+        """g_kᵀ g_k' of all pairs of directions, (B, K, K) in float64."""
         pieces = self._pieces(all_directions=True)
         return torch.cat([_inner_products(gradients.transpose(0, 1)) for _, _, gradients in pieces])
 

@@ -18,7 +18,14 @@ from fisher_cli.curvature.gradient_norms.grad_factors import (
 
 
 def joined(parts: Sequence[Contribution]) -> Contribution | None:
-    """Contributions of one form and one orientation as one contribution; None of several forms."""
+    """Contributions of one form and one orientation as one contribution, whose gradient is the sum of theirs.
+
+    Args:
+        parts: what the uses of one parameter add; at least one.
+
+    Returns:
+        One contribution; a single part as it is. None where the parts are of several forms, whose sum has none.
+    """
     if len(parts) == 1:
         return parts[0]
     outer = [part for part in parts if isinstance(part, OuterProducts)]
@@ -43,10 +50,13 @@ def _orientation(part: OuterProducts) -> tuple[bool, int, int, int]:
 def squared_norms(
     parts: Sequence[Contribution], shape: torch.Size, deferred_checks: DeferredChecks | None = None
 ) -> Tensor:
-    """‖Σ_calls gradient‖², (K, B) in float64, of a parameter's contributions.
+    """‖Σ_calls gradient‖², (K, B) in float64, of one parameter.
 
-    With `deferred_checks` the quickest routes are taken at once, and what speaks against them is kept there to be asked
-    later.
+    Args:
+        parts: what its uses add.
+        shape: the parameter's.
+        deferred_checks: keeps what speaks against quick routes, which are all taken, to be asked later; None to ask at
+            once.
     """
     one = joined(parts)
     if one is not None:
@@ -67,7 +77,17 @@ def norms_and_sum(
     shape: torch.Size,
     deferred_checks: DeferredChecks | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`squared_norms`, and Σ_kb c_kb g_kb in the parameter's shape: from the same gradients where these are formed."""
+    """`squared_norms`, and Σ_kb c_kb g_kb in the parameter's shape: from the same gradients where these are formed.
+
+    Args:
+        parts: what the uses of one parameter add.
+        observed_rows: the direction of each example that the sum takes, and its coefficient c.
+        shape: the parameter's.
+        deferred_checks: as for `squared_norms`.
+
+    Returns:
+        (K, B) in float64, and the sum in the precision of the contributions.
+    """
     one = joined(parts)
     if isinstance(one, OuterProducts):
         norms, gradient = one.measured(observed_rows, deferred_checks)

@@ -24,7 +24,13 @@ _active: ContextVar["OperationCounter | None"] = ContextVar("fisher_operations",
 
 
 class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts operations while it is entered, by the parameters that they are `spent_on`; () is all the rest."""
+    """Counts operations while it is entered, by the parameters that they are `spent_on`.
+
+    Attributes:
+        by_owners: operations by the names of the parameters that share them; () for all the rest.
+        owners: whose the operations are that come next.
+        is_paused: whether nothing is counted.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -42,10 +48,16 @@ class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def shares(self, sizes: Mapping[str, int]) -> tuple[dict[str, float], float]:
-        """Each parameter's share of all operations, and the share that belongs to none.
+        """Each parameter's share of all operations, from 0 to 1, and the share that belongs to none.
 
-        What several parameters have in common (a call's patches, the fallback's passes) is divided among them by
-        their numbers of values, `sizes`.
+        What several parameters have in common (a call's patches, the fallback's passes) is divided among them by their
+        numbers of values.
+
+        Args:
+            sizes: the number of values of every parameter by name, those without operations too.
+
+        Returns:
+            Shares by parameter, which add up to one with the last number; all are 0 where nothing was counted.
         """
         total = sum(self.by_owners.values()) or 1
         spent = dict.fromkeys(sizes, 0.0)
@@ -58,7 +70,11 @@ class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @contextmanager
 def counted() -> Iterator[OperationCounter]:
-    """Count the operations of everything inside."""
+    """Count the operations of everything inside.
+
+    Yields:
+        The counter, complete when the context is left.
+    """
     operations = OperationCounter()
     token = _active.set(operations)
     try:
@@ -70,7 +86,7 @@ def counted() -> Iterator[OperationCounter]:
 
 @contextmanager
 def spent_on(names: Sequence[str]) -> Iterator[None]:
-    """Put what is inside down to these parameters, if anybody counts."""
+    """Count what is inside for these parameters, where operations are `counted`; else do nothing."""
     operations = _active.get()
     if operations is None:
         yield
@@ -84,7 +100,7 @@ def spent_on(names: Sequence[str]) -> Iterator[None]:
 
 @contextmanager
 def uncounted() -> Iterator[None]:
-    """Count nothing of what is inside, if anybody counts."""
+    """Count nothing of what is inside, where operations are `counted`; else do nothing."""
     operations = _active.get()
     if operations is None:
         yield

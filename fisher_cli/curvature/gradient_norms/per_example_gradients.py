@@ -22,22 +22,34 @@ Reduction = Callable[[str, Tensor], Tensor]
 
 
 def norm(_name: str, gradient: Tensor) -> Tensor:
-    """‖g‖² in float64."""
+    """‖g‖² in float64, (): a `Reduction`."""
     return squared_norm(gradient)
 
 
 def flat(_name: str, gradient: Tensor) -> Tensor:
-    """The gradient itself as a vector."""
+    """The gradient itself as a vector, (size,): a `Reduction`."""
     return gradient.reshape(-1)
 
 
 def by_vmap(
     problem: Problem, names: Sequence[str], inputs: Tensor, directions: Tensor, reduction: Reduction = norm
 ) -> dict[str, Tensor]:
-    """‖Jᵀ v‖² for directions (K, B, C) and each named parameter, (K, B) in float64, by `torch.func` in chunks.
+    """‖Jᵀ v‖², or another reduction of Jᵀ v, by `torch.func` in chunks of examples and directions.
 
-    With another reduction than the squared norm, that of Jᵀ v, (K, B, …). Fails with RuntimeError where the
-    network does something that cannot be vectorised over examples.
+    Args:
+        problem: the network, whose other parameters are held fixed.
+        names: the parameters whose gradients are wanted.
+        inputs: of B examples.
+        directions: v, (K, B, C).
+        reduction: what is kept of a gradient; the squared norm in float64 unless said otherwise.
+
+    Returns:
+        By name (K, B, …), with the shape of the reduction behind.
+
+    Raises:
+        RuntimeError: the network does something that cannot be vectorised over examples, or torch's vectorised
+            gradients have wrong shapes. Other errors of torch are let through: NotImplementedError, TypeError,
+            ValueError.
     """
     chosen = {name: problem.parameters[name].detach() for name in names}
     size = sum(parameter.numel() for parameter in chosen.values())
@@ -96,7 +108,10 @@ def _chunk(
 def one_by_one(
     problem: Problem, names: Sequence[str], inputs: Tensor, directions: Tensor, reduction: Reduction = norm
 ) -> dict[str, Tensor]:
-    """‖Jᵀ v‖², or another reduction of Jᵀ v, by plain autograd on one example and one direction at a time, as above."""
+    """‖Jᵀ v‖², or another reduction of Jᵀ v, by plain autograd on one example and one direction at a time.
+
+    Args and result are those of `by_vmap`; a parameter without a path to the outputs has zeros.
+    """
     parameters = {name: problem.parameters[name] for name in names}
     found = {}
     for name, parameter in parameters.items():

@@ -27,7 +27,14 @@ TakeParts = Callable[[str, list[Contribution]], None]
 
 @dataclass(frozen=True)
 class BackwardPlan:
-    """Which calls of a batch serve which parameter, by their sources; the rest by example."""
+    """Which calls of a batch serve which parameter.
+
+    Attributes:
+        by_rules: the sources of the parameters that go by rules, by name.
+        by_example: the parameters that go through per-example gradients. A parameter in neither is unused.
+        calls: the recorded calls that can be used; sources name them by number.
+        parameters: all analysed parameters, by name.
+    """
 
     by_rules: Mapping[str, Sequence[GradientSource]]
     by_example: tuple[str, ...]
@@ -42,14 +49,21 @@ class BackwardPlan:
         calls: Sequence[Call],
         layouts: Sequence[BatchDim | None],
     ) -> "BackwardPlan":
-        """A parameter goes by rules where calls whose rule and layout are known account for all its uses."""
+        """The plan of one batch: a parameter goes by rules where calls of known layout account for all its uses.
+
+        Args:
+            outputs: (B, C), with their graph.
+            parameters: those that are analysed, by name.
+            calls: what was recorded in the forward pass.
+            layouts: where each call keeps the examples; None where it mixes them.
+        """
         found = gradient_sources(outputs, parameters, calls, layouts)
         by_rules = {name: sources for name, sources in found.items() if sources}
         by_example = tuple(name for name, sources in found.items() if not sources)
         return cls(by_rules, by_example, calls, parameters)
 
     def method(self, name: str) -> str:
-        """What the ledger says of a parameter."""
+        """What the ledger says of a parameter: `per-example`, `unused`, or its rules and how many uses it has."""
         if name in self.by_example:
             return PER_EXAMPLE
         if name not in self.by_rules:
@@ -85,19 +99,25 @@ class BackwardPlan:
 
     @property
     def edges(self) -> list[GradientEdge]:
-        """Where these outputs enter the graph."""
+        """Where the outputs of the calls in `wanted` enter the graph, in the same order."""
         return [self.calls[index].edge for index in self.wanted]
 
     @property
     def bytes_per_direction(self) -> int:
-        """What the cotangents of one of them take, the largest: they are let go one after another."""
+        """Bytes of the largest cotangents of one direction and all examples: they are let go one after another."""
         shapes = [(self.calls[index].output_shape, self.calls[index].itemsize) for index in self.wanted]
         return max((shape.numel() * size for shape, size in shapes), default=0)
 
 
 @dataclass
 class Uses:
-    """Gives `take` each parameter with its contributions, when the last of its uses has come."""
+    """Gives `take` each parameter with its contributions as soon as the cotangents of its last use have come.
+
+    Attributes:
+        plan: of the batch.
+        take: called once for each parameter that goes by rules.
+        parts: what has come and is still waited with.
+    """
 
     plan: BackwardPlan
     take: TakeParts
@@ -109,7 +129,12 @@ class Uses:
         self._shared_by = Counter(source.place for _, sources in every for source in sources)
 
     def receive(self, number: int, cotangents: Tensor) -> None:
-        """Take in the cotangents (K, …) of one of the wanted calls: what it contributes in each of its uses."""
+        """Take in the cotangents of one of the wanted calls: what it contributes in each of its uses.
+
+        Args:
+            number: of the call in `plan.wanted`.
+            cotangents: (K, …), each in the shape of the call's output.
+        """
         index = self.plan.wanted[number]
         call, served = self.plan.calls[index], self.plan.served[index]
         layout = next(iter(served)).layout

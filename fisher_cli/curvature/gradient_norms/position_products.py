@@ -1,8 +1,8 @@
 """‖Σ_l δ_l a_lᵀ‖² of sums of outer products over positions, by the gradients themselves or by products of positions.
 
-On the CPU directions are taken in turn, as the views that they are, where that pays: K·B examples side by side would
-first be copied into another order, and what is formed of one direction at a time stays in the caches. A GPU takes them
-together. Any layout of rows and positions in memory serves: matrix products take either.
+On the CPU directions are taken in turn, as the views that they are, where that is quicker: K·B examples side by side
+would first be copied into another order, and what is formed of one direction at a time stays in the caches. A GPU takes
+them together. Any layout of rows and positions in memory serves: matrix products take either.
 Shapes: X examples and groups, K directions, R rows, Q columns, L positions.
 """
 

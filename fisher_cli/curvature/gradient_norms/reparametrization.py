@@ -45,7 +45,13 @@ class WeightNormGradients(FormedGradients):
 def pulled_back_to(
     parameter: Tensor, sources: Sequence[GradientSource], parts: Sequence[Sequence[Given]]
 ) -> FormedGradients:
-    """The contribution to a parameter of what calls contribute to its sources."""
+    """The contribution to a parameter of what calls contribute to its sources: Σ_r (∂r/∂θ)ᵀ G_r.
+
+    Args:
+        parameter: θ.
+        sources: r, which are all through which θ enters.
+        parts: for every source what its uses add to G_r.
+    """
     given = [(each, source.shape) for each, source in zip(parts, sources, strict=True)]
     pull = _pull_back_to(parameter, sources)
     norm, (first, *others) = sources[0].weight_norm, parts[0]

@@ -19,7 +19,13 @@ BLOCK_ROWS = 256
 
 @dataclass
 class OuterColumns:
-    """Columns δ ⊗ a: inputs a (n, Q), cotangents δ (M, R), and the row of a that belongs to each δ."""
+    """M columns δ_m ⊗ a_{r_m} of one parameter, held as their two factors.
+
+    Attributes:
+        inputs: a, (n, Q), one row per example.
+        cotangents: δ, (M, R).
+        rows: r, (M,): the row of a that belongs to each δ.
+    """
 
     inputs: Tensor
     cotangents: Tensor
@@ -27,27 +33,33 @@ class OuterColumns:
 
     @property
     def columns(self) -> Tensor:
-        """The columns as they are, (M, R·Q)."""
+        """The columns as they are, (M, R·Q), in the order of the parameter's entries."""
         return (self.cotangents.unsqueeze(2) * self.inputs[self.rows].unsqueeze(1)).flatten(1)
 
     def first(self, count: int) -> "OuterColumns":
-        """The first so many columns."""
+        """The first `count` columns; the inputs are shared with this."""
         return OuterColumns(self.inputs, self.cotangents[:count], self.rows[:count])
 
     @property
     def work(self) -> int:
-        """Multiplications of the inner products, about, for each pair of columns."""
+        """Multiplications of an inner product of two columns, about."""
         return self.inputs.shape[1] + self.cotangents.shape[1]
 
     def gathered(self, process_group: ProcessGroup, owner: int) -> "OuterColumns | None":
-        """The columns of all ranks, for one of them."""
+        """The columns of all ranks in their order, on the rank `owner`; None on the others. Collective."""
         before = sum(process_group.exchange(len(self.inputs))[: process_group.rank])
         parts = [process_group.gather_to(owner, part) for part in (self.inputs, self.cotangents, self.rows + before)]
         inputs, cotangents, rows = parts
         return None if inputs is None or cotangents is None or rows is None else OuterColumns(inputs, cotangents, rows)
 
     def add_inner_products(self, total: Tensor, biases: int = 0) -> None:
-        """Add (aᵀa' + biases) δᵀδ' to the lower half: a bias's columns are the cotangents themselves."""
+        """Add (a_mᵀa_m' + b) δ_mᵀδ_m' for all pairs of columns with m' ≤ m.
+
+        Args:
+            total: (M, M) in float64, changed in place. Above the diagonal it is only partly filled: `mirror` completes
+                it.
+            biases: b, how many bias vectors are counted in, whose columns are the cotangents δ themselves.
+        """
         inputs = symmetric_product(self.inputs) + biases
         each = len(self.rows) // len(inputs)
         regular = torch.equal(self.rows, torch.arange(len(inputs), device=inputs.device).repeat_interleave(each))
@@ -61,7 +73,11 @@ class OuterColumns:
             total[some, before] += block
 
     def combined(self, weights: Tensor) -> Tensor:
-        """Σ_m w_m δ_m ⊗ a_m for each column of weights (M, k): (R·Q, k)."""
+        """Σ_m w_m δ_m ⊗ a_m for every column of weights, (R·Q, k) in the columns' precision.
+
+        Args:
+            weights: w, (M, k).
+        """
         inputs = self.inputs[self.rows]
         sums = inputs.new_empty(self.cotangents.shape[1] * inputs.shape[1], weights.shape[1])
         for index, one in enumerate(weights.T.to(inputs.dtype)):
@@ -71,28 +87,41 @@ class OuterColumns:
 
 @dataclass
 class ExplicitColumns:
-    """Columns g as they are, (M, size)."""
+    """M columns g_m of one parameter as they are.
+
+    Attributes:
+        columns: (M, size), in the order of the parameter's entries.
+    """
 
     columns: Tensor
 
     @property
     def work(self) -> int:
-        """Multiplications of the inner products for each pair of columns."""
+        """Multiplications of an inner product of two columns."""
         return self.columns.shape[1]
 
     def gathered(self, process_group: ProcessGroup, owner: int) -> "ExplicitColumns | None":
-        """The columns of all ranks, for one of them."""
+        """The columns of all ranks in their order, on the rank `owner`; None on the others. Collective."""
         columns = process_group.gather_to(owner, self.columns)
         return None if columns is None else ExplicitColumns(columns)
 
     def add_inner_products(self, total: Tensor, biases: int = 0) -> None:
-        """Add gᵀg' to the lower half."""
+        """Add g_mᵀg_m' for all pairs of columns with m' ≤ m.
+
+        Args:
+            total: (M, M) in float64, changed in place; `mirror` completes it.
+            biases: zero; only outer products count biases in.
+        """
         assert not biases
         for some, before in lower_blocks(len(self.columns)):
             total[some, before] += self.columns[some] @ self.columns[before].T
 
     def combined(self, weights: Tensor) -> Tensor:
-        """Σ_m w_m g_m for each column of weights (M, k): (size, k)."""
+        """Σ_m w_m g_m for every column of weights, (size, k) in the columns' precision.
+
+        Args:
+            weights: w, (M, k).
+        """
         return self.columns.T @ weights.to(self.columns.dtype)
 
 
@@ -105,7 +134,7 @@ def lower_blocks(rows: int, multiple: int = 1) -> Iterator[tuple[slice, slice]]:
 
 
 def mirror(matrix: Tensor) -> None:
-    """Make a matrix symmetric in place by what is below its diagonal."""
+    """Make a matrix (M, M) symmetric in place by what is on and below its diagonal."""
     for some, _ in lower_blocks(len(matrix)):
         matrix[: some.start, some] = matrix[some, : some.start].T
         square = matrix[some, some].tril()
@@ -122,7 +151,14 @@ def symmetric_product(x: Tensor) -> Tensor:
 
 
 def is_outer(found: list[Contribution]) -> bool:
-    """Whether gradients are plain outer products, cheaper to hold and to multiply as their two factors."""
+    """Whether gradients are plain outer products δ ⊗ a, cheaper to hold and to multiply as their two factors.
+
+    Args:
+        found: the contributions to one parameter.
+
+    Returns:
+        True for one `OuterProducts` with a single group and position, not transposed, of more than R + Q entries.
+    """
     if len(found) != 1 or not isinstance(found[0], OuterProducts) or found[0].transposed:
         return False
     _, _, groups, rows, positions = found[0].cotangents.shape
@@ -131,7 +167,12 @@ def is_outer(found: list[Contribution]) -> bool:
 
 
 def explicit(found: list[Contribution] | Tensor, shape: torch.Size) -> Tensor:
-    """The gradients of one parameter, (K, B, size)."""
+    """The gradients Jᵀ v of one parameter, (K, B, size), in the order of its entries.
+
+    Args:
+        found: what `BatchBackward.contributions` gives of it.
+        shape: the parameter's.
+    """
     if isinstance(found, Tensor):
         return found
     first, *others = (part.gradients(shape) for part in found)

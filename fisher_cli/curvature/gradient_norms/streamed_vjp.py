@@ -63,11 +63,18 @@ class _Stream:
 
 
 def cotangents_in_turn(outputs: Tensor, edges: Sequence[GradientEdge], directions: Tensor, receive: Receive) -> None:
-    """Give `receive` the cotangents of every edge, Jᵀ v of what it stands for, for directions v (K, B, C).
+    """Give `receive` the cotangents of every edge, Jᵀ v of the tensor that it stands for, for directions v.
 
     K backward passes as one, in which each edge's are let go as soon as `receive` has them; where torch cannot
     vectorise some operation's backward, or has it wrong, one by one, all of them kept. Asking for edges alone means
     that no weight gradient is ever computed. Every edge is given once; what no gradient comes to is given zeros.
+
+    Args:
+        outputs: (B, C), with their graph, which is kept.
+        edges: where tensors enter the graph.
+        directions: v, (K, B, C), in the outputs' precision.
+        receive: called with an edge's number in `edges` and (K, …), in whichever order the pass comes to them. What it
+            computes is in full precision; it may run in another thread.
 
     Raises:
         RuntimeError: one that `receive` raised, as it is; so does every other error of its own.

@@ -41,8 +41,15 @@ Norms = Mapping[str, Tensor]
 class Checker:
     """Holds an engine's norms against plain autograd's, each tensor against its own.
 
-    `unchecked` are the tensors whose gradient is no more than rounding (a key's bias, which no attention weight depends
-    on): nothing can be held against it. `largest` is the largest relative difference of all others.
+    Attributes:
+        engine: whose norms are looked at.
+        unchecked: the tensors whose gradient is no more than rounding (a key's bias, which no attention weight depends
+            on): nothing can be held against it.
+        largest: the largest relative difference of all others.
+        examples: how many examples were compared.
+        precision: in which they were compared at last, such as `float32`; "" before the first.
+        derivatives: how many tensors' derivatives were held against finite differences.
+        undecided: those of them of which no example could tell.
     """
 
     engine: Engine
@@ -54,9 +61,15 @@ class Checker:
     undecided: tuple[str, ...] = ()
 
     def compare(self, batch: Batch, places: Sequence[int], directions: Tensor, ours: Norms) -> None:
-        """Hold the norms (K, B) of some examples of a batch against those of each alone.
+        """Hold the norms of some examples of a batch against those of each example alone.
 
         What differs in float32 is looked at in float64, where rounding does not hide what a small tensor has.
+
+        Args:
+            batch: B examples.
+            places: the numbers of the examples in the batch that are compared.
+            directions: (K, B, C).
+            ours: the engine's squared norms for them, (K, B) in float64 by parameter.
 
         Raises:
             VerificationError: a parameter's norms differ by more than rounding.
@@ -77,7 +90,12 @@ class Checker:
         self._note(mine, theirs, mine.keys() - self.unchecked - set(differing))
 
     def look_at(self, batch: Batch, directions: Tensor, norms: Norms) -> None:
-        """Compare those of the later examples that are in this batch of a sweep, by some of its directions.
+        """Compare the norms of an example from the middle of the data and of the last, where this batch has them.
+
+        Args:
+            batch: one of a sweep.
+            directions: all that the sweep took for it, (K, B, C); at most two of them are compared.
+            norms: the engine's squared norms for them, (K, B) in float64 by parameter.
 
         Raises:
             CoupledExamplesError: an example's outputs depend on the others of the batch.
@@ -169,8 +187,12 @@ class Checker:
     def compare_gradients(self, batch: Batch, directions: Tensor) -> None:
         """Hold the gradients that rules of the user's give against autograd's: a norm does not tell entries apart.
 
+        Args:
+            batch: a few examples, of which each is compared.
+            directions: (K, B, C).
+
         Raises:
-            VerificationError: they are others.
+            VerificationError: the gradients differ.
         """
         problem, inputs = self.engine.problem, batch.inputs
         if (double := in_double(problem)) is not None:
@@ -196,7 +218,7 @@ class Checker:
             self.largest = max(self.largest, float(relative.max()) if relative.numel() else 0.0)
 
     def result(self) -> Check:
-        """What was compared, and how far it was off."""
+        """How many examples were compared, how far the worst norm was off, and the tolerance, for the record."""
         dtype = torch.float64 if self.precision == "float64" else torch.float32
         return Check(
             self.examples,
@@ -219,7 +241,10 @@ def _double(inputs: Tensor) -> Tensor:
 
 
 def in_double(problem: Problem) -> Problem | None:
-    """The same problem with a copy of the network in float64; None for a network that cannot be copied."""
+    """The same problem with a copy of the network in float64; None for a network that cannot be copied.
+
+    An error of memory that runs out is let through.
+    """
     try:
         return problem.double()
     except RuntimeError as error:
@@ -235,10 +260,11 @@ def check(engine: Engine, *, unchecked: Iterable[str] = (), derivatives: bool = 
     Args:
         engine: of the network and its examples; its `unchecked` tensors are noted there.
         unchecked: tensors known from other weights of this network to have a gradient that is rounding.
-        derivatives: whether to hold autograd's derivatives against finite differences of the outputs, too.
+        derivatives: whether to hold autograd's derivatives against finite differences of the outputs, too. Networks
+            that count as large are left out.
 
     Returns:
-        What goes on looking at later batches.
+        A checker that goes on with later batches by `look_at`, and gives the record by `result`.
 
     Raises:
         CoupledExamplesError: outputs depend on the other examples, on chance or on earlier calls.

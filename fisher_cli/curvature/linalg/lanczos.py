@@ -69,8 +69,16 @@ class Eigenpairs:
 
 
 @dataclass(frozen=True)
-class _Goal:
-    """What is wanted: how many, to which tolerance, with at most so many products, and what is known of A."""
+class Goal:
+    """What is wanted of A, and what is known of it.
+
+    Attributes:
+        count: k, how many eigenpairs are wanted.
+        tolerance: of the residuals, relative to θ₁.
+        budget: the most products.
+        trace: tr A or more; None where not known.
+        squared_norm: ‖A‖_F² or more; None where not known.
+    """
 
     count: int
     tolerance: float
@@ -96,7 +104,7 @@ class _Goal:
         return len(ritz.values) >= self.count and bool((ritz.residuals[: self.count] <= self.limit(ritz)).all())
 
 
-def _converge(space: Subspace, goal: _Goal, level: float) -> RitzPairs:
+def _converge(space: Subspace, goal: Goal, level: float) -> RitzPairs:
     """Steps until the wanted Ritz pairs, and whatever the chain has above the level, converge or products run out."""
     due, before = max(goal.count, len(space.matrix)), (0, math.inf)
     while True:
@@ -120,18 +128,23 @@ def _pause(steps: int, excess: float, before: tuple[int, float], length: int) ->
     return max(1, int(min(remaining / 2, length / 8)))
 
 
-def _ruled_out(space: Subspace, ritz: RitzPairs, goal: _Goal) -> bool:
+def ruled_out(ritz: RitzPairs, goal: Goal, scale: float) -> bool:
     """Whether the trace or the norm of A leaves no room for an overlooked eigenvalue above the threshold τ.
 
     With R the part of A Q that leaves the basis and B the rest of A, λ_{k+1}(A) ≤ τ when
-    Σ_{i>k} ‖r_i‖² / (τ − θ_i) ≤ τ − ‖B‖, and ‖B‖ ≤ tr A − tr H, ‖B‖² ≤ ‖A‖_F² − ‖H‖_F².
+    Σ_{i>k} ‖r_i‖² / (τ − θ_i) ≤ τ − ‖B‖, and ‖B‖ ≤ tr A − Σ θ_i, ‖B‖² ≤ ‖A‖_F² − Σ θ_i².
+
+    Args:
+        ritz: all pairs of the basis, in the operator's scale.
+        goal: what is wanted, and the trace and the norm in A's own scale.
+        scale: A divided by it has these Ritz pairs.
     """
-    threshold, scale = goal.threshold(ritz), space.operator.scale
+    threshold = goal.threshold(ritz)
     leak = float(goal.leaks(ritz).sum())
     height = math.inf
     for known, found, power in (
-        (goal.trace, space.matrix.trace(), 1),
-        (goal.squared_norm, space.matrix.square().sum(), 2),
+        (goal.trace, ritz.values.sum(), 1),
+        (goal.squared_norm, ritz.values.square().sum(), 2),
     ):
         if known is not None:
             left, margin = known / scale**power - float(found), TRUST * known / scale**power
@@ -140,11 +153,18 @@ def _ruled_out(space: Subspace, ritz: RitzPairs, goal: _Goal) -> bool:
     return leak + height <= threshold
 
 
-def _deflation(ritz: RitzPairs, goal: _Goal) -> tuple[Tensor, float]:
+def deflation(ritz: RitzPairs, goal: Goal) -> tuple[Tensor, float]:
     """Which Ritz vectors the search leaves aside, and the level b that nothing beyond them may exceed.
 
     With B the projection of A off these vectors, λ_{k+1}(A) ≤ τ when λ_max(B) ≤ b = τ − Σ_{i>k} ‖r_i‖² / (τ − θ_i).
     Setting aside more vectors lowers what is left, and b; the ratio of b to it decides how long the search takes.
+
+    Args:
+        ritz: all pairs of the basis.
+        goal: what is wanted of them.
+
+    Returns:
+        The indices of the vectors, the k wanted ones first, and b in the scale of the Ritz values.
     """
     threshold, wanted = goal.threshold(ritz), torch.arange(goal.count)
     order = ritz.bounds[goal.count :].argsort(stable=True)
@@ -165,7 +185,7 @@ class _Search(Enum):
     OUT_OF_PRODUCTS = auto()
 
 
-def _search(space: Subspace, goal: _Goal, level: float) -> _Search:
+def _search(space: Subspace, goal: Goal, level: float) -> _Search:
     """Whether B, A projected off the rows before the chain, has an eigenvalue above the level b.
 
     For every unit eigenvector u of B with an eigenvalue λ > b and the start q of the chain,
@@ -190,12 +210,14 @@ def _search(space: Subspace, goal: _Goal, level: float) -> _Search:
     return _Search.OUT_OF_PRODUCTS
 
 
-def _solve(space: Subspace, goal: _Goal) -> tuple[bool, int]:
+def _solve(space: Subspace, goal: Goal) -> tuple[bool, int]:
     """Leaves the wanted Ritz vectors as the basis: whether larger ones are ruled out, products till convergence."""
     ritz = _converge(space, goal, math.inf)
     before, bold = space.operator.used, True
-    while goal.met(ritz) and not space.spanned and ritz.values[0] > 0 and not _ruled_out(space, ritz, goal):
-        aside, level = _deflation(ritz, goal) if bold else (torch.arange(goal.count), goal.threshold(ritz))
+    while (
+        goal.met(ritz) and not space.spanned and ritz.values[0] > 0 and not ruled_out(ritz, goal, space.operator.scale)
+    ):
+        aside, level = deflation(ritz, goal) if bold else (torch.arange(goal.count), goal.threshold(ritz))
         space.restart(ritz, aside)
         outcome = _search(space, goal, level)
         if outcome is not _Search.SOMETHING_FOUND:
@@ -253,7 +275,7 @@ def largest_eigenpairs(
     Source: Parlett 1998, The Symmetric Eigenvalue Problem, section 6.9, for the two passes; van Dorsselaer,
     Hochstenbach and van der Vorst 2001 (doi:10.1137/S0895479800366859), section 3, for when the second run may end.
     """
-    goal = _Goal(min(count, size), tolerance, maximum_products or max(200, 40 * count), trace, squared_norm)
+    goal = Goal(min(count, size), tolerance, maximum_products or max(200, 40 * count), trace, squared_norm)
     operator = Operator(product)
     images = BlockedBasis(size, dtype, device) if keep_images else None
     space = Subspace(operator, BlockedBasis(size, dtype, device), images, seed)

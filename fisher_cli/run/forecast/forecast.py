@@ -24,10 +24,15 @@ JOINING = ("load", "pose", "movement", "eigenvalues_true")
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What there is to do: places among the files of the run to measure, in order, and how many rows need less.
+    """What there is to do in a run.
 
-    `joined` rows were measured after others, `revisited` ones are held against; `before` is the place of a shard's
-    predecessor that is measured besides.
+    Attributes:
+        places: the rows to measure, by their numbers in the whole run, in order.
+        kept: how many rows the journal has.
+        joined: how many were measured after other rows, and are held against another one now.
+        revisited: how many finished rows are evaluated again, for the next row to be held against them.
+        rejected: how many files cannot be read.
+        before: the row before a shard's first, which is measured besides; else None.
     """
 
     places: tuple[int, ...]
@@ -39,7 +44,7 @@ class RunPlan:
 
     @property
     def measurements(self) -> int:
-        """How many."""
+        """How many rows are measured, the one before a shard's first among them."""
         return len(self.places) + (self.before is not None)
 
 
@@ -78,14 +83,17 @@ def _before(run: FileRun, first: int) -> int | None:
 def forecast(
     run: FileRun, recorded: Collection[Key], batch_size: int | None, processes: int, say: Callable[[str], None]
 ) -> Forecast | None:
-    """Memory and time of a run; None where nothing is left to measure.
+    """Memory in bytes and time in seconds of a run, from a measurement of one checkpoint on a few examples.
 
     Args:
         run: made and not begun; it belongs to one process.
-        recorded: what its journal has.
-        batch_size: as asked for.
+        recorded: the keys of its journal.
+        batch_size: as asked for; None for the automatic rule.
         processes: how many such runs share the checkpoints out on this machine.
         say: told what is done meanwhile.
+
+    Returns:
+        The forecast, with the reason where this machine cannot make the run; None where nothing is left to measure.
 
     Raises:
         OutOfMemoryError: the probe found no memory for a single example.
@@ -117,7 +125,7 @@ def forecast(
 
 
 def available_memory(device: torch.device) -> tuple[int, str]:
-    """Bytes of memory that there are for a run on this device, and whose they are."""
+    """Bytes of memory that there are for a run on this device, and in words whose they are."""
     if device.type == "cuda":
         return memory_bytes(device), f"the memory of {device}"
     return machine_memory.total_memory()
@@ -138,7 +146,13 @@ def _refused_without_memory(run: FileRun, place: int, available: int) -> tuple[R
 
 
 def too_large(found: LowerBound, here: int, available: int) -> Refusal:
-    """Why a network is refused before it is built, where so many bytes are taken already."""
+    """Why a network is refused before it is built, and what to type instead.
+
+    Args:
+        found: what the network takes at least.
+        here: bytes that this process holds already.
+        available: bytes of memory that there are.
+    """
     remedies = ["analyse fewer parameters with --exclude", "take a machine with more memory"]
     for precision, words in ((Precision.BFLOAT16, "bfloat16 --eigenvalues 0"), (Precision.FLOAT32, "float32")):
         smaller = replace(found, precision=precision)
@@ -213,7 +227,7 @@ def _described(
     probed: RunProfile | None = None,
     sketch: LowerBound | None = None,
 ) -> Forecast:
-    """What was found by the probe, or by the network's outline where that was enough to refuse."""
+    """What was found by the probe, or by the network's shapes where these were enough to refuse."""
     seconds = {} if probed is None else probed.seconds
     joining = sum(seconds.get(stage, 0.0) for stage in JOINING)
     whole = todo.measurements * sum(seconds.values()) + (todo.joined + todo.revisited) * joining

@@ -20,10 +20,14 @@ SINGLE, DOUBLE = 4, 8
 
 @dataclass(frozen=True)
 class LowerBound:
-    """Sizes of a network on the meta device: `tensors` counts the values of its parameters and buffers.
+    """Sizes of a network that were found without memory for it, on torch's meta device.
 
-    `analysed` counts the parameters that are analysed. `values` and `outputs` are those of one example, None where a
-    forward pass without memory cannot tell.
+    Attributes:
+        tensors: how many values its parameters and buffers have.
+        analysed: how many values the analysed parameters have.
+        precision: of the measurement.
+        values: how many values a forward pass of one example keeps; None where a pass without memory cannot tell.
+        outputs: C; None likewise.
     """
 
     tensors: int
@@ -57,14 +61,21 @@ class LowerBound:
     def ranks(self, room: int) -> int | None:
         """How few ranks, with so many bytes each, hold the network when they share out the mean gradient.
 
-        None if no number does. That of a network that is not large is not shared out.
+        Args:
+            room: bytes that each rank has.
+
+        Returns:
+            None if no number does, and for a network that is not large: its mean gradient is not shared out.
         """
         if not is_large(max(SINGLE, self.itemsize) * self.tensors) or max(self._loading, self._alone + 1) > room:
             return None
         return -(-DOUBLE * self.analysed // (room - self._alone))
 
     def batch(self, examples: int) -> int:
-        """About what so many examples at once take in a sweep: the rule by which batches are chosen, upside down."""
+        """Bytes that so many examples at once take in a sweep, about, by the rule by which batches are chosen.
+
+        0 where a forward pass without memory could not tell.
+        """
         if self.values is None or self.outputs is None:
             return 0
         return examples * self.values * (1 + OVERHEAD) * self.itemsize
@@ -76,9 +87,17 @@ def _type(precision: Precision) -> torch.dtype:
 
 
 def lower_bound(build: Callable[[], nn.Module], settings: Settings, inputs: Tensor | None = None) -> LowerBound | None:
-    """The sizes of the network that a function builds, and of one of these inputs in it; None where nothing tells.
+    """The sizes of a network and of one example in it, without memory for either.
 
     What goes wrong without memory may be right with it, and is left to the measurement itself to be told.
+
+    Args:
+        build: makes the network.
+        settings: what is asked: parameters and precision.
+        inputs: (B, …), of which the first example is taken; None to look at the network alone.
+
+    Returns:
+        The sizes; None where the network cannot be built without memory.
 
     Raises:
         FisherError: the network is not there, or no parameter of it is analysed.

@@ -39,9 +39,12 @@ KEPT_GRAPHS, ONE_PRODUCT = "kept graphs", "one product"
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Bytes of one step on N examples, in all and by what they are for, while something is found.
+    """What one step on N examples holds while something is found.
 
-    `products` are those with the matrix.
+    Attributes:
+        parts: (what it is for, bytes).
+        products: how many products with the matrix it takes.
+        finds: what is found, in the plural.
     """
 
     parts: tuple[tuple[str, int], ...]
@@ -50,7 +53,7 @@ class StepMemory:
 
     @property
     def bytes(self) -> int:
-        """All parts."""
+        """The bytes of all parts."""
         return _total(self.parts)
 
     def beside(self, freed: int) -> int:

@@ -45,14 +45,19 @@ TIMED_PRODUCTS = 2
 
 @dataclass(frozen=True)
 class FirstExamples:
-    """The first `count` of some examples."""
+    """The first `count` of some examples, with the methods of `Data`.
+
+    Attributes:
+        data: all examples.
+        count: how many of them.
+    """
 
     data: Data
     count: int
 
     @property
     def labels(self) -> Tensor:
-        """(count,) or (count, C)."""
+        """The labels of these examples, (count,) or (count, C)."""
         return self.data.labels[: self.count]
 
     def __len__(self) -> int:
@@ -65,7 +70,13 @@ class FirstExamples:
 
 @dataclass
 class MatrixProfile:
-    """Steps of a measurement after its sweep, the ways to the eigenvalues by matrix, and seconds by stage."""
+    """What follows the sweep of a measurement.
+
+    Attributes:
+        demands: the memory of each step.
+        routes: (matrix, way to its eigenvalues).
+        seconds: by stage, of all examples.
+    """
 
     demands: list[StepMemory] = field(default_factory=list)
     routes: list[tuple[str, str]] = field(default_factory=list)
@@ -74,9 +85,13 @@ class MatrixProfile:
 
 @dataclass
 class MatrixProfiler:
-    """The matrices of all examples beside those of a few, `part`, on which the work is tried.
+    """The matrices of all examples beside those of a few, on which the work is tried.
 
-    `looks_back` says whether the eigenvectors of the row before are there.
+    Attributes:
+        problem: of all examples.
+        part: of the few.
+        settings: what is asked.
+        looks_back: whether the eigenvectors of the row before are there.
     """
 
     problem: Problem
@@ -162,7 +177,7 @@ class MatrixProfiler:
         return route, columns, step
 
     def _comparison(self, found: MatrixProfile) -> None:
-        """Nulls, and both matrices by inner products or by products, as `curvature/comparison.py` does it."""
+        """Nulls, and both matrices by inner products or by products, as `curvature/comparison/` does it."""
         start = time.perf_counter()
         with growth(self.part.device) as grown:
             null_distribution(Engine(self.part), seed=self.settings.seed)

@@ -31,11 +31,20 @@ CONSTANT, BY_BATCH = {"load", "pose", "check", "ledger", "rounding"}, {"traces",
 
 @dataclass
 class RunProfile:
-    """What was seen: a measurement without eigenvalues on a few examples, and what those of all would take `later`.
+    """What was seen of one measurement on a few examples, and what those of all would take.
 
-    `problem` is that of all examples, `examples` how many were measured, at the batch size `batch`. `base` is what was
-    resident before, `peak` the most during the measurement, `held` what is held when eigenvalues begin; `slope` is
-    what one more example in a batch takes, where that was needed. `seconds` are by stage, of all examples.
+    Attributes:
+        problem: that of all examples.
+        measurement: of the few examples, without eigenvalues.
+        architecture: the network's name.
+        examples: how many were measured.
+        batch: how many of them at once.
+        base: bytes that were resident before.
+        peak: the most bytes that were resident during the measurement.
+        held: bytes that are held when eigenvalues begin.
+        slope: bytes that one more example in a batch takes, where that was needed; else 0.
+        later: what follows the sweep.
+        seconds: by stage, of all examples.
     """
 
     problem: Problem
@@ -98,7 +107,7 @@ class RunProfile:
 
     @property
     def parts(self) -> tuple[tuple[str, int], ...]:
-        """What is there then, by what it is for."""
+        """What memory holds when it is fullest: (what it is for, bytes), those of 0 bytes left out."""
         found = self._later_parts if self.later_peak > self.batches_peak else self._batch_parts
         return tuple((name, size) for name, size in found if size)
 
@@ -106,8 +115,12 @@ class RunProfile:
 def profile_run(run: FileRun, places: tuple[int, ...], batch_size: int | None) -> RunProfile:
     """Measure the checkpoints at these places, one after the other, on a few examples.
 
-    With two of them the second is held against the first, as in a run. Every part of a measurement but the eigenvalues
-    is done as it will be; of these a small share is.
+    Every part of a measurement but the eigenvalues is done as it will be; of these a small share is.
+
+    Args:
+        run: made and not begun.
+        places: one, or two of which the second is held against the first, as in a run.
+        batch_size: as asked for; None for the automatic rule.
     """
     inputs, settings = run.inputs, run.inputs.settings
     base = _peak(inputs.device)
@@ -167,7 +180,7 @@ def _as_table(found: Measurement, settings: Settings) -> None:
 
 
 def _held(problem: Problem, *, leaves_footprint: bool) -> int:
-    """What is resident when eigenvalues begin: what is now, less the footprint that this row leaves in the end."""
+    """What is resident when eigenvalues begin: what is now, less the network's copy that the row keeps for the next."""
     trim()
     device = problem.device
     tensors = sum(each.numel() * each.element_size() for each in problem.model.state_dict().values())

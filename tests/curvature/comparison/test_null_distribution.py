@@ -12,7 +12,7 @@ from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
 from fisher_cli.curvature.spectra.label_coordinates import coordinates, drawn
 from fisher_cli.curvature.traces.traces import sweep
 from fisher_cli.errors import VerificationError
-from tests.cases import CASES, Case, mlp
+from tests.cases import CASES, Case, case_of, mlp
 from tests.conftest import problem_of
 from tests.reference import labels_and_probabilities
 from tests.score_gradients import jacobian
@@ -79,7 +79,7 @@ def test_all_outcomes_of_three_examples_together() -> None:
 
 def test_a_gaussian_has_the_moments_of_normal_scores() -> None:
     """‖g‖² = sᵀRs with s ~ N(0, I): variance 2 ‖R‖_F², and E‖g‖⁴ = (tr R)² + 2 ‖R‖_F²."""
-    case = next(case for case in CASES if case.name == "regression")
+    case = case_of("regression")
     problem = problem_of(case)
     products = torch.stack([j @ j.T for j in jacobian(problem)])
     squares, traces = products.square().sum((1, 2)), products.diagonal(dim1=1, dim2=2).sum(1)
@@ -91,7 +91,7 @@ def test_a_gaussian_has_the_moments_of_normal_scores() -> None:
 
 @pytest.mark.parametrize("name", ["mlp", "two classes", "one logit", "many labels", "residual", "attention"])
 def test_the_traces_agree_with_the_sweep(name: str) -> None:
-    case = next(case for case in CASES if case.name == name)
+    case = case_of(name)
     for dtype in (torch.float64, torch.float32):
         problem = problem_of(case, dtype)
         traces = torch.tensor(sweep(problem).trace.per_example_true, dtype=F64)

@@ -14,7 +14,7 @@ from fisher_cli.curvature.gradient_norms.engine import Engine
 from fisher_cli.curvature.problem.problem import TensorData, pose
 from fisher_cli.curvature.spectra import score_gram
 from fisher_cli.curvature.traces.traces import sweep
-from tests.cases import CASES, Case, mlp
+from tests.cases import Case, case_of, mlp
 from tests.conftest import problem_of, reference_of
 
 F64 = torch.float64
@@ -227,7 +227,7 @@ def test_fewer_examples_than_eigenvalues_leave_zeros() -> None:
 
 
 def test_layers_add_up_and_have_their_own_null() -> None:
-    problem = problem_of(next(case for case in CASES if case.name == "mlp"))
+    problem = problem_of(case_of("mlp"))
     swept = sweep(problem)
     found, _ = compare(swept, ComparisonRequest(1))
     expected = null_distribution(Engine(problem)).layers
@@ -240,7 +240,7 @@ def test_layers_add_up_and_have_their_own_null() -> None:
 
 
 def test_in_float32_the_figures_are_those_of_float64() -> None:
-    case = next(case for case in CASES if case.name == "residual")
+    case = case_of("residual")
     for gram in (True, False):
         double, _ = compare(sweep(problem_of(case)), ComparisonRequest(2), gram=gram)
         single, _ = compare(sweep(problem_of(case, torch.float32)), ComparisonRequest(2), gram=gram)

@@ -10,6 +10,8 @@ from torch.nn import functional
 
 from fisher_cli import analyze
 from fisher_cli.curvature.gradient_norms.autograd_graph import read_graph
+from fisher_cli.curvature.gradient_norms.batch_dim import BatchDim, find_batch_dim
+from fisher_cli.curvature.gradient_norms.call_recorder import Call
 from fisher_cli.curvature.gradient_norms.engine import BatchBackward, Engine
 from fisher_cli.curvature.problem.problem import TensorData, pose
 from fisher_cli.curvature.traces.traces import sweep
@@ -117,16 +119,25 @@ def test_a_layer_that_the_first_batch_does_not_reach_is_not_judged_by_it(
     assert {layer.method for layer in layers} == {"linear"}
 
 
-def test_layouts_are_remembered_only_where_cotangents_told_them() -> None:
+def test_layouts_are_remembered_only_where_cotangents_told_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first batch does not reach the layer, the second does, and the third need not be tested."""
+    tests = list[Call]()
+
+    def find(call: Call, *given: Any) -> tuple[BatchDim | None, bool]:
+        tests.append(call)
+        return find_batch_dim(call, *given)
+
+    monkeypatch.setattr("fisher_cli.curvature.gradient_norms.engine.find_batch_dim", find)
     torch.manual_seed(0)
     data = gated_data(4)
     problem = pose(Gated(4, GATES["a step"]), data, dtype=torch.float64, batch_size=4)
     engine = Engine(problem)
-    seen = []
+    is_tested = []
     for batch in problem.batches():
+        tests.clear()
         engine.evaluate(batch)
-        seen.append(len(engine._layouts))
-    assert seen == [0, 1, 1]
+        is_tested.append(bool(tests))
+    assert is_tested == [True, True, False]
 
 
 class InOrder(nn.Module):

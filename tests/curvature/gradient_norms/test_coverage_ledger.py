@@ -1,7 +1,7 @@
 """The coverage ledger and the sums that must hold before a number is shown; each check is seen to fail."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,23 +10,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import fisher_cli.curvature.traces.coverage_ledger
 from fisher_cli import analyze
 from fisher_cli.curvature.gradient_norms.engine import BatchBackward, Engine
 from fisher_cli.curvature.gradient_norms.operation_count import OperationCounter, counted, spent_on
-from fisher_cli.curvature.problem.output_scores import OutputScores
-from fisher_cli.curvature.problem.problem import TensorData, pose
-from fisher_cli.curvature.traces import coverage_ledger, traces
+from fisher_cli.curvature.problem.moments import Moments
+from fisher_cli.curvature.problem.problem import Batch, Problem, TensorData, pose
+from fisher_cli.curvature.traces import coverage_ledger
 from fisher_cli.curvature.traces.traces import sweep
 from fisher_cli.errors import VerificationError
 from fisher_cli.results import Ledger, Status, Trace
 from fisher_cli.run.measurement import StageTimer
-from tests.cases import CASES, Case, mlp
+from tests.cases import Case, case_of, mlp
 from tests.conftest import problem_of
 
 CLEAN = Path(__file__).parents[3] / "sample_checkpoints" / "digits-clean"
 FIRST, LAST = CLEAN / "step_00000.pt", CLEAN / "step_01760.pt"
-MLP = next(case for case in CASES if case.name == "mlp")
+MLP = case_of("mlp")
 
 
 # --- sums ---------------------------------------------------------------------------------------------------------
@@ -109,27 +108,31 @@ def drop_a_parameter(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(BatchBackward, "measure", forgetful)
 
 
-Norms = Mapping[str, Tensor]
+def tamper(patch: pytest.MonkeyPatch, change: Callable[[Moments, str], None]) -> None:
+    """Change the running sums of the layers' traces after every batch."""
+    original = Moments.add
 
+    def changed(sums: Moments, values: Tensor, *variances: Tensor) -> None:
+        original(sums, values, *variances)
+        if values.dim() == 2:  # a row for each layer
+            change(sums, "true" if variances else "empirical")
 
-def tamper(patch: pytest.MonkeyPatch, change: Callable[[traces._Totals, Norms, OutputScores], None]) -> None:
-    """Change the running sums after every batch."""
-    original = traces._add_traces
-
-    def changed(totals: traces._Totals, norms: Norms, scores: OutputScores) -> None:
-        original(totals, norms, scores)
-        change(totals, norms, scores)
-
-    patch.setattr(traces, "_add_traces", changed)
+    patch.setattr(Moments, "add", changed)
 
 
 def spoil_a_layer(patch: pytest.MonkeyPatch) -> None:
-    tamper(patch, lambda totals, *_: totals.empirical_layers.mean[totals.names.index("3.weight")].fill_(0.5))
+    tamper(patch, lambda sums, matrix: sums.mean[2].fill_(0.5) if matrix == "empirical" else None)
 
 
 def count_examples_twice(patch: pytest.MonkeyPatch) -> None:
-    original = traces._add_traces
-    tamper(patch, original)
+    """Every batch comes twice."""
+    original = Problem.batches
+
+    def twice(*given: Any) -> Iterator[Batch]:
+        for batch in original(*given):
+            yield from (batch, batch)
+
+    patch.setattr(Problem, "batches", twice)
 
 
 FAULTS = {
@@ -153,12 +156,13 @@ def test_a_fault_fails_the_row_and_nothing_of_it_is_shown(fault: str) -> None:
 
 
 def test_a_fault_in_one_checkpoint_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[object] = []
+    seen: list[Moments] = []
 
-    def once(totals: traces._Totals, *_: object) -> None:
-        seen.append(totals)
-        if totals is seen[0]:
-            totals.true_layers.mean[totals.names.index("5.bias")] += 1.0
+    def once(sums: Moments, matrix: str) -> None:
+        if matrix == "true":
+            seen.append(sums)
+            if sums is seen[0]:
+                sums.mean[-1] += 1.0
 
     tamper(monkeypatch, once)
     found = analyze([FIRST, LAST], limit=20, eigenvalues=0)
@@ -256,7 +260,7 @@ class Pooled(nn.Module):
 
 
 def test_the_ledger_is_the_same_in_every_run_for_all_weights_and_batch_sizes() -> None:
-    case = next(case for case in CASES if case.name == "residual")
+    case = case_of("residual")
     problem = problem_of(case)
     ledgers = {sweep(problem).ledger, ledger_of(case), sweep(problem_of(case, batch_size=3)).ledger}
     with torch.no_grad():
@@ -310,7 +314,7 @@ def test_a_network_that_cannot_be_watched_has_a_ledger_without_work(monkeypatch:
         raise NotImplementedError(msg)
 
     expected = ledger_of(MLP, verify=False)
-    monkeypatch.setattr(fisher_cli.curvature.traces.coverage_ledger, "counted", refuse)
+    monkeypatch.setattr(coverage_ledger, "counted", refuse)
     assert ledger_of(MLP) == expected
 
 

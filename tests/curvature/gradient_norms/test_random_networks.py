@@ -83,7 +83,7 @@ def sharpened(model: nn.Module, factor: float) -> nn.Module:
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
-@pytest.mark.parametrize("seed", some(range(COUNT), part=0.04))
+@pytest.mark.parametrize("seed", some(range(COUNT), part=0.02))
 def test_analyze_is_right_on_random_networks_and_verify_has_nothing_against_them(
     seed: int, record_property: Callable[[str, object], None]
 ) -> None:

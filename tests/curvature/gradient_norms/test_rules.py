@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from fisher_cli.curvature.problem.problem import TensorData, pose
 from fisher_cli.curvature.torch_backend.activation_checkpointing import blocks_of
 from fisher_cli.curvature.traces.traces import sweep
 from tests.cases import hash_of
+from tests.long_lists import some
 from tests.parts import Network, compare, compare_in_single_precision, draw
 
 EXAMPLES, STEPS = 6, 5
@@ -124,8 +126,7 @@ def settled(network: nn.Module) -> nn.Module:
     return network
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 5])
-@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.parametrize(("name", "batch_size"), some(product(RECURRENT, [1, 3, 5]), part=0.4))
 def test_recurrent_layers_equal_the_oracle_and_have_a_rule(name: str, batch_size: int) -> None:
     build, word = RECURRENT[name]
     words = compare(*signals(name, build), batch_size)

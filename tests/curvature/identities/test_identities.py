@@ -21,13 +21,10 @@ from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
 from fisher_cli.curvature.products import fisher_products
 from fisher_cli.curvature.torch_backend.patches import KERNELS, TRANSPOSABLE_LAYERS
 from fisher_cli.curvature.traces import traces
-from fisher_cli.results import Identity, Outcome, Verification
-from tests.cases import CASES, Case, unsettle
-from tests.conftest import problem_of, reference_of
-
-
-def named(found: Verification, name: str) -> Identity:
-    return next(each for each in found.identities if each.name == name)
+from fisher_cli.results import Outcome, Verification
+from tests.cases import Case, Normalised, case_of, unsettle
+from tests.conftest import identity_of, problem_of, reference_of
+from tests.long_lists import some
 
 
 def failed(found: Verification) -> dict[str, str]:
@@ -59,22 +56,9 @@ def test_every_identity_that_applies_holds_on_every_kind_of_network(case: Case) 
 
 
 def test_float32_networks_are_held_to_float32() -> None:
-    found = suite.verify(problem_of(next(case for case in CASES if case.name == "residual"), torch.float32))
+    found = suite.verify(problem_of(case_of("residual"), torch.float32))
     assert failed(found) == {}
-    assert named(found, "true trace").tolerance == 2e-3
-
-
-class Normalised(nn.Module):
-    """Convolution with a bias, batch norm, ReLU, two linear layers: every identity but the zero head applies."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.convolution, self.norm = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)
-        self.hidden, self.head = nn.Linear(36, 7), nn.Linear(7, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.norm(self.convolution(x))).flatten(1)
-        return self.head(torch.relu(self.hidden(x)))
+    assert identity_of(found, "true trace").tolerance == 2e-3
 
 
 def posed(seed: int = 3, dtype: torch.dtype = torch.float64) -> Problem:
@@ -126,13 +110,16 @@ def _silenced(part: Contribution) -> Contribution:
 
 def missing_layer(patch: pytest.MonkeyPatch) -> None:
     """The rules forget the hidden layer's weight."""
-    original = plan.Uses._of
+    original = plan.Uses
 
-    def without(uses: plan.Uses, name: str) -> list[Contribution]:
-        parts = original(uses, name)
-        return [_silenced(part) for part in parts] if name == "hidden.weight" else parts
+    def forgetful(of: plan.BackwardPlan, take: plan.TakeParts) -> plan.Uses:
+        def without(name: str, parts: list[Contribution]) -> None:
+            take(name, [_silenced(part) for part in parts] if name == "hidden.weight" else parts)
 
-    patch.setattr(plan.Uses, "_of", without)
+        return original(of, without)
+
+    for module in (engine, plan):
+        patch.setattr(module, "Uses", forgetful)
 
 
 def observed_labels(patch: pytest.MonkeyPatch) -> None:
@@ -216,7 +203,9 @@ FAULTS: list[tuple[Plant, set[str], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("plant", "expected", "words"), FAULTS, ids=lambda each: getattr(each, "__name__", ""))
+@pytest.mark.parametrize(
+    ("plant", "expected", "words"), some(FAULTS, part=0.5), ids=lambda each: getattr(each, "__name__", "")
+)
 def test_a_planted_fault_fails_and_is_named(
     plant: Plant, expected: set[str], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,7 +302,7 @@ def test_units_exactly_at_a_kink_are_named_and_left_out() -> None:
 
 
 def test_a_head_that_is_used_elsewhere_or_is_none_is_not_taken() -> None:
-    tied = next(case for case in CASES if case.name == "sequence")
+    tied = case_of("sequence")
     assert heads.find_head(IdentityCase.of(problem_of(tied))) is None
     found = heads.find_head(IdentityCase.of(posed()))
     assert found is not None
@@ -367,6 +356,6 @@ def test_a_tied_head_has_no_closed_form() -> None:
 
 @pytest.mark.parametrize("name", ["two classes", "many labels"])
 def test_no_slope_is_told_between_steps_where_a_unit_switches(name: str) -> None:
-    _, rows = expansion.expansion(IdentityCase.of(problem_of(next(case for case in CASES if case.name == name))))
+    _, rows = expansion.expansion(IdentityCase.of(problem_of(case_of(name))))
     assert (rows[0].slope_averaged, rows[0].slope_single) == (None, None)
     assert any(row.slope_averaged is not None for row in rows)

@@ -18,12 +18,8 @@ from fisher_cli.curvature.spectra import factors
 from fisher_cli.curvature.traces.gradient_statistics import gradient
 from fisher_cli.curvature.traces.traces import sweep
 from fisher_cli.results import Outcome
-from tests.cases import CASES, Case
+from tests.cases import case_of
 from tests.conftest import problem_of, reference_of
-
-
-def case_named(name: str) -> Case:
-    return next(case for case in CASES if case.name == name)
 
 
 def flat(model: nn.Module) -> Tensor:
@@ -42,7 +38,7 @@ def plain_gradients(problem: Problem, labels: Tensor | None = None) -> Tensor:
 
 @pytest.mark.parametrize("name", ["linear", "mlp", "residual", "grouped", "attention", "norms", "many labels"])
 def test_t6_the_deviation_of_kl_from_its_expansion_has_slope_one_and_two(name: str) -> None:
-    identity, rows = expansion.expansion(IdentityCase.of(problem_of(case_named(name))))
+    identity, rows = expansion.expansion(IdentityCase.of(problem_of(case_of(name))))
     assert identity.verdict is Outcome.PASSED
     singles = [row.slope_single for row in rows if row.slope_single is not None]
     averaged = [row.slope_averaged for row in rows if row.slope_averaged is not None]
@@ -89,7 +85,7 @@ def test_t9_the_radial_form_of_a_homogeneous_network_is_that_of_its_outputs(laye
 
 
 def test_t9_with_biases_the_whole_network_is_not_homogeneous() -> None:
-    problem = problem_of(case_named("mlp"))
+    problem = problem_of(case_of("mlp"))
     theta = flat(problem.model)
     inputs, _ = problem.data.batch(0, problem.examples)
     f = problem.model(inputs).detach()
@@ -101,7 +97,7 @@ def test_t9_with_biases_the_whole_network_is_not_homogeneous() -> None:
 @pytest.mark.parametrize("name", ["mlp", "residual", "sequence"])
 def test_t10_the_four_traces_by_class_are_those_of_their_definition(name: str) -> None:
     """Class means, cross-class means, their spread and the rest, from the gradients themselves; Papyan 2020."""
-    problem = problem_of(case_named(name))
+    problem = problem_of(case_of(name))
     inputs, labels = problem.data.batch(0, problem.examples)
     count, classes = problem.examples, problem.outputs
     p = torch.softmax(problem.model(inputs).detach(), 1)
@@ -135,7 +131,7 @@ def test_t10_the_four_traces_by_class_are_those_of_their_definition(name: str) -
 
 def test_t12_the_spread_of_sampled_labels_is_the_one_that_the_classes_predict() -> None:
     """SE of one label per example: √(Σ_n v_n)/N with v_n = Σ_c p_c ‖s_c‖⁴ − tr_n²; Soen and Sun 2021."""
-    problem = problem_of(case_named("linear"))
+    problem = problem_of(case_of("linear"))
     inputs, labels = problem.data.batch(0, problem.examples)
     p = torch.softmax(problem.model(inputs).detach(), 1)
     norms = torch.stack(
@@ -153,7 +149,7 @@ def test_t12_the_spread_of_sampled_labels_is_the_one_that_the_classes_predict() 
 @pytest.mark.parametrize("batch", [1, 2, 3])
 def test_t13_the_squared_gradient_of_a_batch_with_the_models_labels_is_the_trace_over_its_size(batch: int) -> None:
     """E_ŷ ‖(1/B) Σ_i s_i‖² = (1/B) mean tr_x, over all labels of a batch; Jastrzębski et al. 2021."""
-    problem = problem_of(case_named("linear"))
+    problem = problem_of(case_of("linear"))
     inputs, labels = problem.data.batch(0, batch)
     p = torch.softmax(problem.model(inputs).detach(), 1)
     some = replace(problem, data=TensorData(inputs, labels))
@@ -168,7 +164,7 @@ def test_t13_the_squared_gradient_of_a_batch_with_the_models_labels_is_the_trace
 @pytest.mark.parametrize("batch", [1, 2, 3, 6])
 def test_t13_the_squared_gradient_of_a_batch_with_the_data_s_labels(batch: int) -> None:
     """E ‖ḡ_B‖² = (N − B)/(B(N − 1)) tr Σ + ‖ḡ‖² over all batches drawn without replacement."""
-    problem = problem_of(case_named("mlp"))
+    problem = problem_of(case_of("mlp"))
     rows, count = plain_gradients(problem), problem.examples
     batches = list(itertools.combinations(range(count), batch))
     mean = sum(float(rows[list(some)].mean(0).square().sum()) for some in batches) / len(batches)
@@ -181,7 +177,7 @@ def test_t13_the_squared_gradient_of_a_batch_with_the_data_s_labels(batch: int) 
 
 def test_t13_the_noise_scale_of_mccandlish() -> None:
     """From batches of 1 and N: tr Σ = (|G_s|² − |G_b|²)/(1/B_s − 1/B_b), |G|² = (B_b|G_b|² − B_s|G_s|²)/(B_b − B_s)."""
-    problem = problem_of(case_named("mlp"))
+    problem = problem_of(case_of("mlp"))
     n, rows = problem.examples, plain_gradients(problem)
     small, large = float(rows.square().sum(1).mean()), float(rows.mean(0).square().sum())
     covariance, squared = (small - large) / (1 - 1 / n), (n * large - small) / (n - 1)
@@ -226,7 +222,7 @@ def test_t14_the_trace_depends_on_the_parameterisation_and_the_natural_gradient_
 @pytest.mark.parametrize("decay", [0.01, 1.0])
 def test_t16_weight_decay_moves_the_empirical_trace_and_the_hessian_as_it_must(decay: float) -> None:
     """tr F̂ + 2λ θᵀḡ + λ²‖θ‖² and tr H + λP, with tr H = tr F of a network of ReLUs; F does not know the decay."""
-    problem = problem_of(case_named("mlp"))
+    problem = problem_of(case_of("mlp"))
     swept, theta = sweep(problem), flat(problem.model)
     mean = float((plain_gradients(problem) + decay * theta).square().sum(1).mean())
     expected = swept.trace.empirical.value + float(2 * decay * theta @ swept.mean_gradient + decay**2 * theta @ theta)
@@ -253,7 +249,7 @@ def diagonal_sum(first: Sequence[Tensor], parameters: Sequence[Tensor]) -> float
 @pytest.mark.parametrize("name", ["one logit", "many labels"])
 def test_t17_a_sigmoid_head_adds_up_its_outputs(name: str) -> None:
     """F = mean Σ_k p_k (1 − p_k) ∇f_k ∇f_kᵀ, and it is the oracle's sum over all 2^C labels."""
-    problem = problem_of(case_named(name))
+    problem = problem_of(case_of(name))
     inputs, _ = problem.data.batch(0, problem.examples)
     matrix = torch.zeros(problem.size, problem.size).double()
     for x in inputs:
@@ -265,7 +261,7 @@ def test_t17_a_sigmoid_head_adds_up_its_outputs(name: str) -> None:
     product = fisher_product(problem)
     ours = torch.stack([product(unit) for unit in torch.eye(problem.size).double()])
     assert torch.allclose(ours, matrix, atol=1e-14)
-    assert torch.allclose(matrix, reference_of(case_named(name)).fisher, atol=1e-14)
+    assert torch.allclose(matrix, reference_of(case_of(name)).fisher, atol=1e-14)
     assert sweep(problem).trace.true.value == pytest.approx(float(matrix.trace()), rel=1e-12)
 
 
@@ -276,5 +272,5 @@ def test_t18_a_temperature_scales_the_last_layer(
 ) -> None:
     """τ⁻² mean (1 − ‖p_τ‖²)(‖h‖² + 1) for f/τ."""
     monkeypatch.setattr(heads, "TEMPERATURE", temperature)
-    subject = IdentityCase.of(problem_of(case_named(name)))
+    subject = IdentityCase.of(problem_of(case_of(name)))
     assert heads.tempered(subject).verdict is Outcome.PASSED

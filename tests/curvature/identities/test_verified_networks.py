@@ -18,7 +18,9 @@ from fisher_cli.curvature.identities import suite
 from fisher_cli.curvature.identities.autograd_reference import AutogradReference, loss
 from fisher_cli.curvature.problem.likelihoods import Softmax
 from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
-from fisher_cli.results import Identity, Outcome, Verification
+from fisher_cli.results import Outcome, Verification
+from tests.cases import scaled_head, without_biases
+from tests.conftest import identity_of
 from tests.long_lists import some
 from tests.random_networks import network
 from tests.wrong_derivatives import WRONG, Stages, images
@@ -30,10 +32,6 @@ def verified(model: nn.Module, x: Tensor, y: Tensor | None = None, likelihood: s
     x = x.double() if x.is_floating_point() else x
     labels = torch.arange(len(x)) % 3 if y is None else y
     return suite.verify(pose(model.double(), TensorData(x, labels), likelihood=likelihood, may_draw=True))
-
-
-def named(found: Verification, name: str) -> Identity:
-    return next(each for each in found.identities if each.name == name)
 
 
 def ended(found: Verification, verdict: Outcome) -> dict[str, str]:
@@ -48,7 +46,7 @@ def test_a_wrong_derivative_fails_and_names_its_tensors(name: str) -> None:
     between, behind, tensors = WRONG[name]
     torch.manual_seed(2)
     found = verified(Stages(between, behind), images(5))
-    identity = named(found, "derivatives")
+    identity = identity_of(found, "derivatives")
     assert identity.verdict is Outcome.FAILED
     assert identity.reason.startswith("convolution.weight, convolution.bias")
     assert ("hidden.weight" in identity.reason) == (len(tensors) > 2)
@@ -59,7 +57,7 @@ def test_a_wrong_derivative_fails_and_names_its_tensors(name: str) -> None:
 def test_the_expansion_of_kl_does_not_take_a_wrong_derivative_for_a_kink(factor: str) -> None:
     between, behind, _ = WRONG[factor]
     torch.manual_seed(2)
-    found = named(verified(Stages(between, behind), images(5)), "KL expansion")
+    found = identity_of(verified(Stages(between, behind), images(5)), "KL expansion")
     assert found.verdict is Outcome.FAILED
     assert found.error is not None
     assert found.error > 1e-4
@@ -78,19 +76,6 @@ class Rounded(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.body(x)
         return self.head(x.float().to(x.dtype))
-
-
-def scaled_head(model: nn.Module, factor: float) -> nn.Module:
-    for parameter in list(model.parameters())[-2:]:
-        parameter.data.mul_(factor)
-    return model
-
-
-def without_biases(model: nn.Module) -> nn.Module:
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias"):
-            parameter.data.zero_()
-    return model
 
 
 def fitted(model: nn.Module, x: Tensor, y: Tensor, likelihood: str) -> nn.Module:
@@ -259,7 +244,7 @@ def test_outputs_in_a_dictionary_are_found() -> None:
     torch.manual_seed(1)
     found = verified(Named(), torch.randn(6, 6))
     assert ended(found, Outcome.FAILED) == {}
-    assert named(found, "temperature").verdict is Outcome.PASSED
+    assert identity_of(found, "temperature").verdict is Outcome.PASSED
 
 
 @pytest.mark.parametrize("sparse", [False, True])
@@ -267,7 +252,7 @@ def test_embedding_bags_hold_and_their_second_derivatives_are_undecided(sparse: 
     torch.manual_seed(1)
     found = verified(Bags(sparse), torch.randint(0, 9, (6, 5)))
     assert ended(found, Outcome.FAILED) == {}
-    assert named(found, "derivatives").verdict is Outcome.PASSED
+    assert identity_of(found, "derivatives").verdict is Outcome.PASSED
 
 
 def test_second_derivatives_that_torch_leaves_out_without_a_word_are_undecided() -> None:
@@ -282,7 +267,7 @@ def test_second_derivatives_that_torch_leaves_out_without_a_word_are_undecided()
 def test_chance_fails_as_an_identity_of_its_own() -> None:
     torch.manual_seed(1)
     found = verified(Dropping(), torch.randn(6, 6))
-    assert "draws random numbers in its forward pass" in named(found, "chance").reason
+    assert "draws random numbers in its forward pass" in identity_of(found, "chance").reason
     assert found.failed
 
 

@@ -21,7 +21,7 @@ from fisher_cli.curvature.kl.relative_entropy import agreement, quadratic_form, 
 from fisher_cli.curvature.problem.likelihoods import Gaussian, Likelihood, Sigmoid, Softmax
 from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
 from fisher_cli.curvature.traces.traces import sweep
-from tests.cases import CASES, Case, mlp, unsettle
+from tests.cases import Case, case_of, mlp, unsettle
 from tests.conftest import problem_of, reference_of
 
 KINDS = [(Softmax(), 4), (Softmax(), 2), (Sigmoid(), 1), (Sigmoid(), 3), (Gaussian(), 2)]
@@ -115,7 +115,7 @@ def test_the_quadratic_is_that_of_the_dense_fisher(case: Case) -> None:
 
 @pytest.mark.parametrize("name", ["mlp", "residual", "sequence"])
 def test_the_parts_are_the_diagonal_blocks_of_the_dense_fisher(name: str) -> None:
-    case = next(each for each in CASES if each.name == name)
+    case = case_of(name)
     problem, reference = problem_of(case), reference_of(case)
     step = step_of(problem, 0.1)
     total, parts = second_order_by_tensor(problem, step)

@@ -1,18 +1,17 @@
 """The search for overlooked eigenvalues: it misses none, its risk is the stated one, and it costs what it must."""
 
+import itertools
 import math
 from collections import Counter
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 import torch
 from torch import Tensor
 
 from fisher_cli.curvature.linalg import lanczos
-from fisher_cli.curvature.linalg.lanczos import StopReason, largest_eigenpairs
-from fisher_cli.curvature.linalg.subspace import RitzPairs, Subspace
+from fisher_cli.curvature.linalg.lanczos import Goal, StopReason, deflation, largest_eigenpairs, ruled_out
+from fisher_cli.curvature.linalg.subspace import RitzPairs
 from tests.spectra import diagonal_product
 
 
@@ -23,8 +22,8 @@ def copies(multiplicity: int) -> Tensor:
 
 
 def test_without_the_search_copies_are_overlooked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: the first Krylov space contains one copy."""
-    monkeypatch.setattr(lanczos, "_search", lambda *_: lanczos._Search.NOTHING_THERE)
+    """The control: the first Krylov space contains one copy, and a search that may miss all ends at once."""
+    monkeypatch.setattr(lanczos, "SEARCH_RISK", math.inf)
     for seed in range(10):
         found = largest_eigenpairs(diagonal_product(copies(2)), 300, 3, seed=seed)
         assert found.converged
@@ -70,8 +69,8 @@ def test_the_level_of_the_search_is_exactly_what_the_residuals_allow(seed: int) 
     values = torch.rand(12, generator=generator, dtype=torch.float64).sort(descending=True).values
     bounds = 0.05 * torch.rand(12, generator=generator, dtype=torch.float64) * (values[2] - values).abs()
     ritz = RitzPairs(values, torch.eye(12).double(), bounds, bounds)
-    goal = lanczos._Goal(3, 0.1, 100, None, None)
-    aside, level = lanczos._deflation(ritz, goal)
+    goal = Goal(3, 0.1, 100, None, None)
+    aside, level = deflation(ritz, goal)
     others = aside[3:]
     assert aside[:3].tolist() == [0, 1, 2]
     assert len(others) > 0
@@ -86,14 +85,13 @@ def test_a_trace_rules_nothing_out_that_residuals_still_allow(known: str) -> Non
     values, bound = torch.tensor([1.0, 0.4], dtype=torch.float64), 0.1
     bounds = torch.tensor([0.0, bound], dtype=torch.float64)
     ritz = RitzPairs(values, torch.eye(2).double(), bounds, bounds)
-    space = SimpleNamespace(matrix=torch.diag(values), operator=SimpleNamespace(scale=1.0))
     power = 1 if known == "trace" else 2
-    for tolerance, share in ((0.1, 0.99), (0.1, 1.01)):
-        goal = lanczos._Goal(1, tolerance, 100, None, None)
+    for share, scale in itertools.product((0.99, 1.01), (1.0, 64.0)):
+        goal = Goal(1, 0.1, 100, None, None)
         level = goal.threshold(ritz) - bound**2 / (goal.threshold(ritz) - 0.4)
-        known_value = float(values.pow(power).sum()) + (share * level) ** power
+        known_value = (float(values.pow(power).sum()) + (share * level) ** power) * scale**power
         goal = replace(goal, **{known: known_value})  # type: ignore[arg-type]
-        assert lanczos._ruled_out(cast(Subspace, space), ritz, goal) == (share < 1)
+        assert ruled_out(ritz, goal, scale) == (share < 1)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -19,6 +19,7 @@ from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
 from fisher_cli.curvature.traces.traces import draw_notes, sweep
 from fisher_cli.results import Estimate, Trace
 from tests.cases import mlp
+from tests.long_lists import some
 from tests.outputs import covariance, outputs_of, saved
 
 KINDS = [(Softmax(), 5), (Softmax(), 2), (Sigmoid(), 3), (Sigmoid(), 1), (Gaussian(), 4)]
@@ -138,9 +139,10 @@ def covered(problem: Problem, samples: int, seeds: int) -> tuple[int, int, int]:
     return empty, within, layers
 
 
-@pytest.mark.parametrize("samples", [1, 2, 5])
-@pytest.mark.parametrize("loss", [1e-2, 1e-3, 1e-4])
-@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+@pytest.mark.parametrize(
+    ("kind", "loss", "samples"),
+    some(itertools.product(["softmax", "sigmoid"], [1e-2, 1e-3, 1e-4], [1, 2, 5]), part=0.5),
+)
 def test_two_stated_errors_cover_the_exact_trace_of_confident_networks(kind: str, loss: float, samples: int) -> None:
     """Three networks and fifteen seeds each; the spread of the labels alone covers 3 to 31 %."""
     networks, seeds = 3, 15

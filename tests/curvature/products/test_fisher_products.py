@@ -3,6 +3,7 @@
 import gc
 import weakref
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 import torch
@@ -45,12 +46,10 @@ def pulled(maps: Jacobian, cotangents: Tensor) -> Tensor:
     return total
 
 
-def price(maps: Jacobian, batches: int = 1) -> int:
-    """Bytes that the first batches take of what there is for graphs."""
-    room = 2**40
-    for batch in list(maps.problem.batches(maps.problem.product_batch_size))[:batches]:
-        room = maps._piece(batch, room)[1]
-    return 2**40 - room
+def price(problem: Problem, batches: int = 1) -> int:
+    """Bytes that the graphs of the first batches take."""
+    maps = Jacobian(problem)
+    return sum(map(maps.graph_bytes, islice(problem.batches(problem.product_batch_size), batches)))
 
 
 def kept(maps: Jacobian) -> list[bool]:
@@ -69,11 +68,14 @@ def test_both_maps_are_the_dense_jacobian(name: str) -> None:
 
 @pytest.mark.parametrize("graphs", ["none", "one", "all"])
 @pytest.mark.parametrize("name", KINDS)
-def test_products_are_right_and_repeat_bit_for_bit_whatever_graphs_are_kept(name: str, graphs: str) -> None:
+def test_products_are_right_and_repeat_bit_for_bit_whatever_graphs_are_kept(
+    name: str, graphs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     problem, expected = NETWORKS[name](torch.float64)
-    problem = replace(problem, product_batch_size=2)
+    problem = replace(problem, product_batch_size=2, keep_graphs=graphs != "none")
+    room = price(problem) if graphs == "one" else 2**40
+    monkeypatch.setattr(fisher_products, "graph_bytes", lambda _: room)
     maps, vector = Jacobian(problem), draw(problem.size)
-    maps._room = {"none": -1, "one": price(maps), "all": 2**40}[graphs]
     batches = -(-problem.examples // 2)
     for make, matrix in ((fisher_product, expected.fisher), (empirical_product, expected.empirical)):
         multiply = make(problem, maps)
@@ -81,9 +83,7 @@ def test_products_are_right_and_repeat_bit_for_bit_whatever_graphs_are_kept(name
         assert torch.allclose(first, truth, rtol=0, atol=1e-13 * float(truth.abs().max()))
         for _ in range(3):
             assert torch.equal(multiply(vector), first)
-        again = Jacobian(problem)
-        again._room = maps._room
-        assert torch.equal(make(problem, again)(vector), first)
+        assert torch.equal(make(problem, Jacobian(problem))(vector), first)
     dual = ScoreFactor(maps, true_scores)
     once = dual(draw(dual.size))
     assert torch.equal(dual(draw(dual.size)), once)
@@ -139,30 +139,33 @@ def test_a_dual_in_single_precision_makes_vectors_in_single_precision_and_produc
     assert torch.allclose(combined.double(), dense @ draw(dual.size), rtol=0, atol=1e-5 * float(combined.abs().max()))
 
 
-def layered(batch_size: int, *, keep_graphs: bool = True) -> Problem:
+def layered() -> Problem:
     torch.manual_seed(0)
     model = mlp(6, 8, 4).double()
     data = TensorData(torch.randn(10, 6).double(), torch.randint(0, 4, (10,)))
-    return replace(pose(model, data, batch_size=batch_size), keep_graphs=keep_graphs)
+    return pose(model, data, batch_size=4)
 
 
 def test_graphs_are_counted_by_what_they_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     """A layer keeps its input and ReLU its output, which is the next layer's input: 6 + 8 values an example."""
-    maps = Jacobian(layered(4))
-    assert maps._goes_back_twice
-    both = price(maps)
+    problem = layered()
+    both = price(problem)
     monkeypatch.setattr(fisher_products, "gradients_fit", lambda _: False)
-    alone = price(Jacobian(maps.problem))
+    alone = price(problem)
     assert alone == 4 * (6 + 8) * 8
     # The way back has the cotangents of the outputs, which multiply the hidden units.
     assert both == alone + 4 * 4 * 8
 
 
 @pytest.mark.parametrize(("batches", "rest", "expected"), [(1, -1, 0), (1, 0, 1), (2, -1, 1), (3, -1, 2), (3, 0, 3)])
-def test_as_many_graphs_are_kept_as_fit(batches: int, rest: int, expected: int) -> None:
+def test_as_many_graphs_are_kept_as_fit(
+    batches: int, rest: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Room for the batches of four, four and two examples, and a byte less."""
-    maps = Jacobian(layered(4))
-    maps._room = price(maps, batches) + rest
+    problem = layered()
+    room = price(problem, batches) + rest
+    monkeypatch.setattr(fisher_products, "graph_bytes", lambda _: room)
+    maps = Jacobian(problem)
     assert kept(maps) == [True] * expected + [False] * (3 - expected)
     assert all((piece.transpose is None) == (piece.graph is None) for piece in maps.pieces())
 
@@ -172,7 +175,7 @@ def test_graphs_of_transposes_are_kept_only_where_their_gradients_are_small(
     share: float, transposed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else the graphs are kept for the way back alone."""
-    problem = layered(4)
+    problem = layered()
     vector = draw(problem.size)
     expected = fisher_product(problem)(vector)
     memory = share * problem.size * 8 / tangents.GRADIENT_SHARE
@@ -184,14 +187,11 @@ def test_graphs_of_transposes_are_kept_only_where_their_gradients_are_small(
     assert [piece.transpose is not None for piece in pieces] == [transposed] * 3
 
 
-def test_no_graph_is_kept_where_that_is_not_wanted() -> None:
-    assert kept(Jacobian(layered(4, keep_graphs=False))) == [False] * 3
-
-
-def test_a_product_that_was_broken_off_takes_no_room_from_the_next() -> None:
-    problem = layered(4)
+def test_a_product_that_was_broken_off_takes_no_room_from_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = layered()
+    room = price(problem, 3)
+    monkeypatch.setattr(fisher_products, "graph_bytes", lambda _: room)
     maps = Jacobian(problem)
-    maps._room = 3 * price(maps)
     for _ in range(5):
         next(maps.pieces())
     assert kept(maps) == [True] * 3

@@ -12,7 +12,7 @@ from fisher_cli.curvature.products.fisher_products import Jacobian, ScoreFactor,
 from fisher_cli.curvature.spectra.eigensystems import matrices
 from fisher_cli.curvature.spectra.solver_choice import Eigensolver
 from fisher_cli.curvature.traces.traces import sweep
-from tests.cases import CASES, unsettle
+from tests.cases import Normalised, case_of, unsettle
 from tests.conftest import problem_of, reference_of
 from tests.golden import newton_step, single_logit, table, toy
 from tests.reference import reference
@@ -222,7 +222,7 @@ def test_for_two_classes_true_and_empirical_agree_at_even_odds_only() -> None:
 @pytest.mark.parametrize("shift", [0, 1])
 def test_t1_the_hessian_has_the_trace_of_the_fisher_tensor_by_tensor(shift: int) -> None:
     """ReLU, residual, evaluation batch norm: logits are affine in each tensor, so tr H_ll = tr F_ll for any labels."""
-    case = next(case for case in CASES if case.name == "residual")
+    case = case_of("residual")
     model, x, y = case.make()
     y = (y + shift) % 4
     trace = sweep(pose(model, TensorData(x, y), batch_size=4)).trace
@@ -254,7 +254,7 @@ def test_t1_fails_as_it_must_for_a_smooth_activation() -> None:
 
 @pytest.mark.parametrize("name", ["mlp", "residual", "grouped", "norms"])
 def test_t2_the_last_linear_layer_has_a_closed_form(name: str) -> None:
-    case = next(case for case in CASES if case.name == name)
+    case = case_of(name)
     model, x, y = case.make()
     head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
     seen: list[Tensor] = []
@@ -270,7 +270,7 @@ def test_t2_the_last_linear_layer_has_a_closed_form(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["mlp", "residual", "grouped"])
 def test_t5_enumerated_scores_generalised_gauss_newton_and_gram_agree(name: str) -> None:
-    case = next(case for case in CASES if case.name == name)
+    case = case_of(name)
     model, x, _ = case.make()
     parameters = list(model.parameters())
     rows = []
@@ -298,7 +298,7 @@ def test_curvlinops_agrees(name: str) -> None:
     """An independent implementation: its Gauss–Newton matrix of the mean loss is F, its empirical Fisher is F̂."""
     from curvlinops import EFLinearOperator, GGNLinearOperator
 
-    case = next(case for case in CASES if case.name == name)
+    case = case_of(name)
     model, x, y = case.make()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     data = [(x[:4], y[:4]), (x[4:], y[4:])]
@@ -335,26 +335,13 @@ def test_the_oracle_itself_follows_the_closed_form_of_softmax_regression() -> No
 @pytest.mark.parametrize("name", ["mlp", "grouped", "sequence", "attention", "norms"])
 def test_t7_the_dual_has_the_whole_spectrum(name: str) -> None:
     """All non-zero eigenvalues of F are those of the Gram of its N(C − 1) score gradients, whatever P."""
-    case = next(case for case in CASES if case.name == name)
+    case = case_of(name)
     problem, dense = problem_of(case), torch.linalg.eigvalsh(reference_of(case).fisher).flip(0)
     found = matrices(problem)[0].leading(3, route=Eigensolver.GRAM, whole=True).whole
     assert found is not None
     assert len(found) == problem.examples * (problem.outputs - 1)
     assert float((found - dense[: len(found)]).abs().max()) <= 1e-13 * float(dense[0])
     assert float(dense[len(found) :].abs().max()) <= 1e-13 * float(dense[0])
-
-
-class Normalised(nn.Module):
-    """Convolution, evaluation batch norm, ReLU, two linear layers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.convolution, self.norm = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)
-        self.hidden, self.head = nn.Linear(36, 7), nn.Linear(7, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.norm(self.convolution(x))).flatten(1)
-        return self.head(torch.relu(self.hidden(x)))
 
 
 def softmax_shift(_: Normalised, change: dict[str, Tensor]) -> None:

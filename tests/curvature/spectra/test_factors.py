@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from fisher_cli.curvature.spectra import factors
 from fisher_cli.curvature.spectra.factors import Factor, collect, dense
 from tests.cases import mlp
 from tests.live_memory import LiveMemory
+from tests.long_lists import some
 from tests.score_gradients import NETWORKS, factor
 
 SCORES = pytest.mark.parametrize("scores_of", [true_scores, empirical_scores], ids=["true", "empirical"])
@@ -145,8 +147,10 @@ def posed(build: Callable[[], nn.Module], batch_size: int, *, named: Callable[[s
 
 
 @SCORES
-@pytest.mark.parametrize("batch_size", [1, 2, 7, 9])
-@pytest.mark.parametrize("build", [Branches, BiasOnly, Moody, Doubled, wide, upwards, downwards])
+@pytest.mark.parametrize(
+    ("build", "batch_size"),
+    some(product([Branches, BiasOnly, Moody, Doubled, wide, upwards, downwards], [1, 2, 7, 9]), part=0.5),
+)
 def test_batches_of_any_size_and_plans_that_change_give_the_same_columns(
     build: Callable[[], nn.Module], batch_size: int, scores_of: ScoresOf
 ) -> None:

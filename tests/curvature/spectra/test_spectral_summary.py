@@ -1,15 +1,14 @@
 """What eigenvalues say, against constructed truths and dense matrices."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from fisher_cli.curvature.problem.problem import TensorData, pose
-from fisher_cli.curvature.spectra import spectrum
-from fisher_cli.curvature.spectra.eigensystems import matrices
+from fisher_cli.curvature.spectra import eigensystems, spectrum
+from fisher_cli.curvature.spectra.eigensystems import Matrix, matrices
 from fisher_cli.curvature.spectra.solver_choice import Eigensolver
 from fisher_cli.curvature.spectra.spectral_summary import (
     bootstrap,
@@ -126,18 +125,25 @@ def test_the_bootstrap_of_one_score_per_example_is_that_of_the_projected_matrix(
 
 
 @pytest.mark.parametrize("route", [Eigensolver.LANCZOS, Eigensolver.DUAL, Eigensolver.DENSE])
-def test_the_errors_are_the_same_by_every_route(route: Eigensolver) -> None:
-    """Coordinates from a Gram matrix, and from a pass over the data per eigenvector."""
+def test_the_errors_are_the_same_by_every_route(route: Eigensolver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Coordinates from a Gram matrix, and from a pass over the data per eigenvector; none without eigenvectors."""
     torch.manual_seed(2)
     data = TensorData(torch.randn(30, 4, dtype=F64), torch.randint(3, (30,)))
+    question = SpectrumRequest(3, tolerance=1e-9, full=True, whole=False, probes=1, steps=4)
+
+    def errors(matrix: Matrix, route: Eigensolver) -> tuple[float, ...] | None:
+        monkeypatch.setattr(eigensystems, "choose_eigensolver", lambda *_, **__: route)
+        found, _ = spectrum.spectrum(matrix, question, 1.0)
+        assert found.leading.method == route.value
+        return found.errors
+
     for matrix in matrices(pose(mlp(4, 6, 3).double(), data, batch_size=7)):
-        question = SpectrumRequest(3, tolerance=1e-9)
-        expected = spectrum._errors(matrix, matrix.leading(3, route=Eigensolver.GRAM), question)
-        found = matrix.leading(3, tolerance=1e-9, route=route, vectors=True)
-        located = spectrum._with_coordinates(matrix, found)
-        assert spectrum._errors(matrix, located, question) == pytest.approx(expected, rel=1e-6)
-        nowhere = spectrum._with_coordinates(matrix, replace(found, vectors=None, coordinates=None))
-        assert spectrum._errors(matrix, nowhere, question) is None
+        expected = errors(matrix, Eigensolver.GRAM)
+        assert expected is not None
+        assert errors(matrix, route) == pytest.approx(expected, rel=1e-6)
+        with monkeypatch.context() as patch:
+            patch.setattr(spectrum, "vectors_fit", lambda *_: False)
+            assert errors(matrix, route) is None
 
 
 def test_the_bootstraps_errors_are_the_spread_of_eigenvalues_over_data_sets() -> None:

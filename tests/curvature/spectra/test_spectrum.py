@@ -13,13 +13,14 @@ from fisher_cli.curvature.products.fisher_products import empirical_product, fis
 from fisher_cli.curvature.spectra import eigensystems
 from fisher_cli.curvature.spectra import spectrum as spectrum_module
 from fisher_cli.curvature.spectra.eigensystems import matrices
+from fisher_cli.curvature.spectra.solver_choice import Eigensolver
 from fisher_cli.curvature.spectra.spectrum import SpectrumRequest
 from fisher_cli.curvature.spectra.spectrum import spectrum as spectrum_of
 from fisher_cli.curvature.traces.gradient_statistics import gradient, projections
 from fisher_cli.curvature.traces.mean_gradient import MeanGradient
 from fisher_cli.curvature.traces.traces import sweep
 from fisher_cli.results import Density
-from tests.cases import CASES, Case, mlp
+from tests.cases import Case, case_of, mlp
 from tests.conftest import problem_of, reference_of
 from tests.reference import reference
 from tests.spectra import empirical_eigenvalues, true_eigenvalues
@@ -45,18 +46,17 @@ def test_eigenvalues_equal_the_dense_matrices(case: Case, dtype: torch.dtype, to
         assert found.values == pytest.approx(truth.tolist(), rel=0, abs=tolerance * float(truth[0]))
 
 
-def test_residuals_from_a_gram_matrix_are_those_of_the_vectors_it_stands_for() -> None:
-    """For vectors u that are no eigenvectors, v = A u / ‖A u‖ and ‖A Aᵀ v − θ v‖ computed at length."""
-    generator = torch.Generator().manual_seed(0)
-    factor = torch.randn(40, 12, generator=generator).double()
-    gram = factor.T @ factor
-    values, vectors = torch.linalg.eigh(gram)
-    vectors = vectors + 0.01 * torch.randn(12, 12, generator=generator).double()
-    found = eigensystems._primal_residuals(gram, values, vectors, 12)
-    primal = factor @ vectors
-    primal = primal / primal.norm(dim=0)
-    expected = (factor @ (factor.T @ primal) - primal * values).norm(dim=0)
-    assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-10)
+def test_residuals_from_a_gram_matrix_are_those_of_the_vectors_it_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For vectors that are no eigenvectors yet: v = A u / ‖A u‖ and ‖F v − θ v‖ computed at length."""
+    monkeypatch.setattr(eigensystems, "WHOLE_ROWS", 0)  # so that few steps of Lanczos find u
+    case = case_of("residual")
+    problem, expected = problem_of(case), reference_of(case)
+    for matrix, dense in zip(matrices(problem), (expected.fisher, expected.empirical), strict=True):
+        found = matrix.leading(3, tolerance=0.3, route=Eigensolver.GRAM, vectors=True)
+        assert found.vectors is not None
+        truth = (dense @ found.vectors - found.vectors * found.values).norm(dim=0)
+        assert found.residuals.tolist() == pytest.approx(truth.tolist(), rel=1e-9)
+        assert float(found.residuals.max()) > 1e-4 * float(found.values[0])
 
 
 def test_few_parameters_have_few_eigenvalues_and_a_note() -> None:
@@ -82,7 +82,7 @@ def test_projections_on_a_vector_are_those_of_the_per_example_gradients(case: Ca
 
 
 def test_gradient_statistics_equal_their_definitions() -> None:
-    case = next(case for case in CASES if case.name == "mlp")
+    case = case_of("mlp")
     problem, expected = problem_of(case), reference_of(case)
     swept = sweep(problem)
     squares = torch.tensor(swept.trace.per_example_empirical).double()
@@ -195,7 +195,7 @@ def test_a_density_knows_the_zeros_that_few_columns_leave(examples: int, monkeyp
 
 def asked_of_parameters(asked: Callable[[], Density], monkeypatch: pytest.MonkeyPatch) -> Density:
     """The same with vectors of length P, whatever the number of columns."""
-    monkeypatch.setattr(spectrum_module, "_has_fewer_columns", lambda *_: False)
+    monkeypatch.setattr(spectrum_module, "density_vectors", lambda *_: (75, torch.float64, False))
     found = asked()
     assert found.null == 0
     return found

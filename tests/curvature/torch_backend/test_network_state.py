@@ -2,6 +2,7 @@
 
 import copy
 import random
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +15,7 @@ from fisher_cli import analyze
 from fisher_cli.curvature.torch_backend.network_state import NetworkState
 from fisher_cli.curvature.torch_backend.precision import copy_in_precision, in_precision
 from fisher_cli.errors import ArchitectureError, CoupledExamplesError, NumericalError
+from tests.wrong_networks.coupling import Stateful
 
 GENERATOR = torch.Generator().manual_seed(5)
 INPUTS = torch.randn(9, 6, generator=GENERATOR)
@@ -146,21 +148,6 @@ def test_hooks_on_gradients_change_no_number_and_are_named() -> None:
     )
 
 
-class Carried(nn.Module):
-    """A hidden state that is carried over from one call to the next."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cell, self.head = nn.GRU(3, 4, batch_first=True), nn.Linear(4, 3)
-        self.hidden: Tensor | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = self.hidden if self.hidden is not None and self.hidden.shape[1] == len(x) else None
-        outputs, last = self.cell(x.reshape(len(x), 2, 3), hidden)
-        self.hidden = last.detach()
-        return self.head(outputs[:, -1])
-
-
 class Fading(nn.Module):
     """A buffer that every call changes in place, and that scales the outputs."""
 
@@ -174,7 +161,7 @@ class Fading(nn.Module):
         return self.inner(x) * self.strength
 
 
-@pytest.mark.parametrize(("make", "name"), [(Carried, "hidden"), (Fading, "strength")])
+@pytest.mark.parametrize(("make", "name"), [(Stateful, "state"), (Fading, "strength")])
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_outputs_that_depend_on_earlier_calls_are_refused_by_the_name_of_what_is_kept(
     make: Callable[[], nn.Module], name: str, precision: str
@@ -245,13 +232,14 @@ def test_a_buffer_changed_in_place_leaves_graphs_as_they_are() -> None:
 def test_modules_that_share_a_buffer_share_what_takes_its_place_and_nothing_piles_up() -> None:
     model = nn.ModuleList([Fading(), Fading()])
     model[1].strength = model[0].strength
-    state = NetworkState(model)
+    state, taken = NetworkState(model), list[weakref.ref[Tensor]]()
     for _ in range(5):
         model[0](INPUTS)
         state.restore()
         assert model[0].strength is model[1].strength
         assert float(model[0].strength) == 1
-    assert len(state._values) == 1
+        taken.append(weakref.ref(model[0].strength))
+    assert [reference() is not None for reference in taken] == [False] * 4 + [True]
 
 
 def test_a_state_that_was_made_to_stay_is_the_one_that_is_restored() -> None:

@@ -2,6 +2,8 @@
 
 import itertools
 import math
+from collections.abc import Callable
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fisher_cli.curvature.gradient_norms.engine import Engine
+from fisher_cli.curvature.gradient_norms.engine import BatchBackward, Engine
 from fisher_cli.curvature.problem.counter_based_random import of_examples
 from fisher_cli.curvature.problem.likelihoods import Gaussian, Likelihood, Sigmoid, Softmax
 from fisher_cli.curvature.problem.output_scores import OutputScores, sampled
@@ -19,17 +21,14 @@ from fisher_cli.curvature.traces import deflation
 from fisher_cli.curvature.traces.deflation import (
     AIM,
     PilotResult,
-    _closed_form,
-    _enough_columns,
-    _held_out,
-    _output_kernels,
     antithetic_signs,
     deflated,
+    paired_products,
     pilot,
     roots,
 )
 from fisher_cli.curvature.traces.traces import draw_notes, sweep
-from tests.cases import CASES, Case, mlp
+from tests.cases import CASES, Case, case_of, mlp
 from tests.conftest import problem_of, reference_of
 from tests.long_lists import some
 from tests.outputs import covariance, outputs_of, saved
@@ -58,42 +57,63 @@ def test_turned_columns_are_orthogonal_and_carry_less_and_less(kind: Likelihood,
     assert bool((carried.diff(dim=1) <= 1e-15).all())
 
 
-def over_all_signs(kind: Likelihood, z: Tensor, columns: int) -> Tensor:
+def closed_form(kind: Likelihood, z: Tensor, columns: int) -> Callable[[], OutputScores]:
+    """Makes the deflated estimator's scores for these outputs from so many columns of the closed-form root."""
+    classes = z.shape[1]
+    labels = torch.zeros(len(z)).long() if kind.name == "softmax" else torch.zeros(len(z), classes).double()
+    problem = pose(mlp(2, classes), TensorData(torch.ones(len(z), 2), labels), likelihood=kind.name)
+    return partial(deflated(Engine(problem), PilotResult(None, columns), 0), z, labels, 0)
+
+
+def over_all_signs(kind: Likelihood, z: Tensor, columns: int, patch: pytest.MonkeyPatch) -> Tensor:
     """Leading columns of the closed-form root, and the mean over every sign pattern of its mixtures."""
-    classes, labels = z.shape[1], torch.zeros(len(z), dtype=torch.long)
-    total, patterns = torch.zeros(len(z), classes, classes).double(), 2**classes
-    for pattern in range(patterns):
-        bits = torch.tensor([1.0 if pattern >> bit & 1 else -1.0 for bit in range(classes)]).double()
-        vectors = _closed_form(kind, z, labels, columns, bits.expand(1, len(z), classes))
-        total += torch.einsum("kbc,kbd->bcd", vectors, vectors)
-    return total / patterns
+    scores, total = closed_form(kind, z, columns), torch.zeros(len(z), z.shape[1], z.shape[1]).double()
+    pairs = torch.tensor([*product((1.0, -1.0), repeat=z.shape[1])]).double().split(2)
+    for pair in pairs:
+        signs = pair.unsqueeze(1).expand(-1, len(z), -1)
+        patch.setattr(deflation, "antithetic_signs", lambda *_, signs=signs: signs)
+        found = scores()
+        assert found.draws == range(columns, columns + 2)
+        total += torch.einsum("kb,kbc,kbd->bcd", found.true, found.directions, found.directions)
+    return total / len(pairs)
 
 
-@pytest.mark.parametrize("columns", [0, 1, 3])
-@pytest.mark.parametrize(("kind", "classes"), KINDS, ids=lambda value: getattr(value, "name", str(value)))
-def test_the_closed_form_root_is_a_root_over_all_signs(kind: Likelihood, classes: int, columns: int) -> None:
-    z, columns = outputs_of(classes), min(columns, classes - 1)
-    assert torch.allclose(over_all_signs(kind, z, columns), covariance(kind, z), atol=1e-13)
+@pytest.mark.parametrize(
+    ("kind", "classes", "columns"),
+    [
+        *product([Softmax()], [5], [1, 3]),
+        *product([Sigmoid()], [3], [0, 1, 2]),
+        *product([Gaussian()], [4], [0, 1, 3]),
+    ],
+    ids=lambda value: getattr(value, "name", str(value)),
+)
+def test_the_closed_form_root_is_a_root_over_all_signs(
+    kind: Likelihood, classes: int, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    z = outputs_of(classes)
+    assert torch.allclose(over_all_signs(kind, z, columns, monkeypatch), covariance(kind, z), atol=1e-13)
 
 
-@pytest.mark.parametrize("columns", [0, 1, 2])
-def test_the_closed_form_root_keeps_its_digits_at_saturated_outputs(columns: int) -> None:
-    z = torch.tensor([[40.0, 0.0, -3.0], [0.0, 1.0, 90.0]]).double()
+@pytest.mark.parametrize("columns", [1, 2])
+def test_the_closed_form_root_keeps_its_digits_at_saturated_outputs(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    z = torch.tensor([[40.0, 0.0, -3.0, 1.0], [0.0, 1.0, 90.0, 2.0]]).double()
     truth = covariance(Softmax(), z)
     sizes = truth.diagonal(dim1=1, dim2=2).sqrt()
-    relative = (over_all_signs(Softmax(), z, columns) - truth) / (sizes.unsqueeze(1) * sizes.unsqueeze(2))
-    assert float(relative.abs().max()) < 1e-9
+    found = over_all_signs(Softmax(), z, columns, monkeypatch)
+    assert float(((found - truth) / (sizes.unsqueeze(1) * sizes.unsqueeze(2))).abs().max()) < 1e-9
 
 
 def test_the_closed_form_root_survives_saturation_and_21841_classes() -> None:
     z = torch.zeros(2, 21841).double()
     z[0, 7], z[1, 3] = 60.0, 800.0
-    signs = torch.ones(2, 2, 21841).double()
-    vectors = _closed_form(Softmax(), z, torch.zeros(2, dtype=torch.long), 3, signs)
-    assert bool(vectors.isfinite().all())
+    found = closed_form(Softmax(), z, 3)()
+    assert bool(found.directions.isfinite().all() and found.true.isfinite().all())
     p, complement = Softmax().probabilities(z)
     diagonal = p * complement
-    assert float(vectors[0, 0].square().sum()) <= float(diagonal[0].sum()) * (1 + 1e-9)
+    carried = found.true * found.directions.square().sum(2)
+    assert float(carried[0, 0]) <= float(diagonal[0].sum()) * (1 + 1e-9)
 
 
 # Those in which faults are planted are always among them.
@@ -147,8 +167,9 @@ def variances(problem: Problem) -> tuple[float, float]:
     assert found.columns < 5
     variance = stated = 0.0
     for batch in problem.batches():
-        outputs, kernels = _output_kernels(engine, batch)
-        r = roots(problem.likelihood, outputs, batch.labels, found.kernel)[:, :, found.columns :]
+        evaluated = engine.evaluate(batch)
+        kernels = evaluated.gram(torch.eye(problem.outputs).double().unsqueeze(1).repeat(1, len(batch), 1))
+        r = roots(problem.likelihood, evaluated.outputs.detach(), batch.labels, found.kernel)[:, :, found.columns :]
         squares = (r.mT @ kernels @ r).square()
         for i, j in itertools.combinations(range(r.shape[2]), 2):
             neighbours = i % 2 == 0 and j == i + 1
@@ -258,7 +279,7 @@ def test_signs_are_antithetic_within_pairs_and_fair(columns: int) -> None:
 
 def test_the_error_of_one_label_is_known_from_the_one_drawn_by_size() -> None:
     """Errors of S = 1 against the spread over seeds; they err upwards, by up to a factor of two in the square."""
-    case = next(case for case in CASES if case.name == "mlp")
+    case = case_of("mlp")
     swept = [sweep(problem_of(case), estimator="sampled", samples=1, seed=seed, verify=False) for seed in range(60)]
     assert swept[0].trace.estimator == "sampled S=1"
     values, errors = (
@@ -285,20 +306,6 @@ def test_the_target_error_is_kept_or_what_was_reached_is_said(classes: int, exam
     assert abs(true.value - exact) <= 4 * true.estimator_error + 1e-12 * exact
 
 
-def test_the_error_of_columns_is_predicted_for_examples_that_have_not_turned_them() -> None:
-    """Each half with the mean kernel of the other half; one example alone with its own."""
-    z, labels = outputs_of(4, 5), torch.zeros(5, dtype=torch.long)
-    mixed = torch.randn(5, 4, 4, generator=torch.Generator().manual_seed(3)).double()
-    kernels = mixed @ mixed.mT
-    found = _held_out(Softmax(), z, labels, kernels)
-    for row, n in enumerate((0, 2, 4, 1, 3)):
-        other = kernels[[1, 3]] if n % 2 == 0 else kernels[[0, 2, 4]]
-        (r,) = roots(Softmax(), z[n : n + 1], labels[:1], other.mean(0))
-        assert torch.allclose(found[row], r.mT @ kernels[n] @ r, atol=1e-12)
-    (r,) = roots(Softmax(), z[:1], labels[:1], kernels[0])
-    assert torch.allclose(_held_out(Softmax(), z[:1], labels[:1], kernels[:1])[0], r.mT @ kernels[0] @ r, atol=1e-12)
-
-
 def test_columns_that_the_memory_does_not_hold_are_not_taken_and_the_row_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -314,22 +321,59 @@ def test_columns_that_the_memory_does_not_hold_are_not_taken_and_the_row_says_so
 
 # What two mixtures of the columns from k on add: squares of 8, 8 and 1 above the diagonal, the pair's not at all; it
 # states them all twice, the pair's four times.
-INNER = torch.tensor([[3.0, 8**0.5, 8**0.5], [8**0.5, 2.0, 1.0], [8**0.5, 1.0, 1.0]]).double()
+INNER = torch.zeros(6, 6).double()
+INNER[:3, :3] = torch.tensor([[3.0, 8**0.5, 8**0.5], [8**0.5, 2.0, 1.0], [8**0.5, 1.0, 1.0]])
 
 
+@pytest.fixture
+def _columns_are_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deflation, "roots", lambda _, outputs, *__: torch.eye(6).double().expand(len(outputs), 6, 6))
+
+
+def columns_for(kernels: Tensor, examples: int, target: float | None, patch: pytest.MonkeyPatch) -> int:
+    """How many columns a pilot takes whose examples have these J Jᵀ, in turn."""
+    patch.setattr(BatchBackward, "gram", lambda found, _: kernels[torch.arange(len(found.batch)) % len(kernels)])
+    data = TensorData(torch.ones(examples, 2), torch.zeros(examples, 6))
+    return pilot(Engine(pose(mlp(2, 6), data, likelihood="gaussian", batch_size=examples)), target).columns
+
+
+@pytest.mark.usefixtures("_columns_are_outputs")
 @pytest.mark.parametrize(("stated", "columns"), [(50 * 1.01, 0), (50 * 0.99, 1), (4 * 1.01, 1), (4 * 0.99, 2)])
-def test_a_target_holds_for_the_error_that_is_stated(stated: float, columns: int) -> None:
-    assert _enough_columns(INNER.expand(9, 3, 3), 50, math.sqrt(stated / 50 / AIM) / 6) == columns
+def test_a_target_holds_for_the_error_that_is_stated(
+    stated: float, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = math.sqrt(stated / 50 / AIM) / 6
+    assert columns_for(INNER.unsqueeze(0), 50, target, monkeypatch) == columns
 
 
+@pytest.mark.usefixtures("_columns_are_outputs")
 @pytest.mark.parametrize(("variance", "columns"), [(18 * 1.01, 0), (18 * 0.99, 1), (1e-9, 1)])
-def test_no_more_columns_are_taken_exactly_than_the_error_asks_for(variance: float, columns: int) -> None:
-    inner, share = INNER, 0.1
-    # Without a target: a tenth of the spread of the traces over examples, here ±d around six.
-    apart = inner.expand(2, 3, 3).clone()
+def test_no_more_columns_are_taken_exactly_than_the_error_asks_for(
+    variance: float, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a target: a tenth of the spread of the traces over examples, here ±d around six."""
+    apart, share = INNER.repeat(2, 1, 1), 0.1
     apart[0, 0, 0] += math.sqrt(variance / 2) / share
     apart[1, 0, 0] -= math.sqrt(variance / 2) / share
-    assert _enough_columns(apart, 50, None) == columns
+    assert columns_for(apart, 2, None, monkeypatch) == columns
+
+
+@pytest.mark.parametrize("columns", [0, 1, 2])
+def test_the_error_of_columns_is_predicted_for_examples_that_have_not_turned_them(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each half with the mean kernel of the other half, by which its columns are not orthogonal; one example alone."""
+    mixed = torch.randn(2, 6, 6, generator=torch.Generator().manual_seed(3)).double()
+    kernels = mixed @ mixed.mT
+    z = torch.zeros(1, 6).double()
+    turned = torch.cat([roots(Gaussian(), z, z, kernel) for kernel in kernels.flip(0)])
+    tail = (turned.mT @ kernels @ turned)[:, columns:, columns:]
+    off_diagonal = tail - torch.diag_embed(tail.diagonal(dim1=1, dim2=2))
+    stated = float((off_diagonal.square().sum((1, 2)) + paired_products(tail)).mean())
+    for factor, expected in ((1.01, columns), (0.99, columns + 1)):
+        target = math.sqrt(factor * stated / 50 / AIM) / float(torch.einsum("bcc->b", kernels).mean())
+        assert columns_for(kernels, 50, target, monkeypatch) == expected
+    assert columns_for(kernels[:1], 1, 1e-9, monkeypatch) == 0
 
 
 @pytest.mark.parametrize(("run", "step", "factor"), [("digits-clean", "00000", 10), ("digits-cnn", "01760", 300)])

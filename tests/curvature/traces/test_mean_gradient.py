@@ -109,7 +109,8 @@ def test_whatever_the_order_all_is_added_once_and_read_as_it_is(ranks: int, seed
     models = [network() for _ in range(ranks)]  # which draws; a rank that draws meanwhile is not the others' network
 
     def work(process_group: Thread) -> list[Tensor]:
-        mean = SharedMeanGradient(pose(models[process_group.rank], data, batch_size=1, process_group=process_group))
+        problem = pose(models[process_group.rank], data, batch_size=1, process_group=process_group)
+        mean = SharedMeanGradient(problem)
         mine = parts[process_group.rank]
         for batch in mean.adding(batches(len(mine))):
             for name, part in mine[batch.start]:
@@ -117,7 +118,7 @@ def test_whatever_the_order_all_is_added_once_and_read_as_it_is(ranks: int, seed
         mean.complete()
         whole = mean.whole()
         assert mean.squared_norm() == pytest.approx(float(whole @ whole), rel=1e-12)
-        vector = MeanGradient(mean._problem, whole)
+        vector = MeanGradient(problem, whole)
         for batch in mean.reading(batches(len(mine))):
             for name, _ in reversed(mine[batch.start]):
                 assert torch.equal(mean.part(name), vector.part(name))

@@ -20,8 +20,9 @@ from fisher_cli.curvature.traces.reduced_precision import round_network
 from fisher_cli.curvature.traces.traces import sweep
 from fisher_cli.errors import UsageError
 from fisher_cli.settings import Settings
-from tests.cases import CASES, Case
+from tests.cases import CASES, Case, case_of
 from tests.command import fisher
+from tests.conftest import problem_of
 
 SAMPLES = Path(__file__).parents[3] / "sample_checkpoints"
 # Of traces of networks with a few layers: 2⁻⁸ is the unit of bfloat16, and confident examples' scores, 1 − p_y, have
@@ -30,8 +31,8 @@ TRUE, EMPIRICAL = 0.01, 0.1
 
 
 def posed(case: Case) -> Problem:
-    model, inputs, labels = case.make(torch.float32)
-    return pose(model, TensorData(inputs, labels), likelihood=case.likelihood)
+    """In float32, all examples at once."""
+    return problem_of(case, torch.float32, batch_size=6)
 
 
 def rounded(case: Case) -> Problem:
@@ -87,7 +88,7 @@ def test_squares_are_summed_in_more_digits_than_the_network_has() -> None:
 
 @pytest.mark.parametrize("name", ["residual", "sequence", "attention", "norms", "grouped"])
 def test_rules_are_given_float32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    problem = rounded(next(case for case in CASES if case.name == name))
+    problem = rounded(case_of(name))
     seen = set[torch.dtype]()
 
     def watching(rule: Any) -> Callable[..., Any]:

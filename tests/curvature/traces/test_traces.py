@@ -18,7 +18,7 @@ from fisher_cli.errors import (
     VerificationError,
 )
 from fisher_cli.results import Trace
-from tests.cases import CASES, Case, mlp
+from tests.cases import CASES, Case, case_of, mlp
 from tests.conftest import problem_of, reference_of
 from tests.reference import reference
 
@@ -76,7 +76,7 @@ def test_the_mean_gradient_equals_the_oracle(case: Case) -> None:
 
 
 def test_predictions_equal_torch_losses() -> None:
-    case = next(case for case in CASES if case.name == "mlp")
+    case = case_of("mlp")
     model, inputs, labels = case.make()
     found = sweep(problem_of(case)).predictions
     logits = model(inputs).detach()
@@ -90,7 +90,7 @@ def test_predictions_equal_torch_losses() -> None:
 
 
 def test_the_true_fisher_ignores_labels_and_the_order_of_examples() -> None:
-    case = next(case for case in CASES if case.name == "residual")
+    case = case_of("residual")
     model, inputs, labels = case.make()
     plain = sweep(problem_of(case)).trace.true.value
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))
@@ -101,7 +101,7 @@ def test_the_true_fisher_ignores_labels_and_the_order_of_examples() -> None:
 
 
 def test_a_subset_of_parameters_has_the_traces_of_those_parameters() -> None:
-    case = next(case for case in CASES if case.name == "residual")
+    case = case_of("residual")
     model, inputs, labels = case.make()
     chosen = {name: p for name, p in model.named_parameters() if name.startswith("second")}
     problem = pose(model, TensorData(inputs, labels), parameters=chosen, batch_size=4)
@@ -169,7 +169,7 @@ def test_gradients_whose_squares_underflow_in_float32_keep_their_traces() -> Non
 
 
 def test_one_example_has_a_trace_and_no_error() -> None:
-    case = next(case for case in CASES if case.name == "mlp")
+    case = case_of("mlp")
     model, inputs, labels = case.make()
     trace = sweep(pose(model, TensorData(inputs[:1], labels[:1]))).trace
     assert trace.true.value > 0
@@ -177,7 +177,7 @@ def test_one_example_has_a_trace_and_no_error() -> None:
 
 
 def test_buffers_and_weights_are_left_as_they_were() -> None:
-    case = next(case for case in CASES if case.name == "residual")
+    case = case_of("residual")
     problem = problem_of(case)
     before = copy.deepcopy(problem.model.state_dict())
     sweep(problem)

@@ -14,7 +14,9 @@ import torch
 
 from fisher_cli.errors import CheckpointError, UnsafeCheckpointError
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
-from tests.checkpoint_files import WEIGHTS, as_bytes, load, refusal, saved
+from tests.attacks.code import Canary
+from tests.checkpoint_files import WEIGHTS, load, refusal
+from tests.saving import as_bytes, saved
 
 # Formats
 
@@ -146,16 +148,6 @@ def test_an_archive_that_readers_could_see_differently_is_refused(tmp_path: Path
 
 
 # Code
-
-
-class Canary:
-    """When unpickled by an unsafe reader this makes a folder."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = place
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.place),)
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])

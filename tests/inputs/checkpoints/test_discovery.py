@@ -9,7 +9,8 @@ import torch
 
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints
-from tests.checkpoint_files import WEIGHTS, checked, names, saved
+from tests.checkpoint_files import WEIGHTS, checked, names
+from tests.saving import saved
 
 # Finding and order
 

@@ -6,7 +6,6 @@ import pickle  # noqa: TID251  only to write what must be refused
 import random
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata
 from fisher_cli.errors import CheckpointError, NoWeightsError, UnsafeCheckpointError
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
 from fisher_cli.inputs.checkpoints.distributed_checkpoints import read_metadata
+from tests.attacks.code import Canary
 from tests.checkpoint_files import WEIGHTS, load, refusal
 from tests.waiting import PATIENCE
 
@@ -135,25 +135,17 @@ def test_an_optimizer_is_never_decoded(tmp_path: Path, monkeypatch: pytest.Monke
 # What must be refused
 
 
-@dataclass
-class Canary:
-    place: str
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (self.place,)
-
-
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
 @pytest.mark.parametrize("where", ["whole", "planner_data", "key"])
 def test_metadata_with_code_are_refused_and_nothing_runs(tmp_path: Path, protocol: int, where: str) -> None:
     folder, canary = written(tmp_path / "a"), tmp_path / "canary"
     metadata: Any = metadata_of(folder)
     if where == "whole":
-        metadata = Canary(str(canary))
+        metadata = Canary(canary)
     elif where == "planner_data":
-        metadata.planner_data = {"model.0.weight": Canary(str(canary))}
+        metadata.planner_data = {"model.0.weight": Canary(canary)}
     else:
-        metadata.storage_meta.modules = [Canary(str(canary))]
+        metadata.storage_meta.modules = [Canary(canary)]
     message = refusal(rewritten(folder, metadata, protocol), UnsafeCheckpointError)
     assert protocol == 0 or "posix.mkdir" in message
     assert not canary.exists()
@@ -165,7 +157,7 @@ def test_metadata_with_code_are_refused_and_nothing_runs(tmp_path: Path, protoco
 
 def test_a_byte_item_with_code_is_never_opened(tmp_path: Path) -> None:
     canary = tmp_path / "canary"
-    folder = written(tmp_path / "a", {"model": dict(WEIGHTS), "hook": Canary(str(canary))})
+    folder = written(tmp_path / "a", {"model": dict(WEIGHTS), "hook": Canary(canary)})
     if canary.exists():  # the writer may copy what it saves
         canary.rmdir()
     assert all(torch.equal(load(folder).weights[key], WEIGHTS[key]) for key in WEIGHTS)

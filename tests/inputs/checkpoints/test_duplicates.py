@@ -10,7 +10,8 @@ import torch
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
 from fisher_cli.inputs.checkpoints.duplicates import weights_digest
 from fisher_cli.inputs.checkpoints.timeline import is_alias
-from tests.checkpoint_files import WEIGHTS, load, names, saved
+from tests.checkpoint_files import WEIGHTS, load, names
+from tests.saving import saved
 
 MORE = {name: value + 1 for name, value in WEIGHTS.items()}
 

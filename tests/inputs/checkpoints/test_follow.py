@@ -20,6 +20,7 @@ from fisher_cli.inputs.checkpoints.inspection_cache import InspectionCache
 from fisher_cli.inputs.formats.reading import ReadOptions
 from fisher_cli.storage.readers import read_table
 from tests.command import fisher
+from tests.long_lists import some
 from tests.small_run import QUICK, analyze, measured_from_now_on, tables
 
 pytestmark = pytest.mark.usefixtures("ckpts")
@@ -290,7 +291,7 @@ def test_the_report_is_there_while_the_run_waits(monkeypatch: pytest.MonkeyPatch
     assert rows == [11, 12]
 
 
-@pytest.mark.parametrize("form", ["csv", "json", "jsonl", "parquet"])
+@pytest.mark.parametrize("form", some(["csv", "json", "jsonl", "parquet"], part=0.5))
 def test_rows_of_examples_are_there_while_the_run_waits(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In Parquet, whose index stands at the end of the file, they come with the end of the run."""
     shutil.move("ckpts/step_11.pt", "later.pt")

@@ -10,7 +10,9 @@ import torch
 import tests.layouts_of_tools  # noqa: F401  adds its own to LAYOUTS
 from fisher_cli import analyze
 from fisher_cli.inputs.checkpoints.checkpoints import ReadOptions, find_checkpoints, load_checkpoint
-from tests.layouts import COUNTER, HAS_STAND_INS, LAYOUTS, NEED_STAND_INS, Written, featured_name, saved, weights
+from tests.layouts import COUNTER, HAS_STAND_INS, LAYOUTS, NEED_STAND_INS, Written, featured_name, weights
+from tests.long_lists import some
+from tests.saving import saved
 
 DONE: set[str] = set()
 
@@ -35,7 +37,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved(tmp_path_factory.mktemp("plain") / "plain.pt", weights())
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", some(LAYOUTS, part=0.3))
 def test_a_layout_gives_the_weights_the_time_and_the_trace(name: str, tmp_path: Path, plain: Path) -> None:
     if name in NEED_STAND_INS and not HAS_STAND_INS:
         pytest.skip("needs stand-ins for the types that the file names")

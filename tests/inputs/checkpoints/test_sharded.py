@@ -12,7 +12,8 @@ import torch
 
 from fisher_cli.errors import CheckpointError, NoWeightsError
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
-from tests.checkpoint_files import WEIGHTS, load, names, refusal, saved
+from tests.checkpoint_files import WEIGHTS, load, names, refusal
+from tests.saving import saved
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 INDEX = "model.safetensors.index.json"

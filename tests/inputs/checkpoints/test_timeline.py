@@ -8,7 +8,8 @@ import torch
 
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints
 from fisher_cli.inputs.checkpoints.timeline import TrainingPoint, moment, stated
-from tests.checkpoint_files import WEIGHTS, load, names, saved
+from tests.checkpoint_files import WEIGHTS, load, names
+from tests.saving import saved
 
 # What the file says about itself
 

@@ -15,7 +15,8 @@ from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, nonfinit
 from fisher_cli.inputs.checkpoints.weights import clean_names
 from fisher_cli.inputs.networks.networks import Networks
 from fisher_cli.results import WeightsKind
-from tests.checkpoint_files import WEIGHTS, as_bytes, checked, load, refusal, saved
+from tests.checkpoint_files import WEIGHTS, checked, load, refusal
+from tests.saving import as_bytes, saved
 
 # Where the weights are
 

@@ -14,16 +14,12 @@ import torch
 import torchvision
 from torch import nn
 
-from fisher_cli.inputs.formats.containers import Payload, decode
+from fisher_cli.inputs.formats.containers import decode
 from tests.attacks.assembly import call, legacy, name, pickled
 from tests.effort import Effort
-from tests.saving import WAYS, as_bytes, every_way, same
+from tests.saving import WAYS, as_bytes, every_way, read, same
 
 NAME = Path("a.pt")
-
-
-def read(content: object, **options: Any) -> Payload:
-    return decode(as_bytes(content, **options), NAME)
 
 
 def shared() -> dict[str, torch.Tensor]:

@@ -21,14 +21,11 @@ import torchvision
 from torch import nn
 
 from fisher_cli.errors import CheckpointError, UnsafeCheckpointError
-from fisher_cli.inputs.formats.containers import Payload, decode
-from tests.saving import as_bytes, every_way, same
+from fisher_cli.inputs.formats.containers import decode
+from tests.attacks.code import Canary
+from tests.saving import as_bytes, every_way, read, same
 
 NAME = Path("a.pt")
-
-
-def read(content: object, **options: Any) -> Payload:
-    return decode(as_bytes(content, **options), NAME)
 
 
 # Rescue
@@ -192,22 +189,10 @@ def test_what_the_process_allows_torch_to_load_does_not_matter_and_does_not_chan
 # Trust
 
 
-class Runs:
-    """When unpickled by an unsafe reader this makes a folder."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = place
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        import os
-
-        return os.mkdir, (str(self.place),)
-
-
 @every_way
 def test_only_a_trusted_file_is_run(tmp_path: Path, way: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     canary = tmp_path / "canary"
-    data = as_bytes({"w": torch.ones(2), "hook": Runs(canary)}, **way)
+    data = as_bytes({"w": torch.ones(2), "hook": Canary(canary)}, **way)
     for variable in ("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_WEIGHTS_ONLY_LOAD"):
         for value in ("1", "0"):
             monkeypatch.setenv(variable, value)

@@ -5,19 +5,24 @@ import random
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from fisher_cli.errors import ArchitectureError
 from fisher_cli.inputs.checkpoints.checkpoints import Checkpoint
-from fisher_cli.inputs.networks import huggingface_models, timm_models
+from fisher_cli.inputs.networks import timm_models
 from fisher_cli.inputs.networks.architectures import find_architecture, find_factory
 from fisher_cli.inputs.networks.detection import detect
 from fisher_cli.inputs.networks.fitting import load_weights
+from fisher_cli.inputs.networks.shapes import hollow, shapes_of
 from fisher_cli.inputs.networks.timm_models import timm_model
+from fisher_cli.inputs.networks.torchvision_models import fingerprint
 from tests.architecture_cases import checkpoint, message
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what these libraries say about themselves
@@ -84,15 +89,15 @@ class TestTimm:
         torch.testing.assert_close(network(images), original(images))
 
     def test_the_index_holds_what_the_installed_timm_builds(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        indexed = {name: found for found, names in timm_models._index().items() for name in names}
-        names = sorted(f"timm:{name}" for name in indexed if timm_models.knows_timm(f"timm:{name}"))
+        names = sorted(name for name in timm_models.timm_names() if timm_models.is_indexed(name))
         assert len(names) > 1000
         some = random.Random(4).sample(names, 6)
         monkeypatch.setattr(timm_models, "timm_names", lambda: some)
-        made = {
-            name: found for found, *names in map(str.split, timm_models.make_index().splitlines()) for name in names
-        }
-        assert made == {name.removeprefix("timm:"): indexed[name.removeprefix("timm:")] for name in some}
+        lines = timm_models.make_index().splitlines()
+        made = {f"timm:{name}": found for found, *names in map(str.split, lines) for name in names}
+        shapes = {name: shapes_of(hollow(partial(timm_model, name, num_classes=10)).state_dict()) for name in some}
+        assert made == {name: fingerprint(shapes[name]) for name in some}
+        assert all(name in timm_models.guess_timm(shapes[name]) for name in some)
 
     @pytest.mark.parametrize("differs", [True, False])
     def test_of_two_that_fit_both_are_listed_unless_they_compute_the_same(
@@ -204,9 +209,18 @@ class TestTransformers:
             "kernel_config": {"kernel_mapping": {"x": "someone/kernels"}},
         }
         passed = {key for key in SMALL if key not in {"model_type", "architectures"}}
-        assert huggingface_models._plain(hostile, 100, "here").keys() == passed  # one lock; what is unknown is another
-        original = self.original()
+        original, asked = self.original(), list[dict[str, Any]]()
         saved = replace(checkpoint(original.state_dict()), config=hostile)
+
+        def knows_all(_: str, **given: Any) -> SimpleNamespace:
+            asked.append(given)
+            return SimpleNamespace(to_dict=lambda: hostile)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("transformers.AutoConfig.for_model", knows_all)  # what is unknown is another lock
+            with pytest.raises(ArchitectureError):
+                find_architecture(saved)
+        assert asked[-1].keys() == passed
         assert_loads(saved, original)
         network = find_architecture(saved).build()
         assert network.config._attn_implementation == "sdpa"  # torch's own

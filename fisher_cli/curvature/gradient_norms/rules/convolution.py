@@ -14,7 +14,15 @@ from fisher_cli.curvature.gradient_norms.rules.registry import rule
 def patches(
     inputs: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], grid: Sequence[int]
 ) -> Tensor:
-    """The receptive field of every position of the output grid: (B, C, ∏ kernel, ∏ grid) of padded inputs (B, C, …)."""
+    """The receptive field of every position of the output grid, (B, C, ∏ kernel, ∏ grid).
+
+    Args:
+        inputs: padded, (B, C, …).
+        kernel: its size, per spatial dimension.
+        stride: per spatial dimension.
+        dilation: per spatial dimension.
+        grid: the size of the output, per spatial dimension.
+    """
     examples, channels, *_ = inputs.shape
     inputs = inputs.contiguous()
     batch_stride, channel_stride, *spatial = inputs.stride()
@@ -57,7 +65,13 @@ def _is_batched(arguments: Mapping[str, Any]) -> bool:
 
 @rule(*(f"torch.nn.functional.conv{d}d" for d in (1, 2, 3)), parameters=("weight", "bias"), exact=_is_batched)
 def convolution(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
-    """Weight and bias, of inputs (B, C_in, …) and cotangents (K, B, C_out, …)."""
+    """dW = Σ_l δ_l ⊗ patch_l per group and db = Σ_l δ_l over the positions l of the output.
+
+    Args:
+        arguments: those of the call.
+        inputs: (B, C_in, …).
+        cotangents: δ, (K, B, C_out, …).
+    """
     directions, examples, channels, *grid = cotangents.shape
     groups, kernel = arguments["groups"], arguments["weight"].shape[2:]
     stride, dilation = _each(arguments["stride"], len(kernel)), _each(arguments["dilation"], len(kernel))
@@ -73,9 +87,14 @@ def convolution(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor
 
 @rule(*(f"torch.nn.functional.conv_transpose{d}d" for d in (1, 2, 3)), parameters=("weight", "bias"), exact=_is_batched)
 def transposed_convolution(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
-    """Weight and bias: a convolution with the parts of inputs and cotangents exchanged.
+    """dW = Σ_l input_l ⊗ patch_l(δ) per group and db = Σ δ: a convolution with inputs and cotangents exchanged.
 
-    An input pixel spreads over the patch of outputs it reaches, so dW = Σ_l input_l ⊗ patch_l(δ).
+    An input pixel spreads over the patch of outputs that it reaches.
+
+    Args:
+        arguments: those of the call.
+        inputs: (B, C_in, …).
+        cotangents: δ, (K, B, C_out, …).
     """
     directions, examples, channels, *out = cotangents.shape
     groups, grid, kernel = arguments["groups"], inputs.shape[2:], arguments["weight"].shape[2:]

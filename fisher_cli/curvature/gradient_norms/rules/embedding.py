@@ -36,7 +36,13 @@ def _rows_taken(
 )
 @rule("torch.nn.functional.embedding", parameters=("weight",), exact=_is_plain, batch_anywhere=True)
 def embedding(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
-    """Weight, of ids (B, …) and cotangents (K, B, …, E …); the padding row has no gradient."""
+    """dW = Σ_l e_{id_l} δ_lᵀ over all positions l but those of the padding row, which has no gradient.
+
+    Args:
+        arguments: those of the call.
+        inputs: ids, (B, …).
+        cotangents: δ, (K, B, …, E …).
+    """
     ids = inputs.reshape(len(inputs), -1)
     delta = cotangents.reshape(*cotangents.shape[:2], ids.shape[1], arguments["weight"].shape[1:].numel())
     is_padded = arguments["padding_idx"] is not None
@@ -70,9 +76,14 @@ def _bags(arguments: Mapping[str, Any]) -> Tensor:
 
 @rule("torch.nn.functional.embedding_bag", parameters=("weight",), exact=_is_plain, inputs=_bags)
 def embedding_bag(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
-    """Weight, of `_bags` (B, L, 2) and cotangents (K, B, E).
+    """dW = Σ_l w_l e_{id_l} δᵀ over the entries l of each example's bag, w_l their coefficients.
 
-    Of the largest entries each column goes back to the first row that has it.
+    In mode `max` each column of δ goes back to the first row of the bag that has its largest entry.
+
+    Args:
+        arguments: those of the call.
+        inputs: `_bags`, (B, L, 2).
+        cotangents: δ, (K, B, E).
     """
     ids, weights = inputs[..., 0].long(), inputs[..., 1].to(cotangents.dtype)
     counted = weights != 0

@@ -13,7 +13,13 @@ from fisher_cli.curvature.gradient_norms.rules.registry import rule
 
 @rule("torch.nn.functional.linear", parameters=("weight", "bias"), batch_anywhere=True)
 def linear(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
-    """Weight and bias, of inputs (B, …, I) and cotangents (K, B, …, O)."""
+    """dW = Σ_l δ_l a_lᵀ and db = Σ_l δ_l of y = W a + b, over all positions l.
+
+    Args:
+        arguments: not used.
+        inputs: a, (B, …, I).
+        cotangents: δ, (K, B, …, O).
+    """
     del arguments
     a = inputs.reshape(len(inputs), 1, -1, inputs.shape[-1]).transpose(2, 3)
     delta = cotangents.reshape(*cotangents.shape[:2], 1, -1, cotangents.shape[-1]).transpose(3, 4)
@@ -40,7 +46,7 @@ def _factors(
     batch_anywhere=True,
 )
 def matrix_product(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
-    """The weight of x W + b, (I, O), whose gradient is that of a linear map turned, and the bias."""
+    """dW = Σ_l a_l δ_lᵀ and db = Σ_l δ_l of y = a W + b with W (I, O): those of a linear map, turned."""
     parts = linear(arguments, inputs, cotangents)
     assert isinstance(parts["weight"], OuterProducts)
     return parts | {"weight": replace(parts["weight"], transposed=True)}

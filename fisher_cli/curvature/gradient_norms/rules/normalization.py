@@ -34,7 +34,7 @@ def _leaves_the_batch_apart(arguments: Mapping[str, Any]) -> bool:
 
 @rule("torch.nn.functional.batch_norm", parameters=("weight", "bias"), exact=_uses_running_statistics)
 def batch_norm(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
-    """Weight and bias of a batch norm in evaluation mode: x̂ from the running statistics."""
+    """dγ = Σ δ ∘ x̂ and dβ = Σ δ of a batch norm in evaluation mode, with x̂ from the running statistics."""
     shape = (1, -1, *(1,) * (inputs.dim() - 2))
     scale = torch.rsqrt(arguments["running_var"] + arguments["eps"]).reshape(shape)
     return _channelwise((inputs - arguments["running_mean"].reshape(shape)) * scale, cotangents)
@@ -42,13 +42,13 @@ def batch_norm(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor)
 
 @rule("torch.nn.functional.group_norm", parameters=("weight", "bias"))
 def group_norm(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
-    """Weight and bias; γ is per channel."""
+    """dγ = Σ δ ∘ x̂ and dβ = Σ δ over the positions of each channel."""
     return _channelwise(functional.group_norm(inputs, arguments["num_groups"], eps=arguments["eps"]), cotangents)
 
 
 @rule("torch.nn.functional.instance_norm", parameters=("weight", "bias"))
 def instance_norm(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
-    """Weight and bias; x̂ from the running statistics where the layer uses those."""
+    """dγ = Σ δ ∘ x̂ and dβ = Σ δ over positions, with x̂ from the running statistics where the layer uses those."""
     normalized = functional.instance_norm(
         inputs,
         _like(arguments["running_mean"], inputs),
@@ -84,7 +84,7 @@ def _elementwise(normalized: Tensor, dimensions: int, cotangents: Tensor) -> dic
     batch_anywhere=True,
 )
 def layer_norm(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
-    """Weight and bias."""
+    """dγ = Σ δ ∘ x̂ and dβ = Σ δ over all dimensions of an example but the normalised ones."""
     shape = arguments["normalized_shape"]
     normalized = functional.layer_norm(inputs, shape, eps=arguments["eps"])
     return _elementwise(normalized, len(shape), cotangents)
@@ -92,7 +92,7 @@ def layer_norm(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor)
 
 @rule("torch.nn.functional.rms_norm", parameters=("weight",), exact=_leaves_the_batch_apart, batch_anywhere=True)
 def rms_norm(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
-    """Weight."""
+    """dγ = Σ δ ∘ x̂ over all dimensions of an example but the normalised ones."""
     shape = arguments["normalized_shape"]
     normalized = functional.rms_norm(inputs, shape, eps=arguments["eps"])
     return _elementwise(normalized, len(shape), cotangents)

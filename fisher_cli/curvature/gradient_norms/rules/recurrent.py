@@ -48,12 +48,24 @@ Step = Callable[[Tensor, Tensor, State], tuple[State, Tensor | None]]
 
 
 def recurrent(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
-    """Weights and biases, of x_t beside h_{t−1} (B, T, F + H) and δ (K, B, T, …)."""
+    """dW = Σ_t δ_t x_tᵀ, dU = Σ_t δ_t h_{t−1}ᵀ and db = dc = Σ_t δ_t over the steps t.
+
+    Args:
+        arguments: those of the call.
+        inputs: x_t beside h_{t−1}, (B, T, F + H).
+        cotangents: δ, of the pre-activations, (K, B, T, …).
+    """
     return _of_both(arguments, inputs, cotangents, cotangents)
 
 
 def gru(arguments: Mapping[str, Any], inputs: Tensor, cotangents: Tensor) -> dict[str, Given]:
-    """The same, with r_t (B, T, H) behind: it multiplies the last third of U h + c before that is added."""
+    """The same with r_t ∘ δ_t for δ_t in the last third of U and c: r_t multiplies U h + c before that is added.
+
+    Args:
+        arguments: those of the call.
+        inputs: x_t beside h_{t−1} and r_t, (B, T, F + 2 H).
+        cotangents: δ, of the pre-activations, (K, B, T, 3 H).
+    """
     width = arguments["weight_hh"].shape[1]
     r = inputs[..., -width:]
     to_states = torch.cat([cotangents[..., : 2 * width], cotangents[..., 2 * width :] * r], -1)

@@ -36,14 +36,14 @@ AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 class Rule:
     """How the calls of some functions contribute to the gradients of their parameters.
 
-    Args:
+    Attributes:
         name: what the coverage ledger says.
         contributions: the decorated function.
         parameters: the arguments that it gives the gradients of.
         exact: whether it is exact for a call of these arguments, `output_dimensions` among them.
         batch_anywhere: whether the examples may lie in another dimension than the first, as in (time, batch, features).
         folds: whether an example may have several rows of the batch dimension, whose contributions add up.
-        file: where a rule of the user's comes from.
+        file: where a rule of the user's comes from; None for ours.
     """
 
     name: str
@@ -57,7 +57,14 @@ class Rule:
 
 @dataclass(frozen=True, eq=False)
 class WatchedFunction:
-    """A function of a module or class whose calls have a rule; `is_forward` of modules, that hold the parameters."""
+    """A function of a module or class whose calls have a rule.
+
+    Attributes:
+        rule: of its calls.
+        defaults: its argument names in order, with their defaults.
+        inputs: what the rule needs of the data, where that is not the first argument that is no parameter; else None.
+        is_forward: whether it is the forward pass of modules, which hold the parameters.
+    """
 
     rule: Rule
     defaults: Mapping[str, Any]
@@ -70,7 +77,7 @@ class WatchedFunction:
         return next(name for name in self.defaults if name not in self.rule.parameters)
 
     def arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """All arguments of a call by name."""
+        """All arguments of a call by name; of a module also its parameters, and itself as `module`."""
         if not self.is_forward:
             return {**self.defaults, **dict(zip(self.defaults, args, strict=False)), **kwargs}
         module, *args = args
@@ -89,7 +96,14 @@ class TensorOperator:
 
 @dataclass(frozen=True)
 class Product:
-    """A use of parameters within a decomposition: `output` (B, …) has the cotangents that the rule is given."""
+    """A use of parameters within a decomposition.
+
+    Attributes:
+        rule: what gives its contributions.
+        arguments: the parameters by name, with None where there is none.
+        inputs: what the rule is given of the data, (B, …).
+        output: (B, …), whose cotangents the rule is given.
+    """
 
     rule: Rule
     arguments: dict[str, Tensor | None]
@@ -173,7 +187,10 @@ def rule(
 def decomposition(*functions: str) -> Callable[[Decompose], Decompose]:
     """Register the decorated function (name, args) → what a function of torch does, by products that have rules.
 
-    It returns None for calls that it has no products for.
+    It returns None for calls that it has no products for, which then go the usual way.
+
+    Args:
+        *functions: names, such as "torch._VF.lstm".
     """
 
     def register(decompose: Decompose) -> Decompose:
