@@ -434,7 +434,9 @@ def _layers_said(run: ReportedRun, shares: dict[str, list[float]]) -> str:
     first, last = known[0], known[-1]
     top = max(shares, key=lambda name: shares[name][last] if math.isfinite(shares[name][last]) else -1.0)
     before = f", {shares[top][first]:.0%} at first" if first != last else ""
-    return f"{one_line(top)} carries most of the true trace at {run.places[last]}: {shares[top][last]:.0%}{before}"
+    share = shares[top][last]
+    part = "most of the" if share > 0.5 else "the largest share of the"
+    return f"the tensor {one_line(top)} carries {part} true trace at {run.places[last]}: {share:.0%}{before}"
 
 
 def spectrum(runs: Runs, width: float = WIDTH) -> Chart | None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -288,7 +289,7 @@ def _said(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {
         str(each.get("checkpoint")): {
             "notes": tuple(one_line(str(note)) for note in each.get("notes", ())),
-            "likelihood": str(each.get("likelihood", "")).partition(":")[0] or None,
+            "likelihood": re.split("[: ]", str(each.get("likelihood") or ""))[0] or None,
         }
         for each in (checkpoints if isinstance(checkpoints, list) else [])
         if isinstance(each, dict)

@@ -179,7 +179,7 @@ CASES: dict[str, tuple[list[Measurement], str, list[str]]] = {
         [
             "The true trace rises from 20.0 ± 1.6 to 80.0 ± 1.6 at step 300 and falls to 0.100 of it at the "
             "last checkpoint: a bell.",
-            "Left out of this: step 0; its batch-norm statistics are not settled yet.",
+            "Left out of this: step 0; its batch-norm statistics are not yet settled.",
             "To count it: fisher analyze ckpts --recalibrate-bn",
         ],
     ),
@@ -189,7 +189,7 @@ CASES: dict[str, tuple[list[Measurement], str, list[str]]] = {
         [
             "The true trace rises from 20.0 ± 1.6 to 80.0 ± 1.6 at step 400 and falls to 0.100 of it at the "
             "last checkpoint: a bell.",
-            "Left out of this: step 0 and step 100; their batch-norm statistics are not settled yet.",
+            "Left out of this: step 0 and step 100; their batch-norm statistics are not yet settled.",
             "To count them: fisher analyze ckpts --recalibrate-bn",
         ],
     ),
@@ -217,7 +217,7 @@ CASES: dict[str, tuple[list[Measurement], str, list[str]]] = {
         [
             "The true trace rises from 5.0 ± 1.6 to 80.0 ± 1.6 at step 300 and falls to 0.375 of it at step "
             "400: a bell.",
-            "Left out of this: step 0; its batch-norm statistics are not settled yet.",
+            "Left out of this: step 0; its batch-norm statistics are not yet settled.",
             "To count it: fisher analyze ckpts --recalibrate-bn",
             "Left out of this: step 500; it is no better than guessing, at a loss above that of guessing.",
         ],
@@ -227,7 +227,7 @@ CASES: dict[str, tuple[list[Measurement], str, list[str]]] = {
         "There is no row to speak of.",
         [
             "Nothing can be said about the training: every row with a trace is doubtful.",
-            "Left out of this: step 0, step 100 and step 200; their batch-norm statistics are not settled yet.",
+            "Left out of this: step 0, step 100 and step 200; their batch-norm statistics are not yet settled.",
             "To count them: fisher analyze ckpts --recalibrate-bn",
         ],
     ),
@@ -236,7 +236,7 @@ CASES: dict[str, tuple[list[Measurement], str, list[str]]] = {
         "One row counts: its trace is 20.",
         [
             "The true trace is 20.0 ± 0.4.",
-            "Left out of this: step 0 and step 100; their batch-norm statistics are not settled yet.",
+            "Left out of this: step 0 and step 100; their batch-norm statistics are not yet settled.",
             "To count them: fisher analyze ckpts --recalibrate-bn",
         ],
     ),
@@ -252,7 +252,7 @@ CASES: dict[str, tuple[list[Measurement], str, list[str]]] = {
         "There is no row to speak of.",
         [
             "Nothing can be said about the training: every row with a trace is doubtful.",
-            "Left out of this: step 0; its batch-norm statistics are not settled yet.",
+            "Left out of this: step 0; its batch-norm statistics are not yet settled.",
             "To count it: fisher analyze ckpts --recalibrate-bn",
         ],
     ),

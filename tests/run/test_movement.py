@@ -196,14 +196,14 @@ def test_early_batch_norms_of_the_sample_run_are_named() -> None:
     files = [CNN / f"step_{step:05d}.pt" for step in (0, 5, 1760)]
     analysis = analyze(files, limit=100, eigenvalues=0)
     notes = [" ".join(each.notes) for each in analysis.measurements]
-    assert "not settled yet: 3 of 3 layers, most in 7, whose" in notes[0]
+    assert "not yet settled: 3 of 3 layers, most in 7, whose" in notes[0]
     assert "after no batch the initial values still weigh 100%" in notes[0]
     assert "after 5 batches the initial values still weigh 59%" in notes[1]
     assert [bool(each.doubt) for each in analysis.measurements] == [True, True, False]
     assert "other data" not in notes[2]
     assert verdict(analysis.measurements).startswith("The true trace is ")
     assert left_out_rows(analysis.measurements)[0] == (
-        "Left out of this: step 0 and step 5; their batch-norm statistics are not settled yet."
+        "Left out of this: step 0 and step 5; their batch-norm statistics are not yet settled."
     )
     network = digits_cnn()
     network.load_state_dict(torch.load(files[0], weights_only=True)["state_dict"])

@@ -142,7 +142,7 @@ def test_statistics_settle_with_the_batches_that_were_seen() -> None:
     found = {batches: statistics_discrepancies(problem_of(trained(batches))) for batches in (0, 3, 80)}
     worst = max(found[0], key=lambda each: each.nats)
     text = remark(found[0], 40)
-    assert text.startswith("batch-norm statistics are not settled yet: ")
+    assert text.startswith("batch-norm statistics are not yet settled: ")
     assert f"most in {worst.layer}, " in text
     assert "after no batch the initial values still weigh 100%; --recalibrate-bn" in text
     assert "after 3 batches the initial values still weigh 51%" in remark(found[3], 40)
