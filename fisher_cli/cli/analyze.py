@@ -1,5 +1,6 @@
 """`fisher analyze`: checkpoints and a dataset in, the table of Fisher traces and eigenvalues out."""
 
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -99,4 +100,4 @@ def _summarised(measurement: "Measurement") -> "Measurement":
 
 
 def _show(console: "Console", analysis: "Analysis") -> None:
-    console.summary(analysis.measurements, analysis.data_title)
+    console.summary(analysis.measurements, analysis.data_title, sys.argv)

@@ -5,20 +5,15 @@ from collections.abc import Sequence
 
 from fisher_cli.reports.layout import place
 from fisher_cli.reports.numbers import finite, number_text, unbroken
-from fisher_cli.results import Estimate, Measurement
-
-# How many standard errors above guessing an accuracy must be to count.
-_CLEAR = 3.0
-# How far from ln(classes), in parts of it, a loss must be to be one of training: initial weights give up to a fifth.
-_TRAINED = 0.25
+from fisher_cli.results import INITIAL_LOSS, Estimate, Measurement
 
 
 def accuracy_note(measurements: Sequence[Measurement]) -> list[str]:
-    """The accuracy beside that of guessing, 1/classes, and which rows are no better though they were trained.
+    """The accuracy beside that of guessing, 1/C, and which rows are no better, or worse in their loss than ln C.
 
-    A network that nobody trained has a loss near ln(classes). One that was trained and guesses no better than chance
-    is probably not computed as it was trained: weights do not show max-pools, strides, activations or the scale of
-    the inputs.
+    A network that nobody trained has a loss near ln C. One that was trained and does no better than chance is probably
+    not computed as it was trained: weights do not show max-pools, strides, activations or the scale of the inputs. A
+    loss above ln C beside an accuracy above chance means that wrong answers are given with great confidence.
 
     Returns:
         Sentences; none where no accuracy is known.
@@ -31,13 +26,19 @@ def accuracy_note(measurements: Sequence[Measurement]) -> list[str]:
     text = _said(estimate, last.examples) if estimate else ""
     where = "" if len(known) == 1 else f" at {place(last)}"
     said = [f"The accuracy is {text}{where}; guessing gives {1 / classes:.3g}."]
-    doubtful = [each for each in known if _is_doubtful(each)]
-    if doubtful:
-        places = ", ".join(place(each) for each in doubtful[:3]) + (", …" if len(doubtful) > 3 else "")
+    guessing = [each for each in known if each.is_better_than_guessing is False and _loss_ratio(each) is not None]
+    blind = [each for each in guessing if abs((_loss_ratio(each) or 1.0) - 1) > INITIAL_LOSS]
+    if blind:
         said.append(
-            f"No better than guessing, with a loss that an untrained network does not have: {places}. A choice that "
-            "weights do not show may be wrong (the notes name those that were assumed; --model-arg changes them), "
+            f"No better than guessing, with a loss that an untrained network does not have: {_places(blind)}. A choice "
+            "that weights do not show may be wrong (the notes name those that were assumed; --model-arg changes them), "
             "or --normalize, or the order of the classes."
+        )
+    sure = [each for each in known if each.is_better_than_guessing and (_loss_ratio(each) or 0.0) > 1]
+    if sure:
+        said.append(
+            f"The loss is above that of guessing, ln {classes} = {math.log(classes):.3g} nats, while the accuracy is "
+            f"better: {_places(sure)}. Wrong answers are given with great confidence."
         )
     return said
 
@@ -54,15 +55,11 @@ def _accuracy(measurement: Measurement) -> float | None:
     return finite(estimate.value) if estimate else None
 
 
-def _is_doubtful(measurement: Measurement) -> bool:
-    """Whether the accuracy is not above chance by three standard errors, and the loss far from ln(classes)."""
-    accuracy = _accuracy(measurement)
+def _loss_ratio(measurement: Measurement) -> float | None:
+    """The loss over that of guessing."""
     loss = finite(measurement.predictions.loss.value) if measurement.predictions else None
-    classes, examples = measurement.classes, measurement.examples
-    if accuracy is None or loss is None or not classes or not examples:
-        return False
-    chance = 1 / classes
-    # The error that guessing would have: the sample's own is zero where nothing at all is right.
-    is_above = accuracy > chance + _CLEAR * math.sqrt(chance * (1 - chance) / examples)
-    untrained = math.log(classes)
-    return not is_above and abs(loss - untrained) > _TRAINED * untrained
+    return None if loss is None or measurement.guessing_loss is None else loss / measurement.guessing_loss
+
+
+def _places(rows: Sequence[Measurement]) -> str:
+    return ", ".join(place(each) for each in rows[:3]) + (", …" if len(rows) > 3 else "")

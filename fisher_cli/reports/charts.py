@@ -50,9 +50,10 @@ def _traces_of(axes: "Axes", run: ReportedRun, x: Sequence[float], i: int, total
     if "trace_true_estimator_se" in run.main:
         errors = [math.hypot(*both) for both in zip(errors, run.column("trace_true_estimator_se"), strict=True)]
     name = f"{_short(run.name)}: " if total > 1 else ""
-    line(axes, x, run.column("trace_true"), errors, i, f"{name}true", dash=0)
+    line(axes, x, run.column("trace_true"), errors, i, f"{name}true", dash=0, hollow=run.doubted)
     other = 1 if total == 1 else i
-    line(axes, x, run.column("trace_empirical"), run.column("trace_empirical_se"), other, f"{name}empirical", dash=1)
+    empirical, empirical_errors = run.column("trace_empirical"), run.column("trace_empirical_se")
+    line(axes, x, empirical, empirical_errors, other, f"{name}empirical", dash=1, hollow=run.doubted)
     found = trajectory_of(run.measurements)
     if found is not None:
         peak = run.column("trace_true")[found.peak]
@@ -89,7 +90,7 @@ def _peak(run: ReportedRun) -> str:
     found = trajectory_of(run.measurements)
     if found is None:
         return "no checkpoint gave a trace"
-    true, errors = run.column("trace_true"), run.column("trace_true_se")
+    true, errors = run.counted("trace_true"), run.counted("trace_true_se")
     texts = [unbroken(text) for text in number_texts(true, errors)]
     if found.first == found.last:
         said = f"the true trace is {texts[found.peak]}"
@@ -100,7 +101,7 @@ def _peak(run: ReportedRun) -> str:
             f"the true trace is largest at {run.places[found.peak]} ({texts[found.peak]}) and ends at "
             f"{texts[found.last]}"
         )
-    ratio = run.column("trace_ratio")[found.last]
+    ratio = run.counted("trace_ratio")[found.last]
     return said + (f"; the empirical trace is {number_text(ratio)} of it there" if math.isfinite(ratio) else "")
 
 
@@ -115,6 +116,7 @@ def ratio(runs: Runs, width: float = WIDTH) -> Chart | None:
             run.column("trace_ratio_se"),
             i,
             _short(run.name) if len(runs) > 1 else "measured",
+            hollow=run.doubted,
         )
     axes.axhline(1.0, color=INK, lw=0.8)
     names, null = ["trace_ratio", "trace_ratio_se"], [math.nan]
@@ -123,7 +125,7 @@ def ratio(runs: Runs, width: float = WIDTH) -> Chart | None:
         x = _steps(runs)[0][0]
         low, high = [1 - 2 * each for each in null], [1 + 2 * each for each in null]
         axes.fill_between(x, low, high, color=GREEN, alpha=0.25, lw=0, label="labels drawn from the model, ± 2 sd")
-    measured = [value for run in runs for value in run.column("trace_ratio") if math.isfinite(value)]
+    measured = [value for run in runs for value in run.counted("trace_ratio") if math.isfinite(value)]
     highest = max(2.0, 1.5 * max(measured, default=1.0))
     axes.set_ylim(bottom=0, top=min(axes.get_ylim()[1], highest))
     axes.set_ylabel("empirical trace / true trace")
@@ -138,7 +140,7 @@ def ratio(runs: Runs, width: float = WIDTH) -> Chart | None:
 
 
 def _ratio_said(run: ReportedRun) -> str:
-    values, errors = run.column("trace_ratio"), run.column("trace_ratio_se")
+    values, errors = run.counted("trace_ratio"), run.counted("trace_ratio_se")
     known = [i for i, value in enumerate(values) if math.isfinite(value)]
     if not known:
         return "no ratio is known"
@@ -155,7 +157,7 @@ def loss(runs: Runs, width: float = WIDTH) -> Chart | None:
     names = ["loss", "accuracy"][: len(axes)]
     for each, name in zip(axes, names, strict=True):
         for i, (run, x) in enumerate(_along(each, runs)):
-            line(each, x, run.column(name), run.column(f"{name}_se"), i, _short(run.name))
+            line(each, x, run.column(name), run.column(f"{name}_se"), i, _short(run.name), hollow=run.doubted)
         each.set_ylabel("loss (nats)" if name == "loss" else "accuracy")
         each.set_ylim(bottom=0)
         each.label_outer()
@@ -176,7 +178,7 @@ def _loss_said(run: ReportedRun) -> str:
 
 
 def _from_to(run: ReportedRun, name: str) -> str:
-    known = [value for value in run.column(name) if math.isfinite(value)]
+    known = [value for value in run.counted(name) if math.isfinite(value)]
     texts = [f"{value:.3g}" for value in (*known[:1], *known[-1:])]
     return f"from {texts[0]} to {texts[1]}" if known else ""
 
@@ -193,9 +195,10 @@ def eigenvalues(runs: Runs, width: float = WIDTH) -> Chart | None:
         for k in range(1, 2 if several else count + 1):
             label = f"{name}true, λ₁{'' if several or count == 1 else f' to λ{_small(count)}'}" if k == 1 else ""
             values = [value if value > 0 else math.nan for value in run.column(f"eig_true_{k}")]
-            line(axes, x, values, None, i, label or "_", alpha=1.0 - 0.6 * (k - 1) / max(1, count - 1), dash=0)
+            alpha = 1.0 - 0.6 * (k - 1) / max(1, count - 1)
+            line(axes, x, values, None, i, label or "_", alpha=alpha, dash=0, hollow=run.doubted)
         values = [value if value > 0 else math.nan for value in run.column("eig_empirical_1")]
-        line(axes, x, values, None, i if several else 1, f"{name}empirical, λ₁", dash=1)
+        line(axes, x, values, None, i if several else 1, f"{name}empirical, λ₁", dash=1, hollow=run.doubted)
     logarithmic(axes)
     axes.set_ylabel("eigenvalue (1/weight²)")
     axes.legend(loc="best")
@@ -219,7 +222,7 @@ def _eigenvalue_count(run: ReportedRun) -> int:
 
 
 def _eigenvalues_said(run: ReportedRun) -> str:
-    values, trace = run.column("eig_true_1"), run.column("trace_true")
+    values, trace = run.counted("eig_true_1"), run.counted("trace_true")
     known = [i for i, value in enumerate(values) if math.isfinite(value)]
     if not known:
         return "no eigenvalue is known"
@@ -276,7 +279,8 @@ def snr(runs: Runs, width: float = WIDTH) -> Chart | None:
         return None
     figure, (axes,) = canvas(width, height(width))
     for i, (run, x) in enumerate(_along(axes, runs)):
-        line(axes, x, run.column("gradient_snr"), run.column("gradient_snr_se"), i, _short(run.name))
+        values, errors = run.column("gradient_snr"), run.column("gradient_snr_se")
+        line(axes, x, values, errors, i, _short(run.name), hollow=run.doubted)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("gradient signal-to-noise ratio")
     if len(runs) > 1:
@@ -288,7 +292,7 @@ def snr(runs: Runs, width: float = WIDTH) -> Chart | None:
 
 def _snr_said(run: ReportedRun) -> str:
     text = _from_to(run, "gradient_snr")
-    known = sum(math.isfinite(value) for value in run.column("gradient_snr"))
+    known = sum(math.isfinite(value) for value in run.counted("gradient_snr"))
     missing = len(run.main) - known
     rest = f"; not above zero, or not known, at {missing} of {len(run.main)}" if missing else ""
     return f"the gradient's signal-to-noise ratio goes {text}{rest}" if text else "no gradient stands out of its noise"
@@ -430,7 +434,9 @@ def _layers_said(run: ReportedRun, shares: dict[str, list[float]]) -> str:
     first, last = known[0], known[-1]
     top = max(shares, key=lambda name: shares[name][last] if math.isfinite(shares[name][last]) else -1.0)
     before = f", {shares[top][first]:.0%} at first" if first != last else ""
-    return f"{one_line(top)} carries most of the true trace at {run.places[last]}: {shares[top][last]:.0%}{before}"
+    share = shares[top][last]
+    part = "most of the" if share > 0.5 else "the largest share of the"
+    return f"the tensor {one_line(top)} carries {part} true trace at {run.places[last]}: {share:.0%}{before}"
 
 
 def spectrum(runs: Runs, width: float = WIDTH) -> Chart | None:

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from fisher_cli.reports.layout import place, shorten, wrapped
 from fisher_cli.reports.numbers import finite, number_text, unbroken
-from fisher_cli.reports.trend import trace_sentence
+from fisher_cli.reports.trend import left_out_rows, trace_sentence
 from fisher_cli.results import (
     CheckpointComparison,
     Comparison,
@@ -29,17 +29,16 @@ def closing_lines(sentences: Sequence[str], width: int) -> list[Text]:
     return [line for sentence in sentences for line in wrapped(sentence, width, "bold")]
 
 
-def of_run(measurements: Sequence[Measurement]) -> list[str]:
-    """How the true trace went, and what part of it the empirical trace is at the end."""
-    first = trace_sentence(measurements)
-    last = next((each for each in reversed(measurements) if each.trace and finite(each.trace.true.value)), None)
-    if last is None or last.trace is None or last.trace.ratio is None or finite(last.trace.ratio.value) is None:
-        return [first]
-    ratio = _number(last.trace.ratio)
-    return [
-        first,
-        f"The empirical trace is {ratio} of the true one at {place(last)}: tr F̂/tr F over the same examples.",
-    ]
+def of_run(measurements: Sequence[Measurement], command: Sequence[str] = ()) -> list[str]:
+    """How the true trace went, which rows that leaves out, and what part of it the empirical trace is at the end."""
+    said = [trace_sentence(measurements), *left_out_rows(measurements, command)]
+    counted = [each for each in measurements if each.trace and finite(each.trace.true.value) and not each.doubt]
+    if counted and (trace := counted[-1].trace) and trace.ratio and finite(trace.ratio.value) is not None:
+        said.append(
+            f"The empirical trace is {_number(trace.ratio)} of the true one at {place(counted[-1])}: tr F̂/tr F over "
+            "the same examples."
+        )
+    return said
 
 
 def of_spectra(pairs: Sequence[tuple[Measurement, Spectrum]]) -> list[str]:

@@ -120,14 +120,17 @@ class Console:
             msg = f"cannot write to standard output: {getattr(error, 'strerror', None) or error}"
             raise OutputError(msg) from error
 
-    def summary(self, measurements: Sequence[Measurement], data: str | None = None) -> None:
+    def summary(
+        self, measurements: Sequence[Measurement], data: str | None = None, command: Sequence[str] = ()
+    ) -> None:
         """Print the run as a table on stdout, with what it says in words.
 
         Args:
             measurements: one per row, in order of training.
             data: the dataset in words, for the title; None to leave it out.
+            command: the words that made the run, for what would mend it.
         """
-        self._show(render_summary(measurements, self._out.width, data))
+        self._show(render_summary(measurements, self._out.width, data, command))
 
     def spectra(self, measurements: Sequence[Measurement], data: str | None = None) -> None:
         """Print the eigenvalues of the run on stdout: what they say as a table, and how they are distributed.

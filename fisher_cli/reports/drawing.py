@@ -18,6 +18,7 @@ try:
     import matplotlib as mpl
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 except ImportError as error:
     _msg = "figures need matplotlib: pip install 'fisher-cli[report]'"
@@ -176,10 +177,19 @@ def line(
     label: str,
     alpha: float = 1.0,
     dash: int | None = None,
+    hollow: Sequence[bool] = (),
 ) -> None:
-    """Values with their band of ± 2 standard errors; places without a value are left out of the line."""
+    """Values with their band of ± 2 standard errors; places without a value are left out of the line.
+
+    Those that are `hollow` stand beside it as hollow marks, and the axis does not reach out for them.
+    """
     colour, style = SERIES[series % len(SERIES)], DASHES[(series if dash is None else dash) % len(DASHES)]
-    kept = [i for i, value in enumerate(y) if math.isfinite(value)]
+    known = [i for i, value in enumerate(y) if math.isfinite(value)]
+    kept = [i for i in known if not (hollow and hollow[i])]
+    for i in known:
+        if hollow and hollow[i]:  # as an artist, which unlike a plot does not widen the axis
+            mark = Line2D([x[i]], [y[i]], color=colour, marker="o", fillstyle="none", linestyle="none", alpha=alpha)
+            axes.add_artist(mark)
     xs, ys = [x[i] for i in kept], [y[i] for i in kept]
     axes.plot(xs, ys, color=colour, linestyle=style, marker="o", alpha=alpha, label=label, clip_on=False)
     if errors is not None:

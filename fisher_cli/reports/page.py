@@ -10,12 +10,13 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from fisher_cli.reports.accuracy_note import accuracy_note
 from fisher_cli.reports.charts import NAMES, draw
 from fisher_cli.reports.drawing import PAGE_TEXT, Chart, inline_svg
 from fisher_cli.reports.numbers import finite
 from fisher_cli.reports.reported_run import ReportedRun, last_examples, numbers
 from fisher_cli.reports.thumbnails import Card, cards
-from fisher_cli.reports.trend import verdict
+from fisher_cli.reports.trend import left_out_rows, verdict
 from fisher_cli.text import one_line
 
 START = b"<!doctype html>\n<!-- made by fisher report -->\n"
@@ -152,8 +153,8 @@ def _about(run: ReportedRun) -> dict[str, Any]:
     return {
         "name": run.name,
         "facts": [(key, one_line(value)) for key, value in facts.items() if value],
-        "verdict": verdict(run.measurements),
-        "warnings": run.warnings(),
+        "verdict": " ".join([verdict(run.measurements), *left_out_rows(run.measurements, run.command)]),
+        "warnings": [*run.damage, *accuracy_note(run.measurements)[1:], *run.warnings()],
     }
 
 
@@ -178,7 +179,7 @@ def _listings(run: ReportedRun, *, several: bool) -> list[Listing]:
     found += _examples(run, of)
     if (identities := run.sides.get("verify")) is not None:
         counts = identities["verdict"].dropna().value_counts().to_dict()
-        said = ", ".join(f"{counts.get(each, 0)} {each}" for each in ("pass", "fail", "not applicable"))
+        said = ", ".join(f"{counts.get(each, 0)} {each}" for each in ("pass", "fail", "undecided", "not applicable"))
         found.append(_listing(f"Identities checked on this network{of}", f"{said}.", identities, _IDENTITY))
     return [*found, *_ledger(run, of)]
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fisher_cli.errors import FisherError, OutputError
-from fisher_cli.results import Estimate, Measurement, Status, Trace
+from fisher_cli.results import UNSETTLED_NOTE, Estimate, Measurement, Predictions, Status, Trace
 from fisher_cli.storage.formats import SCHEMA_VERSION, TOOL, is_newer
 from fisher_cli.storage.journal import journal_folder, read_records
 from fisher_cli.storage.readers import read_table, sheet_names
@@ -39,6 +40,7 @@ _TRACES = (
     *("trace_ratio", "trace_ratio_se"),
 )
 TOP = 10  # examples that a page shows
+_PREDICTIONS = ("loss", "loss_se", "accuracy", "accuracy_se", "entropy")
 _NEEDED = ("checkpoint", "order", "step", "loss", "trace_true", "trace_empirical", "phase", "status", "error")
 
 
@@ -51,7 +53,7 @@ class ReportedRun:
         main: a row per checkpoint, in order of training.
         sides: the tables found beside it, by their word (`layers`, `spectrum`, …); empty ones are left out.
         records: what `name.meta.json` and those of the side tables say, by the word; "" is the main table's.
-        measurements: the rows as far as words need them: names, status, step and traces.
+        measurements: the rows as far as words need them: names, status, step, notes, predictions and traces.
         damage: sentences about files that are not as they were written.
         pictures: of examples by their index, as `data:` addresses, where a page shall show them.
     """
@@ -72,6 +74,16 @@ class ReportedRun:
     def column(self, name: str) -> list[float]:
         """A numeric column of the main table, one number per row; NaN where it is empty or not there."""
         return numbers(self.main, name)
+
+    @cached_property
+    def doubted(self) -> list[bool]:
+        """Whether each row is one whose numbers are doubted: drawn hollow, and in no sentence and no axis' range."""
+        return [bool(each.doubt) for each in self.measurements]
+
+    def counted(self, name: str) -> list[float]:
+        """A numeric column of the main table; NaN where it is empty or not there, and in rows that are doubted."""
+        both = zip(self.column(name), self.doubted, strict=True)
+        return [math.nan if is_doubted else value for value, is_doubted in both]
 
     def rows(self, word: str, order: int) -> "pd.DataFrame | None":
         """The rows of one checkpoint in a side table.
@@ -94,6 +106,13 @@ class ReportedRun:
         """Each row's step if known, else the checkpoint's name."""
         return [one_line(each.checkpoint) if each.step is None else f"step {each.step}" for each in self.measurements]
 
+    @property
+    def command(self) -> list[str]:
+        """The words that made the main table, `fisher` first; none where it was made from Python."""
+        run = self.record.get("run")
+        words = run.get("command") if isinstance(run, dict) else None
+        return ["fisher", *map(str, words[1:])] if isinstance(words, list) and len(words) > 1 else []
+
     def commands(self) -> Iterator[str]:
         """The commands that made the report and its side tables, as they can be typed.
 
@@ -107,17 +126,17 @@ class ReportedRun:
                 yield one_line(shlex.join(["fisher", *map(str, command[1:])]))
 
     def warnings(self) -> list[str]:
-        """What a reader must know first: damage, rows without numbers, remarks on checkpoints."""
+        """What a reader must know of rows: which have no numbers, then remarks, those first that raise a doubt."""
         said: dict[str, list[str]] = {}
         for status, place, error in zip(self.main["status"], self.places, self.main["error"], strict=True):
             if isinstance(status, str) and status != Status.OK.value:
                 text = f"{status}: {one_line(error)}" if isinstance(error, str) else str(status)
                 said.setdefault(text, []).append(place)
-        checkpoints = self.record.get("checkpoints")
-        for place, each in zip(self.places, checkpoints if isinstance(checkpoints, list) else [], strict=False):
-            for note in each.get("notes", ()) if isinstance(each, dict) else ():
-                said.setdefault(one_line(str(note)), []).append(place)
-        return [*self.damage, *(f"{_some(places)}: {text}" for text, places in said.items())]
+        for place, each in zip(self.places, self.measurements, strict=True):
+            for note in each.notes:
+                said.setdefault(note, []).append(place)
+        ordered = sorted(said.items(), key=lambda each: not each[0].startswith(UNSETTLED_NOTE))  # stable
+        return [f"{_some(places)}: {text}" for text, places in ordered]
 
 
 def read_run(path: Path) -> ReportedRun:
@@ -152,7 +171,7 @@ def read_run(path: Path) -> ReportedRun:
         main,
         {word: table for word, table in sides.items() if len(table)},
         records,
-        _measurements(main, path),
+        _measurements(main, path, records.get("", {})),
         tuple(_damage(path, records.get("", {}), [path, *dict.fromkeys(side for side, _ in found.values())])),
     )
 
@@ -230,19 +249,30 @@ def _damage(path: Path, record: Mapping[str, Any], files: Sequence[Path]) -> Ite
             yield f"{one_line(file.name)} is not as it was written: run `fisher check {shlex.quote(path.name)}`"
 
 
-def _measurements(main: "pd.DataFrame", path: Path) -> tuple[Measurement, ...]:
+def _measurements(main: "pd.DataFrame", path: Path, record: Mapping[str, Any]) -> tuple[Measurement, ...]:
     """The rows as measurements, as far as words need them.
 
     The terms of the trace's mean, which pair the checkpoints with each other, come from the journal where it has the
     same row; without it, differences count as if each checkpoint had seen other examples.
     """
     traces = _traces(path)
-    columns = {name: numbers(main, name) for name in ("step", *_TRACES)}
+    columns = {name: numbers(main, name) for name in ("step", "examples", "classes", *_PREDICTIONS, *_TRACES)}
+    said = _said(record)
     found = []
     for i, name in enumerate(main["checkpoint"].tolist()):
         value = {key: each[i] for key, each in columns.items()}
-        step = None if math.isnan(value["step"]) else int(value["step"])
-        measurement = Measurement(checkpoint=str(name), status=_status(main["status"][i]), step=step)
+        measurement = Measurement(
+            checkpoint=str(name),
+            status=_status(main["status"][i]),
+            step=_whole(value["step"]),
+            examples=_whole(value["examples"]),
+            classes=_whole(value["classes"]),
+            **said.get(str(name), {}),
+        )
+        if not math.isnan(value["loss"]):
+            accuracy = None if math.isnan(value["accuracy"]) else _estimate(value, "accuracy")
+            predictions = Predictions(_estimate(value, "loss"), accuracy, Estimate(value["entropy"]))
+            measurement = replace(measurement, predictions=predictions)
         if not math.isnan(value["trace_true"]):
             ratio = None if math.isnan(value["trace_ratio"]) else _estimate(value, "trace_ratio")
             true, empirical = _estimate(value, "trace_true"), _estimate(value, "trace_empirical")
@@ -251,6 +281,23 @@ def _measurements(main: "pd.DataFrame", path: Path) -> tuple[Measurement, ...]:
             measurement = replace(measurement, trace=trace)
         found.append(measurement)
     return tuple(found)
+
+
+def _said(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the record says of each checkpoint, by its name: the remarks, and the distribution of its outputs."""
+    checkpoints = record.get("checkpoints")
+    return {
+        str(each.get("checkpoint")): {
+            "notes": tuple(one_line(str(note)) for note in each.get("notes", ())),
+            "likelihood": re.split("[: ]", str(each.get("likelihood") or ""))[0] or None,
+        }
+        for each in (checkpoints if isinstance(checkpoints, list) else [])
+        if isinstance(each, dict)
+    }
+
+
+def _whole(value: float) -> int | None:
+    return int(value) if math.isfinite(value) else None
 
 
 def _status(cell: object) -> Status:

@@ -38,13 +38,16 @@ _SHORTER = {"ratio": "ratio_value", "empirical": "empirical_value"}
 _MISSED = frozenset({"accuracy", "loss", "eig_true", "ratio_value", "step", "empirical_value"})
 
 
-def render_summary(measurements: Sequence[Measurement], width: int, data: str | None = None) -> Group:
+def render_summary(
+    measurements: Sequence[Measurement], width: int, data: str | None = None, command: Sequence[str] = ()
+) -> Group:
     """The whole summary: title, table, problems and notes, then in words what the run shows.
 
     Args:
         measurements: in order of training.
         width: columns of the terminal; no line is longer, unless the width is below some 40.
         data: the dataset's name for the title.
+        command: the words that made the run, `fisher` first; empty where it was made from Python.
 
     Returns:
         Something that rich can print.
@@ -66,7 +69,7 @@ def render_summary(measurements: Sequence[Measurement], width: int, data: str | 
     parts += _curve(measurements, width)
     for sentence in (*accuracy_note(measurements), layer_shares(measurements), *asides(measurements)):
         parts += wrapped(sentence, width) if sentence else []
-    return Group(*parts, Text(""), *closing_lines(of_run(measurements), width))
+    return Group(*parts, Text(""), *closing_lines(of_run(measurements, command), width))
 
 
 def _legend(keys: Sequence[str], columns: dict[str, TextColumn]) -> str:
@@ -115,10 +118,10 @@ def _columns(measurements: Sequence[Measurement]) -> dict[str, TextColumn]:
         ),
         "snr": ("SNR", _plain([each.signal_to_noise if each else None for each in gradients])),
         "layer": ("largest layer", [_largest_layer(each) for each in measurements]),
-        "status": ("status", [each.status.value for each in measurements]),
+        "status": ("status", [_status(each) for each in measurements]),
         "bar": ("", [" " * _SHORTEST_BAR if each else "" for each in true]),
     }
-    if all(each.status is Status.OK for each in measurements):
+    if all(each.status is Status.OK and not each.doubt for each in measurements):
         del texts["status"]
     if any(each.step is not None for each in measurements):
         del texts["epoch"]
@@ -128,6 +131,12 @@ def _columns(measurements: Sequence[Measurement]) -> dict[str, TextColumn]:
         for key, (heading, cells) in texts.items()
     }
     return {key: column for key, column in columns.items() if any(column.cells)}
+
+
+def _status(measurement: Measurement) -> str:
+    """How the row ended; `doubtful` where it did well and no sentence counts it."""
+    is_doubtful = measurement.status is Status.OK and measurement.doubt
+    return "doubtful" if is_doubtful else measurement.status.value
 
 
 def _with_errors(estimates: Sequence[Estimate | None]) -> list[str]:
@@ -179,23 +188,28 @@ def _table(columns: dict[str, TextColumn], measurements: Sequence[Measurement], 
     widths = {key: column.width for key, column in columns.items()} | {"checkpoint": longer_name}
     widths |= {"bar": bar_width} if "bar" in columns else {}
     table = empty_table(columns, widths)
-    traces = [finite(each.trace.true.value) if each.trace else None for each in measurements]
+    traces = _counted(measurements)
     top = max((each for each in traces if each is not None), default=0.0)
     for i, measurement in enumerate(measurements):
         fraction = (traces[i] or 0.0) / top if top > 0 else 0.0
         special = {
             "checkpoint": Text(shorten(columns["checkpoint"].cells[i], longer_name)),
             "true": Text(columns["true"].cells[i], "bold") if "true" in columns else Text(""),
-            "status": Text(measurement.status.value, STATUS_STYLES[measurement.status]),
+            "status": Text(_status(measurement), "yellow" if measurement.doubt else STATUS_STYLES[measurement.status]),
             "bar": Text(bar(fraction, bar_width), "bright_cyan" if fraction == 1.0 else "cyan"),
         }
         table.add_row(*(special.get(key) or Text(column.cells[i]) for key, column in columns.items()))
     return table
 
 
+def _counted(measurements: Sequence[Measurement]) -> list[float | None]:
+    """The true trace of each row that is not doubted."""
+    return [finite(each.trace.true.value) if each.trace and not each.doubt else None for each in measurements]
+
+
 def _curve(measurements: Sequence[Measurement], width: int) -> list[Text]:
     """The run's true trace as a sparkline with its scale; nothing for a single checkpoint."""
-    values = [finite(each.trace.true.value) if each.trace else None for each in measurements]
+    values = _counted(measurements)
     known = [value for value in values if value is not None]
     if len(known) < 2:
         return []

@@ -1,8 +1,9 @@
 """What a run as a whole says, in plain words: its shape, and where in the network the information is."""
 
+import shlex
 from collections.abc import Sequence
 
-from fisher_cli.reports.layout import shorten
+from fisher_cli.reports.layout import place, shorten
 from fisher_cli.reports.numbers import finite, number_text, number_texts, unbroken
 from fisher_cli.results import UNSETTLED_NOTE, Measurement
 from fisher_cli.tables.trajectory import Shape, Trajectory, trajectory_of
@@ -15,26 +16,62 @@ _LAYERS, _NAME = 3, 24
 def verdict(measurements: Sequence[Measurement]) -> str:
     """Whether the true trace shows a bell, where it is largest, and the empirical Fisher's part of it at the end.
 
-    Nothing is claimed that the differences between the checkpoints do not carry.
+    Nothing is claimed that the differences between the checkpoints do not carry. Rows that are doubted have no part in
+    it; `left_out_rows` names them.
 
     Returns:
         A sentence; numbers hold no-break spaces, so that wrapping keeps them whole.
     """
     found = trajectory_of(measurements)
     if found is None:
-        return "No checkpoint gave a trace."
-    said = f"{_Words(measurements, found).shape()}{_empirical(measurements, found)}."
-    return f"{said}{_caution(measurements, found)}"
+        return _nothing(measurements)
+    return f"{_Words(measurements, found).shape()}{_empirical(measurements, found)}."
 
 
 def trace_sentence(measurements: Sequence[Measurement]) -> str:
     """What `verdict` says of the true trace alone."""
     found = trajectory_of(measurements)
-    return "No checkpoint gave a trace." if found is None else f"{_Words(measurements, found).shape(whole=False)}."
+    return _nothing(measurements) if found is None else f"{_Words(measurements, found).shape(whole=False)}."
+
+
+def left_out_rows(measurements: Sequence[Measurement], command: Sequence[str] = ()) -> list[str]:
+    """Which rows the sentences about the run leave out, why, and the command that would count them.
+
+    Args:
+        measurements: in order of training.
+        command: the words that made them, `fisher` first; empty where they were made from Python.
+
+    Returns:
+        Sentences, none where no row with a trace is doubted.
+    """
+    doubted = [each for each in measurements if each.trace is not None and each.doubt]
+    said = []
+    for doubt in dict.fromkeys(each.doubt for each in doubted):
+        names = [place(each) for each in doubted if each.doubt == doubt]
+        if len(names) > 4:
+            names = [*names[:2], f"{len(names) - 3} more", names[-1]]
+        one = len(names) == 1
+        where = names[0] if one else f"{', '.join(names[:-1])} and {names[-1]}"
+        why = (
+            f"{'its' if one else 'their'} {doubt}"
+            if doubt == UNSETTLED_NOTE
+            else f"{'it is' if one else 'they are'} {doubt}"
+        )
+        said.append(f"Left out of this: {where}; {why}.")
+        if doubt == UNSETTLED_NOTE:
+            how = shlex.join(["fisher", *command[1:], "--recalibrate-bn"]) if command else "recalibrate_bn=True"
+            said.append(f"To count {'it' if one else 'them'}: {how}")
+    return said
+
+
+def _nothing(measurements: Sequence[Measurement]) -> str:
+    if any(each.trace and each.doubt for each in measurements):
+        return "Nothing can be said about the training: every row with a trace is doubtful."
+    return "No checkpoint gave a trace."
 
 
 def asides(measurements: Sequence[Measurement]) -> list[str]:
-    """What `trace_sentence` leaves out: rows as high as the peak, detours of the run, whether to build on it.
+    """What `trace_sentence` leaves out: rows as high as the peak, and detours of the run.
 
     Returns:
         Sentences, none where there is nothing to add.
@@ -43,8 +80,7 @@ def asides(measurements: Sequence[Measurement]) -> list[str]:
     if found is None:
         return []
     words = _Words(measurements, found)
-    said = [words.alike(), words.detours(), _caution(measurements, found).strip()]
-    return [text for text in said if text]
+    return [text for text in (words.alike(), words.detours()) if text]
 
 
 class _Words:
@@ -65,10 +101,10 @@ class _Words:
         return self._texts[index]
 
     def place(self, index: int) -> str:
-        """Where a row is: the last or the first of those that have a trace, else the step, else the name."""
-        if index == self.found.last:
-            return _last(self.measurements, self.found)
-        return "the first checkpoint" if index == self.found.first else f"{self._step(index)}"
+        """Where a row is: the last or the first checkpoint, else the step, else the name."""
+        if index == len(self.measurements) - 1:
+            return "the last checkpoint"
+        return self._step(index) if index else "the first checkpoint"
 
     def remaining(self) -> str:
         """The last value over the largest."""
@@ -82,6 +118,8 @@ class _Words:
         rivals, detours = (self._rivals(), self._detours()) if whole else ("", "")
         if found.first == found.last:
             return f"The true trace is {peak}"
+        if len({each.trace.true.value for each in self._counted() if each.trace}) == 1:
+            return f"The true trace is {peak} at every checkpoint"
         if found.shape is Shape.BELL:
             kind = self._bell()
             return (
@@ -89,7 +127,8 @@ class _Words:
                 f"of it at {self.place(found.last)}: {kind}{detours}"
             )
         if found.shape is Shape.RISING:
-            return f"The true trace is still rising at {at} ({peak}), from {first} at the first: no bell here"
+            start = self.place(found.first)
+            return f"The true trace is still rising at {at} ({peak}), from {first} at {start}: no bell here"
         if found.shape is Shape.RISEN and found.peak == found.last:
             return f"The true trace rises from {first} to {peak} at {at}{rivals}: no bell here"
         if found.shape is Shape.RISEN:
@@ -98,7 +137,7 @@ class _Words:
                 f"{self.place(found.last)} ({last}): no bell here"
             )
         if found.shape is Shape.FALLING:
-            above = "" if found.peak == found.first else f", not clearly above the first checkpoint ({first}),"
+            above = "" if found.peak == found.first else f", not clearly above {self.place(found.first)} ({first}),"
             return (
                 f"The true trace is largest at {at} ({peak}){above} and falls to {self.remaining()} of it at "
                 f"{self.place(found.last)}: no rise here{detours}"
@@ -106,6 +145,10 @@ class _Words:
         ends = [i for i in (found.first, found.last) if i != found.peak]
         others = " and ".join(f"{self.place(i)} ({self.value(i)})" for i in ends)
         return f"The true trace shows no clear rise or fall: largest at {at} ({peak}), beside {others}"
+
+    def _counted(self) -> list[Measurement]:
+        """The rows that the sentence is about."""
+        return [each for each, value in zip(self.measurements, self.found.fit, strict=True) if value is not None]
 
     def alike(self) -> str:
         """That other rows may be as high as the peak, "" if none may."""
@@ -123,7 +166,7 @@ class _Words:
         return "a skewed bell" if self.found.is_skewed else "a bell"
 
     def _step(self, index: int) -> str:
-        return _step(self.measurements, index)
+        return place(self.measurements[index])
 
     def _rivals(self) -> str:
         """The rows that cannot be told from the peak, "" if there is none but itself."""
@@ -148,28 +191,6 @@ class _Words:
                     f"a {how} from {self.value(one)} at {self._step(one)} to {self.value(other)} at {self._step(other)}"
                 )
         return f", but with {' and '.join(words)}" if words else ""
-
-
-def _caution(measurements: Sequence[Measurement], found: Trajectory) -> str:
-    """That batch norms were not settled where the sentence looks, "" if they were."""
-    places = list(dict.fromkeys((found.first, found.peak, found.last)))
-    names = [
-        _step(measurements, i) for i in places if any(note.startswith(UNSETTLED_NOTE) for note in measurements[i].notes)
-    ]
-    if not names:
-        return ""
-    return f" Do not build on {' and '.join(names)}: {UNSETTLED_NOTE} settled there."
-
-
-def _step(measurements: Sequence[Measurement], index: int) -> str:
-    """The step if known, else the name."""
-    measurement = measurements[index]
-    return one_line(measurement.checkpoint) if measurement.step is None else f"step {measurement.step}"
-
-
-def _last(measurements: Sequence[Measurement], found: Trajectory) -> str:
-    is_last = found.last == len(measurements) - 1
-    return "the last checkpoint" if is_last else "the last checkpoint with a trace"
 
 
 def _empirical(measurements: Sequence[Measurement], found: Trajectory) -> str:

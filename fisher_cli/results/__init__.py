@@ -24,11 +24,13 @@ from fisher_cli.results.examples import (
 from fisher_cli.results.forecasts import Forecast, Refusal
 from fisher_cli.results.identities import ExpansionStep, Identity, Outcome, Verification
 from fisher_cli.results.movement import UNSETTLED_NOTE, CheckpointComparison, LayerStep, Movement
-from fisher_cli.results.rows import Inspection, Measurement, Status, WeightsKind
+from fisher_cli.results.rows import HIGH_LOSS, INITIAL_LOSS, Inspection, Measurement, Status, WeightsKind
 from fisher_cli.results.spectra import Density, Eigenvalues, SpectralAxis, Spectrum
 from fisher_cli.results.traces import Estimate, FilterMeans, Gradient, LayerTrace, Predictions, Trace
 
 __all__ = [
+    "HIGH_LOSS",
+    "INITIAL_LOSS",
     "UNSETTLED_NOTE",
     "AgainstNull",
     "Check",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fisher_cli.results.traces import Estimate
 
 # How a note begins that says so of a row's batch norms.
-UNSETTLED_NOTE = "batch-norm statistics are not"
+UNSETTLED_NOTE = "batch-norm statistics are not yet settled"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

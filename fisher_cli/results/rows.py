@@ -1,5 +1,6 @@
 """What is known about one checkpoint: a row of a report."""
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -7,9 +8,16 @@ from fisher_cli.results.comparisons import Comparison
 from fisher_cli.results.coverage import Check, Ledger, Rounding
 from fisher_cli.results.examples import ExampleSummary, PerExample
 from fisher_cli.results.identities import Verification
-from fisher_cli.results.movement import Movement
+from fisher_cli.results.movement import UNSETTLED_NOTE, Movement
 from fisher_cli.results.spectra import Eigenvalues, Spectrum
 from fisher_cli.results.traces import FilterMeans, Gradient, Predictions, Trace
+
+# How many standard errors above guessing an accuracy must be to count.
+CLEAR = 3.0
+# How far above ln C, in parts of it, the loss of initial weights may be.
+INITIAL_LOSS = 0.25
+# The doubt about a row that has learned nothing, and is sure of it.
+HIGH_LOSS = "no better than guessing, at a loss above that of guessing"
 
 
 class Status(StrEnum):
@@ -142,6 +150,37 @@ class Measurement:
     task2vec: tuple[FilterMeans, ...] = ()
     movement_notes: tuple[str, ...] = ()
     rounding: Rounding | None = None
+
+    @property
+    def guessing_loss(self) -> float | None:
+        """ln C, the loss in nats of equal probabilities for all classes; None where the outputs are no classes."""
+        is_classifier = self.likelihood in {None, "softmax"} and self.classes is not None and self.classes > 1
+        return math.log(self.classes) if is_classifier and self.classes is not None else None
+
+    @property
+    def is_better_than_guessing(self) -> bool | None:
+        """Whether the accuracy exceeds 1/C by three of the standard errors √(C − 1)/(C√N) that guessing has.
+
+        The sample's own error would be zero where no example is right. None where no accuracy is known.
+        """
+        accuracy = self.predictions.accuracy if self.predictions else None
+        if accuracy is None or not math.isfinite(accuracy.value) or self.guessing_loss is None or not self.examples:
+            return None
+        chance = math.exp(-self.guessing_loss)
+        return accuracy.value > chance + CLEAR * math.sqrt(chance * (1 - chance) / self.examples)
+
+    @property
+    def doubt(self) -> str:
+        """Why the numbers of the row are not those of a trained network as it was trained, "" if nothing says so.
+
+        Such a row stays in the tables; it enters no peak, phase or sentence about the run.
+        """
+        if any(note.startswith(UNSETTLED_NOTE) for note in self.notes):
+            return UNSETTLED_NOTE
+        loss = self.predictions.loss.value if self.predictions else math.nan
+        if self.is_better_than_guessing is False and self.guessing_loss is not None:
+            return HIGH_LOSS if loss > (1 + INITIAL_LOSS) * self.guessing_loss else ""
+        return ""
 
     @property
     def true_spectrum(self) -> Spectrum | None:

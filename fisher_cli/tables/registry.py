@@ -228,7 +228,11 @@ MAIN: Final = Table(
             "movement.kl_quadratic.value",
         ),
         real("path_length", "√nats", "√(ΔᵀFΔ) summed over the steps so far", "sequence.path_length"),
-        text("phase", "low early, rising, high (fitting or memorising), falling, or low, converged", "sequence.phase"),
+        text(
+            "phase",
+            "low early, rising, high (fitting or memorising), falling, low, or low, converged",
+            "sequence.phase",
+        ),
         text("status", _STATUS),
         text("error", _ERROR),
         # The eigenvalues stand here, where files of earlier versions end.
@@ -255,6 +259,7 @@ MAIN: Final = Table(
             "gradient.noise_scale.value",
         ),
         real("noise_scale_se", "examples", "standard error of noise_scale", "gradient.noise_scale.standard_error"),
+        text("doubt", "why the row enters no peak, phase or sentence about the run; empty if it does"),
     ),
 )
 

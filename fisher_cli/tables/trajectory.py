@@ -20,9 +20,12 @@ from fisher_cli.results import Measurement
 CLEAR = 3.0
 # A rise or a fall by less than this share of the peak is no phase, however clear it is.
 MATERIAL = 0.1
+# The loss of a converged network is at most this share of that of guessing: McFadden's pseudo-R² 1 − ℓ/ℓ₀ is at least
+# 0.9 (McFadden 1974, Conditional logit analysis of qualitative choice behavior, section 3).
+CONVERGED = 0.1
 # Where `low early` ends and `high` begins on the way up, as shares of the way from the first value to the peak …
 RISING_FROM, RISING_TO = 0.25, 0.75
-# … and where `high` ends and `low, converged` begins on the way down, as shares of the peak itself: what a row is
+# … and where `high` ends and `low` begins on the way down, as shares of the peak itself: what a row is
 # called must not depend on when the run was stopped.
 FALLING_FROM, FALLING_TO = 0.75, 0.5
 
@@ -37,7 +40,8 @@ class Phase(StrEnum):
     RISING = "rising"
     HIGH = "high"
     FALLING = "falling"
-    LOW_LATE = "low, converged"
+    LOW = "low"
+    CONVERGED = "low, converged"
 
 
 class Shape(StrEnum):
@@ -60,6 +64,7 @@ class Point:
         terms: one per example, whose mean it is, which pair it with the others; () where they are not known.
         position: where it stands, such as the training step; None if that is not known.
         hidden: a part of the error that the spread of the terms does not show.
+        loss: the network's loss over that of guessing; None if it is not known.
     """
 
     value: float
@@ -67,6 +72,7 @@ class Point:
     terms: tuple[float, ...] = ()
     position: float | None = None
     hidden: float = 0.0
+    loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,10 @@ def trajectory(points: Sequence[Point | None]) -> Trajectory | None:
 
     Phases are read off the fit f and its height f_m, not off the noisy values. Before m, in a run that rises: `low
     early` up to a quarter of the way from f_first to f_m, `rising` up to three quarters, then `high`; in one that does
-    not rise: `high`. From m on: `high` down to three quarters of f_m, `falling` to one half, then `low, converged`.
+    not rise: `high`. From m on: `high` down to three quarters of f_m, then `falling`. Below one
+    half of f_m those values are `low, converged` from which on every loss is at most a tenth of that of guessing. Of
+    the others there those are `low` that the last is no further below than a tenth of f_m, where that is not the last
+    alone: a fall that has not ended is `falling`.
     A level run has no phases, nor has a place without a value.
     """
     known = [(i, point) for i, point in enumerate(points) if point is not None and math.isfinite(point.value)]
@@ -143,7 +152,7 @@ def trajectory(points: Sequence[Point | None]) -> Trajectory | None:
     fit, mode = unimodal([point.value for point in present], _weights(present), rivals)
     rises, falls = _is_material(present[mode], first, peak), _is_material(present[mode], last, peak)
     shape = _shape(rises, falls, is_last=peak is last and is_clear(last, present[max(0, len(present) - 2)]))
-    phases = [None] * len(fit) if shape is Shape.LEVEL else _phases(fit, mode, rises=rises)
+    phases = [None] * len(fit) if shape is Shape.LEVEL else _phases(present, fit, mode, rises=rises)
 
     fits, names = dict(zip(places, fit, strict=True)), dict(zip(places, phases, strict=True))
     return Trajectory(
@@ -172,8 +181,11 @@ def _is_material(larger: Point, smaller: Point, peak: Point) -> bool:
     return larger.value - smaller.value >= MATERIAL * abs(peak.value) and is_clear(larger, smaller)
 
 
-def _phases(fit: Sequence[float], mode: int, *, rises: bool) -> list[Phase | None]:
-    first, top = fit[0], fit[mode]
+def _phases(points: Sequence[Point], fit: Sequence[float], mode: int, *, rises: bool) -> list[Phase | None]:
+    first, top, last = fit[0], fit[mode], len(fit) - 1
+    unfitted = [i for i, point in enumerate(points) if point.loss is None or not point.loss <= CONVERGED]
+    converged = max(unfitted, default=-1) + 1
+    level = next(i for i in range(mode, len(fit)) if fit[i] - fit[last] <= MATERIAL * abs(top))
     found: list[Phase | None] = []
     for i, value in enumerate(fit):
         if i < mode:
@@ -181,7 +193,10 @@ def _phases(fit: Sequence[float], mode: int, *, rises: bool) -> list[Phase | Non
             low = Phase.LOW_EARLY if climbed <= RISING_FROM else Phase.RISING
             found.append(Phase.HIGH if climbed >= RISING_TO else low)
         else:
-            low = Phase.LOW_LATE if value <= FALLING_TO * top else Phase.FALLING
+            low = Phase.FALLING
+            if value <= FALLING_TO * top:
+                has_ended = level <= i and level < last
+                low = Phase.CONVERGED if i >= converged else Phase.LOW if has_ended else low
             found.append(Phase.HIGH if value >= FALLING_FROM * top else low)
     return found
 
@@ -324,23 +339,26 @@ def _pooled(one: _Pool, other: _Pool) -> _Pool:
 
 
 def trajectory_of(measurements: Sequence[Measurement]) -> Trajectory | None:
-    """The trajectory of the true trace over a run; None where no row has one.
+    """The trajectory of the true trace over a run; None where no row has one that counts.
 
     Args:
-        measurements: in order of training; their steps are the positions.
+        measurements: in order of training; their steps are the positions. Rows that are doubted are places without a
+            value.
     """
     return trajectory([_point(each) for each in measurements])
 
 
 def _point(measurement: Measurement) -> Point | None:
-    if measurement.trace is None:
+    if measurement.trace is None or measurement.doubt:
         return None
     true = measurement.trace.true
     known = true.standard_error is not None and true.estimator_error is not None
     error = math.hypot(true.standard_error or 0.0, true.estimator_error or 0.0) if known else None
     trace = measurement.trace
     terms = () if trace.hidden_error is None else trace.per_example_true
-    return Point(true.value, error, terms, measurement.step, trace.hidden_error or 0.0)
+    loss = measurement.predictions.loss.value if measurement.predictions else None
+    share = loss / guessing if loss is not None and (guessing := measurement.guessing_loss) else None
+    return Point(true.value, error, terms, measurement.step, trace.hidden_error or 0.0, share)
 
 
 class PathLength:

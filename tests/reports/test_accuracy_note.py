@@ -42,10 +42,17 @@ def test_accuracy_stands_beside_chance() -> None:
 def test_who_is_told_that_a_choice_may_be_wrong(
     accuracy: float, loss: float, classes: int, examples: int, is_doubtful: bool
 ) -> None:
-    said = accuracy_note([row(accuracy, loss, classes, examples)])
-    assert len(said) == 1 + is_doubtful
-    if is_doubtful:
-        assert "loss that an untrained network does not have: step 7. A choice that weights do not show" in said[1]
+    said = " ".join(accuracy_note([row(accuracy, loss, classes, examples)]))
+    words = "loss that an untrained network does not have: step 7. A choice that weights do not show"
+    assert (words in said) == is_doubtful
+
+
+def test_a_loss_above_that_of_guessing_is_named_also_where_the_accuracy_is_not() -> None:
+    said = accuracy_note([row(0.24, 10.5), row(0.3, 2.0, step=9)])
+    assert said[1:] == [
+        "The loss is above that of guessing, ln 10 = 2.3 nats, while the accuracy is better: step 7. Wrong answers "
+        "are given with great confidence."
+    ]
 
 
 def test_it_stands_in_the_summary_and_only_the_doubtful_rows_are_named() -> None:

@@ -166,7 +166,7 @@ def test_several_runs_are_drawn_together(tmp_path: Path) -> None:
     assert "noisy: empirical" in page.text
     shares = [read_table(run_path)["share"].tolist() for run_path in tmp_path.glob("*.layers.csv")]
     assert sorted(page.cells["layers"]) == sorted(repr(value) for each in shares for value in each)
-    assert page.text.count("carries most of the true trace") == 2
+    assert page.text.count("share of the true trace") + page.text.count("most of the true trace") == 2
 
 
 def test_several_runs_show_their_last_spectra_in_one_chart(report: Path, tmp_path: Path) -> None:

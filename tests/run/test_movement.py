@@ -17,7 +17,7 @@ from fisher_cli import analyze
 from fisher_cli.curvature.kl import divergence as moving
 from fisher_cli.curvature.problem.problem import TensorData, pose
 from fisher_cli.inputs.networks.digits_networks import digits_cnn
-from fisher_cli.reports.trend import verdict
+from fisher_cli.reports.trend import left_out_rows, verdict
 from fisher_cli.results import Movement, Status
 from fisher_cli.run.measurement import MeasurementContext, measure
 from fisher_cli.run.preparation import run_of_files
@@ -172,11 +172,12 @@ def test_what_batch_norm_statistics_move_is_said_apart() -> None:
 def test_recalibration_is_asked_for_and_recorded() -> None:
     modules, data = with_batch_norm()
     plain = analyze(copy.deepcopy(modules), data, eigenvalues=0)
-    assert all("are not those of the data" in " ".join(each.notes) for each in plain.measurements)
+    assert all("see other data than in training" in " ".join(each.notes) for each in plain.measurements)
+    assert not any(each.doubt for each in plain.measurements)
     analysis = analyze(copy.deepcopy(modules), data, eigenvalues=0, recalibrate_bn=True)
     said = "batch-norm statistics of 1 layer were recomputed on the 30 examples, as of one batch"
     assert all(said in each.notes for each in analysis.measurements)
-    assert not any("are not" in note for each in analysis.measurements for note in each.notes)
+    assert not any("other data" in note for each in analysis.measurements for note in each.notes)
     record = analysis.stable_metadata()
     assert record["settings"]["recalibrate_bn"] is True
     assert said in record["checkpoints"][0]["notes"]
@@ -198,8 +199,12 @@ def test_early_batch_norms_of_the_sample_run_are_named() -> None:
     assert "not yet settled: 3 of 3 layers, most in 7, whose" in notes[0]
     assert "after no batch the initial values still weigh 100%" in notes[0]
     assert "after 5 batches the initial values still weigh 59%" in notes[1]
-    assert not any("are not" in note for note in notes[2:])
-    assert "Do not build on step 0: batch-norm statistics are not settled there." in verdict(analysis.measurements)
+    assert [bool(each.doubt) for each in analysis.measurements] == [True, True, False]
+    assert "other data" not in notes[2]
+    assert verdict(analysis.measurements).startswith("The true trace is ")
+    assert left_out_rows(analysis.measurements)[0] == (
+        "Left out of this: step 0 and step 5; their batch-norm statistics are not yet settled."
+    )
     network = digits_cnn()
     network.load_state_dict(torch.load(files[0], weights_only=True)["state_dict"])
     assert float(network[7].running_var.sum()) == 32  # nothing was written into it by the analysis of the file

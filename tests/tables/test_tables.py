@@ -228,7 +228,9 @@ def test_damaged_pages_of_a_parquet_file_are_noticed(tmp_path: Path) -> None:
     good = to_parquet(expected, {})
     group = pq.ParquetFile(io.BytesIO(good)).metadata.row_group(0)
     chunks = [group.column(i) for i in range(group.num_columns)]
-    end_of_pages = max(chunk.data_page_offset + chunk.total_compressed_size for chunk in chunks)
+    end_of_pages = max(
+        (chunk.dictionary_page_offset or chunk.data_page_offset) + chunk.total_compressed_size for chunk in chunks
+    )
     path, draw = tmp_path / "t.parquet", random.Random(0)
     noticed = wrong_without_checksums = 0
     for _ in range(300):

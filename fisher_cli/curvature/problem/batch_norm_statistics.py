@@ -196,7 +196,7 @@ def remark(found: tuple[StatisticsDiscrepancy, ...], examples: int) -> str:
     off = [each for each in found if not each.nats <= (0.5 if _is_new(each) else 1) * UNSETTLED + CHANCE / examples]
     if not off:
         return ""
-    worst = max(off, key=lambda each: each.nats)
+    worst = max([each for each in off if _is_new(each)] or off, key=lambda each: each.nats)
     how = (
         f"{len(off)} of {len(found)} layers, most in {worst.layer}, whose inputs have {worst.scale:.2g} times the "
         f"running standard deviation and a mean {worst.shift:.2g} of it away"
@@ -204,12 +204,13 @@ def remark(found: tuple[StatisticsDiscrepancy, ...], examples: int) -> str:
     if _is_new(worst):
         seen = "no batch" if not worst.batches else "1 batch" if worst.batches == 1 else f"{worst.batches} batches"
         return (
-            f"{UNSETTLED_NOTE} yet settled: {how}; after {seen} the initial values still weigh "
+            f"{UNSETTLED_NOTE}: {how}; after {seen} the initial values still weigh "
             f"{worst.initial_weight:.0%}; --recalibrate-bn recomputes them on the data"
         )
     return (
-        f"{UNSETTLED_NOTE} those of the data: {how}; they lag where weights move fast, as early in "
-        "training, else check --normalize; --recalibrate-bn recomputes them on the data"
+        f"batch norms see other data than in training: {how}; small differences are usual, large ones come from "
+        "another normalisation (check --normalize) or from weights that move fast; --recalibrate-bn recomputes the "
+        "statistics on the data"
     )
 
 

@@ -161,7 +161,7 @@ def test_recalibrated_statistics_are_settled() -> None:
 def test_data_that_are_normalised_otherwise_are_named_as_such() -> None:
     model, other = trained(80), data()
     text = remark(statistics_discrepancies(problem_of(model, TensorData(other.inputs * 4 + 2, other.labels))), 40)
-    assert text.startswith("batch-norm statistics are not those of the data: ")
+    assert text.startswith("batch norms see other data than in training: ")
     assert "check --normalize" in text
     assert "initial values" not in text
 
@@ -173,7 +173,7 @@ def test_a_checkpoint_without_the_counter_of_batches_is_not_called_new() -> None
             module.num_batches_tracked.zero_()
     found = statistics_discrepancies(problem_of(model))
     assert all(each.batches is None and each.initial_weight is None for each in found)
-    assert "are not those of the data" in remark(found, 40)
+    assert "see other data than in training" in remark(found, 40)
 
 
 def test_a_few_examples_are_not_taken_for_a_discrepancy() -> None:
