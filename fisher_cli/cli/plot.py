@@ -8,7 +8,7 @@ import typer
 
 from fisher_cli.cli import options
 from fisher_cli.cli.single_file import check_single, write_single
-from fisher_cli.errors import OutputError
+from fisher_cli.errors import OutputError, UsageError
 
 
 class Drawing(StrEnum):
@@ -20,6 +20,7 @@ class Drawing(StrEnum):
     EIGENVALUES = "eigenvalues"
     SPECTRUM = "spectrum"
     LAYERS = "layers"
+    TENSORS = "tensors"
     MOVEMENT = "movement"
     SNR = "snr"
 
@@ -35,6 +36,7 @@ class PaperWidth(StrEnum):
 _INCHES = {PaperWidth.ONE_COLUMN: 3.35, PaperWidth.TWO_COLUMNS: 6.9}
 _MISSING = {
     Drawing.LAYERS: "has no table of layers beside it: run `fisher analyze` with -o and without --no-layers",
+    Drawing.TENSORS: "has no table of layers beside it: run `fisher analyze` with -o and without --no-layers",
     Drawing.SPECTRUM: "has no spectrum beside it: run `fisher spectrum` with the same -o",
 }
 
@@ -59,6 +61,14 @@ def plot(
     width: Annotated[
         PaperWidth, typer.Option("--width", metavar="WIDTH", help="one-column or two-columns of a paper.")
     ] = PaperWidth.ONE_COLUMN,
+    log: Annotated[
+        bool | None,
+        typer.Option(
+            "--log/--linear",
+            help="The axis of traces, loss or snr. \\[default: --log where values span a factor of 20]",
+            show_default=False,
+        ),
+    ] = None,
     force: options.Force = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,  # noqa: ARG001 - acted upon by its callback
@@ -70,12 +80,15 @@ def plot(
     output = output or reports[0].with_suffix(f".{what}.svg")
     check_single(output, (".svg", ".pdf", ".png"), b"made by fisher plot", force=force)
 
-    from fisher_cli.reports.charts import draw
+    from fisher_cli.reports.charts import SCALED, draw
     from fisher_cli.reports.console import Console
     from fisher_cli.reports.drawing import picture
     from fisher_cli.reports.reported_run import read_run
 
-    chart = draw(what, [read_run(path) for path in reports], _INCHES[width])
+    if log is not None and what not in SCALED:
+        msg = f"--{'log' if log else 'linear'} is for --what {' or '.join(sorted(SCALED))}: leave it out"
+        raise UsageError(msg)
+    chart = draw(what, [read_run(path) for path in reports], _INCHES[width], is_logarithmic=log)
     if chart is None:
         msg = f"{reports[0]} {_MISSING.get(what, f'has no numbers for --what {what}')}"
         raise OutputError(msg)

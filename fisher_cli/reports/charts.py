@@ -3,9 +3,22 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from fisher_cli.reports.drawing import GREEN, GRID, INK, PAPER_TEXT, Chart, canvas, line, logarithmic, step_axis, style
+from fisher_cli.reports.drawing import (
+    GREEN,
+    GRID,
+    INK,
+    PAPER_TEXT,
+    Chart,
+    canvas,
+    legend_above,
+    line,
+    logarithmic,
+    step_axis,
+    style,
+    value_axis,
+)
 from fisher_cli.reports.layout import shorten
 from fisher_cli.reports.numbers import number_text, number_texts, unbroken
 from fisher_cli.reports.reported_run import ReportedRun, numbers
@@ -20,19 +33,25 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 5.0, 3.1
 Runs = Sequence[ReportedRun]
+Shares = Mapping[str, list[float]]
+# Rows of a map of shares that can still be read.
+MOST_ROWS: Final = 24
 
 
-def traces(runs: Runs, width: float = WIDTH) -> Chart | None:
+def traces(runs: Runs, width: float = WIDTH, is_logarithmic: bool | None = None) -> Chart | None:
     """tr F and tr F̂ along training, with bands of ± 2 standard errors; of one run the peak and the phases too."""
     figure, (axes,) = canvas(width, height(width))
     for i, (run, x) in enumerate(_along(axes, runs)):
         _traces_of(axes, run, x, i, len(runs))
-    top = axes.get_ylim()[1]
-    axes.set_ylim(bottom=0, top=top * (1.12 if len(runs) == 1 else 1.0))
-    axes.set_ylabel("trace (1/weight²)")
-    if len(runs) == 1:
+    true, empirical = ([v for run in runs for v in run.counted(name)] for name in ("trace_true", "trace_empirical"))
+    # The empirical trace may fall to nothing; it is the true one that has to be seen.
+    is_logarithmic = value_axis(axes, [*true, *empirical], is_logarithmic, lowest=true)
+    bottom, top = axes.get_ylim()
+    if len(runs) == 1:  # room for the words of the phases
+        axes.set_ylim(top=top * (top / bottom) ** 0.12 if is_logarithmic else top * 1.12)
         _mark_phases(axes, runs[0])
-    axes.legend(loc="best")
+    axes.set_ylabel(f"trace (1/weight²{', logarithmic' if is_logarithmic else ''})")
+    legend_above(axes)
     return Chart(
         "traces",
         _each(runs, _peak),
@@ -130,7 +149,7 @@ def ratio(runs: Runs, width: float = WIDTH) -> Chart | None:
     axes.set_ylim(bottom=0, top=min(axes.get_ylim()[1], highest))
     axes.set_ylabel("empirical trace / true trace")
     if len(runs) > 1 or math.isfinite(null[0]):
-        axes.legend(loc="best")
+        legend_above(axes)
     note = "Band: ± 2 standard errors. One is where labels follow the model."
     if 1 + 2 * max((each for each in null if math.isfinite(each)), default=0.0) > highest:
         note += " The band of labels drawn from the model goes beyond the axis."
@@ -150,7 +169,7 @@ def _ratio_said(run: ReportedRun) -> str:
     return f"the empirical trace is {first} of the true one at first and {last} at {run.places[known[-1]]}"
 
 
-def loss(runs: Runs, width: float = WIDTH) -> Chart | None:
+def loss(runs: Runs, width: float = WIDTH, is_logarithmic: bool | None = None) -> Chart | None:
     """Loss above, accuracy below, on one axis of steps."""
     has_accuracy = any(math.isfinite(value) for run in runs for value in run.column("accuracy"))
     figure, axes = canvas(width, height(width) * (1.25 if has_accuracy else 1.0), 2 if has_accuracy else 1)
@@ -158,11 +177,12 @@ def loss(runs: Runs, width: float = WIDTH) -> Chart | None:
     for each, name in zip(axes, names, strict=True):
         for i, (run, x) in enumerate(_along(each, runs)):
             line(each, x, run.column(name), run.column(f"{name}_se"), i, _short(run.name), hollow=run.doubted)
-        each.set_ylabel("loss (nats)" if name == "loss" else "accuracy")
-        each.set_ylim(bottom=0)
+        values = [value for run in runs for value in run.counted(name)]
+        is_wide = value_axis(each, values, is_logarithmic if name == "loss" else False)
+        each.set_ylabel(f"loss (nats{', logarithmic' if is_wide else ''})" if name == "loss" else "accuracy")
         each.label_outer()
     if len(runs) > 1:
-        axes[0].legend(loc="best")
+        legend_above(axes[0])
     shown = [each for name in names for each in (name, f"{name}_se")]
     note = "Bands: ± 2 standard errors. On the examples of this analysis, in evaluation mode."
     return Chart("loss", _each(runs, _loss_said), note, figure, *_columns(runs, *shown), heading="Loss and accuracy")
@@ -201,7 +221,7 @@ def eigenvalues(runs: Runs, width: float = WIDTH) -> Chart | None:
         line(axes, x, values, None, i if several else 1, f"{name}empirical, λ₁", dash=1, hollow=run.doubted)
     logarithmic(axes)
     axes.set_ylabel("eigenvalue (1/weight²)")
-    axes.legend(loc="best")
+    legend_above(axes)
     names = [f"eig_{which}_{k}" for k in range(1, count + 1) for which in ("true", "empirical")]
     note = "The paler, the smaller the eigenvalue. Residuals are in the report."
     return Chart(
@@ -249,7 +269,7 @@ def movement(runs: Runs, width: float = WIDTH) -> Chart | None:
             line(axes, x, values, None, i if several else k, f"{name}{label}", dash=k)
     logarithmic(axes)
     axes.set_ylabel("step from the row before (nats)")
-    axes.legend(loc="best")
+    legend_above(axes)
     names = ("kl_step", "kl_step_se", "kl_step_quadratic", "kl_step_quadratic_se", "path_length")
     note = "Where the lines part, the step is too long for the Fisher at its start to describe."
     return Chart(
@@ -273,7 +293,7 @@ def _movement_said(run: ReportedRun) -> str:
     return f"the longest step, {number_text(moved[top])} nats, ends at {run.places[top]}{span}"
 
 
-def snr(runs: Runs, width: float = WIDTH) -> Chart | None:
+def snr(runs: Runs, width: float = WIDTH, is_logarithmic: bool | None = None) -> Chart | None:
     """The signal-to-noise ratio of one example's gradient; places where it is not above zero are empty."""
     if not any(math.isfinite(value) for run in runs for value in run.column("gradient_snr")):
         return None
@@ -281,10 +301,10 @@ def snr(runs: Runs, width: float = WIDTH) -> Chart | None:
     for i, (run, x) in enumerate(_along(axes, runs)):
         values, errors = run.column("gradient_snr"), run.column("gradient_snr_se")
         line(axes, x, values, errors, i, _short(run.name), hollow=run.doubted)
-    axes.set_ylim(bottom=0)
+    value_axis(axes, [value for run in runs for value in run.counted("gradient_snr")], is_logarithmic)
     axes.set_ylabel("gradient signal-to-noise ratio")
     if len(runs) > 1:
-        axes.legend(loc="best")
+        legend_above(axes)
     names = ("gradient_snr", "gradient_snr_se", "noise_scale", "noise_scale_se")
     note = "(‖ḡ‖² − s²/N)/s², without bias; empty where not above zero. Band: ± 2 standard errors."
     return Chart("snr", _each(runs, _snr_said), note, figure, *_columns(runs, *names), heading="Gradient signal")
@@ -363,22 +383,61 @@ _PER_DECADE = 8
 
 
 def layers(runs: Runs, width: float = WIDTH) -> Chart | None:
-    """The layers' shares of tr F as maps, layers × checkpoints, one below the other for several reports."""
+    """The layers' shares of tr F as maps, layers × checkpoints; blocks of them where there are more than 24 tensors."""
+    return _maps(runs, width, blocks)
+
+
+def tensors(runs: Runs, width: float = WIDTH) -> Chart | None:
+    """The shares of all parameter tensors as maps, tensors × checkpoints, however many there are."""
+    return _maps(runs, width, lambda shares: shares)
+
+
+def blocks(shares: Shares) -> Shares:
+    """The shares of at most 24 tensors, or of the blocks of a larger network: the last parts of names go until it fits.
+
+    Args:
+        shares: of each tensor, one per checkpoint, by its name, whose parts are separated by dots.
+
+    Returns:
+        By the names of blocks, in the tensors' order, the sums over their tensors; NaN where none has a share.
+    """
+    found = dict(shares)
+    for depth in range(max((name.count(".") for name in shares), default=0), 0, -1):
+        if len(found) <= MOST_ROWS:
+            break
+        joined: dict[str, list[float]] = {}
+        for name, row in shares.items():
+            block = ".".join(name.split(".")[:depth])
+            before = joined.setdefault(block, [math.nan] * len(row))
+            joined[block] = [
+                a if math.isnan(b) else b if math.isnan(a) else a + b for a, b in zip(before, row, strict=True)
+            ]
+        found = joined
+    return found
+
+
+def _maps(runs: Runs, width: float, grouped: Callable[[Shares], Shares]) -> Chart | None:
+    """Shares as maps, one below the other for several reports; the numbers are those of all tensors."""
     found = [(run, shares) for run in runs if (shares := _shares(run))]
     if not found:
         return None
-    heights = [max(height(width) if len(found) == 1 else 1.6, 0.9 + 0.155 * len(shares)) for _, shares in found]
+    shown = [grouped(shares) for _, shares in found]
+    heights = [max(height(width) if len(found) == 1 else 1.6, 0.9 + 0.155 * len(shares)) for shares in shown]
     figure, panels = canvas(width, sum(heights), len(found), heights)
-    brightest = max(value for _, shares in found for row in shares.values() for value in row if math.isfinite(value))
-    for axes, (run, shares) in zip(panels, found, strict=True):
+    brightest = max(value for shares in shown for row in shares.values() for value in row if math.isfinite(value))
+    for axes, (run, _), shares in zip(panels, found, shown, strict=True):
         image = _map(axes, run, shares, brightest, width)
         if len(runs) > 1:
             axes.set_title(shorten(run.name, 40), loc="left", fontsize="medium")
     panels[-1].set_xlabel("training step of the checkpoint")
-    longest = max(len(shares) for _, shares in found)
+    longest = max(map(len, shown))
     figure.colorbar(image, ax=panels, label="share of tr F", pad=0.02, aspect=max(20, longest * len(found)))
-    note = "Each column sums to one. The brighter, the larger the tensor's part of the true trace."
-    said = [_layers_said(run, shares) for run, shares in found]
+    are_blocks = any(len(shares) < len(all_of) for shares, (_, all_of) in zip(shown, found, strict=True))
+    what = "block" if are_blocks else "tensor"
+    note = f"Each column sums to one. The brighter, the larger the {what}'s part of the true trace."
+    if are_blocks:
+        note += " The numbers are those of every tensor; fisher plot --what tensors draws them."
+    said = [_layers_said(run, shares, what) for (run, _), shares in zip(found, shown, strict=True)]
     finding = sentences([run for run, _ in found], said, several=len(runs) > 1)
     columns, rows = _listed_shares(found, several=len(runs) > 1)
     return Chart("layers", finding, note, figure, columns, rows, heading="Shares of the layers")
@@ -417,7 +476,7 @@ def _listed_shares(
     return ["report", "checkpoint", "layer", "share"], rows
 
 
-def _shares(run: ReportedRun) -> dict[str, list[float]]:
+def _shares(run: ReportedRun) -> Shares:
     """Each layer's share at each checkpoint, NaN where it has none."""
     table = run.sides.get("layers")
     if table is None or "layer" not in table:
@@ -429,14 +488,14 @@ def _shares(run: ReportedRun) -> dict[str, list[float]]:
     return found if any(math.isfinite(value) for row in found.values() for value in row) else {}
 
 
-def _layers_said(run: ReportedRun, shares: dict[str, list[float]]) -> str:
+def _layers_said(run: ReportedRun, shares: Shares, what: str) -> str:
     known = [i for i in range(len(run.main)) if any(math.isfinite(row[i]) for row in shares.values())]
     first, last = known[0], known[-1]
     top = max(shares, key=lambda name: shares[name][last] if math.isfinite(shares[name][last]) else -1.0)
     before = f", {shares[top][first]:.0%} at first" if first != last else ""
     share = shares[top][last]
     part = "most of the" if share > 0.5 else "the largest share of the"
-    return f"the tensor {one_line(top)} carries {part} true trace at {run.places[last]}: {share:.0%}{before}"
+    return f"the {what} {one_line(top)} carries {part} true trace at {run.places[last]}: {share:.0%}{before}"
 
 
 def spectrum(runs: Runs, width: float = WIDTH) -> Chart | None:
@@ -457,7 +516,7 @@ def spectrum(runs: Runs, width: float = WIDTH) -> Chart | None:
         drawn.set_marker("")
     axes.set_xlabel("place in descending order" if word == "spectrum" else "eigenvalue λ (1/weight²)")
     axes.set_ylabel("eigenvalue (1/weight²)" if word == "spectrum" else "share of eigenvalues per decade")
-    axes.legend(loc="best")
+    legend_above(axes)
     said = [_spectrum_said(run, _table(run, word), word) for run in shown]
     matrices = " and the ".join(dict.fromkeys(str(_table(run, word)["matrix"].iloc[0]) for run in shown))
     which = "the first, the peak's and the last" if len(runs) == 1 else "the last"
@@ -535,21 +594,28 @@ def _spectrum_said(run: ReportedRun, table: object, word: str) -> str:
     return f"at {place} the largest eigenvalue is {number_text(max(values))}{carries}"
 
 
-_CHARTS: Mapping[str, Callable[[Runs, float], Chart | None]] = {
+_CHARTS: Mapping[str, Callable[..., Chart | None]] = {
     "traces": traces,
     "ratio": ratio,
     "loss": loss,
     "eigenvalues": eigenvalues,
     "spectrum": spectrum,
     "layers": layers,
+    "tensors": tensors,
     "movement": movement,
     "snr": snr,
 }
 
 NAMES = tuple(_CHARTS)
+# The shares of all tensors have their numbers there.
+NAMES_OF_A_PAGE = tuple(name for name in NAMES if name != "tensors")
+# Those whose axis of values may be logarithmic or not.
+SCALED: Final = {"traces", "loss", "snr"}
 
 
-def draw(what: str, runs: Runs, width: float = WIDTH, text: float = PAPER_TEXT) -> Chart | None:
+def draw(
+    what: str, runs: Runs, width: float = WIDTH, text: float = PAPER_TEXT, is_logarithmic: bool | None = None
+) -> Chart | None:
     """Draw the chart of this name.
 
     Args:
@@ -557,6 +623,7 @@ def draw(what: str, runs: Runs, width: float = WIDTH, text: float = PAPER_TEXT) 
         runs: the reports to show, beside each other where there are several.
         width: of the figure, in inches.
         text: size of the figure's text, in points.
+        is_logarithmic: whether the axis of values is, in the charts of `SCALED`; None to let the values decide.
 
     Returns:
         None if the reports lack its numbers.
@@ -565,4 +632,4 @@ def draw(what: str, runs: Runs, width: float = WIDTH, text: float = PAPER_TEXT) 
         KeyError: there is no chart of this name.
     """
     with style(text):
-        return _CHARTS[what](runs, width)
+        return _CHARTS[what](runs, width, **({"is_logarithmic": is_logarithmic} if what in SCALED else {}))

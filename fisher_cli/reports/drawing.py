@@ -56,7 +56,7 @@ _STYLE: dict[Any, Any] = {
 }
 # Points: of captions in papers, and what can still be read on a telephone.
 PAPER_TEXT, PAGE_TEXT = 8.0, 9.5
-# A logarithmic axis of steps from this ratio of the last to the first on: where the early rows would else be one line.
+# An axis is logarithmic from this ratio of the largest to the smallest on: the others would else be one line.
 _WIDE = 20.0
 
 
@@ -196,6 +196,34 @@ def line(
         half = [2 * errors[i] if math.isfinite(errors[i]) else 0.0 for i in kept]
         low = [v - h for v, h in zip(ys, half, strict=True)]
         axes.fill_between(xs, low, [v + h for v, h in zip(ys, half, strict=True)], color=colour, alpha=0.2, lw=0)
+
+
+def value_axis(axes: Axes, values: Sequence[float], wanted: bool | None = None, lowest: Sequence[float] = ()) -> bool:
+    """Set up the axis of values: logarithmic where the positive ones span more than a factor of 20, else from zero.
+
+    Args:
+        axes: on which everything is drawn already.
+        values: those that the axis is to show; NaN where there is none.
+        wanted: whether it is logarithmic; None to let the values decide.
+        lowest: those of the values that decide how low it must reach; all of them unless given.
+
+    Returns:
+        Whether it is.
+    """
+    positive = [value for value in values if value > 0]
+    low = min((value for value in lowest or positive if value > 0), default=math.inf)
+    is_wide = bool(positive) and max(positive) >= _WIDE * low
+    if positive and (is_wide if wanted is None else wanted):
+        axes.set_ylim(0.7 * min(positive), 1.5 * max(positive))  # bands may reach down to zero
+        logarithmic(axes)
+        return True
+    axes.set_ylim(bottom=0)
+    return False
+
+
+def legend_above(axes: Axes) -> None:
+    """The legend over the axes, where it covers nothing."""
+    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.2)
 
 
 def logarithmic(axes: Axes, which: str = "y") -> None:

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fisher_cli.reports.accuracy_note import accuracy_note
-from fisher_cli.reports.charts import NAMES, draw
+from fisher_cli.reports.charts import NAMES_OF_A_PAGE, draw
 from fisher_cli.reports.drawing import PAGE_TEXT, Chart, inline_svg
 from fisher_cli.reports.numbers import finite
 from fisher_cli.reports.reported_run import ReportedRun, last_examples, numbers
@@ -75,7 +75,7 @@ def render_page(runs: Sequence[ReportedRun]) -> bytes:
     Args:
         runs: the reports to show, at least one; several share the charts.
     """
-    found = [chart for what in NAMES if (chart := draw(what, runs, text=PAGE_TEXT)) is not None]
+    found = [chart for what in NAMES_OF_A_PAGE if (chart := draw(what, runs, text=PAGE_TEXT)) is not None]
     figures = [(chart, _drawn(chart)) for chart in found]
     text = (
         _environment()

@@ -1,19 +1,21 @@
 """Single figures: every chart in every format, at a paper's width, the same bytes every time."""
 
+import math
 import re
 import subprocess
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pandas as pd
 import pytest
 from PIL import Image
 
 from fisher_cli.cli.plot import Drawing
-from fisher_cli.reports.charts import NAMES, draw, traces
+from fisher_cli.reports.charts import MOST_ROWS, NAMES, blocks, draw, traces
 from fisher_cli.reports.drawing import picture
 from fisher_cli.reports.reported_run import read_run
-from tests.command import fisher
+from tests.command import error_line, fisher
 from tests.report_files import made
 
 MADE_WITHOUT = {"spectrum"}  # no such table beside the made report
@@ -99,3 +101,81 @@ def test_without_matplotlib_one_line_says_what_to_install(report: Path, tmp_path
     )
     assert done.returncode == 2
     assert done.stderr == "error: figures need matplotlib: pip install 'fisher-cli[report]'\n"
+
+
+# --- axes and maps of real networks
+
+
+@pytest.mark.parametrize(
+    ("true", "empirical", "words", "scale"),
+    [
+        ((5.0, 80.0, 8.0), (5.0, 60.0, 1.0), (), "linear"),  # that the empirical trace falls to nothing is to be seen
+        ((5.0, 900.0, 8.0), (5.0, 60.0, 1.0), (), "log"),
+        ((5.0, 80.0, 8.0), (5.0, 6000.0, 1.0), (), "log"),
+        ((5.0, 80.0, 8.0), (5.0, 60.0, 1.0), ("--log",), "log"),
+        ((5.0, 900.0, 8.0), (5.0, 60.0, 1.0), ("--linear",), "linear"),
+        ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), ("--log",), "linear"),  # nothing has a logarithm
+    ],
+)
+def test_an_axis_is_logarithmic_where_values_span_more_than_a_factor_of_twenty(
+    true: tuple[float, ...], empirical: tuple[float, ...], words: tuple[str, ...], scale: str, tmp_path: Path
+) -> None:
+    report = made(tmp_path / "run.csv", 3, 1)
+    table = pd.read_csv(report)
+    table["trace_true"], table["trace_empirical"] = true, empirical
+    table.to_csv(report, index=False)
+    wanted = {"--log": True, "--linear": False}.get(words[0]) if words else None
+    chart = traces([read_run(report)], is_logarithmic=wanted)
+    assert chart is not None
+    assert chart.figure.axes[0].get_yscale() == scale
+    assert ("logarithmic" in chart.figure.axes[0].get_ylabel()) == (scale == "log")
+    plot(report, "traces", tmp_path / "a.svg", *words)
+
+
+def test_a_chart_that_has_no_such_axis_says_which_have_one(report: Path, tmp_path: Path) -> None:
+    done = fisher("plot", report, "--what", "ratio", "--log", "-o", tmp_path / "a.svg", code=2)
+    assert error_line(done) == "--log is for --what loss or snr or traces: leave it out"
+
+
+def test_a_doubted_row_is_hollow_and_outside_of_the_range(tmp_path: Path) -> None:
+    report = made(tmp_path / "run.csv", 4, 1)
+    table = pd.read_csv(report)
+    table["trace_true"] = [4000.0, 20.0, 80.0, 10.0]
+    table["loss"], table["accuracy"], table["classes"] = [9.0, 2.0, 1.0, 0.5], [0.1, 0.4, 0.6, 0.8], 10
+    table["examples"] = 1000
+    table.to_csv(report, index=False)
+    run = read_run(report)
+    assert run.doubted == [True, False, False, False]
+    chart = traces([run])
+    assert chart is not None
+    axes = chart.figure.axes[0]
+    assert axes.get_ylim()[1] < 200
+    hollow = [each for each in axes.get_children() if getattr(each, "get_fillstyle", str)() == "none"]
+    assert 4000.0 in [float(each.get_ydata()[0]) for each in hollow if each.get_marker() == "o"]
+    assert "4000" not in chart.finding
+    assert "largest at step" in chart.finding
+
+
+def test_a_map_of_a_large_network_has_a_row_for_each_block() -> None:
+    names = [
+        "conv1.weight",
+        *(f"layer{i}.{j}.conv{k}.weight" for i in range(1, 5) for j in range(3) for k in (1, 2, 3)),
+    ]
+    shares = {name: [1.0, math.nan] for name in names}
+    found = blocks(shares)
+    assert list(found) == ["conv1.weight", *(f"layer{i}.{j}" for i in range(1, 5) for j in range(3))]
+    assert all(row[0] == (1.0 if name == "conv1.weight" else 3.0) for name, row in found.items())
+    assert all(math.isnan(row[1]) for row in found.values())
+    small = {name: [1.0] for name in names[:MOST_ROWS]}
+    assert blocks(small) == small
+    assert len(blocks({str(i): [1.0] for i in range(99)})) == 99  # names without parts
+
+
+def test_the_legend_covers_nothing(report: Path) -> None:
+    chart = draw("traces", [read_run(report)])
+    assert chart is not None
+    chart.figure.draw_without_rendering()
+    axes = chart.figure.axes[0]
+    legend = axes.get_legend()
+    assert legend is not None
+    assert legend.get_window_extent().y0 >= axes.get_window_extent().y1
