@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fisher_cli.reports.charts import NAMES, draw
+from fisher_cli.reports.charts import NAMES_OF_A_PAGE, draw
 from fisher_cli.reports.page import render_page
 from fisher_cli.reports.reported_run import read_run
 from fisher_cli.storage.formats import format_of, render
@@ -80,8 +80,8 @@ def content(report: Path) -> bytes:
 
 def test_every_chart_is_there_with_its_finding_its_drawing_and_its_numbers(content: bytes, report: Path) -> None:
     page, main = Page(content), read_table(report)
-    assert [attributes["id"] for tag, attributes in page.elements if tag == "figure"] == list(NAMES)
-    for name in NAMES:
+    assert [attributes["id"] for tag, attributes in page.elements if tag == "figure"] == list(NAMES_OF_A_PAGE)
+    for name in NAMES_OF_A_PAGE:
         assert page.paths[name] > 10, name
     for name, columns in {
         "traces": ("trace_true", "trace_true_se", "trace_empirical"),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fisher_cli.reports.charts import NAMES
+from fisher_cli.reports.charts import NAMES_OF_A_PAGE
 from tests.browser import CHROMIUM, Browser, browser, installed_axe
 from tests.command import fisher
 from tests.long_lists import some
@@ -63,7 +63,7 @@ def look(opened: Browser, page: Path, width: int, scheme: str) -> None:
     assert opened.run("innerWidth") == width
     drawn = "[...document.querySelectorAll('figure svg')].map((s) => [s.clientWidth, s.clientHeight])"
     sizes = opened.run(drawn)
-    assert len(sizes) == len(NAMES)
+    assert len(sizes) == len(NAMES_OF_A_PAGE)
     assert all(250 < w <= width and h > 150 for w, h in sizes)
     count = "s.querySelectorAll('path, use, image').length"
     assert min(opened.run(f"[...document.querySelectorAll('figure svg')].map((s) => {count})")) > 10
