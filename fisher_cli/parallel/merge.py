@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fisher_cli.errors import OutputError
-from fisher_cli.inputs.checkpoints.inspection_cache import copy_inspections
 from fisher_cli.parallel.shard_reports import (
     OF_THE_PART,
     ShardReport,
@@ -126,9 +125,10 @@ class _Whole:
             OutputError: the tables do not fit each other, or the operating system refused.
         """
         asked = {name: value for name, value in self.parts[0].asked.items() if name != "shard"}
+        if any(part.asked.get("threads") != asked.get("threads") for part in self.parts):
+            asked["threads"] = None
         metadata = RunRecord(self._stable(), self._run())
-        with open_journal(journal_folder(self.files.main), asked, fresh=self._force) as journal:
-            copy_inspections(journal.folder, journal_folder(self.parts[0].main))
+        with open_journal(journal_folder(self.files.main), asked, force=self._force) as journal:
             for record in self.records:
                 if record is not None and journal.find(record.key) != record:
                     journal.append(record)

@@ -103,6 +103,10 @@ class Executor(Protocol):
 
     is_elsewhere: bool
 
+    @property
+    def threads(self) -> int:
+        """How many threads of the processor take part in a row: sums in another order differ in the last digits."""
+
     def begin(self, places: Sequence[int], keep: Keep, observer: Observer) -> None:
         """The rows at these places will be asked for; what others finish meanwhile is told to `keep` at once."""
 
@@ -133,6 +137,11 @@ class ThisProcess:
         # Whose network that is, and how many rows without numbers it has been told of since.
         self._at: Source | None = None
         self._since = 0
+
+    @property
+    def threads(self) -> int:
+        """Those of this process."""
+        return torch.get_num_threads()
 
     def begin(self, places: Sequence[int], keep: Keep, observer: Observer) -> None:
         """Tell the observer how far each row is."""
