@@ -65,8 +65,9 @@ def _refuse_other_content(path: Path, descriptor: int) -> None:
     Raises:
         RecordError: it is one.
     """
-    content = os.pread(descriptor, 300, 0)
-    if kind_of(os.fstat(descriptor)) is not None or not (_LOCKED.fullmatch(content) or _LOCKED_BY.startswith(content)):
+    status, content = os.fstat(descriptor), os.pread(descriptor, 300, 0)
+    is_ours = _LOCKED.fullmatch(content) is not None or _LOCKED_BY.startswith(content)
+    if kind_of(status) is not None or status.st_size > len(content) or not is_ours:
         msg = f"{path} is not what fisher writes there, and would be lost: move it away, or choose another name for -o"
         raise RecordError(msg)
 

@@ -248,7 +248,7 @@ class ReportFiles:
             OutputError: it is a folder or a device, a checkpoint of this run, or a file that is not ours.
         """
         found = dict[Path, str]()
-        for path in (*(self.tables if paths is None else paths), self.record):
+        for path in (self.record, *(self.tables if paths is None else paths)):
             try:
                 status = status_of(path, follow=False)
                 self._refuse_irregular(path, status)
@@ -308,16 +308,15 @@ class _Ours:
     @classmethod
     def of(cls, files: ReportFiles) -> "_Ours":
         """What the record that is there proves."""
-        name = files.record.name
         try:
             record = read_record(files.record, follow=False)
         except LaterVersionError as error:
-            return cls(files.main, None, f"{name} {error}")
+            return cls(files.main, None, str(error))
         except (OSError, ValueError):
             return cls(files.main, None)
         if not record.is_whole:
             what = "was changed after it was written" if record.was_changed else "is of version 1, without a hash"
-            return cls(files.main, record, f"{name} {what} and does not prove which files are fisher's")
+            return cls(files.main, record, f"{what} and does not prove which files are fisher's")
         return cls(files.main, record)
 
     @property
@@ -353,7 +352,7 @@ class _Ours:
         if self.listed if is_record else self.has(path):
             return None
         if self.fault:
-            return f"{path}: {self.fault}: choose another name for -o, or replace them with --force"
+            return f"{record_path(self.main)} {self.fault}: choose another name for -o, or replace them with --force"
         if path.name in self.listed:
             kept = path.with_name(f"{path.stem}-kept{path.suffix}")
             keeping = f"mv -n {shlex.quote(str(path))} {shlex.quote(str(kept))}"

@@ -147,7 +147,7 @@ def test_a_finished_report_is_written_anew_only_when_something_has_changed() -> 
     kept = inode()
     analyze()
     assert inode() == kept
-    Path("r.csv").write_bytes(Path("r.csv").read_bytes()[:-1])
+    Path("r.csv").unlink()
     analyze()
     assert inode() != kept
     for change in (("--no-layers",), ()):
