@@ -138,7 +138,7 @@ def main_tables(path: Path) -> dict[str, Path]:
 def tables_beside(path: Path) -> set[Path]:
     """The other files that the name of a part stands for: tables that its records list, and reports of its stem."""
     found = set[Path]()
-    if path.is_dir():  # it is said later what is wrong with it
+    if os.path.isdir(path):  # it is said later what is wrong with it
         return found
     is_named = any(path.stem.endswith(f".{word}") for word in KINDS[1:])
     for main in [path] if is_named else [table_path(path, word) for word in KINDS]:

@@ -236,12 +236,12 @@ def _lines(file: BinaryIO) -> Iterator[str]:
         One after the other.
 
     Raises:
-        ValueError: one is too long, or is no UTF-8.
+        ValueError: one is too long, holds zeros, or is no UTF-8.
     """
     with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
         while line := text.readline(_LONGEST_LINE):
-            if len(line) == _LONGEST_LINE:
-                msg = f"a line of more than {_LONGEST_LINE:,} characters"
+            if len(line) == _LONGEST_LINE or "\0" in line:
+                msg = "a line holds zeros" if "\0" in line else f"a line of more than {_LONGEST_LINE:,} characters"
                 raise ValueError(msg)
             yield line
 
