@@ -90,22 +90,21 @@ def test_what_is_no_file_is_refused_by_every_reader(
     said = fisher("check", report, code=None).output
     assert "WRONG" in said or "error:" in said
     is_table = name != "a record"
-    for words in (("report", report, "-o", "p.html"), ("plot", report, "--what", "traces", "-o", "p.svg")):
-        done = fisher(*words, code=1 if is_table else 0)
-        assert path.name in error_line(done) if is_table else "error:" not in done.output
+    done = fisher("plot", report, "--what", "traces", "-o", "p.svg", code=1 if is_table else 0)
+    assert path.name in error_line(done) if is_table else "error:" not in done.output
     assert error_line(fisher("merge", report, "-o", "x.csv", code=1))
-    left = {each.name for each in tmp_path.iterdir()} - {"p.html", "p.svg"}
+    left = {each.name for each in tmp_path.iterdir()} - {"p.svg"}
     assert left == {"t.csv", "t.layers.csv", "t.meta.json"}
 
 
 @pytest.mark.parametrize("kind", IN_A_JOURNAL)
 def test_a_journal_with_something_else_in_it_is_read_past(kind: str, tmp_path: Path) -> None:
-    """A page is drawn without what the journal would add; `check` says what is wrong."""
+    """A figure is drawn without what the journal would add; `check` says what is wrong."""
     report = made(tmp_path / "t.csv", 3, 2)
     (tmp_path / "precious").write_bytes(b"precious")
     (tmp_path / "t.journal").mkdir()
     IN_A_JOURNAL[kind](tmp_path / "t.journal" / "records.jsonl")
-    fisher("report", report, "-o", tmp_path / "p.html")
+    fisher("plot", report, "--what", "traces", "-o", tmp_path / "p.svg")
     findings = {each.what: each for each in check_report(report)}
     assert not findings["t.journal"].ok
     assert findings["t.csv"].ok
@@ -117,7 +116,7 @@ def test_a_journal_with_another_first_line_is_read_past(head: str, tmp_path: Pat
     report = made(tmp_path / "t.csv", 3, 2)
     (tmp_path / "t.journal").mkdir()
     (tmp_path / "t.journal" / "records.jsonl").write_bytes(HEADS[head] + b"\n")
-    fisher("report", report, "-o", tmp_path / "p.html")
+    fisher("plot", report, "--what", "traces", "-o", tmp_path / "p.svg")
     done = fisher("check", report, code=None)
     assert "WRONG t.journal" in done.stdout
 
