@@ -320,7 +320,7 @@ def _contents() -> Iterator[tuple[str, bytes]]:
 def _odd(command: str, kept: str, before: dict[str, bytes], done: Result) -> str:
     """What should not have been: an unknown code, an error that explains nothing, a file that is gone or another."""
     code, err = done.exit_code, done.stderr
-    if "unexpected" in err or code not in {0, 1, 3, 4}:
+    if "please report it" in err or code not in {0, 1, 3, 4}:
         return err.strip()[-300:]
     if code == 1 and err.count("error:") != 1:
         return f"not one error: {err[-300:]}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fisher_cli.cli.destinations import ROWS_AS_THEY_COME, exit_code, why_nothing
+from fisher_cli.cli.destinations import ROWS_AS_THEY_COME, exit_code, say_what_is_left, why_nothing
 from fisher_cli.cli.long_tables import Opened, open_rows
 from fisher_cli.errors import UsageError
 from fisher_cli.parallel.launch import launched
@@ -315,7 +315,7 @@ def _keep(
     done = len(analysis.measurements)
     writes = files is not None and analysis.succeeded > 0
     if files is not None and writes:
-        _say_what_is_left(console, _write(analysis, report, files, opened))
+        say_what_is_left(console, _write(analysis, report, files, opened))
     if writes or by_user:
         where = (
             f"are in {files.main}; the same command goes on from there"
@@ -348,13 +348,6 @@ def _write(
     return files.write(made.pop(files.main), None, metadata, made)
 
 
-def _say_what_is_left(console: "Console", left: Sequence[Path]) -> None:
-    """Say which tables are of an earlier report, and stay, since somebody has changed them."""
-    if left:
-        names = ", ".join(str(path) for path in left)
-        console.message(f"left alone, since it was changed after fisher wrote it: {names}; it is of the report before")
-
-
 def _finish(
     console: "Console",
     run: "FileRun",
@@ -378,7 +371,7 @@ def _finish(
     if analysis.part is not None:  # of several ranks only the first has files
         return 0 if files is None else _finish_part(console, analysis, report, files, opened, ingredients)
     if files is not None and analysis.succeeded:
-        _say_what_is_left(console, _write(analysis, report, files, opened, ingredients))
+        say_what_is_left(console, _write(analysis, report, files, opened, ingredients))
     if is_table and analysis.succeeded:
         report.show(console, analysis)
     elif opened.stdout is not None:
@@ -404,7 +397,7 @@ def _finish_part(
     ingredients: str | None,
 ) -> int:
     """Write the report of a shard; what the whole run shows is said when the parts are joined."""
-    _say_what_is_left(console, _write(analysis, report, files, opened, ingredients))
+    say_what_is_left(console, _write(analysis, report, files, opened, ingredients))
     console.message(f"report: {files.main}, to be joined with the other shards' by fisher merge")
     if not analysis.measurements:
         return 0

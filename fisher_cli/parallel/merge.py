@@ -30,12 +30,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Merged:
-    """A report that was joined: `measurements` are its rows as far as the journals know them."""
+    """A report that was joined.
+
+    `measurements` are its rows as far as the journals know them; `left` are tables of an earlier report that stay.
+    """
 
     main: Path
     word: str
     data: Mapping[str, Any]
     measurements: Sequence[Measurement]
+    left: Sequence[Path]
 
 
 def merge(paths: Sequence[Path], output: Path, form: Format, *, force: bool = False) -> list[Merged]:
@@ -141,8 +145,8 @@ class _Whole:
             }
             if table_of(self.word).is_of_sequence:
                 main = self._with_sequence(main, measurements)
-            self.files.write(main, None, metadata, further)
-        return Merged(self.files.main, self.word, metadata.stable["data"], measurements)
+            left = self.files.write(main, None, metadata, further)
+        return Merged(self.files.main, self.word, metadata.stable["data"], measurements, left)
 
     def _stable(self) -> dict[str, Any]:
         """The record of the whole run, less what differs from run to run."""

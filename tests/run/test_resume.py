@@ -251,6 +251,23 @@ def test_other_code_or_versions_are_another_question(monkeypatch: pytest.MonkeyP
     assert "12 of 12" in analyze()
 
 
+def test_another_number_of_threads_is_another_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums in another order have other last digits: a run that is gone on with has those of the whole."""
+    for step in range(2, 12):
+        Path(f"ckpts/step_{step}.pt").unlink()
+    analyze()
+    before = tables()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "get_num_threads", lambda: 4)
+        said = analyze(code=1)
+        assert "threads was 1 and is 4; go on with the same number, OMP_NUM_THREADS=1 before the command, " in said
+        assert "threads was 1 and is 4" in analyze("--dry-run", code=1)
+        assert tables() == before
+        analyze("--force")
+    assert "OMP_NUM_THREADS=4 before the command" in analyze(code=1)
+    assert "settings.limit was 8 and is 9; threads was 4 and is 1; choose" in analyze("--limit", "9", code=1)
+
+
 def test_other_data_and_draws_are_another_question() -> None:
     """D9: the bytes of the data, and words that change a number for some runs only."""
     for step in range(1, 12):
