@@ -24,8 +24,11 @@ from fisher_cli.storage.formats import SCHEMA_VERSION, TOOL
 from fisher_cli.tables.build import METADATA_KEY
 
 Maker = Callable[[Path], Path]
-COLUMNS = ("checkpoint", "order", "step", "loss", "trace_true", "trace_empirical", "phase", "status", "error")
-ROW = dict(zip(COLUMNS, ("a.pt", 0, 0, 0.5, 1.0, 2.0, "high", "ok", ""), strict=True))
+ROW = {
+    **{"checkpoint": "a.pt", "order": 0, "step": 0, "loss": 0.5, "trace_true": 1.0, "trace_true_se": 0.1},
+    **{"trace_empirical": 2.0, "phase": "high", "status": "ok", "error": ""},
+}
+COLUMNS = tuple(ROW)
 
 
 def resealed(record: dict[str, Any]) -> bytes:
@@ -177,6 +180,7 @@ TABLES: dict[str, Maker] = {
             *(("loss", each) for each in ("nan", "inf", "-Infinity", "1e999", "0x10", "NaN", "\0", "1;2")),
             *(("order", each) for each in ("", "-1", "0.5", "9" * 19, "9" * 5000, "1e300", "nan", "true")),
             *(("step", each) for each in ("9" * 30, "1e99", "0.1", "x")),
+            ("trace_true_se", "-1"),
         )
     },
     **{

@@ -39,7 +39,7 @@ _LONGEST_CELL: Final = csv.field_size_limit()  # characters, in every format
 _LONGEST_LINE: Final = 2**24  # characters
 _LARGEST: Final = 2**63  # of whole numbers, in both directions
 _CELLS: Final = frozenset({str, int, float})
-# Columns of places, which are counted from zero; every row has one in the run.
+# Columns of places, which are counted from zero; every row has one in the run. Standard errors are not below it either.
 _PLACES: Final = frozenset({"order", "index"})
 _SUFFIXES: Final = tuple(f".{each}" for each in Format if each is not Format.TABLE)
 
@@ -183,20 +183,19 @@ def _number(value: str | int | float, column: Column) -> int | float:
     Raises:
         ValueError: it is none, or beyond all numbers.
     """
-    is_whole = isinstance(value, int) or (isinstance(value, str) and INTEGER_TEXT.fullmatch(value) is not None)
+    is_exact = isinstance(value, int) or (isinstance(value, str) and INTEGER_TEXT.fullmatch(value) is not None)
     try:
-        number = int(value) if is_whole and column.kind is Kind.INTEGER else float(value)
+        number = int(value) if is_exact and column.kind is Kind.INTEGER else float(value)
     except OverflowError:
         number = math.inf
-    if not math.isfinite(number) or (column.kind is Kind.INTEGER and not -_LARGEST <= number < _LARGEST):
-        msg = f"{str(value)[:20]} is no number that a report has"
+    is_whole = column.kind is Kind.INTEGER
+    if not math.isfinite(number) or (is_whole and not (-_LARGEST <= number < _LARGEST and number == int(number))):
+        msg = f"{str(value)[:20]} is no {'whole number' if is_whole else 'number'} that a report has"
         raise ValueError(msg)
-    if column.kind is Kind.REAL:
-        return number
-    if number != int(number) or (column.name in _PLACES and number < 0):
-        msg = f"{str(value)[:20]} is no {'place' if column.name in _PLACES else 'whole number'}"
+    if number < 0 and (column.name in _PLACES or column.name.endswith("_se")):
+        msg = f"{str(value)[:20]} is below zero"
         raise ValueError(msg)
-    return int(number)
+    return int(number) if is_whole else number
 
 
 # --- separated values and JSON
