@@ -5,7 +5,6 @@ SHA-256. A file is ours, and may be replaced or deleted, as long as it is what s
 was written: its own hash holds. All else was written or changed by somebody, and is left alone without `--force`.
 """
 
-import contextlib
 import os
 import shlex
 import stat
@@ -230,8 +229,13 @@ class ReportFiles:
             path = self.main.with_name(name)
             if path in contents or path == self.main or not (name in own or name.startswith(f"{self.main.stem}.")):
                 continue
-            with contextlib.suppress(FileNotFoundError):
-                (stale if ours.has(path) else left).append(path)
+            try:
+                is_ours = ours.has(name, digest_of(path, follow=False))
+            except FileNotFoundError:
+                continue
+            except OSError:
+                is_ours = False
+            (stale if is_ours else left).append(path)
         return stale, left
 
     def _check_replaceable(self, ours: "_Ours", paths: tuple[Path, ...] | None = None) -> dict[Path, str]:
@@ -253,10 +257,10 @@ class ReportFiles:
                 status = status_of(path, follow=False)
                 self._refuse_irregular(path, status)
                 self._refuse_input(path)
-                if not self.force and (why := ours.why_not(path)) is not None:
-                    raise OutputError(why)
                 if path != self.record and stat.S_ISREG(status.st_mode):
                     found[path] = digest_of(path, follow=False)
+                if not self.force and (why := ours.why_not(path, found.get(path))) is not None:
+                    raise OutputError(why)
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -326,30 +330,21 @@ class _Ours:
             return {}
         return self.record.tables
 
-    def has(self, path: Path) -> bool:
-        """Whether a table that is there is as we wrote it.
-
-        Raises:
-            FileNotFoundError: it is not there.
-        """
-        name = path.name
+    def has(self, name: str, found: str | None) -> bool:
+        """Whether a table of this name and this hash is one that we wrote."""
         if name not in self.listed or self.record is None:
             return False
-        try:
-            return digest_of(path, follow=False) in {self.record.tables[name], self.record.replaced.get(name)}
-        except FileNotFoundError:
-            raise
-        except OSError:
-            return False
+        return found in {self.record.tables[name], self.record.replaced.get(name, self.record.tables[name])}
 
-    def why_not(self, path: Path) -> str | None:
+    def why_not(self, path: Path, found: str | None) -> str | None:
         """Why a file that is there must not be replaced, and what to type; None where it may be.
 
-        Raises:
-            FileNotFoundError: it is not there.
+        Args:
+            path: a table, or the record.
+            found: the table's hash.
         """
         is_record = path == record_path(self.main)
-        if self.listed if is_record else self.has(path):
+        if self.listed if is_record else self.has(path.name, found):
             return None
         if self.fault:
             return f"{record_path(self.main)} {self.fault}: choose another name for -o, or replace them with --force"

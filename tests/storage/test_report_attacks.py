@@ -13,11 +13,12 @@ from fisher_cli.errors import FisherError
 from fisher_cli.storage.integrity import check_report
 from fisher_cli.storage.readers import read_table
 from fisher_cli.storage.run_record import read_record
+from tests.attacks.child import ADDRESS_SPACE
 from tests.command import error_line, fisher
 from tests.report_attacks import HEADS, IN_A_JOURNAL, IN_THE_WAY, RECORDS, TABLES, resealed
 from tests.report_files import made
 
-SECONDS, MEMORY = 10, 2**30
+SECONDS = 10  # of the processor
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 # Their form is right, though nothing is in them.
 RIGHT = {"tables {}", r"other ['\ud800']"}
@@ -29,9 +30,8 @@ def in_limits(work: Callable[[], None]) -> tuple[str, str]:
     child = os.fork()
     if child == 0:
         os.close(reading)
-        held = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-        resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, held + MEMORY))
+        resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))  # half of it is taken by libraries
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         found = ["nothing", ""]
         try:
