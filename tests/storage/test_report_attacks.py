@@ -2,74 +2,72 @@
 
 import json
 import os
-import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from fisher_cli.errors import FisherError
 from fisher_cli.storage.integrity import check_report
 from fisher_cli.storage.readers import read_table
-from fisher_cli.storage.run_record import read_record
-from tests.attacks.child import ADDRESS_SPACE
 from tests.command import error_line, fisher
 from tests.report_attacks import HEADS, IN_A_JOURNAL, IN_THE_WAY, RECORDS, TABLES, resealed
 from tests.report_files import made
 
-SECONDS = 10  # of the processor
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 # Their form is right, though nothing is in them.
 RIGHT = {"tables {}", r"other ['\ud800']"}
 
 
-def in_limits(work: Callable[[], None]) -> tuple[str, str]:
-    """The class and the text of the error in which the work ends, in a process with little time and memory."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reading)
-        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-        resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))  # half of it is taken by libraries
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        found = ["nothing", ""]
-        try:
-            work()
-        except BaseException as error:
-            found = ["FisherError" if isinstance(error, FisherError) else type(error).__name__, str(error)]
-        os.write(writing, json.dumps(found).encode())
-        os._exit(0)
-    os.close(writing)
-    with open(reading, "rb") as pipe:
-        text = pipe.read()
-    os.waitpid(child, 0)
-    kind, said = json.loads(text) if text else ("died", "")
-    return kind, said
+@pytest.fixture(scope="module")
+def read(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str, str]]:
+    """By the name of a case its path, and the class and the text of the error in which reading it ends."""
+    paths = {}
+    for name, make in TABLES.items():
+        paths[name] = str(make(tmp_path_factory.mktemp("table")))
+    for name, content in RECORDS.items():
+        path = tmp_path_factory.mktemp("record") / "t.meta.json"
+        path.write_bytes(content)
+        paths[f"record: {name}"] = str(path)
+    paths["right"] = str(made(tmp_path_factory.mktemp("right") / "t.xlsx", 3, 2))
+    child = subprocess.run(
+        [sys.executable, "-m", "tests.report_reading"],
+        input=json.dumps(list(paths.values())),
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    found = json.loads(child.stdout)
+    return {name: (path, *each) for (name, path), each in zip(paths.items(), found, strict=True)}
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_table_that_is_none_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
-    path = TABLES[name](tmp_path)
-    kind, said = in_limits(lambda: read_table(path) and None)
+def test_a_table_that_is_none_is_refused_in_one_line(name: str, read: dict[str, tuple[str, str, str]]) -> None:
+    """Within ten seconds of the processor and three gigabytes of addresses, of which libraries take the half."""
+    path, kind, said = read[name]
     assert kind == "FisherError", (kind, said)
-    assert said.startswith(str(path))
+    assert said.startswith(path)
     assert said.isprintable()
-    assert len(said) < len(str(path)) + 300
+    assert len(said) < len(path) + 300
     if name.endswith("entity"):
         assert "root:" not in said
+    assert read["right"][1] == "nothing"
 
 
 @pytest.mark.parametrize("name", RECORDS)
-def test_a_record_that_is_none_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+def test_a_record_that_is_none_is_refused_in_one_line(
+    name: str, read: dict[str, tuple[str, str, str]], tmp_path: Path
+) -> None:
+    _, kind, said = read[f"record: {name}"]
+    assert kind in ({"nothing"} if name in RIGHT else {"ValueError", "LaterVersionError"})
+    assert said.isprintable()
+    assert len(said) < 300
     report = made(tmp_path / "t.csv", 3, 2)
     (tmp_path / "t.meta.json").write_bytes(RECORDS[name])
-    kind, said = in_limits(lambda: read_record(tmp_path / "t.meta.json") and None)
-    assert (kind, name) == ("nothing" if name in RIGHT else kind, name)
-    if name not in RIGHT:
-        assert kind in {"ValueError", "LaterVersionError"}
-        assert said.isprintable()
-        assert len(said) < 300
     done = fisher("check", report, code=4)
     assert done.stdout.splitlines()[0].startswith("ok" if name in RIGHT else "WRONG")
     assert all(line.isprintable() for line in done.stdout.splitlines())
