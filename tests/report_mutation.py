@@ -23,6 +23,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from typer.testing import Result
 
 from fisher_cli.storage.checksums import checked_line, self_hash_holds
@@ -58,6 +59,7 @@ CHARTS = ("traces", "ratio", "loss", "eigenvalues", "spectrum", "layers", "movem
 @cache
 def good() -> Path:
     """A folder with a report of some commands in every format, two shards, and files of somebody else."""
+    torch.set_num_threads(1)  # processes are forked, and may not share threads
     folder = Path(tempfile.mkdtemp(prefix="good-"))
     os.chdir(folder)
     write_checkpoints(3)

@@ -1,7 +1,7 @@
 """Reads tables and records in child processes of little time and memory: `python -m tests.report_reading` < paths.
 
-A path is answered by the class and the text of the error in which reading it ends. No torch is loaded here: it would take
-most of the address space.
+A path is answered by the class and the text of the error in which reading it ends. No torch is loaded here, which would
+take most of the address space.
 """
 
 import json
