@@ -367,17 +367,22 @@ def _key(line: bytes) -> Key | None:
     return weights.decode(), None if previous is None else previous.decode()
 
 
+def _is_head(value: Any) -> bool:
+    """Whether the value of a first line is that of a journal, of whatever version."""
+    try:
+        refuse_depth(value)
+    except ValueError:
+        return False
+    return isinstance(value, dict) and isinstance(value.get("asked"), dict)
+
+
 def _refuse_other_head(folder: Path, head: Any) -> None:
-    """Refuse what is no journal.
+    """Refuse to go on with, or to forget, what is no journal.
 
     Raises:
         RecordError: its first line is not that of one.
     """
-    try:
-        refuse_depth(head)
-    except ValueError:
-        head = None
-    if not isinstance(head, dict) or not isinstance(head.get("asked"), dict):
+    if not _is_head(head):
         msg = f"{folder / _RECORDS}: its first line is damaged; begin anew with --force"
         raise RecordError(msg)
 
@@ -495,9 +500,8 @@ def read_records(folder: Path) -> tuple[Mapping[str, Any], dict[Key, JournalReco
         msg = f"{path}: cannot be read ({error.strerror})"
         raise RecordError(msg) from error
     head = next(lines)
-    _refuse_other_head(folder, head)
-    if head.get("journal") != VERSION:
-        msg = f"{path}: written by another version of fisher"
+    if not _is_head(head) or head.get("journal") != VERSION:
+        msg = f"{path}: its first line is damaged, or another version's"
         raise RecordError(msg)
     return head["asked"], *_records(lines)
 
