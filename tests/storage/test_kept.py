@@ -429,9 +429,9 @@ def test_a_report_whose_name_is_no_utf_8_is_ours_too() -> None:
 def test_a_table_that_is_left_alone_is_said() -> None:
     for step in range(1, 12):
         Path(f"ckpts/step_{step}.pt").unlink()
-    analyze()
-    Path("r.layers.csv").write_bytes(b"mine")
-    said = analyze("--no-layers")
-    assert "r.layers.csv was changed after fisher wrote it, and is left alone: it is of the report before this" in said
-    assert Path("r.layers.csv").read_bytes() == b"mine"
+    analyze("--long")
+    Path("r.long.csv").write_bytes(b"mine")
+    said = analyze()
+    assert "r.long.csv was changed after fisher wrote it, and is left alone: it is of the report before this" in said
+    assert Path("r.long.csv").read_bytes() == b"mine"
     assert all(each.ok for each in check_report(Path("r.csv").absolute()))
