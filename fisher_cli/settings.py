@@ -102,7 +102,7 @@ class ShardPart:
             found = None if shard is None else cls(shard, int(value["checkpoints"]), str(value["sequence"]))
         except (KeyError, TypeError, UsageError) as error:
             raise ValueError(str(value)) from error
-        if found is None:
+        if found is None or not 0 <= found.checkpoints < 2**31:
             raise ValueError(str(value))
         return found
 

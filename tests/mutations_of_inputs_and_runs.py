@@ -17,6 +17,7 @@ TABLES = "tests/tables/test_tables.py"
 EXAMPLES = "tests/run/test_per_example.py"
 LONG = "tests/tables/test_long_form.py"
 RECORDS = "tests/storage/test_journal.py"
+KEPT, REPORTS = "tests/storage/test_kept.py", "tests/storage/test_report_attacks.py"
 MOVEMENT = "tests/run/test_movement.py"
 DIVERGENCE = "tests/curvature/kl/test_divergence.py"
 RESUME = "tests/run/test_resume.py"
@@ -362,6 +363,48 @@ RUN: dict[str, list[tuple[str, ...]]] = {
             '{f"value{aside}": value for aside, column in beside.items()}',
         ),
         ("index of a quantity off by one", LONG, "int(numbered[2])", "int(numbered[2]) - 1"),
+    ],
+    "storage.report_files": [
+        (
+            "edited table replaced",
+            f"{KEPT}::test_a_table_that_was_edited_is_not_replaced",
+            "found in {self.record.tables[name], self.record.replaced.get(name, self.record.tables[name])}",
+            "True",
+        ),
+        (
+            "record whose seal does not hold believed",
+            f"{KEPT}::test_a_record_that_proves_nothing_lets_no_file_be_replaced_or_deleted",
+            "not record.is_whole",
+            "False",
+        ),
+        (
+            "tables that are being replaced forgotten",
+            f"{KEPT}::test_tables_of_an_earlier_moment_are_known_after_a_kill_at_every_step",
+            "found != _digest(contents[path])",
+            "False",
+        ),
+    ],
+    "storage.regular_files": [
+        (
+            "links followed where files are replaced",
+            f"{KEPT}::test_what_is_no_regular_file_is_neither_waited_for_nor_replaced",
+            "os.stat(path, follow_symlinks=follow)",
+            "os.stat(path)",
+        ),
+    ],
+    "storage.readers": [
+        (
+            "infinite numbers read from tables",
+            f"{REPORTS}::test_a_table_that_is_none_is_refused_in_one_line",
+            "not math.isfinite(number)",
+            "False",
+        ),
+        (
+            "what a file unpacks to not looked at",
+            f"{REPORTS}::test_a_table_that_is_none_is_refused_in_one_line",
+            "0 <= cells <= 2**22 + 16 * size",
+            "True",
+        ),
     ],
     "storage.json_codec": [
         (

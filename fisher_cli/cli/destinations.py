@@ -11,6 +11,7 @@ from fisher_cli.storage.report_files import ReportFiles
 from fisher_cli.tables.dialects import Dialect
 
 if TYPE_CHECKING:
+    from fisher_cli.reports.console import Console
     from fisher_cli.results import Inspection, Measurement
 
 ROWS_AS_THEY_COME = {Format.CSV, Format.TSV, Format.JSONL}
@@ -72,6 +73,12 @@ def _stdout_format(output: Path | None, form: Format | None) -> Format | None:
             raise UsageError(msg)
         return form or Format.CSV
     return Format.TABLE if form is Format.TABLE or is_terminal else None
+
+
+def say_what_is_left(console: "Console", left: Sequence[Path]) -> None:
+    """Say which tables of an earlier report stay beside this one, since somebody has changed them."""
+    for path in left:
+        console.message(f"{path} was changed after fisher wrote it, and is left alone: it is of the report before this")
 
 
 def why_nothing(rows: "Sequence[Measurement] | Sequence[Inspection]") -> str:

@@ -3,10 +3,10 @@
 import contextlib
 import json
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fisher_cli.cli.destinations import why_nothing
 from fisher_cli.errors import OutOfMemoryError, UsageError
@@ -100,7 +100,7 @@ def _told(
     form: Format | None,
     resume: bool,
 ) -> int:
-    from fisher_cli.parallel.devices import choose_devices
+    from fisher_cli.parallel.devices import choose_devices, threads_of_each
     from fisher_cli.reports.forecast import forecast_lines
     from fisher_cli.run.forecast.forecast import forecast
     from fisher_cli.run.preparation import run_of_files
@@ -109,7 +109,10 @@ def _told(
     if devices:
         resources = replace(resources, device=devices[0], devices=())
     run = run_of_files(checkpoints, settings, resources)
-    recorded = _recorded(run, files, resume=resume)
+    question = run.question
+    if devices and question["threads"] is not None:
+        question["threads"] = threads_of_each(devices)
+    recorded = _recorded(question, files, resume=resume)
     # On GPUs each process has a memory of its own.
     processes = 1 if run.inputs.device.type == "cuda" else max(1, len(devices))
     found = forecast(run, recorded, resources.batch_size, processes, console.message)
@@ -125,13 +128,13 @@ def _told(
     return DOES_NOT_FIT
 
 
-def _recorded(run: "FileRun", files: ReportFiles | None, *, resume: bool) -> "Collection[Key]":
-    """What the journal of the report has of this run; nothing where it would be begun anew."""
+def _recorded(question: Mapping[str, Any], files: ReportFiles | None, *, resume: bool) -> "Collection[Key]":
+    """What the journal of the report has for this question; nothing where it would be begun anew."""
     from fisher_cli.storage.journal import journal_folder, kept_keys
 
     if files is None or files.force or not resume:
         return ()
-    return kept_keys(journal_folder(files.main), run.question)
+    return kept_keys(journal_folder(files.main), question)
 
 
 def _nothing_to_do(console: "Console", run: "FileRun") -> int:

@@ -11,7 +11,7 @@ import typer
 
 from fisher_cli._version import __version__
 from fisher_cli.cli import options
-from fisher_cli.cli.destinations import ROWS_AS_THEY_COME, destinations, exit_code, why_nothing
+from fisher_cli.cli.destinations import ROWS_AS_THEY_COME, destinations, exit_code, say_what_is_left, why_nothing
 from fisher_cli.cli.shared_options import DATA, DEBUG, DEVICE, ESTIMATOR, MODEL, NETWORK, asks, changed, without
 from fisher_cli.settings import Resources, Settings
 from fisher_cli.storage.formats import Format, render
@@ -148,7 +148,7 @@ def _line(row: "Inspection", order: int, form: Format, dialect: Dialect) -> str:
 def _finish(console: "Console", survey: _Survey, files: ReportFiles | None, to_stdout: Format | None) -> int:
     """Write and print what is left; the exit code: 0 all files ok, 3 some not, 1 none."""
     if files is not None and survey.good:
-        files.write(*_tables(survey), _metadata(survey))
+        say_what_is_left(console, files.write(*_tables(survey), _metadata(survey)))
     if to_stdout is Format.TABLE:
         console.inspections(survey.rows)
         if survey.covered is not None:

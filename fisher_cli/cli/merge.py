@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fisher_cli.cli import options
-from fisher_cli.cli.destinations import exit_code
+from fisher_cli.cli.destinations import exit_code, say_what_is_left
 from fisher_cli.errors import UsageError
 from fisher_cli.storage.formats import format_of
 
@@ -48,6 +48,7 @@ def merge(
         found = merged.measurements
         if not merged.word and sys.stdout is not None and sys.stdout.isatty():
             console.summary(found, " ".join(str(merged.data[key]) for key in ("name", "split") if merged.data.get(key)))
+        say_what_is_left(console, merged.left)
         console.message(f"report: {merged.main}, {len(found)} checkpoints")
         code = max(code, exit_code(found, sum(each.trace is not None or bool(each.spectra) for each in found)))
     raise typer.Exit(code)

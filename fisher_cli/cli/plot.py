@@ -78,7 +78,7 @@ def plot(
     Example: fisher plot trend.csv --what traces -o traces.pdf
     """  # noqa: DOC501 - this text is the command's help
     output = output or reports[0].with_suffix(f".{what}.svg")
-    check_single(output, (".svg", ".pdf", ".png"), b"made by fisher plot", force=force)
+    check_single(output, (".svg", ".pdf", ".png"), force=force)
 
     from fisher_cli.reports.charts import SCALED, draw
     from fisher_cli.reports.console import Console
@@ -92,7 +92,7 @@ def plot(
     if chart is None:
         msg = f"{reports[0]} {_MISSING.get(what, f'has no numbers for --what {what}')}"
         raise OutputError(msg)
-    write_single(output, picture(chart.figure, output.suffix.lower()[1:], chart.finding))
+    write_single(output, picture(chart.figure, output.suffix.lower()[1:], chart.finding), force=force)
     console = Console(quiet=quiet)
     console.message(f"figure: {output}")
     said = " ".join([*chart.finding.splitlines(), chart.note])

@@ -62,7 +62,7 @@ def report(
         msg = f"--labels {labels} belongs to --data: name the dataset whose examples shall be shown"
         raise UsageError(msg)
     output = output or reports[0].with_suffix(".html")
-    check_single(output, (".html", ".htm"), b"<!-- made by fisher report -->", force=force)
+    check_single(output, (".html", ".htm"), force=force)
 
     from fisher_cli.reports.console import Console
     from fisher_cli.reports.page import render_page
@@ -74,5 +74,5 @@ def report(
 
         folder, replaced = (None if path is None else str(path) for path in (data_dir, labels))
         runs = [with_pictures(run, ImageData(data, folder, replaced)) for run in runs]
-    write_single(output, render_page(runs))
+    write_single(output, render_page(runs), force=force)
     Console(quiet=quiet).message(f"page: {output}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fisher_cli.cli.destinations import ROWS_AS_THEY_COME, exit_code, why_nothing
+from fisher_cli.cli.destinations import ROWS_AS_THEY_COME, exit_code, say_what_is_left, why_nothing
 from fisher_cli.cli.long_tables import Opened, open_rows
 from fisher_cli.errors import UsageError
 from fisher_cli.parallel.launch import launched
@@ -212,11 +212,10 @@ def run_command(
     # What a network's own code prints goes to stderr; results go by the console.
     with contextlib.ExitStack() as stack, contextlib.redirect_stdout(sys.stderr):
         is_fresh = files is None or files.force or not resume
-        before = None if files is None or is_fresh else journal_folder(files.main)
         following = None if waits is None else FollowRequest(waits.until, console.message)
         process_group = stack.enter_context(joined_ranks(launch, resources.device, console.error))
         resources = replace(resources, ranks=process_group.size)
-        run = _run(checkpoints, settings, resources, before, following, process_group)
+        run = _run(checkpoints, settings, resources, following, process_group)
         stack.callback(run.close)
         if files is not None:
             files = replace(files, inputs=tuple(file.path for file in run.files))
@@ -245,7 +244,6 @@ def _run(
     checkpoints: Sequence[Path],
     settings: Settings,
     resources: Resources,
-    before: Path | None,
     following: "FollowRequest | None",
     process_group: "ProcessGroup",
 ) -> "FileRun":
@@ -255,10 +253,8 @@ def _run(
     if resources.devices:
         from fisher_cli.parallel.devices import run_on_devices
 
-        return run_on_devices(checkpoints, settings, resources, before)
-    return run_of_files(
-        checkpoints, settings, resources, before=before, following=following, process_group=process_group
-    )
+        return run_on_devices(checkpoints, settings, resources)
+    return run_of_files(checkpoints, settings, resources, following=following, process_group=process_group)
 
 
 def _journal(
@@ -267,7 +263,7 @@ def _journal(
     """The journal of the report that is to be written, from which and into which the run's rows go."""
     if files is None:
         return contextlib.nullcontext()
-    journal = open_journal(journal_folder(files.main), run.question, fresh=files.force or not resume)
+    journal = open_journal(journal_folder(files.main), run.question, fresh=not resume, force=files.force)
     finished = run.keep_in(journal)
     if journal.dropped:
         console.message(f"damaged rows of the journal, dropped and measured again: {journal.dropped}")
@@ -355,7 +351,7 @@ def _keep(
     done = len(analysis.measurements)
     writes = files is not None and analysis.succeeded > 0
     if files is not None and writes:
-        _write(analysis, report, files, opened)
+        say_what_is_left(console, _write(analysis, report, files, opened))
     if writes or by_user:
         where = (
             f"are in {files.main}; the same command goes on from there"
@@ -372,17 +368,20 @@ def _write(
     opened: Opened,
     made_of: str | None = None,
     goes_on: bool = False,
-) -> None:
+) -> list[Path]:
     """Write the report; one that needs no more work says what it was `made_of`.
 
     While the run `goes_on` its long table stays open: the rows that it has yet are copied.
+
+    Returns:
+        The tables of an earlier report that were left alone.
     """
     metadata = RunRecord(analysis.stable_metadata(), {**analysis.run_metadata(), "made_of": made_of})
     made: dict[Path, pd.DataFrame | PreparedFile] = {files.path(table): rows for table, rows in report.frames(analysis)}
     if opened.file is not None:
         rows = opened.file.so_far() if goes_on else opened.file.prepared(inside_parquet(metadata.stable))
         made |= {} if rows is None else {opened.file.path: rows}
-    files.write(made.pop(files.main), None, metadata, made)
+    return files.write(made.pop(files.main), None, metadata, made)
 
 
 def _finish(
@@ -408,7 +407,7 @@ def _finish(
     if analysis.part is not None:  # of several ranks only the first has files
         return 0 if files is None else _finish_part(console, analysis, report, files, opened, ingredients)
     if files is not None and analysis.succeeded:
-        _write(analysis, report, files, opened, ingredients)
+        say_what_is_left(console, _write(analysis, report, files, opened, ingredients))
     if is_table and analysis.succeeded:
         report.show(console, analysis)
     elif opened.stdout is not None:
@@ -434,7 +433,7 @@ def _finish_part(
     ingredients: str | None,
 ) -> int:
     """Write the report of a shard; what the whole run shows is said when the parts are joined."""
-    _write(analysis, report, files, opened, ingredients)
+    say_what_is_left(console, _write(analysis, report, files, opened, ingredients))
     console.message(f"report: {files.main}, to be joined with the other shards' by fisher merge")
     if not analysis.measurements:
         return 0

@@ -47,9 +47,7 @@ def choose_devices(names: Sequence[str]) -> list[str]:
     return named
 
 
-def run_on_devices(
-    paths: Sequence[Path], settings: Settings, resources: Resources, before: Path | None = None
-) -> FileRun:
+def run_on_devices(paths: Sequence[Path], settings: Settings, resources: Resources) -> FileRun:
     """A run whose rows are measured by one process per device; this one keeps the journal and the order.
 
     The rows are those that one process would give.
@@ -58,7 +56,6 @@ def run_on_devices(
         paths: as for `run_of_files`.
         settings: what is asked.
         resources: with what; its `devices` share the checkpoints out.
-        before: the folder of an earlier run's journal.
 
     Returns:
         The run. Its processes begin with its first row, and `close` ends them.
@@ -70,7 +67,12 @@ def run_on_devices(
     """
     devices = choose_devices(resources.devices)
     pool = partial(_worker_pool, devices=devices, paths=paths)
-    return run_of_files(paths, settings, resources, before=before, devices=devices, elsewhere=pool)
+    return run_of_files(paths, settings, resources, devices=devices, elsewhere=pool)
+
+
+def threads_of_each(devices: Sequence[str]) -> int:
+    """How many threads each of several processes takes: an equal share."""
+    return max(1, torch.get_num_threads() // len(devices))
 
 
 def _worker_pool(
@@ -81,7 +83,7 @@ def _worker_pool(
         settings=inputs.settings,
         resources=replace(inputs.resources, shard=None, devices=()),
         files=tuple(files),
-        threads=max(1, torch.get_num_threads() // len(devices)),
+        threads=threads_of_each(devices),
         log_level=logging.getLogger("fisher_cli").level,
     )
     return WorkerPool(config, devices)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fisher_cli.errors import OutputError
-from fisher_cli.inputs.checkpoints.inspection_cache import copy_inspections
 from fisher_cli.parallel.shard_reports import (
     OF_THE_PART,
     ShardReport,
@@ -39,12 +38,14 @@ class Merged:
         data: the examples in words, as in the record.
         measurements: its rows in order of training, as far as the journals know them, without what is as long as the
             data. A row without numbers has its error alone.
+        left: tables of an earlier report that stay, since somebody has changed them.
     """
 
     main: Path
     word: str
     data: Mapping[str, Any]
     measurements: Sequence[Measurement]
+    left: Sequence[Path]
 
 
 def merge(paths: Sequence[Path], output: Path, form: Format, *, force: bool = False) -> list[Merged]:
@@ -143,9 +144,10 @@ class _Whole:
             OutputError: the tables do not fit each other, or the operating system refused.
         """
         asked = {name: value for name, value in self.parts[0].asked.items() if name != "shard"}
+        if any(part.asked.get("threads") != asked.get("threads") for part in self.parts):
+            asked["threads"] = None
         metadata = RunRecord(self._stable(), self._run())
-        with open_journal(journal_folder(self.files.main), asked, fresh=self._force) as journal:
-            copy_inspections(journal.folder, journal_folder(self.parts[0].main))
+        with open_journal(journal_folder(self.files.main), asked, force=self._force) as journal:
             for record in self.records:
                 if record is not None and journal.find(record.key) != record:
                     journal.append(record)
@@ -158,8 +160,8 @@ class _Whole:
             }
             if table_of(self.word).is_of_sequence:
                 main = self._with_sequence(main, measurements)
-            self.files.write(main, None, metadata, further)
-        return Merged(self.files.main, self.word, metadata.stable["data"], measurements)
+            left = self.files.write(main, None, metadata, further)
+        return Merged(self.files.main, self.word, metadata.stable["data"], measurements, left)
 
     def _stable(self) -> dict[str, Any]:
         """The record of the whole run, less what differs from run to run."""

@@ -114,6 +114,11 @@ class WorkerPool:
         self._deaths = dict[int, int]()
         self._workers: list[_Worker] = []
 
+    @property
+    def threads(self) -> int:
+        """Those of each worker."""
+        return self._worker_config.threads
+
     def begin(self, places: Sequence[int], keep: Keep, observer: Observer) -> None:
         """Start as many workers as there is work for, at most one for each device.
 

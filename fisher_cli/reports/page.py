@@ -129,8 +129,8 @@ def _cell(value: object) -> str | Markup:
 
 def _about(run: ReportedRun) -> dict[str, Any]:
     """What stands above all: data, network, settings, verdict, warnings."""
-    data, settings = (_mapping(run.record.get(name)) for name in ("data", "settings"))
-    normalization = _mapping(data.get("normalization"))
+    data, settings = (_mapping(run.record.get(name)) for name in ("data", "settings"))  # data may be a title alone
+    normalization = data.get("normalization") or {}
     facts = {
         "data": " ".join(str(data[key]) for key in ("name", "split") if data.get(key)),
         "examples": f"{data['examples']} of {data['of']}"
@@ -231,12 +231,12 @@ def _place(run: ReportedRun, order: int) -> str:
 
 def _ledger(run: ReportedRun, of: str) -> list[Listing]:
     """Which rule computed which parameter's part."""
-    ledgers = run.record.get("ledgers")
-    parameters = _mapping(ledgers[0]).get("parameters") if isinstance(ledgers, list) and ledgers else None
-    if not isinstance(parameters, list):
+    ledgers = run.record.get("ledgers", [])
+    parameters = ledgers[0].get("parameters", []) if ledgers else []
+    if not parameters:
         return []
     names = ("name", "values", "method")
-    rows = [[_mapping(each).get(name) for name in names] for each in parameters]
+    rows = [[each.get(name) for name in names] for each in parameters]
     methods = list(dict.fromkeys(str(row[2]) for row in rows))
     said = f"All {len(rows)} parameter tensors are in the trace, by: {', '.join(methods)}."
     return [Listing(f"Coverage{of}", said, ["parameter", "weights", "method"], rows, is_open=False)]

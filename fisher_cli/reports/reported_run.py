@@ -1,7 +1,7 @@
 """A report as it was written to files, read back: its tables, its record, and what it says in words."""
 
-import json
 import math
+import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from fisher_cli.errors import FisherError, OutputError
 from fisher_cli.results import UNSETTLED_NOTE, Estimate, Measurement, Predictions, Status, Trace
-from fisher_cli.storage.formats import SCHEMA_VERSION, TOOL, is_newer
 from fisher_cli.storage.journal import journal_folder, read_records
 from fisher_cli.storage.readers import read_table, sheet_names
+from fisher_cli.storage.regular_files import digest_of
 from fisher_cli.storage.report_files import record_path, table_path
+from fisher_cli.storage.run_record import LaterVersionError, StoredRecord, read_record
 from fisher_cli.tables.registry import (
     COMPARISON,
     DENSITY,
@@ -27,7 +28,7 @@ from fisher_cli.tables.registry import (
     Table,
     main_table_of,
 )
-from fisher_cli.text import digest, one_line
+from fisher_cli.text import one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,9 +110,8 @@ class ReportedRun:
     @property
     def command(self) -> list[str]:
         """The words that made the main table, `fisher` first; none where it was made from Python."""
-        run = self.record.get("run")
-        words = run.get("command") if isinstance(run, dict) else None
-        return ["fisher", *map(str, words[1:])] if isinstance(words, list) and len(words) > 1 else []
+        words = self.record.get("run", {}).get("command", [])
+        return ["fisher", *words[1:]] if len(words) > 1 else []
 
     def commands(self) -> Iterator[str]:
         """The commands that made the report and its side tables, as they can be typed.
@@ -120,10 +120,9 @@ class ReportedRun:
             One line each.
         """
         for word in _MAIN_WORDS:
-            run = self.records.get(word, {}).get("run")
-            command = run.get("command") if isinstance(run, dict) else None
-            if isinstance(command, list) and len(command) > 1:
-                yield one_line(shlex.join(["fisher", *map(str, command[1:])]))
+            command = self.records.get(word, {}).get("run", {}).get("command", [])
+            if len(command) > 1:
+                yield one_line(shlex.join(["fisher", *command[1:]]))
 
     def warnings(self) -> list[str]:
         """What a reader must know of rows: which have no numbers, then remarks, those first that raise a doubt."""
@@ -152,7 +151,7 @@ def read_run(path: Path) -> ReportedRun:
         OutputError: there is no such report, it is another table, it has no rows, or a later version wrote it.
         UsageError: the report is a workbook, and openpyxl, which reads workbooks, is not installed.
     """
-    main = read_table(path)
+    main = read_table(path)  # as it is: whether it is a main table, its columns tell
     if missing := [name for name in _NEEDED if name not in main]:
         stem = next(
             (path.stem.removesuffix(f".{each.word}") for each in _SIDES if path.stem.endswith(f".{each.word}")), ""
@@ -164,15 +163,16 @@ def read_run(path: Path) -> ReportedRun:
         msg = f"{path}: the report has no rows"
         raise OutputError(msg)
     found = {each.word: side for each in _SIDES if (side := _side(path, each)) is not None}
-    sides = {word: read_table(side, sheet) for word, (side, sheet) in found.items()}
-    records = {word: record for word in _MAIN_WORDS if (record := _record(path, word))}
+    columns = {each.word: each.columns for each in _SIDES}
+    sides = {word: read_table(side, sheet, columns[word]) for word, (side, sheet) in found.items()}
+    records = {word: record for word in _MAIN_WORDS if (record := _record(path, word)) is not None}
     return ReportedRun(
         one_line(path.stem),
         main,
         {word: table for word, table in sides.items() if len(table)},
-        records,
-        _measurements(main, path, records.get("", {})),
-        tuple(_damage(path, records.get("", {}), [path, *dict.fromkeys(side for side, _ in found.values())])),
+        {word: record.content for word, record in records.items()},
+        _measurements(main, path, records[""].content if "" in records else {}),
+        tuple(_damage(path, records.get(""), [path, *dict.fromkeys(side for side, _ in found.values())])),
     )
 
 
@@ -180,7 +180,7 @@ def _side(path: Path, table: Table) -> tuple[Path, str | None] | None:
     """The file of a side table, and its sheet in a workbook; None if it was not written."""
     if path.suffix.lower() != ".xlsx":
         side = table_path(path, table.word)
-        return (side, None) if side.is_file() else None
+        return (side, None) if os.path.lexists(side) else None
     # A workbook holds all tables of one command.
     books = dict.fromkeys((table_path(path, main_table_of(table).word), path))
     return next(((book, table.word) for book in books if table.word in sheet_names(book)), None)
@@ -212,40 +212,34 @@ def numbers(table: "pd.DataFrame", name: str) -> list[float]:
     return [float(value) for value in table[name].astype("Float64").to_numpy(dtype=float, na_value=math.nan)]
 
 
-def _record(path: Path, word: str) -> Mapping[str, Any]:
-    """The record of a table, {} if there is none of ours.
+def _record(path: Path, word: str) -> StoredRecord | None:
+    """The record of a table; None if there is none of ours, or a damaged one.
 
     Raises:
         OutputError: it is of a later version.
     """
     try:
-        record = json.loads(record_path(table_path(path, word)).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    if not isinstance(record, dict) or record.get("tool") != TOOL:
-        return {}
-    if is_newer(record):
-        msg = (
-            f"{path}: a report of version {one_line(str(record.get('schema_version')))[:20]}, and this fisher knows 1 "
-            f"to {SCHEMA_VERSION}: it was written by a later one; install that"
-        )
-        raise OutputError(msg)
-    return record
+        return read_record(record_path(table_path(path, word)))
+    except LaterVersionError as error:
+        msg = f"{path}: its record {error}; it was written by a later one; install that"
+        raise OutputError(msg) from error
+    except (OSError, ValueError):
+        return None
 
 
-def _damage(path: Path, record: Mapping[str, Any], files: Sequence[Path]) -> Iterator[str]:
+def _damage(path: Path, record: StoredRecord | None, files: Sequence[Path]) -> Iterator[str]:
     """Which of the tables are not what the record says.
 
     Yields:
         A sentence each.
     """
-    tables = record.get("tables")
-    if not isinstance(tables, dict):
-        yield f"{record_path(path).name} is missing or damaged: settings and data of this report are not known"
+    if record is None:
+        name = one_line(record_path(path).name)
+        yield f"{name} is missing or damaged: settings and data of this report are not known"
         return
     for file in files:
-        listed = tables.get(file.name)
-        if listed is not None and listed != digest(file.read_bytes()):
+        listed = record.tables.get(file.name)
+        if listed is not None and listed != digest_of(file):
             yield f"{one_line(file.name)} is not as it was written: run `fisher check {shlex.quote(path.name)}`"
 
 
@@ -285,14 +279,12 @@ def _measurements(main: "pd.DataFrame", path: Path, record: Mapping[str, Any]) -
 
 def _said(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What the record says of each checkpoint, by its name: the remarks, and the distribution of its outputs."""
-    checkpoints = record.get("checkpoints")
     return {
         str(each.get("checkpoint")): {
-            "notes": tuple(one_line(str(note)) for note in each.get("notes", ())),
-            "likelihood": re.split("[: ]", str(each.get("likelihood") or ""))[0] or None,
+            "notes": tuple(one_line(note) for note in each.get("notes", [])),
+            "likelihood": re.split("[: ]", each.get("likelihood") or "")[0] or None,
         }
-        for each in (checkpoints if isinstance(checkpoints, list) else [])
-        if isinstance(each, dict)
+        for each in record.get("checkpoints", [])
     }
 
 

@@ -56,8 +56,10 @@ def with_pictures(run: ReportedRun, data: ImageData) -> ReportedRun:
         raise OutputError(msg)
     examples = _examples(run, data)
     places = {int(index): place for place, index in enumerate(examples.indices.tolist())}
-    wanted = [int(index) for index in found[1]["index"].tolist()]
-    shown = {index: _address(examples.inputs[places[index]], examples.pixel_maximum) for index in wanted}
+    wanted = [int(index) for index in found[1]["index"].dropna().tolist()]
+    shown = {
+        index: _address(examples.inputs[places[index]], examples.pixel_maximum) for index in wanted if index in places
+    }
     return replace(run, pictures=shown)
 
 
@@ -73,14 +75,13 @@ def _examples(run: ReportedRun, data: ImageData) -> "Examples":
     record = run.records.get("examples") or run.record
     known, settings = record.get("data"), record.get("settings")
     if not isinstance(known, Mapping) or not isinstance(settings, Mapping) or "identity" not in known:
-        msg = f"{run.name}: its record does not say of which data it is: make the report again"
-        raise OutputError(msg)
+        raise OutputError(_unknown(run))
     asked = Settings(
         data=data.name,
         split=settings.get("split"),
         limit=settings.get("limit"),
         labels=data.labels if settings.get("labels") is not None else None,
-        normalize=_normalize(known, settings),
+        normalize=_normalize(run, known, settings),
         resize=settings.get("resize"),
         crop=settings.get("crop"),
         data_arguments=tuple((str(key), str(value)) for key, value in settings.get("data_arguments") or ()),
@@ -95,12 +96,22 @@ def _examples(run: ReportedRun, data: ImageData) -> "Examples":
     return examples
 
 
-def _normalize(known: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
-    """As it was typed; what `auto` chose, by its numbers."""
-    typed = settings.get("normalize")
-    if not isinstance(typed, str) or typed.lower() != "auto":
+def _unknown(run: ReportedRun) -> str:
+    return f"{run.name}: its record does not say of which data it is: make the report again"
+
+
+def _normalize(run: ReportedRun, known: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
+    """As it was typed; what `auto` chose, by its numbers.
+
+    Raises:
+        OutputError: it does not say what.
+    """
+    typed: str | None = settings.get("normalize")
+    if typed is None or typed.lower() != "auto":
         return typed
-    chosen = known["normalization"]
+    chosen = known.get("normalization") or {}
+    if not chosen.get("mean") or not chosen.get("std"):
+        raise OutputError(_unknown(run))
     return "/".join(",".join(repr(float(value)) for value in chosen[name]) for name in ("mean", "std"))
 
 
@@ -152,7 +163,10 @@ def cards(run: ReportedRun, top: Sequence[Mapping[str, Any]]) -> list[Card]:
 
 def _card(picture: str, row: Mapping[str, Any]) -> Card:
     label, predicted = (_named(row, name) for name in ("label", "predicted"))
-    lines = [f"label {label}", f"predicted {predicted}", f"trace {row['trace_true']:.3g}", f"loss {row['loss']:.3g}"]
+    numbers = [
+        f"{name} {row[key]:.3g}" for name, key in (("trace", "trace_true"), ("loss", "loss")) if row[key] is not None
+    ]
+    lines = [f"label {label}", f"predicted {predicted}", *numbers]
     if row.get("noisy") == 1:
         lines.insert(1, "(wrong label)")
     return Card(picture, f"example {row['index']}", lines, row.get("label") != row.get("predicted"))

@@ -164,7 +164,9 @@ class Measurement:
         The sample's own error would be zero where no example is right. None where no accuracy is known.
         """
         accuracy = self.predictions.accuracy if self.predictions else None
-        if accuracy is None or not math.isfinite(accuracy.value) or self.guessing_loss is None or not self.examples:
+        if accuracy is None or not math.isfinite(accuracy.value) or self.guessing_loss is None:
+            return None
+        if self.examples is None or self.examples < 1:
             return None
         chance = math.exp(-self.guessing_loss)
         return accuracy.value > chance + CLEAR * math.sqrt(chance * (1 - chance) / self.examples)

@@ -1,8 +1,7 @@
 """What concerns a whole run, before its first row: checkpoints found, data loaded, network and device there."""
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from fisher_cli._version import __version__
 from fisher_cli.curvature.problem.problem import Data, TensorData
 from fisher_cli.curvature.problem.process_group import ALONE, ProcessGroup
 from fisher_cli.curvature.torch_backend.malloc import manage_freed_memory
@@ -19,12 +17,7 @@ from fisher_cli.curvature.torch_backend.out_of_memory import is_out_of_memory, r
 from fisher_cli.errors import CheckpointError, FisherError, RanksError, UsageError
 from fisher_cli.inputs.checkpoints.checkpoints import CheckpointFile, ReadOptions, find_checkpoints
 from fisher_cli.inputs.checkpoints.follow import FollowedPaths, FollowRequest
-from fisher_cli.inputs.checkpoints.inspection_cache import (
-    InspectedFile,
-    InspectionCache,
-    read_inspections,
-    write_inspections,
-)
+from fisher_cli.inputs.checkpoints.inspection_cache import InspectionCache
 from fisher_cli.inputs.data.datasets import Examples, load_examples
 from fisher_cli.inputs.networks.networks import Networks
 from fisher_cli.run.analysis import Analysis
@@ -35,7 +28,6 @@ from fisher_cli.run.option_checks import refuse_recomputed, refuse_rounded, refu
 from fisher_cli.run.row import Executor, Inputs, ThisProcess
 from fisher_cli.run.sequence import Run
 from fisher_cli.settings import Resources, Settings, ShardPart
-from fisher_cli.storage.json_codec import decode, encode
 
 FileRun = Run[CheckpointFile]
 
@@ -77,7 +69,6 @@ def run_of_files(
     settings: Settings,
     resources: Resources,
     *,
-    before: Path | None = None,
     following: FollowRequest | None = None,
     files: Sequence[CheckpointFile] | None = None,
     process_group: ProcessGroup = ALONE,
@@ -92,7 +83,6 @@ def run_of_files(
         paths: files and folders.
         settings: what is asked.
         resources: with what; its `shard` chooses the rows.
-        before: the folder of an earlier run's journal; files that it has found are only hashed.
         following: goes on with checkpoints that come later; None to end with those that are there.
         files: the checkpoints of the whole run, where another process has found them already.
         process_group: ranks that go through the same checkpoints, in step; only rank 0 has a journal.
@@ -114,7 +104,7 @@ def run_of_files(
     device = choose_device(devices[0] if devices else process_group.own_device(resources.device))
     refuse_tf32_on(device.type, settings)
     reading = ReadOptions.of(settings, resources)
-    cache = _known_inspections(before, reading)
+    cache = InspectionCache()
     manage_freed_memory(large=True)  # until a network is there: what files leave behind would be in its way
     watch = None if following is None else FollowedPaths(paths, reading, cache, following)
     found = list(files) if files is not None else _found(paths, reading, cache, watch)
@@ -143,27 +133,8 @@ def run_of_files(
         executor if elsewhere is None else elsewhere(inputs, found),
         _analysis(inputs, ", ".join(devices) or str(device), found),
         more=None if watch is None else partial(_newcomers, watch),
-        keep_inspections=partial(_keep_inspections, cache, reading),
         process_group=process_group,
     )
-
-
-def _way(reading: ReadOptions) -> dict[str, Any]:
-    """How files are read: what was found in one holds for the same bytes read in the same way."""
-    return {"fisher": __version__, "torch": str(torch.__version__), **asdict(reading)}
-
-
-def _known_inspections(journal: Path | None, reading: ReadOptions) -> InspectionCache:
-    found = list[InspectedFile]()
-    for value in read_inspections(journal, _way(reading)) if journal is not None else ():
-        with contextlib.suppress(ValueError):
-            found.append(decode(InspectedFile, value))
-    return InspectionCache.of(found)
-
-
-def _keep_inspections(cache: InspectionCache, reading: ReadOptions, journal: Path) -> None:
-    if cache.has_news:
-        write_inspections(journal, _way(reading), map(encode, cache.met.values()))
 
 
 def _found(

@@ -117,6 +117,10 @@ class Executor(Protocol):
 
     is_elsewhere: bool
 
+    @property
+    def threads(self) -> int:
+        """How many threads of the processor take part in a row: sums in another order differ in the last digits."""
+
     def begin(self, places: Sequence[int], keep: Keep, observer: Observer) -> None:
         """Get ready for the rows that will be asked for.
 
@@ -165,6 +169,11 @@ class ThisProcess:
         # Whose network that is, and how many rows without numbers it has been told of since.
         self._at: Source | None = None
         self._since = 0
+
+    @property
+    def threads(self) -> int:
+        """Those of this process."""
+        return torch.get_num_threads()
 
     def begin(self, places: Sequence[int], keep: Keep, observer: Observer) -> None:
         """Remember the observer, which is told how far each row is."""

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -47,11 +46,10 @@ class Run(Generic[S]):
         analysis: Analysis,
         *,
         more: Callable[[Callable[[], None]], Iterator[S]] | None = None,
-        keep_inspections: Callable[[Path], None] = lambda _folder: None,
         process_group: ProcessGroup = ALONE,
     ) -> None:
         self.inputs, self.files, self.executor, self.analysis = inputs, files, executor, analysis
-        self._more, self._keep_inspections, self._process_group = more, keep_inspections, process_group
+        self._more, self._process_group = more, process_group
         self._journal: Journal | None = None
         self._previous, self._next = FIRST, 0
 
@@ -84,6 +82,7 @@ class Run(Generic[S]):
             "fisher": __version__,
             "torch": str(torch.__version__),
             "device": self.inputs.device.type,
+            "threads": self.executor.threads if self.inputs.device.type == "cpu" else None,
             "batch_size": self.inputs.resources.batch_size,
             "settings": settings.without_folders(),
             "data": self.inputs.identity,
@@ -101,7 +100,6 @@ class Run(Generic[S]):
             How many of the rows are finished already, as far as the files tell.
         """
         self._journal = journal
-        self._keep_inspections(journal.folder)
         known = {weights for weights, _ in journal.keys}
         return sum(file.sha256 in known for file in self.share)
 

@@ -9,6 +9,7 @@ import contextlib
 import os
 import secrets
 import signal
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,14 @@ def replace_all(contents: Mapping[Path, bytes | PreparedFile], stale: Iterable[P
                     new.unlink(missing_ok=True)
 
 
+def discard(contents: Iterable[bytes | PreparedFile]) -> None:
+    """Remove prepared files that get no name."""
+    for content in contents:
+        if isinstance(content, PreparedFile):
+            with contextlib.suppress(OSError):
+                content.temporary.unlink(missing_ok=True)
+
+
 def write_new(path: Path, data: bytes) -> None:
     """Write a file that must not exist yet, down to the disk; nothing is left of it after a failure."""
     descriptor = create(path)
@@ -100,11 +109,11 @@ class GrowingFile:
     could not be told from it.
 
     Args:
-        path: a file that exists.
+        path: a regular file that exists; a link is refused.
     """
 
     def __init__(self, path: Path) -> None:
-        self._descriptor: int | None = os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_CLOEXEC", 0))
+        self._descriptor: int | None = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     def append(self, line: bytes) -> None:
         """Write a line, and wait until it is on the disk.
@@ -167,7 +176,7 @@ def undisturbed() -> Iterator[None]:
 
 def create(path: Path) -> int:
     """A descriptor of a new file; it must not exist."""
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
 
 def create_folder(path: Path) -> None:
@@ -213,9 +222,12 @@ def temporary_name(path: Path) -> Path:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove temporary files of a process that was killed while it wrote this file."""
+    """Remove temporary files of a process that was killed while it wrote this file; what is no regular file stays."""
     start, end = f".{path.name}.", ".tmp"
     for name in os.listdir(path.parent):
         middle = name.removeprefix(start).removesuffix(end)
         if name == f"{start}{middle}{end}" and len(middle) == 8 and set(middle) <= set("0123456789abcdef"):
-            path.with_name(name).unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                leftover = path.with_name(name)
+                if stat.S_ISREG(os.lstat(leftover).st_mode):
+                    leftover.unlink()

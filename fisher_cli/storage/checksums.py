@@ -27,8 +27,11 @@ def is_whole(line: bytes) -> bool:
 
 
 def checked_value(line: bytes) -> Any:
-    """The value of a line without its end; None where the checksum does not hold."""
-    return json.loads(line[START:]) if is_whole(line) else None
+    """The value of a line without its end; None where the checksum does not hold, or is that of no JSON value."""
+    try:
+        return json.loads(line[START:]) if is_whole(line) else None
+    except (ValueError, RecursionError):
+        return None
 
 
 def checked_values(content: bytes) -> Iterator[Any]:
@@ -38,7 +41,7 @@ def checked_values(content: bytes) -> Iterator[Any]:
         content: the lines, each with its end; the last one may lack it.
 
     Yields:
-        One value per line; None where the checksum does not hold.
+        One value per line; None where the checksum does not hold, or is that of no JSON value.
     """
     for line in io.BytesIO(content.removesuffix(b"\n") + b"\n"):  # one line at a time: a journal can be long
         yield checked_value(line[:-1])

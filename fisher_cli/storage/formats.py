@@ -1,5 +1,6 @@
 """The forms of a report's tables: which a file's name says, and a table's bytes in it."""
 
+import os
 import shlex
 from collections.abc import Mapping
 from enum import StrEnum
@@ -49,11 +50,11 @@ def format_of(path: Path, explicit: Format | None = None) -> Format:
     if explicit is Format.TABLE:
         msg = "--format table is for the terminal: leave out -o, or choose a file format such as --format csv"
         raise UsageError(msg)
-    if found is None and path.is_dir():
+    if found is None and os.path.isdir(path):
         better = shlex.quote(str(path / f"report.{explicit or Format.CSV}"))
         msg = f"-o {path}: it is a folder: type -o {better}"
         raise UsageError(msg)
-    if found is None and path.exists() and not path.is_file():
+    if found is None and os.path.exists(path) and not os.path.isfile(path):
         msg = f"-o {path}: it is not a regular file: choose another name, or -o - for rows on stdout"
         raise UsageError(msg)
     if found is None:

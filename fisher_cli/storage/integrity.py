@@ -1,21 +1,20 @@
 """Whether a report is whole: its tables against the hashes in its record, its rows, and its journal."""
 
-import json
+import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from fisher_cli.errors import OutputError, RecordError
 from fisher_cli.results import Status
-from fisher_cli.storage.checksums import SELF_HASH, self_hash_holds
-from fisher_cli.storage.formats import SCHEMA_VERSION, TOOL, is_newer
-from fisher_cli.storage.journal import ends_whole, journal_folder, read_records
-from fisher_cli.storage.readers import read_rows
+from fisher_cli.storage.journal import ends_whole, read_records
+from fisher_cli.storage.readers import read_rows, refuse_no_report
+from fisher_cli.storage.regular_files import digest_of
 from fisher_cli.storage.report_files import RECORD, record_path
+from fisher_cli.storage.run_record import StoredRecord, read_record
 from fisher_cli.tables.columns import Value
-from fisher_cli.text import digest, encodable
+from fisher_cli.text import encodable
 
 
 @dataclass(frozen=True)
@@ -42,30 +41,21 @@ def check_report(report: Path) -> list[IntegrityCheck]:
         report: `name.csv`, or another format of a report's table.
 
     Returns:
-        One finding for the record, for each table that it lists, for the rows of checkpoints, and for the journal where
-        there is one.
+        One finding for the record, for each table that it lists, for the rows of checkpoints unless their table was
+        changed, and for the journal where there is one.
 
     Raises:
         OutputError: there is no such report, or it is another file of one.
     """
-    if report.is_dir():
-        msg = f"{report}: a folder; name the table of a report, such as trend.csv"
-        raise OutputError(msg)
-    if report.name.endswith(RECORD):
-        msg = f"{report}: the record of a report; name its table, such as {report.name.removesuffix(RECORD)}.csv"
-        raise OutputError(msg)
-    if not report.is_file():
-        msg = f"{report}: no such report; check the path"
-        raise OutputError(msg)
+    refuse_no_report(report)
     place = _record_path(report)
     record, finding = _record(place)
-    findings = [finding]
-    if record is not None:
-        findings += _tables(report, record)
-    of_rows, failed = _rows(report)
-    findings += of_rows
-    folder = journal_folder(place.with_name(place.name.removesuffix(RECORD)))
-    if folder.exists():
+    tables = [] if record is None else list(_tables(report, record))
+    is_another = any(not each.ok for each in tables if each.what == report.name)
+    of_rows, failed = ([], None) if is_another else _rows(report)
+    findings = [finding, *tables, *of_rows]
+    folder = place.with_name(f"{place.name.removesuffix(RECORD)}.journal")
+    if os.path.lexists(folder):
         findings.append(_journal(folder, record, failed))
     return findings
 
@@ -73,68 +63,62 @@ def check_report(report: Path) -> list[IntegrityCheck]:
 def _record_path(report: Path) -> Path:
     """The record of a report, or that of another report which lists this table as one of its own."""
     own = record_path(report)
-    if own.exists():
+    if os.path.lexists(own):
         return own
     others = (path for path in sorted(report.parent.glob(f"*{RECORD}")) if report.name in _listed(path))
     return next(others, own)
 
 
 def _listed(path: Path) -> Collection[str]:
-    tables = (_record(path)[0] or {}).get("tables")
-    return tables if isinstance(tables, dict) else ()
+    record, _ = _record(path)
+    return () if record is None else record.tables
 
 
-def _record(path: Path) -> tuple[dict[str, Any] | None, IntegrityCheck]:
+def _record(path: Path) -> tuple[StoredRecord | None, IntegrityCheck]:
     """The record, if it can be used."""
     try:
-        content = path.read_bytes()
-        record = json.loads(content)
+        record = read_record(path)
     except FileNotFoundError:
         return None, IntegrityCheck(path.name, False, "is missing: the tables cannot be held against their hashes")
-    except (OSError, ValueError, RecursionError) as error:
-        return None, IntegrityCheck(path.name, False, f"cannot be read ({error})")
-    if not isinstance(record, dict) or record.get("tool") != TOOL or not isinstance(record.get("tables"), dict):
-        return None, IntegrityCheck(path.name, False, "is no record of fisher, or a damaged one")
-    version = record.get("schema_version")
-    if not isinstance(version, int) or is_newer(record):
-        return None, IntegrityCheck(
-            path.name, False, f"has schema version {version}: this fisher knows 1 to {SCHEMA_VERSION}"
-        )
-    # Those of the first version have no hash of their own.
-    if (version > 1 or SELF_HASH in record) and not self_hash_holds(content):
+    except OSError as error:
+        return None, IntegrityCheck(path.name, False, f"cannot be read ({error.strerror or error})")
+    except ValueError as error:
+        return None, IntegrityCheck(path.name, False, str(error))
+    if record.was_changed:
         return record, IntegrityCheck(path.name, False, "was changed after it was written")
-    return record, IntegrityCheck(path.name, True, f"schema version {version}")
+    return record, IntegrityCheck(path.name, True, f"schema version {record.version}")
 
 
-def _tables(report: Path, record: dict[str, Any]) -> Iterator[IntegrityCheck]:
+def _tables(report: Path, record: StoredRecord) -> Iterator[IntegrityCheck]:
     """Each table that the record lists.
 
     Yields:
         One finding per table.
     """
-    if report.name not in record["tables"]:
+    if report.name not in record.tables:
         yield IntegrityCheck(report.name, False, "is not in the record: it is not the report that the record is about")
-    for name, expected in record["tables"].items():
-        path = report.parent / Path(str(name)).name
+    for name, expected in record.tables.items():
         try:
-            found = digest(path.read_bytes())
+            found = digest_of(report.with_name(name))
         except OSError as error:
-            yield IntegrityCheck(path.name, False, f"cannot be read ({error.strerror})")
+            yield IntegrityCheck(name, False, f"cannot be read ({error.strerror or error})")
             continue
-        same = found == expected
-        yield IntegrityCheck(path.name, same, "is as it was written" if same else "was changed after it was written")
+        detail = "is as it was written" if found == expected else "was changed after it was written"
+        if found != expected and found == record.replaced.get(name):
+            detail = "was written before a run that was stopped: the same command writes it anew"
+        yield IntegrityCheck(name, found == expected, detail)
 
 
-def _rows(report: Path) -> tuple[list[IntegrityCheck], set[str]]:
+def _rows(report: Path) -> tuple[list[IntegrityCheck], set[str] | None]:
     """The main table's rows: one finding, or none for a table without checkpoints; and which of them have no numbers.
 
-    Those are named as the record names them.
+    Those are named as the record names them; None where they are not known.
     """
     name = f"rows of {report.name}"
     try:
         columns, rows = read_rows(report)
     except OutputError as error:
-        return [IntegrityCheck(name, False, str(error))], set()
+        return [IntegrityCheck(name, False, str(error))], None
     names = {column.name for column in columns}
     if not {"checkpoint", "status"} <= names:
         return [], set()
@@ -153,18 +137,21 @@ def _is_rising(orders: Sequence[Value]) -> bool:
     return len(known) == len(orders) and all(one <= other for one, other in pairwise(known))
 
 
-def _journal(folder: Path, record: dict[str, Any] | None, failed: Collection[str]) -> IntegrityCheck:
-    """The journal, and whether it has the rows that the record lists, but for those without numbers."""
+def _journal(folder: Path, record: StoredRecord | None, failed: Collection[str] | None) -> IntegrityCheck:
+    """The journal, and whether it has the rows that the record lists, but for those without numbers, where known."""
     try:
         _, records, dropped = read_records(folder)
+        is_whole = ends_whole(folder)
     except RecordError as error:
         return IntegrityCheck(folder.name, False, str(error))
+    except OSError as error:
+        return IntegrityCheck(folder.name, False, f"cannot be read ({error.strerror or error})")
     if dropped:
         return IntegrityCheck(folder.name, False, f"has {dropped} damaged lines; the same command measures those again")
-    if not ends_whole(folder):
+    if not is_whole:
         return IntegrityCheck(folder.name, False, "lacks the end of its last line; the same command mends it")
-    rows = [each for each in (record or {}).get("checkpoints", []) if isinstance(each, dict)]
-    listed = {each.get("sha256") for each in rows if each.get("checkpoint") not in failed}
+    rows = [] if record is None or failed is None else record.content.get("checkpoints", [])
+    listed = {each.get("sha256") for each in rows if each.get("checkpoint") not in (failed or ())}
     missing = listed - {None} - {weights for weights, _ in records}
     if missing:
         return IntegrityCheck(

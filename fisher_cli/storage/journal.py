@@ -5,11 +5,11 @@ content hash it names: resuming means skipping what is there. Tables are rendere
 """
 
 import fcntl
-import hashlib
 import json
 import os
 import re
 import socket
+import stat
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,9 +21,14 @@ from fisher_cli.results import Ledger, Measurement
 from fisher_cli.storage.atomic_write import GrowingFile, make_folder, replace_all
 from fisher_cli.storage.checksums import START, checked_line, checked_value, checked_values, is_whole
 from fisher_cli.storage.json_codec import decode, encode
+from fisher_cli.storage.json_values import refuse_depth
+from fisher_cli.storage.regular_files import digest_of, kind_of, open_regular, read_regular, status_of
 from fisher_cli.text import one_line
 
 _LOCK: Final = "lock"
+_LOCKED_BY: Final = b"process "
+# After a power cut a file can hold zeros instead.
+_LOCKED: Final = re.compile(rb"process [0-9]+ on [^\n]{0,255}\n?|\0*")
 
 
 def locked(folder: Path) -> int:
@@ -31,10 +36,13 @@ def locked(folder: Path) -> int:
 
     Raises:
         LockedError: another process holds it.
+        RecordError: what is there is no lock of fisher's.
     """
-    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+    path = folder / _LOCK
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _refuse_other_content(path, descriptor)
     except BlockingIOError:
         owner = _owner(descriptor)
         os.close(descriptor)
@@ -47,8 +55,43 @@ def locked(folder: Path) -> int:
         os.close(descriptor)
         raise
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    os.pwrite(descriptor, _LOCKED_BY + f"{os.getpid()} on {socket.gethostname()}\n".encode(), 0)
     return descriptor
+
+
+def _refuse_other_content(path: Path, descriptor: int) -> None:
+    """Refuse a file that somebody else has written, be it under another name too.
+
+    Raises:
+        RecordError: it is one.
+    """
+    status, content = os.fstat(descriptor), os.pread(descriptor, 300, 0)
+    is_ours = _LOCKED.fullmatch(content) is not None or _LOCKED_BY.startswith(content)
+    if kind_of(status) is not None or status.st_size > len(content) or not is_ours:
+        msg = f"{path} is not what fisher writes there, and would be lost: move it away, or choose another name for -o"
+        raise RecordError(msg)
+
+
+def _refuse_links(folder: Path) -> None:
+    """Refuse a journal that is no folder, or has something in the place of its files that fisher has not made.
+
+    Raises:
+        RecordError: it is one.
+        OSError: the operating system refused to tell.
+    """
+    for path in (folder, folder / _LOCK, folder / _RECORDS):
+        try:
+            status = status_of(path, follow=False)
+        except FileNotFoundError:
+            continue
+        if path == folder and not stat.S_ISDIR(status.st_mode):
+            msg = f"{folder} is in the way: a report keeps its journal there; choose another name for -o"
+            raise RecordError(msg)
+        if path != folder and (kind := kind_of(status)) is not None:
+            msg = (
+                f"{path} is {kind}, which is neither followed nor replaced: move it away, or choose another name for -o"
+            )
+            raise RecordError(msg)
 
 
 def _owner(descriptor: int) -> str:
@@ -61,10 +104,13 @@ def _owner(descriptor: int) -> str:
 
 
 VERSION: Final = 1
+# Their number changes last digits. One that is not known, as in journals of parts that were made with several, is not
+# held against another.
+_THREADS: Final = "threads"
 Key = tuple[str, str | None]
 _RECORDS: Final = "records.jsonl"
 # How the text of a record begins: its key can be told without reading the rest.
-_KEY: Final = re.compile(rb'\{"record":\{"weights":"([^"\\]*)","previous":(?:null|"([^"\\]*)"),')
+_KEY: Final = re.compile(rb'\{"record":\{"weights":"([ !#-\[\]-~]*)","previous":(?:null|"([ !#-\[\]-~]*)"),')
 
 
 @dataclass(frozen=True)
@@ -143,12 +189,13 @@ class Journal:
         if place is None:
             return None
         try:
-            with open(self.folder / _RECORDS, "rb") as file:
+            with open_regular(self.folder / _RECORDS, follow=False) as file:
                 file.seek(place[0])
                 line = file.read(place[1])
         except OSError:
             return None
-        return self._decoded.record(checked_value(line))
+        found = self._decoded.record(checked_value(line))
+        return found if found is not None and found.key == key else None
 
     def of_weights(self, weights: str) -> JournalRecord | None:
         """Read the record of these weights that was written last, whatever stood before them.
@@ -163,9 +210,8 @@ class Journal:
         return None if key is None else self.find(key)
 
     def sha256(self) -> str:
-        """The SHA-256 of all that is written, the line of the settings included, in 64 hexadecimal digits."""
-        with open(self.folder / _RECORDS, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        """The SHA-256 of all that is written, the line of the settings included, as `sha256:<hex>`."""
+        return digest_of(self.folder / _RECORDS, follow=False)
 
     def append(self, record: JournalRecord) -> None:
         """Write a record, and wait until it is on the disk; it replaces an earlier one of the same key.
@@ -205,7 +251,7 @@ def journal_folder(report: Path) -> Path:
     return report.with_name(f"{report.stem}.journal")
 
 
-def open_journal(folder: Path, asked: Mapping[str, Any], *, fresh: bool = False) -> Journal:
+def open_journal(folder: Path, asked: Mapping[str, Any], *, fresh: bool = False, force: bool = False) -> Journal:
     """The journal of this folder for this question, locked; made if there is none, begun anew if `fresh`.
 
     A last line that a kill tore, or a line whose checksum does not hold, is dropped: its checkpoint is measured again.
@@ -215,6 +261,7 @@ def open_journal(folder: Path, asked: Mapping[str, Any], *, fresh: bool = False)
         asked: what the records answer (settings, data, versions), as JSON values; the same question has the same
             values.
         fresh: forget the records that are there.
+        force: forget them even where something else than a journal is in their place.
 
     Returns:
         The journal; `dropped` says how many damaged lines there were. Whoever opens it closes it.
@@ -226,15 +273,13 @@ def open_journal(folder: Path, asked: Mapping[str, Any], *, fresh: bool = False)
     asked = json.loads(json.dumps(asked))  # tuples as lists, as they will be read
     try:
         make_folder(folder)
-        if not folder.is_dir():
-            msg = f"{folder} is in the way: a report keeps its journal there; choose another name for -o"
-            raise RecordError(msg)
+        _refuse_links(folder)
         lock = locked(folder)
     except OSError as error:
         msg = f"cannot write {folder}: {error.strerror or error}"
         raise RecordError(msg) from error
     try:
-        return _opened(folder, asked, lock, fresh=fresh)
+        return _opened(folder, asked, lock, fresh=fresh or force, force=force)
     except OSError as error:
         os.close(lock)
         msg = f"cannot write {folder / _RECORDS}: {error.strerror or error}"
@@ -257,11 +302,10 @@ def kept_keys(folder: Path, asked: Mapping[str, Any]) -> Collection[Key]:
     Raises:
         RecordError: its records answer another question, or it cannot be read.
     """
-    path = folder / _RECORDS
     try:
-        content = path.read_bytes() if path.exists() else b""
+        content = _content(folder)
     except OSError as error:
-        msg = f"{path}: cannot be read ({error.strerror})"
+        msg = f"{folder / _RECORDS}: cannot be read ({error.strerror})"
         raise RecordError(msg) from error
     if b"\n" not in content:
         return ()
@@ -269,17 +313,29 @@ def kept_keys(folder: Path, asked: Mapping[str, Any]) -> Collection[Key]:
     return _index(content)[0].of.keys()
 
 
-def _opened(folder: Path, asked: Mapping[str, Any], lock: int, *, fresh: bool) -> Journal:
-    path = folder / _RECORDS
-    content = path.read_bytes() if path.exists() else b""
+def _content(folder: Path) -> bytes:
+    """All that a journal holds; nothing where it is not there yet."""
+    try:
+        return read_regular(folder / _RECORDS, follow=False)
+    except FileNotFoundError:
+        return b""
+
+
+def _opened(folder: Path, asked: Mapping[str, Any], lock: int, *, fresh: bool, force: bool) -> Journal:
+    path, content, head = folder / _RECORDS, _content(folder), checked_line({"journal": VERSION, "asked": asked})
     # A file without a whole first line was torn while it was begun: there is nothing in it.
-    is_begun = not fresh and b"\n" in content
-    if is_begun:
-        _refuse_other_question(folder, checked_value(content[: content.index(b"\n")]), asked)
+    is_torn = b"\n" not in content and head.startswith(content)
+    if not force and not is_torn:
+        found = checked_value(content.partition(b"\n")[0])
+        if fresh:
+            _refuse_other_head(folder, found)
+        else:
+            _refuse_other_question(folder, found, asked)
+    is_begun = not fresh and not is_torn
     places, dropped = _index(content) if is_begun else (_Places(), 0)
     if not is_begun or dropped or not content.endswith(b"\n"):
         kept = [content[start : start + length] for start, length in places.of.values()]
-        content = b"".join(line + b"\n" for line in (checked_line({"journal": VERSION, "asked": asked}), *kept))
+        content = b"".join(line + b"\n" for line in (head, *kept))
         replace_all({path: content})
         places, _ = _index(content)
     return Journal(folder, dropped, places, len(content), GrowingFile(path), lock)
@@ -288,7 +344,7 @@ def _opened(folder: Path, asked: Mapping[str, Any], lock: int, *, fresh: bool) -
 def _index(content: bytes) -> tuple[_Places, int]:
     """Where the records are, the last one of each key, and how many lines hold none; the first line is the question."""
     places = _Places()
-    start, dropped = content.index(b"\n") + 1, 0
+    start, dropped = content.find(b"\n") + 1 or len(content), 0
     while start < len(content):
         end = content.find(b"\n", start)
         end = len(content) if end < 0 else end
@@ -311,24 +367,46 @@ def _key(line: bytes) -> Key | None:
     return weights.decode(), None if previous is None else previous.decode()
 
 
+def _is_head(value: Any) -> bool:
+    """Whether the value of a first line is that of a journal, of whatever version."""
+    try:
+        refuse_depth(value)
+    except ValueError:
+        return False
+    return isinstance(value, dict) and isinstance(value.get("asked"), dict)
+
+
+def _refuse_other_head(folder: Path, head: Any) -> None:
+    """Refuse to go on with, or to forget, what is no journal.
+
+    Raises:
+        RecordError: its first line is not that of one.
+    """
+    if not _is_head(head):
+        msg = f"{folder / _RECORDS}: its first line is damaged; begin anew with --force"
+        raise RecordError(msg)
+
+
 def _refuse_other_question(folder: Path, head: Any, asked: Mapping[str, Any]) -> None:
     """Refuse records that answer another question than this one.
 
     Raises:
         RecordError: they do, or what they answer cannot be read.
     """
-    if not isinstance(head, dict) or not isinstance(head.get("asked"), dict):
-        msg = f"{folder / _RECORDS}: its first line is damaged; begin anew with --force"
-        raise RecordError(msg)
+    _refuse_other_head(folder, head)
     if head.get("journal") != VERSION:
         msg = f"{folder / _RECORDS}: written by another version of fisher; begin anew with --force"
         raise RecordError(msg)
-    found = [f"{each.place} was {each.before} and is {each.now}" for each in changes(head["asked"], asked)]
+    differing = [each for each in changes(head["asked"], asked) if each.place != _THREADS or each.before != "null"]
+    found = [f"{each.place} was {each.before} and is {each.now}" for each in differing]
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        again = ""
+        if [each.place for each in differing] == [_THREADS]:
+            again = f"go on with the same number, OMP_NUM_THREADS={differing[0].before} before the command, "
         msg = (
-            f"{folder.with_suffix('')}: the report there was made otherwise: {'; '.join(found[:3])}{more}; choose "
-            "another name for -o, or begin anew with --force"
+            f"{folder.with_suffix('')}: the report there was made otherwise: {'; '.join(found[:3])}{more}; "
+            f"{again}choose another name for -o, or begin anew with --force"
         )
         raise RecordError(msg)
 
@@ -384,7 +462,7 @@ class _Decoding:
                 self._ledger = decode(Ledger, written) if written is not None else None
                 self._written = written
             found = decode(JournalRecord, value["record"])
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
         return replace(found, measurement=replace(found.measurement, ledger=self._ledger))
 
@@ -417,12 +495,12 @@ def read_records(folder: Path) -> tuple[Mapping[str, Any], dict[Key, JournalReco
     """
     path = folder / _RECORDS
     try:
-        lines = checked_values(path.read_bytes())
+        lines = checked_values(read_regular(path, follow=False))
     except OSError as error:
         msg = f"{path}: cannot be read ({error.strerror})"
         raise RecordError(msg) from error
     head = next(lines)
-    if not isinstance(head, dict) or not isinstance(head.get("asked"), dict) or head.get("journal") != VERSION:
+    if not _is_head(head) or head.get("journal") != VERSION:
         msg = f"{path}: its first line is damaged, or another version's"
         raise RecordError(msg)
     return head["asked"], *_records(lines)
@@ -430,4 +508,4 @@ def read_records(folder: Path) -> tuple[Mapping[str, Any], dict[Key, JournalReco
 
 def ends_whole(folder: Path) -> bool:
     """Whether the last line of a journal has its end; without it the file was cut there, and no record is lost."""
-    return (folder / _RECORDS).read_bytes().endswith(b"\n")
+    return read_regular(folder / _RECORDS, follow=False).endswith(b"\n")

@@ -1,9 +1,11 @@
 """Frozen results ↔ plain JSON values, by their type annotations alone; every float comes back bit by bit.
 
 A dataclass is an object by field name, an enum its value, a tuple a list; NaN and the infinities are the words that
-Python's json writes for them. A field that is missing takes its default, so that a record outlives new fields.
+Python's json writes for them. A field that is missing takes its default, so that a record outlives new fields. JSON
+objects themselves are told by a TypedDict, which says of some of their entries what they must be.
 """
 
+import reprlib
 import sys
 import types
 import typing
@@ -56,8 +58,9 @@ def decode(kind: type[_Kind], value: Any) -> _Kind:
     """Turn JSON values back into a result.
 
     Args:
-        kind: the dataclass or other type that was encoded; its annotations say what the parts are.
-        value: what `encode` gave; a field that is missing takes its default.
+        kind: the dataclass or other type that was encoded, or a TypedDict; its annotations say what the parts are.
+        value: what `encode` gave; a field that is missing takes its default. Of a TypedDict entries may be missing that
+            are not required, and others than its own stay as they are.
 
     Raises:
         ValueError: it is no value of this kind.
@@ -70,8 +73,16 @@ def decode(kind: type[_Kind], value: Any) -> _Kind:
 def _decoder(kind: Any) -> Decoder:
     """The function that makes a value of this kind out of JSON values; made once, since a journal has many rows."""
     origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return lambda value: value
     if is_dataclass(kind):
         return _dataclass(kind)
+    if typing.is_typeddict(kind):
+        return _object(kind)
+    if origin is dict:
+        return _entries(arguments[1])
+    if origin is list:
+        return _list(arguments[0])
     if origin in {typing.Union, types.UnionType}:
         return _one_of(arguments)
     if origin is tuple:
@@ -82,7 +93,8 @@ def _decoder(kind: Any) -> Decoder:
 
 
 def _refuse(value: Any, what: str) -> typing.NoReturn:
-    msg = f"{str(value)[:60]!r} is no {what}"
+    shown = reprlib.repr(value)  # however large and deep the value is
+    msg = f"{shown[:60]} is no {what}"
     raise ValueError(msg)
 
 
@@ -94,7 +106,10 @@ def _plain(kind: Any) -> Decoder:
     def decoded(value: Any) -> Any:
         if type(value) not in accepted:
             _refuse(value, getattr(kind, "__name__", str(kind)))
-        return value if make is None else make(value)
+        try:
+            return value if make is None else make(value)
+        except OverflowError:
+            return _refuse(value, "float")
 
     return decoded
 
@@ -110,6 +125,56 @@ def _dataclass(kind: Any) -> Decoder:
         if not is_usual and (not isinstance(value, dict) or value.keys() - parts.keys() or needed - value.keys()):
             _refuse(value, f"{kind.__name__}: it needs the fields {', '.join(parts)}")
         return kind(**{name: parts[name](each) for name, each in value.items()})
+
+    return decoded
+
+
+def _object(kind: Any) -> Decoder:
+    hints = typing.get_type_hints(kind)
+    parts, needed = {name: _decoder(hint) for name, hint in hints.items()}, kind.__required_keys__
+
+    def decoded(value: Any) -> Any:
+        if not isinstance(value, dict):
+            _refuse(value, "object")
+        if missing := sorted(needed - value.keys()):
+            msg = f"there is no {missing[0]}"
+            raise ValueError(msg)
+        return {name: _named(name, parts[name], each) if name in parts else each for name, each in value.items()}
+
+    return decoded
+
+
+def _named(name: str, part: Decoder, value: Any) -> Any:
+    """The part of this name.
+
+    Raises:
+        ValueError: it is no value of its kind; the text says where.
+    """
+    try:
+        return part(value)
+    except ValueError as error:
+        msg = f"{name}: {error}"
+        raise ValueError(msg) from error
+
+
+def _entries(kind: Any) -> Decoder:
+    part = _decoder(kind)
+
+    def decoded(value: Any) -> Any:
+        if not isinstance(value, dict):
+            _refuse(value, "object")
+        return {name: part(each) for name, each in value.items()}
+
+    return decoded
+
+
+def _list(kind: Any) -> Decoder:
+    part = _decoder(kind)
+
+    def decoded(value: Any) -> Any:
+        if not isinstance(value, list):
+            _refuse(value, "list")
+        return [part(each) for each in value]
 
     return decoded
 

@@ -1,84 +1,70 @@
-"""A table of ours, read back from the file that it was written to, as it was before: any format, any dialect of CSV."""
+"""A table of ours, read back from the file that it was written to, as it was before: any format, any dialect of CSV.
+
+Anybody may have written the file. How much is made of its bytes is bounded before they are read, and what a cell may
+hold is said by its column, in one place for all formats.
+"""
 
 import csv
-import json
+import io
+import math
+import os
+import stat
+import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO, Final
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fisher_cli.errors import OutputError, UsageError
+from fisher_cli.storage.formats import Format
+from fisher_cli.storage.json_values import shallow_value
+from fisher_cli.storage.regular_files import open_regular, status_of
+from fisher_cli.storage.report_files import RECORD
 from fisher_cli.tables.build import METADATA_KEY, make_table
 from fisher_cli.tables.columns import INTEGER_TEXT, Column, Kind, Value
 from fisher_cli.tables.dialects import recognised
 from fisher_cli.tables.registry import column_named
-from fisher_cli.text import unescape, unguard
+from fisher_cli.text import one_line, unescape, unguard
+
+# What a table may have: eigenvalues are numbered up to 9999, with four columns each.
+_MOST_COLUMNS: Final = 50_000
+_LONGEST_CELL: Final = csv.field_size_limit()  # characters, in every format
+_LONGEST_LINE: Final = 2**24  # characters
+_LARGEST: Final = 2**63  # of whole numbers, in both directions
+_CELLS: Final = frozenset({str, int, float})
+# Columns of places, which are counted from zero; every row has one in the run. Standard errors are not below it either.
+_PLACES: Final = frozenset({"order", "index"})
+_SUFFIXES: Final = tuple(f".{each}" for each in Format if each is not Format.TABLE)
 
 
-def read_sheet(path: Path, name: str | None = None) -> tuple[list[str], list[list[Any]]]:
-    """The names of a sheet's columns and its rows, None where a cell is empty.
-
-    Args:
-        path: a workbook, .xlsx.
-        name: of the sheet; None: the first one.
-
-    Raises:
-        ValueError: it has no such sheet, or a cell holds a formula.
-    """
-    with path.open("rb") as file:
-        book = _open(file, path)
-        if name is not None and name not in book.sheetnames:
-            msg = f"it has no sheet {name}"
-            raise ValueError(msg)
-        sheet = book[name] if name is not None else book.worksheets[0]
-        rows = [list(row) for row in sheet.iter_rows()]
-        if any(cell.data_type in {"f", "e"} for row in rows for cell in row):
-            msg = "a cell holds a formula or an error"
-            raise ValueError(msg)
-        header, *body = [[cell.value for cell in row] for row in rows] or [[]]
-    return [str(each) for each in header], [row + [None] * (len(header) - len(row)) for row in body]
-
-
-def sheet_names(path: Path) -> list[str]:
-    """The names of a workbook's sheets, in order; none if there is no such file.
+def refuse_no_report(path: Path) -> None:
+    """Refuse what can be told from its name, or by a look at it, to be no table of a report.
 
     Raises:
-        UsageError: openpyxl, which reads workbooks, is not installed.
-        ValueError: the file is no workbook.
+        OutputError: there is no such file, it is a folder, or it is the record of a report.
     """
-    if not path.is_file():
-        return []
-    with path.open("rb") as file:
-        return list(_open(file, path).sheetnames)
-
-
-def _open(file: IO[bytes], path: Path) -> Any:
-    """The workbook in an open file, which is read as it is needed.
-
-    Raises:
-        UsageError: what reads workbooks is not installed.
-        ValueError: it is no workbook.
-    """
+    msg = ""
     try:
-        from openpyxl import load_workbook
-    except ImportError as error:
-        msg = f"{path}: a workbook (.xlsx) is read by openpyxl: pip install 'fisher-cli[xlsx]'"
-        raise UsageError(msg) from error
-    try:
-        return load_workbook(file, read_only=True)
-    except (zipfile.BadZipFile, KeyError) as error:
-        msg = f"no workbook: {error}"
-        raise ValueError(msg) from error
+        if stat.S_ISDIR(status_of(path).st_mode):
+            msg = f"{path}: a folder; name the table of a report, such as trend.csv"
+        elif path.name.endswith(RECORD):
+            msg = f"{path}: the record of a report; name its table, such as {path.name.removesuffix(RECORD)}.csv"
+    except FileNotFoundError:
+        msg = f"{path}: no such report; check the path"
+    except OSError as error:
+        msg = f"{path}: cannot be read ({error.strerror or error})"
+    if msg:
+        raise OutputError(msg)
 
 
-Rows = tuple[list[str], list[list[Any]]]  # the column names, and the cells row by row
-
-
-def read_table(path: Path, sheet: str | None = None) -> pd.DataFrame:
+def read_table(path: Path, sheet: str | None = None, columns: Sequence[Column] = ()) -> pd.DataFrame:
     """Read a table of ours, with the dtypes and the text that it was written from.
 
     Columns that the glossary does not know get the narrowest kind that holds all their values.
@@ -86,6 +72,7 @@ def read_table(path: Path, sheet: str | None = None) -> pd.DataFrame:
     Args:
         path: a file whose suffix says its format: .csv, .tsv, .json, .jsonl, .parquet or .xlsx.
         sheet: of a workbook; None: its first one.
+        columns: those that the table has in this version; where the file lacks one it is added, without values.
 
     Returns:
         The table.
@@ -93,8 +80,9 @@ def read_table(path: Path, sheet: str | None = None) -> pd.DataFrame:
     Raises:
         OutputError: the file is missing, damaged, or not a table of ours.
     """
-    columns, rows = read_rows(path, sheet)
-    return make_table(rows, columns)
+    found, rows = read_rows(path, sheet)
+    names = {column.name for column in found}
+    return make_table(rows, [*found, *(column for column in columns if column.name not in names)])
 
 
 def read_rows(path: Path, sheet: str | None = None) -> tuple[list[Column], list[dict[str, Value]]]:
@@ -106,23 +94,114 @@ def read_rows(path: Path, sheet: str | None = None) -> tuple[list[Column], list[
     Raises:
         OutputError: the file is missing, damaged, or not a table of ours.
     """
-    readers: dict[str, Callable[[Path], Rows]] = {
-        **{".csv": _read_csv, ".tsv": _read_csv, ".json": _read_json, ".jsonl": _read_json},
-        ".xlsx": lambda path: _read_workbook(path, sheet),
+    refuse_no_report(path)
+    readers: dict[str, Callable[[BinaryIO], Rows]] = {
+        **{".csv": lambda file: _read_csv(file, ".csv"), ".tsv": lambda file: _read_csv(file, ".tsv")},
+        **{".json": _read_json, ".jsonl": _read_json_lines, ".parquet": _read_parquet},
+        ".xlsx": lambda file: _read_workbook(file, path, sheet),
     }
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        msg = f"{path}: not a report of fisher: name a table that ends in {' '.join(_SUFFIXES)}"
+        raise OutputError(msg)
+    with _explained(path), open_regular(path) as file:
+        return _typed(*reader(file))
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What goes wrong in reading a table, as an error that names it.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        OutputError: something did.
+    """
     try:
-        names, rows = readers.get(path.suffix.lower(), _read_parquet)(path)
-        columns = [column_named(name, [row[i] for row in rows]) for i, name in enumerate(names)]
-        return columns, [{c.name: _parse(value, c.kind) for c, value in zip(columns, row, strict=True)} for row in rows]
-    except FileNotFoundError:
-        msg = f"{path}: no such report; check the path"
-        raise OutputError(msg) from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, csv.Error, pa.ArrowException) as error:
-        msg = f"{path}: not a report of fisher, or a damaged one: {error}"
+        yield
+    except OSError as error:
+        msg = f"{path}: cannot be read ({error.strerror or one_line(str(error))[:200]})"
+        raise OutputError(msg) from error
+    except MemoryError as error:
+        msg = f"{path}: does not fit into the memory"
+        raise OutputError(msg) from error
+    except (ValueError, csv.Error) as error:
+        msg = f"{path}: not a report of fisher, or a damaged one: {one_line(str(error))[:200]}"
         raise OutputError(msg) from error
 
 
-def _read_csv(path: Path) -> Rows:
+Rows = tuple[list[str], list[list[Any]]]  # the column names, and the cells row by row
+
+
+# --- what a table may hold
+
+
+def _typed(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> tuple[list[Column], list[dict[str, Value]]]:
+    """The cells as their columns have them.
+
+    Raises:
+        ValueError: there are too many columns or two of one name, or a cell is none of its column.
+    """
+    if len(names) > _MOST_COLUMNS or len(set(names)) < len(names):
+        msg = "there are too many columns" if len(names) > _MOST_COLUMNS else "two columns have one name"
+        raise ValueError(msg)
+    columns = [column_named(name, [row[i] for row in rows]) for i, name in enumerate(names)]
+    found = []
+    for number, row in enumerate(rows, start=1):
+        cells = dict[str, Value]()
+        for column, value in zip(columns, row, strict=True):
+            try:
+                cells[column.name] = _cell(value, column)
+            except ValueError as error:
+                msg = f"row {number}, {column.name}: {error}"
+                raise ValueError(msg) from error
+        found.append(cells)
+    return columns, found
+
+
+def _cell(value: Any, column: Column) -> Value:
+    """A cell's value, whether it was read as text or as a number.
+
+    Raises:
+        ValueError: it is none of its column.
+    """
+    if value is None or value == "":
+        if column.name == "order":
+            msg = "the cell is empty"
+            raise ValueError(msg)
+        return None
+    if type(value) in _CELLS:
+        return str(value) if column.kind is Kind.TEXT else _number(value, column)
+    msg = f"a cell holds a {type(value).__name__}"
+    raise ValueError(msg)
+
+
+def _number(value: str | int | float, column: Column) -> int | float:
+    """A number of a column.
+
+    Raises:
+        ValueError: it is none, or beyond all numbers.
+    """
+    is_exact = isinstance(value, int) or (isinstance(value, str) and INTEGER_TEXT.fullmatch(value) is not None)
+    try:
+        number = int(value) if is_exact and column.kind is Kind.INTEGER else float(value)
+    except OverflowError:
+        number = math.inf
+    is_whole = column.kind is Kind.INTEGER
+    if not math.isfinite(number) or (is_whole and not (-_LARGEST <= number < _LARGEST and number == int(number))):
+        msg = f"{str(value)[:20]} is no {'whole number' if is_whole else 'number'} that a report has"
+        raise ValueError(msg)
+    if number < 0 and (column.name in _PLACES or column.name.endswith("_se")):
+        msg = f"{str(value)[:20]} is below zero"
+        raise ValueError(msg)
+    return int(number) if is_whole else number
+
+
+# --- separated values and JSON
+
+
+def _read_csv(file: BinaryIO, suffix: str) -> Rows:
     """The cells of a CSV or TSV file; all of them text.
 
     Returns:
@@ -131,17 +210,39 @@ def _read_csv(path: Path) -> Rows:
     Raises:
         ValueError: a row is longer or shorter than the header.
     """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        form = recognised(file.readline(), path.suffix.lower())
-        file.seek(0)
-        names, *rows = csv.reader(file, delimiter=form.separator, strict=True)
-    for number, row in enumerate(rows, start=1):
+    lines = _lines(file)
+    first = next(lines, "")
+    form = recognised(first, suffix)
+    reader = csv.reader(chain([first], lines), delimiter=form.separator, strict=True)
+    names, rows = next(reader, []), list[list[str]]()
+    if not names:
+        msg = "it has no columns"
+        raise ValueError(msg)
+    for number, row in enumerate(reader, start=1):
         if len(row) != len(names):
             msg = f"row {number} has {len(row)} cells, the header {len(names)}"
             raise ValueError(msg)
+        rows.append(row)
     if form.decimal != ".":
         rows = _with_points(names, rows, form.decimal)
     return names, [[unguard(unescape(cell)) for cell in row] for row in rows]
+
+
+def _lines(file: BinaryIO) -> Iterator[str]:
+    """The lines of a text with their ends as they are.
+
+    Yields:
+        One after the other.
+
+    Raises:
+        ValueError: one is too long, holds zeros, or is no UTF-8.
+    """
+    with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+        while line := text.readline(_LONGEST_LINE):
+            if len(line) == _LONGEST_LINE or "\0" in line:
+                msg = "a line holds zeros" if "\0" in line else f"a line of more than {_LONGEST_LINE:,} characters"
+                raise ValueError(msg)
+            yield line
 
 
 def _with_points(names: list[str], rows: list[list[str]], decimal: str) -> list[list[str]]:
@@ -154,51 +255,194 @@ def _with_points(names: list[str], rows: list[list[str]], decimal: str) -> list[
     ]
 
 
-def _read_json(path: Path) -> Rows:
-    """The cells of a JSON or JSON Lines file."""
-    text = path.read_text(encoding="utf-8")
-    if path.suffix.lower() == ".jsonl":
-        rows = [json.loads(line) for line in text.split("\n") if line]
-    else:
-        rows = json.loads(text)
+def _read_json(file: BinaryIO) -> Rows:
+    """The cells of a JSON file."""
+    return _objects(shallow_value(file.read()))
+
+
+def _read_json_lines(file: BinaryIO) -> Rows:
+    """The cells of a JSON Lines file."""
+    return _objects([shallow_value(line) for line in _lines(file) if line.strip("\n")])
+
+
+def _objects(rows: Any) -> Rows:
+    """The cells of JSON objects.
+
+    Returns:
+        The names of the first one's entries, and the rows.
+
+    Raises:
+        ValueError: there are no such objects, or one has other entries than the first.
+    """
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        msg = "it is no list of rows"
+        raise ValueError(msg)
     names = list(rows[0]) if rows else []
-    return names, [[_original(row[name]) for name in names] for row in rows]
+    odd = next((number for number, row in enumerate(rows, start=1) if row.keys() != rows[0].keys()), None)
+    if odd is not None:
+        msg = f"row {odd} has other columns than the first"
+        raise ValueError(msg)
+    original = _originals()
+    return names, [[original(row[name]) for name in names] for row in rows]
 
 
-def _read_parquet(path: Path) -> Rows:
+def _originals() -> Callable[[Any], Any]:
+    """What gives a value that JSON, Parquet or a workbook was written from; texts come again in most rows."""
+    text = lru_cache(maxsize=1024)(unescape)
+
+    def original(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if len(value) > _LONGEST_CELL:
+            msg = f"a cell of {len(value):,} characters"
+            raise ValueError(msg)
+        return text(value)
+
+    return original
+
+
+# --- Parquet
+
+
+def _read_parquet(file: BinaryIO) -> Rows:
     """The cells of a Parquet file, its page checksums verified.
 
     Returns:
         The column names and the rows.
 
     Raises:
-        ValueError: the file is not one of ours.
+        ValueError: the file is not one of ours, or is damaged.
     """
-    table = pq.read_table(path, page_checksum_verification=True)
-    if METADATA_KEY not in (table.schema.metadata or {}):
-        msg = f"its metadata have no key {METADATA_KEY.decode()!r}"
-        raise ValueError(msg)
-    columns = [[_original(value) for value in column.to_pylist()] for column in table.columns]
+    size = os.fstat(file.fileno()).st_size
+    try:
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        schema, about = parquet.schema_arrow, parquet.metadata
+        if METADATA_KEY not in (schema.metadata or {}):
+            msg = f"its metadata have no key {METADATA_KEY.decode()!r}"
+            raise ValueError(msg)
+        if odd := next((each.name for each in schema if not _is_plain(each.type)), None):
+            msg = f"column {odd} is neither of text nor of numbers"
+            raise ValueError(msg)
+        unpacked = sum(
+            about.row_group(i).column(k).total_uncompressed_size
+            for i in range(about.num_row_groups)
+            for k in range(about.num_columns)
+        )
+        _refuse_inflated(size, about.num_rows * about.num_columns, unpacked)
+        table = parquet.read()
+    except (pa.ArrowException, OverflowError) as error:
+        raise ValueError(str(error)) from error
+    original = _originals()
+    columns = [[original(value) for value in column.to_pylist()] for column in table.columns]
     return table.column_names, [list(row) for row in zip(*columns, strict=True)]
 
 
-def _read_workbook(path: Path, sheet: str | None) -> Rows:
-    """The cells of a workbook's sheet."""
-    names, rows = read_sheet(path, sheet)
-    return names, [[_original(value) for value in row] for row in rows]
+def _is_plain(kind: pa.DataType) -> bool:
+    return any(is_of(kind) for is_of in (pa.types.is_string, pa.types.is_integer, pa.types.is_floating))
 
 
-def _original(value: Any) -> Any:
-    """The value that JSON or Parquet was written from."""
-    return unescape(value) if isinstance(value, str) else value
+def _refuse_inflated(size: int, cells: int, unpacked: int) -> None:
+    """Refuse a file of which much more is made than its bytes can hold of numbers, which compress little.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if not 0 <= cells <= 2**22 + 16 * size or not 0 <= unpacked <= 2**24 + 50 * size:
+        msg = f"{cells:,} cells, {unpacked:,} bytes unpacked, are too much for {size:,} bytes"
+        raise ValueError(msg)
 
 
-def _parse(value: Any, kind: Kind) -> Value:
-    """A cell's value, whether it was read as text or as a number."""
-    if value is None or value == "":
-        return None
-    if kind is Kind.TEXT:
-        return str(value)
-    if kind is Kind.REAL:
-        return float(value)
-    return int(value) if not isinstance(value, str) or INTEGER_TEXT.fullmatch(value) else int(float(value))
+# --- workbooks
+
+
+def sheet_names(path: Path) -> list[str]:
+    """The names of a workbook's sheets; none if there is no such file.
+
+    Raises:
+        OutputError: it cannot be read.
+    """
+    if not os.path.lexists(path):
+        return []
+    with _explained(path), open_regular(path) as file, _workbook(file, path) as (book, _):
+        return list(book.sheetnames)
+
+
+def _read_workbook(file: BinaryIO, path: Path, name: str | None) -> Rows:
+    """The cells of a workbook's sheet.
+
+    Raises:
+        ValueError: it has no such sheet, a cell holds a formula, or it is damaged.
+    """
+    with _workbook(file, path) as (book, unpacked):
+        if name is not None and name not in book.sheetnames:
+            msg = f"it has no sheet {name}"
+            raise ValueError(msg)
+        sheet = book[name] if name is not None else book.worksheets[0]
+        sheet.reset_dimensions()  # they are claimed, and rows would be filled up to them
+        header, *body = list(_filled(sheet.iter_rows(), 2**20 + unpacked // 2)) or [[]]
+    if any(len(row) > len(header) for row in body):
+        msg = "a row is longer than the header"
+        raise ValueError(msg)
+    original = _originals()
+    rows = [[*(original(cell) for cell in row), *[None] * (len(header) - len(row))] for row in body]
+    return [str(each) for each in header], rows
+
+
+def _filled(rows: Iterable[Sequence[Any]], most: int) -> Iterator[list[Any]]:
+    """The cells of a sheet's rows up to the last one that holds something.
+
+    Yields:
+        One list per row.
+
+    Raises:
+        ValueError: a cell holds a formula or an error, an empty row is between others, or there are far too many cells.
+    """
+    blank = 0
+    for row in rows:
+        most -= len(row) + 1
+        if most < 0:
+            msg = "its rows are longer than what is in them"
+            raise ValueError(msg)
+        if any(cell.data_type in {"f", "e"} for cell in row):
+            msg = "a cell holds a formula or an error"
+            raise ValueError(msg)
+        cells = [cell.value for cell in row]
+        while cells and cells[-1] is None:
+            cells.pop()
+        if cells and blank:
+            msg = f"{blank} rows between others are empty"
+            raise ValueError(msg)
+        blank += not cells
+        if cells:
+            yield cells
+
+
+@contextmanager
+def _workbook(file: BinaryIO, path: Path) -> Iterator[tuple[Any, int]]:
+    """The workbook in an open file, which is read as it is needed, and how many bytes it says that it unpacks to.
+
+    Yields:
+        Both.
+
+    Raises:
+        UsageError: what reads workbooks is not installed.
+        ValueError: it is no workbook, or a damaged one, also as far as it is read within the context.
+        OSError: it cannot be read.
+        MemoryError: it does not fit into the memory.
+    """
+    try:
+        from openpyxl import load_workbook
+    except ImportError as error:
+        msg = f"{path}: a workbook (.xlsx) is read by openpyxl: pip install 'fisher-cli[xlsx]'"
+        raise UsageError(msg) from error
+    try:
+        with zipfile.ZipFile(file) as archive, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what is left out, such as styles
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+            _refuse_inflated(os.fstat(file.fileno()).st_size, 0, unpacked)
+            yield load_workbook(file, read_only=True), unpacked
+    except (OSError, MemoryError, UsageError):
+        raise
+    except Exception as error:  # openpyxl does not say which: of XML, of numbers, of parts that are not there
+        msg = f"no workbook, or a damaged one: {error or type(error).__name__}"
+        raise ValueError(msg) from error

@@ -1,11 +1,10 @@
 """Where reports go: which format, whether we may write there, and writing that never leaves half a file.
 
 Beside `name.csv` stand `name.layers.csv` and the record `name.meta.json`, which lists the tables with their
-SHA-256. What such a record lists is ours and may be replaced; all else is left alone without `--force`.
+SHA-256. A file is ours, and may be replaced or deleted, as long as it is what such a record lists, and the record what
+was written: its own hash holds. All else was written or changed by somebody, and is left alone without `--force`.
 """
 
-import hashlib
-import json
 import os
 import shlex
 import stat
@@ -15,12 +14,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from fisher_cli.errors import OutputError
-from fisher_cli.storage.atomic_write import PreparedFile, replace_all, temporary_name, write_new
-from fisher_cli.storage.checksums import NO_HASH, SELF_HASH, self_hash_holds, with_self_hash
-from fisher_cli.storage.formats import MAIN_SHEET, SCHEMA_VERSION, TOOL, Format, is_newer, render, render_workbook
+from fisher_cli.storage.atomic_write import (
+    PreparedFile,
+    discard,
+    replace_all,
+    temporary_name,
+    undisturbed,
+    write_new,
+)
+from fisher_cli.storage.checksums import NO_HASH, SELF_HASH, with_self_hash
+from fisher_cli.storage.formats import MAIN_SHEET, SCHEMA_VERSION, TOOL, Format, render, render_workbook
+from fisher_cli.storage.regular_files import digest_of, kind_of, status_of
+from fisher_cli.storage.run_record import LaterVersionError, StoredRecord, read_record
 from fisher_cli.tables.dialects import Dialect
 from fisher_cli.tables.registry import Table
-from fisher_cli.text import digest, json_lines
+from fisher_cli.text import digest, json_lines, one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,9 +139,7 @@ class ReportFiles:
         """
         paths = (*self.tables, self.record)
         _check_folder(self.main, max((path.name for path in paths), key=lambda name: len(os.fsencode(name))))
-        listed = self._listed()
-        for path in paths:
-            self._check_replaceable(path, listed)
+        self._check_replaceable(_Ours.of(self))
 
     def spare_inputs(self) -> None:
         """Refuse to replace a checkpoint of the run.
@@ -142,8 +148,7 @@ class ReportFiles:
             OutputError: a file of the report is one of them.
         """
         for path in (self.main, self.layers, self.record, *self.further):
-            if path.exists():
-                self._refuse_input(path)
+            self._refuse_input(path)
 
     def write(
         self,
@@ -151,12 +156,13 @@ class ReportFiles:
         layers: "pd.DataFrame | None",
         metadata: RunRecord,
         further: "Mapping[Path, pd.DataFrame | PreparedFile] | None" = None,
-    ) -> None:
+    ) -> list[Path]:
         """Write the tables and the record; each file is at any moment absent, the old one or the new one.
 
-        All contents are on the disk under temporary names before the first name changes. The record takes its place
-        first: a process killed between two renames leaves no file that the record does not list, so the next run knows
-        all of them as ours; and a table that does not fit the record's SHA-256 is noticed.
+        All contents are on the disk under temporary names before the first name changes. The record takes its
+        place first, and names the files that it finds there with their hashes: a process killed between two renames
+        leaves no file that the record does not list as it is, so the next run knows all of them as ours; and a table
+        that does not fit the record's SHA-256 is noticed. It is written once more without those hashes at the end.
 
         Args:
             main: the main table, or its file where that was written part by part.
@@ -164,17 +170,32 @@ class ReportFiles:
             metadata: for the record.
             further: other tables by their files. Tables of an earlier report that are none of these are removed.
 
+        Returns:
+            The tables of an earlier report that have no place in this one, and are left alone, since somebody has
+            changed them.
+
         Raises:
-            OutputError: the disk is full, the operating system refused for another reason, or a workbook cannot hold so
-                many rows.
+            OutputError: the disk is full, the operating system refused for another reason, a workbook cannot hold so
+                many rows, or somebody has changed a file in the meantime.
             UsageError: a workbook is asked for, and xlsxwriter is not installed.
         """
         tables = {self.main: main, **({} if layers is None else {self.layers: layers}), **(further or {})}
         contents = self._contents(tables, metadata.stable)
-        record = self._record(contents, metadata)
-        stale = [path for path in self._earlier() if path not in contents]
+        ours = _Ours.of(self)
         try:
-            replace_all({self.record: record, **contents}, stale)
+            there = self._check_replaceable(ours, tuple(contents))
+        except OutputError:
+            discard(contents.values())
+            raise
+        replaced = {path.name: found for path, found in there.items() if found != _digest(contents[path])}
+        stale, left = self._earlier(ours, contents)
+        record = self._record(contents, metadata)
+        try:
+            with undisturbed():
+                first = self._record(contents, metadata, replaced) if replaced else record
+                replace_all({self.record: first, **contents}, stale)
+                if replaced:
+                    replace_all({self.record: record})
         except OSError as error:
             size = len(record) + sum(_size(content) for content in contents.values())
             msg = (
@@ -182,6 +203,7 @@ class ReportFiles:
                 "mend that and run the same command again: nothing that was there is lost"
             )
             raise OutputError(msg) from error
+        return left
 
     def _contents(
         self, tables: "Mapping[Path, pd.DataFrame | PreparedFile]", stable: Mapping[str, Any]
@@ -199,13 +221,22 @@ class ReportFiles:
         """The name of a table's sheet: the last word of the name that a file of its own would have."""
         return self.word if path == self.main else path.stem.rpartition(".")[2]
 
-    def _record(self, contents: "Mapping[Path, bytes | PreparedFile]", metadata: RunRecord) -> bytes:
-        """The record: what it is about, the tables' hashes, its own, and under `run` what differs between runs."""
+    def _record(
+        self,
+        contents: "Mapping[Path, bytes | PreparedFile]",
+        metadata: RunRecord,
+        replaced: Mapping[str, str] | None = None,
+    ) -> bytes:
+        """The record: what it is about, the tables' hashes, its own, and under `run` what differs between runs.
+
+        While files are being replaced it has the hashes of the old ones under `replaced`.
+        """
         hashes = {path.name: _digest(content) for path, content in contents.items()}
         written = {"format": self.format, **({"csv_dialect": self.dialect} if self.format is Format.CSV else {})}
         ours = {"tool": TOOL, "schema_version": SCHEMA_VERSION, "tables": hashes, "written": written}
+        under_way = {"replaced": replaced} if replaced else {}
         closing = {"run": metadata.run, SELF_HASH: NO_HASH}
-        return with_self_hash(json_lines({**metadata.stable, **ours, **closing}).encode() + b"\n")
+        return with_self_hash(json_lines({**metadata.stable, **ours, **under_way, **closing}).encode() + b"\n")
 
     def is_made_of(self, ingredients: str) -> bool:
         """Whether the report that is there was made of these, and every byte of it is as it was written.
@@ -214,69 +245,85 @@ class ReportFiles:
             ingredients: what the record's `run` says under `made_of`, a hash of all that the tables are made of.
         """
         try:
-            content = self.record.read_bytes()
-            record = json.loads(content) if self_hash_holds(content) else None
-            if record is None or record["run"].get("made_of") != ingredients:
-                return False
-            paths = {name: self.main.with_name(name) for name in record["tables"] if "/" not in name}
-            return self.main.name in paths and all(
-                _digest_of_file(path) == record["tables"][name] for name, path in paths.items()
+            record = read_record(self.record, follow=False)
+            is_of_these = record.content.get("run", {}).get("made_of") == ingredients
+            is_finished = record.is_whole and not record.replaced and self.main.name in record.tables
+            return (
+                is_of_these
+                and is_finished
+                and all(
+                    digest_of(self.main.with_name(name), follow=False) == expected
+                    for name, expected in record.tables.items()
+                )
             )
-        except (OSError, ValueError, RecursionError, LookupError, AttributeError, TypeError):
+        except (OSError, ValueError):
             return False
 
-    def _listed(self) -> set[str]:
-        """The names that the record lists, with its own; none if there is no record or it is not ours."""
-        try:
-            record = json.loads(self.record.read_bytes())
-        except (OSError, ValueError, RecursionError):
-            return set()
-        if not isinstance(record, dict) or record.get("tool") != TOOL or not isinstance(record.get("tables"), dict):
-            return set()
-        if is_newer(record):
-            return set()  # what a later version put there is not ours to replace
-        return {*record["tables"], self.record.name}
+    def _earlier(self, ours: "_Ours", contents: "Mapping[Path, object]") -> tuple[list[Path], list[Path]]:
+        """The tables of an earlier report of this name that are not written anew: those that are ours, and others."""
+        own = {path.name for path in (self.layers, *self.further)}
+        stale, left = list[Path](), list[Path]()
+        for name in sorted(ours.listed):
+            path = self.main.with_name(name)
+            if path in contents or path == self.main or not (name in own or name.startswith(f"{self.main.stem}.")):
+                continue
+            try:
+                is_ours = ours.has(name, digest_of(path, follow=False))
+            except FileNotFoundError:
+                continue
+            except OSError:
+                is_ours = False
+            (stale if is_ours else left).append(path)
+        return stale, left
 
-    def _earlier(self) -> list[Path]:
-        """The tables of an earlier report of this name, by its record."""
-        listed = self._listed()
-        names = {path.name for path in (self.layers, *self.further)} - {self.main.name}
-        names |= {name for name in listed if name.startswith(f"{self.main.stem}.") and "/" not in name}
-        return [self.main.with_name(name) for name in sorted(names - {self.record.name}) if self._is_ours(name, listed)]
-
-    def _is_ours(self, name: str, listed: set[str]) -> bool:
-        """Whether the record lists the file; a record is ours only if this report's main table is in it."""
-        return name in listed and self.main.name in listed
-
-    def _check_replaceable(self, path: Path, listed: set[str]) -> None:
+    def _check_replaceable(self, ours: "_Ours", paths: tuple[Path, ...] | None = None) -> dict[Path, str]:
         """Refuse if something is there that a report must not replace.
+
+        Args:
+            ours: what is known of the files that are there.
+            paths: the tables that are to be written; None for all.
+
+        Returns:
+            The hashes of those that are there, as `sha256:<hex>`.
 
         Raises:
             OutputError: it is a folder or a device, a checkpoint of this run, or a file that is not ours.
         """
-        try:
-            mode = os.stat(path).st_mode
-        except FileNotFoundError:
-            if not path.is_symlink():
-                return
-            mode = stat.S_IFREG  # a link that leads nowhere is in the way like a file
-        except OSError as error:
-            msg = f"cannot write {path}: {error.strerror}"
-            raise OutputError(msg) from error
-        if stat.S_ISDIR(mode):
+        found = dict[Path, str]()
+        for path in (self.record, *(self.tables if paths is None else paths)):
+            try:
+                status = status_of(path, follow=False)
+                self._refuse_irregular(path, status)
+                self._refuse_input(path)
+                if path != self.record and stat.S_ISREG(status.st_mode):
+                    found[path] = digest_of(path, follow=False)
+                if not self.force and (why := ours.why_not(path, found.get(path))) is not None:
+                    raise OutputError(why)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                msg = f"cannot write {path}: {error.strerror or error}"
+                raise OutputError(msg) from error
+        return found
+
+    def _refuse_irregular(self, path: Path, status: os.stat_result) -> None:
+        """Refuse what is no regular file; a link, which would not be followed but replaced, only without force.
+
+        Raises:
+            OutputError: it is a folder, a device, a pipe or the like.
+        """
+        kind = kind_of(status)
+        if stat.S_ISDIR(status.st_mode):
             better = str(path / f"report{self.main.suffix}")
             msg = f"cannot write {path}: it is a folder: type -o {shlex.quote(better)}"
             raise OutputError(msg)
-        if not stat.S_ISREG(mode):
-            msg = f"cannot write {path}: it is not a regular file; choose another name"
+        if kind is not None and not stat.S_ISLNK(status.st_mode):
+            msg = f"cannot write {path}: it is {kind} and not a regular file; choose another name"
             raise OutputError(msg)
-        self._refuse_input(path)
-        if not self.force and not self._is_ours(path.name, listed):
-            others = ", ".join(sorted(listed - {self.record.name})) if path == self.record else ""
-            whose = f"belongs to the report {others}" if others else "exists"
+        if kind is not None and not self.force:
             msg = (
-                f"{path} {whose} and is not part of an earlier report {self.main.name}: "
-                "choose another name for -o, or replace it with --force"
+                f"cannot write {path}: it is a link, and links are not followed: choose another name for -o, or "
+                "replace the link itself with --force"
             )
             raise OutputError(msg)
 
@@ -286,6 +333,74 @@ class ReportFiles:
             raise OutputError(msg)
 
 
+@dataclass(frozen=True)
+class _Ours:
+    """Which of the files of a report were written by us and are as they were written: its record proves it.
+
+    Attributes:
+        main: the report's main table.
+        record: what its record says; None where there is none of ours.
+        fault: why nothing can be known by that record, in words; "" where it proves something, or is not there.
+    """
+
+    main: Path
+    record: StoredRecord | None
+    fault: str = ""
+
+    @classmethod
+    def of(cls, files: ReportFiles) -> "_Ours":
+        """What the record that is there proves."""
+        try:
+            record = read_record(files.record, follow=False)
+        except LaterVersionError as error:
+            return cls(files.main, None, str(error))
+        except (OSError, ValueError):
+            return cls(files.main, None)
+        if not record.is_whole:
+            what = "was changed after it was written" if record.was_changed else "is of version 1, without a hash"
+            return cls(files.main, record, f"{what} and does not prove which files are fisher's")
+        return cls(files.main, record)
+
+    @property
+    def listed(self) -> Mapping[str, str]:
+        """The hashes of the tables by their names; none where the record is another report's, or proves nothing."""
+        if self.record is None or self.fault or self.main.name not in self.record.tables:
+            return {}
+        return self.record.tables
+
+    def has(self, name: str, found: str | None) -> bool:
+        """Whether a table of this name and this hash is one that we wrote."""
+        if name not in self.listed or self.record is None:
+            return False
+        return found in {self.record.tables[name], self.record.replaced.get(name, self.record.tables[name])}
+
+    def why_not(self, path: Path, found: str | None) -> str | None:
+        """Why a file that is there must not be replaced, and what to type; None where it may be.
+
+        Args:
+            path: a table, or the record.
+            found: the table's hash.
+        """
+        is_record = path == record_path(self.main)
+        if self.listed if is_record else self.has(path.name, found):
+            return None
+        if self.fault:
+            return f"{record_path(self.main)} {self.fault}: choose another name for -o, or replace them with --force"
+        if path.name in self.listed:
+            kept = path.with_name(f"{path.stem}-kept{path.suffix}")
+            keeping = f"mv -n {shlex.quote(str(path))} {shlex.quote(str(kept))}"
+            return (
+                f"{path} was changed after fisher wrote it: keep it with {keeping} and type the same command again, "
+                "which writes it anew from the journal; or choose another name for -o, or replace it with --force"
+            )
+        others = ", ".join(sorted(self.record.tables)) if is_record and self.record is not None else ""
+        whose = f"belongs to the report {one_line(others)}" if others else "exists"
+        return (
+            f"{path} {whose} and is not part of an earlier report {self.main.name}: "
+            "choose another name for -o, or replace it with --force"
+        )
+
+
 def _check_folder(target: Path, longest_name: str) -> None:
     """Refuse a folder in which no such file can be created; really tried, as permissions alone do not tell.
 
@@ -293,10 +408,10 @@ def _check_folder(target: Path, longest_name: str) -> None:
         OutputError: there is no such folder, it is not one, or it is full or read-only.
     """
     folder = target.parent
-    if not folder.exists():
+    if not os.path.lexists(folder):
         msg = f"cannot write {target}: there is no folder {folder}: mkdir -p {shlex.quote(str(folder))}"
         raise OutputError(msg)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         msg = f"cannot write {target}: {folder} is not a folder"
         raise OutputError(msg)
     try:
@@ -318,11 +433,6 @@ def _is_same_file(one: Path, other: Path) -> bool:
 
 def _digest(content: bytes | PreparedFile) -> str:
     return content.sha256 if isinstance(content, PreparedFile) else digest(content)
-
-
-def _digest_of_file(path: Path) -> str:
-    with open(path, "rb") as file:
-        return digest(hashlib.file_digest(file, "sha256"))
 
 
 def _size(content: bytes | PreparedFile) -> int:

@@ -1,7 +1,7 @@
 """What a column is: its name, its kind, its unit, what it means, and where its cells come from."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -77,15 +77,21 @@ def estimate(name: str, unit: str, description: str, source: str = "", over: str
 
 def eigenvalue_columns(count: int) -> tuple[Column, ...]:
     """The columns of the `count` largest eigenvalues of both Fishers, each with its residual."""
-    columns: list[Column] = []
-    for i in range(1, count + 1):
-        for kind in ("true", "empirical"):
-            name, found = f"eig_{kind}_{i}", f"eigenvalues_{kind}"
-            meaning = f"eigenvalue {i} of the {kind} Fisher, in descending order"
-            columns.append(real(name, CURVATURE, meaning, f"{found}.values.{i - 1}"))
-            meaning = f"residual ‖Fv − θv‖ of {name}, explicitly recomputed"
-            columns.append(real(f"{name}_residual", CURVATURE, meaning, f"{found}.residuals.{i - 1}"))
-    return tuple(columns)
+    return tuple(column for i in range(1, count + 1) for column in columns_of_eigenvalue(i))
+
+
+def columns_of_eigenvalue(i: int) -> Iterator[Column]:
+    """The columns of the i-th eigenvalue, from 1, of both Fishers.
+
+    Yields:
+        Each of them, and its residual.
+    """
+    for kind in ("true", "empirical"):
+        name, found = f"eig_{kind}_{i}", f"eigenvalues_{kind}"
+        meaning = f"eigenvalue {i} of the {kind} Fisher, in descending order"
+        yield real(name, CURVATURE, meaning, f"{found}.values.{i - 1}")
+        meaning = f"residual ‖Fv − θv‖ of {name}, explicitly recomputed"
+        yield real(f"{name}_residual", CURVATURE, meaning, f"{found}.residuals.{i - 1}")
 
 
 def follow(item: Any, path: list[str]) -> Any:

@@ -19,6 +19,7 @@ from fisher_cli.tables.columns import (
     NUMBER_TEXT,
     Column,
     Kind,
+    columns_of_eigenvalue,
     eigenvalue_columns,
     estimate,
     follow,
@@ -797,7 +798,7 @@ def column_named(name: str, values: Iterable[Any]) -> Column:
         if column.name == name:
             return column
     if match := _EIGENVALUE.fullmatch(name):
-        return next(column for column in eigenvalue_columns(int(match[1])) if column.name == name)
+        return next(column for column in columns_of_eigenvalue(int(match[1])) if column.name == name)
     texts = [str(value) for value in values if value not in (None, "")]
     for kind, pattern in ((Kind.INTEGER, INTEGER_TEXT), (Kind.REAL, NUMBER_TEXT)):
         if texts and all(pattern.fullmatch(text) for text in texts):

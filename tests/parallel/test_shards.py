@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fisher_cli.cli.app import app
 from fisher_cli.errors import UsageError
@@ -230,3 +231,14 @@ def test_a_shard_killed_at_every_durable_step(record_property: Any) -> None:
     equal, kills = _kills(None)
     record_property("shards killed", f"{equal}/{kills} equal")
     assert equal == kills > 30
+
+
+def test_parts_of_several_numbers_of_threads_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their last digits are those of each part; the whole is gone on with by any number."""
+    analyze("--shard", "1/2", "-o", "part-1.csv")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "get_num_threads", lambda: 4)
+        analyze("--shard", "2/2", "-o", "part-2.csv")
+    run("merge", "part-1.csv", "part-2.csv", "-o", "joined.csv")
+    assert read_records(Path("joined.journal"))[0]["threads"] is None
+    assert "12 of 12 checkpoints were finished before" in analyze("-o", "joined.csv")

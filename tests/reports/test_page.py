@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fisher_cli.cli.single_file import sealed
 from fisher_cli.reports.charts import NAMES_OF_A_PAGE, draw
 from fisher_cli.reports.page import render_page
 from fisher_cli.reports.reported_run import read_run
@@ -201,15 +202,15 @@ def test_the_command_writes_the_page_and_spares_other_files(
 ) -> None:
     page = tmp_path / "page.html"
     assert fisher("report", report, "-o", page).stderr == f"page: {page}\n"
-    assert page.read_bytes() == content
+    assert page.read_bytes() == sealed(content, ".html")
     monkeypatch.setattr("fisher_cli.reports.page.render_page", lambda _: b"new")
     fisher("report", report, "-o", page, "-q")  # a page of ours is replaced
-    assert page.read_bytes() == b"new"
+    assert page.read_bytes() == sealed(b"new", ".html")
     page.write_text("<p>by hand")
-    assert "was not made by this command" in fisher("report", report, "-o", page, code=1).stderr
+    assert "is not as this command wrote it" in fisher("report", report, "-o", page, code=1).stderr
     assert page.read_text() == "<p>by hand"
     fisher("report", report, "-o", page, "--force")
-    assert page.read_bytes() == b"new"
+    assert page.read_bytes() == sealed(b"new", ".html")
 
 
 @pytest.mark.parametrize(

@@ -140,25 +140,26 @@ def test_a_finished_run_measures_nothing_again(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_finished_report_is_written_anew_only_when_something_has_changed() -> None:
-    def inode() -> int:
-        return Path("r.meta.json").stat().st_ino
+    def stamp() -> tuple[int, int]:
+        status = Path("r.meta.json").stat()
+        return status.st_ino, status.st_mtime_ns  # the number of a file that is gone is given again
 
     analyze()
-    kept = inode()
+    kept = stamp()
     analyze()
-    assert inode() == kept
-    Path("r.csv").write_bytes(Path("r.csv").read_bytes()[:-1])
+    assert stamp() == kept
+    Path("r.csv").unlink()
     analyze()
-    assert inode() != kept
+    assert stamp() != kept
     for change in (("--no-layers",), ()):
-        kept = inode()
+        kept = stamp()
         analyze(*change)
-        assert inode() != kept
+        assert stamp() != kept
         assert Path("r.layers.csv").exists() == (not change)
-    kept = inode()
+    kept = stamp()
     shutil.move("ckpts/step_0.pt", "ckpts/global_step_0.pt")
     analyze()
-    assert inode() != kept
+    assert stamp() != kept
     assert "global_step_0.pt" in Path("r.csv").read_text()
 
 
@@ -250,6 +251,23 @@ def test_other_code_or_versions_are_another_question(monkeypatch: pytest.MonkeyP
     assert "12 of 12" in analyze()
 
 
+def test_another_number_of_threads_is_another_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums in another order have other last digits: a run that is gone on with has those of the whole."""
+    for step in range(2, 12):
+        Path(f"ckpts/step_{step}.pt").unlink()
+    analyze()
+    before = tables()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "get_num_threads", lambda: 4)
+        said = analyze(code=1)
+        assert "threads was 1 and is 4; go on with the same number, OMP_NUM_THREADS=1 before the command, " in said
+        assert "threads was 1 and is 4" in analyze("--dry-run", code=1)
+        assert tables() == before
+        analyze("--force")
+    assert "OMP_NUM_THREADS=4 before the command" in analyze(code=1)
+    assert "OMP_NUM_THREADS" not in analyze("--limit", "9", code=1)
+
+
 def test_other_data_and_draws_are_another_question() -> None:
     """D9: the bytes of the data, and words that change a number for some runs only."""
     for step in range(1, 12):
@@ -287,11 +305,11 @@ def test_two_writers_of_one_report(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nobody_else_can_begin_while_the_report_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     real, tried = ReportFiles.write, []
 
-    def write(self: ReportFiles, *arguments: Any) -> None:
+    def write(self: ReportFiles, *arguments: Any) -> list[Path]:
         with pytest.raises(LockedError):
             open_journal(Path("r.journal"), {})
         tried.append(self.main.name)
-        real(self, *arguments)
+        return real(self, *arguments)
 
     monkeypatch.setattr(ReportFiles, "write", write)
     analyze()

@@ -121,7 +121,7 @@ Force = Annotated[
     typer.Option(
         "--force",
         metavar="",
-        help="Replace an output file that is not a report of fisher, or one that was made otherwise.",
+        help="Replace an output file that is not a report of fisher, was edited, or was made otherwise.",
         rich_help_panel=OUTPUT,
     ),
 ]

@@ -1,0 +1,60 @@
+"""Reads tables and records in child processes of little time and memory: `python -m tests.report_reading` < paths.
+
+A path is answered by the class and the text of the error in which reading it ends. No torch is loaded here, which would
+take most of the address space.
+"""
+
+import json
+import os
+import resource
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fisher_cli.errors import FisherError
+from fisher_cli.storage.readers import read_table
+from fisher_cli.storage.report_files import RECORD
+from fisher_cli.storage.run_record import read_record
+
+SECONDS, ADDRESS_SPACE = 10, 3 << 30
+
+
+def read(path: Path) -> tuple[str, str]:
+    """The class and the text of the error; "nothing" where there is none."""
+    try:
+        read_record(path) if path.name.endswith(RECORD) else read_table(path)
+    except FisherError as error:
+        return "FisherError", str(error)
+    except BaseException as error:
+        return type(error).__name__, str(error)
+    return "nothing", ""
+
+
+def isolated(path: Path) -> Sequence[str]:
+    """The same in a fork of this process, which has imported everything already."""
+    reading, writing = os.pipe()
+    process = os.fork()
+    if process == 0:
+        os.close(reading)
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+        resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        os.write(writing, json.dumps(read(path)).encode())
+        os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as file:
+        text = file.read()
+    _, status = os.waitpid(process, 0)
+    return json.loads(text) if text else ("died", str(status))
+
+
+def main() -> None:
+    assert "torch" not in sys.modules
+    paths = [Path(path) for path in json.load(sys.stdin)]
+    for path in paths[-1:]:
+        read(path)  # what is imported late is imported now
+    json.dump([isolated(path) for path in paths], sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""The attack corpus of reports: tables, records and special files are refused in one line, in little memory."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fisher_cli.storage.integrity import check_report
+from fisher_cli.storage.readers import read_table
+from tests.command import error_line, fisher
+from tests.report_attacks import HEADS, IN_A_JOURNAL, IN_THE_WAY, RECORDS, TABLES, resealed
+from tests.report_files import made
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+# Their form is right, though nothing is in them.
+RIGHT = {"tables {}", r"other ['\ud800']"}
+
+
+@pytest.fixture(scope="module")
+def read(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str, str]]:
+    """By the name of a case its path, and the class and the text of the error in which reading it ends."""
+    paths = {}
+    for name, make in TABLES.items():
+        paths[name] = str(make(tmp_path_factory.mktemp("table")))
+    for name, content in RECORDS.items():
+        path = tmp_path_factory.mktemp("record") / "t.meta.json"
+        path.write_bytes(content)
+        paths[f"record: {name}"] = str(path)
+    paths["right"] = str(made(tmp_path_factory.mktemp("right") / "t.xlsx", 3, 2))
+    child = subprocess.run(
+        [sys.executable, "-m", "tests.report_reading"],
+        input=json.dumps(list(paths.values())),
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    found = json.loads(child.stdout)
+    return {name: (path, *each) for (name, path), each in zip(paths.items(), found, strict=True)}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_that_is_none_is_refused_in_one_line(name: str, read: dict[str, tuple[str, str, str]]) -> None:
+    """Within ten seconds of the processor and three gigabytes of addresses, of which libraries take the half."""
+    path, kind, said = read[name]
+    assert kind == "FisherError", (kind, said)
+    assert said.startswith(path)
+    assert said.isprintable()
+    assert len(said) < len(path) + 300
+    if name.endswith("entity"):
+        assert "root:" not in said
+    assert read["right"][1] == "nothing"
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_record_that_is_none_is_refused_in_one_line(
+    name: str, read: dict[str, tuple[str, str, str]], tmp_path: Path
+) -> None:
+    _, kind, said = read[f"record: {name}"]
+    assert kind in ({"nothing"} if name in RIGHT else {"ValueError", "LaterVersionError"})
+    assert said.isprintable()
+    assert len(said) < 300
+    report = made(tmp_path / "t.csv", 3, 2)
+    (tmp_path / "t.meta.json").write_bytes(RECORDS[name])
+    done = fisher("check", report, code=4)
+    assert done.stdout.splitlines()[0].startswith("ok" if name in RIGHT else "WRONG")
+    assert all(line.isprintable() for line in done.stdout.splitlines())
+    assert "no record" in done.stdout or "merge" not in done.stdout
+    assert error_line(fisher("merge", report, "-o", "x.csv", code=1))
+
+
+@pytest.mark.parametrize("name", ["a table", "a side table", "a record"])
+@pytest.mark.parametrize("kind", IN_THE_WAY)
+def test_what_is_no_file_is_refused_by_every_reader(
+    name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    report = made(Path("t.csv"), 3, 2)
+    path = Path({"a table": "t.csv", "a side table": "t.layers.csv", "a record": "t.meta.json"}[name])
+    path.unlink()
+    IN_THE_WAY[kind](path)
+    said = fisher("check", report, code=None).output
+    assert "WRONG" in said or "error:" in said
+    is_table = name != "a record"
+    done = fisher("plot", report, "--what", "traces", "-o", "p.svg", code=1 if is_table else 0)
+    assert path.name in error_line(done) if is_table else "error:" not in done.output
+    assert error_line(fisher("merge", report, "-o", "x.csv", code=1))
+    left = {each.name for each in tmp_path.iterdir()} - {"p.svg"}
+    assert left == {"t.csv", "t.layers.csv", "t.meta.json"}
+
+
+@pytest.mark.parametrize("kind", IN_A_JOURNAL)
+def test_a_journal_with_something_else_in_it_is_read_past(kind: str, tmp_path: Path) -> None:
+    """A figure is drawn without what the journal would add; `check` says what is wrong."""
+    report = made(tmp_path / "t.csv", 3, 2)
+    (tmp_path / "precious").write_bytes(b"precious")
+    (tmp_path / "t.journal").mkdir()
+    IN_A_JOURNAL[kind](tmp_path / "t.journal" / "records.jsonl")
+    fisher("plot", report, "--what", "traces", "-o", tmp_path / "p.svg")
+    findings = {each.what: each for each in check_report(report)}
+    assert not findings["t.journal"].ok
+    assert findings["t.csv"].ok
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_journal_with_another_first_line_is_read_past(head: str, tmp_path: Path) -> None:
+    report = made(tmp_path / "t.csv", 3, 2)
+    (tmp_path / "t.journal").mkdir()
+    (tmp_path / "t.journal" / "records.jsonl").write_bytes(HEADS[head] + b"\n")
+    fisher("plot", report, "--what", "traces", "-o", tmp_path / "p.svg")
+    done = fisher("check", report, code=None)
+    assert "WRONG t.journal" in done.stdout
+
+
+NAMES = {
+    "a folder": ".",
+    "the folder above": "..",
+    "the root": "/",
+    "a long name": "a" * 300 + ".csv",
+    "a long path": "a/" * 3000 + "t.csv",
+    "a name without a suffix": "t",
+    "nothing": "",
+    "a record": "t.meta.json",
+    "what is not there": "gone.csv",
+    "below a file": "t.csv/t.csv",
+    "no UTF-8": os.fsdecode(b"\xff.csv"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_no_report_are_refused_in_one_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made(Path("t.csv"), 3, 2)
+    given = NAMES[name]
+    for words in (
+        ("check", given),
+        ("report", given, "-o", "p.html"),
+        ("plot", given, "--what", "traces", "-o", "p.svg"),
+        ("merge", given, "-o", "x.csv"),
+        ("merge", "t.csv", given, "-o", "x.csv"),
+    ):
+        said = error_line(fisher(*words, code=1))
+        assert "unexpected" not in said
+        assert said.isprintable()
+    if name in {"a folder", "the folder above", "the root", "nothing"}:
+        assert "a folder; name the table of a report, such as trend.csv" in said
+
+
+OUTPUTS = ("a" * 300, "a" * 300 + ".csv", "a/" * 3000 + "t.csv", "gone/t.csv", ".", "/", "", "t.csv/t.csv")
+
+
+@pytest.mark.parametrize("output", OUTPUTS, ids=range(len(OUTPUTS)))
+@pytest.mark.usefixtures("workdir")
+def test_places_that_are_none_are_refused_in_one_line(output: str) -> None:
+    made(Path("t.csv"), 3, 2)
+    for words in (
+        ("analyze", "gone.pt", "-o", output),
+        ("merge", "t.csv", "-o", output),
+        ("report", "t.csv", "-o", output if output.endswith((".", "/")) else f"{output}.html"),
+        ("plot", "t.csv", "--what", "traces", "-o", output if output.endswith((".", "/")) else f"{output}.svg"),
+    ):
+        done = fisher(*words, code=None)
+        assert done.exit_code in {1, 2} or output == "", (words, done.output)
+        assert "unexpected" not in done.output
+
+
+def test_rows_of_a_table_that_was_changed_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = made(tmp_path / "t.csv", 3, 2)
+    read: list[Path] = []
+    monkeypatch.setattr("fisher_cli.storage.integrity.read_rows", lambda path: read.append(path) or ([], []))
+    assert all(each.ok for each in check_report(report))
+    assert read == [report]
+    report.write_bytes(report.read_bytes() + b"more\n")
+    findings = check_report(report)
+    assert [each.detail for each in findings if not each.ok] == ["was changed after it was written"]
+    assert not [each for each in findings if each.what.startswith("rows")]
+    assert read == [report]
+
+
+def test_a_journal_beside_a_report_whose_name_has_dots_is_checked(tmp_path: Path) -> None:
+    report = made(tmp_path / "my.run.csv", 3, 2)
+    (tmp_path / "my.run.journal").mkdir()
+    assert [each.what for each in check_report(report) if not each.ok] == ["my.run.journal"]
+
+
+def test_the_corpus_is_what_it_claims(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    counts = {
+        **{"tables": len(TABLES), "records": len(RECORDS), "heads": len(HEADS), "names": len(NAMES) + len(OUTPUTS)},
+        **{"in the way": 3 * len(IN_THE_WAY), "in a journal": 2 * len(IN_A_JOURNAL)},
+    }
+    record_property("reports", counts)
+    assert sum(counts.values()) >= 250
+    report = made(tmp_path / "t.csv", 3, 2)
+    record = json.loads((tmp_path / "t.meta.json").read_text())
+    (tmp_path / "t.meta.json").write_bytes(resealed(record))
+    assert all(each.ok for each in check_report(report))  # the seal that an attacker makes holds
+    for name in ("t.csv", "t.json", "t.jsonl", "t.parquet", "t.xlsx"):  # without the attack the forms are right
+        shutil.rmtree(tmp_path / "good", ignore_errors=True)
+        (tmp_path / "good").mkdir()
+        assert len(read_table(made(tmp_path / "good" / name, 3, 2))) == 3
