@@ -7,6 +7,7 @@ beside the tensors, is a file like any other.
 import hashlib
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from fisher_cli.inputs.checkpoints.pickled_records import SAVE_AGAIN, PickledRec
 from fisher_cli.inputs.checkpoints.stored_files import StoredCheckpoint, decoded, inside, joint_digest, open_stored
 from fisher_cli.inputs.checkpoints.timeline import TIME_KEYS
 from fisher_cli.inputs.formats.containers import CHECKSUMS_HOLD, Payload, clipped, read_bytes
+from fisher_cli.inputs.formats.contents import Content
 from fisher_cli.inputs.formats.reading import ReadOptions
 from fisher_cli.text import digest
 
@@ -122,7 +124,7 @@ def read_metadata(data: bytes, where: str) -> SavedState:
     except CheckpointError:
         raise
     # A damaged file breaks every assumption of the machine and of what is read out of its records.
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError, MemoryError) as error:
         msg = f"{where}: damaged, or not written by torch.distributed.checkpoint ({clipped(error, 80)}); {SAVE_AGAIN}"
         raise CheckpointError(msg) from error
 
@@ -188,6 +190,10 @@ def _tensor(
         offsets, sizes = _numbers(block["offsets"]), _numbers(block["sizes"])
         pieces.append(SavedPiece(offsets, sizes, *places[offsets]))
     _check_cover(size, pieces)
+    # A tensor appears as large as its pieces are on disk, or it is refused before memory is asked for.
+    if math.prod(size) * dtype.itemsize > min(sum(piece.length for piece in pieces), _LARGEST_NUMBER):
+        msg = f"{clipped('.'.join(path))} is larger than what is stored of it"
+        raise ValueError(msg)
     return SavedTensor(path, dtype, size, tuple(pieces))
 
 
@@ -295,13 +301,13 @@ class StoredPieces(StoredCheckpoint):
         """Take what a file of the folder says about the weights; a note where it cannot be read."""
         path = self._folder / name
         try:
-            data = read_bytes(inside(self._folder, name, self._where))
-            found = decoded(data, path, self._reading).content
+            content = Content.read(inside(self._folder, name, self._where))
+            found = decoded(content, path, self._reading).content
         except CheckpointError as error:
             reason = str(error).removeprefix(f"{clipped(path, 500)}: ").partition(";")[0]
             self.notes += (f"{name} not used: {reason}",)
             return
-        self._digests[name] = digest(data)
+        self._digests[name] = content.sha256
         self.about = (
             {key: value for key, value in found.items() if isinstance(key, str)} if isinstance(found, dict) else {}
         )
@@ -321,9 +327,9 @@ class StoredPieces(StoredCheckpoint):
         return clipped(self._folder, 500)
 
     def _read(self, wanted: list[SavedTensor]) -> list[Tensor]:
+        self._check_room(wanted)
         pieces: dict[str, list[tuple[SavedPiece, Tensor]]] = {}
-        # A tensor appears as large as its pieces are on disk, or it is refused before memory is asked for.
-        tensors = [self._room(saved) for saved in wanted]
+        tensors = [torch.empty(saved.size, dtype=saved.dtype) for saved in wanted]
         for saved, tensor in zip(wanted, tensors, strict=True):
             for piece in saved.pieces:
                 pieces.setdefault(piece.file, []).append((piece, tensor))
@@ -331,11 +337,21 @@ class StoredPieces(StoredCheckpoint):
             self._read_file(name, sorted(pieces.get(name, []), key=lambda pair: pair[0].start))
         return tensors
 
-    def _room(self, saved: SavedTensor) -> Tensor:
-        if math.prod(saved.size) * saved.dtype.itemsize > sum(piece.length for piece in saved.pieces):
-            msg = f"{self._where}: {clipped('.'.join(saved.path))} is larger than what is stored of it; {_COPY_AGAIN}"
-            raise CheckpointError(msg)
-        return torch.empty(saved.size, dtype=saved.dtype)
+    def _check_room(self, wanted: list[SavedTensor]) -> None:
+        """Refuse tensors that are larger than the files that should hold them, before memory is asked for.
+
+        Raises:
+            CheckpointError: They are.
+        """
+        needed = Counter[str]()
+        for saved in wanted:
+            for piece in saved.pieces:
+                needed[piece.file] += piece.length
+        for name, length in needed.items():
+            stored = os.stat(inside(self._folder, name, self._where)).st_size
+            if length > stored:
+                msg = f"{self._where}: {clipped(name)} is cut short: {stored} bytes of {length}; {_COPY_AGAIN}"
+                raise CheckpointError(msg)
 
     def _read_file(self, name: str, pieces: list[tuple[SavedPiece, Tensor]]) -> None:
         path = inside(self._folder, name, self._where)
@@ -348,15 +364,13 @@ class StoredPieces(StoredCheckpoint):
                     raise CheckpointError(msg)
                 for block in _blocks(file, piece.start - file.tell()):
                     hashed.update(block)
-                data = file.read(piece.length)
-                hashed.update(data)
-                self._copy(piece, tensor, data, self._folder / name)
+                self._copy(piece, tensor, Content(file, piece.length, hashed), self._folder / name)
             for block in _blocks(file, None):
                 hashed.update(block)
         self._digests[name] = digest(hashed)
 
-    def _copy(self, piece: SavedPiece, tensor: Tensor, data: bytes, path: Path) -> None:
-        found = decoded(data, path, self._reading).content
+    def _copy(self, piece: SavedPiece, tensor: Tensor, stored: Content, path: Path) -> None:
+        found = decoded(stored, path, self._reading).content
         if not isinstance(found, Tensor) or tuple(found.shape) != piece.sizes or found.dtype != tensor.dtype:
             msg = f"{clipped(path, 500)}: what it holds is not what {METADATA} describes; {_COPY_AGAIN}"
             raise CheckpointError(msg)
