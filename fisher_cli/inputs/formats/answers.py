@@ -14,7 +14,7 @@ from fisher_cli.inputs.formats.number_types import NumberType
 from fisher_cli.inputs.formats.plain_values import StoredArray
 from fisher_cli.inputs.formats.recognition import Description
 from fisher_cli.inputs.formats.stand_ins import Named, StandIn
-from fisher_cli.inputs.formats.storages import Block, DenseTensor, Layout, SparseTensor
+from fisher_cli.inputs.formats.storages import DenseTensor, Layout, SparseTensor, StoredBlock
 
 Tree: TypeAlias = "bool | int | float | str | list[Tree] | dict[str, Tree] | None"
 
@@ -49,7 +49,7 @@ class _Tensors:
 
     def __init__(self) -> None:
         self.entries: list[Tree] = []
-        self.blocks: list[Block] = []
+        self.blocks: list[StoredBlock] = []
         self._numbers: dict[int, int] = {}  # by identity; the content holds what is counted here
 
     def number(self, tensor: DenseTensor | SparseTensor) -> int:

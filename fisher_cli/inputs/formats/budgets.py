@@ -7,6 +7,7 @@ is hashed, copied or put together of values found in a file is counted where it 
 from typing import Final, NoReturn
 
 from fisher_cli.errors import CheckpointError
+from fisher_cli.inputs.formats.stand_ins import StandIn
 
 MOST_ENTRIES: Final = 1_000_000
 _MOST_TEXT: Final = 64 << 20  # characters may take four times the bytes that they have in the file
@@ -23,11 +24,13 @@ class Budget:
 
     Args:
         size: of the file, in bytes.
+        most_entries: how many things may be made of it.
     """
 
-    __slots__ = ("_entries", "_numbers", "_odd_keys", "_parts", "_text")
+    __slots__ = ("_entries", "_most_entries", "_numbers", "_odd_keys", "_parts", "_text")
 
-    def __init__(self, size: int = 0) -> None:
+    def __init__(self, size: int = 0, most_entries: int = MOST_ENTRIES) -> None:
+        self._most_entries = most_entries
         self._entries = self._text = self._odd_keys = self._parts = 0
         self._numbers = _MOST_SHARED * size + _MOST_TEXT
 
@@ -38,8 +41,8 @@ class Budget:
             CheckpointError: They are too many.
         """
         self._entries += count
-        if self._entries > MOST_ENTRIES:
-            excessive(f"more than {MOST_ENTRIES} entries")
+        if self._entries > self._most_entries:
+            excessive(f"more than {self._most_entries} entries")
 
     def spend_text(self, count: int) -> None:
         """Count characters of text made, or bytes copied.
@@ -76,12 +79,14 @@ class Budget:
     def check_key(self, key: object) -> None:
         """Refuse keys that are too long, or too many whose hashes might collide, before they are hashed.
 
+        A stand-in is only equal to itself.
+
         Raises:
             CheckpointError: It is such a key.
         """
         if type(key) is str:
             self.check_name(key)
-        elif not (type(key) is int and abs(key) < _USUAL_NUMBER):
+        elif not (isinstance(key, StandIn) or (type(key) is int and abs(key) < _USUAL_NUMBER)):
             self._odd_keys += 1
             if self._odd_keys > _MOST_ODD_KEYS:
                 excessive(f"more than {_MOST_ODD_KEYS} odd keys")

@@ -4,11 +4,13 @@ They lie in memory without a name that another process can map as well and nobod
 has no such memory, in memory of this process alone.
 """
 
+import contextlib
 import hashlib
 import os
+import resource
 from collections.abc import Iterator
 from io import BytesIO
-from mmap import ACCESS_COPY, mmap
+from mmap import ACCESS_COPY, ACCESS_WRITE, mmap
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -17,38 +19,41 @@ from fisher_cli.inputs.formats.files import FileBytes, open_checkpoint, unreadab
 from fisher_cli.text import digest
 
 _BLOCK: Final = 1 << 20  # bytes read at a time; disks and SHA-256 are at full speed with this
-_CAN_SHARE: Final = hasattr(os, "memfd_create")
 
 
 class Content:
     """The bytes of a file.
 
+    Args:
+        file: opened for reading bytes; it is read from where it stands.
+        length: how many bytes; None for all that are left.
+        also: a hash of more than these bytes, which is given them too.
+
     Attributes:
         data: all of them; writing changes this process's own copy of a page.
         sha256: of them, as `sha256:<hex>`.
         descriptor: of the memory that another process can map; None where there is none.
+
+    Raises:
+        OSError: The file cannot be read, or there is no memory for it.
     """
 
     __slots__ = ("__weakref__", "data", "descriptor", "sha256")
 
     def __init__(self, file: BinaryIO, length: int | None = None, also: "hashlib._Hash | None" = None) -> None:
-        """Read a file from where it stands.
-
-        Args:
-            file: opened for reading bytes.
-            length: how many bytes to read; None for all that come.
-            also: a hash of more than these bytes, which is given them too.
-
-        Raises:
-            OSError: The file cannot be read, or there is no memory for it.
-        """
-        self.descriptor: int | None = None
         hashed = hashlib.sha256()
-        if _CAN_SHARE:
-            self.data = self._shared(_hashing(_blocks(file, length), hashed, also))
-        else:
-            size = os.fstat(file.fileno()).st_size if length is None else length
-            self.data = _private(_hashing(_blocks(file, length), hashed, also), size)
+        size = os.fstat(file.fileno()).st_size - file.tell() if length is None else length
+        self.descriptor = _shared_memory(size)
+        self.data: FileBytes = b""
+        if size:
+            data = mmap(-1, size) if self.descriptor is None else mmap(self.descriptor, size, access=ACCESS_WRITE)
+            for block in _filled(data, file):
+                hashed.update(block)
+                if also is not None:
+                    also.update(block)
+            self.data = data if self.descriptor is None else _sealed(self.descriptor, data)
+        if length is None and file.read(1):
+            raise OSError(_OTHER_SIZE)
         self.sha256 = digest(hashed)
 
     @classmethod
@@ -77,52 +82,55 @@ class Content:
         if descriptor is not None:
             os.close(descriptor)
 
-    def _shared(self, blocks: Iterator[memoryview]) -> FileBytes:
-        import fcntl
 
-        self.descriptor = os.memfd_create("fisher", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        size = 0
-        for block in blocks:
-            size += len(block)
-            while block:
-                block = block[os.write(self.descriptor, block) :]
-        # From here on nobody can change it, not even who gets the descriptor.
-        fcntl.fcntl(
-            self.descriptor,
-            fcntl.F_ADD_SEALS,
-            fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE,
-        )
-        return mmap(self.descriptor, size, access=ACCESS_COPY) if size else b""
+_OTHER_SIZE: Final = "its size changed while it was read"
 
 
-def _private(blocks: Iterator[memoryview], size: int) -> FileBytes:
-    data, position = mmap(-1, max(size, 1)), 0
-    for block in blocks:
-        if position + len(block) <= size:
-            data[position : position + len(block)] = block
-        position += len(block)
-    if position != size:
-        msg = "its size changed while it was read"
-        raise OSError(msg)
-    return data if size else b""
+def _shared_memory(size: int) -> int | None:
+    """Return a descriptor of so many bytes that other processes can map; None where the system has or allows none."""
+    if not hasattr(os, "memfd_create") or not _may_be(size):
+        return None
+    try:
+        descriptor = os.memfd_create("fisher", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except OSError:
+        return None
+    with contextlib.suppress(OSError):
+        os.ftruncate(descriptor, size)
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
-def _blocks(file: BinaryIO, length: int | None) -> Iterator[memoryview]:
-    """Yield the next bytes of the file; a block is valid until the next one."""
-    buffer = memoryview(bytearray(_BLOCK if length is None else min(_BLOCK, length)))
-    while length is None or length > 0:
-        count = file.readinto(buffer if length is None else buffer[:length])  # type: ignore[attr-defined]
-        if not count:
-            return
-        length = None if length is None else length - count
-        yield buffer[:count]
+def _may_be(size: int) -> bool:
+    """Return whether this process may have a file of so many bytes: memory with a descriptor counts as one."""
+    most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return most == resource.RLIM_INFINITY or size <= most
 
 
-def _hashing(
-    blocks: Iterator[memoryview], hashed: "hashlib._Hash", also: "hashlib._Hash | None"
-) -> Iterator[memoryview]:
-    for block in blocks:
-        hashed.update(block)
-        if also is not None:
-            also.update(block)
-        yield block
+def _filled(data: mmap, file: BinaryIO) -> Iterator[memoryview]:
+    """Fill the memory from the file, and yield its parts as they come.
+
+    Raises:
+        OSError: There is less to read.
+    """
+    position = 0
+    with memoryview(data) as whole:
+        while position < len(data):
+            with whole[position : position + _BLOCK] as room:
+                count = file.readinto(room)  # type: ignore[attr-defined]
+                if not count:
+                    raise OSError(_OTHER_SIZE)
+                with room[:count] as block:
+                    yield block
+            position += count
+
+
+def _sealed(descriptor: int, data: mmap) -> mmap:
+    """Let nobody change the memory any more, not even who gets the descriptor; return this process's own view of it."""
+    import fcntl
+
+    size = len(data)
+    data.close()
+    seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+    return mmap(descriptor, size, access=ACCESS_COPY)

@@ -81,11 +81,13 @@ class Reader(ByteStream):
     `position` is where the next one begins. `globals` collects the names that stand-ins were made for.
     """
 
-    def __init__(self, data: FileBytes, position: int = 0, end: int | None = None) -> None:
+    def __init__(
+        self, data: FileBytes, position: int = 0, end: int | None = None, budget: Budget | None = None
+    ) -> None:
         super().__init__(data, position, len(data) if end is None else end)
         self.globals: dict[str, Named] = {}
         self.persistent: Persistent = refuse_reference
-        self.budget = Budget(len(data))
+        self.budget = Budget(len(data)) if budget is None else budget
 
     def load(self, persistent: Persistent = refuse_reference) -> object:
         """Return the object that the next pickle describes.

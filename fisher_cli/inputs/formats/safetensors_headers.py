@@ -10,7 +10,7 @@ from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.formats.budgets import Budget
 from fisher_cli.inputs.formats.files import COPY_AGAIN, FileBytes, clipped
 from fisher_cli.inputs.formats.number_types import SAFETENSORS_TYPES
-from fisher_cli.inputs.formats.storages import Block, DenseTensor
+from fisher_cli.inputs.formats.storages import DenseTensor, StoredBlock
 
 _LONGEST_HEADER: Final = 10_000_000  # bytes; some 100,000 tensors
 _MOST_TENSORS: Final = 100_000
@@ -98,7 +98,7 @@ def _tensor(name: str, entry: object, start: int) -> DenseTensor:
     needed = math.prod(shape) * kind.itemsize
     if end - begin != needed:
         raise CheckpointError(_damaged(f"{shown} needs {needed} bytes and has {end - begin}"))
-    block = Block(start + begin, needed, 1 if sys.byteorder == "little" else kind.width)
+    block = StoredBlock(start + begin, needed, 1 if sys.byteorder == "little" else kind.width)
     stride = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
     return DenseTensor(block, kind, 0, tuple(shape), tuple(stride))
 

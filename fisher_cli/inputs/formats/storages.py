@@ -16,10 +16,11 @@ _LARGEST: Final = 1 << 60
 # Bytes of a tensor with more elements than are stored for it, such as positions or a mask that were expanded over a
 # batch: a view takes no memory, but whoever copies it makes all of them. The mask of 8192 positions has as many.
 LARGEST_EXPANDED: Final = 64 << 20
-_LAYOUTS: Final = {f"torch.sparse_{name}" for name in ("coo", "csr", "csc", "bsr", "bsc")}
+_SPARSE: Final = {f"torch.sparse_{name}" for name in ("coo", "csr", "csc", "bsr", "bsc")}
+_LAYOUTS: Final = {"torch.strided", *_SPARSE}
 
 
-class Block:
+class StoredBlock:
     """A stored block.
 
     Args:
@@ -48,7 +49,7 @@ class Storage:
 
     __slots__ = ("block", "kind", "length", "start")
 
-    def __init__(self, block: Block, kind: NumberType, start: int, length: int) -> None:
+    def __init__(self, block: StoredBlock, kind: NumberType, start: int, length: int) -> None:
         self.block = block
         self.kind = kind
         self.start = start
@@ -84,7 +85,7 @@ class DenseTensor:
     __slots__ = ("block", "kind", "offset", "size", "stride")
 
     def __init__(
-        self, block: Block | None, kind: NumberType, offset: int, size: tuple[int, ...], stride: tuple[int, ...]
+        self, block: StoredBlock | None, kind: NumberType, offset: int, size: tuple[int, ...], stride: tuple[int, ...]
     ) -> None:
         self.block = block
         self.kind = kind
@@ -94,7 +95,7 @@ class DenseTensor:
 
 
 class Layout:
-    """A layout of sparse tensors, by torch's name."""
+    """A layout of tensors, by torch's name."""
 
     __slots__ = ("name",)
 
@@ -182,7 +183,7 @@ def sparse_tensor(budget: Budget, layout: object, parts: object) -> SparseTensor
     Raises:
         CheckpointError: It is malformed.
     """
-    if not isinstance(parts, tuple) or not isinstance(layout, Layout):
+    if not isinstance(parts, tuple) or not isinstance(layout, Layout) or layout.name not in _SPARSE:
         msg = "damaged: a sparse tensor without layout"
         raise CheckpointError(msg)
     count = 2 if layout.name == "torch.sparse_coo" else 3
@@ -212,7 +213,7 @@ def tensor_without_data(kind: object, size: object, stride: object) -> DenseTens
 
 
 def layout_named(name: object) -> Layout:
-    """Return the layout of sparse tensors that is called so.
+    """Return the layout of tensors that is called so.
 
     Raises:
         CheckpointError: There is none.

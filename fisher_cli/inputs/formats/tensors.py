@@ -13,12 +13,16 @@ from torch import Tensor
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.formats.answers import Tree
 from fisher_cli.inputs.formats.files import FileBytes
+from fisher_cli.inputs.formats.number_types import NumberType
 from fisher_cli.inputs.formats.stand_ins import Named, StandIn
 
 _ALIGNED: Final = 8  # bytes; the largest number, or the larger half of a complex one
 _LAYOUTS: Final = {
     str(layout): layout
-    for layout in (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+    for layout in (
+        *(torch.strided, torch.sparse_coo),
+        *(torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc),
+    )
 }
 
 
@@ -55,7 +59,7 @@ def _block(data: FileBytes, start: int, length: int, swapped: int) -> Tensor:
 def _dense(
     blocks: list[Tensor], block: int | None, kind: str, offset: int, size: list[int], stride: list[int]
 ) -> Tensor:
-    dtype = _dtype(kind)
+    dtype = _dtype_named(kind)
     if block is None:
         return torch.empty_strided(size, stride, dtype=dtype, device="meta")
     return torch.empty(0, dtype=dtype).set_(blocks[block].untyped_storage(), offset, size, stride)
@@ -77,7 +81,16 @@ def _sparse(tensors: list[Tensor], layout: str, parts: list[int], size: list[int
         raise CheckpointError(msg) from error
 
 
-def _dtype(name: str) -> torch.dtype:
+def dtype_of(kind: NumberType) -> torch.dtype:
+    """Return torch's own name of a type of numbers.
+
+    Raises:
+        CheckpointError: Torch here does not know it.
+    """
+    return _dtype_named(kind.name)
+
+
+def _dtype_named(name: str) -> torch.dtype:
     found = getattr(torch, name, None)
     if not isinstance(found, torch.dtype):
         msg = f"holds numbers of type {name}, which torch {torch.__version__} does not know; use a newer torch"
@@ -100,7 +113,7 @@ _LEAVES: Final[dict[str, Callable[..., object]]] = {
     "bytes": b64decode,
     "complex": complex,
     "array": _array,
-    "type": _dtype,
+    "type": _dtype_named,
     "layout": _LAYOUTS.__getitem__,
     "device": _device,
     "name": Named,

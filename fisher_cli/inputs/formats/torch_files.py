@@ -12,7 +12,7 @@ from fisher_cli.inputs.formats.number_types import NumberType
 from fisher_cli.inputs.formats.pickles import Reader
 from fisher_cli.inputs.formats.plain_values import extent, plain
 from fisher_cli.inputs.formats.stand_ins import Named
-from fisher_cli.inputs.formats.storages import Block, Storage
+from fisher_cli.inputs.formats.storages import Storage, StoredBlock
 
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
 LEGACY_START: Final = 24  # bytes, within which the magic number stands in every protocol
@@ -65,7 +65,7 @@ def load_zip(data: FileBytes, archive: Archive) -> Saved:
             msg = f"damaged: the storage {clipped(key, 40)} has another size than its pickle says"
             raise CheckpointError(msg)
         if key not in known:
-            block = Block(begin, finish - begin, _swapped(kind, _ENDIANNESS[order]))
+            block = StoredBlock(begin, finish - begin, _swapped(kind, _ENDIANNESS[order]))
             known[key] = Storage(block, kind, 0, count)
         return _same_type(known[key], kind, key)
 
@@ -122,7 +122,7 @@ class _Blocks:
             if self.left < 0:
                 msg = "damaged or truncated: its storages are larger than the file"
                 raise CheckpointError(msg)
-            self.storages[str(key)] = Storage(Block(0, count * kind.itemsize, 1), kind, 0, count)
+            self.storages[str(key)] = Storage(StoredBlock(0, count * kind.itemsize, 1), kind, 0, count)
         storage = _same_type(self.storages[str(key)], kind, key)
         if storage.length != count:
             msg = f"damaged: the storage {clipped(key, 40)} has two sizes"
