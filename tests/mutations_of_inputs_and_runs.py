@@ -132,8 +132,8 @@ INPUTS: dict[str, list[tuple[str, ...]]] = {
         (
             "wrapper left before the names",
             WEIGHTS,
-            "parts[depth] == _PARALLEL_WRAPPER and len(parts) > depth + 1",
-            "False",
+            "split[index][depth] != _PARALLEL_WRAPPER or len(split[index]) == depth + 1",
+            "True",
         ),
         (
             "counter of averaging kept as a weight",

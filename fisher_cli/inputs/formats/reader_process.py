@@ -91,6 +91,15 @@ class ReaderProcess:
             raise EOFError
         return self._received(length), stays
 
+    def is_gone(self) -> bool:
+        """Whether it ended while nobody asked."""
+        try:
+            return not self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     def _received(self, count: int) -> bytes:
         found = bytearray(count)
         view = memoryview(found)
@@ -105,10 +114,13 @@ class ReaderProcess:
         """End it if it has not ended by itself; return its exit code, or below zero the signal that ended it."""
         self.close()
         try:
-            os.kill(self.pid, signal.SIGKILL)
-            return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        except (ChildProcessError, ProcessLookupError):  # somebody else has waited for it
+            has_ended, status = os.waitpid(self.pid, os.WNOHANG)
+            if not has_ended:
+                os.kill(self.pid, signal.SIGKILL)
+                _, status = os.waitpid(self.pid, 0)
+        except ChildProcessError:  # somebody else has waited for it, and its number may be another's
             return 0
+        return os.waitstatus_to_exitcode(status)
 
     def close(self) -> None:
         """Ask it nothing more: it ends by itself, unless another process can ask it."""
@@ -154,7 +166,7 @@ class _Owner:
                 if not stays:
                     self.end()
                 found: dict[str, Any] = json.loads(text)
-            except (EOFError, OSError, ValueError):
+            except (EOFError, OSError, ValueError, RecursionError):
                 return refusal(CheckpointError(_end_of(self.end(), len(content))))
             except BaseException:  # a signal to this process, between question and answer
                 self.end()
@@ -162,6 +174,8 @@ class _Owner:
             return found
 
     def _ready(self) -> ReaderProcess | None:
+        if self._reader is not None and self._reader.is_gone():
+            self.end()
         if self._reader is None and self._is_possible:
             try:
                 self._reader = ReaderProcess()

@@ -182,6 +182,16 @@ def test_what_it_cannot_do_is_the_error_of_that_file_and_the_others_are_read(
     assert all(files[path].error is None for path in good)
 
 
+def test_one_that_ends_while_nobody_asks_is_replaced_and_no_file_suffers(owner: Any, tmp_path: Path) -> None:
+    good, readers = write_good(tmp_path / "good"), set()
+    for path in good:
+        assert weights(path)
+        readers.add(owner._reader.pid)
+        os.kill(owner._reader.pid, signal.SIGKILL)
+        until(owner._reader.is_gone)
+    assert len(readers) == len(good)
+
+
 def test_it_may_be_killed_at_any_moment(owner: Any, tmp_path: Path, record_property: Any) -> None:
     """By another process, such as the system's where memory ends: files fail in words, or are read as they are."""
     good = [*write_good(tmp_path / "good"), tmp_path / "heavy.pt"]
