@@ -51,7 +51,7 @@ class Content:
                 hashed.update(block)
                 if also is not None:
                     also.update(block)
-            self.data = data if self.descriptor is None else _sealed(self.descriptor, data)
+            self.data = data if self.descriptor is None else self._sealed(self.descriptor, data)
         if length is None and file.read(1):
             raise OSError(_OTHER_SIZE)
         self.sha256 = digest(hashed)
@@ -74,6 +74,22 @@ class Content:
             except (OSError, MemoryError) as error:
                 raise CheckpointError(unreadable(path, error)) from error
 
+    def _sealed(self, descriptor: int, data: mmap) -> mmap:
+        """Let nobody change the memory any more, not even who gets the descriptor; return this process's own view."""
+        import fcntl
+
+        size = len(data)
+        data.close()
+        seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+            return mmap(descriptor, size, access=ACCESS_COPY)
+        except OSError:  # a system that has the memory and not the seals: then it is shared with nobody
+            own = mmap(descriptor, size, access=ACCESS_COPY)
+            self.descriptor = None
+            os.close(descriptor)
+            return own
+
     def __len__(self) -> int:
         return len(self.data)
 
@@ -83,6 +99,7 @@ class Content:
             os.close(descriptor)
 
 
+_NOT_TO_BE_RUN: Final = 0x8  # MFD_NOEXEC_SEAL, which Linux knows from 6.3 on, and some systems insist on
 _OTHER_SIZE: Final = "its size changed while it was read"
 
 
@@ -90,14 +107,13 @@ def _shared_memory(size: int) -> int | None:
     """Return a descriptor of so many bytes that other processes can map; None where the system has or allows none."""
     if not hasattr(os, "memfd_create") or not _may_be(size):
         return None
-    try:
-        descriptor = os.memfd_create("fisher", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    except OSError:
-        return None
-    with contextlib.suppress(OSError):
-        os.ftruncate(descriptor, size)
-        return descriptor
-    os.close(descriptor)
+    for more in (_NOT_TO_BE_RUN, 0):
+        with contextlib.suppress(OSError):
+            descriptor = os.memfd_create("fisher", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | more)
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, size)
+                return descriptor
+            os.close(descriptor)
     return None
 
 
@@ -123,14 +139,3 @@ def _filled(data: mmap, file: BinaryIO) -> Iterator[memoryview]:
                 with room[:count] as block:
                     yield block
             position += count
-
-
-def _sealed(descriptor: int, data: mmap) -> mmap:
-    """Let nobody change the memory any more, not even who gets the descriptor; return this process's own view of it."""
-    import fcntl
-
-    size = len(data)
-    data.close()
-    seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
-    return mmap(descriptor, size, access=ACCESS_COPY)

@@ -136,8 +136,10 @@ class _Conversion:
         arguments = tuple(self.of(argument, depth + 1) for argument in value.arguments)
         module, _, name = value.path.rpartition(".")
         if module.startswith("pathlib") and name in _PATHS and all(isinstance(part, str) for part in arguments):
-            self.budget.spend_text(sum(len(str(part)) for part in arguments))
-            return str(_PATHS[name](*map(str, arguments)))
+            words = [str(part) for part in arguments]
+            self.budget.spend_text(sum(map(len, words)))
+            self.budget.spend_entries(sum(1 + word.count("/") + word.count("\\") for word in words))
+            return str(_PATHS[name](*words))
         if value.path == "builtins.frozenset" and len(arguments) == 1 and isinstance(arguments[0], list | tuple):
             return arguments[0]
         if value.path == "builtins.getattr" and len(arguments) == 2 and isinstance(arguments[1], str):
