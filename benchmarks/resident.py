@@ -31,10 +31,10 @@ MEBIBYTE, GIBIBYTE = 2**20, 2**30
 # The command, which says in the end how much it has had resident.
 CHILD = """
 import sys
-from fisher_cli import machine
+from fisher_cli.curvature.torch_backend import machine_memory
 from fisher_cli.cli.app import app
 code = app(sys.argv[1:], prog_name="fisher", standalone_mode=False)
-print(f"peak {machine.peak_memory()}", file=sys.stderr)
+print(f"peak {machine_memory.peak_memory()}", file=sys.stderr)
 sys.exit(code)
 """
 NETWORKS = """
