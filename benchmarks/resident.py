@@ -1,6 +1,6 @@
 """What the system says that a command takes: resident memory beside the tensors counted by the tests, and time.
 
-    python -m benchmarks.resident [--only forecast factor checkpoints large] [--quick]
+    python -m benchmarks.resident [--only reader forecast factor checkpoints large] [--quick]
 
 The tests count live bytes, calls and rows, which are the same everywhere; these figures are not, and have room to
 spare.
@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,10 +31,10 @@ MEBIBYTE, GIBIBYTE = 2**20, 2**30
 # The command, which says in the end how much it has had resident.
 CHILD = """
 import sys
-from fisher_cli import machine
+from fisher_cli.curvature.torch_backend import machine_memory
 from fisher_cli.cli.app import app
 code = app(sys.argv[1:], prog_name="fisher", standalone_mode=False)
-print(f"peak {machine.peak_memory()}", file=sys.stderr)
+print(f"peak {machine_memory.peak_memory()}", file=sys.stderr)
 sys.exit(code)
 """
 NETWORKS = """
@@ -162,7 +163,42 @@ def large(quick: bool) -> None:
         line(f"{name} parameters, in {seconds:.0f} s", peak / GIBIBYTE, room, "GiB")
 
 
-PARTS = {"forecast": forecast, "factor": factor, "checkpoints": checkpoints, "large": large}
+def reader(quick: bool) -> None:
+    """What the process that reads files costs: its start, a question about a small file, and the memory of a large."""
+    from fisher_cli.inputs.formats import reader_process
+    from fisher_cli.inputs.formats.containers import decode
+    from fisher_cli.inputs.formats.contents import Content
+    from fisher_cli.inputs.formats.decoders import decoded
+
+    def seconds(act: Callable[[], object]) -> float:
+        found = []
+        for _ in range(5 if quick else 50):
+            begun = time.perf_counter()
+            act()
+            found.append(time.perf_counter() - begun)
+        return statistics.median(found)
+
+    with folder_of("small") as folder:
+        content = Content.read(folder / "ckpts" / "step_0.pt")
+    starts = seconds(lambda: reader_process.ReaderProcess().kill())
+    asked = seconds(lambda: reader_process.ask("checkpoint", content))
+    line("reader, once a run", starts, 0.15, "s")
+    line("reader, a checkpoint", 1000 * (asked - seconds(lambda: decoded("checkpoint", content.data))), 5, "ms")
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "large.pt"
+        torch.save({f"w{index}": torch.ones(2**20 if quick else 2**25) for index in range(8)}, path)
+        if not machine_memory.begin_peak():
+            say("reader: no peak of a part of a process here")
+            return
+        before, size = machine_memory.resident_memory(), path.stat().st_size
+        found = decode(Content.read(path), path).content
+        assert isinstance(found, dict)
+        total = sum(float(tensor.sum()) for tensor in found.values())  # every page is looked at
+        assert total == sum(tensor.numel() for tensor in found.values())
+        line("reader, a large file", (machine_memory.peak_memory() - before) / size, 1.1, "sizes")
+
+
+PARTS = {"reader": reader, "forecast": forecast, "factor": factor, "checkpoints": checkpoints, "large": large}
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -133,8 +133,8 @@ INPUTS: dict[str, list[tuple[str, ...]]] = {
         (
             "wrapper left before the names",
             WEIGHTS,
-            "parts[depth] == _PARALLEL_WRAPPER and len(parts) > depth + 1",
-            "False",
+            "split[index][depth] != _PARALLEL_WRAPPER or len(split[index]) == depth + 1",
+            "True",
         ),
         (
             "counter of averaging kept as a weight",
@@ -166,18 +166,20 @@ INPUTS: dict[str, list[tuple[str, ...]]] = {
             'f"{tensor.dtype}\\0{tuple(tensor.shape)}\\0"',
         ),
     ],
-    "inputs.formats.storages": [
+    "inputs.formats.torch_files": [
         (
             "bytes of another machine's order not swapped",
             CONTAINERS,
-            'size > 1 and is_little_endian != (sys.byteorder == "little")',
+            'is_little_endian != (sys.byteorder == "little")',
             "False",
         ),
+    ],
+    "inputs.formats.storages": [
         (
             "offset of a view in its storage forgotten",
             CONTAINERS,
-            "offset + storage.start * storage.dtype.itemsize // kind.itemsize",
-            "storage.start * storage.dtype.itemsize // kind.itemsize",
+            "offset + storage.start * storage.kind.itemsize // kind.itemsize",
+            "storage.start * storage.kind.itemsize // kind.itemsize",
         ),
     ],
     "inputs.networks.fitting": [

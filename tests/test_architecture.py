@@ -1,5 +1,6 @@
 """What docs/architecture.md says about adding things, done: a likelihood, a checkpoint format, a command."""
 
+import struct
 from pathlib import Path
 from typing import Annotated
 
@@ -16,8 +17,11 @@ from fisher_cli.curvature.problem.problem import TensorData, pose
 from fisher_cli.curvature.traces.traces import sweep
 from fisher_cli.errors import DataError
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
-from fisher_cli.inputs.formats import containers
-from fisher_cli.inputs.formats.containers import Payload
+from fisher_cli.inputs.formats import reader_process, recognition
+from fisher_cli.inputs.formats.files import FileBytes
+from fisher_cli.inputs.formats.number_types import NUMBER_TYPES
+from fisher_cli.inputs.formats.recognition import Description
+from fisher_cli.inputs.formats.storages import DenseTensor, StoredBlock
 from tests.command import fisher
 
 
@@ -84,17 +88,24 @@ def test_a_likelihood_is_a_class_and_its_name_in_one_table(monkeypatch: pytest.M
 def test_a_checkpoint_format_is_a_reader_and_a_line_in_one_table(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def load(data: bytes, _trust_pickle: bool) -> Payload:
-        lines = [line.split() for line in data.decode().splitlines()[1:]]
-        return Payload("numbers", {name: torch.tensor([float(each) for each in numbers]) for name, *numbers in lines})
+    def load(data: FileBytes) -> Description:
+        tensors, position = {}, 8
+        while position < len(data):
+            count = data[position + 1]
+            block = StoredBlock(position + 2, 4 * count, 1)
+            tensors[chr(data[position])] = DenseTensor(block, NUMBER_TYPES["float32"], 0, (count,), (1,))
+            position += 2 + block.length
+        return Description("numbers", tensors)
 
-    monkeypatch.setattr(
-        containers, "FORMATS", [(lambda data: data.startswith(b"numbers\n"), load), *containers.FORMATS]
-    )
-    (tmp_path / "step_3.pt").write_text("numbers\nweight 1 2 3\nbias 4\n")
+    monkeypatch.setattr(recognition, "FORMATS", [(lambda data: data[:8] == b"numbers\n", load), *recognition.FORMATS])
+    monkeypatch.setattr(reader_process._owner, "_reader", None)  # one that was started knows no new line
+    monkeypatch.setattr(reader_process._owner, "_is_possible", False)
+    numbers = {"w": [1.0, 2.0, 3.0], "b": [4.0]}
+    parts = (name.encode() + bytes([len(each)]) + struct.pack(f"{len(each)}f", *each) for name, each in numbers.items())
+    (tmp_path / "step_3.pt").write_bytes(b"numbers\n" + b"".join(parts))
     [file] = find_checkpoints([tmp_path])
     checkpoint = load_checkpoint(file)
-    assert {name: value.tolist() for name, value in checkpoint.weights.items()} == {"weight": [1, 2, 3], "bias": [4]}
+    assert {name: value.tolist() for name, value in checkpoint.weights.items()} == numbers
     assert checkpoint.step == 3
 
 

@@ -1,7 +1,8 @@
-"""Reads files in child processes that are limited, measured and watched: `python -m tests.attacks.child` < jobs.
+"""Reads files in child processes that are limited, measured and watched: `python -m tests.attacks.child HOW` < jobs.
 
 A job is a list of paths, all given at once as a user would. Each is answered by one line of JSON: what became of every
-file, the events that Python's audit hook saw, function calls, bytes held at once, and how the process ended.
+file, and how the process ended. HOW is `here`, where the reader runs in the same process and more is told (the events
+that Python's audit hook saw, function calls, bytes held at once); or `elsewhere`, in its own as it does for a user.
 """
 
 import hashlib
@@ -10,15 +11,18 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
+from fisher_cli.inputs.formats import reader_process
 from fisher_cli.inputs.formats.files import clipped
 from tests.effort import Effort
 
 # They only end what hangs: of the processor, and by the clock where it waits.
 SECONDS, ADDRESS_SPACE = 120, 6 << 30
+MOST_SECONDS = 10  # of the processor, for one file between good ones where nothing is counted
 WATCHED = (
     "exec",
     "compile",
@@ -39,8 +43,9 @@ def end_what_hangs() -> None:
     signal.alarm(10 * SECONDS)
 
 
-def limit() -> None:
+def limit(seconds: int = SECONDS) -> None:
     end_what_hangs()
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, SECONDS))
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
@@ -75,7 +80,23 @@ def answer(paths: list[str]) -> list[dict[str, str]]:
     return found
 
 
-def run(job: list[str], out: int) -> None:
+def read_here() -> None:
+    """Let this process read by itself, as where no other can be had."""
+    reader_process._owner.end()
+    reader_process._owner._is_possible = False
+
+
+def run_elsewhere(job: list[str], out: int) -> None:
+    limit(MOST_SECONDS)
+    try:
+        result: dict[str, object] = {"rows": answer(job)}
+    except BaseException as error:
+        result = {"escaped": f"{type(error).__name__}: {error}"[:300]}
+    os.write(out, json.dumps(result).encode())
+    reader_process._owner.end()
+
+
+def run_here(job: list[str], out: int) -> None:
     limit()
     seen = watch()
     result: dict[str, object]
@@ -90,7 +111,7 @@ def run(job: list[str], out: int) -> None:
     os.write(out, json.dumps(result).encode())
 
 
-def isolated(job: list[str]) -> dict[str, object]:
+def isolated(job: list[str], run: Callable[[list[str], int], None]) -> dict[str, object]:
     """Run one job in a fork of this process, which has imported everything already."""
     reading, writing = os.pipe()
     process = os.fork()
@@ -108,16 +129,19 @@ def isolated(job: list[str]) -> dict[str, object]:
     return result | {"signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0}
 
 
-def main() -> None:
+def main(how: str) -> None:
     jobs = json.load(sys.stdin)
+    run = run_here if how == "here" else run_elsewhere
+    if how == "here":
+        read_here()
     answer(jobs[0])  # what is imported late is imported now, and what counting imports
     with Effort().counting():
         answer(jobs[0])
     clipped("\x1b")  # so is the codec that escapes names
     for job in jobs:
-        sys.stdout.write(json.dumps(isolated(job)) + "\n")
+        sys.stdout.write(json.dumps(isolated(job, run)) + "\n")
         sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

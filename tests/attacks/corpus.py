@@ -2,26 +2,30 @@
 
 import os
 import socket
+from itertools import chain
 from pathlib import Path
 
 import torch
 
 from tests.attacks.archives import archive_attacks, saved
 from tests.attacks.code import code_attacks
+from tests.attacks.folders import write_folders
 from tests.attacks.safetensors_files import safetensors_attacks
 from tests.attacks.values import value_attacks
+from tests.attacks.work import work_attacks
 
 
 def write_corpus(folder: Path, marker: Path) -> list[Path]:
     """Write every attack and return their paths; running one of them would create the marker."""
     folder.mkdir(parents=True)
     paths = []
-    for name, content in (*code_attacks(marker), *value_attacks(), *archive_attacks(), *safetensors_attacks()):
+    kinds = (code_attacks(marker), value_attacks(), archive_attacks(), safetensors_attacks(), work_attacks())
+    for name, content in chain.from_iterable(kinds):
         path = folder / name
         assert not path.exists(), name
         path.write_bytes(content)
         paths.append(path)
-    return paths + _special(folder)
+    return paths + _special(folder) + write_folders(folder)
 
 
 def _special(folder: Path) -> list[Path]:

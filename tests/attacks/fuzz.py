@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.formats.containers import decode
-from tests.attacks.child import limit
+from tests.attacks.child import limit, read_here
 from tests.attacks.mutation import mutated, originals
 from tests.effort import Effort
 
@@ -62,6 +62,7 @@ def batch(first: int, count: int, files: list[bytes]) -> dict[str, object]:
 
 def main(count: int) -> None:
     files = list(originals().values())
+    read_here()
     for file in files:
         decode(file, Path("good.pt"))
     signals, outcomes, odd = 0, Counter[str](), []

@@ -1,13 +1,15 @@
 """Files and folders → checkpoints in training order, and each of them → clean named weights."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from torch import Tensor
 
+from fisher_cli.curvature.torch_backend.out_of_memory import is_out_of_memory
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.checkpoints import discovery, duplicates, timeline
 from fisher_cli.inputs.checkpoints.inspection_cache import InspectedFile, InspectionCache
@@ -16,11 +18,12 @@ from fisher_cli.inputs.checkpoints.stored_files import StoredCheckpoint
 from fisher_cli.inputs.checkpoints.stored_weights import find_weights
 from fisher_cli.inputs.checkpoints.timeline import TrainingPoint
 from fisher_cli.inputs.checkpoints.weights import clean_weights, kept_in_parts, listed, nonfinite_names
-from fisher_cli.inputs.formats.containers import clipped, read_bytes
+from fisher_cli.inputs.formats.containers import clipped
+from fisher_cli.inputs.formats.contents import Content
 from fisher_cli.inputs.formats.plain_json import parse_json
 from fisher_cli.inputs.formats.reading import ReadOptions
 from fisher_cli.results import WeightsKind
-from fisher_cli.text import digest, escape
+from fisher_cli.text import escape
 
 __all__ = ["Checkpoint", "CheckpointFile", "ReadOptions", "find_checkpoints", "load_checkpoint", "nonfinite_names"]
 
@@ -145,7 +148,8 @@ def load_checkpoint(file: CheckpointFile, reading: ReadOptions = _USUAL) -> Chec
     """
     if file.error is not None:
         raise file.error
-    checkpoint, _ = _understood(discovery.read(file.path, reading), file.path, file.name, reading)
+    with _one_error(file.path):
+        checkpoint, _ = _understood(discovery.read(file.path, reading), file.path, file.name, reading)
     if file.sha256 is not None and checkpoint.sha256 != file.sha256:
         msg = f"{clipped(file.path, 500)}: changed since this run began; run again once it is written"
         raise CheckpointError(msg)
@@ -157,24 +161,50 @@ def load_checkpoint(file: CheckpointFile, reading: ReadOptions = _USUAL) -> Chec
 
 def inspected(path: Path, name: str, reading: ReadOptions, inspection_cache: InspectionCache) -> CheckpointFile:
     """Return what a candidate is; one that is a single file is read once, and decoded if its bytes are not known."""
-    data = None
+    content = None
     try:
-        data = None if path.is_dir() else read_bytes(path)
-        found = None if data is None else inspection_cache.recall(digest(data))
-        if found is None:
-            stored = discovery.read(path, reading, data)
-            checkpoint, says = _understood(stored, path, name, reading)
-            found = InspectedFile(checkpoint.sha256, says, tuple(sorted(stored.identity)))
-            if data is not None:
-                inspection_cache.add(found)
+        with _one_error(path):
+            content = None if path.is_dir() else Content.read(path)
+            found = None if content is None else inspection_cache.recall(content.sha256)
+            if found is None:
+                stored = discovery.read(path, reading, content)
+                checkpoint, says = _understood(stored, path, name, reading)
+                found = InspectedFile(checkpoint.sha256, says, tuple(sorted(stored.identity)))
+                if content is not None:
+                    inspection_cache.add(found)
     except CheckpointError as error:
         told = timeline.moment(timeline.StatedPoint(), name)
-        sha256 = None if data is None else digest(data)
+        sha256 = None if content is None else content.sha256
         # The traceback would keep the file's whole content in memory.
         return CheckpointFile(path, name, told.step, told.epoch, sha256, error.with_traceback(None))
     when = timeline.moment(found.stated, name)
     identity = frozenset(found.identity) | _moments(when)
     return CheckpointFile(path, name, when.step, when.epoch, found.sha256, None, (), identity)
+
+
+@contextmanager
+def _one_error(path: Path) -> Iterator[None]:
+    """Make what the disk or the memory refuses the error of this checkpoint: the others go on.
+
+    Raises:
+        CheckpointError: Something was refused.
+        RuntimeError: Something else went wrong.
+    """
+    try:
+        yield
+    except OSError as error:
+        msg = f"{clipped(path, 500)}: cannot be read ({clipped(error.strerror or error)}); check it with: ls -l"
+        raise CheckpointError(msg) from error
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise CheckpointError(_without_memory(path)) from error
+    except MemoryError as error:
+        raise CheckpointError(_without_memory(path)) from error
+
+
+def _without_memory(path: Path) -> str:
+    return f"{clipped(path, 500)}: does not fit into the memory; use a larger machine, or save fewer numbers in it"
 
 
 def _without_copies(found: list[CheckpointFile], reading: ReadOptions) -> list[CheckpointFile]:
@@ -216,7 +246,7 @@ def _understood(
     where = clipped(path, 500)
     found = find_weights(stored.payload.content, reading, where)
     weights, notes = clean_weights(stored.fetch(found.mapping), found.prefix, where)
-    weights, masks = without_masks(weights)
+    weights, masks = without_masks(weights, where)
     notes += [note for note in (mask_note(masks) or zeros_note(weights), kept_in_parts(list(weights))) if note]
     about = _about(stored)
     says = timeline.stated(about)

@@ -26,6 +26,7 @@ from fisher_cli.inputs.checkpoints.sharded import (
 )
 from fisher_cli.inputs.checkpoints.stored_files import StoredCheckpoint, read_file
 from fisher_cli.inputs.formats.containers import clipped
+from fisher_cli.inputs.formats.contents import Content
 from fisher_cli.inputs.formats.reading import ReadOptions
 
 _SUFFIXES: Final = frozenset({".pt", ".pth", ".th", ".ckpt", ".bin", ".tar", ".pkl", ".safetensors"})
@@ -61,14 +62,14 @@ def find_candidates(paths: Sequence[Path]) -> list[Candidate]:
     return _one_per_inode([found for path in paths for found in _of_path(path)])
 
 
-def read(path: Path, reading: ReadOptions, data: bytes | None = None) -> StoredCheckpoint:
-    """Return what a candidate holds; `data` are the bytes of a file that has been read already.
+def read(path: Path, reading: ReadOptions, content: Content | None = None) -> StoredCheckpoint:
+    """Return what a candidate holds; `content` is that of a file that has been read already.
 
     Raises:
         CheckpointError: It cannot be read.
     """
-    if data is not None or not path.is_dir():
-        return read_file(path, reading, data)
+    if content is not None or not path.is_dir():
+        return read_file(path, reading, content)
     reader = _reader_of(path)
     if reader is None:
         msg = f"{clipped(path, 500)}: no checkpoint any more; run again once it is written"

@@ -10,9 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from fisher_cli.errors import CheckpointError
+from fisher_cli.inputs.checkpoints.weights import stored_bytes
+from fisher_cli.inputs.formats.storages import LARGEST_EXPANDED
+
 _ORIGINAL, _MASK = "_orig", "_mask"
 # From this share of zeros on a network is worth a remark; training alone hardly makes a weight exactly zero.
 _REMARKABLE: Final = 0.01
+_LARGEST_PRODUCTS: Final = 2  # times what is stored, which has both weights and masks
 
 
 class Masked(nn.Module):
@@ -28,11 +33,19 @@ class Masked(nn.Module):
         return weight * mask
 
 
-def without_masks(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def without_masks(weights: Mapping[str, Tensor], where: str = "") -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Each `name_orig` with a `name_mask` of its shape → `name`, their product, and the masks (bool) by `name`.
 
     Other tensors stay as they are.
+
+    Raises:
+        CheckpointError: The products would take far more than what is stored: names share one expanded tensor.
     """
+    pairs = [(name, weights.get(name.removesuffix(_MASK) + _ORIGINAL)) for name in weights if name.endswith(_MASK)]
+    made = sum(whole.numel() * (whole.element_size() + 1) for name, whole in pairs if whole is not None)
+    if made > _LARGEST_PRODUCTS * stored_bytes(weights) + LARGEST_EXPANDED:
+        msg = f"{where}: its masks make far more numbers than it stores; save each tensor as .clone() of itself"
+        raise CheckpointError(msg)
     masks = {
         name.removesuffix(_MASK): mask.bool()
         for name, mask in weights.items()

@@ -11,6 +11,7 @@ from fisher_cli.errors import CheckpointError, NoWeightsError
 from fisher_cli.inputs.checkpoints.stored_files import StoredCheckpoint, decoded, inside, joint_digest, read_file
 from fisher_cli.inputs.checkpoints.weights import listed
 from fisher_cli.inputs.formats.containers import Payload, clipped, read_bytes
+from fisher_cli.inputs.formats.contents import Content
 from fisher_cli.inputs.formats.plain_json import parse_json
 from fisher_cli.inputs.formats.reading import ReadOptions
 from fisher_cli.text import digest
@@ -84,8 +85,8 @@ def _refuse_other_content(names: set[str], weights: str | None, where: str) -> N
 
 
 def _read_whole(folder: Path, name: str, reading: ReadOptions) -> tuple[Payload, dict[str, str]]:
-    data = read_bytes(inside(folder, name, clipped(folder, 500)))
-    return decoded(data, folder / name, reading), {name: digest(data)}
+    content = Content.read(inside(folder, name, clipped(folder, 500)))
+    return decoded(content, folder / name, reading), {name: content.sha256}
 
 
 def _read_shards(folder: Path, index: str, names: set[str], reading: ReadOptions) -> tuple[Payload, dict[str, str]]:
@@ -101,17 +102,19 @@ def _read_shards(folder: Path, index: str, names: set[str], reading: ReadOptions
     files = sorted(set(places.values()))
     paths = {name: inside(folder, name, where) for name in files}
     _refuse_extra(names, files, where)
+    promised: dict[str, set[str]] = {}
+    for key, place in places.items():
+        promised.setdefault(place, set()).add(key)
     digests = {index: digest(data)}
     content: dict[object, object] = {}
     ignored_types: dict[str, None] = {}
     payload = None
     for name in files:
-        shard_data = read_bytes(paths[name])
-        digests[name] = digest(shard_data)
-        shard = decoded(shard_data, folder / name, reading)
-        del shard_data
+        stored = Content.read(paths[name])
+        digests[name] = stored.sha256
+        shard = decoded(stored, folder / name, reading)
         found = shard.content if isinstance(shard.content, dict) else {}
-        _compare(found, {key for key, place in places.items() if place == name}, name, where)
+        _compare(found, promised[name], name, where)
         content |= found
         ignored_types |= dict.fromkeys(shard.ignored_types)
         payload = payload or shard

@@ -1,23 +1,20 @@
 """A checkpoint on disk, a file or a folder → what is stored in it and the hash of the bytes that were read."""
 
-import io
 import os
 import stat
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from fisher_cli.errors import CheckpointError
-from fisher_cli.inputs.formats.containers import Payload, clipped, decode, read_bytes
+from fisher_cli.inputs.formats.containers import Payload, clipped, decode
+from fisher_cli.inputs.formats.contents import Content
 from fisher_cli.inputs.formats.files import open_without_waiting
 from fisher_cli.inputs.formats.reading import ReadOptions
 from fisher_cli.text import digest
 
 _HUB: Final = ("snapshots", "blobs")  # the cache of Hugging Face's hub: snapshots/REVISION/NAME links to blobs/HASH
-_SERIALIZATION_ID: Final = ".data/serialization_id"
-_LONGEST_ID: Final = 100
 
 
 @dataclass
@@ -58,29 +55,20 @@ class StoredCheckpoint:
             self.sha256 = joint_digest({"": self.sha256, **digests})
 
 
-def read_file(path: Path, reading: ReadOptions, data: bytes | None = None) -> StoredCheckpoint:
-    """Return what a file holds, or its bytes that have been read already; its hash is the SHA-256 of its bytes.
+def read_file(path: Path, reading: ReadOptions, content: Content | None = None) -> StoredCheckpoint:
+    """Return what a file holds, or its content that has been read already; its hash is the SHA-256 of its bytes.
 
     Raises:
         CheckpointError: It cannot be read or decoded.
     """
-    data = read_bytes(path) if data is None else data
-    payload, sha256 = decoded(data, path, reading), digest(data)
-    return StoredCheckpoint(payload, sha256, frozenset({sha256, *_serialization_id(data, payload)}))
+    content = Content.read(path) if content is None else content
+    payload = decoded(content, path, reading)
+    return StoredCheckpoint(payload, content.sha256, frozenset({content.sha256, *payload.identity}))
 
 
-def _serialization_id(data: bytes, payload: Payload) -> list[str]:
-    """Return the identifier that torch makes from an archive's content alone, whatever the file is called."""
-    if payload.format != "torch zip":
-        return []
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        names = [name for name in archive.namelist() if name.partition("/")[2] == _SERIALIZATION_ID]
-        return [f"{_SERIALIZATION_ID}:{archive.read(name)[:_LONGEST_ID].hex()}" for name in names]
-
-
-def decoded(data: bytes, path: Path, reading: ReadOptions) -> Payload:
+def decoded(content: Content, path: Path, reading: ReadOptions) -> Payload:
     """Return what the bytes hold; the only place where the user's trust in pickles is handed on."""
-    return decode(data, path, trust_pickle=reading.trust_pickle)
+    return decode(content, path, trust_pickle=reading.trust_pickle)
 
 
 def inside(folder: Path, name: str, where: str) -> Path:

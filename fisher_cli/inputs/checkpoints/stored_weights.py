@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from torch import Tensor
@@ -207,12 +208,13 @@ def _weights_keys(content: dict[object, object]) -> Iterator[str]:
             if is_weights(mapping):
                 yield path
             elif "param_groups" not in mapping:  # an optimizer's tensors are no weights
-                deeper += [
+                below = (
                     (f"{path}.{key}" if path else key, value)
                     for key, value in mapping.items()
                     if isinstance(key, str) and isinstance(value, dict)
-                ]
-        level = deeper[:_WIDEST]
+                )
+                deeper += islice(below, _WIDEST - len(deeper))
+        level = deeper
 
 
 def _without_time(content: Mapping[object, object]) -> Mapping[object, object]:

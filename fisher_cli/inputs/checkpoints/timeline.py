@@ -24,6 +24,7 @@ _EPOCH_NAME: Final = re.compile(
 # `checkpoint-500` counts steps in some trainers and epochs in others: read only when nothing else tells.
 _STEP_PERHAPS: Final = re.compile(rf"(?<![a-z])(?:checkpoint|ckpt){_NUMBER}", re.IGNORECASE)
 _EPOCH_PERHAPS: Final = re.compile(rf"(?<![a-z])model{_NUMBER}", re.IGNORECASE)
+_LONGEST_TEXT: Final = 100
 _NUMBER_TEXT: Final = re.compile(r"[0-9]{1,15}(?:\.[0-9]+)?")
 
 # Copies of a checkpoint whose place in training its name does not tell; `-v1` is Lightning's answer to a name in use.
@@ -140,7 +141,9 @@ def _first_number(stated: Mapping[str, object], keys: Sequence[str]) -> tuple[fl
 def _number(value: object) -> float | None:
     if isinstance(value, torch.Tensor) and value.ndim == 0 and not (value.is_meta or value.is_complex()):
         value = value.item()
-    elif isinstance(value, str) and _NUMBER_TEXT.fullmatch(value):  # safetensors metadata are all strings
+    elif (
+        isinstance(value, str) and len(value) < _LONGEST_TEXT and _NUMBER_TEXT.fullmatch(value)
+    ):  # safetensors metadata are all strings
         value = float(value)
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < _LARGEST:
         return None

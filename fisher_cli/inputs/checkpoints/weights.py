@@ -24,6 +24,9 @@ _WEIGHT: Final = "weight"
 _PARAMETRIZED: Final = "parametrizations"
 _SHOWN: Final = 8
 _LARGEST_COPIES: Final = 4  # times what is stored; float16 to float32 takes two
+# Times what is stored: names may share tensors, as layers that are used again do, and each is looked through.
+_MOST_SHARED: Final = 32
+_LOOKED_THROUGH: Final = 1 << 30  # bytes, which take no time
 
 
 def clean_names(names: Sequence[str]) -> list[str]:
@@ -34,20 +37,24 @@ def clean_names(names: Sequence[str]) -> list[str]:
     parts before it have it next. A submodule called `module` that has siblings thus keeps its name.
     """
     split = [[part for part in name.split(".") if part not in _PRIVATE_WRAPPERS] for name in names]
-    depth = 0
-    while any(len(parts) > depth for parts in split):
-        siblings: dict[tuple[str, ...], bool] = {}
-        for parts in split:
-            if len(parts) > depth:
-                is_wrapped = parts[depth] == _PARALLEL_WRAPPER and len(parts) > depth + 1
-                parent = tuple(parts[:depth])
-                siblings[parent] = siblings.get(parent, True) and is_wrapped
-        wrapped = {parent for parent, is_wrapped in siblings.items() if is_wrapped}
-        for parts in split:
-            if tuple(parts[:depth]) in wrapped and len(parts) > depth:
-                del parts[depth]
-        depth += not wrapped  # look again at the same depth: wrappers nest
-    return [".".join(parts) for parts in split]
+    kept: list[list[str]] = [[] for _ in split]
+    # Names that share the parts kept so far have one number, their parent's; every part is looked at once.
+    parents, depth = dict.fromkeys(range(len(split)), 0), 0
+    while parents := {index: parent for index, parent in parents.items() if len(split[index]) > depth}:
+        others: set[int] = set()
+        for index, parent in parents.items():
+            if split[index][depth] != _PARALLEL_WRAPPER or len(split[index]) == depth + 1:
+                others.add(parent)
+        numbers: dict[tuple[int, str], int] = {}
+        for index, parent in parents.items():
+            if parent in others:
+                part = split[index][depth]
+                kept[index].append(part)
+                parents[index] = numbers.setdefault((parent, part), len(numbers))
+            else:
+                parents[index] = numbers.setdefault((parent, ""), len(numbers))
+        depth += 1
+    return [".".join(parts) for parts in kept]
 
 
 def clean_weights(found: Mapping[object, object], prefix: str, where: str) -> tuple[dict[str, Tensor], list[str]]:
@@ -77,6 +84,7 @@ def clean_weights(found: Mapping[object, object], prefix: str, where: str) -> tu
     if not weights:
         msg = f"{where}: no weights' names begin with {clipped(prefix)}; they are {listed(names)}"
         raise NoWeightsError(msg)
+    _check_work(weights, where)
     copies = _Copies(weights)
     usable = {name: _usable(name, tensor, where, copies) for name, tensor in weights.items()}
     for half, word in _HALF.items():
@@ -152,15 +160,32 @@ def _notes(
     return notes
 
 
+def stored_bytes(weights: Mapping[str, Tensor]) -> int:
+    """Return the bytes that the tensors are on, each once."""
+    stored = {
+        storage.data_ptr(): storage.nbytes()
+        for storage in (tensor.untyped_storage() for tensor in weights.values() if _is_dense(tensor))
+    }
+    return sum(stored.values())
+
+
+def _check_work(weights: Mapping[str, Tensor], where: str) -> None:
+    """Refuse tensors whose numbers, counted under every name, are far more than what is stored.
+
+    Raises:
+        CheckpointError: They are.
+    """
+    total = sum(tensor.numel() * tensor.element_size() for tensor in weights.values() if _is_dense(tensor))
+    if total > _MOST_SHARED * stored_bytes(weights) + _LOOKED_THROUGH:
+        msg = f"{where}: its {len(weights)} tensors share too few bytes; save each tensor as .clone() of itself"
+        raise CheckpointError(msg)
+
+
 class _Copies:
     """Dense copies of tensors: one for several names of the same, and together bounded by what is stored."""
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        stored = {
-            storage.data_ptr(): storage.nbytes()
-            for storage in (tensor.untyped_storage() for tensor in weights.values() if _is_dense(tensor))
-        }
-        self._left = _LARGEST_COPIES * sum(stored.values()) + LARGEST_EXPANDED
+        self._left = _LARGEST_COPIES * stored_bytes(weights) + LARGEST_EXPANDED
         self._made: dict[object, Tensor] = {}
 
     def of(self, tensor: Tensor, dtype: torch.dtype) -> Tensor | None:

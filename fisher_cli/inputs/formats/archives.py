@@ -10,11 +10,10 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final
+from typing import IO, Final, NamedTuple, cast
 
 from fisher_cli.errors import CheckpointError, UnsafeCheckpointError
-from fisher_cli.inputs.formats.files import COPY_AGAIN, clipped
+from fisher_cli.inputs.formats.files import COPY_AGAIN, FileBytes, clipped
 
 ZIP_SIGNATURES: Final = (b"PK\x03\x04", b"PK\x05\x06")
 _HEADER: Final = struct.Struct("<4s5H3I2H")
@@ -29,8 +28,7 @@ _MOST_MEMBERS: Final = 60_000
 _RESAVE: Final = "use the original file, or load and save it again with torch"
 
 
-@dataclass(frozen=True)
-class Archive:
+class Archive(NamedTuple):
     """The members of a zip archive of torch below its one root folder.
 
     Attributes:
@@ -42,7 +40,7 @@ class Archive:
     has_checksums: bool
 
 
-def open_archive(data: bytes) -> Archive:
+def open_archive(data: FileBytes) -> Archive:
     """Return the map of a torch archive, after its layout, names and checksums were checked.
 
     Raises:
@@ -70,10 +68,10 @@ def open_archive(data: bytes) -> Archive:
     return Archive(inside, has_checksums)
 
 
-def _directory(data: bytes) -> list[zipfile.ZipInfo]:
+def _directory(data: FileBytes) -> list[zipfile.ZipInfo]:
     if len(data) < _END.size:
         raise CheckpointError(_damaged("its end is missing"))
-    signature, disk, first_disk, here, total, _, _, comment = _END.unpack_from(data, len(data) - _END.size)
+    signature, disk, first_disk, here, total, _, _, comment = _END.unpack(data[-_END.size :])
     if signature != b"PK\x05\x06":
         if data.rfind(b"PK\x05\x06") > 0:
             raise CheckpointError(_strange("something was added to its end"))
@@ -83,7 +81,7 @@ def _directory(data: bytes) -> list[zipfile.ZipInfo]:
     if total > _MOST_MEMBERS:
         raise CheckpointError(_strange(f"it claims {total} members"))
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        with zipfile.ZipFile(_as_file(data)) as archive:
             entries = archive.infolist()
             start = archive.start_dir
     except Exception as error:  # malformed archives raise half a dozen types
@@ -94,7 +92,12 @@ def _directory(data: bytes) -> list[zipfile.ZipInfo]:
     return entries
 
 
-def _check_tail(data: bytes, start: int, total: int) -> None:
+def _as_file(data: FileBytes) -> IO[bytes]:
+    """The bytes as a file; a memory map is one already, and copying it would take as much again."""
+    return io.BytesIO(data) if isinstance(data, bytes) else cast(IO[bytes], data)
+
+
+def _check_tail(data: FileBytes, start: int, total: int) -> None:
     """Check that the directory is followed by nothing but its own end records, and that these tell the truth.
 
     Raises:
@@ -151,7 +154,7 @@ def _check_names(names: list[str]) -> None:
         raise CheckpointError(_strange("it has more than one root folder"))
 
 
-def _ranges(data: bytes, entries: list[zipfile.ZipInfo]) -> Iterator[tuple[str, tuple[int, int]]]:
+def _ranges(data: FileBytes, entries: list[zipfile.ZipInfo]) -> Iterator[tuple[str, tuple[int, int]]]:
     """Yield each member's place, after its local header was compared with the directory.
 
     Raises:
@@ -192,7 +195,7 @@ def _encodings(name: str) -> set[bytes]:
     return {name.encode(codec, "replace") for codec in ("utf-8", "cp437")}
 
 
-def _behind_descriptor(data: bytes, end: int, entry: zipfile.ZipInfo) -> int:
+def _behind_descriptor(data: FileBytes, end: int, entry: zipfile.ZipInfo) -> int:
     for layout in _DESCRIPTORS:
         found = data[end : end + layout.size]
         if found == layout.pack(_DESCRIPTOR_SIGNATURE, entry.CRC, entry.file_size, entry.file_size):
@@ -202,7 +205,7 @@ def _behind_descriptor(data: bytes, end: int, entry: zipfile.ZipInfo) -> int:
     raise CheckpointError(_damaged(f"{clipped(entry.filename, 80)} has two different sizes"))
 
 
-def _check_sums(data: bytes, members: list[zipfile.ZipInfo], ranges: dict[str, tuple[int, int]]) -> None:
+def _check_sums(data: FileBytes, members: list[zipfile.ZipInfo], ranges: dict[str, tuple[int, int]]) -> None:
     view = memoryview(data)
     for entry in members:
         start, end = ranges[entry.filename]

@@ -4,17 +4,17 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-import torch
-
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.formats import storages
+from fisher_cli.inputs.formats.budgets import Budget
 from fisher_cli.inputs.formats.files import clipped
+from fisher_cli.inputs.formats.number_types import NUMBER_TYPES, STORAGE_TYPES, NumberType
 from fisher_cli.inputs.formats.stand_ins import Named, StandIn
+from fisher_cli.inputs.formats.storages import DenseTensor, SparseTensor
 
 QUANTIZED: Final = "holds a quantized tensor, which is not supported; name a checkpoint from before it was quantized"
 _LONGEST_NOTE: Final = 100
 _REBUILD: Final = "torch._utils._rebuild"
-CheckKey = Callable[[object], None]
 
 
 class Known:
@@ -34,19 +34,17 @@ class Known:
 
 def constant(module: str, name: str) -> object | None:
     """Return the value that a name stands for (a type of numbers, of storages, or something known), or None."""
-    if module in {"torch", "torch.storage", "torch.cuda"} and name in storages.STORAGE_DTYPES:
-        return _storage_type(name)
-    if module == "torch":
-        found = _DTYPES.get(name)
-        if found is not None:
-            return found
+    if module in {"torch", "torch.storage", "torch.cuda"} and name in _STORAGE_TYPES:
+        return _STORAGE_TYPES[name]
+    if module == "torch" and name in NUMBER_TYPES:
+        return NUMBER_TYPES[name]
     known = _KNOWN.get(f"{module}.{name}")
     if known is None and (module in {"torch", "torch.cuda", "torch.sparse"}) and name.endswith("Tensor"):
         return Known(f"{module}.{name}", _refuse_tensor)
     return known
 
 
-def construct(function: object, arguments: tuple[object, ...], check_key: CheckKey) -> object:
+def construct(function: object, arguments: tuple[object, ...], budget: Budget) -> object:
     """Return what one of the known names makes of its arguments.
 
     Raises:
@@ -55,47 +53,56 @@ def construct(function: object, arguments: tuple[object, ...], check_key: CheckK
     if not isinstance(function, Known):
         msg = f"damaged: it calls {clipped(function, 80)}"
         raise CheckpointError(msg)
-    if function.make in {_ordered, _set}:
-        return function.make(check_key, *arguments)
+    if function.make in _COUNTED:
+        return function.make(budget, *arguments)
     return function.make(*arguments)
-
-
-def is_sparse(function: object) -> bool:
-    """Return whether this makes sparse tensors."""
-    return isinstance(function, Known) and function.make is storages.sparse_tensor
 
 
 class StorageType:
     """A class of storages, by its type of numbers."""
 
-    __slots__ = ("dtype",)
+    __slots__ = ("kind",)
 
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-
-
-_storage_types: Final = {name: StorageType(dtype) for name, dtype in storages.STORAGE_DTYPES.items()}
-_storage_type = _storage_types.__getitem__
-_DTYPES: Final = {name: value for name in dir(torch) if isinstance(value := getattr(torch, name), torch.dtype)}
+    def __init__(self, kind: NumberType) -> None:
+        self.kind = kind
 
 
-def _ordered(check_key: CheckKey, pairs: object = ()) -> object:
+class Size(tuple[int, ...]):
+    """A shape, as torch.Size."""
+
+    __slots__ = ()
+
+
+class Device:
+    """A device, as torch.device."""
+
+    __slots__ = ("index", "kind")
+
+    def __init__(self, kind: str, index: int | None) -> None:
+        self.kind = kind
+        self.index = index
+
+
+_STORAGE_TYPES: Final = {name: StorageType(kind) for name, kind in STORAGE_TYPES.items()}
+
+
+def _ordered(budget: Budget, pairs: object = ()) -> object:
     made: OrderedDict[object, object] = OrderedDict()
     if not isinstance(pairs, dict | list | tuple):
         raise CheckpointError(_odd("an ordered dict"))
     for pair in pairs.items() if isinstance(pairs, dict) else pairs:
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise CheckpointError(_odd("an ordered dict"))
-        check_key(pair[0])
+        budget.check_key(pair[0])
         made[pair[0]] = pair[1]
     return made
 
 
-def _set(check_key: CheckKey, items: object = ()) -> object:
+def _set(budget: Budget, items: object = ()) -> object:
     if not isinstance(items, list | tuple):
         raise CheckpointError(_odd("a set"))
     for item in items:
-        check_key(item)
+        budget.check_key(item)
     return set(items)
 
 
@@ -105,17 +112,19 @@ def _complex(real: object, imaginary: object = 0.0) -> object:
     return complex(real, imaginary)
 
 
-def _encoded(text: object, encoding: object = "latin1") -> object:
+def _encoded(budget: Budget, text: object, encoding: object = "latin1") -> object:
     # Protocol 2 stores bytes as text.
-    if not isinstance(text, str) or encoding not in {"latin1", "latin-1", "utf-8", "ascii"}:
+    is_known = isinstance(encoding, str) and encoding in {"latin1", "latin-1", "utf-8", "ascii"}
+    if not isinstance(text, str) or not is_known:
         raise CheckpointError(_odd("bytes"))
+    budget.spend_text(len(text))  # each call makes a copy of what may have been stored once
     return text.encode(str(encoding), "strict")
 
 
-def _bytes(data: object = b"", encoding: object = "latin1") -> object:
+def _bytes(budget: Budget, data: object = b"", encoding: object = "latin1") -> object:
     # A number instead of data would ask for that much memory.
     if isinstance(data, str):
-        return _encoded(data, encoding)
+        return _encoded(budget, data, encoding)
     if not isinstance(data, bytes):
         raise CheckpointError(_odd("a bytearray"))
     return data
@@ -124,16 +133,13 @@ def _bytes(data: object = b"", encoding: object = "latin1") -> object:
 def _size(sizes: object = ()) -> object:
     if not isinstance(sizes, tuple | list) or not all(type(n) is int and 0 <= n < 1 << 60 for n in sizes):
         raise CheckpointError(_odd("a size"))
-    return torch.Size(sizes)
+    return Size(sizes)
 
 
 def _device(kind: object = "cpu", index: object = None) -> object:
     if not isinstance(kind, str) or not (index is None or type(index) is int):
         raise CheckpointError(_odd("a device"))
-    try:
-        return torch.device(kind) if index is None else torch.device(kind, index)
-    except (RuntimeError, ValueError, TypeError):
-        return clipped(f"{kind}:{index}", _LONGEST_NOTE)  # a device of another machine's torch
+    return Device(clipped(kind, _LONGEST_NOTE), index)
 
 
 def _tensor(storage: object, offset: object, size: object, stride: object, *rest: object) -> object:
@@ -142,12 +148,14 @@ def _tensor(storage: object, offset: object, size: object, stride: object, *rest
 
 
 def _typed_tensor(
-    storage: object, offset: object, size: object, stride: object, _: object, __: object, dtype: object, *rest: object
+    storage: object, offset: object, size: object, stride: object, _: object, __: object, kind: object, *rest: object
 ) -> object:
-    return _unconjugated(storages.tensor(storage, offset, size, stride, dtype), rest[0] if rest else None)
+    if kind is None:
+        raise CheckpointError(_odd("a tensor"))
+    return _unconjugated(storages.tensor(storage, offset, size, stride, kind), rest[0] if rest else None)
 
 
-def _unconjugated(tensor: torch.Tensor, metadata: object) -> torch.Tensor:
+def _unconjugated(tensor: DenseTensor, metadata: object) -> DenseTensor:
     if metadata:
         msg = "a tensor that is the conjugate or negative of what is stored; save it with .resolve_conj()"
         raise CheckpointError(msg)
@@ -156,18 +164,18 @@ def _unconjugated(tensor: torch.Tensor, metadata: object) -> torch.Tensor:
 
 def _parameter(data: object, *_: object) -> object:
     # A parameter's own class adds nothing but gradients.
-    if not isinstance(data, torch.Tensor | StandIn):
+    if not isinstance(data, DenseTensor | SparseTensor | StandIn):
         raise CheckpointError(_odd("a parameter"))
     return data
 
 
-def _subclass(function: object, _: object, arguments: object, __: object = None) -> object:
+def _subclass(budget: Budget, function: object, _: object, arguments: object, __: object = None) -> object:
     # The tensor inside a tensor with attributes or of a subclass, which are left aside.
     if isinstance(function, Named | StandIn):
         return StandIn(function, arguments if isinstance(arguments, tuple) else ())
     if not isinstance(function, Known) or not isinstance(arguments, tuple) or not function.path.startswith(_REBUILD):
         raise CheckpointError(_odd("a tensor"))
-    return function.make(*arguments)
+    return construct(function, arguments, budget)
 
 
 def _quantized(*_: object) -> object:
@@ -179,8 +187,8 @@ def _nested(*_: object) -> object:
     raise CheckpointError(msg)
 
 
-def _without_data(dtype: object, size: object, stride: object, *_: object) -> object:
-    return storages.tensor_without_data(dtype, size, stride)
+def _without_data(kind: object, size: object, stride: object, *_: object) -> object:
+    return storages.tensor_without_data(kind, size, stride)
 
 
 def _refuse_tensor(*_: object) -> object:
@@ -214,4 +222,6 @@ _RULES: Final[dict[str, Callable[..., object]]] = {
     "torch._utils._rebuild_nested_tensor": _nested,
     "torch._tensor._rebuild_from_type_v2": _subclass,
 }
+# Those that copy, hash or look through what they are given.
+_COUNTED: Final = frozenset({_ordered, _set, _bytes, _encoded, _subclass, storages.sparse_tensor})
 _KNOWN: Final = {path: Known(path, make) for path, make in _RULES.items()}

@@ -1,35 +1,27 @@
-"""Bytes of a checkpoint file → what was saved in it; formats are told by content and no code is ever run.
+"""The bytes of a checkpoint file → what was saved in it, with tensors; no code is ever run.
 
-`decode` is the only entry point. What a file holds is read by our own reader (`torch_files`, `pickles`), which makes
-tensors and plain values and nothing else. A file that it cannot fully read is given to torch's own loader, which runs
-whatever the file says, only when `trust_pickle` asks for that.
+`decode` is the only entry point. What a file holds is described by our own reader (`recognition`), which makes plain
+values and descriptions of tensors and nothing else; `tensors` makes the tensors. A file that it cannot fully read is
+given to torch's own loader, which runs whatever the file says, only when `trust_pickle` asks for that.
 """
 
-import re
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import safetensors.torch
-
 from fisher_cli.errors import CheckpointError, UnsafeCheckpointError
-from fisher_cli.inputs.formats.archives import ZIP_SIGNATURES, open_archive
+from fisher_cli.inputs.formats.contents import Content
+from fisher_cli.inputs.formats.decoders import ERRORS
 from fisher_cli.inputs.formats.files import COPY_AGAIN, clipped, read_bytes
-from fisher_cli.inputs.formats.pickles import Reader
-from fisher_cli.inputs.formats.safetensors_headers import check_header
-from fisher_cli.inputs.formats.torch_files import LEGACY_START, Saved, is_legacy, load_legacy, load_zip
+from fisher_cli.inputs.formats.reader_process import ask
+from fisher_cli.inputs.formats.recognition import CHECKSUMS_HOLD, NO_CHECKSUMS, SAVE_WEIGHTS
+from fisher_cli.inputs.formats.tensors import content_of
 from fisher_cli.inputs.formats.trusted import load_trusting
 
 __all__ = ["CHECKSUMS_HOLD", "Payload", "clipped", "decode", "read_bytes"]
 
-CHECKSUMS_HOLD: Final = "checksums hold"
-NO_CHECKSUMS: Final = "no checksums"
-_SHORTEST: Final = LEGACY_START
-_OLD_PICKLE: Final = re.compile(rb"\(?c[A-Za-z_][\w.]*\n[\w.]+\n")
-_SAVE_WEIGHTS: Final = "save only the weights where it was made: torch.save(model.state_dict(), 'weights.pt')"
-_TRUST: Final = f"{_SAVE_WEIGHTS}; or, if you trust whoever made it, add --trust-pickle"
+_TRUST: Final = f"{SAVE_WEIGHTS}; or, if you trust whoever made it, add --trust-pickle"
 
 
 @dataclass(frozen=True)
@@ -42,6 +34,7 @@ class Payload:
         metadata: the text beside it (safetensors only).
         ignored_types: the classes and functions named in the file for which inert objects stand.
         integrity: whether the file's own checksums were found to hold, or that it has none.
+        identity: marks that the writer made from the content alone, whatever the file is called.
     """
 
     format: str
@@ -49,16 +42,17 @@ class Payload:
     metadata: Mapping[str, object] = field(default_factory=dict)
     ignored_types: tuple[str, ...] = ()
     integrity: str = NO_CHECKSUMS
+    identity: tuple[str, ...] = ()
 
 
-def decode(data: bytes, path: Path, *, trust_pickle: bool = False) -> Payload:
+def decode(data: bytes | Content, path: Path, *, trust_pickle: bool = False) -> Payload:
     """Read what the bytes hold: a torch zip archive, a torch file older than version 1.6, or safetensors.
 
     Structure, sizes and (where there are any: zip archives) checksums are checked first. Classes that a file names are
     never imported: see `Payload.ignored_types`.
 
     Args:
-        data: the whole file.
+        data: the whole file; tensors are views of a `Content`'s memory.
         path: of the file; it appears in messages only.
         trust_pickle: whether torch files that name such classes, or that cannot be read without running code, are
             loaded by running it.
@@ -69,7 +63,8 @@ def decode(data: bytes, path: Path, *, trust_pickle: bool = False) -> Payload:
     """
     where = clipped(path, 500)
     try:
-        return _decoded(data, trust_pickle)
+        content = Content.of(data) if isinstance(data, bytes) else data
+        return _read(content, trust_pickle)
     except CheckpointError as error:
         text = str(error)
         if ";" not in text:  # what to type next
@@ -77,100 +72,42 @@ def decode(data: bytes, path: Path, *, trust_pickle: bool = False) -> Payload:
         msg = f"{where}: {text}"
         raise type(error)(msg) from error
     except MemoryError as error:
-        msg = f"{where}: asks for more memory than there is; {_SAVE_WEIGHTS}"
+        msg = f"{where}: asks for more memory than there is; {SAVE_WEIGHTS}"
         raise CheckpointError(msg) from error
-    except Exception as error:  # bytes out of place: an index, a key, a text that is none
+    except Exception as error:  # what torch refuses to make
         msg = f"{where}: truncated or damaged ({type(error).__name__}); {COPY_AGAIN}"
         raise CheckpointError(msg) from error
 
 
-def _decoded(data: bytes, trust_pickle: bool) -> Payload:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's remarks on prototypes, such as sparse layouts
-        for is_of_this_format, load in FORMATS:
-            if is_of_this_format(data):
-                return load(data, trust_pickle)
-    if len(data) >= _SHORTEST and (data[:1] == b"\x80" or _OLD_PICKLE.match(data)):
-        raise _refusal_of_pickle(data)
-    raise CheckpointError(_strange_content(data))
+def _read(content: Content, trust_pickle: bool) -> Payload:
+    answer = ask("checkpoint", content)
+    refusal, ignored_types = answer["refusal"], tuple(answer["ignored_types"])
+    trusted = _trusted(content, must=refusal is not None) if trust_pickle and (refusal or ignored_types) else None
+    if trusted is not None:
+        return Payload(answer["format"], trusted[0], integrity=answer["integrity"], identity=tuple(answer["identity"]))
+    if refusal is not None:
+        raise ERRORS[refusal[0]](refusal[1])
+    return Payload(
+        answer["format"],
+        content_of(answer, content.data),
+        answer["metadata"],
+        ignored_types,
+        answer["integrity"],
+        tuple(answer["identity"]),
+    )
 
 
-def _load_torch_zip(data: bytes, trust_pickle: bool) -> Payload:
-    archive = open_archive(data)
-    saved = _saved(data, trust_pickle, lambda: load_zip(data, archive))
-    integrity = CHECKSUMS_HOLD if archive.has_checksums else NO_CHECKSUMS
-    return Payload("torch zip", saved.content, ignored_types=saved.ignored_types, integrity=integrity)
+def _trusted(content: Content, *, must: bool) -> tuple[object] | None:
+    """Return what torch's own loader finds in a file whose user trusts it.
 
-
-def _load_torch_legacy(data: bytes, trust_pickle: bool) -> Payload:
-    saved = _saved(data, trust_pickle, lambda: load_legacy(data))
-    return Payload("torch legacy", saved.content, ignored_types=saved.ignored_types)
-
-
-def _refusal_of_pickle(data: bytes) -> CheckpointError:
-    """Return why a pickle alone is refused: what it wants to run, or that torch did not write it."""
-    reader = Reader(data)
-    try:
-        reader.load()
-    except UnsafeCheckpointError as error:
-        return UnsafeCheckpointError(f"{error}; {_SAVE_WEIGHTS}")
-    msg = f"a pickle that torch.save did not write; {_SAVE_WEIGHTS}"
-    return UnsafeCheckpointError(msg) if reader.globals else CheckpointError(msg)
-
-
-def _saved(data: bytes, trust_pickle: bool, read: Callable[[], Saved]) -> Saved:
-    """Return what our own reader finds; where that is not all and the file is trusted, what torch's loader does.
+    None where it cannot, and need not: a file's classes may not be here, but its weights are.
 
     Raises:
-        CheckpointError: Neither of those that are allowed can read it.
+        UnsafeCheckpointError: It cannot, and must.
     """
-    if not trust_pickle:
-        return read()
     try:
-        saved = read()
-    except CheckpointError:
-        return Saved(load_trusting(data), ())
-    if not saved.ignored_types:
-        return saved
-    try:
-        return Saved(load_trusting(data), ())
-    except CheckpointError:
-        return saved  # its classes are not here, but its weights are
-
-
-def _load_safetensors(data: bytes, _trust_pickle: bool) -> Payload:
-    names, metadata = check_header(data)
-    try:
-        tensors = safetensors.torch.load(data)
-        # In the file's order: the library's own changes from run to run.
-        return Payload("safetensors", {name: tensors[name] for name in names}, metadata)
-    except Exception as error:  # what this version of the library does not know
-        msg = f"a safetensors file that cannot be read ({clipped(error, 100)}); {COPY_AGAIN}"
-        raise CheckpointError(msg) from error
-
-
-# By content, the first that fits: how a format is recognised, and bytes, whether pickles are trusted → what was saved.
-FORMATS: Final[list[tuple[Callable[[bytes], bool], Callable[[bytes, bool], Payload]]]] = [
-    (lambda data: data.startswith(ZIP_SIGNATURES), _load_torch_zip),
-    (is_legacy, _load_torch_legacy),
-    (lambda data: data[8:9] == b"{", _load_safetensors),
-]
-
-
-def _strange_content(data: bytes) -> str:
-    start = data[:1024]
-    if not data:
-        return f"the file is empty: its writing was cut short; {COPY_AGAIN}, or delete it"
-    if start.startswith(b"version https://git-lfs"):
-        return "a Git-LFS pointer, not the checkpoint itself; run git lfs pull"
-    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "a web page, not a checkpoint; download it again, from the address of the file itself"
-    if start.startswith(b"\x1f\x8b"):
-        return "compressed with gzip; unpack it with gunzip"
-    if data[257:262] == b"ustar":
-        return "a tar archive; unpack it with tar -xf and name the checkpoint inside"
-    if len(data) < _SHORTEST or not any(start):
-        return f"only the start of a file, or blank space; {COPY_AGAIN}"
-    if b"\0" not in start and start.decode("utf-8", "ignore").isascii() and not set(start) & set(range(9)):
-        return "a text file, not a checkpoint; name a file written by torch.save or safetensors"
-    return "neither a torch.save file nor safetensors; name a file written by one of them"
+        return (load_trusting(content.data[:]),)
+    except UnsafeCheckpointError:
+        if must:
+            raise
+        return None

@@ -2,23 +2,54 @@
 
 import os
 import stat
+from contextlib import ExitStack
+from mmap import mmap
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, TypeAlias
 
-from fisher_cli.curvature.torch_backend.machine_memory import total_memory
 from fisher_cli.errors import CheckpointError, DataError
 
+FileBytes: TypeAlias = bytes | mmap
 COPY_AGAIN: Final = "copy or download it again"
 
 
+_MOST_SHOWN: Final = 40  # entries of a container in a message; a shape has up to 32
+_DEEPEST_SHOWN: Final = 2
+
+
 def clipped(text: object, limit: int = 200) -> str:
-    """The text with control characters and lone surrogates escaped, cut at `limit` characters; for messages."""
-    shown = str(text)[: limit + 1]
+    """The text with control characters and lone surrogates escaped, cut at `limit` characters; for messages.
+
+    Of values other than text only a bounded part is put into words: a file of a kilobyte can describe a tuple whose
+    whole text would have 2⁶⁰ characters.
+    """
+    shown = _in_words(text, limit, 0)[: limit + 1]
     if not shown.isprintable():
         shown = "".join(
             character if character.isprintable() else character.encode("unicode_escape").decode() for character in shown
         )
     return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
+
+
+def _in_words(value: object, limit: int, depth: int) -> str:
+    if isinstance(value, str):
+        return repr(value[: limit + 1]) if depth else value[: limit + 1]
+    if isinstance(value, bytes | bytearray):
+        return repr(bytes(value[: limit + 1]))
+    if isinstance(value, list | tuple):
+        if depth > _DEEPEST_SHOWN:
+            return "…"
+        shown = [_in_words(entry, limit, depth + 1) for entry in value[:_MOST_SHOWN]]
+        shown += ["…"] if len(value) > _MOST_SHOWN else []
+        inner = ", ".join(shown)
+        if isinstance(value, list):
+            return f"[{inner}]"
+        return f"({inner},)" if len(value) == 1 else f"({inner})"
+    if isinstance(value, dict | set | frozenset):
+        return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, BaseException) and not all(isinstance(each, str | int | None) for each in value.args):
+        return " ".join([type(value).__name__, *(_in_words(each, limit, 1) for each in value.args[:1])])
+    return str(value)
 
 
 def open_without_waiting(path: Path | str) -> int:
@@ -39,6 +70,21 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         CheckpointError: The file is missing, not regular, not permitted, or larger than memory.
     """
+    with open_checkpoint(path) as file:
+        try:
+            return file.read()
+        except (OSError, MemoryError) as error:
+            raise CheckpointError(unreadable(path, error)) from error
+
+
+def open_checkpoint(path: Path) -> BinaryIO:
+    """Open a regular file for reading bytes, without waiting for a pipe's other end; the caller closes it.
+
+    Raises:
+        CheckpointError: The file is missing, not regular, not permitted, or larger than memory.
+    """
+    from fisher_cli.curvature.torch_backend.machine_memory import total_memory  # torch, which a reader has no need of
+
     where = clipped(path, 500)
     try:
         _check_regular(os.stat(path).st_mode, where)  # opening a device may already do something
@@ -49,17 +95,20 @@ def read_bytes(path: Path) -> bytes:
     except (OSError, ValueError) as error:
         msg = f"{where}: cannot be opened ({_reason(error)}); check what it is with: ls -l"
         raise CheckpointError(msg) from error
-    with open(descriptor, "rb") as file:
+    with ExitStack() as stack:
+        file = stack.enter_context(open(descriptor, "rb"))
         status = os.fstat(descriptor)
         _check_regular(status.st_mode, where)  # again: it may have been replaced in between
         if status.st_size > total_memory()[0]:
             msg = f"{where}: {status.st_size} bytes do not fit into this machine's memory; use a larger machine"
             raise CheckpointError(msg)
-        try:
-            return file.read()
-        except (OSError, MemoryError) as error:
-            msg = f"{where}: cannot be read ({_reason(error)}); {COPY_AGAIN}"
-            raise CheckpointError(msg) from error
+        stack.pop_all()
+        return file
+
+
+def unreadable(path: Path, error: Exception) -> str:
+    """Return what to say of a file that the disk or the memory refuses."""
+    return f"{clipped(path, 500)}: cannot be read ({_reason(error)}); {COPY_AGAIN}"
 
 
 def _reason(error: Exception) -> str:
@@ -92,6 +141,8 @@ def shown(path: Path | str) -> str:
 
 def available_memory() -> int:
     """How many bytes examples may take: half of the memory that this process may use."""
+    from fisher_cli.curvature.torch_backend.machine_memory import total_memory
+
     return int(total_memory()[0] * MEMORY_SHARE)
 
 

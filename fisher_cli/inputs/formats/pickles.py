@@ -6,14 +6,14 @@ bounded by the number of opcodes, and by budgets on text and numbers.
 """
 
 import struct
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # names of Python 2's modules
 from collections.abc import Callable
 from typing import Final, NoReturn
 
-from torch._utils import IMPORT_MAPPING, NAME_MAPPING  # names of Python 2's modules, mapped as torch maps them
-
 from fisher_cli.errors import CheckpointError, UnsafeCheckpointError
-from fisher_cli.inputs.formats.constructions import constant, construct, is_sparse
-from fisher_cli.inputs.formats.files import clipped
+from fisher_cli.inputs.formats.budgets import Budget, excessive
+from fisher_cli.inputs.formats.constructions import constant, construct
+from fisher_cli.inputs.formats.files import FileBytes, clipped
 from fisher_cli.inputs.formats.stand_ins import Named, StandIn, called, named
 
 LONGEST_NAME: Final = 500
@@ -23,7 +23,7 @@ _UNSIGNED: Final = {1: struct.Struct("<B"), 2: struct.Struct("<H"), 4: struct.St
 class ByteStream:
     """The bytes from `position` to `end`; `position` moves with what is taken."""
 
-    def __init__(self, data: bytes, position: int, end: int) -> None:
+    def __init__(self, data: FileBytes, position: int, end: int) -> None:
         self.data = data
         self.position = position
         self.end = end
@@ -61,12 +61,7 @@ class ByteStream:
         return text
 
 
-MOST_ENTRIES: Final = 1_000_000
-_MOST_TEXT: Final = 64 << 20  # characters may take four times the bytes that they have in the file
-_LONGEST_KEY: Final = 10_000
 _LONGEST_NUMBER: Final = 32  # bytes; the state of NumPy's generators takes 17
-_MOST_ODD_KEYS: Final = 1000  # keys other than text and usual numbers; their hashes could be made to collide
-_USUAL_NUMBER: Final = 1 << 60
 _PROTOCOLS: Final = range(2, 6)
 _MARK: Final = object()
 _SIGNED: Final = struct.Struct("<i")
@@ -83,16 +78,16 @@ def refuse_reference(_: object) -> object:
 class Reader(ByteStream):
     """Reads pickles one behind the other out of the same bytes.
 
-    `position` is where the next one begins. `globals` collects the names that stand-ins were made for. While
-    `storages_are_empty` sparse tensors, whose indices have to be checked, are put off; `has_put_off` then tells.
+    `position` is where the next one begins. `globals` collects the names that stand-ins were made for.
     """
 
-    def __init__(self, data: bytes, position: int = 0, end: int | None = None) -> None:
+    def __init__(
+        self, data: FileBytes, position: int = 0, end: int | None = None, budget: Budget | None = None
+    ) -> None:
         super().__init__(data, position, len(data) if end is None else end)
         self.globals: dict[str, Named] = {}
         self.persistent: Persistent = refuse_reference
-        self.storages_are_empty = self.has_put_off = False
-        self._entries = self._text = self._odd_keys = 0
+        self.budget = Budget(len(data)) if budget is None else budget
 
     def load(self, persistent: Persistent = refuse_reference) -> object:
         """Return the object that the next pickle describes.
@@ -107,7 +102,7 @@ class Reader(ByteStream):
         self.stack: list[object] = []
         self.memo: dict[int, object] = {}
         data, end, steps = self.data, self.end, _STEPS
-        stack = self.stack
+        stack, spend = self.stack, self.budget.spend_entries
         while True:
             position = self.position
             if position >= end:
@@ -123,17 +118,13 @@ class Reader(ByteStream):
             if step is None:
                 msg = f"a pickle with the operation {code}, which only an unsafe reader understands"
                 raise UnsafeCheckpointError(msg)
-            self._entries += 1
-            if self._entries > MOST_ENTRIES:
-                _excessive(f"more than {MOST_ENTRIES} entries")
+            spend(1)
             step(self)
 
     def push_text(self, width: int) -> None:
         """Push text whose length is a number of so many bytes."""
         length = self.number(width)
-        self._text += length
-        if self._text > _MOST_TEXT:
-            _excessive(f"more than {_MOST_TEXT >> 20} MiB of text")
+        self.budget.spend_text(length)
         self.stack.append(self.take(length).decode("utf-8", "surrogatepass"))
 
     def push_old_text(self, width: int) -> None:
@@ -152,7 +143,7 @@ class Reader(ByteStream):
         """Push a whole number, if it is one that files have."""
         length = self.number(width)
         if length > _LONGEST_NUMBER:
-            _damaged(f"a whole number of {length} bytes")
+            excessive(f"a whole number of {length} bytes")
         self.stack.append(int.from_bytes(self.take(length), "little", signed=True))
 
     # Stack and memo
@@ -202,7 +193,7 @@ class Reader(ByteStream):
         if type(target) is not set:
             _damaged(_not_a("set", target))
         for item in items:
-            self.check_key(item)
+            self.budget.check_key(item)
             target.add(item)
 
     def enter(self, items: list[object]) -> None:
@@ -214,21 +205,11 @@ class Reader(ByteStream):
             _damaged(_not_a("dict", target))
         if len(items) % 2:
             _damaged("a key without value")
+        check_key = self.budget.check_key
         for index in range(0, len(items), 2):
             key = items[index]
-            if type(key) is not str or len(key) > _LONGEST_KEY:
-                self.check_key(key)
+            check_key(key)
             target[key] = items[index + 1]
-
-    def check_key(self, key: object) -> None:
-        """Refuse keys that are too long, or too many whose hashes might collide."""
-        if type(key) is str:
-            if len(key) > _LONGEST_KEY:
-                _excessive(f"a name of {len(key)} characters")
-        elif not (type(key) is int and abs(key) < _USUAL_NUMBER):
-            self._odd_keys += 1
-            if self._odd_keys > _MOST_ODD_KEYS:
-                _excessive(f"more than {_MOST_ODD_KEYS} odd keys")
 
     # Names and calls
 
@@ -236,6 +217,7 @@ class Reader(ByteStream):
         """Push what a name stands for."""
         if not isinstance(module, str) or not isinstance(name, str) or len(module) + len(name) > LONGEST_NAME:
             _damaged("a name that is none")
+        self.budget.spend_text(len(module) + len(name))
         module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
         known = constant(module, name)
         if known is None:
@@ -247,14 +229,11 @@ class Reader(ByteStream):
         """Push what a call makes: something known, or a stand-in."""
         if not isinstance(arguments, tuple):
             _damaged("a call without arguments")
-        self._entries += 4  # what is made may be larger than a number
+        self.budget.spend_entries(4)  # what is made may be larger than a number
         if isinstance(function, Named | StandIn):
             self.stack.append(called(function, arguments))
-        elif self.storages_are_empty and is_sparse(function):
-            self.has_put_off = True
-            self.stack.append(StandIn(function, arguments))
         else:
-            self.stack.append(construct(function, arguments, self.check_key))
+            self.stack.append(construct(function, arguments, self.budget))
 
     def build(self) -> None:
         """Give a stand-in its state."""
@@ -268,11 +247,6 @@ class Reader(ByteStream):
 
 def _damaged(reason: str) -> NoReturn:
     msg = f"damaged: {reason}"
-    raise CheckpointError(msg)
-
-
-def _excessive(what: str) -> NoReturn:
-    msg = f"holds {what}, which no checkpoint does"
     raise CheckpointError(msg)
 
 
@@ -309,7 +283,7 @@ def _call_with_keywords(reader: Reader) -> None:
 def _frozen(reader: Reader) -> None:
     items = reader.marked()
     for item in items:
-        reader.check_key(item)
+        reader.budget.check_key(item)
     reader.stack.append(frozenset(items))
 
 

@@ -12,6 +12,9 @@ _LARGEST: Final = 64 << 20  # bytes; the index of a network with half a million 
 _LONGEST_INTEGER: Final = 20  # digits, more than any number of bytes that a disk holds
 
 
+_MOST_ENTRIES: Final = 2_000_000  # an empty list takes three bytes in a file and fifty in memory
+
+
 class _DamagedError(ValueError):
     """JSON that no program wrote for use."""
 
@@ -43,6 +46,10 @@ def parse_json(data: bytes, where: str, *, allow_nan: bool = False) -> dict[str,
 def _parsed(data: bytes, allow_nan: bool) -> dict[str, object]:
     if len(data) > _LARGEST:
         msg = f"{len(data)} bytes of JSON, more than any checkpoint needs"
+        raise _DamagedError(msg)
+
+    if sum(data.count(mark) for mark in (b",", b"[", b"{")) > _MOST_ENTRIES:
+        msg = f"more than {_MOST_ENTRIES} entries of JSON, more than any checkpoint needs"
         raise _DamagedError(msg)
 
     def constant(text: str) -> float:

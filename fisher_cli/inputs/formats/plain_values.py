@@ -6,40 +6,65 @@ numbers and arrays, paths and enumerations text, and a whole pickled network its
 
 import math
 import re
+import struct
 from collections.abc import Mapping
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Final, TypeGuard
 
-import numpy as np
-from torch import Tensor
-
 from fisher_cli.errors import CheckpointError
+from fisher_cli.inputs.formats.budgets import Budget
 from fisher_cli.inputs.formats.stand_ins import Named, StandIn
+from fisher_cli.inputs.formats.storages import DenseTensor, SparseTensor
 
 DEEPEST: Final = 100  # levels of containers; real files have a dozen
 _NUMBER: Final = re.compile(r"\s*[-+.\d]|nan|inf", re.IGNORECASE)
 _MOST_WEIGHTS: Final = 100_000
+_LONGEST_WORD: Final = 1000  # of an enumeration
 _NAMESPACES: Final = {"argparse.Namespace", "types.SimpleNamespace", "optparse.Values"}
 _PATHS: Final = {
     **dict.fromkeys(("Path", "PosixPath", "PurePosixPath", "PurePath"), PurePosixPath),
     **dict.fromkeys(("WindowsPath", "PureWindowsPath"), PureWindowsPath),
 }
-_NUMPY_DTYPES: Final = frozenset(f"{kind}{size}" for kind in "biufc" for size in (1, 2, 4, 8, 16)) - {"c4", "f1"}
+# NumPy's types of numbers by name, as `struct` has them; complex ones are two of these.
+_NUMPY_TYPES: Final = {
+    **{"b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q"},
+    **{"f2": "e", "f4": "f", "f8": "d", "c8": "ff", "c16": "dd"},
+}
 
 
-def plain(content: object) -> object:
+class StoredArray:
+    """An array of NumPy.
+
+    Args:
+        kind: its type as NumPy writes it, byte order first: `<f4`.
+        shape: one number per dimension.
+        is_fortran: whether the first index runs fastest.
+        data: its numbers.
+    """
+
+    __slots__ = ("data", "is_fortran", "kind", "shape")
+
+    def __init__(self, kind: str, shape: tuple[int, ...], is_fortran: bool, data: bytes) -> None:
+        self.kind = kind
+        self.shape = shape
+        self.is_fortran = is_fortran
+        self.data = data
+
+
+def plain(content: object, budget: Budget) -> object:
     """Return the content with those stand-ins that are only containers of plain values turned back into these.
 
     Raises:
-        CheckpointError: It is nested deeper than any checkpoint.
+        CheckpointError: It is nested deeper than any checkpoint, or more than its budget would come of it.
     """
-    return _Conversion().of(content, 0)
+    return _Conversion(budget).of(content, 0)
 
 
 class _Conversion:
     """One walk over the content; what occurs several times is converted once and stays one object."""
 
-    def __init__(self) -> None:
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
         # The originals are kept, since the names of objects that are gone are used again.
         self.done: dict[int, tuple[object, object]] = {}
 
@@ -78,14 +103,17 @@ class _Conversion:
 
     def _key(self, key: object, depth: int) -> object:
         converted = self.of(key, depth + 1)
-        return key if isinstance(converted, dict | list | np.ndarray) else converted
+        if isinstance(converted, dict | list):
+            return key
+        self.budget.check_key(converted)
+        return converted
 
     def _stand_in(self, value: StandIn, depth: int) -> object:
         self.done[id(value)] = value, value  # a cycle ends here
         state = value.state
         container: dict[object, object] | list[object] | None = None
         if is_module(value):
-            weights = state_dict(value)
+            weights = state_dict(value, self.budget)
             self.done[id(value)] = value, weights
             return weights
         if value.path in _NAMESPACES and isinstance(state, dict):
@@ -108,7 +136,10 @@ class _Conversion:
         arguments = tuple(self.of(argument, depth + 1) for argument in value.arguments)
         module, _, name = value.path.rpartition(".")
         if module.startswith("pathlib") and name in _PATHS and all(isinstance(part, str) for part in arguments):
-            return str(_PATHS[name](*map(str, arguments)))
+            words = [str(part) for part in arguments]
+            self.budget.spend_text(sum(map(len, words)))
+            self.budget.spend_entries(sum(1 + word.count("/") + word.count("\\") for word in words))
+            return str(_PATHS[name](*words))
         if value.path == "builtins.frozenset" and len(arguments) == 1 and isinstance(arguments[0], list | tuple):
             return arguments[0]
         if value.path == "builtins.getattr" and len(arguments) == 2 and isinstance(arguments[1], str):
@@ -118,6 +149,8 @@ class _Conversion:
         # Enumerations, and what else is made of one piece of text or one number. What comes out must not be mistaken
         # for a number of the file's own, such as its step.
         if len(arguments) == 1 and value.state is None and type(arguments[0]) in {str, int}:
+            if isinstance(arguments[0], str) and len(arguments[0]) > _LONGEST_WORD:
+                return value
             is_word = isinstance(arguments[0], str) and not _NUMBER.match(arguments[0])
             return arguments[0] if is_word else f"{name or 'call'}({arguments[0]})"
         return value
@@ -129,18 +162,18 @@ def is_module(value: object) -> bool:
     return isinstance(state, dict) and all(isinstance(state.get(key), dict) for key in ("_parameters", "_modules"))
 
 
-def state_dict(module: StandIn) -> dict[str, object]:
+def state_dict(module: StandIn, budget: Budget) -> dict[str, object]:
     """Return what the network's own `state_dict()` would: parameters and persistent buffers under dotted names.
 
     Raises:
-        CheckpointError: The network contains itself, or has more tensors than any.
+        CheckpointError: The network contains itself, or has more parts, tensors or longer names than any.
     """
     weights: dict[str, object] = {}
-    _collect(module, "", weights, [])
+    _collect(module, "", weights, [], budget)
     return weights
 
 
-def _collect(module: StandIn, prefix: str, weights: dict[str, object], around: list[StandIn]) -> None:
+def _collect(module: StandIn, prefix: str, weights: dict[str, object], around: list[StandIn], budget: Budget) -> None:
     if len(around) > DEEPEST or any(module is outer for outer in around):
         msg = "a network that contains itself"
         raise CheckpointError(msg)
@@ -150,12 +183,21 @@ def _collect(module: StandIn, prefix: str, weights: dict[str, object], around: l
     hidden = hidden if isinstance(hidden, set | frozenset) else frozenset()
     buffers = state.get("_buffers")
     for group in (state["_parameters"], buffers if isinstance(buffers, dict) else {}):
+        budget.spend_entries(1 + len(group))  # each time: a part may be shared by 2⁶⁰ others
         for name, tensor in group.items():
-            if isinstance(name, str) and isinstance(tensor, Tensor) and not (group is buffers and name in hidden):
+            if (
+                isinstance(name, str)
+                and isinstance(tensor, DenseTensor | SparseTensor)
+                and not (group is buffers and name in hidden)
+            ):
+                budget.spend_text(len(prefix) + len(name))
+                budget.check_name(prefix + name)
                 weights[prefix + name] = tensor
+    budget.spend_entries(1 + len(state["_modules"]))
     for name, child in state["_modules"].items():
         if isinstance(name, str) and is_module(child):
-            _collect(child, f"{prefix}{name}.", weights, [*around, module])
+            budget.spend_text(len(prefix) + len(name))
+            _collect(child, f"{prefix}{name}.", weights, [*around, module], budget)
         if len(weights) > _MOST_WEIGHTS:
             msg = f"a network of more than {_MOST_WEIGHTS} tensors"
             raise CheckpointError(msg)
@@ -165,11 +207,12 @@ def _numpy_value(value: StandIn, name: str, arguments: tuple[object, ...]) -> ob
     """Return NumPy's scalar as a number, its array as an array, and anything malformed as it was."""
     if name == "scalar" and len(arguments) == 2 and isinstance(arguments[1], bytes):
         kind = _dtype(value.arguments[0])
-        if kind is not None and len(arguments[1]) == kind.itemsize:
-            return np.frombuffer(arguments[1], kind)[0].item()
+        if kind is not None and len(arguments[1]) == _itemsize(kind):
+            parts = struct.unpack(_layout(kind), arguments[1])
+            return complex(*parts) if len(parts) == 2 else parts[0]
     if name == "_frombuffer" and len(value.arguments) == 4:  # protocol 5
         data, dtype, shape, order = value.arguments
-        return _array(data, dtype, shape, order == "F", value)
+        return _array(data, dtype, shape, isinstance(order, str) and order == "F", value)
     if name == "_reconstruct" and isinstance(value.state, tuple) and len(value.state) == 5:
         _, shape, dtype, is_fortran, data = value.state
         return _array(data, dtype, shape, is_fortran is True, value)
@@ -182,24 +225,30 @@ def _array(data: object, dtype: object, shape: object, is_fortran: bool, otherwi
         kind is not None
         and isinstance(data, bytes)
         and _is_shape(shape)
-        and math.prod(shape) * kind.itemsize == len(data)
+        and math.prod(shape) * _itemsize(kind) == len(data)
     ):
-        return np.frombuffer(data, kind).reshape(shape, order="F" if is_fortran else "C")
+        return StoredArray(kind, tuple(shape), is_fortran, data)
     return otherwise
 
 
-def _dtype(value: object) -> "np.dtype[np.generic] | None":
+def _dtype(value: object) -> str | None:
+    """Return byte order and name of a type of numbers, `<f4`; None for anything else."""
     if not isinstance(value, StandIn) or value.path != "numpy.dtype" or not value.arguments:
         return None
     name = value.arguments[0]
     state = value.state
-    order = state[1] if isinstance(state, tuple) and len(state) > 1 and state[1] in {"<", ">", "|"} else "|"
-    if not isinstance(name, str) or name not in _NUMPY_DTYPES:
+    order = state[1] if isinstance(state, tuple) and len(state) > 1 and isinstance(state[1], str) else "|"
+    if not isinstance(name, str) or name not in _NUMPY_TYPES:
         return None
-    try:
-        return np.dtype(f"{order}{name}")
-    except TypeError:
-        return None
+    return f"{order if order in {'<', '>'} else '|'}{name}"
+
+
+def _layout(kind: str) -> str:
+    return f"{'=' if kind[0] == '|' else kind[0]}{_NUMPY_TYPES[kind[1:]]}"
+
+
+def _itemsize(kind: str) -> int:
+    return struct.calcsize(_layout(kind))
 
 
 def _is_shape(shape: object) -> TypeGuard[tuple[int, ...]]:

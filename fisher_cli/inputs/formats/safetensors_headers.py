@@ -2,26 +2,24 @@
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from typing import Final
 
 from fisher_cli.errors import CheckpointError
-from fisher_cli.inputs.formats.files import COPY_AGAIN, clipped
+from fisher_cli.inputs.formats.budgets import Budget
+from fisher_cli.inputs.formats.files import COPY_AGAIN, FileBytes, clipped
+from fisher_cli.inputs.formats.number_types import SAFETENSORS_TYPES
+from fisher_cli.inputs.formats.storages import DenseTensor, StoredBlock
 
 _LONGEST_HEADER: Final = 10_000_000  # bytes; some 100,000 tensors
 _MOST_TENSORS: Final = 100_000
 _MOST_DIMENSIONS: Final = 32
-_SIZES: Final = {
-    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
-    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
-    **dict.fromkeys(("U32", "I32", "F32"), 4),
-    **dict.fromkeys(("U64", "I64", "F64", "C64"), 8),
-}
 _METADATA: Final = "__metadata__"
 
 
-def check_header(data: bytes) -> tuple[list[str], dict[str, str]]:
-    """Return the tensors' names and the metadata of a safetensors file whose header keeps all rules.
+def read_header(data: FileBytes) -> tuple[dict[str, DenseTensor], dict[str, str]]:
+    """Return the tensors, in the file's order, and the metadata of a safetensors file whose header keeps all rules.
 
     The rules: a length that fits the file; one JSON object in UTF-8 without repeated keys; known types; shapes
     whose bytes are exactly those reserved; tensors side by side from the first byte to the last, without
@@ -41,8 +39,12 @@ def check_header(data: bytes) -> tuple[list[str], dict[str, str]]:
         raise CheckpointError(_damaged("its metadata are not text"))
     if len(header) > _MOST_TENSORS:
         raise CheckpointError(_damaged(f"it claims {len(header)} tensors"))
-    _check_places(sorted((*_place(name, entry), name) for name, entry in header.items()), len(data) - 8 - length)
-    return list(header), metadata
+    budget = Budget()
+    for name in header:
+        budget.check_name(name)
+    tensors = {name: _tensor(name, entry, 8 + length) for name, entry in header.items()}
+    _check_places(tensors, 8 + length, len(data))
+    return tensors, metadata
 
 
 def _parsed(text: bytes) -> dict[str, object]:
@@ -75,8 +77,8 @@ def _without_repetition(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def _place(name: str, entry: object) -> tuple[int, int]:
-    """Return the first and last byte of a tensor whose shape and type need exactly those between.
+def _tensor(name: str, entry: object, start: int) -> DenseTensor:
+    """Return a tensor whose shape and type need exactly the bytes from the first to the last that it says.
 
     Raises:
         CheckpointError: The entry is malformed.
@@ -87,15 +89,18 @@ def _place(name: str, entry: object) -> tuple[int, int]:
     shape, offsets = _counts(entry["shape"]), _counts(entry["data_offsets"])
     if shape is None or len(shape) > _MOST_DIMENSIONS or offsets is None or len(offsets) != 2:
         raise CheckpointError(_damaged(f"{shown} has a malformed shape or place"))
-    kind = entry["dtype"]
-    if not isinstance(kind, str) or kind not in _SIZES:
-        msg = f"{shown} is of type {clipped(kind, 40)}, which is not supported; save it as float32"
+    word = entry["dtype"]
+    if not isinstance(word, str) or word not in SAFETENSORS_TYPES:
+        msg = f"{shown} is of type {clipped(word, 40)}, which is not supported; save it as float32"
         raise CheckpointError(msg)
     begin, end = offsets
-    needed = math.prod(shape) * _SIZES[kind]
+    kind = SAFETENSORS_TYPES[word]
+    needed = math.prod(shape) * kind.itemsize
     if end - begin != needed:
         raise CheckpointError(_damaged(f"{shown} needs {needed} bytes and has {end - begin}"))
-    return begin, end
+    block = StoredBlock(start + begin, needed, 1 if sys.byteorder == "little" else kind.width)
+    stride = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    return DenseTensor(block, kind, 0, tuple(shape), tuple(stride))
 
 
 def _counts(value: object) -> list[int] | None:
@@ -104,15 +109,21 @@ def _counts(value: object) -> list[int] | None:
     return None
 
 
-def _check_places(places: list[tuple[int, int, str]], stored: int) -> None:
-    position = 0
-    for begin, end, name in places:
-        if begin != position:
-            what = "overlaps another tensor" if begin < position else "leaves a gap before it"
+def _check_places(tensors: Mapping[str, DenseTensor], start: int, end: int) -> None:
+    """Refuse tensors that do not stand side by side from the first byte to the last.
+
+    Raises:
+        CheckpointError: They do not.
+    """
+    position = start
+    blocks = ((tensor.block, name) for name, tensor in tensors.items() if tensor.block is not None)
+    for block, name in sorted(blocks, key=lambda each: (each[0].start, each[0].length)):
+        if block.start != position:
+            what = "overlaps another tensor" if block.start < position else "leaves a gap before it"
             raise CheckpointError(_damaged(f"{clipped(name, 80)} {what}"))
-        position = end
-    if position != stored:
-        raise CheckpointError(_damaged(f"its tensors take {position} bytes of {stored}"))
+        position += block.length
+    if position != end:
+        raise CheckpointError(_damaged(f"its tensors take {position - start} bytes of {end - start}"))
 
 
 def _damaged(reason: str) -> str:

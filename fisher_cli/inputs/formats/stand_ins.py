@@ -40,6 +40,7 @@ _HOSTILE: Final = frozenset(
         *("types.FunctionType", "types.CodeType", "operator.methodcaller"),
     }
 )
+_MOST_PARTS: Final = max(path.count(".") + 1 for path in _HOSTILE)
 _HOSTILE_BUILTINS: Final = frozenset(
     {
         *("eval", "exec", "compile", "open", "__import__", "input", "breakpoint", "exit", "quit", "help", "globals"),
@@ -89,7 +90,8 @@ def named(module: str, name: str) -> Named:
         UnsafeCheckpointError: Its name says that it would run something.
     """
     path = f"{module}.{name}"
-    prefixes = [path, *(path[:index] for index, character in enumerate(path) if character == ".")]
+    parts = path.split(".", _MOST_PARTS)
+    prefixes = [path, *(".".join(parts[:count]) for count in range(1, min(len(parts), _MOST_PARTS) + 1))]
     is_hostile = module.partition(".")[0] in _HOSTILE_ROOTS or not _HOSTILE.isdisjoint(prefixes)
     if module == "builtins":
         is_hostile = name in _HOSTILE_BUILTINS or not hasattr(builtins, name)  # execfile and its kind are of Python 2

@@ -1,59 +1,59 @@
-"""The bytes that a torch file stores, and tensors on them: checked against what is stored before they are made."""
+"""The bytes that a file stores, and descriptions of tensors on them: checked against what is stored, and not made.
+
+Nothing here needs torch: `tensors` makes tensors of the descriptions, on the same bytes.
+"""
 
 import math
-import sys
-from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from fisher_cli.errors import CheckpointError
+from fisher_cli.inputs.formats.budgets import Budget
 from fisher_cli.inputs.formats.files import clipped
+from fisher_cli.inputs.formats.number_types import NumberType
 
 _MOST_DIMENSIONS: Final = 32
 _LARGEST: Final = 1 << 60
 # Bytes of a tensor with more elements than are stored for it, such as positions or a mask that were expanded over a
 # batch: a view takes no memory, but whoever copies it makes all of them. The mask of 8192 positions has as many.
 LARGEST_EXPANDED: Final = 64 << 20
-# torch's storage classes by name; files keep these names although torch itself has only one class now.
-STORAGE_DTYPES: Final = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-    "ComplexDoubleStorage": torch.complex128,
-    "ComplexFloatStorage": torch.complex64,
-    "UntypedStorage": torch.uint8,
-}
-_LAYOUTS: Final = {
-    str(layout): layout
-    for layout in (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
-}
+_SPARSE: Final = {f"torch.sparse_{name}" for name in ("coo", "csr", "csc", "bsr", "bsc")}
+_LAYOUTS: Final = {"torch.strided", *_SPARSE}
 
 
-@dataclass(frozen=True, eq=False)
+class StoredBlock:
+    """A stored block.
+
+    Args:
+        start: its first byte, counted in bytes from the start of the file; legacy files tell it late.
+        length: in bytes.
+        swapped: the bytes of a number whose order is not this machine's; 1 where nothing is swapped.
+    """
+
+    __slots__ = ("length", "start", "swapped")
+
+    def __init__(self, start: int, length: int, swapped: int) -> None:
+        self.start = start
+        self.length = length
+        self.swapped = swapped
+
+
 class Storage:
     """A part of a stored block, as elements of one type.
 
-    Attributes:
-        block: the bytes, (B,) uint8.
-        dtype: of the elements.
+    Args:
+        block: where the bytes are.
+        kind: of the elements.
         start: the first of them, counted in elements from the start of the block.
         length: how many elements there are.
     """
 
-    block: Tensor
-    dtype: torch.dtype
-    start: int
-    length: int
+    __slots__ = ("block", "kind", "length", "start")
+
+    def __init__(self, block: StoredBlock, kind: NumberType, start: int, length: int) -> None:
+        self.block = block
+        self.kind = kind
+        self.start = start
+        self.length = length
 
     def part(self, offset: object, length: object) -> "Storage":
         """A view of the storage; files of torch before 0.4 store these.
@@ -68,19 +68,63 @@ class Storage:
         if not _are_counts((offset, length)) or offset + length > self.length:  # type: ignore[operator]
             msg = "damaged: a view reaches beyond its storage"
             raise CheckpointError(msg)
-        return Storage(self.block, self.dtype, self.start + offset, length)  # type: ignore[operator, arg-type]
+        return Storage(self.block, self.kind, self.start + offset, length)  # type: ignore[operator, arg-type]
 
 
-def fill(block: Tensor, data: memoryview, dtype: torch.dtype, is_little_endian: bool) -> None:
-    """Copy stored bytes into a block, swapped where the file's byte order is not this machine's."""
-    if block.numel():
-        block.numpy()[:] = np.frombuffer(data, np.uint8)
-        size = dtype.itemsize // (2 if dtype.is_complex else 1)
-        if size > 1 and is_little_endian != (sys.byteorder == "little"):
-            block.copy_(block.view(-1, size).flip(1).flatten())
+class DenseTensor:
+    """A tensor on a block.
+
+    Args:
+        block: where its numbers are; None for a tensor that has a shape alone.
+        kind: of the numbers.
+        offset: its first number, counted in numbers from the start of the block.
+        size: its shape.
+        stride: in numbers, one per dimension.
+    """
+
+    __slots__ = ("block", "kind", "offset", "size", "stride")
+
+    def __init__(
+        self, block: StoredBlock | None, kind: NumberType, offset: int, size: tuple[int, ...], stride: tuple[int, ...]
+    ) -> None:
+        self.block = block
+        self.kind = kind
+        self.offset = offset
+        self.size = size
+        self.stride = stride
 
 
-def tensor(storage: object, offset: object, size: object, stride: object, dtype: object = None) -> Tensor:
+class Layout:
+    """A layout of tensors, by torch's name."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class SparseTensor:
+    """A sparse tensor, whose indices are checked where it is made.
+
+    Args:
+        layout: which of them.
+        parts: indices and values: two of the coordinate layout, three of all others.
+        size: its shape.
+        is_coalesced: as the file says; None where it says nothing.
+    """
+
+    __slots__ = ("is_coalesced", "layout", "parts", "size")
+
+    def __init__(
+        self, layout: Layout, parts: tuple[DenseTensor, ...], size: tuple[int, ...], is_coalesced: bool | None
+    ) -> None:
+        self.layout = layout
+        self.parts = parts
+        self.size = size
+        self.is_coalesced = is_coalesced
+
+
+def tensor(storage: object, offset: object, size: object, stride: object, kind: object = None) -> DenseTensor:
     """Return a tensor on a storage, of the storage's type unless told otherwise.
 
     Raises:
@@ -90,12 +134,14 @@ def tensor(storage: object, offset: object, size: object, stride: object, dtype:
     if not isinstance(storage, Storage):
         msg = "damaged: a tensor without storage"
         raise CheckpointError(msg)
-    kind, length = storage.dtype, storage.length
-    if dtype is not None:
-        if not isinstance(dtype, torch.dtype):
-            msg = "damaged: a tensor of no type"
-            raise CheckpointError(msg)
-        kind, length = dtype, storage.length * storage.dtype.itemsize // dtype.itemsize
+    length = storage.length
+    if kind is None:
+        kind = storage.kind
+    elif isinstance(kind, NumberType):
+        length = storage.length * storage.kind.itemsize // kind.itemsize
+    if not isinstance(kind, NumberType):
+        msg = "damaged: a tensor of no type"
+        raise CheckpointError(msg)
     if not isinstance(size, tuple) or not isinstance(stride, tuple) or len(size) != len(stride):
         msg = "damaged: a tensor without shape"
         raise CheckpointError(msg)
@@ -103,8 +149,8 @@ def tensor(storage: object, offset: object, size: object, stride: object, dtype:
         msg = f"damaged: a tensor with the impossible shape {clipped(size, 80)}"
         raise CheckpointError(msg)
     _check_span(offset, size, stride, length, kind.itemsize)  # type: ignore[arg-type]
-    start = offset + storage.start * storage.dtype.itemsize // kind.itemsize  # type: ignore[operator]
-    return torch.empty(0, dtype=kind).set_(storage.block.untyped_storage(), start, size, stride)
+    start = offset + storage.start * storage.kind.itemsize // kind.itemsize  # type: ignore[operator]
+    return DenseTensor(storage.block, kind, start, tuple(size), tuple(stride))
 
 
 def _check_span(offset: int, size: tuple[int, ...], stride: tuple[int, ...], length: int, width: int) -> None:
@@ -131,45 +177,43 @@ def _meets_itself(size: tuple[int, ...], stride: tuple[int, ...]) -> bool:
     return False
 
 
-def sparse_tensor(layout: object, parts: object) -> Tensor:
-    """Return a sparse tensor whose indices were checked.
+def sparse_tensor(budget: Budget, layout: object, parts: object) -> SparseTensor:
+    """Return a sparse tensor.
 
     Raises:
         CheckpointError: It is malformed.
     """
-    if not isinstance(parts, tuple) or not isinstance(layout, torch.layout) or layout not in _LAYOUTS.values():
+    if not isinstance(parts, tuple) or not isinstance(layout, Layout) or layout.name not in _SPARSE:
         msg = "damaged: a sparse tensor without layout"
         raise CheckpointError(msg)
-    try:
-        if layout is torch.sparse_coo:
-            indices, values, size, *is_coalesced = parts
-            return torch.sparse_coo_tensor(
-                indices, values, _shape(size), check_invariants=True, is_coalesced=(is_coalesced or [None])[0]
-            )
-        outer, inner, values, size = parts
-        return torch.sparse_compressed_tensor(outer, inner, values, _shape(size), layout=layout, check_invariants=True)
-    except (RuntimeError, TypeError, ValueError) as error:
+    count = 2 if layout.name == "torch.sparse_coo" else 3
+    tensors, size, rest = parts[:count], _shape(parts[count] if len(parts) > count else None), parts[count + 1 :]
+    is_whole = len(tensors) == count and all(isinstance(each, DenseTensor) and each.block for each in tensors)
+    if not is_whole or len(rest) > 3 - count or not (not rest or rest[0] is None or isinstance(rest[0], bool)):
         msg = "damaged: a sparse tensor whose indices do not fit"
-        raise CheckpointError(msg) from error
+        raise CheckpointError(msg)
+    for each in tensors:  # whoever checks the indices looks through them
+        budget.spend_numbers(math.prod(each.size) * each.kind.itemsize)
+    return SparseTensor(layout, tensors, size, rest[0] if rest else None)
 
 
-def tensor_without_data(dtype: object, size: object, stride: object) -> Tensor:
+def tensor_without_data(kind: object, size: object, stride: object) -> DenseTensor:
     """Return a tensor of the meta device, which has a shape alone.
 
     Raises:
         CheckpointError: It is malformed.
     """
-    if isinstance(dtype, torch.dtype) and isinstance(stride, tuple) and _are_counts((*stride, *_shape(size))):
-        try:
-            return torch.empty_strided(_shape(size), stride, dtype=dtype, device="meta")
-        except RuntimeError:
-            pass
+    if isinstance(kind, NumberType) and isinstance(stride, tuple) and _are_counts((*stride, *_shape(size))):
+        shape = _shape(size)
+        reach = sum(n * step for n, step in zip(shape, stride, strict=False)) * kind.itemsize
+        if len(shape) == len(stride) <= _MOST_DIMENSIONS and reach < _LARGEST > math.prod(shape) * kind.itemsize:
+            return DenseTensor(None, kind, 0, tuple(shape), tuple(stride))
     msg = "damaged: a tensor without shape"
     raise CheckpointError(msg)
 
 
-def layout_named(name: object) -> object:
-    """Return the layout of sparse tensors that is called so.
+def layout_named(name: object) -> Layout:
+    """Return the layout of tensors that is called so.
 
     Raises:
         CheckpointError: There is none.
@@ -177,14 +221,14 @@ def layout_named(name: object) -> object:
     if not isinstance(name, str) or name not in _LAYOUTS:
         msg = f"damaged: it asks for the layout {clipped(name, 80)}"
         raise CheckpointError(msg)
-    return _LAYOUTS[name]
+    return Layout(name)
 
 
 def _shape(size: object) -> tuple[int, ...]:
-    if not isinstance(size, tuple) or not _are_counts(size):
+    if not isinstance(size, tuple) or len(size) > _MOST_DIMENSIONS or not _are_counts(size):
         msg = "damaged: a tensor without shape"
         raise CheckpointError(msg)
-    return size
+    return tuple(size)
 
 
 def _are_counts(numbers: tuple[object, ...]) -> bool:

@@ -1,19 +1,18 @@
 """The layouts of torch.save: the zip archive of today, and the stream of pickles and storages before version 1.6."""
 
-from dataclasses import dataclass
-from typing import Final
-
-import torch
-from torch import Tensor
+import sys
+from typing import Final, NamedTuple
 
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.formats.archives import Archive
+from fisher_cli.inputs.formats.budgets import MOST_ENTRIES
 from fisher_cli.inputs.formats.constructions import QUANTIZED, StorageType
-from fisher_cli.inputs.formats.files import clipped
-from fisher_cli.inputs.formats.pickles import MOST_ENTRIES, Reader
+from fisher_cli.inputs.formats.files import FileBytes, clipped
+from fisher_cli.inputs.formats.number_types import NumberType
+from fisher_cli.inputs.formats.pickles import Reader
 from fisher_cli.inputs.formats.plain_values import extent, plain
 from fisher_cli.inputs.formats.stand_ins import Named
-from fisher_cli.inputs.formats.storages import Storage, fill
+from fisher_cli.inputs.formats.storages import Storage, StoredBlock
 
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
 LEGACY_START: Final = 24  # bytes, within which the magic number stands in every protocol
@@ -22,25 +21,26 @@ _OF_QUANTIZED: Final = {f"torch.{name}Storage" for name in ("QInt8", "QInt32", "
 _ENDIANNESS: Final = {b"little": True, b"big": False}
 
 
-def is_legacy(data: bytes) -> bool:
+def is_legacy(data: FileBytes) -> bool:
     """Return whether these bytes begin as torch.save began files before version 1.6: with a pickled magic number."""
     return data[:1] == b"\x80" and _MAGIC.to_bytes(10, "little") in data[:LEGACY_START]
 
 
-@dataclass(frozen=True)
-class Saved:
+class Saved(NamedTuple):
     """What torch.save saved.
 
     Attributes:
-        content: the saved object.
+        content: the saved object; tensors are descriptions.
         ignored_types: the names in it for which inert objects stand.
+        refusal: why it could not be read; None where it was.
     """
 
     content: object
     ignored_types: tuple[str, ...]
+    refusal: CheckpointError | None = None
 
 
-def load_zip(data: bytes, archive: Archive) -> Saved:
+def load_zip(data: FileBytes, archive: Archive) -> Saved:
     """Return what a zip archive of torch.save holds.
 
     Raises:
@@ -53,8 +53,7 @@ def load_zip(data: bytes, archive: Archive) -> Saved:
     if order not in _ENDIANNESS:
         msg = f"damaged: its bytes are in the order {clipped(order, 40)}"
         raise CheckpointError(msg)
-    view = memoryview(data)
-    loaded: dict[str, Storage] = {}
+    known: dict[str, Storage] = {}
 
     def stored(reference: object) -> object:
         key, kind, count, views = _declared(reference)
@@ -62,14 +61,13 @@ def load_zip(data: bytes, archive: Archive) -> Saved:
             msg = f"damaged: the storage {clipped(key, 40)} is missing"
             raise CheckpointError(msg)
         begin, finish = archive.members[f"data/{key}"]
-        if count * kind.dtype.itemsize != finish - begin:
+        if count * kind.itemsize != finish - begin:
             msg = f"damaged: the storage {clipped(key, 40)} has another size than its pickle says"
             raise CheckpointError(msg)
-        if key not in loaded:
-            block = torch.empty(finish - begin, dtype=torch.uint8)
-            fill(block, view[begin:finish], kind.dtype, _ENDIANNESS[order])
-            loaded[key] = Storage(block, kind.dtype, 0, count)
-        return _same_type(loaded[key], kind, key)
+        if key not in known:
+            block = StoredBlock(begin, finish - begin, _swapped(kind, _ENDIANNESS[order]))
+            known[key] = Storage(block, kind, 0, count)
+        return _same_type(known[key], kind, key)
 
     reader = Reader(data, start, end)
     content = reader.load(stored)
@@ -79,7 +77,7 @@ def load_zip(data: bytes, archive: Archive) -> Saved:
     return _finished(reader, content)
 
 
-def load_legacy(data: bytes) -> Saved:
+def load_legacy(data: FileBytes) -> Saved:
     """Return what a file of torch.save before version 1.6 holds.
 
     Four pickles (magic number, version, the machine's sizes, the object), the storages' keys as a fifth, and each
@@ -99,39 +97,33 @@ def load_legacy(data: bytes) -> Saved:
         msg = f"damaged: its version is {clipped(version, 40)}"
         raise CheckpointError(msg)
     blocks = _Blocks(len(data))
-    start = reader.position
-    reader.storages_are_empty = True
     content = reader.load(blocks.stored)
     keys = reader.load()
-    blocks.fill(memoryview(data)[reader.position :], keys, is_little)
-    if reader.has_put_off:
-        content = Reader(data, start).load(blocks.stored)
+    blocks.place(data, reader.position, keys, is_little)
     return _finished(reader, content)
 
 
 class _Blocks:
-    """The storages of a legacy file: declared by the pickle, filled from what stands behind it."""
+    """The storages of a legacy file: declared by the pickle, placed by what stands behind it."""
 
     def __init__(self, most: int) -> None:
-        self.blocks: dict[str, tuple[Tensor, StorageType]] = {}
+        self.storages: dict[str, Storage] = {}
         self.left = most
 
     def stored(self, reference: object) -> object:
-        if isinstance(reference, tuple) and len(reference) == 4 and reference[0] in {"module", b"module"}:
+        if isinstance(reference, tuple) and len(reference) == 4 and _is_word(reference[0], "module"):
             return reference[1]  # the class, beside a copy of its source code, which is left aside
         key, kind, count, view = _declared(reference)
         if not isinstance(key, str | int):
             msg = "damaged: a storage without key"
             raise CheckpointError(msg)
-        size = count * kind.dtype.itemsize
-        if str(key) not in self.blocks:
-            self.left -= size
+        if str(key) not in self.storages:
+            self.left -= count * kind.itemsize
             if self.left < 0:
                 msg = "damaged or truncated: its storages are larger than the file"
                 raise CheckpointError(msg)
-            self.blocks[str(key)] = torch.zeros(size, dtype=torch.uint8), kind
-        block, known = self.blocks[str(key)]
-        storage = _same_type(Storage(block, known.dtype, 0, block.numel() // known.dtype.itemsize), kind, key)
+            self.storages[str(key)] = Storage(StoredBlock(0, count * kind.itemsize, 1), kind, 0, count)
+        storage = _same_type(self.storages[str(key)], kind, key)
         if storage.length != count:
             msg = f"damaged: the storage {clipped(key, 40)} has two sizes"
             raise CheckpointError(msg)
@@ -142,37 +134,42 @@ class _Blocks:
             raise CheckpointError(msg)
         return storage.part(view[1], view[2])
 
-    def fill(self, data: memoryview, keys: object, is_little_endian: bool) -> None:
-        """Copy the stored bytes to their places.
+    def place(self, data: FileBytes, position: int, keys: object, is_little_endian: bool) -> None:
+        """Tell the blocks where they are.
 
         Raises:
-            CheckpointError: They are others than the pickle declares.
+            CheckpointError: The stored bytes are others than the pickle declares.
         """
-        if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(self.blocks):
+        is_list = isinstance(keys, list) and all(isinstance(key, str | int) for key in keys)
+        if not isinstance(keys, list) or not is_list or sorted(map(str, keys)) != sorted(self.storages):
             msg = "damaged: its storages are others than its pickle says"
             raise CheckpointError(msg)
-        position = 0
         for key in keys:
-            block, kind = self.blocks[str(key)]
+            storage = self.storages[str(key)]
+            block, kind = storage.block, storage.kind
             count = int.from_bytes(data[position : position + 8], "little" if is_little_endian else "big")
-            begin, end = position + 8, position + 8 + block.numel()
-            if count * kind.dtype.itemsize != block.numel() or end > len(data):
+            block.start, block.swapped = position + 8, _swapped(kind, is_little_endian)
+            position = block.start + block.length
+            if count * kind.itemsize != block.length or position > len(data):
                 msg = f"truncated or damaged: the storage {clipped(key, 40)} has another size than its pickle says"
                 raise CheckpointError(msg)
-            fill(block, data[begin:end], kind.dtype, is_little_endian)
-            position = end
         if position != len(data):
             msg = "damaged: something was added to its end"
             raise CheckpointError(msg)
 
 
-def _declared(reference: object) -> tuple[object, StorageType, int, object]:
+def _swapped(kind: NumberType, is_little_endian: bool) -> int:
+    """Return in groups of how many bytes the order changes from the file to this machine; 1 where it does not."""
+    return kind.width if is_little_endian != (sys.byteorder == "little") else 1
+
+
+def _declared(reference: object) -> tuple[object, NumberType, int, object]:
     """Return key, type, number of elements and view that a reference to a storage declares.
 
     Raises:
         CheckpointError: It is none, or one of quantized numbers.
     """
-    if not isinstance(reference, tuple) or len(reference) not in {5, 6} or reference[0] not in {"storage", b"storage"}:
+    if not isinstance(reference, tuple) or len(reference) not in {5, 6} or not _is_word(reference[0], "storage"):
         msg = "damaged: it refers to something that is no storage"
         raise CheckpointError(msg)
     kind, key, _, count = reference[1:5]
@@ -181,17 +178,22 @@ def _declared(reference: object) -> tuple[object, StorageType, int, object]:
     if not isinstance(kind, StorageType) or type(count) is not int or not 0 <= count < 1 << 60:
         msg = f"damaged: the storage {clipped(key, 40)} has no type or size"
         raise CheckpointError(msg)
-    return key, kind, count, reference[5] if len(reference) == 6 else None
+    return key, kind.kind, count, reference[5] if len(reference) == 6 else None
 
 
-def _same_type(storage: Storage, kind: StorageType, key: object) -> Storage:
-    if kind.dtype != storage.dtype:
+def _is_word(value: object, word: str) -> bool:
+    """Return whether this is the word, as text or as Python 2's bytes; anything else is not even hashed."""
+    return (isinstance(value, str) and value == word) or (isinstance(value, bytes) and value == word.encode())
+
+
+def _same_type(storage: Storage, kind: NumberType, key: object) -> Storage:
+    if kind is not storage.kind:
         msg = f"damaged: the storage {clipped(key, 40)} has two types"
         raise CheckpointError(msg)
     return storage
 
 
 def _finished(reader: Reader, content: object) -> Saved:
-    content = plain(content)
+    content = plain(content, reader.budget)
     extent(content, MOST_ENTRIES)
     return Saved(content, tuple(reader.globals))

@@ -12,6 +12,7 @@ import pytest
 from tests.attacks.assembly import call, name, pickled, text
 from tests.attacks.child import watch
 from tests.attacks.corpus import write_corpus, write_good
+from tests.attacks.work import odd_files
 from tests.long_lists import draw
 
 ROOT = Path(__file__).parents[3]
@@ -19,10 +20,10 @@ MOST_CALLS = 2 * 10**7  # the most that is allowed to be stored in a file takes 
 MOST_MEMORY = 256 << 20
 
 
-def answers(jobs: list[list[Path]]) -> list[dict[str, Any]]:
+def answers(jobs: list[list[Path]], how: str) -> list[dict[str, Any]]:
     asked = json.dumps([[str(path) for path in job] for job in jobs])
     found = subprocess.run(
-        [sys.executable, "-m", "tests.attacks.child"],
+        [sys.executable, "-m", "tests.attacks.child", how],
         input=asked,
         capture_output=True,
         text=True,
@@ -32,17 +33,41 @@ def answers(jobs: list[list[Path]]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in found.stdout.splitlines()]
 
 
+Written = tuple[list[Path], list[Path], Path]
+
+
 @pytest.fixture(scope="module", params=[0.1, pytest.param(1.0, marks=pytest.mark.long)], ids=["a tenth", "all"])
-def attacked(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, Any]:
-    """The attacks between good checkpoints, each read in a process of its own; the first answer is without attack."""
+def written(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Written:
+    """Good checkpoints, attacks, and the marker that one of these would make."""
     folder = tmp_path_factory.mktemp("attacks")
-    marker = folder / "marker"
-    good = write_good(folder / "good")
-    attacks = draw(write_corpus(folder / "bad", marker), request.param)
-    assert len(attacks) >= 90 * request.param
+    attacks = draw(write_corpus(folder / "bad", folder / "marker"), request.param)
+    assert len(attacks) >= 350 * request.param
+    return write_good(folder / "good"), attacks, folder / "marker"
+
+
+def attacked_by(written: Written, how: str) -> dict[str, Any]:
+    """The attacks between good checkpoints, each read in a process of its own; the first answer is without attack."""
+    good, attacks, marker = written
     jobs = [good, *([*good[:2], attack, good[2]] for attack in attacks)]
-    first, *rest = answers(jobs)
+    first, *rest = answers(jobs, how)
     return {"good": first, "answers": dict(zip(attacks, rest, strict=True)), "marker": marker}
+
+
+@pytest.fixture(scope="module")
+def here(written: Written) -> dict[str, Any]:
+    """The reader alone, with its own budgets: what is counted."""
+    return attacked_by(written, "here")
+
+
+@pytest.fixture(scope="module")
+def elsewhere(written: Written) -> dict[str, Any]:
+    """The reader in its process, as a user has it, within ten seconds of the processor."""
+    return attacked_by(written, "elsewhere")
+
+
+@pytest.fixture(params=["here", "elsewhere"])
+def attacked(request: pytest.FixtureRequest, here: dict[str, Any], elsewhere: dict[str, Any]) -> dict[str, Any]:
+    return here if request.param == "here" else elsewhere
 
 
 def test_every_attack_is_refused_in_one_line(attacked: dict[str, Any], record_property: Any) -> None:
@@ -68,10 +93,10 @@ def test_the_checkpoints_around_an_attack_are_unharmed(attacked: dict[str, Any])
         assert rows == expected, path.name
 
 
-def test_no_attack_takes_much_work_or_memory(attacked: dict[str, Any], record_property: Any) -> None:
-    idle = attacked["good"]["bytes"]
-    calls = {path.name: answer["calls"] for path, answer in attacked["answers"].items()}
-    memory = {path.name: answer["bytes"] - idle for path, answer in attacked["answers"].items()}
+def test_no_attack_takes_much_work_or_memory(here: dict[str, Any], record_property: Any) -> None:
+    idle = here["good"]["bytes"]
+    calls = {path.name: answer["calls"] for path, answer in here["answers"].items()}
+    memory = {path.name: answer["bytes"] - idle for path, answer in here["answers"].items()}
     slowest, largest = max(calls, key=calls.__getitem__), max(memory, key=memory.__getitem__)
     record_property("most work", f"{slowest}: {calls[slowest]:,} calls")
     record_property("largest", f"{largest}: {memory[largest] >> 20} MiB")
@@ -79,13 +104,22 @@ def test_no_attack_takes_much_work_or_memory(attacked: dict[str, Any], record_pr
     assert memory[largest] <= MOST_MEMORY, (largest, memory[largest] >> 20)
 
 
-def test_no_file_causes_an_import_a_call_a_process_or_a_connection(
-    attacked: dict[str, Any], record_property: Any
-) -> None:
-    events = {path.name: answer["events"] for path, answer in attacked["answers"].items() if answer["events"]}
-    record_property("events", f"{len(events)}/{len(attacked['answers'])}")
+def test_no_file_causes_an_import_a_call_a_process_or_a_connection(here: dict[str, Any], record_property: Any) -> None:
+    events = {path.name: answer["events"] for path, answer in here["answers"].items() if answer["events"]}
+    record_property("events", f"{len(events)}/{len(here['answers'])}")
     assert not events
-    assert not attacked["good"]["events"]
+    assert not here["good"]["events"]
+
+
+def test_odd_files_that_may_be_read_are_read_at_once(tmp_path: Path) -> None:
+    """What is odd in them stays inert: nobody hashes it, prints it or copies it."""
+    paths = []
+    for what, data in odd_files():
+        paths.append(tmp_path / what)
+        paths[-1].write_bytes(data)
+    for answer in answers([paths[:1], *([path] for path in paths)], "elsewhere")[1:]:
+        assert answer["signal"] == 0
+        assert all("weights" in row for row in answer["rows"]), answer["rows"]
 
 
 def test_the_hook_would_have_seen_it(tmp_path: Path) -> None:

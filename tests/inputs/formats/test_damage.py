@@ -17,7 +17,7 @@ import torch
 
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
-from fisher_cli.inputs.formats import archives, containers, files
+from fisher_cli.inputs.formats import containers, files
 from fisher_cli.inputs.formats.archives import open_archive
 from fisher_cli.inputs.formats.containers import decode
 from fisher_cli.text import digest
@@ -173,7 +173,7 @@ STAGES: dict[str, tuple[Any, str]] = {
     "before it is opened": (files.os, "open"),
     "after it was opened": (files.os, "fstat"),
     "while it is hashed": (hashlib, "sha256"),
-    "while it is loaded": (archives.zipfile, "ZipFile"),
+    "while it is loaded": (containers, "content_of"),
 }
 
 
