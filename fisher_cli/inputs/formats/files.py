@@ -7,18 +7,9 @@ from typing import BinaryIO, Final
 
 from fisher_cli.curvature.torch_backend.machine_memory import total_memory
 from fisher_cli.errors import CheckpointError, DataError
+from fisher_cli.text import clipped
 
 COPY_AGAIN: Final = "copy or download it again"
-
-
-def clipped(text: object, limit: int = 200) -> str:
-    """The text with control characters and lone surrogates escaped, cut at `limit` characters; for messages."""
-    shown = str(text)[: limit + 1]
-    if not shown.isprintable():
-        shown = "".join(
-            character if character.isprintable() else character.encode("unicode_escape").decode() for character in shown
-        )
-    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
 
 
 def open_without_waiting(path: Path | str) -> int:
