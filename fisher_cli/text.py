@@ -132,7 +132,7 @@ _LAYOUT = "\n\N{NO-BREAK SPACE}"
 class EscapedRecord(logging.LogRecord):
     """A line of a log on one line: libraries put names from files into theirs."""
 
-    def getMessage(self) -> str:  # noqa: N802 - the library's name
+    def getMessage(self) -> str:
         """The message with its arguments."""
         return one_line(super().getMessage())
 

@@ -32,7 +32,7 @@ from fisher_cli.reports.numbers import finite, number_text
 from fisher_cli.reports.spectra import render_spectra
 from fisher_cli.reports.summary import render_summary
 from fisher_cli.results import CheckpointComparison, Inspection, Measurement, Outcome, Status
-from fisher_cli.text import escape, one_line, visible
+from fisher_cli.text import one_line, visible
 
 WIDTH_WITHOUT_TERMINAL = 100
 _SECONDS_BETWEEN_LINES = 10.0  # a log of ten thousand fast checkpoints stays short
@@ -109,7 +109,7 @@ class Console:
 
     def lines(self, lines: Iterable[str]) -> None:
         """Put lines for people on stdout, each on one line whatever names it holds."""
-        self.write("".join(f"{escape(line.replace('\N{NO-BREAK SPACE}', ' '))}\n" for line in lines))
+        self.write("".join(visible(line).replace("\n", "\\x0a") + "\n" for line in lines))
 
     def write(self, content: str | bytes) -> None:
         """Put a result on stdout, at once.

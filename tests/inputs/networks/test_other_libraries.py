@@ -204,7 +204,9 @@ class TestTransformers:
             "kernel_config": {"kernel_mapping": {"x": "someone/kernels"}},
         }
         passed = {key for key in SMALL if key not in {"model_type", "architectures"}}
-        assert huggingface_models._plain(hostile, 100, "here").keys() == passed  # one lock; what is unknown is another
+        assert (
+            huggingface_models._plain(hostile, {"w": (100, 100)}, "here").keys() == passed
+        )  # one lock; what is unknown is another
         original = self.original()
         saved = replace(checkpoint(original.state_dict()), config=hostile)
         assert_loads(saved, original)
