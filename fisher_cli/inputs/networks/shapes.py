@@ -16,8 +16,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 COUNTER: Final = "num_batches_tracked"  # batch norm has it since torch 0.4.1, and evaluation ignores it
 
 
-# Calls of functions that building a network may take, for each tensor that the file has and beside them: the deepest of
-# transformers and timm take some 1,500 for each.
+# Calls of functions, and returns, that building a network may take: for each tensor that the file has, and beside them.
+# Those of timm and transformers take 500 to 5,000 for each tensor of theirs; some take a million before the first.
 _CALLS_EACH: Final = 5_000
 _CALLS: Final = 3_000_000
 # Numbers that one tensor may have which is made while a network is planned, beside as many as the file has.
@@ -51,7 +51,7 @@ class _Hollow(TorchFunctionMode):
     """
 
     _HOLDERS: Final = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn})
-    _COUNTED: Final = frozenset({torch.arange, torch.linspace, torch.logspace})
+    _COUNTED: Final = frozenset({torch.linspace, torch.logspace})
     _MULTIPLYING: Final = frozenset({torch.outer, torch.kron, torch.cdist, torch.cartesian_prod, torch.eye})
     _REPEATING: Final = frozenset({Tensor.repeat, Tensor.tile, torch.tile, torch.repeat_interleave})
 
@@ -76,16 +76,19 @@ class _Hollow(TorchFunctionMode):
         """Return how many numbers the result may have: the broadcast shape of the tensors, or what a function makes."""
         inner = [each for value in values for each in (value if isinstance(value, (list, tuple)) else [value])]
         tensors = [each for each in inner if isinstance(each, Tensor) and not each.is_meta]
-        sizes = [int(abs(each)) for each in inner if isinstance(each, (int, float)) and math.isfinite(each)]
+        given = [each for each in inner if isinstance(each, (int, float)) and math.isfinite(each)]
+        sizes = [int(abs(each)) for each in given]
+        if function is torch.arange:
+            start, stop, step = given if len(given) == 3 else [0, *given, 1][-3:]
+            return int(abs(stop - start) / abs(step or 1))
         if function in self._COUNTED:
-            steps = [each for each in sizes if each]
-            return max(steps, default=0)
+            return max(sizes, default=0)
         if function in self._MULTIPLYING:
             return math.prod([each.numel() for each in tensors] or sizes)
         shapes = [tuple(each.shape) for each in tensors]
         widest = max(map(len, shapes), default=0)
         padded = [(1,) * (widest - len(shape)) + shape for shape in shapes]
-        broadcast = math.prod(max(column) for column in zip(*padded, strict=True))
+        broadcast: int = math.prod(max(column) for column in zip(*padded, strict=True))
         return broadcast * (math.prod(sizes) if function in self._REPEATING else 1)
 
 
