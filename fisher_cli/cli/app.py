@@ -7,7 +7,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Annotated, Any, cast
 
 import typer
@@ -120,11 +120,11 @@ def _explained(error: Exception) -> str:
     return f"unexpected {type(error).__name__}: {clipped(error)}; add --debug to see where, and please report it"
 
 
-def _show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """What Python says of an error that nobody caught, such as with --debug, without control characters."""
+def _show_traceback(error: Exception) -> None:
+    """Say with --debug where an error came from, as Python does, but without control characters."""
     from fisher_cli.reports.console import Console
 
-    Console().traceback("".join(traceback.format_exception(kind, error, trace)))
+    Console().traceback("".join(traceback.format_exception(error)))
 
 
 def _say_unparsable(error: Any) -> None:
@@ -213,7 +213,6 @@ def _stop(number: int, _: FrameType | None) -> None:
 
 def main() -> None:
     """Run the command line."""
-    sys.excepthook = _show_traceback
     logging.setLogRecordFactory(EscapedRecord)
     if launched().size > 1:
         # What torch's own network code says when another rank is gone takes dozens of lines.
@@ -229,3 +228,6 @@ def main() -> None:
         app()
     except KeyboardInterrupt:  # while the commands are made, before there is one that could end in its own way
         sys.exit(128 + signal.SIGINT)
+    except Exception as error:
+        _show_traceback(error)
+        sys.exit(1)

@@ -118,8 +118,8 @@ def _tables(report: Path, record: dict[str, Any]) -> Iterator[IntegrityCheck]:
         path = report.parent / Path(str(name)).name
         try:
             found = digest(path.read_bytes())
-        except OSError as error:
-            yield IntegrityCheck(path.name, False, f"cannot be read ({error.strerror})")
+        except (OSError, ValueError) as error:  # a name that no file can have
+            yield IntegrityCheck(path.name, False, f"cannot be read ({getattr(error, 'strerror', None) or error})")
             continue
         same = found == expected
         yield IntegrityCheck(path.name, same, "is as it was written" if same else "was changed after it was written")

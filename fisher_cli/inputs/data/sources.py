@@ -114,7 +114,11 @@ def _check_memory(source: DataSource, example: Tensor, count: int) -> None:
 def _check_label(source: DataSource, index: int, label: int) -> None:
     classes = _MOST_CLASSES if source.classes is None else source.classes
     if not 0 <= label < classes:
-        there = f"labels count from 0 to {classes - 1}" if source.classes is None else f"there are {classes} classes (0 and up)"
+        there = (
+            f"labels count from 0 to {classes - 1}"
+            if source.classes is None
+            else f"there are {classes} classes (0 and up)"
+        )
         msg = f"{source.name}: {source.place(index)} has the label {label}, and {there}; {source.remedy}"
         raise DataError(msg)
 
