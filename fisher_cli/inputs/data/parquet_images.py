@@ -20,7 +20,7 @@ _MOST_ROWS: Final = 1024
 _BATCH_BYTES: Final = 256 * 2**20
 # Of a page, which is unpacked whole: writers end a page after some megabytes, so that a large one is one large value.
 _LARGEST_PAGE: Final = 128 * 2**20
-_MOST_PAGES: Final = 500_000
+_MOST_PAGES: Final = 100_000
 
 
 def parquet_source(name: str, paths: Sequence[Path], split: str | None) -> DataSource:

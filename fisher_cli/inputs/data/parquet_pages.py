@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, Final
 
 _UNPACKED, _PACKED = 2, 3  # the numbers of these fields
-_SHORTEST_READ: Final = 2**14
+_SHORTEST_READ: Final = 2**8
 _LONGEST_HEADER: Final = 2**24  # as the library has it
 _DEEPEST: Final = 8
 _LONGEST_NUMBER: Final = 10  # bytes of 64 bits, seven in each
