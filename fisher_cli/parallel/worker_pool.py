@@ -100,7 +100,8 @@ class WorkerPool:
     def begin(self, places: Sequence[int], keep: Keep, observer: Observer) -> None:
         """Start as many workers as there is work for."""
         del observer  # several rows are under way at once
-        self._keep, self._queue, self._asked = keep, ShareQueue(places, len(self._devices)), set(places)
+        workers = max(1, min(len(self._devices), len(places)))  # a share of a worker that is not started waits for ever
+        self._keep, self._queue, self._asked = keep, ShareQueue(places, workers), set(places)
         self._start_workers(len(places))
 
     def _start_workers(self, count: int) -> None:

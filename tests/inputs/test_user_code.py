@@ -81,7 +81,8 @@ def test_two_files_find_each_what_lies_beside_it(workdir: Path) -> None:
         (workdir / name).mkdir()
         (workdir / name / "net.py").write_text(f"def make():\n    import only_{name}\n    return only_{name}.value\n")
         (workdir / name / f"only_{name}.py").write_text(f"value = {name!r}\n")
-    (workdir / "b" / "crossed.py").write_text("def make():\n    import only_a\n")
+    (workdir / "a" / "another.py").touch()
+    (workdir / "b" / "crossed.py").write_text("def make():\n    import another\n")
     assert [made(f"./{name}/net.py:make") for name in ("a", "b", "a")] == ["a", "b", "a"]
     with pytest.raises(ModuleNotFoundError):
         made("./b/crossed.py:make")

@@ -158,7 +158,7 @@ def can_be_of(key: str, value: object, stored: Shapes) -> bool:
 
 def _is_modest(value: object, most: int, length: int, depth: int) -> bool:
     if isinstance(value, Mapping):
-        return depth > 0 and all(
+        return (depth > 0 and len(value) <= length) and all(
             _is_modest(each, max(most, _USUAL_NUMBER), length, depth - 1) for each in value.values()
         )
     if isinstance(value, list):
