@@ -465,7 +465,7 @@ def _check_hdf5(folder: Path, names: Sequence[str]) -> None:
         with open_regular(path) as content, h5py.File(content, "r") as file:
             for key in file:
                 is_here = isinstance(file.get(key, getlink=True), h5py.HardLink)
-                found = file[key] if is_here else None
+                found: Any = file[key] if is_here else None
                 is_plain = isinstance(found, h5py.Dataset) and found.dtype == np.uint8 and found.ndim == 4
                 if not is_plain or found.external or found.is_virtual:
                     msg = f"{clipped(path.name)}: {clipped(key)} is no array of bytes in this file"

@@ -68,7 +68,7 @@ class _Hollow(TorchFunctionMode):
         if self._most is not None and kwargs.get("device") != "meta":
             numbers = self._numbers(function, [*args, *kwargs.values()])
             if numbers > self._most:
-                msg = f"a tensor of {numbers} numbers"
+                msg = f"a tensor of {numbers} numbers, more"
                 raise _TooMuchError(msg)
         return function(*args, **kwargs)
 
@@ -134,7 +134,7 @@ def hollow(build: Callable[[], nn.Module], stored: Shapes | None = None) -> nn.M
         with _Calls(_CALLS + _CALLS_EACH * len(stored)), _Hollow(_NUMBERS + numbers):
             return build()
     except _TooMuchError as error:
-        msg = f"building the network takes {error}, and the file has {len(stored)} tensors of {numbers} numbers in all"
+        msg = f"building the network takes {error} than the file's {len(stored)} tensors of {numbers} numbers can need"
         raise BeyondFileError(msg) from error
 
 
