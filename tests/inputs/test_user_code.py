@@ -11,6 +11,7 @@ import pytest
 from fisher_cli.errors import ArchitectureError
 from fisher_cli.inputs import user_code
 from fisher_cli.inputs.user_code import import_factory
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 MAKE = "def make():\n    import late\n    return late.value\n"
@@ -130,7 +131,13 @@ def run(folder: Path, options: list[str], code: str, **environment: str) -> subp
     words = [sys.executable, *options, *(("-c", code) if code else ())]
     environment = {"PYTHONPATH": str(ROOT)} | environment
     return subprocess.run(
-        words, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+        words,
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
     )
 
 
@@ -195,8 +202,7 @@ def test_no_file_of_settings_changes_or_harms_a_figure(what: str, how: str, work
     (workdir / "bin" / "latex").write_text(f"#!/bin/sh\ntouch {workdir}/RAN\nexit 1\n")
     (workdir / "bin" / "latex").chmod(0o755)
     code = (
-        "import hashlib, signal; signal.alarm(600)  # for a pipe that is opened\n"
-        "from fisher_cli.reports import drawing\n"
+        "import hashlib; from fisher_cli.reports import drawing\n"
         "with drawing.style():\n"
         "    figure, [axes] = drawing.canvas(3, 2)\n"
         "    drawing.line(axes, [1, 2, 3], [1, 4, 2], [0.1, 0.1, 0.1], 0, 'loss')\n"
