@@ -7,6 +7,7 @@ formula gets a leading apostrophe.
 
 import hashlib
 import json
+import logging
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -15,15 +16,19 @@ from functools import lru_cache
 from numbers import Integral, Real
 from typing import Any
 
+# What a message shows of a value: entries of a container (a shape has up to 32), and how deep it goes.
+_MOST_SHOWN = 40
+_DEEPEST_SHOWN = 2
+
 _CODE = r"(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U000[0-9a-f]{5}|U0010[0-9a-f]{4})"
 _LITERAL_CODE = re.compile(rf"(\\+)(?={_CODE})")
 _WRITTEN_CODE = re.compile(rf"(\\+)({_CODE})")
 
-# A formula can begin where a spreadsheet can begin a cell: at the start, on a new line, and after a comma or
-# a semicolon, because a file with commas may be opened where the list separator is ; and the other way round.
+# A formula can begin where a spreadsheet can begin a cell: at the start, on a new line, and after any separator that
+# it may be told to split at, whatever the file was written with. A tab is not among them: text cells hold none.
 _BLANK = r"[\s'\"]*?"
 _FORMULA = r"[=+\-@\t\r＝＋－＠]"
-_CELL_START = r"(?:^|(?<=[,;\n\r\v\f\x1c-\x1e\x85\u2028\u2029]))"
+_CELL_START = r"(?:^|(?<=[,;|\n\r\v\f\x1c-\x1e\x85\u2028\u2029]))"
 _UNGUARDED = re.compile(rf"{_CELL_START}(?={_BLANK}{_FORMULA})")
 _GUARDED = re.compile(rf"{_CELL_START}'(?={_BLANK}{_FORMULA})")
 
@@ -100,6 +105,65 @@ def one_line(text: str) -> str:
         The lines without the blanks around them and without empty ones, joined by single blanks.
     """
     return escape(" ".join(part.strip() for part in re.split(r"[\r\n]+", text) if part.strip()))
+
+
+def clipped(text: object, limit: int = 200) -> str:
+    """The text with control characters and lone surrogates escaped, cut at `limit` characters; for messages.
+
+    Of values other than text only a bounded part is put into words: a file of a kilobyte can describe a tuple whose
+    whole text would have 2⁶⁰ characters.
+    """
+    shown = _in_words(text, limit, 0)[: limit + 1]
+    if not shown.isprintable():
+        shown = "".join(
+            character if character.isprintable() else character.encode("unicode_escape").decode() for character in shown
+        )
+    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
+
+
+def _in_words(value: object, limit: int, depth: int) -> str:
+    if isinstance(value, str):
+        return repr(value[: limit + 1]) if depth else value[: limit + 1]
+    if isinstance(value, bytes | bytearray):
+        return repr(bytes(value[: limit + 1]))
+    if isinstance(value, list | tuple):
+        if depth > _DEEPEST_SHOWN:
+            return "…"
+        shown = [_in_words(entry, limit, depth + 1) for entry in value[:_MOST_SHOWN]]
+        shown += ["…"] if len(value) > _MOST_SHOWN else []
+        inner = ", ".join(shown)
+        if isinstance(value, list):
+            return f"[{inner}]"
+        return f"({inner},)" if len(value) == 1 else f"({inner})"
+    if isinstance(value, dict | set | frozenset):
+        return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, BaseException) and not all(isinstance(each, str | int | None) for each in value.args):
+        return " ".join([type(value).__name__, *(_in_words(each, limit, 1) for each in value.args[:1])])
+    return str(value)
+
+
+def visible(text: str) -> str:
+    """Escape what a terminal or a browser would act on or hide, in text that is laid out: lines and blanks are kept.
+
+    This is the last thing done before text leaves: what is printable passes unchanged, so that it may be done twice.
+
+    Returns:
+        The text; unlike `escape`, it cannot be read back.
+    """
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() or each in _LAYOUT else _code(ord(each)) for each in text)
+
+
+_LAYOUT = "\n\N{NO-BREAK SPACE}"
+
+
+class EscapedRecord(logging.LogRecord):
+    """A line of a log on one line: libraries put names from files into theirs."""
+
+    def getMessage(self) -> str:
+        """The message with its arguments."""
+        return one_line(super().getMessage())
 
 
 def digest(content: "bytes | hashlib._Hash") -> str:

@@ -63,7 +63,6 @@ def blocks(path: Path, *languages: str) -> list[Block]:
 def furnish(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What a document's reader has: checkpoints, a network's file, CIFAR-10, a folder of images."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "path", sys.path[:])  # --model adds the working directory
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "100")
     (folder / "sample_checkpoints").symlink_to(ROOT / "sample_checkpoints")

@@ -77,6 +77,22 @@ INPUTS: dict[str, list[tuple[str, ...]]] = {
         ),
         ("identity without the labels", DATASETS, "(indices, inputs, labels)", "(indices, inputs)"),
     ],
+    "inputs.user_code": [
+        (
+            "modules of the working folder for every library",
+            "tests/inputs/test_user_code.py::test_no_library_gets_a_module_of_the_working_folder",
+            "self._is_own(_importing())",
+            "True",
+        ),
+    ],
+    "inputs.networks.shapes": [
+        (
+            "a side of an image held against all numbers of the file",
+            "tests/inputs/networks/test_network_attacks.py::test_numbers_that_any_network_may_have_can_be",
+            "4 * math.isqrt(numbers)",
+            "4 * numbers",
+        ),
+    ],
     "inputs.data.digits": [
         ("digits' labels not permuted with their images", DATASETS, "labels[order]", "labels[: len(order)]"),
         ("test examples taken for training", DATASETS, 'split == "train"', 'split == "test"'),

@@ -1,8 +1,10 @@
 """The Typer application and the one place where errors become a line and an exit code."""
 
+import logging
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from types import FrameType
@@ -30,6 +32,7 @@ from fisher_cli.cli.help_format import PlainGroup
 from fisher_cli.errors import FisherError, LockedError, UsageError
 from fisher_cli.parallel.launch import launched
 from fisher_cli.storage.atomic_write import STOPPING_SIGNALS
+from fisher_cli.text import EscapedRecord, clipped
 
 # What Typer raises on words it cannot parse; it exports only this kind of it.
 UnparsableError = cast("type[Exception]", typer.BadParameter.__bases__[0])
@@ -110,10 +113,19 @@ def _say(text: str) -> None:
 
 
 def _explained(error: Exception) -> str:
-    """An error of ours says everything itself; any other is a defect of ours."""
+    """An error of ours says everything itself, one of the system names a path; any other is a defect of ours."""
     if isinstance(error, FisherError):
         return str(error)
-    return f"unexpected {type(error).__name__}: {error}; add --debug to see where, and please report it"
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{clipped(error.filename)}: {error.strerror.lower()}; check the path"
+    return f"unexpected {type(error).__name__}: {clipped(error)}; add --debug to see where, and please report it"
+
+
+def _show_traceback(error: Exception) -> None:
+    """Say with --debug where an error came from, as Python does, but without control characters."""
+    from fisher_cli.reports.console import Console
+
+    Console().traceback("".join(traceback.format_exception(error)))
 
 
 def _say_unparsable(error: Any) -> None:
@@ -203,6 +215,7 @@ def _stop(number: int, _: FrameType | None) -> None:
 
 def main() -> None:
     """Run the command line and exit with a code that docs/formats.md explains."""
+    logging.setLogRecordFactory(EscapedRecord)
     if launched().size > 1:
         # What torch's own network code says when another rank is gone takes dozens of lines.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -217,3 +230,6 @@ def main() -> None:
         app()
     except KeyboardInterrupt:  # while the commands are made, before there is one that could end in its own way
         sys.exit(128 + signal.SIGINT)
+    except Exception as error:
+        _show_traceback(error)
+        sys.exit(1)

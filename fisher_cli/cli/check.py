@@ -23,5 +23,5 @@ def check(
 
     console = Console()
     findings = check_report(report)
-    console.write("".join(f"{'ok' if each.ok else 'WRONG':6}{each.what}: {each.detail}\n" for each in findings))
+    console.lines(f"{'ok' if each.ok else 'WRONG':6}{each.what}: {each.detail}" for each in findings)
     raise typer.Exit(0 if all(each.ok for each in findings) else 4)

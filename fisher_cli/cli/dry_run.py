@@ -1,7 +1,6 @@
 """`--dry-run`: what an analysis will cost, from a network without memory and a probe of seconds; writes nothing."""
 
 import contextlib
-import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -14,6 +13,7 @@ from fisher_cli.parallel.launch import launched
 from fisher_cli.settings import Resources, Settings
 from fisher_cli.storage.formats import Format
 from fisher_cli.storage.report_files import ReportFiles
+from fisher_cli.text import json_lines
 
 if TYPE_CHECKING:
     from fisher_cli.reports.console import Console
@@ -119,9 +119,9 @@ def _told(
     if found is None:
         return _nothing_to_do(console, run)
     if form is Format.JSON:
-        console.write(f"{json.dumps(asdict(found), indent=2)}\n")
+        console.write(f"{json_lines(asdict(found))}\n")
     else:
-        console.write("".join(f"{line}\n" for line in forecast_lines(found)))
+        console.lines(forecast_lines(found))
     if found.refusal is None:
         return 0
     console.error(f"does not fit: {found.refusal.reason}: {', or '.join(found.refusal.remedies)}")

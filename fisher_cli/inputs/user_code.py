@@ -8,6 +8,8 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 
@@ -38,8 +40,8 @@ def import_factory(model: str) -> tuple[str, Factory]:
 def import_function(words: str, option: str, kind: type[FisherError], gives: str) -> tuple[str, Factory]:
     """Import the function that the user's words name: `package.module:function` or `./file.py:function`.
 
-    The working directory joins the import path, last. Never to be called with words found in a file: importing runs
-    code.
+    A module that cannot be imported already is looked for in the working directory. It and a file find what lies beside
+    them; no other code does, see `_Beside`. Never to be called with words found in a file: importing runs code.
 
     Args:
         words: What the user typed.
@@ -56,15 +58,11 @@ def import_function(words: str, option: str, kind: type[FisherError], gives: str
     """
     place, _, attribute = words.rpartition(":")
     is_file = place.endswith(".py")
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.append(here)  # last: nothing of the working directory can stand in for an installed package
     try:
-        module = _file_module(Path(place)) if is_file else importlib.import_module(place)
+        module = _file_module(Path(place)) if is_file else _named_module(place)
     except (Exception, SystemExit) as error:
         raise_if_stopped(error)
-        check = "a file is named with its suffix .py" if "/" in place and not is_file else "check it"
-        msg = f"{option} {clipped(words)}: importing it failed ({call_reason(error)}); {check}"
+        msg = f"{option} {clipped(words)}: importing it failed ({call_reason(error)}); {_import_remedy(words, error)}"
         raise kind(msg) from error
     factory = getattr(module, attribute, None)
     if not callable(factory) or isinstance(factory, nn.Module):
@@ -74,6 +72,87 @@ def import_function(words: str, option: str, kind: type[FisherError], gives: str
         msg = f"{option} {clipped(words)}: {clipped(attribute) or 'the function'} {what}; {guess}"
         raise kind(msg)
     return f"{Path(place).name if is_file else place}:{attribute}", factory
+
+
+class _Beside(MetaPathFinder):
+    """Finds the modules of a folder for code that was itself found there, and for nobody else.
+
+    On the import path the folder would supply modules to every library that tries whether an optional one is there.
+
+    Args:
+        folder: where it looks, after all other finders.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._found: dict[str, ModuleSpec] = {}
+        self._asked: set[str] = set()
+
+    def ask(self, name: str) -> None:
+        """Let this module be found whoever imports it."""
+        self._asked.add(name)
+
+    def add(self, spec: ModuleSpec) -> None:
+        """Let this module's code find what lies in the folder."""
+        self._found[spec.name] = spec
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """The module of this name in the folder; None for a part of a package, which its package finds."""
+        del target
+        if path is not None or not (fullname in self._asked or self._is_own(_importing())):
+            return None
+        spec = PathFinder.find_spec(fullname, [self._folder])
+        if spec is not None:
+            self.add(spec)
+        return spec
+
+    def _is_own(self, module: str) -> bool:
+        name = module.partition(".")[0]
+        return name in self._found and getattr(sys.modules.get(name), "__spec__", None) is self._found[name]
+
+
+_finders: dict[str, _Beside] = {}
+
+
+def _beside(folder: str) -> _Beside:
+    """The finder of a folder; it stays, because functions import while they run."""
+    if folder not in _finders:
+        importlib.invalidate_caches()
+        _finders[folder] = _Beside(folder)
+    if _finders[folder] not in sys.meta_path:
+        sys.meta_path.append(_finders[folder])
+    return _finders[folder]
+
+
+def _importing() -> str:
+    """The name of the module whose code is importing: the first above the import system itself."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        name = str(frame.f_globals.get("__name__"))
+        if name != __name__ and name.partition(".")[0] not in {"importlib", "_frozen_importlib"}:
+            return name
+        frame = frame.f_back  # type: ignore[assignment]
+    return ""
+
+
+def _named_module(name: str) -> ModuleType:
+    """Import a module; of the working directory only if there is none of that name on the import path."""
+    first = name.partition(".")[0]
+    if first not in sys.modules and importlib.util.find_spec(first) is None:
+        _beside(os.getcwd()).ask(first)
+    return importlib.import_module(name)
+
+
+def _import_remedy(words: str, error: BaseException) -> str:
+    """What to type where a module cannot be imported."""
+    place = words.rpartition(":")[0]
+    if not place.endswith(".py"):
+        return "a file is named with its suffix .py" if "/" in place else "check it"
+    missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if missing and PathFinder.find_spec(missing, [os.getcwd()]) is not None:
+        module = words.removeprefix("./").replace(".py:", ":").replace("/", ".")
+        return f"a file finds only what lies beside it: name it as a module, {clipped(module)}"
+    return "check it"
 
 
 def code_digest(model: str) -> str | None:
@@ -163,6 +242,7 @@ def _file_module(path: Path) -> ModuleType:
         msg = "Python has no loader for it"
         raise ImportError(msg)
     module = importlib.util.module_from_spec(spec)
+    _beside(os.path.dirname(place)).add(spec)
     sys.modules[name] = module  # before it runs: dataclasses look their module up there
     try:
         spec.loader.exec_module(module)

@@ -7,7 +7,8 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -25,11 +26,13 @@ from fisher_cli.run.preparation import run_of_files
 from fisher_cli.run.row import Keep, Predecessor, Source
 from fisher_cli.settings import Resources, Settings
 from fisher_cli.storage.atomic_write import STOPPING_SIGNALS
+from fisher_cli.text import EscapedRecord
 
 # A checkpoint whose process died is tried once more: another process may have taken the memory.
 ATTEMPTS: Final = 2
 # Taking the second half of what another worker has before it costs a measurement more: with fewer left nothing is won.
 _WORTH_SHARING: Final = 3
+_SAFE_PATH: Final = "PYTHONSAFEPATH"
 _SECONDS_TO_END: Final = 5.0
 # What a terminal or a scheduler sends to all processes of a job is answered by the one that speaks.
 _NOT_FOR_WORKERS: Final = {*STOPPING_SIGNALS} - {signal.SIGTERM}
@@ -128,7 +131,8 @@ class WorkerPool:
             observer: is told nothing: several rows are under way at once.
         """
         del observer  # several rows are under way at once
-        self._keep, self._queue, self._asked = keep, ShareQueue(places, len(self._devices)), set(places)
+        workers = max(1, min(len(self._devices), len(places)))  # a share of a worker that is not started waits for ever
+        self._keep, self._queue, self._asked = keep, ShareQueue(places, workers), set(places)
         self._start_workers(len(places))
 
     def _start_workers(self, count: int) -> None:
@@ -187,12 +191,13 @@ class WorkerPool:
         ours, theirs = context.Pipe()
         worker_config = replace(self._worker_config, resources=replace(self._worker_config.resources, device=device))
         process = context.Process(target=work, args=(theirs, worker_config), daemon=True)
-        resource_tracker.ensure_running()  # which would unblock signals if it were begun by the start below
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_WORKERS)  # which a new process inherits
-        try:
-            process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        with _without_working_folder():
+            resource_tracker.ensure_running()  # which would unblock signals if it were begun by the start below
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_WORKERS)  # which a new process inherits
+            try:
+                process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         return _Worker(process, ours)
 
@@ -267,6 +272,24 @@ class WorkerPool:
         )
 
 
+@contextmanager
+def _without_working_folder() -> Iterator[None]:
+    """Let Python look for no module beside the user in processes that begin meanwhile; by itself it looks there first.
+
+    Yields:
+        Nothing.
+    """
+    before = os.environ.get(_SAFE_PATH)
+    os.environ[_SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_SAFE_PATH]
+        else:
+            os.environ[_SAFE_PATH] = before
+
+
 def _end_of(process: BaseProcess) -> str:
     code = process.exitcode
     return f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
@@ -305,6 +328,7 @@ def _settle(worker_config: WorkerConfig) -> None:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     os.dup2(2, 1)
+    logging.setLogRecordFactory(EscapedRecord)
     logging.basicConfig(format="%(message)s")
     logging.getLogger("fisher_cli").setLevel(worker_config.log_level)
     torch.set_num_threads(worker_config.threads)

@@ -10,13 +10,15 @@ import os
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, TextIO
 
 import rich.columns
 import rich.console
 import rich.progress
+from rich.console import ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
 from fisher_cli.errors import OutputError, UsageError
@@ -30,14 +32,23 @@ from fisher_cli.reports.numbers import finite, number_text
 from fisher_cli.reports.spectra import render_spectra
 from fisher_cli.reports.summary import render_summary
 from fisher_cli.results import CheckpointComparison, Inspection, Measurement, Outcome, Status
-from fisher_cli.text import one_line
+from fisher_cli.text import one_line, visible
 
 WIDTH_WITHOUT_TERMINAL = 100
 _SECONDS_BETWEEN_LINES = 10.0  # a log of ten thousand fast checkpoints stays short
 
 
 class _RichConsole(rich.console.Console):
-    """A rich console that leaves a closed pipe to us instead of ending the process."""
+    """A rich console that prints no control characters, and leaves a closed pipe to us."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Lay something out; of all text only what no terminal acts on is left.
+
+        Yields:
+            Pieces of text with their styles; what moves the cursor is rich's own.
+        """
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
 
     def on_broken_pipe(self) -> None:
         """Raise the BrokenPipeError that rich is handling."""
@@ -94,11 +105,20 @@ class Console:
         """Say on stderr, on one line, what went wrong; also if quiet."""
         self._say(Text.assemble(("error:", "bold red"), f" {one_line(text)}"))
 
+    def traceback(self, text: str) -> None:
+        """Put on stderr where an error came from; also if quiet."""
+        self._say(Text(visible(text.rstrip("\n"))))
+
+    def lines(self, lines: Iterable[str]) -> None:
+        """Put lines for people on stdout, each on one line whatever names it holds."""
+        self.write("".join(visible(line).replace("\n", "\\x0a") + "\n" for line in lines))
+
     def write(self, content: str | bytes) -> None:
         """Put a result on stdout, at once.
 
         Args:
-            content: text is written as UTF-8 whatever the locale, but to a terminal in its encoding.
+            content: a table in a format of files, which holds no control characters; text is written as UTF-8 whatever
+                the locale, but to a terminal in its encoding.
 
         Raises:
             UsageError: the content is binary and stdout is a terminal.
@@ -200,7 +220,7 @@ class Console:
         if self.is_terminal:
             self._show(rich.console.Group(rich.columns.Columns(names, column_first=True, padding=(0, 2))))
         else:
-            self.write("".join(f"{name}\n" for name in names))
+            self.lines(names)
 
     def progress(self, total: int | None, clock: Callable[[], float] = time.monotonic) -> "Progress":
         """Show on stderr how far the run is: a bar on a terminal, a line now and then elsewhere.

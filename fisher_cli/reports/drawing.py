@@ -4,22 +4,38 @@ Colours are those of Okabe and Ito, which people with any colour vision tell apa
 Source: Okabe and Ito 2008, https://jfly.uni-koeln.de/color/.
 """
 
+import importlib.util
 import io
 import math
+import os
 import re
+import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, chdir, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from fisher_cli.errors import UsageError
+from fisher_cli.text import visible
+
+
+def _beside_default_settings() -> AbstractContextManager[None]:
+    """Stand where matplotlib's default settings lie: it takes the first file of settings it finds when it is imported.
+
+    It looks in the working folder first, and such a file can run programs, such as latex.
+    """
+    spec = importlib.util.find_spec("matplotlib")
+    place = os.path.join(os.path.dirname(spec.origin), "mpl-data") if spec is not None and spec.origin else ""
+    return chdir(place) if os.path.isdir(place) and "matplotlib" not in sys.modules else nullcontext()
+
 
 try:
-    import matplotlib as mpl
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+    with _beside_default_settings():
+        import matplotlib as mpl
+        from matplotlib.axes import Axes
+        from matplotlib.figure import Figure
+        from matplotlib.lines import Line2D
+        from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 except ImportError as error:
     _msg = "figures need matplotlib: pip install 'fisher-cli[report]'"
     raise UsageError(_msg) from error
@@ -30,7 +46,9 @@ SERIES = (BLUE, RED, GREEN, PURPLE)
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 # Colours of a page follow its scheme: what the page calls each of those above.
 VARIABLES = {BLUE: "blue", RED: "red", GREEN: "green", PURPLE: "purple", INK: "ink", GRID: "grid"}
-_STYLE: dict[Any, Any] = {
+# matplotlib's own, whatever files of settings the user or a library has it read; the backend is not ours to choose.
+_DEFAULTS: dict[Any, Any] = {name: value for name, value in mpl.rcParamsDefault.items() if name != "backend"}
+_STYLE: dict[Any, Any] = _DEFAULTS | {
     "svg.fonttype": "none",  # text stays text: it can be searched, read aloud and edited
     "svg.hashsalt": "fisher",
     "pdf.fonttype": 42,
@@ -120,6 +138,7 @@ def picture(figure: Figure, form: str, title: str = "") -> bytes:
     Raises:
         KeyError: the form is another.
     """
+    title = visible(title)
     metadata: dict[str, dict[str, str | None]] = {
         "svg": {"Date": None, "Creator": MADE_BY, "Title": title},
         "pdf": {"CreationDate": None, "Creator": MADE_BY, "Producer": None, "Title": title},
@@ -128,7 +147,8 @@ def picture(figure: Figure, form: str, title: str = "") -> bytes:
     buffer = io.BytesIO()
     with style():
         figure.savefig(buffer, format=form, metadata=metadata[form], dpi=300)
-    return buffer.getvalue()
+    content = buffer.getvalue()
+    return visible(content.decode()).encode() if form == "svg" else content
 
 
 def inline_svg(figure: Figure, prefix: str) -> str:

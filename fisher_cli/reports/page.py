@@ -17,7 +17,7 @@ from fisher_cli.reports.numbers import finite
 from fisher_cli.reports.reported_run import ReportedRun, last_examples, numbers
 from fisher_cli.reports.thumbnails import Card, cards
 from fisher_cli.reports.trend import left_out_rows, verdict
-from fisher_cli.text import one_line
+from fisher_cli.text import one_line, visible
 
 START = b"<!doctype html>\n<!-- made by fisher report -->\n"
 _LONG = 30  # characters of a cell that needs room to wrap
@@ -97,6 +97,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("fisher_cli.reports"),
         autoescape=True,
+        finalize=_finalized,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -107,8 +108,15 @@ def _environment() -> Environment:
     return environment
 
 
+def _finalized(value: object) -> object:
+    """Whatever the page is given to show, without characters that a browser would act on or hide."""
+    if isinstance(value, Markup):
+        return Markup(visible(value))
+    return visible(value) if isinstance(value, str) else value
+
+
 def _drawn(chart: Chart) -> Markup:
-    """The chart's picture; its texts were escaped when it was drawn."""
+    """The chart's picture; matplotlib has escaped its texts for a page."""
     return Markup(inline_svg(chart.figure, chart.what))
 
 

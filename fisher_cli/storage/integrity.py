@@ -100,8 +100,8 @@ def _tables(report: Path, record: StoredRecord) -> Iterator[IntegrityCheck]:
     for name, expected in record.tables.items():
         try:
             found = digest_of(report.with_name(name))
-        except OSError as error:
-            yield IntegrityCheck(name, False, f"cannot be read ({error.strerror or error})")
+        except (OSError, ValueError) as error:  # a name that no file can have
+            yield IntegrityCheck(name, False, f"cannot be read ({getattr(error, 'strerror', None) or error})")
             continue
         detail = "is as it was written" if found == expected else "was changed after it was written"
         if found != expected and found == record.replaced.get(name):

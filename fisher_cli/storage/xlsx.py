@@ -112,7 +112,7 @@ def _fill(sheet: Worksheet, table: "pd.DataFrame", heading: Format, quoted: Form
 
 def _write_row(sheet: Worksheet, row: int, names: list[str], form: Format) -> None:
     for i, name in enumerate(names):
-        sheet.write_string(row, i, name, form)
+        sheet.write_string(row, i, escape(name), form)
 
 
 def _write(sheet: Worksheet, row: int, column: int, cell: object, quoted: Format) -> None:

@@ -21,7 +21,7 @@ from fisher_cli.tables.columns import Column, Kind, Value
 from fisher_cli.tables.dialects import PLAIN, Dialect, Separated, separated
 from fisher_cli.tables.registry import CHUNK_ROWS, Table, check_keys, column_named
 from fisher_cli.tables.trajectory import PathLength, trajectory_of
-from fisher_cli.text import encodable, escape, guard, json_text
+from fisher_cli.text import escape, guard, json_text
 
 METADATA_KEY = b"fisher"
 
@@ -232,7 +232,7 @@ def to_json(table: pd.DataFrame) -> str:
 def to_parquet(table: pd.DataFrame, metadata: Mapping[str, Any]) -> bytes:
     """The table as Parquet: one row group, zstd, page checksums, the metadata as JSON under the key `fisher`.
 
-    Each field carries its description and its unit. Text is as in `to_jsonl`.
+    Each field carries its description and its unit. Text holds no control characters; `read_table` gives them back.
 
     Args:
         table: what is written.
@@ -267,14 +267,14 @@ def arrow_schema(columns: Iterable[Column]) -> pa.Schema:
 
 
 def arrow_table(table: pd.DataFrame, schema: pa.Schema) -> pa.Table:
-    """The table as Arrow's; half surrogates are escaped.
+    """The table as Arrow's, its text without characters that a terminal would act on.
 
     Args:
         table: what is converted.
         schema: of its columns, in their order, as `arrow_schema` makes it.
     """
     arrays = [
-        pa.array(values, type=field.type) for values, field in zip(plain_columns(table, encodable), schema, strict=True)
+        pa.array(values, type=field.type) for values, field in zip(plain_columns(table, escape), schema, strict=True)
     ]
     return pa.Table.from_arrays(arrays, schema=schema)
 

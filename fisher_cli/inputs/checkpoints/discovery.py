@@ -107,7 +107,12 @@ def _read_inner(folder: Path, reading: ReadOptions) -> StoredCheckpoint:
 
 
 def _of_path(path: Path) -> list[Path]:
-    if not path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:  # a name that is too long
+        msg = f"{clipped(path, 500)}: cannot be looked at ({str(error.strerror).lower()}); check the path"
+        raise CheckpointError(msg) from error
+    if not is_folder:
         if not os.path.lexists(path):
             raise CheckpointError(_missing(path))
         return [path.parent] if path.name in INDEXES else [path]

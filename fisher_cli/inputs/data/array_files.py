@@ -1,6 +1,8 @@
 """Files of numpy.savez: the selected rows are read from the stream, and a header is checked before anything is made."""
 
+import io
 import math
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +24,13 @@ _MOST_MEMBERS: Final = 1000
 _CHUNK: Final = 4 * 2**20
 # DEFLATE cannot pack more than so many bytes into one.
 _BEST_RATIO: Final = 1032
+# Unpacking takes time: beyond this size only what is packed as images are.
+_LONGEST_PACKED: Final = 2**30
+_USUAL_RATIO: Final = 100
 _ENCRYPTED: Final = 0x1
+_LONGEST_DIRECTORY: Final = 8 * 2**20
+_LONGEST_HEADER: Final = 10_000  # as numpy's own reader has it, which reads a longer one before it refuses it
+_MOST_AXES: Final = 32
 
 
 def npz_tables(path: Path) -> dict[str, NamedArray]:
@@ -46,12 +54,34 @@ def npz_tables(path: Path) -> dict[str, NamedArray]:
         }
 
 
+class _WithinBounds:
+    """A file of which little is read at once, until it is trusted: an archive's directory is as long as it claims."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.is_trusted = file, False
+
+    def read(self, size: int = -1) -> bytes:
+        if self.is_trusted:
+            return self._file.read(size)
+        content = self._file.read(size if 0 <= size <= _LONGEST_DIRECTORY else _LONGEST_DIRECTORY + 1)
+        if len(content) > _LONGEST_DIRECTORY:
+            msg = f"a directory of more than {_LONGEST_DIRECTORY} bytes"
+            raise ValueError(msg)
+        return content
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
 def _archive(file: IO[bytes], path: Path) -> zipfile.ZipFile:
+    bounded: Any = _WithinBounds(file)
     try:
-        return zipfile.ZipFile(file)
+        archive = zipfile.ZipFile(bounded)
     except Exception as error:  # malformed archives raise half a dozen types
         msg = f"{shown(path)}: no file of numpy.savez, or a truncated one ({clipped(error)}); {_AGAIN}"
         raise DataError(msg) from error
+    bounded.is_trusted = True
+    return archive
 
 
 def _table(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, length: int) -> NamedArray:
@@ -65,6 +95,9 @@ def _table(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, length
     packing = 1 if is_stored else _BEST_RATIO
     if (not is_stored and member.compress_type != zipfile.ZIP_DEFLATED) or member.flag_bits & _ENCRYPTED:
         msg = f"{where} is packed in a way that numpy.savez does not use; save it again"
+        raise DataError(msg)
+    if member.file_size > max(_LONGEST_PACKED, _USUAL_RATIO * member.compress_size) and not is_stored:
+        msg = f"{where} unpacks {member.compress_size} bytes to {member.file_size}; save it with numpy.savez, unpacked"
         raise DataError(msg)
     if member.compress_size > length or member.file_size > packing * member.compress_size + _BEST_RATIO:
         msg = f"{where} claims {member.file_size} bytes, more than can be in the file; {_AGAIN}"
@@ -97,13 +130,19 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
         ValueError: It is no such header.
     """
     version = npy.read_magic(stream)
-    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    readers = {(1, 0): (npy.read_array_header_1_0, "<H"), (2, 0): (npy.read_array_header_2_0, "<I")}
     if version not in readers:
         msg = f"version {version[0]}.{version[1]} of the format"
         raise ValueError(msg)
-    shape, fortran, dtype = readers[version](stream)
-    if not all(isinstance(side, int) and side >= 0 for side in shape):
-        msg = f"shape {shape}"
+    read, layout = readers[version]
+    size = stream.read(struct.calcsize(layout))
+    (length,) = struct.unpack(layout, size)
+    if length > _LONGEST_HEADER:
+        msg = f"a header of {length} bytes"
+        raise ValueError(msg)
+    shape, fortran, dtype = read(io.BytesIO(size + stream.read(length)))
+    if len(shape) > _MOST_AXES or not all(isinstance(side, int) and 0 <= side < 2**63 for side in shape):
+        msg = "a shape that no array has"
         raise ValueError(msg)
     return shape, fortran, dtype
 

@@ -1,6 +1,7 @@
 """What `--data` can be: the names it knows, and the other forms by which data are named."""
 
 import difflib
+import os
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -126,7 +127,7 @@ def _is_function(data: str) -> bool:
 
 
 def _file_source(data: str, split: str | None) -> DataSource:
-    path, name = Path(data).expanduser(), clipped(data, 500)
+    path, name = Path(os.path.expanduser(data)), clipped(data, 500)
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return parquet_source(name, [path], choose_split(split, (), name))
@@ -152,7 +153,7 @@ def _canonical(data: str) -> str:
     key = _key(data)
     if key in by_key:
         return by_key[key]
-    if data and Path(data).expanduser().is_dir():
+    if data and os.path.isdir(os.path.expanduser(data)):
         shown = clipped(data)
         msg = f"--data {shown}: a folder of images is named --data folder:{shown}"
         raise DataError(msg)
@@ -164,7 +165,8 @@ def _canonical(data: str) -> str:
     near = [name for each, name in by_key.items() if each.startswith(key)][:6] if key else []
     near += [by_key[each] for each in difflib.get_close_matches(key, by_key, n=3)]
     guess = f"did you mean {', '.join(dict.fromkeys(near))}? " if near else ""
-    msg = f"--data {data!r}: unknown dataset; {guess}fisher datasets lists them and the other forms, as folder:DIR"
+    forms = "fisher datasets lists them and the other forms, as folder:DIR"
+    msg = f"--data {clipped(data)!r}: unknown dataset; {guess}{forms}"
     raise DataError(msg)
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ from fisher_cli.settings import Resources, Settings, last_part
 from fisher_cli.text import digest
 
 __all__ = ["Examples", "Normalization", "known_datasets", "load_examples"]
+
+
+_MOST_EXAMPLES: Final = 10**8
 
 
 @dataclass(frozen=True)
@@ -150,9 +153,7 @@ def load_examples(settings: Settings, resources: Resources) -> Examples:
     own, resizing = _prepared(normalize, settings.resize, settings.crop)
     arguments = dict(settings.data_arguments)
     source = find_source(settings.data, settings.split, resources.data_dir, arguments, download=resources.download)
-    if source.total < 1:
-        msg = f"{source.name}: holds no examples; check what it names"
-        raise DataError(msg)
+    _check_total(source)
     indices = selected(source.total, limit, seed)
     if labels is not None:  # before the images: a wrong file is told at once
         new_labels, noisy = read_labels(labels, indices.tolist(), source.total)
@@ -258,6 +259,22 @@ def selected(total: int, limit: int | None, seed: int) -> Tensor:
         return torch.arange(total)
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
     return order[:limit].sort().values
+
+
+def _check_total(source: DataSource) -> None:
+    """Refuse a dataset without examples, and one with more than can be drawn from: the draw orders all of them.
+
+    Raises:
+        DataError: It is one of these.
+    """
+    fault = None
+    if source.total < 1:
+        fault = "holds no examples; check what it names"
+    elif source.total > _MOST_EXAMPLES:
+        fault = f"claims {source.total} examples, and at most {_MOST_EXAMPLES:,} are drawn from; save a part of it"
+    if fault is not None:
+        msg = f"{source.name}: {fault}"
+        raise DataError(msg)
 
 
 def _channels(source: DataSource, index: int) -> int:

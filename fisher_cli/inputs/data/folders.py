@@ -27,9 +27,9 @@ def folder(place: str, split: str | None) -> DataSource:
         UsageError: There is no such split, or there are splits and none was named.
         DataError: The folder is missing, or it holds no images in class folders.
     """
-    root, place = Path(place).expanduser(), shown(place)
-    if not root.is_dir():
-        what = "is no folder" if root.exists() else "there is no such folder"
+    root, place = Path(os.path.expanduser(place)), shown(place)
+    if not os.path.isdir(root):  # of a name that is too long, Path's own methods raise what nobody expects
+        what = "is no folder" if os.path.exists(root) else "there is no such folder"
         msg = f"folder:{place}: {what}; type --data folder:DIR with a DIR that holds one folder per class"
         raise DataError(msg)
     names = _folders_in(root)

@@ -37,10 +37,10 @@ def huggingface_source(data: str, split: str | None, *, download: bool) -> DataS
         DataError: It is not there, damaged, or has no columns of images and labels.
     """
     place = data.removeprefix(PREFIX)
-    path = Path(place).expanduser()
-    if place and path.is_dir():
+    path = Path(os.path.expanduser(place))
+    if place and os.path.isdir(path):
         return _split_of(data, _folder_splits(path), split, path)
-    if place and path.is_file():
+    if place and os.path.isfile(path):
         return _split_of(data, {None: [path]}, split, path.parent)
     name, _, config = place.partition(":")
     if not _NAME.fullmatch(name) or ".." in name or not _CONFIG.fullmatch(config):

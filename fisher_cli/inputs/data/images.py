@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from fisher_cli.errors import DataError
+from fisher_cli.inputs.data.image_parts import structure_fault
 from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.formats.files import open_regular, shown
 
@@ -47,6 +48,10 @@ def decode_image(data: bytes, where: str, formats: Sequence[str] = FORMATS) -> P
     Raises:
         DataError: The bytes cannot be read as a single 8-bit image of one of the formats.
     """
+    fault = structure_fault(data)
+    if fault is not None:
+        msg = f"{where}: {fault}; save a copy of it, or move it out of the folder"
+        raise DataError(msg)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on transparency and metadata, which are not looked at

@@ -1,6 +1,7 @@
 """The file of `--labels`: CSV `index,label[,noisy]`, the labels that replace the dataset's own."""
 
 import csv
+import io
 import os
 import re
 from collections.abc import Sequence
@@ -11,8 +12,12 @@ from torch import Tensor
 
 from fisher_cli.errors import DataError
 from fisher_cli.inputs.formats.containers import clipped
+from fisher_cli.inputs.formats.files import open_regular
 
 _HEADERS: Final = (["index", "label"], ["index", "label", "noisy"])
+# Bytes of a line, and lines beside those of the examples; a longer file is no file of their labels.
+_LONGEST_LINE: Final = 128
+_FURTHER_LINES: Final = 1000
 _INTEGER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)  # at most 18 digits: fits into 64 bits
 _TRUTH: Final = {"0": False, "1": True, "false": False, "true": True}
 
@@ -57,9 +62,13 @@ def _parse(path: str, total: int) -> tuple[dict[int, _Row], bool]:
     """
     rows: dict[int, _Row] = {}
     file_name, path = os.path.expanduser(path), clipped(path, 500)
+    longest = _LONGEST_LINE * (total + _FURTHER_LINES)
     try:
         # utf-8-sig: spreadsheets put a byte-order mark in front.
-        with open(file_name, newline="", encoding="utf-8-sig") as file:
+        with (
+            open_regular(file_name, longest, "name a CSV file with --labels FILE") as content,
+            io.TextIOWrapper(content, newline="", encoding="utf-8-sig") as file,
+        ):
             reader = csv.reader(file, strict=True)
             header = [cell.strip().lower() for cell in next(reader, [])]
             if header not in _HEADERS:

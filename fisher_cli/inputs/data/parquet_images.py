@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from fisher_cli.errors import DataError
 from fisher_cli.inputs.data.image_tables import RowGroup, schema_columns, table_source
+from fisher_cli.inputs.data.parquet_pages import unpacked_sizes
 from fisher_cli.inputs.data.sources import DataSource
 from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.formats.files import available_memory, open_regular, shown
@@ -17,6 +18,9 @@ _AGAIN: Final = "copy or download it again"
 # that is stored once can be repeated in every row.
 _MOST_ROWS: Final = 1024
 _BATCH_BYTES: Final = 256 * 2**20
+# Of a page, which is unpacked whole: writers end a page after some megabytes, so that a large one is one large value.
+_LARGEST_PAGE: Final = 128 * 2**20
+_MOST_PAGES: Final = 100_000
 
 
 def parquet_source(name: str, paths: Sequence[Path], split: str | None) -> DataSource:
@@ -59,6 +63,41 @@ def _open(path: Path) -> Iterator[Any]:
         yield opened
 
 
+def _unpacked(group: RowGroup, part: Any, columns: Sequence[str]) -> int:
+    """Return how many bytes these columns of a row group unpack to, by the headers of their pages.
+
+    Raises:
+        DataError: That is more than memory holds, or one page is larger than any image; or they are damaged.
+    """
+    where, total, pages = shown(group.path), 0, 0
+    found = (part.column(i) for i in range(part.num_columns))
+    chosen = [each for each in found if each.path_in_schema.partition(".")[0] in columns]
+    with open_regular(group.path) as file:
+        for column in chosen:
+            start = column.data_page_offset
+            if column.has_dictionary_page and 0 < column.dictionary_page_offset < start:
+                start = column.dictionary_page_offset
+            try:
+                for size in unpacked_sizes(file, start, start + column.total_compressed_size):
+                    total, pages = total + size, pages + 1
+                    if size > _LARGEST_PAGE or pages > _MOST_PAGES or total > available_memory():
+                        break
+            except (ValueError, OSError, OverflowError) as error:
+                msg = f"{where}: row group {group.number} cannot be read ({clipped(error, 100)}); {_AGAIN}"
+                raise DataError(msg) from error
+            if size > _LARGEST_PAGE:
+                msg = (
+                    f"{where}: has values of {size} bytes together, and at most {_LARGEST_PAGE} are read; store images"
+                )
+                raise DataError(msg)
+            if pages > _MOST_PAGES or total > available_memory():
+                msg = (
+                    f"{where}: a row group unpacks to {total} bytes or more in {pages} pages; write smaller row groups"
+                )
+                raise DataError(msg)
+    return total
+
+
 def _rows(group: RowGroup, columns: list[str], wanted: Sequence[int]) -> Iterator[dict[str, object]]:
     """Yield rows of a row group by their ascending numbers.
 
@@ -67,10 +106,7 @@ def _rows(group: RowGroup, columns: list[str], wanted: Sequence[int]) -> Iterato
     """
     where, start, remaining = shown(group.path), 0, list(wanted)
     with _open(group.path) as file:
-        claimed = file.metadata.row_group(group.number).total_byte_size
-        if not 0 <= claimed <= available_memory():
-            msg = f"{where}: a row group claims {claimed} bytes; {_AGAIN}, or write it with smaller row groups"
-            raise DataError(msg)
+        claimed = _unpacked(group, file.metadata.row_group(group.number), columns)
         at_once = max(1, min(_MOST_ROWS, _BATCH_BYTES // max(1, claimed)))
         batches = file.iter_batches(at_once, row_groups=[group.number], columns=columns, use_threads=False)
         while remaining:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from fisher_cli.inputs.formats.files import available_memory
 __all__ = ["DataSource", "Example", "Pixels", "one_by_one", "read"]
 
 Array = npt.NDArray[Any]
+_MOST_CLASSES: Final = 2**31
 Example = tuple[Array, int]
 
 
@@ -111,8 +112,13 @@ def _check_memory(source: DataSource, example: Tensor, count: int) -> None:
 
 
 def _check_label(source: DataSource, index: int, label: int) -> None:
-    if label < 0 or (source.classes is not None and label >= source.classes):
-        there = "labels count from 0" if source.classes is None else f"there are {source.classes} classes (0 and up)"
+    classes = _MOST_CLASSES if source.classes is None else source.classes
+    if not 0 <= label < classes:
+        there = (
+            f"labels count from 0 to {classes - 1}"
+            if source.classes is None
+            else f"there are {classes} classes (0 and up)"
+        )
         msg = f"{source.name}: {source.place(index)} has the label {label}, and {there}; {source.remedy}"
         raise DataError(msg)
 

@@ -4,9 +4,12 @@ import contextlib
 import functools
 import importlib.util
 import inspect
+import itertools
+import math
 import os
+import stat
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +22,8 @@ from fisher_cli.errors import DataError
 from fisher_cli.inputs.data.images import FORMATS, read_image
 from fisher_cli.inputs.data.normalization import NAMED
 from fisher_cli.inputs.data.sources import DataSource, Example, one_by_one
+from fisher_cli.inputs.formats.containers import clipped
+from fisher_cli.inputs.formats.files import open_regular
 
 _TRAIN_TEST: Final = ("train", "test")
 _TRAIN_VAL: Final = ("train", "val")
@@ -270,6 +275,9 @@ DATASETS: Final[Mapping[str, Entry]] = MappingProxyType(
 
 # GTSRB's images are in Netpbm's format, which can hold nothing but pixels.
 _FORMATS: Final = (*FORMATS, "PPM")
+# Files of a data folder that are looked at before a reader of torchvision's is; and numbers of a piece of an array.
+_MOST_LOOKED_AT: Final = 10_000
+_LARGEST_PIECE: Final = 2**26
 _AGAIN: Final = "fetch the files again with --download into an empty --data-dir"
 
 
@@ -409,9 +417,14 @@ def _check_files(entry: Entry, split: str | None, reader: type, root: Path, *, d
 
     Raises:
         FileNotFoundError: They are not there, or not intact.
+        OSError: A pipe or a device is among them, which a reader would wait for.
+        ValueError: They lead to other files.
     """
     from torchvision.datasets.utils import check_integrity
 
+    _refuse_special_files(root)
+    if entry.reader == "PCAM":
+        _check_hdf5(root / "pcam", [str(name) for name, *_ in reader._FILES[split].values()])  # type: ignore[attr-defined]
     if download:
         return
     if entry.below is not None and not (root / entry.below.format(entry.split_values.get(split or ""))).is_dir():
@@ -422,6 +435,44 @@ def _check_files(entry: Entry, split: str | None, reader: type, root: Path, *, d
         if not check_integrity(root / file, digest):
             msg = f"{file} not found or corrupted"
             raise FileNotFoundError(msg)
+
+
+def _refuse_special_files(root: Path) -> None:
+    """Refuse a folder with pipes, sockets or devices in it, as far as it is looked through.
+
+    Raises:
+        OSError: There is one.
+    """
+    listed = (os.path.join(place, name) for place, _, files in os.walk(root) for name in files)
+    for path in itertools.islice(listed, _MOST_LOOKED_AT):
+        with contextlib.suppress(FileNotFoundError):  # a link that leads nowhere
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                msg = f"{clipped(path)} is not a regular file"
+                raise OSError(msg)
+
+
+def _check_hdf5(folder: Path, names: Sequence[str]) -> None:
+    """Look at what HDF5 files hold before their numbers are read: a name in them can lead to another file.
+
+    Raises:
+        ValueError: It does, or what it names is no plain array of bytes in moderate pieces.
+    """
+    import h5py
+
+    for path in (folder / name for name in names):
+        if not path.exists():
+            continue
+        with open_regular(path) as content, h5py.File(content, "r") as file:
+            for key in file:
+                is_here = isinstance(file.get(key, getlink=True), h5py.HardLink)
+                found: Any = file[key] if is_here else None
+                is_plain = isinstance(found, h5py.Dataset) and found.dtype == np.uint8 and found.ndim == 4
+                if not is_plain or found.external or found.is_virtual:
+                    msg = f"{clipped(path.name)}: {clipped(key)} is no array of bytes in this file"
+                    raise ValueError(msg)
+                if math.prod(found.chunks or found.shape[1:]) > _LARGEST_PIECE:
+                    msg = f"{clipped(path.name)}: {clipped(key)} is stored in pieces of {found.chunks}"
+                    raise ValueError(msg)
 
 
 def _shown(root: Path) -> str:

@@ -8,48 +8,10 @@ from pathlib import Path
 from typing import BinaryIO, Final, TypeAlias
 
 from fisher_cli.errors import CheckpointError, DataError
+from fisher_cli.text import clipped as clipped
 
 FileBytes: TypeAlias = bytes | mmap
 COPY_AGAIN: Final = "copy or download it again"
-
-
-_MOST_SHOWN: Final = 40  # entries of a container in a message; a shape has up to 32
-_DEEPEST_SHOWN: Final = 2
-
-
-def clipped(text: object, limit: int = 200) -> str:
-    """The text with control characters and lone surrogates escaped, cut at `limit` characters; for messages.
-
-    Of values other than text only a bounded part is put into words: a file of a kilobyte can describe a tuple whose
-    whole text would have 2⁶⁰ characters.
-    """
-    shown = _in_words(text, limit, 0)[: limit + 1]
-    if not shown.isprintable():
-        shown = "".join(
-            character if character.isprintable() else character.encode("unicode_escape").decode() for character in shown
-        )
-    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
-
-
-def _in_words(value: object, limit: int, depth: int) -> str:
-    if isinstance(value, str):
-        return repr(value[: limit + 1]) if depth else value[: limit + 1]
-    if isinstance(value, bytes | bytearray):
-        return repr(bytes(value[: limit + 1]))
-    if isinstance(value, list | tuple):
-        if depth > _DEEPEST_SHOWN:
-            return "…"
-        shown = [_in_words(entry, limit, depth + 1) for entry in value[:_MOST_SHOWN]]
-        shown += ["…"] if len(value) > _MOST_SHOWN else []
-        inner = ", ".join(shown)
-        if isinstance(value, list):
-            return f"[{inner}]"
-        return f"({inner},)" if len(value) == 1 else f"({inner})"
-    if isinstance(value, dict | set | frozenset):
-        return f"a {type(value).__name__} of {len(value)}"
-    if isinstance(value, BaseException) and not all(isinstance(each, str | int | None) for each in value.args):
-        return " ".join([type(value).__name__, *(_in_words(each, limit, 1) for each in value.args[:1])])
-    return str(value)
 
 
 def open_without_waiting(path: Path | str) -> int:
@@ -116,8 +78,12 @@ def _reason(error: Exception) -> str:
 
 
 def _check_regular(mode: int, where: str) -> None:
-    if stat.S_ISREG(mode):
-        return
+    if not stat.S_ISREG(mode):
+        msg = f"{where}: not a regular file but {_kind(mode)}; name a checkpoint file"
+        raise CheckpointError(msg)
+
+
+def _kind(mode: int) -> str:
     kinds = {
         stat.S_IFDIR: "a folder",
         stat.S_IFIFO: "a named pipe",
@@ -125,9 +91,14 @@ def _check_regular(mode: int, where: str) -> None:
         stat.S_IFCHR: "a device",
         stat.S_IFBLK: "a device",
     }
-    kind = kinds.get(stat.S_IFMT(mode), "something else")
-    msg = f"{where}: not a regular file but {kind}; name a checkpoint file"
-    raise CheckpointError(msg)
+    return kinds.get(stat.S_IFMT(mode), "something else")
+
+
+# A file beyond the first size of which the disk holds less than one part in so many was never written: reading it gives
+# zeros for as long as it claims. Some systems of files tell of no blocks at all, of whatever file.
+_LARGE: Final = 64 * 2**20
+_LEAST_WRITTEN: Final = 1000
+_BLOCK: Final = 512
 
 
 # What the examples of a run, or one file that must be held whole, may take of the memory.
@@ -146,19 +117,23 @@ def available_memory() -> int:
     return int(total_memory()[0] * MEMORY_SHARE)
 
 
-def open_regular(path: Path | str, longest: int | None = None) -> BinaryIO:
-    """Open a regular file for reading bytes; the caller closes it.
+def open_regular(
+    path: Path | str, longest: int | None = None, remedy: str = "name a file that holds examples"
+) -> BinaryIO:
+    """Open a regular file for reading bytes, without waiting for a pipe's other end; the caller closes it.
 
     Args:
         path: of a file of examples or labels.
         longest: the largest size, in bytes; None for any.
+        remedy: what to do where it is another kind of file, for messages.
 
     Raises:
-        DataError: It is missing, not regular, not permitted, empty, or longer than `longest` bytes.
+        DataError: It is missing, not regular, not permitted, empty, longer than `longest` bytes, or mostly not written.
     """
     where = shown(path)
     try:
-        descriptor = open_without_waiting(path)
+        status = os.stat(path)  # opening a device may already do something
+        descriptor = open_without_waiting(path) if stat.S_ISREG(status.st_mode) else None
     except FileNotFoundError as error:
         msg = f"{where}: there is no such file; check the path"
         raise DataError(msg) from error
@@ -166,16 +141,23 @@ def open_regular(path: Path | str, longest: int | None = None) -> BinaryIO:
         reason = clipped(getattr(error, "strerror", None) or error).lower()
         msg = f"{where}: cannot be opened ({reason}); check what it is with: ls -l"
         raise DataError(msg) from error
-    status = os.fstat(descriptor)
+    status = status if descriptor is None else os.fstat(descriptor)  # it may have been replaced in between
     fault = None
-    if not stat.S_ISREG(status.st_mode):
-        fault = "not a regular file; name a file that holds examples"
+    if descriptor is None or not stat.S_ISREG(status.st_mode):
+        fault = f"not a regular file but {_kind(status.st_mode)}; {remedy}"
     elif status.st_size == 0:
-        fault = "the file is empty: its writing was cut short; copy or download it again"
+        fault = f"the file is empty: its writing was cut short; {COPY_AGAIN}"
     elif longest is not None and status.st_size > longest:
         fault = f"{status.st_size} bytes, and at most {longest} are read here; is it the right file?"
-    if fault is not None:
+    elif status.st_size > _LARGE and 0 < _written(status) < status.st_size // _LEAST_WRITTEN:
+        fault = f"of its {status.st_size} bytes only {_written(status)} were ever written; {COPY_AGAIN}"
+    if descriptor is not None and fault is None:
+        return open(descriptor, "rb")
+    if descriptor is not None:
         os.close(descriptor)
-        msg = f"{where}: {fault}"
-        raise DataError(msg)
-    return open(descriptor, "rb")
+    msg = f"{where}: {fault}"
+    raise DataError(msg)
+
+
+def _written(status: os.stat_result) -> int:
+    return _BLOCK * int(getattr(status, "st_blocks", 0))

@@ -20,7 +20,15 @@ from fisher_cli.inputs.networks.detection import Fit, detect, fit_notes, near_na
 from fisher_cli.inputs.networks.families import BUILT_IN, Family
 from fisher_cli.inputs.networks.fitting import dropped_notes, find_prefix
 from fisher_cli.inputs.networks.huggingface_models import huggingface_model, is_huggingface, why_not
-from fisher_cli.inputs.networks.shapes import Shapes, hollow, shapes_of, without_counters
+from fisher_cli.inputs.networks.shapes import (
+    BeyondFileError,
+    Shapes,
+    can_be_of,
+    hollow,
+    refuse_larger,
+    shapes_of,
+    without_counters,
+)
 from fisher_cli.inputs.networks.timm_models import PREFIX, TIMM, is_indexed, is_installed
 from fisher_cli.inputs.networks.torchvision_models import TORCHVISION
 from fisher_cli.inputs.user_code import Factory, built, import_factory, parsed_arguments
@@ -124,17 +132,19 @@ def _huggingface(checkpoint: Checkpoint) -> Architecture | None:
 def _hinted(checkpoint: Checkpoint, arguments: Mapping[str, object]) -> Architecture | None:
     """Return the network that the checkpoint names, None if it names none or none of these weights."""
     hint = (checkpoint.architecture or "").lower()
+    shapes = shapes_of(checkpoint.weights)
     own = {key: value for key, value in checkpoint.architecture_arguments.items() if key not in _DOWNLOADS}
+    if not all(can_be_of(key, value, shapes) for key, value in own.items()):
+        return None
     for family in (*BUILT_IN, TORCHVISION, TIMM) if hint else ():
         name = f"{PREFIX}{hint}" if family is TIMM else hint
         if not (is_indexed(name) if family is TIMM else family.knows(name)):
             continue
         try:
             found = _named(name, "checkpoint", {**own, **arguments}, checkpoint, family)
-            expected = shapes_of(hollow(found.build).state_dict())
+            expected = shapes_of(hollow(found.build, shapes).state_dict())
         except ArchitectureError:
             continue
-        shapes = shapes_of(checkpoint.weights)
         prefix = find_prefix(expected, shapes, checkpoint, without_counters(expected)[:1])
         inner = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
         if arguments or all(expected.get(key) == shape for key, shape in inner.items()):
@@ -189,7 +199,15 @@ def _named(
 
     def expected(inner: Shapes) -> Shapes:
         # Without storage: what a file asks for is held against its shapes before memory is taken.
-        return shapes_of(hollow(_build(family, name, complete(inner))).state_dict())
+        if source == "--model":
+            return shapes_of(hollow(_build(family, name, complete(inner))).state_dict())
+        try:
+            network = hollow(_build(family, name, complete(inner)), shapes)
+            refuse_larger(network, shapes)
+        except BeyondFileError as error:
+            msg = f"{clipped(checkpoint.name)}: calls its network {clipped(name)}, but {error}; {_ASK}"
+            raise ArchitectureError(msg) from error
+        return shapes_of(network.state_dict())
 
     # What is missing where names do not fit is told when the weights are loaded.
     least = without_counters(expected({}))[:1]

@@ -1,6 +1,6 @@
 """Names and shapes of a checkpoint → the network that has exactly these; two that fit are never chosen between."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -11,7 +11,7 @@ from fisher_cli.errors import ArchitectureError
 from fisher_cli.inputs.checkpoints.checkpoints import Checkpoint
 from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.networks.families import BUILT_IN, Family
-from fisher_cli.inputs.networks.fitting import by_prefix, dropped_notes, is_fit, state_key
+from fisher_cli.inputs.networks.fitting import MOST_TRIED, by_prefix, dropped_notes, is_fit, state_key
 from fisher_cli.inputs.networks.shapes import Shapes, hollow, shapes_of
 from fisher_cli.inputs.networks.timm_models import TIMM
 from fisher_cli.inputs.networks.torchvision_models import TORCHVISION
@@ -82,7 +82,23 @@ def detect(checkpoint: Checkpoint) -> Fit | None:
     """
     under = by_prefix(shapes_of(checkpoint.weights))
     for families in (BUILT_IN, (TORCHVISION,), (TIMM,)):
-        fits = [fit for prefix, shapes in under.items() for family in families for fit in _fits(prefix, shapes, family)]
+        guesses = [
+            (prefix, name, family)
+            for prefix, shapes in under.items()
+            for family in families
+            for name in family.guess(shapes)
+        ]
+        if len(guesses) > MOST_TRIED:
+            msg = (
+                f"{clipped(checkpoint.name)}: known networks may stand under {len(guesses)} prefixes; pass --state-key"
+            )
+            raise ArchitectureError(msg)
+        found = ((*each, fits_named(each[1], each[2], under[each[0]])) for each in guesses)
+        fits = [
+            Fit(name, family, arguments, prefix, under[prefix])
+            for prefix, name, family, arguments in found
+            if arguments is not None
+        ]
         if fits:
             fit = _only(fits, checkpoint)
             _refuse_continued(fit, under[""], checkpoint)
@@ -119,13 +135,6 @@ def _shapes(name: str, family: Family, arguments: Mapping[str, Any]) -> Shapes:
     except ArchitectureError:
         return {}
     return shapes_of(network.state_dict())
-
-
-def _fits(prefix: str, shapes: Shapes, family: Family) -> Iterator[Fit]:
-    for name in family.guess(shapes):
-        arguments = fits_named(name, family, shapes)
-        if arguments is not None:
-            yield Fit(name, family, arguments, prefix, shapes)
 
 
 def _only(fits: Sequence[Fit], checkpoint: Checkpoint) -> Fit:

@@ -13,6 +13,7 @@ from fisher_cli.inputs.checkpoints.weights import clean_names, kept_in_parts, li
 from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.networks.shapes import COUNTER, Shapes, shapes_of, without_counters
 
+MOST_TRIED: Final = 256  # networks that are built, without storage, to find the one of a file
 _DEEPEST_PREFIX: Final = 6  # of the parts before a network's own names: an attribute of a module of a trainer
 
 
@@ -48,8 +49,12 @@ def find_prefix(
 
     if all(name in shapes for name in anchors) and _has_all(wanted(shapes), shapes):
         return ""
-    for prefix, inner in by_prefix(shapes).items():
-        if all(name in inner for name in anchors) and _has_all(own := wanted(inner), inner):
+    under = {prefix: inner for prefix, inner in by_prefix(shapes).items() if all(name in inner for name in anchors)}
+    if len(under) > MOST_TRIED:
+        msg = f"{clipped(checkpoint.name)}: this network may stand under {len(under)} prefixes; pass --state-key"
+        raise ArchitectureError(msg)
+    for prefix, inner in under.items():
+        if _has_all(own := wanted(inner), inner):
             fitting.append((prefix, is_fit(own, inner)))
     exact = [prefix for prefix, is_exact in fitting if is_exact] or [prefix for prefix, _ in fitting]
     if len(exact) > 1:

@@ -17,7 +17,7 @@ from fisher_cli.errors import ArchitectureError
 from fisher_cli.inputs.checkpoints.checkpoints import Checkpoint
 from fisher_cli.inputs.checkpoints.weights import listed
 from fisher_cli.inputs.formats.containers import clipped
-from fisher_cli.inputs.networks.shapes import hollow
+from fisher_cli.inputs.networks.shapes import BeyondFileError, Shapes, can_be_of, hollow, refuse_larger, shapes_of
 from fisher_cli.inputs.user_code import built
 
 # What could lead to code, to the network, or to another way of reading weights.
@@ -37,9 +37,6 @@ _REFUSED_KEYS: Final = frozenset(
 )
 # These build networks of other libraries, or are no classifiers of images alone.
 _REFUSED_TYPES: Final = frozenset({"timm_wrapper", "shieldgemma2"})
-_DEEPEST: Final = 4
-_LARGEST: Final = 10**7
-_REPEATED: Final = ("layers", "depth", "depths", "blocks")
 
 
 def is_huggingface(checkpoint: Checkpoint) -> bool:
@@ -58,9 +55,14 @@ def huggingface_model(checkpoint: Checkpoint) -> tuple[str, Callable[[], nn.Modu
     if chosen is None:
         return None
     config = dict(checkpoint.config or {})
-    plain = _plain(config, len(checkpoint.weights), clipped(checkpoint.name))
+    stored, where = shapes_of(checkpoint.weights), clipped(checkpoint.name)
+    plain = _plain(config, stored, where)
     build = partial(built, partial(_network, str(config["model_type"]), chosen, plain), {}, chosen)
-    hollow(build)  # without storage, so that what is absurd fails here
+    try:
+        refuse_larger(hollow(build, stored), stored)  # without storage, so that what is absurd fails here
+    except BeyondFileError as error:
+        msg = f"{where}: config.json does not describe these weights: {error}; check the file"
+        raise ArchitectureError(msg) from error
     return chosen, build
 
 
@@ -157,27 +159,18 @@ def _network(kind: str, chosen: str, plain: Mapping[str, Any]) -> nn.Module:
     return make(config, trust_remote_code=False)
 
 
-def _plain(config: Mapping[str, Any], tensors: int, where: str) -> dict[str, Any]:
+def _plain(config: Mapping[str, Any], stored: Shapes, where: str) -> dict[str, Any]:
     """Return the configuration without what is not passed on.
 
     Raises:
-        ArchitectureError: it asks for more layers than the file has tensors, or for absurd numbers.
+        ArchitectureError: it asks for numbers that no network of the file's tensors has.
     """
     kept: dict[str, Any] = {}
     for key, value in config.items():
         if key.startswith("_") or key in _REFUSED_KEYS or key in {"model_type", "architectures"}:
             continue
-        limit = tensors if any(word in key for word in _REPEATED) else _LARGEST
-        if not _is_modest(value, limit, _DEEPEST):
+        if not can_be_of(key, value, stored):
             msg = f"{where}: config.json asks for {clipped(key)} = {clipped(value)}, which cannot be; check the file"
             raise ArchitectureError(msg)
-        kept[key] = _plain(value, tensors, where) if isinstance(value, Mapping) else value
+        kept[key] = _plain(value, stored, where) if isinstance(value, Mapping) else value
     return kept
-
-
-def _is_modest(value: object, limit: int, depth: int) -> bool:
-    if isinstance(value, Mapping):
-        return depth > 0 and all(_is_modest(each, _LARGEST, depth - 1) for each in value.values())
-    if isinstance(value, list):
-        return depth > 0 and len(value) <= _LARGEST and all(_is_modest(each, limit, depth - 1) for each in value)
-    return not isinstance(value, int | float) or abs(value) <= limit

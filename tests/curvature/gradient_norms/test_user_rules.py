@@ -2,7 +2,6 @@
 
 import copy
 import re
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -128,7 +127,6 @@ def imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Import
     """What imports a file with a network and its rules, which are forgotten after the test."""
     before = copy.copy(registry.WATCHED)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", sys.path[:])  # a network's module adds the working directory
 
     def import_file(text: str) -> nn.Module:
         Path("net.py").write_text(text)

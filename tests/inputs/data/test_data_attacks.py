@@ -2,7 +2,10 @@
 
 import json
 import os
+import resource
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -11,31 +14,34 @@ import torch
 from torchvision.datasets import ImageFolder
 
 from fisher_cli.errors import DataError
-from tests.attacks.child import end_what_hangs
 from tests.attacks.code import Canary
-from tests.data_attacks import HANDLED, REFUSED
+from tests.data_attacks import HANDLED, LABEL_FILES, NAMED, REFUSED
 from tests.effort import Effort
 from tests.loading import load_examples
 from tests.long_lists import some
 
-MEGABYTES = 512
+# Of the processor, with all that counts what it does, and of memory beside what was there: what one file may take.
+SECONDS, MEGABYTES = 10, 512
 
 
-def in_child(data: str) -> dict[str, object]:
+def in_child(data: str, **words: Any) -> dict[str, Any]:
     """What loading these data ends in, with the most bytes held at once, from a process that may die of it."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
-        end_what_hangs()
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+        signal.alarm(20 * SECONDS)  # for what waits
         found: dict[str, object] = {}
+        pool = pyarrow.system_memory_pool()  # the other one counts what making the files took
+        pyarrow.set_memory_pool(pool)
         effort = Effort()
         try:
             with effort.counting():
-                load_examples(data, normalize="none" if data.startswith("folder:") else None)
+                load_examples(data, normalize="none", **words)
         except BaseException as error:
             found = {"kind": type(error).__name__, "message": str(error)}
-        found["grown"] = (effort.bytes + pyarrow.default_memory_pool().max_memory()) / 2**20
+        found["grown"] = (effort.bytes + pool.max_memory()) / 2**20
         os.write(writing, json.dumps(found).encode())
         os._exit(0)
     os.close(writing)
@@ -45,16 +51,32 @@ def in_child(data: str) -> dict[str, object]:
     return json.loads(text) if text else {"kind": "died or hung"}
 
 
+def assert_refused(found: dict[str, Any], says: str) -> None:
+    assert found["kind"] == "DataError", found
+    assert says in found["message"], found["message"]
+    assert found["message"].isprintable()
+    assert len(found["message"]) < 1200
+    assert found["grown"] < MEGABYTES
+
+
 @pytest.mark.parametrize("name", some(REFUSED, part=0.3))
 def test_a_hostile_file_is_refused_in_one_line(name: str, workdir: Path) -> None:
     make, says = REFUSED[name]
-    found = in_child(make(workdir))
-    assert found["kind"] == "DataError", found
-    assert says in str(found["message"])
-    assert "\n" not in str(found["message"])
-    assert len(str(found["message"])) < 700
-    assert float(str(found["grown"])) < MEGABYTES
+    assert_refused(in_child(make(workdir)), says)
     assert not (workdir / "canary").exists()
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_files_of_a_named_dataset_that_lead_elsewhere_are_refused_in_one_line(name: str, workdir: Path) -> None:
+    dataset, make, says = NAMED[name]
+    make(workdir)
+    assert_refused(in_child(dataset, data_dir=str(workdir)), says)
+
+
+@pytest.mark.parametrize("name", LABEL_FILES)
+def test_a_hostile_file_of_labels_is_refused_in_one_line(name: str, workdir: Path) -> None:
+    make, says = LABEL_FILES[name]
+    assert_refused(in_child("digits", labels=make(workdir)), says)
 
 
 @pytest.mark.parametrize("name", HANDLED)
@@ -65,7 +87,9 @@ def test_an_odd_image_is_read_as_in_training(name: str, tmp_path: Path) -> None:
 
 
 def test_the_corpus_is_what_it_claims(tmp_path: Path) -> None:
-    assert len(REFUSED) >= 45
+    assert len(REFUSED) >= 115
+    assert len(NAMED) >= 12
+    assert len(LABEL_FILES) >= 21
     torch.serialization.pickle.loads(torch.serialization.pickle.dumps(Canary(tmp_path / "canary")))
     assert (tmp_path / "canary").is_dir()  # the canary sings where it is opened
 

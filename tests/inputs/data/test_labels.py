@@ -35,7 +35,6 @@ def test_a_labels_file_needs_only_the_selected_examples_and_may_come_from_a_spre
 @pytest.mark.parametrize(
     ("text", "line", "says"),
     [
-        ("", "line 1", "index,label"),
         ("index;label\n0;1\n", "line 1", "index,label,noisy"),
         ("label,index\n0,1\n", "line 1", "index,label"),
         ("index,label\n0,1\nx,1\n", "line 3", "index 'x' is no integer"),
@@ -61,7 +60,9 @@ def test_a_labels_file_with_a_fault_is_refused_with_the_line(text: str, line: st
 
 
 def test_a_labels_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    assert "No such file" in refusal(DataError, "digits", labels=str(tmp_path / "none.csv"))
+    assert "there is no such file" in refusal(DataError, "digits", labels=str(tmp_path / "none.csv"))
     assert "--labels FILE" in refusal(DataError, "digits", labels=str(tmp_path))
+    (tmp_path / "empty.csv").touch()
+    assert "the file is empty" in refusal(DataError, "digits", labels=str(tmp_path / "empty.csv"))
     (tmp_path / "latin.csv").write_bytes(b"index,label\n0,\xff\n")
     assert "UTF-8" in refusal(DataError, "digits", labels=str(tmp_path / "latin.csv"))
