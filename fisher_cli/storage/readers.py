@@ -39,7 +39,9 @@ _LONGEST_CELL: Final = csv.field_size_limit()  # characters, in every format
 _LONGEST_LINE: Final = 2**24  # characters
 _LARGEST: Final = 2**63  # of whole numbers, in both directions
 _CELLS: Final = frozenset({str, int, float})
-# Columns of places, which are counted from zero; every row has one in the run. Standard errors are not below it either.
+# Every row is about a checkpoint, and has a place in the run.
+_NEVER_EMPTY: Final = frozenset({"checkpoint", "order"})
+# Columns of places, which are counted from zero. Standard errors are not below it either.
 _PLACES: Final = frozenset({"order", "index"})
 _SUFFIXES: Final = tuple(f".{each}" for each in Format if each is not Format.TABLE)
 
@@ -167,7 +169,7 @@ def _cell(value: Any, column: Column) -> Value:
         ValueError: it is none of its column.
     """
     if value is None or value == "":
-        if column.name == "order":
+        if column.name in _NEVER_EMPTY:
             msg = "the cell is empty"
             raise ValueError(msg)
         return None
