@@ -84,7 +84,11 @@ def read_table(path: Path, sheet: str | None = None, columns: Sequence[Column] =
     """
     found, rows = read_rows(path, sheet)
     names = {column.name for column in found}
-    return make_table(rows, [*found, *(column for column in columns if column.name not in names)])
+    missing = [column for column in columns if column.name not in names]
+    if needed := [column.name for column in missing if column.name in _NEVER_EMPTY]:
+        msg = f"{path}: not a report of fisher, or a damaged one: no column {needed[0]}"
+        raise OutputError(msg)
+    return make_table(rows, [*found, *missing])
 
 
 def read_rows(path: Path, sheet: str | None = None) -> tuple[list[Column], list[dict[str, Value]]]:
