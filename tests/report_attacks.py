@@ -180,7 +180,7 @@ TABLES: dict[str, Maker] = {
             *(("loss", each) for each in ("nan", "inf", "-Infinity", "1e999", "0x10", "NaN", "\0", "1;2")),
             *(("order", each) for each in ("", "-1", "0.5", "9" * 19, "9" * 5000, "1e300", "nan", "true")),
             *(("step", each) for each in ("9" * 30, "1e99", "0.1", "x")),
-            ("trace_true_se", "-1"),
+            *(("trace_true_se", "-1"), ("checkpoint", "")),
         )
     },
     **{

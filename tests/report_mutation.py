@@ -324,7 +324,7 @@ def _odd(command: str, kept: str, before: dict[str, bytes], done: Result) -> str
     code, err = done.exit_code, done.stderr
     if "please report it" in err or code not in {0, 1, 3, 4}:
         return err.strip()[-300:]
-    if code == 1 and err.count("error:") != 1:
+    if code == 1 and sum(line.startswith("error:") for line in err.splitlines()) != 1:
         return f"not one error: {err[-300:]}"
     if not err.replace("\n", "").isprintable():
         return f"not printable: {err[-300:]!r}"

@@ -39,7 +39,9 @@ _LONGEST_CELL: Final = csv.field_size_limit()  # characters, in every format
 _LONGEST_LINE: Final = 2**24  # characters
 _LARGEST: Final = 2**63  # of whole numbers, in both directions
 _CELLS: Final = frozenset({str, int, float})
-# Columns of places, which are counted from zero; every row has one in the run. Standard errors are not below it either.
+# Every row is about a checkpoint, and has a place in the run.
+_NEVER_EMPTY: Final = frozenset({"checkpoint", "order"})
+# Columns of places, which are counted from zero. Standard errors are not below it either.
 _PLACES: Final = frozenset({"order", "index"})
 _SUFFIXES: Final = tuple(f".{each}" for each in Format if each is not Format.TABLE)
 
@@ -82,7 +84,11 @@ def read_table(path: Path, sheet: str | None = None, columns: Sequence[Column] =
     """
     found, rows = read_rows(path, sheet)
     names = {column.name for column in found}
-    return make_table(rows, [*found, *(column for column in columns if column.name not in names)])
+    missing = [column for column in columns if column.name not in names]
+    if needed := [column.name for column in missing if column.name in _NEVER_EMPTY]:
+        msg = f"{path}: not a report of fisher, or a damaged one: no column {needed[0]}"
+        raise OutputError(msg)
+    return make_table(rows, [*found, *missing])
 
 
 def read_rows(path: Path, sheet: str | None = None) -> tuple[list[Column], list[dict[str, Value]]]:
@@ -167,7 +173,7 @@ def _cell(value: Any, column: Column) -> Value:
         ValueError: it is none of its column.
     """
     if value is None or value == "":
-        if column.name == "order":
+        if column.name in _NEVER_EMPTY:
             msg = "the cell is empty"
             raise ValueError(msg)
         return None
