@@ -65,6 +65,8 @@ def odd_files() -> Iterator[Attack]:
         + b"e",
     }.items():
         yield f"{what}.pt", archive(weights_beside(value))
+    parted = [text("x.y." * 700 + f"w{i}") + tensor(16, (1,), (1,), i % 16) for i in range(600)]
+    yield "600 names of 1,401 parts.pt", archive(pickled(entries(text("state_dict"), entries(*parted))))
     entry = {"dtype": "F32", "shape": [0], "data_offsets": [64, 64]}
     whole = {"dtype": "F32", "shape": [4, 4], "data_offsets": [0, 64]}
     header = {"w": whole} | {f"layer{i}.w": entry for i in range(99_000)}
