@@ -517,7 +517,9 @@ def test_labels_that_cannot_be(workdir: Path) -> None:
     (workdir / "labels.csv").write_text("index,label\n" + "".join(f"{i},10\n" for i in range(1400)))
     said = error_line(fisher("analyze", CLEAN, *BARE, "--labels", "labels.csv", code=1))
     assert "labels run from 10 to 10, the network has 10 outputs" in said
-    assert "nolabels.csv: there is no such file" in error_line(fisher("analyze", FIRST, "--labels", "nolabels.csv", code=1))
+    assert "nolabels.csv: there is no such file" in error_line(
+        fisher("analyze", FIRST, "--labels", "nolabels.csv", code=1)
+    )
 
 
 def test_datasets_that_are_not_there() -> None:
