@@ -49,7 +49,7 @@ EIGENVALUE_COLUMNS = [
 ]
 LATER_COLUMNS = [
     *("effective_rank_estimator_se", "kl_step_se", "kl_step_quadratic_se"),
-    *("kl_step_parameters", "kl_step_parameters_se", "noise_scale", "noise_scale_se"),
+    *("kl_step_parameters", "kl_step_parameters_se", "noise_scale", "noise_scale_se", "doubt"),
 ]
 LAYER_COLUMNS = re.findall(
     r"\w+",
