@@ -1,8 +1,10 @@
 """Networks without storage: their names and shapes at once and without memory, whatever their size."""
 
+import importlib
 import math
 import sys
 from collections.abc import Callable, Mapping
+from types import FrameType
 from typing import Any, Final
 
 import torch
@@ -93,10 +95,16 @@ class _Hollow(TorchFunctionMode):
 
 
 class _Calls:
-    """A context in which only so many functions may be called; who profiles the program is left alone."""
+    """A context in which only so many functions may be called; who profiles the program is left alone.
+
+    What a library imports when it is first used has nothing to do with the file, and is not counted.
+    """
+
+    _IMPORT: Final = importlib._bootstrap._find_and_load.__code__  # type: ignore[attr-defined]
 
     def __init__(self, most: int) -> None:
         self._left = most
+        self._importing: FrameType | None = None
 
     def __enter__(self) -> None:
         self._is_watching = sys.getprofile() is None
@@ -107,8 +115,14 @@ class _Calls:
         if self._is_watching:
             sys.setprofile(None)
 
-    def _count(self, frame: object, event: str, argument: object) -> None:
-        del frame, event, argument
+    def _count(self, frame: FrameType, event: str, _: object) -> None:
+        if self._importing is not None:
+            if frame is self._importing and event == "return":
+                self._importing = None
+            return
+        if event == "call" and frame.f_code is self._IMPORT:
+            self._importing = frame
+            return
         self._left -= 1
         if self._left < 0:
             msg = "more work"

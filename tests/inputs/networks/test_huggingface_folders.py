@@ -1,6 +1,8 @@
 """Folders that transformers itself has written: the image classifier that it loads from them is the one analysed."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
@@ -81,6 +83,15 @@ def test_the_network_that_transformers_loads_is_analysed(name: str, in_shards: b
     [row] = found.measurements
     assert (row.status, row.architecture) == (Status.OK, f"{name}ForImageClassification"), row.error
     assert found.table["trace_true"][0] == pytest.approx(trace_by_autograd(tmp_path / "net", name), rel=1e-10)
+
+
+def test_what_transformers_imports_at_first_is_no_work_of_the_file(tmp_path: Path) -> None:
+    """In a process that has imported nothing yet; calls of functions bound the work that a file may ask for."""
+    classifier("ViT").save_pretrained(tmp_path / "net")
+    words = [sys.executable, "-m", "fisher_cli", "inspect", str(tmp_path / "net"), "--format", "json"]
+    done = subprocess.run(words, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[0]["architecture"] == "ViTForImageClassification"
 
 
 def test_each_folder_of_a_trainer_is_a_row(tmp_path: Path) -> None:
