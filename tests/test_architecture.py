@@ -98,8 +98,8 @@ def test_a_checkpoint_format_is_a_reader_and_a_line_in_one_table(
         return Description("numbers", tensors)
 
     monkeypatch.setattr(recognition, "FORMATS", [(lambda data: data[:8] == b"numbers\n", load), *recognition.FORMATS])
-    monkeypatch.setattr(reader_process._owner, "_reader", None)  # one that was started knows no new line
-    monkeypatch.setattr(reader_process._owner, "_is_possible", False)
+    monkeypatch.setattr(reader_process.OWNER, "reader", None)  # one that was started knows no new line
+    monkeypatch.setattr(reader_process.OWNER, "is_possible", False)
     numbers = {"w": [1.0, 2.0, 3.0], "b": [4.0]}
     parts = (name.encode() + bytes([len(each)]) + struct.pack(f"{len(each)}f", *each) for name, each in numbers.items())
     (tmp_path / "step_3.pt").write_bytes(b"numbers\n" + b"".join(parts))

@@ -111,17 +111,18 @@ class _Beside(MetaPathFinder):
         return name in self._found and getattr(sys.modules.get(name), "__spec__", None) is self._found[name]
 
 
-_finders: dict[str, _Beside] = {}
+# By folder, for as long as the process lives.
+finders: dict[str, _Beside] = {}
 
 
 def _beside(folder: str) -> _Beside:
     """The finder of a folder; it stays, because functions import while they run."""
-    if folder not in _finders:
+    if folder not in finders:
         importlib.invalidate_caches()
-        _finders[folder] = _Beside(folder)
-    if _finders[folder] not in sys.meta_path:
-        sys.meta_path.append(_finders[folder])
-    return _finders[folder]
+        finders[folder] = _Beside(folder)
+    if finders[folder] not in sys.meta_path:
+        sys.meta_path.append(finders[folder])
+    return finders[folder]
 
 
 def _importing() -> str:

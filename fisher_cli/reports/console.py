@@ -150,7 +150,7 @@ class Console:
             data: the dataset in words, for the title; None to leave it out.
             command: the words that made the run, for what would mend it.
         """
-        self._show(render_summary(measurements, self._out.width, data, command))
+        self.show(render_summary(measurements, self._out.width, data, command))
 
     def spectra(self, measurements: Sequence[Measurement], data: str | None = None) -> None:
         """Print the eigenvalues of the run on stdout: what they say as a table, and how they are distributed.
@@ -159,7 +159,7 @@ class Console:
             measurements: one per row, in order of training.
             data: the dataset in words, for the title; None to leave it out.
         """
-        self._show(render_spectra(measurements, self._out.width, data))
+        self.show(render_spectra(measurements, self._out.width, data))
 
     def comparison(self, measurements: Sequence[Measurement], data: str | None = None, *, layers: bool = False) -> None:
         """Print the two Fishers side by side on stdout, each figure with its null, and a verdict per checkpoint.
@@ -169,7 +169,7 @@ class Console:
             data: the dataset in words, for the title; None to leave it out.
             layers: whether to print the parts of each parameter tensor as well.
         """
-        self._show(render_comparison(measurements, self._out.width, data, layers=layers))
+        self.show(render_comparison(measurements, self._out.width, data, layers=layers))
 
     def identities(self, measurements: Sequence[Measurement], data: str | None = None) -> None:
         """Print what was verified on stdout: identities as a table, what fails and why, the expansion of KL.
@@ -178,7 +178,7 @@ class Console:
             measurements: one per row, in order of training.
             data: the dataset in words, for the title; None to leave it out.
         """
-        self._show(render_identities(measurements, self._out.width, data))
+        self.show(render_identities(measurements, self._out.width, data))
 
     def examples(self, measurements: Sequence[Measurement], data: str | None = None) -> None:
         """Print on stdout which examples carry the trace.
@@ -187,7 +187,7 @@ class Console:
             measurements: one per row, in order of training.
             data: the dataset in words, for the title; None to leave it out.
         """
-        self._show(render_examples(measurements, self._out.width, data))
+        self.show(render_examples(measurements, self._out.width, data))
 
     def inspections(self, inspections: Sequence[Inspection]) -> None:
         """Print what checkpoint files are as a table on stdout.
@@ -195,7 +195,7 @@ class Console:
         Args:
             inspections: one per file, in order of training.
         """
-        self._show(render_inspections(inspections, self._out.width))
+        self.show(render_inspections(inspections, self._out.width))
 
     def checkpoint_comparison(self, found: CheckpointComparison, data: str | None = None) -> None:
         """Print how far apart two checkpoints are as a table on stdout, with what it says in words.
@@ -204,7 +204,7 @@ class Console:
             found: the comparison.
             data: the dataset in words, for the title; None to leave it out.
         """
-        self._show(render_checkpoint_comparison(found, self._out.width, data))
+        self.show(render_checkpoint_comparison(found, self._out.width, data))
 
     def coverage(self, measurement: Measurement, data: str) -> None:
         """Print on stdout how the parameters of a measured network were covered.
@@ -213,12 +213,12 @@ class Console:
             measurement: of the network; without a ledger nothing is printed.
             data: the dataset in words, for the title.
         """
-        self._show(render_coverage(measurement, data, self._out.width))
+        self.show(render_coverage(measurement, data, self._out.width))
 
     def names(self, names: Sequence[str]) -> None:
         """Print names on stdout: one a line, or side by side on a terminal."""
         if self.is_terminal:
-            self._show(rich.console.Group(rich.columns.Columns(names, column_first=True, padding=(0, 2))))
+            self.show(rich.console.Group(rich.columns.Columns(names, column_first=True, padding=(0, 2))))
         else:
             self.lines(names)
 
@@ -234,7 +234,7 @@ class Console:
         """
         return Progress(self, total, clock)
 
-    def _show(self, part: rich.console.Group) -> None:
+    def show(self, part: rich.console.RenderableType) -> None:
         """Print something on stdout, whole or not at all."""
         with self._out.capture() as captured:
             self._out.print(part, crop=False)

@@ -201,15 +201,20 @@ def line(
 ) -> None:
     """Values with their band of ± 2 standard errors; places without a value are left out of the line.
 
-    Those that are `hollow` stand beside it as hollow marks, and the axis does not reach out for them.
+    Those that are `hollow` stand beside it as hollow marks, and the axis does not reach out for them, unless there are
+    no others.
     """
     colour, style = SERIES[series % len(SERIES)], DASHES[(series if dash is None else dash) % len(DASHES)]
     known = [i for i, value in enumerate(y) if math.isfinite(value)]
-    kept = [i for i in known if not (hollow and hollow[i])]
-    for i in known:
-        if hollow and hollow[i]:  # as an artist, which unlike a plot does not widen the axis
-            mark = Line2D([x[i]], [y[i]], color=colour, marker="o", fillstyle="none", linestyle="none", alpha=alpha)
-            axes.add_artist(mark)
+    marked = [i for i in known if hollow and hollow[i]]
+    kept = [i for i in known if i not in marked]
+    beside: dict[str, Any] = {"color": colour, "marker": "o", "fillstyle": "none", "linestyle": "none", "alpha": alpha}
+    if not kept:  # an empty line has no place, and no figure can be laid out around it
+        axes.plot([x[i] for i in marked], [y[i] for i in marked], label=label, **beside)
+        return
+    for i in marked:  # as an artist, which unlike a plot does not widen the axis of values
+        axes.add_artist(Line2D([x[i]], [y[i]], **beside))
+        axes.update_datalim([(x[i], y[i])], updatey=False)
     xs, ys = [x[i] for i in kept], [y[i] for i in kept]
     axes.plot(xs, ys, color=colour, linestyle=style, marker="o", alpha=alpha, label=label, clip_on=False)
     if errors is not None:
@@ -232,18 +237,27 @@ def value_axis(axes: Axes, values: Sequence[float], wanted: bool | None = None, 
     """
     positive = [value for value in values if value > 0]
     low = min((value for value in lowest or positive if value > 0), default=math.inf)
-    is_wide = bool(positive) and max(positive) >= _WIDE * low
+    has_others = any(value <= 0 for value in values)
+    is_wide = bool(positive) and not has_others and max(positive) >= _WIDE * low
     if positive and (is_wide if wanted is None else wanted):
         axes.set_ylim(0.7 * min(positive), 1.5 * max(positive))  # bands may reach down to zero
         logarithmic(axes)
+        if has_others:  # which lines leave out
+            axes.set_yscale("log", nonpositive="mask")
         return True
     axes.set_ylim(bottom=0)
     return False
 
 
 def legend_above(axes: Axes) -> None:
-    """The legend over the axes, where it covers nothing."""
-    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.2)
+    """The legend over the axes, where it covers nothing; inside them if it is too wide or has more than three rows."""
+    labels = axes.get_legend_handles_labels()[1]
+    room = 0.8 * float(axes.get_figure(root=True).get_size_inches()[0])  # type: ignore[union-attr]
+    columns = min(2, int(room / (0.5 + 0.075 * max(map(len, labels), default=0))))
+    if len(labels) > 3 * columns:
+        axes.legend(loc="best")
+    else:
+        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=columns, borderaxespad=0.2)
 
 
 def logarithmic(axes: Axes, which: str = "y") -> None:

@@ -82,8 +82,8 @@ def answer(paths: list[str]) -> list[dict[str, str]]:
 
 def read_here() -> None:
     """Let this process read by itself, as where no other can be had."""
-    reader_process._owner.end()
-    reader_process._owner._is_possible = False
+    reader_process.OWNER.end()
+    reader_process.OWNER.is_possible = False
 
 
 def run_elsewhere(job: list[str], out: int) -> None:
@@ -93,7 +93,7 @@ def run_elsewhere(job: list[str], out: int) -> None:
     except BaseException as error:
         result = {"escaped": f"{type(error).__name__}: {error}"[:300]}
     os.write(out, json.dumps(result).encode())
-    reader_process._owner.end()
+    reader_process.OWNER.end()
 
 
 def run_here(job: list[str], out: int) -> None:

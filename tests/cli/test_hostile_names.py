@@ -119,7 +119,9 @@ def test_check_says_names_of_a_record_without_doing_what_they_ask(what: str) -> 
     assert not acted_on(done.output)
     lines = done.stdout.splitlines()
     assert all(line.startswith(("ok    ", "WRONG ")) for line in lines)
-    assert len(lines) == 6  # the record, three tables, the rows, the journal: a name adds no line of its own
+    # The record, three tables, the rows, the journal; of a record that lists what is no file's name no tables. A name
+    # adds no line of its own.
+    assert len(lines) in {3, 6}
 
 
 @pytest.mark.usefixtures("hostile")
@@ -181,7 +183,7 @@ def test_what_was_typed_is_repeated_without_doing_what_it_asks(words: tuple[str,
 def test_whatever_a_table_or_a_line_forgets_to_escape_is_escaped_when_it_is_printed(what: str) -> None:
     out, err = io.StringIO(), io.StringIO()
     console = Console(stdout=out, stderr=err, width=60)
-    console._show(Panel(Text(NAMES[what])))  # type: ignore[arg-type]
+    console.show(Panel(Text(NAMES[what])))
     console.lines([NAMES[what]])
     console.names([NAMES[what]])
     console.message(NAMES[what])

@@ -22,7 +22,7 @@ def _forgotten() -> Iterator[None]:
     before = sys.meta_path[:]
     yield
     sys.meta_path[:] = before
-    user_code._finders.clear()
+    user_code.finders.clear()
 
 
 @pytest.fixture

@@ -172,7 +172,10 @@ def test_several_runs_are_drawn_together(tmp_path: Path) -> None:
 
 def test_several_runs_show_their_last_spectra_in_one_chart(report: Path, tmp_path: Path) -> None:
     other = made(tmp_path / "other.csv", 3, 2)
-    rows = [{"order": 2, "matrix": "true Fisher", "index": i, "eigenvalue": 8.0 / i} for i in (1, 2, 3)]
+    rows = [
+        {"checkpoint": "step_20.pt", "order": 2, "matrix": "true Fisher", "index": i, "eigenvalue": 8.0 / i}
+        for i in (1, 2, 3)
+    ]
     (tmp_path / "other.spectrum.csv").write_text(to_csv(make_table(rows, SPECTRUM.columns)))
     runs = [read_run(report), read_run(other), read_run(made(tmp_path / "none.csv", 3, 2))]
     chart = draw("spectrum", runs)

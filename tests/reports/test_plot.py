@@ -115,6 +115,8 @@ def test_without_matplotlib_one_line_says_what_to_install(report: Path, tmp_path
         ((5.0, 80.0, 8.0), (5.0, 60.0, 1.0), ("--log",), "log"),
         ((5.0, 900.0, 8.0), (5.0, 60.0, 1.0), ("--linear",), "linear"),
         ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), ("--log",), "linear"),  # nothing has a logarithm
+        ((0.0, 900.0, 8.0), (5.0, 60.0, 1.0), (), "linear"),
+        ((0.0, 900.0, 8.0), (5.0, 60.0, 1.0), ("--log",), "log"),
     ],
 )
 def test_an_axis_is_logarithmic_where_values_span_more_than_a_factor_of_twenty(
@@ -179,3 +181,16 @@ def test_the_legend_covers_nothing(report: Path) -> None:
     legend = axes.get_legend()
     assert legend is not None
     assert legend.get_window_extent().y0 >= axes.get_window_extent().y1
+
+
+def test_where_every_row_is_doubted_all_are_hollow_and_in_range(tmp_path: Path) -> None:
+    report = made(tmp_path / "run.csv", 2, 1)
+    table = pd.read_csv(report)
+    table["loss"], table["accuracy"], table["classes"], table["examples"] = 23.0, 0.0, 10, 1000
+    table.to_csv(report, index=False)
+    for what in ("traces", "loss", "ratio", "snr"):
+        plot(report, what, tmp_path / f"{what}.svg")
+    chart = draw("loss", [read_run(report)])
+    assert chart is not None
+    assert chart.figure.axes[0].get_ylim()[1] > 23
+    assert all(line.get_fillstyle() == "none" for line in chart.figure.axes[0].lines)

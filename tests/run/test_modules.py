@@ -233,7 +233,7 @@ def test_modules_that_were_measured_before_are_not_measured_again(
     again = analyze(given(network, states), data, output=tmp_path / "r.csv", **words)
     assert measured == ["module-0", "module-1", "module-2"]
     assert again.table.equals(whole.table)
-    (tmp_path / "r.csv").write_text("")
+    (tmp_path / "r.csv").unlink()
     newcomer = analyze(given(network, [states[1], states[2], states[0]]), data, output=tmp_path / "r.csv", **words)
     assert measured == ["module-0", "module-1", "module-2"]
     expected = analyze(given(network, [states[1], states[2], states[0]]), data, **words)

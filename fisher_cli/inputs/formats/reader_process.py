@@ -24,7 +24,7 @@ from fisher_cli.inputs.formats.files import COPY_AGAIN
 from fisher_cli.inputs.formats.reader_limits import LONGEST_ANSWER, READY, STAYS, WORD, seconds
 
 _ROOT: Final = Path(__file__).resolve().parents[3]
-_CODE: Final = (
+CODE: Final = (
     "import sys; sys.path.append(sys.argv[1]); from fisher_cli.inputs.formats.reader_child import main; main()"
 )
 # What ends a run is answered by this process; the reader ends when nobody is there to ask.
@@ -43,7 +43,7 @@ def ask(decoder: str, content: Content) -> Mapping[str, Any]:
     Raises:
         CheckpointError: Why it cannot.
     """
-    found = _owner.ask(decoder, content)
+    found = OWNER.ask(decoder, content)
     if "error" in found:
         kind, text = found["error"]
         raise ERRORS[kind](text)
@@ -67,7 +67,7 @@ class ReaderProcess:
             self.close()
             raise
         try:
-            is_ready = self._received(1) == READY
+            is_ready = self.received(1) == READY
         except (EOFError, OSError):
             is_ready = False
         except BaseException:
@@ -85,11 +85,11 @@ class ReaderProcess:
             OSError: The same.
         """
         socket.send_fds(self._socket, [decoder.encode().ljust(WORD)], [descriptor])
-        stays = self._received(1) == STAYS
-        length = int.from_bytes(self._received(8), "little")
+        stays = self.received(1) == STAYS
+        length = int.from_bytes(self.received(8), "little")
         if not 0 < length <= LONGEST_ANSWER:
             raise EOFError
-        return self._received(length), stays
+        return self.received(length), stays
 
     def is_gone(self) -> bool:
         """Whether it ended while nobody asked."""
@@ -100,7 +100,12 @@ class ReaderProcess:
         except OSError:
             return True
 
-    def _received(self, count: int) -> bytes:
+    def received(self, count: int) -> bytes:
+        """Return so many bytes of what it sends.
+
+        Raises:
+            EOFError: It is gone.
+        """
         found = bytearray(count)
         view = memoryview(found)
         while view:
@@ -135,7 +140,7 @@ def _started(connection: int) -> int:
     """
     return os.posix_spawn(
         sys.executable,
-        [sys.executable, "-I", "-S", "-c", _CODE, str(_ROOT)],
+        [sys.executable, "-I", "-S", "-c", CODE, str(_ROOT)],
         os.environ,
         file_actions=[
             (os.POSIX_SPAWN_DUP2, connection, 0),
@@ -147,13 +152,18 @@ def _started(connection: int) -> int:
     )
 
 
-class _Owner:
-    """The one reader of this process, started when it is needed first and again after its end."""
+class ReaderOwner:
+    """The one reader of this process, started when it is needed first and again after its end.
+
+    Attributes:
+        reader: the process; None before the first file, and after its end.
+        is_possible: whether such a process can be had; without one, files are read in this process.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._reader: ReaderProcess | None = None
-        self._is_possible = _IS_POSSIBLE
+        self.reader: ReaderProcess | None = None
+        self.is_possible = _IS_POSSIBLE
 
     def ask(self, decoder: str, content: Content) -> dict[str, Any]:
         """Return what the reader answers, or its end as an error; this process's own answer where there is none."""
@@ -174,24 +184,24 @@ class _Owner:
             return found
 
     def _ready(self) -> ReaderProcess | None:
-        if self._reader is not None and self._reader.is_gone():
+        if self.reader is not None and self.reader.is_gone():
             self.end()
-        if self._reader is None and self._is_possible:
+        if self.reader is None and self.is_possible:
             try:
-                self._reader = ReaderProcess()
+                self.reader = ReaderProcess()
             except OSError as error:
                 logging.getLogger(__name__).debug("files are read in this process: %s", error)
-                self._is_possible = False
-        return self._reader
+                self.is_possible = False
+        return self.reader
 
     def end(self) -> int:
         """End the reader, and return how it ended."""
-        reader, self._reader = self._reader, None
+        reader, self.reader = self.reader, None
         return 0 if reader is None else reader.kill()
 
     def leave(self) -> None:
         """Leave the reader to the process that this one is a copy of."""
-        reader, self._reader = self._reader, None
+        reader, self.reader = self.reader, None
         self._lock = threading.Lock()
         if reader is not None:
             reader.close()
@@ -210,7 +220,7 @@ def _signals(names: Iterable[str]) -> list[int]:
     return [int(getattr(signal, name)) for name in names if hasattr(signal, name)]
 
 
-_owner: Final = _Owner()
+OWNER: Final = ReaderOwner()
 if _IS_POSSIBLE:
-    os.register_at_fork(after_in_child=_owner.leave)
-    atexit.register(_owner.end)
+    os.register_at_fork(after_in_child=OWNER.leave)
+    atexit.register(OWNER.end)

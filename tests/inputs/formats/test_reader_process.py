@@ -51,14 +51,14 @@ reader_child.main()
 @pytest.fixture
 def owner(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """An owner that has no reader yet."""
-    found = reader_process._Owner()
-    monkeypatch.setattr(reader_process, "_owner", found)
+    found = reader_process.ReaderOwner()
+    monkeypatch.setattr(reader_process, "OWNER", found)
     yield found
     found.end()
 
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, act: str, seconds: int = 10) -> None:
-    monkeypatch.setattr(reader_process, "_CODE", POISONED.format(act=act, seconds=seconds))
+    monkeypatch.setattr(reader_process, "CODE", POISONED.format(act=act, seconds=seconds))
 
 
 def weights(path: Path) -> dict[str, list[float]]:
@@ -92,7 +92,7 @@ def test_it_answers_what_this_process_would(owner: Any, tmp_path: Path, record_p
         content = Content.of(data)
         assert owner.ask("checkpoint", content) == json.loads(json.dumps(decoded("checkpoint", content.data)))
     record_property("answers", len(cases))
-    assert owner._reader is not None, "it was asked, and is there"
+    assert owner.reader is not None, "it was asked, and is there"
 
 
 def test_it_has_neither_torch_nor_numpy() -> None:
@@ -139,7 +139,7 @@ def test_no_descriptor_is_left(owner: Any) -> None:
     for _ in range(5):
         decode(data, Path("a.pt"))
     assert sorted(os.listdir("/proc/self/fd")) == before
-    assert owner._reader is not None
+    assert owner.reader is not None
 
 
 # What ends it
@@ -186,9 +186,9 @@ def test_one_that_ends_while_nobody_asks_is_replaced_and_no_file_suffers(owner: 
     good, readers = write_good(tmp_path / "good"), set()
     for path in good:
         assert weights(path)
-        readers.add(owner._reader.pid)
-        os.kill(owner._reader.pid, signal.SIGKILL)
-        until(owner._reader.is_gone)
+        readers.add(owner.reader.pid)
+        os.kill(owner.reader.pid, signal.SIGKILL)
+        until(owner.reader.is_gone)
     assert len(readers) == len(good)
 
 
@@ -202,7 +202,7 @@ def test_it_may_be_killed_at_any_moment(owner: Any, tmp_path: Path, record_prope
     def kill() -> None:
         while not over.is_set():
             pause(0.02 * draw.random())
-            reader = owner._reader
+            reader = owner.reader
             if reader is not None:
                 with suppress(ProcessLookupError):
                     os.kill(reader.pid, draw.choice((signal.SIGKILL, signal.SIGSEGV)))
@@ -233,18 +233,18 @@ def test_a_signal_between_question_and_answer_leaves_no_half_answer(
 ) -> None:
     data = as_bytes({"w": torch.ones(3)})
     decode(data, Path("a.pt"))
-    reader = owner._reader
+    reader = owner.reader
     with monkeypatch.context() as patched:
 
         def interrupted(*_: Any) -> bytes:
             raise KeyboardInterrupt
 
-        patched.setattr(reader, "_received", interrupted)
+        patched.setattr(reader, "received", interrupted)
         with pytest.raises(KeyboardInterrupt):
             decode(data, Path("a.pt"))
     assert is_gone(reader.pid)
     assert torch.equal(decode(data, Path("a.pt")).content["w"], torch.ones(3))  # type: ignore[index]
-    assert owner._reader.pid != reader.pid
+    assert owner.reader.pid != reader.pid
 
 
 # What it ends with
@@ -254,10 +254,10 @@ import sys
 from pathlib import Path
 from fisher_cli.inputs.formats import reader_process
 from fisher_cli.inputs.formats.contents import Content
-reader_process._CODE = sys.argv[1]
-owner = reader_process._owner
+reader_process.CODE = sys.argv[1]
+owner = reader_process.OWNER
 owner.ask("checkpoint", Content.of(b"x"))
-print(owner._reader.pid, flush=True)
+print(owner.reader.pid, flush=True)
 owner.ask("checkpoint", Content.of(b"POISON")) if sys.argv[2] == "busy" else sys.stdin.read()
 """
 
@@ -297,18 +297,18 @@ def test_what_a_terminal_sends_to_all_ends_the_owner_and_not_the_reader_first() 
 def test_a_copy_of_the_owner_has_a_reader_of_its_own(owner: Any) -> None:
     data = as_bytes({"w": torch.ones(3)})
     decode(data, Path("a.pt"))
-    reader, copy = owner._reader.pid, os.fork()
+    reader, copy = owner.reader.pid, os.fork()
     if copy == 0:
         status = 1
         with suppress(BaseException):
             owner.leave()  # that of the fixture is not the one that the package looks after
             decode(data, Path("a.pt"))
-            status = 0 if owner._reader.pid != reader else 2
+            status = 0 if owner.reader.pid != reader else 2
             owner.end()
         os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(copy, 0)[1]) == 0
     decode(data, Path("a.pt"))
-    assert owner._reader.pid == reader
+    assert owner.reader.pid == reader
 
 
 # Where it cannot be had
@@ -332,4 +332,4 @@ def test_without_such_a_process_files_are_read_in_this_one(
     else:
         monkeypatch.setattr(sys, "executable", "/does/not/exist" if how == "no program" else "/bin/false")
     assert {path: weights(path) for path in good} == expected
-    assert owner._reader is None
+    assert owner.reader is None
