@@ -98,8 +98,10 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.delenv("FISHER_DATA_DIR", raising=False)
     before = set(sys.modules)
     yield tmp_path
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
+    for name in set(sys.modules) - before:  # packages without a file of their own have a path alone
+        module = sys.modules[name]
+        places = [str(getattr(module, "__file__", None)), *map(str, getattr(module, "__path__", None) or ())]
+        if any(place.startswith(str(tmp_path)) for place in places):
             del sys.modules[name]
 
 

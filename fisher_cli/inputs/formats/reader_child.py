@@ -11,6 +11,7 @@ import json
 import mmap
 import os
 import resource
+import signal
 import socket
 import time
 from typing import Final
@@ -39,6 +40,9 @@ def main() -> None:
     ):
         resource.setrlimit(limit, (most, most))
     connection = socket.socket(fileno=0)
+    # Asked for while a file is read, so that an owner that ends then ends this process too. The system may send it late
+    # for a request that was taken already: only who is alone leaves.
+    signal.signal(signal.SIGIO, lambda *_: os._exit(0) if _is_alone(connection) else None)
     fcntl.fcntl(connection, fcntl.F_SETOWN, os.getpid())
     connection.sendall(READY)
     while True:
@@ -65,7 +69,6 @@ def _answer(connection: socket.socket, decoder: str, descriptor: int) -> tuple[b
     size, begun = os.fstat(descriptor).st_size, time.process_time()
     _lower(resource.RLIMIT_CPU, int(begun) + 1 + seconds(size))
     _lower(resource.RLIMIT_AS, size + MEMORY)
-    # An owner that ends now ends this process too, by the signal that it does not handle.
     flags = fcntl.fcntl(connection, fcntl.F_GETFL)
     fcntl.fcntl(connection, fcntl.F_SETFL, flags | os.O_ASYNC)
     if _is_alone(connection):

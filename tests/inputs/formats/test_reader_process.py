@@ -192,6 +192,27 @@ def test_one_that_ends_while_nobody_asks_is_replaced_and_no_file_suffers(owner: 
     assert len(readers) == len(good)
 
 
+def test_a_late_word_of_a_request_that_was_taken_ends_no_reader(owner: Any, tmp_path: Path) -> None:
+    """The system tells of bytes after it has handed them over; only an owner that is gone ends the reader."""
+    (tmp_path / "heavy.pt").write_bytes(heavy())
+    expected = weights(tmp_path / "heavy.pt")
+    reader, ended = owner.reader.pid, threading.Event()
+
+    def tell() -> None:
+        while not ended.is_set():
+            os.kill(reader, signal.SIGIO)
+            pause(0.001)
+
+    telling = threading.Thread(target=tell)
+    telling.start()
+    try:
+        assert weights(tmp_path / "heavy.pt") == expected
+    finally:
+        ended.set()
+        telling.join()
+    assert owner.reader.pid == reader
+
+
 def test_it_may_be_killed_at_any_moment(owner: Any, tmp_path: Path, record_property: Any) -> None:
     """By another process, such as the system's where memory ends: files fail in words, or are read as they are."""
     good = [*write_good(tmp_path / "good"), tmp_path / "heavy.pt"]
