@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import os
 import shlex
 import shutil
 import sys
@@ -13,6 +14,7 @@ import typer
 import fisher_cli
 from fisher_cli.cli import options
 from fisher_cli.errors import OutputError, UsageError
+from fisher_cli.storage.regular_files import read_regular
 
 if TYPE_CHECKING:
     from fisher_cli.reports.console import Console
@@ -39,13 +41,12 @@ def demo(
     console.message(f"sample runs: {copied}")
     table, page = folder / "digits-clean.csv", folder / "digits-clean.html"
     _run(context, console, "analyze", str(folder / RUN), "--format", "table", "--no-resume", "-o", str(table))
-    shown = table
-    if importlib.util.find_spec("matplotlib") is None:
-        console.message("no page: it needs matplotlib, pip install 'fisher-cli[report]'")
+    has_page = importlib.util.find_spec("matplotlib") is not None
+    if has_page:
+        _run(context, console, "report", str(table), "-o", str(page))
     else:
-        _run(context, console, "report", str(table), "-o", str(page), "--force")
-        shown = page
-    console.message(f"look at {shown}")
+        console.message("no page: it needs matplotlib, pip install 'fisher-cli[report]'")
+    console.message(f"look at {page if has_page else table}")
     console.message(f"your own run: {activation()}fisher analyze CHECKPOINTS --data DATA -o trend.csv")
 
 
@@ -53,21 +54,25 @@ def copy_samples(folder: Path) -> Path:
     """Copy the sample runs that came with the program.
 
     Args:
-        folder: gets a folder `sample_checkpoints`; files of the same name there are replaced by the same content.
+        folder: gets a folder `sample_checkpoints`; files that are there already stay, and must be the same.
 
     Returns:
         That folder.
 
     Raises:
         UsageError: the samples are not there, as in a source tree that was taken apart.
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be written, or holds another file of such a name.
     """
     found = _samples()
     try:
         for path in found:
-            target = folder / SAMPLES / path.parent.name / path.name
+            target, content = folder / SAMPLES / path.parent.name / path.name, path.read_bytes()
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
+            if not os.path.lexists(target):
+                target.write_bytes(content)
+            elif read_regular(target) != content:
+                msg = f"{target} is there and is no sample of ours: name another folder, fisher demo FOLDER"
+                raise OutputError(msg)
     except OSError as error:
         msg = f"cannot write {folder}: {error.strerror or error}; name another folder: fisher demo FOLDER"
         raise OutputError(msg) from error

@@ -30,7 +30,6 @@ def check_single(path: Path, suffixes: tuple[str, ...], *, force: bool) -> None:
     Args:
         path: of the file that is to be written.
         suffixes: those that say a format, such as `.html`; the first is proposed.
-        mark: bytes that every file of this command holds.
         force: whether another file may be replaced.
 
     Raises:

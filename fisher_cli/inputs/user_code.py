@@ -17,8 +17,7 @@ import torch
 from torch import nn
 
 from fisher_cli.errors import ArchitectureError, FisherError
-from fisher_cli.inputs.formats.containers import clipped
-from fisher_cli.text import digest
+from fisher_cli.text import clipped, digest
 
 Factory = Callable[..., object]
 

@@ -241,9 +241,7 @@ def value_axis(axes: Axes, values: Sequence[float], wanted: bool | None = None, 
     is_wide = bool(positive) and not has_others and max(positive) >= _WIDE * low
     if positive and (is_wide if wanted is None else wanted):
         axes.set_ylim(0.7 * min(positive), 1.5 * max(positive))  # bands may reach down to zero
-        logarithmic(axes)
-        if has_others:  # which lines leave out
-            axes.set_yscale("log", nonpositive="mask")
+        logarithmic(axes, below="mask" if has_others else "clip")
         return True
     axes.set_ylim(bottom=0)
     return False
@@ -260,12 +258,16 @@ def legend_above(axes: Axes) -> None:
         axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=columns, borderaxespad=0.2)
 
 
-def logarithmic(axes: Axes, which: str = "y") -> None:
-    """Make an axis logarithmic, its ticks as plain numbers or powers of ten in text, at most one digit to a decade."""
-    if which == "x":
-        axes.set_xscale("log")
-    else:
-        axes.set_yscale("log")
+def logarithmic(axes: Axes, which: str = "y", below: str = "clip") -> None:
+    """Make an axis logarithmic, its ticks as plain numbers or powers of ten in text, at most one digit to a decade.
+
+    Args:
+        axes: on which everything is drawn already.
+        which: the axis, x or y.
+        below: what becomes of values that are not above zero: `clip` lets bands reach down, `mask` leaves them out.
+    """
+    set_scale = axes.set_xscale if which == "x" else axes.set_yscale
+    set_scale("log", nonpositive=below)
     axis = axes.xaxis if which == "x" else axes.yaxis
     low, high = sorted(axes.get_xlim() if which == "x" else axes.get_ylim())
     decades = math.log10(high / low) if low > 0 else 0.0

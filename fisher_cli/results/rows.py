@@ -13,7 +13,7 @@ from fisher_cli.results.spectra import Eigenvalues, Spectrum
 from fisher_cli.results.traces import FilterMeans, Gradient, Predictions, Trace
 
 # How many standard errors above guessing an accuracy must be to count.
-CLEAR = 3.0
+_CLEAR = 3.0
 # How far above ln C, in parts of it, the loss of initial weights may be.
 INITIAL_LOSS = 0.25
 # The doubt about a row that has learned nothing, and is sure of it.
@@ -169,7 +169,7 @@ class Measurement:
         if self.examples is None or self.examples < 1:
             return None
         chance = math.exp(-self.guessing_loss)
-        return accuracy.value > chance + CLEAR * math.sqrt(chance * (1 - chance) / self.examples)
+        return accuracy.value > chance + _CLEAR * math.sqrt(chance * (1 - chance) / self.examples)
 
     @property
     def doubt(self) -> str:

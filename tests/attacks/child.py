@@ -17,7 +17,7 @@ from pathlib import Path
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
 from fisher_cli.inputs.formats import reader_process
-from fisher_cli.inputs.formats.files import clipped
+from fisher_cli.text import clipped
 from tests.effort import Effort
 
 # They only end what hangs: of the processor, and by the clock where it waits.

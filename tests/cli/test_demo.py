@@ -70,6 +70,21 @@ def test_a_wheel_brings_the_samples(workdir: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.usefixtures("workdir")
+def test_what_lies_in_the_folder_is_never_replaced() -> None:
+    mine = Path("here/sample_checkpoints/digits-clean/step_00000.pt")
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    assert "is no sample of ours: name another folder" in error_line(fisher("demo", "here", code=1))
+    assert mine.read_bytes() == b"mine"
+    mine.unlink()
+    fisher("demo", "here")
+    page = Path("here/digits-clean.html")
+    page.write_text("a note")
+    assert "is not as this command wrote it" in error_line(fisher("demo", "here", code=1))
+    assert page.read_text() == "a note"
+
+
+@pytest.mark.usefixtures("workdir")
 def test_a_folder_that_cannot_be_made_is_one_line() -> None:
     Path("taken").write_text("a file")
     assert "name another folder: fisher demo FOLDER" in error_line(fisher("demo", "taken", code=1))

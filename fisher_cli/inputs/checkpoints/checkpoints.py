@@ -18,12 +18,11 @@ from fisher_cli.inputs.checkpoints.stored_files import StoredCheckpoint
 from fisher_cli.inputs.checkpoints.stored_weights import find_weights
 from fisher_cli.inputs.checkpoints.timeline import TrainingPoint
 from fisher_cli.inputs.checkpoints.weights import clean_weights, kept_in_parts, listed, nonfinite_names
-from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.formats.contents import Content
 from fisher_cli.inputs.formats.plain_json import parse_json
 from fisher_cli.inputs.formats.reading import ReadOptions
 from fisher_cli.results import WeightsKind
-from fisher_cli.text import escape
+from fisher_cli.text import clipped, escape
 
 __all__ = ["Checkpoint", "CheckpointFile", "ReadOptions", "find_checkpoints", "load_checkpoint", "nonfinite_names"]
 

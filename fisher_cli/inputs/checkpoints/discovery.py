@@ -25,9 +25,9 @@ from fisher_cli.inputs.checkpoints.sharded import (
     read_folder,
 )
 from fisher_cli.inputs.checkpoints.stored_files import StoredCheckpoint, read_file
-from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.formats.contents import Content
 from fisher_cli.inputs.formats.reading import ReadOptions
+from fisher_cli.text import clipped
 
 _SUFFIXES: Final = frozenset({".pt", ".pth", ".th", ".ckpt", ".bin", ".tar", ".pkl", ".safetensors"})
 _UNFINISHED: Final = ("tmp", "recovery_tmp")

@@ -10,11 +10,11 @@ from typing import Final
 from fisher_cli.errors import CheckpointError, NoWeightsError
 from fisher_cli.inputs.checkpoints.stored_files import StoredCheckpoint, decoded, inside, joint_digest, read_file
 from fisher_cli.inputs.checkpoints.weights import listed
-from fisher_cli.inputs.formats.containers import Payload, clipped, read_bytes
+from fisher_cli.inputs.formats.containers import Payload, read_bytes
 from fisher_cli.inputs.formats.contents import Content
 from fisher_cli.inputs.formats.plain_json import parse_json
 from fisher_cli.inputs.formats.reading import ReadOptions
-from fisher_cli.text import digest
+from fisher_cli.text import clipped, digest
 
 # In order of preference; the writers put both side by side only for old readers.
 INDEXES: Final = ("model.safetensors.index.json", "pytorch_model.bin.index.json")

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from fisher_cli.errors import CheckpointError
-from fisher_cli.inputs.formats.containers import Payload, clipped, decode
+from fisher_cli.inputs.formats.containers import Payload, decode
 from fisher_cli.inputs.formats.contents import Content
 from fisher_cli.inputs.formats.files import open_without_waiting
 from fisher_cli.inputs.formats.reading import ReadOptions
-from fisher_cli.text import digest
+from fisher_cli.text import clipped, digest
 
 _HUB: Final = ("snapshots", "blobs")  # the cache of Hugging Face's hub: snapshots/REVISION/NAME links to blobs/HASH
 

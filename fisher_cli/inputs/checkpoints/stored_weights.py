@@ -10,9 +10,9 @@ from torch import Tensor
 from fisher_cli.errors import CheckpointError, NoWeightsError
 from fisher_cli.inputs.checkpoints.timeline import TIME_KEYS
 from fisher_cli.inputs.checkpoints.weights import clean_names, is_averaging_counter, listed
-from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.formats.reading import ReadOptions
 from fisher_cli.results import WeightsKind
+from fisher_cli.text import clipped
 
 # In this order: Lightning's raw weights beside an average, torch examples and Lightning, the PyTorch tutorials,
 # torchvision and nanoGPT, pytorch-cifar, DeepSpeed, plain loops, BasicSR, DINO, Composer.

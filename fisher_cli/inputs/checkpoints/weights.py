@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from fisher_cli.errors import CheckpointError, NoWeightsError
-from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.formats.storages import LARGEST_EXPANDED
+from fisher_cli.text import clipped
 
 # torch.compile, FSDP and activation checkpointing; nobody else uses these names.
 _PRIVATE_WRAPPERS: Final = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})

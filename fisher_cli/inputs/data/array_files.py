@@ -16,8 +16,9 @@ from torch import Tensor
 from fisher_cli.errors import CheckpointError, DataError
 from fisher_cli.inputs.data.arrays import NamedArray, table_of
 from fisher_cli.inputs.data.sources import Array
-from fisher_cli.inputs.formats.containers import clipped, decode, read_bytes
+from fisher_cli.inputs.formats.containers import decode, read_bytes
 from fisher_cli.inputs.formats.files import open_regular, shown
+from fisher_cli.text import clipped
 
 _AGAIN: Final = "copy or download it again"
 _MOST_MEMBERS: Final = 1000

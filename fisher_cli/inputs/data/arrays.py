@@ -12,7 +12,7 @@ from fisher_cli.errors import DataError
 from fisher_cli.inputs.data.normalization import NONE
 from fisher_cli.inputs.data.sources import Array, DataSource, Example
 from fisher_cli.inputs.data.splits import choose_split, in_order
-from fisher_cli.inputs.formats.containers import clipped
+from fisher_cli.text import clipped
 
 _INPUT_WORDS: Final = ("inputs", "input", "images", "image", "x", "data", "features")
 _LABEL_WORDS: Final = ("labels", "label", "y", "targets", "target")

@@ -8,8 +8,8 @@ from fisher_cli.errors import DataError
 from fisher_cli.inputs.data.arrow_messages import START, arrow_messages
 from fisher_cli.inputs.data.image_tables import RowGroup, schema_columns, table_source
 from fisher_cli.inputs.data.sources import DataSource
-from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.formats.files import available_memory, open_regular, shown
+from fisher_cli.text import clipped
 
 _AGAIN: Final = "copy or download it again"
 # Of a record batch that is packed: the datasets library packs none.

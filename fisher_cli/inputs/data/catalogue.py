@@ -20,7 +20,7 @@ from fisher_cli.inputs.data.parquet_images import parquet_source
 from fisher_cli.inputs.data.sources import DataSource
 from fisher_cli.inputs.data.splits import choose_split
 from fisher_cli.inputs.data.torchvision_datasets import CELEBA_ATTRIBUTES, DATASETS, torchvision_dataset
-from fisher_cli.inputs.formats.containers import clipped
+from fisher_cli.text import clipped
 
 _FOLDER: Final = "folder:"
 _LINE: Final = 80  # of a terminal that nobody has widened

@@ -14,8 +14,8 @@ from fisher_cli.errors import DataError
 from fisher_cli.inputs.data.arrays import NamedArray, pair_source, table_of
 from fisher_cli.inputs.data.normalization import NONE
 from fisher_cli.inputs.data.sources import Array, DataSource, Example, one_by_one
-from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.user_code import call_reason, import_function, parsed_arguments, raise_if_stopped
+from fisher_cli.text import clipped
 
 # An augmentation of one example in ten escapes four readings of so many with a chance of one in a million.
 _PROBED: Final = 32

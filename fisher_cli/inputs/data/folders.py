@@ -12,8 +12,8 @@ from fisher_cli.inputs.data.normalization import NAMED
 from fisher_cli.inputs.data.sources import DataSource, one_by_one
 from fisher_cli.inputs.data.splits import SPLIT_WORDS, find_split
 from fisher_cli.inputs.data.torchvision_datasets import data_folder
-from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.formats.files import shown
+from fisher_cli.text import clipped
 
 _READ: Final = (".jpg", ".jpeg", ".png", ".webp")
 # ImageFolder would count these too; leaving them out silently would shift every index.

@@ -18,8 +18,8 @@ from fisher_cli.inputs.data.arrow_images import arrow_source
 from fisher_cli.inputs.data.parquet_images import parquet_source
 from fisher_cli.inputs.data.sources import DataSource
 from fisher_cli.inputs.data.splits import SPLIT_WORDS, choose_split, in_order
-from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.formats.files import open_regular, shown
+from fisher_cli.text import clipped
 
 PREFIX: Final = "hf:"
 _NAME: Final = re.compile(r"[\w.-]+(?:/[\w.-]+)?", re.ASCII)

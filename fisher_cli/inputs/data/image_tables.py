@@ -11,8 +11,8 @@ from typing import Any, Final
 from fisher_cli.errors import DataError
 from fisher_cli.inputs.data.images import Pixels, decode_image, read_image
 from fisher_cli.inputs.data.sources import DataSource, Example
-from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.formats.files import shown
+from fisher_cli.text import clipped
 
 _LABEL_NAMES: Final = ("label", "labels", "fine_label", "target", "targets", "y", "class")
 

@@ -12,8 +12,8 @@ from PIL import Image, UnidentifiedImageError
 
 from fisher_cli.errors import DataError
 from fisher_cli.inputs.data.image_parts import structure_fault
-from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.formats.files import open_regular, shown
+from fisher_cli.text import clipped
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from fisher_cli.errors import DataError
-from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.formats.files import open_regular
+from fisher_cli.text import clipped
 
 _HEADERS: Final = (["index", "label"], ["index", "label", "noisy"])
 # Bytes of a line, and lines beside those of the examples; a longer file is no file of their labels.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fisher_cli.errors import DataError, UsageError
 from fisher_cli.inputs.data.resizing import Resizing
-from fisher_cli.inputs.formats.containers import clipped
+from fisher_cli.text import clipped
 
 
 @dataclass(frozen=True)

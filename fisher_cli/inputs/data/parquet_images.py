@@ -10,8 +10,8 @@ from fisher_cli.errors import DataError
 from fisher_cli.inputs.data.image_tables import RowGroup, schema_columns, table_source
 from fisher_cli.inputs.data.parquet_pages import unpacked_sizes
 from fisher_cli.inputs.data.sources import DataSource
-from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.formats.files import available_memory, open_regular, shown
+from fisher_cli.text import clipped
 
 _AGAIN: Final = "copy or download it again"
 # Rows of one batch, and what they may take if each of them were as large as all that its row group stores: a value

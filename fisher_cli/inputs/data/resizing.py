@@ -10,7 +10,7 @@ from PIL import Image
 
 from fisher_cli.errors import DataError, UsageError
 from fisher_cli.inputs.data.images import MOST_PIXELS, Pixels
-from fisher_cli.inputs.formats.containers import clipped
+from fisher_cli.text import clipped
 
 _LARGEST: Final = 4096
 _SIZE: Final = re.compile(r"([0-9]{1,5})(?:[x×]([0-9]{1,5}))?", re.ASCII)

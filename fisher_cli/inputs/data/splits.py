@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from fisher_cli.errors import UsageError
-from fisher_cli.inputs.formats.containers import clipped
+from fisher_cli.text import clipped
 
 _SYNONYMS: Final = (("train", "training"), ("val", "valid", "validation", "dev", "eval"), ("test", "testing"))
 

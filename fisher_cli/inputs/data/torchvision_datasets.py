@@ -22,8 +22,8 @@ from fisher_cli.errors import DataError
 from fisher_cli.inputs.data.images import FORMATS, read_image
 from fisher_cli.inputs.data.normalization import NAMED
 from fisher_cli.inputs.data.sources import DataSource, Example, one_by_one
-from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.formats.files import open_regular
+from fisher_cli.text import clipped
 
 _TRAIN_TEST: Final = ("train", "test")
 _TRAIN_VAL: Final = ("train", "val")

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from typing import IO, Final, NamedTuple, cast
 
 from fisher_cli.errors import CheckpointError, UnsafeCheckpointError
-from fisher_cli.inputs.formats.files import COPY_AGAIN, FileBytes, clipped
+from fisher_cli.inputs.formats.files import COPY_AGAIN, FileBytes
+from fisher_cli.text import clipped
 
 ZIP_SIGNATURES: Final = (b"PK\x03\x04", b"PK\x05\x06")
 _HEADER: Final = struct.Struct("<4s5H3I2H")

@@ -7,10 +7,10 @@ from typing import Final
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.formats import storages
 from fisher_cli.inputs.formats.budgets import Budget
-from fisher_cli.inputs.formats.files import clipped
 from fisher_cli.inputs.formats.number_types import NUMBER_TYPES, STORAGE_TYPES, NumberType
 from fisher_cli.inputs.formats.stand_ins import Named, StandIn
 from fisher_cli.inputs.formats.storages import DenseTensor, SparseTensor
+from fisher_cli.text import clipped
 
 QUANTIZED: Final = "holds a quantized tensor, which is not supported; name a checkpoint from before it was quantized"
 _LONGEST_NOTE: Final = 100

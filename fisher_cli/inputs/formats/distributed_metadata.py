@@ -10,10 +10,11 @@ from typing import Any, Final, NamedTuple, TypeVar
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.formats.budgets import Budget
 from fisher_cli.inputs.formats.constructions import Size
-from fisher_cli.inputs.formats.files import FileBytes, clipped
+from fisher_cli.inputs.formats.files import FileBytes
 from fisher_cli.inputs.formats.number_types import NUMBER_TYPES, NumberType
 from fisher_cli.inputs.formats.pickles import Reader
 from fisher_cli.inputs.formats.stand_ins import StandIn
+from fisher_cli.text import clipped
 
 _TORCH: Final = "torch.distributed.checkpoint"
 _METADATA: Final = f"{_TORCH}.metadata.Metadata"

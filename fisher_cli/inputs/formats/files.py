@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, TypeAlias
 
 from fisher_cli.errors import CheckpointError, DataError
-from fisher_cli.text import clipped as clipped
+from fisher_cli.text import clipped
 
 FileBytes: TypeAlias = bytes | mmap
 COPY_AGAIN: Final = "copy or download it again"

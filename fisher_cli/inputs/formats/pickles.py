@@ -13,8 +13,9 @@ from typing import Final, NoReturn
 from fisher_cli.errors import CheckpointError, UnsafeCheckpointError
 from fisher_cli.inputs.formats.budgets import Budget, excessive
 from fisher_cli.inputs.formats.constructions import constant, construct
-from fisher_cli.inputs.formats.files import FileBytes, clipped
+from fisher_cli.inputs.formats.files import FileBytes
 from fisher_cli.inputs.formats.stand_ins import Named, StandIn, called, named
+from fisher_cli.text import clipped
 
 LONGEST_NAME: Final = 500
 _UNSIGNED: Final = {1: struct.Struct("<B"), 2: struct.Struct("<H"), 4: struct.Struct("<I"), 8: struct.Struct("<Q")}

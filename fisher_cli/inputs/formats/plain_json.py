@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from fisher_cli.errors import CheckpointError
-from fisher_cli.inputs.formats.containers import clipped
+from fisher_cli.text import clipped
 
 _LARGEST: Final = 64 << 20  # bytes; the index of a network with half a million tensors has about this
 _LONGEST_INTEGER: Final = 20  # digits, more than any number of bytes that a disk holds

@@ -8,9 +8,10 @@ from typing import Final
 
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.formats.budgets import Budget
-from fisher_cli.inputs.formats.files import COPY_AGAIN, FileBytes, clipped
+from fisher_cli.inputs.formats.files import COPY_AGAIN, FileBytes
 from fisher_cli.inputs.formats.number_types import SAFETENSORS_TYPES
 from fisher_cli.inputs.formats.storages import DenseTensor, StoredBlock
+from fisher_cli.text import clipped
 
 _LONGEST_HEADER: Final = 10_000_000  # bytes; some 100,000 tensors
 _MOST_TENSORS: Final = 100_000

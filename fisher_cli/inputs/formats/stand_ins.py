@@ -4,7 +4,7 @@ import builtins
 from typing import Final
 
 from fisher_cli.errors import CheckpointError, UnsafeCheckpointError
-from fisher_cli.inputs.formats.files import clipped
+from fisher_cli.text import clipped
 
 # That these stay unread is no protection (nothing named in a file is ever imported) but a clear answer: who asks for
 # them wants to run something.

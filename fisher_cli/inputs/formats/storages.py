@@ -8,8 +8,8 @@ from typing import Final
 
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.formats.budgets import Budget
-from fisher_cli.inputs.formats.files import clipped
 from fisher_cli.inputs.formats.number_types import NumberType
+from fisher_cli.text import clipped
 
 _MOST_DIMENSIONS: Final = 32
 _LARGEST: Final = 1 << 60

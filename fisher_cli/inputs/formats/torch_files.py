@@ -7,12 +7,13 @@ from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.formats.archives import Archive
 from fisher_cli.inputs.formats.budgets import MOST_ENTRIES
 from fisher_cli.inputs.formats.constructions import QUANTIZED, StorageType
-from fisher_cli.inputs.formats.files import FileBytes, clipped
+from fisher_cli.inputs.formats.files import FileBytes
 from fisher_cli.inputs.formats.number_types import NumberType
 from fisher_cli.inputs.formats.pickles import Reader
 from fisher_cli.inputs.formats.plain_values import extent, plain
 from fisher_cli.inputs.formats.stand_ins import Named
 from fisher_cli.inputs.formats.storages import Storage, StoredBlock
+from fisher_cli.text import clipped
 
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
 LEGACY_START: Final = 24  # bytes, within which the magic number stands in every protocol

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fisher_cli.errors import UnsafeCheckpointError
-from fisher_cli.inputs.formats.files import clipped
+from fisher_cli.text import clipped
 
 _DEEPEST: Final = 20  # levels searched for networks and namespaces
 

@@ -15,7 +15,6 @@ from torch import nn
 
 from fisher_cli.errors import ArchitectureError
 from fisher_cli.inputs.checkpoints.checkpoints import Checkpoint
-from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.networks.detection import Fit, detect, fit_notes, near_names
 from fisher_cli.inputs.networks.families import BUILT_IN, Family
 from fisher_cli.inputs.networks.fitting import dropped_notes, find_prefix
@@ -32,6 +31,7 @@ from fisher_cli.inputs.networks.shapes import (
 from fisher_cli.inputs.networks.timm_models import PREFIX, TIMM, is_indexed, is_installed
 from fisher_cli.inputs.networks.torchvision_models import TORCHVISION
 from fisher_cli.inputs.user_code import Factory, built, import_factory, parsed_arguments
+from fisher_cli.text import clipped
 
 _DOWNLOADS: Final = frozenset(
     {

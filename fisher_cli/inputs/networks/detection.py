@@ -9,13 +9,13 @@ from torch import Tensor
 
 from fisher_cli.errors import ArchitectureError
 from fisher_cli.inputs.checkpoints.checkpoints import Checkpoint
-from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.networks.families import BUILT_IN, Family
 from fisher_cli.inputs.networks.fitting import MOST_TRIED, by_prefix, dropped_notes, is_fit, state_key
 from fisher_cli.inputs.networks.shapes import Shapes, hollow, shapes_of
 from fisher_cli.inputs.networks.timm_models import TIMM
 from fisher_cli.inputs.networks.torchvision_models import TORCHVISION
 from fisher_cli.inputs.user_code import built
+from fisher_cli.text import clipped
 
 # How many networks that fit are named in a refusal.
 _SHOWN: Final = 4

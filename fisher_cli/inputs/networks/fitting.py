@@ -10,8 +10,8 @@ from fisher_cli.errors import ArchitectureError
 from fisher_cli.inputs.checkpoints.checkpoints import Checkpoint
 from fisher_cli.inputs.checkpoints.pruning import as_expected
 from fisher_cli.inputs.checkpoints.weights import clean_names, kept_in_parts, listed
-from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.networks.shapes import COUNTER, Shapes, shapes_of, without_counters
+from fisher_cli.text import clipped
 
 MOST_TRIED: Final = 256  # networks that are built, without storage, to find the one of a file
 _DEEPEST_PREFIX: Final = 6  # of the parts before a network's own names: an attribute of a module of a trainer

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from fisher_cli.errors import ArchitectureError
 from fisher_cli.inputs.checkpoints.checkpoints import Checkpoint
 from fisher_cli.inputs.checkpoints.weights import listed
-from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.networks.shapes import BeyondFileError, Shapes, can_be_of, hollow, refuse_larger, shapes_of
 from fisher_cli.inputs.user_code import built
+from fisher_cli.text import clipped
 
 # What could lead to code, to the network, or to another way of reading weights.
 _REFUSED_KEYS: Final = frozenset(

@@ -17,12 +17,12 @@ from fisher_cli.inputs.checkpoints.checkpoints import (
 )
 from fisher_cli.inputs.checkpoints.pruning import apply_masks, remove_masks
 from fisher_cli.inputs.checkpoints.weights import listed
-from fisher_cli.inputs.formats.containers import clipped
 from fisher_cli.inputs.networks.architectures import Architecture, find_architecture, find_factory
 from fisher_cli.inputs.networks.fitting import load_weights, network_notes, own_masks
 from fisher_cli.inputs.networks.huggingface_models import in_names_of
 from fisher_cli.inputs.networks.shapes import shapes_of
 from fisher_cli.results import Inspection, Status
+from fisher_cli.text import clipped
 
 Found = Callable[[Checkpoint, str | None], None]
 
