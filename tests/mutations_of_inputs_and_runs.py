@@ -413,13 +413,13 @@ RUN: dict[str, list[tuple[str, ...]]] = {
     "storage.readers": [
         (
             "infinite numbers read from tables",
-            f"{REPORTS}::test_a_table_that_is_none_is_refused_in_one_line",
+            f"{REPORTS}::test_what_cells_hold_and_how_many_there_are_is_looked_at_first",
             "not math.isfinite(number)",
             "False",
         ),
         (
             "what a file unpacks to not looked at",
-            f"{REPORTS}::test_a_table_that_is_none_is_refused_in_one_line",
+            f"{REPORTS}::test_what_cells_hold_and_how_many_there_are_is_looked_at_first",
             "0 <= cells <= 2**22 + 16 * size",
             "True",
         ),

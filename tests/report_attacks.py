@@ -81,9 +81,9 @@ def _huge_value(folder: Path) -> Path:
     return parquet(table, compression="zstd", use_dictionary=False)(folder)
 
 
-def _many_rows(folder: Path) -> Path:
-    """Some KB with thirty million rows, all alike."""
-    return parquet(pa.table({"order": pa.array([0]).take(pa.array([0] * 30_000_000))}), compression="zstd")(folder)
+def rows_alike(folder: Path, count: int = 30_000_000) -> Path:
+    """Some KB of Parquet with so many rows, all alike."""
+    return parquet(pa.table({"order": pa.repeat(0, count)}), compression="zstd")(folder)
 
 
 _BOOK = {
@@ -217,7 +217,7 @@ TABLES: dict[str, Maker] = {
     "a large number in Parquet": parquet(pa.table({"order": pa.array([2**64 - 1], pa.uint64())})),
     "a long cell in Parquet": parquet(pa.table({"order": [0], "error": [LONG]})),
     "a huge value in Parquet": _huge_value,
-    "many rows in Parquet": _many_rows,
+    "many rows in Parquet": rows_alike,
     # workbooks
     "no archive": written("t.xlsx", b"PK\x03\x04" + bytes(50)),
     "an empty archive": written("t.xlsx", b"PK\x05\x06" + bytes(18)),

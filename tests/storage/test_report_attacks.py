@@ -6,14 +6,16 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from fisher_cli.errors import OutputError
 from fisher_cli.storage.integrity import check_report
 from fisher_cli.storage.readers import read_table
 from tests.command import error_line, fisher
-from tests.report_attacks import HEADS, IN_A_JOURNAL, IN_THE_WAY, RECORDS, TABLES, resealed
+from tests.report_attacks import HEADS, IN_A_JOURNAL, IN_THE_WAY, RECORDS, TABLES, resealed, rows_alike
 from tests.report_files import made
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +58,22 @@ def test_a_table_that_is_none_is_refused_in_one_line(name: str, read: dict[str, 
     if name.endswith("entity"):
         assert "root:" not in said
     assert read["right"][1] == "nothing"
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (TABLES["an infinite loss in Parquet"], "inf is no number"),
+        (partial(rows_alike, count=5_000_000), "cells, .* are too much for"),
+    ],
+    ids=["infinite", "many"],
+)
+def test_what_cells_hold_and_how_many_there_are_is_looked_at_first(
+    make: Callable[[Path], Path], says: str, tmp_path: Path
+) -> None:
+    """In this process, where errors that are planted are seen."""
+    with pytest.raises(OutputError, match=says):
+        read_table(make(tmp_path))
 
 
 @pytest.mark.parametrize("name", RECORDS)
