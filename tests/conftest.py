@@ -92,6 +92,7 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", sys.path[:])
+    monkeypatch.setattr("sys.meta_path", sys.meta_path[:])  # finders of what lies here go too
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("TERMINAL_WIDTH", "100")
     monkeypatch.delenv("COLUMNS", raising=False)

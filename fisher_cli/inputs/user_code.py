@@ -111,17 +111,17 @@ class _Beside(MetaPathFinder):
 
 
 # By folder, for as long as the process lives.
-finders: dict[str, _Beside] = {}
+_finders: dict[str, _Beside] = {}
 
 
 def _beside(folder: str) -> _Beside:
     """The finder of a folder; it stays, because functions import while they run."""
-    if folder not in finders:
+    if folder not in _finders:
         importlib.invalidate_caches()
-        finders[folder] = _Beside(folder)
-    if finders[folder] not in sys.meta_path:
-        sys.meta_path.append(finders[folder])
-    return finders[folder]
+        _finders[folder] = _Beside(folder)
+    if _finders[folder] not in sys.meta_path:
+        sys.meta_path.append(_finders[folder])
+    return _finders[folder]
 
 
 def _importing() -> str:

@@ -3,26 +3,17 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from fisher_cli.errors import ArchitectureError
-from fisher_cli.inputs import user_code
 from fisher_cli.inputs.user_code import import_factory
 from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 MAKE = "def make():\n    import late\n    return late.value\n"
-
-
-@pytest.fixture(autouse=True)
-def _forgotten() -> Iterator[None]:
-    before = sys.meta_path[:]
-    yield
-    sys.meta_path[:] = before
-    user_code.finders.clear()
 
 
 @pytest.fixture
@@ -54,16 +45,16 @@ def made(words: str) -> object:
     return import_factory(words)[1]()
 
 
-@pytest.mark.parametrize("typed", ["net:make", "within.net:make", "./net.py:make", "./within/net.py:make"])
+@pytest.mark.parametrize("typed", ["net:make", "inner.net:make", "./net.py:make", "./inner/net.py:make"])
 def test_what_was_typed_finds_what_lies_beside_it_also_late(typed: str, workdir: Path) -> None:
-    for folder, value in ((workdir, 1), (workdir / "within", 2)):
+    for folder, value in ((workdir, 1), (workdir / "inner", 2)):
         folder.mkdir(exist_ok=True)
         (folder / "net.py").write_text(f"import early\nassert early.value == {value}\n{MAKE}")
         (folder / "early.py").write_text(f"value = {value}\n")
         (folder / "late.py").write_text(f"value = {value}\n")
-    if typed == "within.net:make":
-        (workdir / "within" / "net.py").write_text(MAKE)
-    assert made(typed) == (2 if typed == "./within/net.py:make" else 1)
+    if typed == "inner.net:make":
+        (workdir / "inner" / "net.py").write_text(MAKE)
+    assert made(typed) == (2 if typed == "./inner/net.py:make" else 1)
 
 
 def test_a_package_finds_its_parts_and_what_lies_beside_it(workdir: Path) -> None:
