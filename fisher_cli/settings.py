@@ -501,7 +501,7 @@ PRESETS: Final[Mapping[str, Preset]] = {
             "task2vec": True,
             "eigenvalues": 0,
         },
-        "the mean of the Fisher's diagonal over each filter, without the head, as NAME.task2vec beside the report",
+        "the mean of the Fisher's diagonal over each filter, without the head, as NAME.task2vec beside the table",
         "Achille et al. 2019 (arXiv:1902.03545)",
     ),
     "mccandlish2018": Preset(

@@ -54,7 +54,7 @@ def analyze(
     force: options.Force = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Measure true and empirical Fisher traces and top eigenvalues of a sequence of checkpoints.
+    """Measure the traces and largest eigenvalues of the true and the empirical Fisher, checkpoint by checkpoint.
 
     Example: fisher analyze ckpts/ --data cifar10 --model resnet18 -o trend.csv
     """  # noqa: DOC501 - this text is the command's help
@@ -68,10 +68,10 @@ def analyze(
         melted=LONG if long else None,
     )
     if per_example and files is None:
-        msg = "--per-example writes a table beside a report file: name it with -o FILE, or type fisher examples"
+        msg = "--per-example writes a second table beside that of -o: add -o trend.csv, or type fisher examples"
         raise UsageError(msg)
     if settings.task2vec and files is None:
-        msg = "--preset task2vec writes its vector beside a report file: name it with -o FILE"
+        msg = "--preset task2vec writes its vector beside the table of -o: add -o trend.csv"
         raise UsageError(msg)
     if until is not None and not follow:
         msg = f"--until {until} says when to stop waiting: add --follow"

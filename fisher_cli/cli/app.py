@@ -2,11 +2,12 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Annotated, Any, cast
 
@@ -28,7 +29,7 @@ from fisher_cli.cli import (
     spectrum,
     verify,
 )
-from fisher_cli.cli.help_format import PlainGroup
+from fisher_cli.cli.help_format import PlainCommand, PlainGroup
 from fisher_cli.errors import FisherError, LockedError, UsageError
 from fisher_cli.parallel.launch import launched
 from fisher_cli.storage.atomic_write import STOPPING_SIGNALS
@@ -38,8 +39,32 @@ from fisher_cli.text import EscapedRecord, clipped
 UnparsableError = cast("type[Exception]", typer.BadParameter.__bases__[0])
 
 
+# What to begin with; `fisher` alone prints it.
+START = """\
+fisher demo                             analyse a sample run: a table and a page
+fisher inspect CHECKPOINTS              see what your checkpoint files hold
+fisher analyze CHECKPOINTS --data DATA  with --data cifar10, folder:DIR, …
+fisher report TABLE                     make a page of a table that -o wrote
+fisher --help                           list all commands
+"""
+
+
 class Boundary(PlainGroup):
-    """Turns errors into one line on stderr: exit code 2 for wrong usage, 5 for a locked report, 1 for all else."""
+    """Turns errors into one line on stderr: exit code 2 for wrong usage, 5 for a locked table, 1 for all else."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words before the command's own.
+
+        Returns:
+            What is left of them.
+
+        Raises:
+            Exit: there were none, and what to begin with was printed.
+        """
+        if not args and not ctx.resilient_parsing:
+            typer.echo(START, nl=False)
+            raise typer.Exit(2)
+        return super().parse_args(ctx, args)
 
     def main(
         self,
@@ -95,7 +120,7 @@ class Boundary(PlainGroup):
 
 
 def _exit_code(error: Exception) -> int:
-    """Wrong usage, a report that another process is writing, or any other failure."""
+    """Wrong usage, a table that another process is writing, or any other failure."""
     return next((code for kind, code in ((UsageError, 2), (LockedError, 5)) if isinstance(error, kind)), 1)
 
 
@@ -129,12 +154,20 @@ def _show_traceback(error: Exception) -> None:
 
 
 def _say_unparsable(error: Any) -> None:
-    """Typer's message on one line, with the help that explains more; `fisher` alone was answered by the help itself."""
+    """Typer's message on one line: with an example where a word is missing, else with the help that explains more."""
     text = str(error.format_message()).replace("Value error, ", "").strip().rstrip(".")
     if text:
         end = " see" if text.endswith("?") else "; see"
         command = error.ctx.command_path if error.ctx else "fisher"
-        _say(f"{text[0].lower()}{text[1:]}{end} {command} --help")
+        example = _example(error.ctx.command) if error.ctx and text.startswith("Missing ") else None
+        hint = f"; for example: {example}" if example else f"{end} {command} --help"
+        _say(f"{text[0].lower()}{text[1:]}{hint}")
+
+
+def _example(command: Any) -> str | None:
+    """The command line that a command's help shows; None where it shows none."""
+    found = re.search(r"Example: (.+)", command.help or "")
+    return found and found[1].strip()
 
 
 app = typer.Typer(
@@ -142,23 +175,26 @@ app = typer.Typer(
     name="fisher",
     help="Fisher information of saved classifier checkpoints.",
     epilog="Example: fisher analyze ckpts/ --data cifar10 --model resnet18 -o trend.csv",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("analyze")(analyze.analyze)
-app.command("spectrum")(spectrum.spectrum)
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "analyze": analyze.analyze,
+    "spectrum": spectrum.spectrum,
+    "examples": examples.examples,
+    "verify": verify.verify,
+    "inspect": inspect.inspect,
+    "report": report.report,
+    "plot": plot.plot,
+    "check": check.check,
+    "merge": merge.merge,
+    "models": known_names.models,
+    "datasets": known_names.datasets,
+    "demo": demo.demo,
+}
+for _name, _command in _COMMANDS.items():
+    app.command(_name, cls=PlainCommand)(_command)
 app.add_typer(compare.compare)
-app.command("verify")(verify.verify)
-app.command("examples")(examples.examples)
-app.command("inspect")(inspect.inspect)
-app.command("report")(report.report)
-app.command("plot")(plot.plot)
-app.command("check")(check.check)
-app.command("merge")(merge.merge)
-app.command("demo")(demo.demo)
-app.command("models")(known_names.models)
-app.command("datasets")(known_names.datasets)
 
 
 def _version(wanted: bool) -> None:

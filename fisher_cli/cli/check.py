@@ -1,4 +1,4 @@
-"""`fisher check`: whether a report is whole and as it was written."""
+"""`fisher check`: whether a table and the files beside it are complete and unchanged."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,15 +6,14 @@ from typing import Annotated
 import typer
 
 from fisher_cli.cli import options
+from fisher_cli.cli.next_step import page_of
 
 
 def check(
-    report: Annotated[
-        Path, typer.Argument(metavar="REPORT", help="A report file, such as trend.csv.", show_default=False)
-    ],
+    report: Annotated[Path, typer.Argument(metavar="TABLE", help="A table, such as trend.csv.", show_default=False)],
     debug: options.Debug = False,  # noqa: ARG001 - acted upon by its callback
 ) -> None:
-    """Say whether a report is whole: tables against the hashes in its record, rows in order, journal undamaged.
+    """Check that a table is complete and unchanged, by the hashes in its record, the order of its rows and its journal.
 
     Example: fisher check trend.csv
     """  # noqa: DOC501 - this text is the command's help
@@ -24,4 +23,7 @@ def check(
     console = Console()
     findings = check_report(report)
     console.lines(f"{'ok' if each.ok else 'WRONG':6}{each.what}: {each.detail}" for each in findings)
-    raise typer.Exit(0 if all(each.ok for each in findings) else 4)
+    is_whole = all(each.ok for each in findings)
+    if is_whole:
+        console.next_step(page_of(report))
+    raise typer.Exit(0 if is_whole else 4)

@@ -1,16 +1,16 @@
-"""`fisher compare`: the commands that hold two things against each other."""
+"""`fisher compare`: the commands that compare two matrices or two checkpoints."""
 
 import typer
 
 from fisher_cli.cli import compare_matrices
 from fisher_cli.cli.compare_checkpoints import checkpoints
-from fisher_cli.cli.help_format import PlainGroup
+from fisher_cli.cli.help_format import PlainCommand, PlainGroup
 
 compare = typer.Typer(
     cls=PlainGroup,
     name="compare",
-    help="Hold two things against each other: the true and the empirical Fisher, or two checkpoints.",
+    help="Compare the true with the empirical Fisher, or two checkpoints with each other.",
     no_args_is_help=True,
 )
-compare.command("true-vs-empirical")(compare_matrices.true_vs_empirical)
-compare.command("checkpoints")(checkpoints)
+compare.command("true-vs-empirical", cls=PlainCommand)(compare_matrices.true_vs_empirical)
+compare.command("checkpoints", cls=PlainCommand)(checkpoints)

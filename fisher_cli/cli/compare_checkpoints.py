@@ -10,6 +10,7 @@ import typer
 
 from fisher_cli.cli import options
 from fisher_cli.cli.destinations import destinations
+from fisher_cli.cli.next_step import say_next
 from fisher_cli.cli.shared_options import DATA, MODEL, NETWORK, RUNNING, SEED, asks
 from fisher_cli.settings import Resources, Settings
 from fisher_cli.storage.formats import Format, render
@@ -23,7 +24,9 @@ def checkpoints(
     settings: Settings,
     resources: Resources,
     first: Annotated[Path, typer.Argument(metavar="A", help="A checkpoint file.", show_default=False)],
-    second: Annotated[Path, typer.Argument(metavar="B", help="Another of the same network.", show_default=False)],
+    second: Annotated[
+        Path, typer.Argument(metavar="B", help="A checkpoint file of the same network.", show_default=False)
+    ],
     output: options.CheckpointComparisonOutput = None,
     format: options.FormatOption = None,
     csv_dialect: options.CsvDialect = Dialect.PLAIN,
@@ -31,7 +34,7 @@ def checkpoints(
     force: options.Force = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Say how far apart two checkpoints are: KL both ways against the Fisher's second-order view, layer by layer.
+    """Measure the distance between two checkpoints: KL divergences, the quadratic form of the Fisher, and layers.
 
     Example: fisher compare checkpoints ckpts/step_01000.pt ckpts/step_02000.pt --data cifar10 --model resnet18
     """
@@ -54,4 +57,5 @@ def checkpoints(
     elif to_stdout is not None:
         console.write(render(found.table, to_stdout, found.stable_metadata(), csv_dialect))
     if files is not None:
-        console.message(f"report: {files.main}")
+        console.message(f"table: {files.main}")
+    say_next(console, (first, second), settings, files)

@@ -50,12 +50,11 @@ def true_vs_empirical(
     force: options.Force = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Compare the empirical Fisher with the true one: traces, norms, directions, eigenspaces, and a verdict.
+    """Compare the empirical with the true Fisher: traces, norms, directions, eigenspaces and a verdict.
 
-    Beside each figure stands what labels drawn from the model itself would give, so that their noise is not read as a
-    difference.
+    Each number stands beside its null, the value under labels drawn from the model.
 
-    Example: fisher compare true-vs-empirical ckpts/ --data cifar10 --model resnet18 -o trend.csv
+    Example: fisher compare true-vs-empirical ckpts/ --data cifar10 -o trend.csv
     """  # noqa: DOC501 - this text is the command's help
     asked = ComparisonSettings(damping=positive_number(damping, "--damping", "0.001"), draws=count(draws, "--draws"))
     least = positive_number(fail_ratio_below, "--fail-ratio-below", "0.5")

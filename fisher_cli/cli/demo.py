@@ -26,11 +26,11 @@ RUN: Final = f"{SAMPLES}/digits-clean"
 def demo(
     context: typer.Context,
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Where the samples, the table and the page are written.")
+        Path, typer.Argument(metavar="FOLDER", help="Folder for the samples, the table and the page.")
     ] = Path("fisher-demo"),
     debug: options.Debug = False,  # noqa: ARG001 - acted upon by its callback
 ) -> None:
-    """Write the sample runs to a folder, analyse one of them, and make a page of it, if matplotlib is installed.
+    """Write the sample runs to a folder, analyse one of them, and make a page if matplotlib is installed.
 
     Example: fisher demo
     """

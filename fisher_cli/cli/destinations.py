@@ -60,7 +60,7 @@ def _stdout_format(output: Path | None, form: Format | None) -> Format | None:
         OutputError: something must go there, and it is closed.
     """
     if sys.stdout is None and (output is None or str(output) == "-" or form is Format.TABLE):
-        msg = "standard output is closed: write the report to a file with -o FILE"
+        msg = "standard output is closed: write the table to a file with -o FILE"
         raise OutputError(msg)
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     if output is None:
@@ -78,7 +78,7 @@ def _stdout_format(output: Path | None, form: Format | None) -> Format | None:
 def say_what_is_left(console: "Console", left: Sequence[Path]) -> None:
     """Say which tables of an earlier report stay beside this one, since somebody has changed them."""
     for path in left:
-        console.message(f"{path} was changed after fisher wrote it, and is left alone: it is of the report before this")
+        console.message(f"{path} was changed after fisher wrote it; it is left as it is and belongs to the earlier run")
 
 
 def why_nothing(rows: "Sequence[Measurement] | Sequence[Inspection]") -> str:

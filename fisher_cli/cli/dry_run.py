@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fisher_cli.cli.destinations import why_nothing
+from fisher_cli.cli.next_step import same_command
 from fisher_cli.errors import OutOfMemoryError, UsageError
 from fisher_cli.parallel.launch import launched
 from fisher_cli.settings import Resources, Settings
@@ -123,6 +124,7 @@ def _told(
     else:
         console.lines(forecast_lines(found))
     if found.refusal is None:
+        console.next_step(same_command("--dry-run"))
         return 0
     console.error(f"does not fit: {found.refusal.reason}: {', or '.join(found.refusal.remedies)}")
     return DOES_NOT_FIT

@@ -47,7 +47,7 @@ def examples(
     force: options.Force = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Show which examples carry the trace: hard, mislabelled or memorised ones; by class, and clean against noisy.
+    """Rank the examples by their share of the trace, which finds hard, mislabelled and memorised ones.
 
     Example: fisher examples ckpts/ --data cifar10 --labels noisy.csv -o trend.csv
     """  # noqa: DOC501 - this text is the command's help

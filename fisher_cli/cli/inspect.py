@@ -12,6 +12,7 @@ import typer
 from fisher_cli._version import __version__
 from fisher_cli.cli import options
 from fisher_cli.cli.destinations import ROWS_AS_THEY_COME, destinations, exit_code, say_what_is_left, why_nothing
+from fisher_cli.cli.next_step import analysis_of
 from fisher_cli.cli.shared_options import DATA, DEBUG, DEVICE, ESTIMATOR, MODEL, NETWORK, asks, changed, without
 from fisher_cli.settings import Resources, Settings
 from fisher_cli.storage.formats import Format, render
@@ -50,7 +51,7 @@ def inspect(
     force: options.Force = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Say what checkpoint files are: container, weights, step, network; with --data how each parameter is covered.
+    """Show what checkpoint files hold: format, weights, step and network; with --data also the method per parameter.
 
     Example: fisher inspect ckpts/ --model resnet18 --data cifar10
     """  # noqa: DOC501 - this text is the command's help
@@ -70,7 +71,10 @@ def inspect(
         for order, row in enumerate(survey):
             if to_stdout is not None and to_stdout in ROWS_AS_THEY_COME:
                 console.write(_line(row, order, to_stdout, csv_dialect))
-    raise typer.Exit(_finish(console, survey, files, to_stdout))
+    code = _finish(console, survey, files, to_stdout)
+    if survey.good:
+        console.next_step(analysis_of(checkpoints, settings if data else replace(settings, data="DATA")))
+    raise typer.Exit(code)
 
 
 def _run(paths: list[Path], settings: Settings, resources: Resources) -> "FileRun":
@@ -160,7 +164,7 @@ def _finish(console: "Console", survey: _Survey, files: ReportFiles | None, to_s
     if not survey.good:
         console.error(why_nothing(survey.rows))
     elif files is not None:
-        console.message(f"report: {files.main}")
+        console.message(f"table: {files.main}")
     return exit_code(survey.rows, survey.good)
 
 

@@ -2,21 +2,25 @@
 
 
 def models() -> None:
-    """List the networks that --model knows by name; any other goes by the function that makes it, as ./net.py:make."""
+    """List the networks that --model knows by name. Any other network needs a function, such as ./net.py:make."""
     from fisher_cli.inputs.networks.architectures import known_models
     from fisher_cli.reports.console import Console
 
     console = Console()
     console.names(known_models())
-    console.message("others: resnetD-cifar for every D = 6n + 2, wrn-D-K for every D = 6n + 4")
-    console.message("timm's networks: --model timm:NAME (needs pip install 'fisher-cli[timm]')")
-    console.message("folders of transformers: by their config.json (pip install 'fisher-cli[hf]')")
-    console.message("without --model names and shapes of the weights decide: fisher inspect CKPT")
+    console.message("also: resnetD-cifar for every D = 6n + 2, and wrn-D-K for every D = 6n + 4")
+    console.message("networks of timm: --model timm:NAME (pip install 'fisher-cli[timm]')")
+    console.message("folders of transformers: recognised by config.json (pip install 'fisher-cli[hf]')")
+    console.message(
+        "without --model, names and shapes of the weights decide; see which network: fisher inspect CHECKPOINTS"
+    )
 
 
 def datasets() -> None:
-    """List the datasets that --data knows: splits, classes, image size, packages needed; and its other forms."""
+    """List the datasets that --data knows, with splits, classes, image sizes and packages, and its other forms."""
     from fisher_cli.inputs.data.catalogue import catalogue_text
     from fisher_cli.reports.console import Console
 
-    Console().write(catalogue_text())
+    console = Console()
+    console.write(catalogue_text())
+    console.next_step("fisher analyze CHECKPOINTS --data NAME -o trend.csv")

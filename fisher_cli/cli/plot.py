@@ -1,4 +1,4 @@
-"""`fisher plot`: one chart of a report as a file for a paper."""
+"""`fisher plot`: one chart of a table as a file for a paper."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from fisher_cli.cli import options
+from fisher_cli.cli.next_step import page_of
 from fisher_cli.cli.single_file import check_single, write_single
 from fisher_cli.errors import OutputError, UsageError
 
 
 class Drawing(StrEnum):
-    """What can be drawn of a report."""
+    """What can be drawn of a table."""
 
     TRACES = "traces"
     RATIO = "ratio"
@@ -43,10 +44,10 @@ _MISSING = {
 
 def plot(
     reports: Annotated[
-        list[Path], typer.Argument(metavar="REPORT...", help="Report files, such as trend.csv.", show_default=False)
+        list[Path], typer.Argument(metavar="TABLE...", help="Tables, such as trend.csv.", show_default=False)
     ],
     what: Annotated[
-        Drawing, typer.Option("--what", metavar="CHART", help=f"What to draw: {', '.join(Drawing)}.")
+        Drawing, typer.Option("--what", metavar="CHART", help=f"Chart to draw: {', '.join(Drawing)}.")
     ] = Drawing.TRACES,
     output: Annotated[
         Path | None,
@@ -54,18 +55,19 @@ def plot(
             "-o",
             "--output",
             metavar="FILE",
-            help="The figure: .svg, .pdf or .png. \\[default: REPORT.CHART.svg]",
+            help="Write the figure to this file (.svg .pdf .png). \\[default: TABLE.CHART.svg]",
             show_default=False,
         ),
     ] = None,
     width: Annotated[
-        PaperWidth, typer.Option("--width", metavar="WIDTH", help="one-column or two-columns of a paper.")
+        PaperWidth,
+        typer.Option("--width", metavar="WIDTH", help="Width of the figure: one-column or two-columns of a paper."),
     ] = PaperWidth.ONE_COLUMN,
     log: Annotated[
         bool | None,
         typer.Option(
             "--log/--linear",
-            help="The axis of traces, loss or snr. \\[default: --log where values span a factor of 20]",
+            help="Scale of the vertical axis. \\[default: --log if the values span a factor of 20]",
             show_default=False,
         ),
     ] = None,
@@ -73,7 +75,7 @@ def plot(
     quiet: options.Quiet = False,
     debug: options.Debug = False,  # noqa: ARG001 - acted upon by its callback
 ) -> None:
-    """Draw one chart of a report, sized for a paper; what it shows is said in a sentence, for the caption.
+    """Draw one chart of a table in the size of a paper's column, and print a sentence for its caption.
 
     Example: fisher plot trend.csv --what traces -o traces.pdf
     """  # noqa: DOC501 - this text is the command's help
@@ -97,3 +99,4 @@ def plot(
     console.message(f"figure: {output}")
     said = " ".join([*chart.finding.splitlines(), chart.note])
     console.message(said.replace("\N{NO-BREAK SPACE}", " "))
+    console.next_step(page_of(reports[0]))

@@ -1,12 +1,12 @@
-"""`fisher report`: one page with the charts and tables of a report, or of several beside each other."""
+"""`fisher report`: one page with the charts of a table, or of several tables together."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fisher_cli.cli import options
-from fisher_cli.cli.options.panels import DATA
 from fisher_cli.cli.single_file import check_single, write_single
 from fisher_cli.errors import UsageError
 
@@ -15,51 +15,36 @@ MOST = 4  # colours and dashes that can be told apart
 
 def report(
     reports: Annotated[
-        list[Path], typer.Argument(metavar="REPORT...", help="Report files, such as trend.csv.", show_default=False)
+        list[Path], typer.Argument(metavar="TABLE...", help="Tables, such as trend.csv.", show_default=False)
     ],
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", metavar="FILE", help="The page, .html. \\[default: the report's name]", show_default=False
-        ),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data",
-            metavar="NAME|folder:DIR|…",
-            help="Show the examples that carry the trace as pictures: the dataset that the report was made of. Which "
-            "part of it and how prepared, the report knows.",
-            show_default=False,
-            rich_help_panel=DATA,
-        ),
-    ] = None,
-    data_dir: options.DataDir = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            "--labels",
+            "-o",
+            "--output",
             metavar="FILE",
-            help="With --data: the file of labels, for a report that was made with one.",
+            help="Write the page to this file (.html). \\[default: TABLE.html]",
             show_default=False,
-            rich_help_panel=DATA,
         ),
     ] = None,
+    data: options.PageData = None,
+    data_dir: options.DataDir = None,
+    labels: options.PageLabels = None,
     force: options.Force = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,  # noqa: ARG001 - acted upon by its callback
 ) -> None:
-    """Make a page of a report and the tables beside it: charts, findings, tables; one file that needs no network.
+    """Make a page of a table and the tables beside it: one HTML file with charts, findings and numbers.
 
-    Several reports are drawn into the same charts; --data adds pictures of examples.
+    Several tables are drawn into the same charts, and --data adds pictures of examples.
 
     Example: fisher report trend.csv
     """  # noqa: DOC501 - this text is the command's help
     if len(reports) > MOST:
-        msg = f"{len(reports)} reports are too many for one page: name at most {MOST}"
+        msg = f"{len(reports)} tables are too many for one page: name at most {MOST}"
         raise UsageError(msg)
     if labels is not None and data is None:
-        msg = f"--labels {labels} belongs to --data: name the dataset whose examples shall be shown"
+        msg = f"--labels {labels} needs --data: name the dataset whose examples the page should show"
         raise UsageError(msg)
     output = output or reports[0].with_suffix(".html")
     check_single(output, (".html", ".htm"), force=force)
@@ -75,4 +60,6 @@ def report(
         folder, replaced = (None if path is None else str(path) for path in (data_dir, labels))
         runs = [with_pictures(run, ImageData(data, folder, replaced)) for run in runs]
     write_single(output, render_page(runs), force=force)
-    Console(quiet=quiet).message(f"page: {output}")
+    console = Console(quiet=quiet)
+    console.message(f"page: {output}")
+    console.next_step(f"fisher plot {shlex.quote(str(reports[0]))} --what ratio")

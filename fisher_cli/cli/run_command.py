@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from fisher_cli.cli.destinations import ROWS_AS_THEY_COME, exit_code, say_what_is_left, why_nothing
 from fisher_cli.cli.long_tables import Opened, open_rows
+from fisher_cli.cli.next_step import say_next
 from fisher_cli.errors import UsageError
 from fisher_cli.parallel.launch import launched
 from fisher_cli.settings import Resources, Settings
@@ -68,6 +69,8 @@ class FirstRow:
 
 # The command under way and all its words as they were understood, defaults included.
 WORDS: ContextVar[str] = ContextVar("WORDS", default="")
+# Whether its data are those that it takes where nobody names any.
+DATA_IS_UNASKED: ContextVar[bool] = ContextVar("DATA_IS_UNASKED", default=False)
 
 
 def made_of(run: "FileRun", journal: Journal, files: ReportFiles) -> str:
@@ -225,13 +228,16 @@ def run_command(
         may_be_done = waits is None and to_stdout is None and not is_fresh
         if process_group.broadcast(may_be_done and _is_done(run, journal, files)):
             if files is not None:
-                console.message(f"report: {files.main}")  # nothing to measure, to write or to print
+                console.message(f"table: {files.main}")  # nothing to measure, to write or to print
+                say_next(console, checkpoints, settings, files)
             return 0
         opened = open_rows(stack, report.tables, files, to_stdout)
         _measure(console, run, report, files, to_stdout, opened)
         stack = stack.pop_all()  # kept until the end: what goes to stdout does not go to stderr
     with stack:
         code = _finish(console, run, report, files, to_stdout, opened, journal)
+        if run.analysis.succeeded and run.analysis.part is None and launch.speaks:
+            say_next(console, checkpoints, settings, files)
     return code if launch.speaks else 0
 
 
@@ -313,6 +319,8 @@ def _measure(
         rows = run.rows(progress) if files is None else run.rows(progress, _Renewed(run, report, files, opened))
         try:
             for order, measurement in enumerate(rows, run.analysis.first_order):
+                if order == run.analysis.first_order and measurement.error and DATA_IS_UNASKED.get():
+                    _ask_for_data(run, measurement)
                 if to_stdout is not None and to_stdout in ROWS_AS_THEY_COME:
                     for text in report.lines(run.analysis, measurement, order, to_stdout, path):
                         console.write(text)
@@ -322,6 +330,15 @@ def _measure(
         except BaseException as error:
             _keep(console, run, report, files, opened, by_user=not isinstance(error, Exception))
             raise
+
+
+def _ask_for_data(run: "FileRun", measurement: "Measurement") -> None:
+    """Ask for the dataset where the first checkpoint shows that the digits, which nobody asked for, do not fit."""
+    from fisher_cli.run.unasked_data import ask_for_data
+
+    for file in run.files:
+        if file.name == measurement.checkpoint:
+            ask_for_data(run.inputs, file)
 
 
 class _Renewed:
@@ -418,7 +435,7 @@ def _finish(
     if not analysis.succeeded:
         console.error(why_nothing(analysis.measurements))
     elif files is not None:
-        console.message(f"report: {files.main}")
+        console.message(f"table: {files.main}")
     for line in failed:
         console.error(line)
     return CHECK_FAILED if failed else code
@@ -434,7 +451,7 @@ def _finish_part(
 ) -> int:
     """Write the report of a shard; what the whole run shows is said when the parts are joined."""
     say_what_is_left(console, _write(analysis, report, files, opened, ingredients))
-    console.message(f"report: {files.main}, to be joined with the other shards' by fisher merge")
+    console.message(f"table: {files.main}; fisher merge joins it with the tables of the other shards")
     if not analysis.measurements:
         return 0
     if not analysis.succeeded:

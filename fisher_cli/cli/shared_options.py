@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from fisher_cli.cli import options
-from fisher_cli.cli.run_command import WORDS
+from fisher_cli.cli.run_command import DATA_IS_UNASKED, WORDS
 from fisher_cli.cli.sharing import read_devices
 from fisher_cli.errors import UsageError
 from fisher_cli.settings import (
@@ -177,6 +177,7 @@ BATCH_SIZE = (
 )
 DEVICE = (SharedOption("device", options.Device, "auto", of=Resources),)
 DEBUG = (SharedOption("debug", options.Debug, False, of=None),)
+HELP_ALL = SharedOption("help_all", options.HelpAll, False, of=None)
 RUNNING = (*BATCH_SIZE, *DEVICE, *DEBUG)
 ACTIVATIONS = (SharedOption("activations", options.ActivationsOption, Activations.KEEP, of=Resources),)
 SHARING = (
@@ -204,6 +205,7 @@ def asks(*asked: SharedOption) -> Callable[[Callable[..., None]], Callable[..., 
     Args:
         *asked: the shared options, in the order of the help.
     """
+    asked = (*asked, HELP_ALL)
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = list(inspect.signature(command, eval_str=True).parameters.values())[2:]
@@ -214,6 +216,7 @@ def asks(*asked: SharedOption) -> Callable[[Callable[..., None]], Callable[..., 
 
         @functools.wraps(command)
         def run(context: typer.Context, **given: Any) -> None:
+            DATA_IS_UNASKED.set(not _was_typed(context, "data"))
             WORDS.set(repr((context.command_path, sorted(context.params.items()))))
             typed = [(each, given.pop(each.name)) for each in asked]
             words, resources = (

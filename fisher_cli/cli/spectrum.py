@@ -50,9 +50,9 @@ def spectrum(
     force: options.Force = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Find the eigenvalues of the true and the empirical Fisher: all of them, or the leading ones and their density.
+    """Compute all eigenvalues of the true and the empirical Fisher, or the largest ones and the density of the rest.
 
-    Example: fisher spectrum ckpts/ --data cifar10 --model resnet18 --limit 200 -o trend.csv
+    Example: fisher spectrum ckpts/ --data cifar10 --limit 200 -o trend.csv
     """  # noqa: DOC501 - this text is the command's help
     asked = SpectrumSettings(
         matrix=matrix,

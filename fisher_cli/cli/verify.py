@@ -34,9 +34,9 @@ def verify(
     force: options.Force = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Check on your own network that the numbers are right: identities, each with both sides, error and tolerance.
+    """Check the numbers on your own network: identities of the Fisher, each with both sides, error and tolerance.
 
-    Exit code 4 if one fails, 0 if undecided. Example: fisher verify ckpts/last.pt --data cifar10 --model resnet18
+    The exit code is 4 if an identity fails. Example: fisher verify ckpts/last.pt --data cifar10 --model resnet18
     """  # noqa: DOC501 - this text is the command's help
     settings = replace(
         settings, limit=positive(limit, "--limit", "all"), precision=read_precision(precision), verify=True

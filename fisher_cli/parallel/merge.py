@@ -75,7 +75,7 @@ def merge(paths: Sequence[Path], output: Path, form: Format, *, force: bool = Fa
             if word not in mains:
                 other = next(each[word] for each in given if word in each)
                 msg = (
-                    f"{path} has no report of fisher {word or 'analyze'} beside it, as {other} is: make it, or name "
+                    f"{path} has no table of fisher {word or 'analyze'} beside it, as {other} has: make it, or name "
                     "files of one kind, such as part-1.spectrum.csv"
                 )
                 raise OutputError(msg)
@@ -111,7 +111,7 @@ class _Whole:
                 msg = f"{part.main} is one of the parts and would be lost: choose another name for -o"
                 raise OutputError(msg)
         if not any(self.records):
-            msg = f"none of the {len(self.checkpoints)} checkpoints has a result: there is nothing to report"
+            msg = f"none of the {len(self.checkpoints)} checkpoints has a result: there is nothing to write"
             raise OutputError(msg)
         self.files.check_writable()
 

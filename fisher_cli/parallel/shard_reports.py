@@ -141,10 +141,10 @@ def main_tables(path: Path) -> dict[str, Path]:
     mains = {named: path} if named else {word: table_path(path, word) for word in KINDS}
     found = {word: main for word, main in mains.items() if os.path.lexists(record_path(main))}
     if not found and os.path.lexists(path):
-        msg = f"{path}: no part of a run: there is no record {record_path(path).name} beside it, as fisher writes it"
+        msg = f"{path}: not a part of a run: there is no record {record_path(path).name} beside it, as fisher writes it"
         raise OutputError(msg)
     if not found:
-        msg = f"{path}: no such report"
+        msg = f"{path}: no such table"
         raise OutputError(msg)
     return found
 
@@ -180,7 +180,7 @@ def read_shard(main: Path, word: str) -> ShardReport:
     try:
         part = ShardPart.recorded(record.get("part"))
     except ValueError:
-        msg = f"{main} is no part of a run: it was made without --shard; name the reports that --shard has made"
+        msg = f"{main} is not a part of a run: it was made without --shard; name the tables that --shard has made"
         raise OutputError(msg) from None
     try:
         files = _files(main, word, stored.tables)
@@ -191,7 +191,7 @@ def read_shard(main: Path, word: str) -> ShardReport:
     try:
         asked, records, _ = read_records(journal_folder(main))
     except RecordError as error:
-        msg = f"{error}; copy the folder {journal_folder(main).name} there with the report"
+        msg = f"{error}; copy the folder {journal_folder(main).name} there with the table"
         raise OutputError(msg) from error
     found = ShardReport(main, word, record, files, part, asked, records)
     if len(record["checkpoints"]) != len(part.share):
@@ -251,7 +251,7 @@ def whole_run(parts: Sequence[ShardReport]) -> list[ShardReport]:
         which = ", ".join(f"{index}/{total}" for index in missing)
         more = f" and {count - 5} more" if count > 5 else ""
         word = "shard is" if count == 1 else "shards are"
-        msg = f"{count} {word} missing: {which}{more}; name its report too, or {first.again(missing[0])}"
+        msg = f"{count} {word} missing: {which}{more}; name its table too, or {first.again(missing[0])}"
         raise OutputError(msg)
     return [by_index[index] for index in sorted(by_index)]
 

@@ -223,7 +223,7 @@ def eigenvalues(runs: Runs, width: float = WIDTH) -> Chart | None:
     axes.set_ylabel("eigenvalue (1/weight²)")
     legend_above(axes)
     names = [f"eig_{which}_{k}" for k in range(1, count + 1) for which in ("true", "empirical")]
-    note = "The paler, the smaller the eigenvalue. Residuals are in the report."
+    note = "The paler, the smaller the eigenvalue. Residuals are in the table."
     return Chart(
         "eigenvalues",
         _each(runs, _eigenvalues_said),

@@ -101,6 +101,11 @@ class Console:
                 said = "\n".join(lines)
             self._say(Text(said, style))
 
+    def next_step(self, command: str) -> None:
+        """Say on stderr what to type next, if a person is looking at it, unless quiet."""
+        if _is_terminal(self._stderr) and not self.quiet:
+            self._say(Text(f"next: {one_line(command)}", "dim"))  # on one line, to be copied
+
     def error(self, text: str) -> None:
         """Say on stderr, on one line, what went wrong; also if quiet."""
         self._say(Text.assemble(("error:", "bold red"), f" {one_line(text)}"))
@@ -126,7 +131,7 @@ class Console:
             BrokenPipeError: nobody reads the pipe any more.
         """
         if self._stdout is None:
-            msg = "standard output is closed: write the report to a file with -o FILE"
+            msg = "standard output is closed: write the table to a file with -o FILE"
             raise OutputError(msg)
         if isinstance(content, bytes) and self.is_terminal:
             msg = "this format is binary and would garble the terminal: write it to a file with -o FILE"

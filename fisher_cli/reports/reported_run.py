@@ -157,10 +157,10 @@ def read_run(path: Path) -> ReportedRun:
             (path.stem.removesuffix(f".{each.word}") for each in _SIDES if path.stem.endswith(f".{each.word}")), ""
         )
         better = f": type {path.with_name(stem + path.suffix)}" if stem else ""
-        msg = f"{path}: not the main table of a report, as `fisher analyze` writes it: no column {missing[0]}{better}"
+        msg = f"{path}: not the main table that `fisher analyze` writes: no column {missing[0]}{better}"
         raise OutputError(msg)
     if not len(main):
-        msg = f"{path}: the report has no rows"
+        msg = f"{path}: the table has no rows"
         raise OutputError(msg)
     found = {each.word: side for each in _SIDES if (side := _side(path, each)) is not None}
     columns = {each.word: each.columns for each in _SIDES}
@@ -235,7 +235,7 @@ def _damage(path: Path, record: StoredRecord | None, files: Sequence[Path]) -> I
     """
     if record is None:
         name = one_line(record_path(path).name)
-        yield f"{name} is missing or damaged: settings and data of this report are not known"
+        yield f"{name} is missing or damaged: the settings and data of this table are not known"
         return
     for file in files:
         listed = record.tables.get(file.name)

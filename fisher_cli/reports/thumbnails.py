@@ -97,7 +97,7 @@ def _examples(run: ReportedRun, data: ImageData) -> "Examples":
 
 
 def _unknown(run: ReportedRun) -> str:
-    return f"{run.name}: its record does not say of which data it is: make the report again"
+    return f"{run.name}: its record does not say which data it is of: make the table again"
 
 
 def _normalize(run: ReportedRun, known: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:

@@ -51,7 +51,7 @@ def format_of(path: Path, explicit: Format | None = None) -> Format:
         msg = "--format table is for the terminal: leave out -o, or choose a file format such as --format csv"
         raise UsageError(msg)
     if found is None and os.path.isdir(path):
-        better = shlex.quote(str(path / f"report.{explicit or Format.CSV}"))
+        better = shlex.quote(str(path / f"table.{explicit or Format.CSV}"))
         msg = f"-o {path}: it is a folder: type -o {better}"
         raise UsageError(msg)
     if found is None and os.path.exists(path) and not os.path.isfile(path):

@@ -96,7 +96,7 @@ def _tables(report: Path, record: StoredRecord) -> Iterator[IntegrityCheck]:
         One finding per table.
     """
     if report.name not in record.tables:
-        yield IntegrityCheck(report.name, False, "is not in the record: it is not the report that the record is about")
+        yield IntegrityCheck(report.name, False, "is not in the record: the record belongs to another table")
     for name, expected in record.tables.items():
         try:
             found = digest_of(report.with_name(name))

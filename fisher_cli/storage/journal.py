@@ -47,7 +47,7 @@ def locked(folder: Path) -> int:
         owner = _owner(descriptor)
         os.close(descriptor)
         msg = (
-            f"{folder.with_suffix('')}: another process is writing this report ({owner}); wait for it, or choose "
+            f"{folder.with_suffix('')}: another process is writing this table ({owner}); wait for it, or choose "
             "another name for -o"
         )
         raise LockedError(msg) from None
@@ -85,7 +85,7 @@ def _refuse_links(folder: Path) -> None:
         except FileNotFoundError:
             continue
         if path == folder and not stat.S_ISDIR(status.st_mode):
-            msg = f"{folder} is in the way: a report keeps its journal there; choose another name for -o"
+            msg = f"{folder} is in the way: the journal of the table belongs there; choose another name for -o"
             raise RecordError(msg)
         if path != folder and (kind := kind_of(status)) is not None:
             msg = (
@@ -267,7 +267,7 @@ def open_journal(folder: Path, asked: Mapping[str, Any], *, fresh: bool = False,
         The journal; `dropped` says how many damaged lines there were. Whoever opens it closes it.
 
     Raises:
-        LockedError: another process is writing this report.
+        LockedError: another process is writing this table.
         RecordError: the folder is something else, cannot be written, or its records answer another question.
     """
     asked = json.loads(json.dumps(asked))  # tuples as lists, as they will be read
@@ -405,7 +405,7 @@ def _refuse_other_question(folder: Path, head: Any, asked: Mapping[str, Any]) ->
         if [each.place for each in differing] == [_THREADS]:
             again = f"go on with the same number, OMP_NUM_THREADS={differing[0].before} before the command, "
         msg = (
-            f"{folder.with_suffix('')}: the report there was made otherwise: {'; '.join(found[:3])}{more}; "
+            f"{folder.with_suffix('')}: the table there was made with other settings: {'; '.join(found[:3])}{more}; "
             f"{again}choose another name for -o, or begin anew with --force"
         )
         raise RecordError(msg)

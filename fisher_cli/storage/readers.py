@@ -55,11 +55,11 @@ def refuse_no_report(path: Path) -> None:
     msg = ""
     try:
         if stat.S_ISDIR(status_of(path).st_mode):
-            msg = f"{path}: a folder; name the table of a report, such as trend.csv"
+            msg = f"{path}: a folder; name a table, such as trend.csv"
         elif path.name.endswith(RECORD):
-            msg = f"{path}: the record of a report; name its table, such as {path.name.removesuffix(RECORD)}.csv"
+            msg = f"{path}: the record of a table; name the table, such as {path.name.removesuffix(RECORD)}.csv"
     except FileNotFoundError:
-        msg = f"{path}: no such report; check the path"
+        msg = f"{path}: no such table; check the path"
     except OSError as error:
         msg = f"{path}: cannot be read ({error.strerror or error})"
     if msg:
@@ -86,7 +86,7 @@ def read_table(path: Path, sheet: str | None = None, columns: Sequence[Column] =
     names = {column.name for column in found}
     missing = [column for column in columns if column.name not in names]
     if needed := [column.name for column in missing if column.name in _NEVER_EMPTY]:
-        msg = f"{path}: not a report of fisher, or a damaged one: no column {needed[0]}"
+        msg = f"{path}: not a table of fisher, or a damaged one: no column {needed[0]}"
         raise OutputError(msg)
     return make_table(rows, [*found, *missing])
 
@@ -108,7 +108,7 @@ def read_rows(path: Path, sheet: str | None = None) -> tuple[list[Column], list[
     }
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        msg = f"{path}: not a report of fisher: name a table that ends in {' '.join(_SUFFIXES)}"
+        msg = f"{path}: not a table of fisher: its name must end in {' '.join(_SUFFIXES)}"
         raise OutputError(msg)
     with _explained(path), open_regular(path) as file:
         return _typed(*reader(file))
@@ -133,7 +133,7 @@ def _explained(path: Path) -> Iterator[None]:
         msg = f"{path}: does not fit into the memory"
         raise OutputError(msg) from error
     except (ValueError, csv.Error) as error:
-        msg = f"{path}: not a report of fisher, or a damaged one: {one_line(str(error))[:200]}"
+        msg = f"{path}: not a table of fisher, or a damaged one: {one_line(str(error))[:200]}"
         raise OutputError(msg) from error
 
 
@@ -196,7 +196,7 @@ def _number(value: str | int | float, column: Column) -> int | float:
         number = math.inf
     is_whole = column.kind is Kind.INTEGER
     if not math.isfinite(number) or (is_whole and not (-_LARGEST <= number < _LARGEST and number == int(number))):
-        msg = f"{str(value)[:20]} is no {'whole number' if is_whole else 'number'} that a report has"
+        msg = f"{str(value)[:20]} is no {'whole number' if is_whole else 'number'} that a table has"
         raise ValueError(msg)
     if number < 0 and (column.name in _PLACES or column.name.endswith("_se")):
         msg = f"{str(value)[:20]} is below zero"

@@ -114,7 +114,12 @@ class ReportFiles:
 
     def path(self, table: Table) -> Path:
         """Where a table of the registry lies, by its word."""
-        return table_path(self.main, table.word, "" if self.word == MAIN_SHEET else self.word)
+        return table_path(self.main, table.word, self.own_word)
+
+    @property
+    def own_word(self) -> str:
+        """The main table's word in its file's name, "" where it has none."""
+        return "" if self.word == MAIN_SHEET else self.word
 
     @property
     def layers(self) -> Path:
@@ -314,7 +319,7 @@ class ReportFiles:
         """
         kind = kind_of(status)
         if stat.S_ISDIR(status.st_mode):
-            better = str(path / f"report{self.main.suffix}")
+            better = str(path / f"table{self.main.suffix}")
             msg = f"cannot write {path}: it is a folder: type -o {shlex.quote(better)}"
             raise OutputError(msg)
         if kind is not None and not stat.S_ISLNK(status.st_mode):
@@ -394,9 +399,9 @@ class _Ours:
                 "which writes it anew from the journal; or choose another name for -o, or replace it with --force"
             )
         others = ", ".join(sorted(self.record.tables)) if is_record and self.record is not None else ""
-        whose = f"belongs to the report {one_line(others)}" if others else "exists"
+        whose = f"belongs to the table {one_line(others)}" if others else "exists"
         return (
-            f"{path} {whose} and is not part of an earlier report {self.main.name}: "
+            f"{path} {whose} and was not written with an earlier {self.main.name}: "
             "choose another name for -o, or replace it with --force"
         )
 

@@ -123,7 +123,7 @@ def _races(trials: int, record_property: Callable[[str, object], None]) -> None:
             child, status = os.wait()
             assert os.waitstatus_to_exitcode(status) == 5, racers[child].read_text()
             text = racers.pop(child).read_text()
-            assert "another process is writing this report (process " in text
+            assert "another process is writing this table (process " in text
             assert text.count("\n") == 1
             refused += 1
         Path("go").touch()

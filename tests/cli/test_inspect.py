@@ -233,7 +233,7 @@ def test_data_that_do_not_fit_fail_the_rows_in_words(workdir: Path) -> None:
 def test_a_report_has_a_table_of_files_one_of_parameters_and_a_record(suffix: str) -> None:
     result = inspect(FIRST, CNN, "--data", "digits", "-o", f"r.{suffix}")
     assert result.stdout == ""
-    assert result.stderr.endswith(f"report: r.{suffix}\n")
+    assert result.stderr.endswith(f"table: r.{suffix}\n")
     assert {path.name for path in Path().iterdir()} == {f"r.{suffix}", f"r.layers.{suffix}", "r.meta.json"}
     main, layers = read_table(Path(f"r.{suffix}")), read_table(Path(f"r.layers.{suffix}"))
     assert list(main) == NAMES

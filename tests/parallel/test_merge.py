@@ -87,7 +87,7 @@ def test_damaged_unfinished_and_foreign_parts_are_refused(monkeypatch: pytest.Mo
     Path("part-2.meta.json").rename("kept.json")
     assert "no record part-2.meta.json" in refused(*joins)
     Path("kept.json").rename("part-2.meta.json")
-    assert "no such report" in refused("part-1.csv", "part-9.csv", "-o", "joined.csv")
+    assert "no such table" in refused("part-1.csv", "part-9.csv", "-o", "joined.csv")
     assert "no record" in refused("part-1.csv", "net.py", "-o", "joined.csv")
     assert "suffix must say the format" in refused(*joins[:2], "-o", "joined.txt", code=2)
     assert "a report has several files" in refused(*joins[:2], "-o", "-", code=2)

@@ -44,7 +44,7 @@ def make():
     return Net(nn.Flatten(), nn.Linear(64, 4), nn.Tanh(), nn.Linear(4, 10))
 """
 # Lines of ours that say how a run ended; after the first only the reason may follow.
-ENDINGS = re.compile(r"^(?:interrupted|stopped): \d+ of \d+ checkpoints.*$|^error: .*$|^report: .*$", re.MULTILINE)
+ENDINGS = re.compile(r"^(?:interrupted|stopped): \d+ of \d+ checkpoints.*$|^error: .*$|^table: .*$", re.MULTILINE)
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def check_end(code: int, said: str) -> None:
     assert len([each for each in endings if not each.startswith("error: ")]) <= 1, said
     assert len([each for each in endings if each.startswith("error: ")]) <= 1, said
     assert "fisher_cli/" not in said, said  # no frame of ours
-    assert code != 0 or any(each.startswith("report: ") for each in endings)
+    assert code != 0 or any(each.startswith("table: ") for each in endings)
     assert not list(Path().glob("**/*.tmp"))
 
 

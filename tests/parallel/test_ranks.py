@@ -134,7 +134,7 @@ def check_only_rank_0_speaks(folder: Path, run: str) -> None:
     ranks = RUNS[run][0]
     assert out == ""
     lines = [line for line in err.splitlines() if "exact.csv" in line]
-    assert lines == ["report: exact.csv"]
+    assert lines == ["table: exact.csv"]
     assert "Warning" not in err
     assert f"on cpu, {ranks} ranks" in err
     assert "the other ranks have nothing to do; -b" in err, "one batch of 40"

@@ -220,8 +220,8 @@ def test_the_command_writes_the_page_and_spares_other_files(
     ("arguments", "code", "said"),
     [
         (["clean.csv", "-o", "page.txt"], 2, "the suffix must be .html or .htm: type -o page.html"),
-        (["nothing.csv", "-o", "page.html"], 1, "nothing.csv: no such report"),
-        (["clean.layers.csv", "-o", "page.html"], 1, "not the main table of a report"),
+        (["nothing.csv", "-o", "page.html"], 1, "nothing.csv: no such table"),
+        (["clean.layers.csv", "-o", "page.html"], 1, "not the main table that"),
         (["clean.csv", "-o", "no/page.html"], 1, "there is no folder no: mkdir -p no"),
         (["clean.csv"] * 5 + ["-o", "page.html"], 2, "name at most 4"),
     ],

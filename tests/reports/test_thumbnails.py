@@ -103,7 +103,7 @@ def test_a_record_without_the_data_is_said(report: Path, tmp_path: Path) -> None
     del record["data"]["identity"]
     (tmp_path / "noisy.meta.json").write_text(json.dumps(record))
     assert fisher("report", tmp_path / "noisy.csv", "--data", "digits", "-o", tmp_path / "a.html", code=1).stderr == (
-        "error: noisy: its record does not say of which data it is: make the report again\n"
+        "error: noisy: its record does not say which data it is of: make the table again\n"
     )
 
 

@@ -283,7 +283,7 @@ def test_a_module_that_computes_something_else_is_measured_anew(tmp_path: Path, 
 def test_other_tensors_are_another_question(tmp_path: Path) -> None:
     network, data = mlp(2, 3), (torch.randn(12, 2), torch.randint(3, (12,)))
     analyze(network, data, output=tmp_path / "r.csv", eigenvalues=0)
-    with pytest.raises(RecordError, match=r"made otherwise: data.identity was"):
+    with pytest.raises(RecordError, match=r"made with other settings: data.identity was"):
         analyze(network, (data[0], (data[1] + 1) % 3), output=tmp_path / "r.csv", eigenvalues=0)
 
 

@@ -151,7 +151,7 @@ def test_the_diagonal_is_that_of_the_dense_matrix(case: Case, maximum: int, monk
 
 def test_task2vec_writes_the_filters_means_without_the_head() -> None:
     words = ("analyze", CNN, "--preset", "task2vec", "--limit", 6, "--dtype", "float64", "-q")
-    assert "beside a report file" in fisher(*words, code=2).stderr
+    assert "add -o trend.csv" in fisher(*words, code=2).stderr
     fisher(*words, "-o", "run.csv")
     vector = pd.read_csv("run.task2vec.csv")
     network = digits_cnn()

@@ -228,7 +228,7 @@ def test_another_question_is_not_answered_with_old_numbers(change: str) -> None:
     analyze()
     before, (words, said) = tables(), CHANGES[change]
     told = analyze(*words, code=1)
-    assert "made otherwise" in told
+    assert "made with other settings" in told
     assert "--force" in told
     assert said in told
     assert tables() == before
@@ -295,7 +295,7 @@ def test_two_writers_of_one_report(monkeypatch: pytest.MonkeyPatch) -> None:
     def measure(self: ThisProcess, source: Source, previous: Predecessor) -> Measurement:
         if source.name == "step_0.pt":
             said = analyze(code=5)
-            assert f"another process is writing this report (process {os.getpid()} on" in said
+            assert f"another process is writing this table (process {os.getpid()} on" in said
         return real(self, source, previous)
 
     monkeypatch.setattr(ThisProcess, "measure_row", measure)

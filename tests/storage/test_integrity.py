@@ -69,14 +69,14 @@ def test_rows_without_numbers_are_missed_in_no_journal(tmp_path: Path) -> None:
 def test_a_report_that_is_not_there(tmp_path: Path) -> None:
     code, said = checked(tmp_path / "trend.csv")
     assert code == 1
-    assert "no such report" in said
-    assert "a folder; name the table of a report" in checked(tmp_path)[1]
+    assert "no such table" in said
+    assert "a folder; name a table" in checked(tmp_path)[1]
 
 
 def test_the_record_of_a_report_is_not_the_report(report: Path) -> None:
     code, said = checked(report.with_name("trend.meta.json"))
     assert code == 1
-    assert "the record of a report; name its table, such as trend.csv" in said
+    assert "the record of a table; name the table, such as trend.csv" in said
 
 
 def damaged(whole: bytes, flips: int, cuts: Iterable[int], draw: random.Random) -> Iterator[tuple[str, bytes]]:

@@ -432,6 +432,6 @@ def test_a_table_that_is_left_alone_is_said() -> None:
     analyze("--long")
     Path("r.long.csv").write_bytes(b"mine")
     said = analyze()
-    assert "r.long.csv was changed after fisher wrote it, and is left alone: it is of the report before this" in said
+    assert "r.long.csv was changed after fisher wrote it; it is left as it is and belongs to the earlier run" in said
     assert Path("r.long.csv").read_bytes() == b"mine"
     assert all(each.ok for each in check_report(Path("r.csv").absolute()))

@@ -168,7 +168,7 @@ def test_names_of_no_report_are_refused_in_one_line(name: str, tmp_path: Path, m
         assert "unexpected" not in said
         assert said.isprintable()
     if name in {"a folder", "the folder above", "the root", "nothing"}:
-        assert "a folder; name the table of a report, such as trend.csv" in said
+        assert "a folder; name a table, such as trend.csv" in said
 
 
 OUTPUTS = ("a" * 300, "a" * 300 + ".csv", "a/" * 3000 + "t.csv", "gone/t.csv", ".", "/", "", "t.csv/t.csv")

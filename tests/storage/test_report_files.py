@@ -148,7 +148,7 @@ def test_what_a_strange_record_says_does_not_make_a_file_ours(tmp_path: Path, re
 
 def test_two_formats_do_not_share_a_record(tmp_path: Path) -> None:
     files(tmp_path / "t.csv").write(table(), None, METADATA)
-    said = r"t\.meta\.json belongs to the report t\.csv and is not part of an earlier report t\.parquet"
+    said = r"t\.meta\.json belongs to the table t\.csv and was not written with an earlier t\.parquet"
     with pytest.raises(OutputError, match=said):
         files(tmp_path / "t.parquet").check_writable()
 

@@ -215,7 +215,7 @@ def test_without_the_extra_one_line_says_what_to_install(
 def test_what_is_no_workbook_is_refused() -> None:
     Path("a.xlsx").write_bytes(b"PK no workbook")
     done = fisher("report", "a.xlsx", "-o", "a.html", code=1)
-    assert done.stderr.startswith("error: a.xlsx: not a report of fisher, or a damaged one: no workbook")
+    assert done.stderr.startswith("error: a.xlsx: not a table of fisher, or a damaged one: no workbook")
     book = openpyxl.Workbook()
     book.active.append(["checkpoint", "step"])
     book.active.append(["a.pt", "=1+1"])

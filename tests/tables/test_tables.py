@@ -251,7 +251,7 @@ def test_damaged_pages_of_a_parquet_file_are_noticed(tmp_path: Path) -> None:
 
 
 def test_reading_refuses_in_words(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="no such report"):
+    with pytest.raises(OutputError, match="no such table"):
         read_table(tmp_path / "missing.csv")
     bad = {
         "ragged.csv": b"checkpoint,order\na,0\nb\n",
@@ -265,7 +265,7 @@ def test_reading_refuses_in_words(tmp_path: Path) -> None:
     }
     for name, content in bad.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(OutputError, match="not a report of fisher"):
+        with pytest.raises(OutputError, match="not a table of fisher"):
             read_table(tmp_path / name)
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "foreign.parquet")
     with pytest.raises(OutputError, match="no key 'fisher'"):

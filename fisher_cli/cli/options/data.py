@@ -5,15 +5,17 @@ from typing import Annotated
 
 import typer
 
+from fisher_cli.cli import completion
 from fisher_cli.cli.options.panels import DATA
 
 Data = Annotated[
     str,
     typer.Option(
         "--data",
-        metavar="NAME|folder:DIR|…",
-        help="The examples: a name of `fisher datasets` (digits is built in), folder:DIR with one folder per class, "
-        "a .npz, .pt, .safetensors or .parquet file, hf:NAME, or your function as in ./data.py:make.",
+        metavar="DATA",
+        help="The dataset: a name from `fisher datasets`, folder:DIR (one folder per class), a .npz, .pt, "
+        ".safetensors or .parquet file, hf:NAME, or a function of yours such as ./data.py:make.",
+        autocompletion=completion.data,
         rich_help_panel=DATA,
     ),
 ]
@@ -21,9 +23,32 @@ DataIfAny = Annotated[
     str | None,
     typer.Option(
         "--data",
-        metavar="NAME|folder:DIR|…",
-        help="Show besides, on a few examples of this dataset, how each parameter's gradient norms are found.",
-        show_default="none is needed",
+        metavar="DATA",
+        help="A dataset. A few of its examples show by which method each parameter's gradient norms are computed.",
+        autocompletion=completion.data,
+        show_default="no data",
+        rich_help_panel=DATA,
+    ),
+]
+PageData = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="DATA",
+        help="Dataset that the table was made from. The page then shows the examples with the largest trace as "
+        "pictures. Split and preparation are taken from the table.",
+        autocompletion=completion.data,
+        show_default=False,
+        rich_help_panel=DATA,
+    ),
+]
+PageLabels = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels",
+        metavar="FILE",
+        help="File of labels for --data, if the table was made with one.",
+        show_default=False,
         rich_help_panel=DATA,
     ),
 ]
@@ -33,7 +58,7 @@ DataDir = Annotated[
         "--data-dir",
         envvar="FISHER_DATA_DIR",
         metavar="DIR",
-        help="Where named datasets lie.",
+        help="Directory that holds the named datasets.",
         show_default="./data",
         rich_help_panel=DATA,
     ),
@@ -43,21 +68,23 @@ Split = Annotated[
     typer.Option(
         "--split",
         metavar="NAME",
-        help="Which part of the dataset, such as test.",
-        show_default="train, where there is one",
+        help="Part of the dataset, such as test.",
+        show_default="train, if it exists",
         rich_help_panel=DATA,
     ),
 ]
 Limit = Annotated[
     str,
-    typer.Option("--limit", metavar="N|all", help="How many of its examples, drawn by --seed.", rich_help_panel=DATA),
+    typer.Option(
+        "--limit", metavar="N|all", help="Number of examples, drawn at random with --seed.", rich_help_panel=DATA
+    ),
 ]
 CoveredLimit = Annotated[
     str,
     typer.Option(
         "--limit",
         metavar="N|all",
-        help="With --data: how many of its examples are looked at, drawn by --seed 0.",
+        help="Number of examples that --data provides, drawn at random.",
         rich_help_panel=DATA,
     ),
 ]
@@ -66,7 +93,7 @@ Labels = Annotated[
     typer.Option(
         "--labels",
         metavar="FILE",
-        help="CSV with columns index, label and perhaps noisy: replaces the dataset's labels.",
+        help="CSV file with other labels: columns index, label and optionally noisy.",
         show_default=False,
         rich_help_panel=DATA,
     ),
@@ -76,9 +103,9 @@ Normalize = Annotated[
     typer.Option(
         "--normalize",
         metavar="NAME|M,…/S,…",
-        help="Of pixels scaled to 0…1: cifar10, imagenet, none, …, means/deviations of the channels, weights:NAME, or "
-        "auto: the lowest loss.",
-        show_default="the dataset's own",
+        help="Normalisation of pixels in [0, 1]: the constants of cifar10, imagenet, …; none; MEANS/DEVIATIONS of the "
+        "channels; weights:NAME; or auto (the constants with the lowest loss).",
+        show_default="the dataset's constants",
         rich_help_panel=DATA,
     ),
 ]
@@ -87,7 +114,7 @@ Resize = Annotated[
     typer.Option(
         "--resize",
         metavar="N|HxW",
-        help="Resize images: the shorter side to N, or to height × width.",
+        help="Resize images until the shorter side has N pixels, or to height × width.",
         show_default=False,
         rich_help_panel=DATA,
     ),
@@ -97,7 +124,7 @@ Crop = Annotated[
     typer.Option(
         "--crop",
         metavar="N|HxW",
-        help="Then take the centre of images.",
+        help="Cut out the centre of each image after resizing.",
         show_default=False,
         rich_help_panel=DATA,
     ),
@@ -107,11 +134,11 @@ DataArguments = Annotated[
     typer.Option(
         "--data-arg",
         metavar="KEY=VALUE",
-        help="Argument of the data's function, such as split=test; may be repeated.",
+        help="Argument for the function that --data names, such as split=test. Can be repeated.",
         show_default=False,
         rich_help_panel=DATA,
     ),
 ]
 Download = Annotated[
-    bool, typer.Option("--download", metavar="", help="Fetch the dataset if it is missing.", rich_help_panel=DATA)
+    bool, typer.Option("--download", metavar="", help="Download the dataset if it is missing.", rich_help_panel=DATA)
 ]

@@ -5,14 +5,13 @@ from typing import Annotated
 
 import typer
 
+from fisher_cli.cli import completion
 from fisher_cli.cli.options.panels import MODEL
 from fisher_cli.errors import UsageError
 
 Checkpoints = Annotated[
     list[Path],
-    typer.Argument(
-        metavar="CHECKPOINTS", help="Checkpoint files, or folders of them such as ckpts/.", show_default=False
-    ),
+    typer.Argument(metavar="CHECKPOINTS", help="Checkpoint files, or folders of them.", show_default=False),
 ]
 
 Model = Annotated[
@@ -20,9 +19,10 @@ Model = Annotated[
     typer.Option(
         "--model",
         metavar="NAME|FACTORY",
-        help="The network: a name of `fisher models`, or the function that makes it, as in ./net.py:make "
+        help="The network: a name from `fisher models`, or a function that builds it, such as ./net.py:make "
         "or package.module:make.",
-        show_default="what the checkpoint names",
+        autocompletion=completion.models,
+        show_default="read from the checkpoint",
         rich_help_panel=MODEL,
     ),
 ]
@@ -31,7 +31,7 @@ ModelArguments = Annotated[
     typer.Option(
         "--model-arg",
         metavar="KEY=VALUE",
-        help="Argument of the network's function, such as num_classes=10; may be repeated.",
+        help="Argument for the network, such as num_classes=10. Can be repeated.",
         show_default=False,
         rich_help_panel=MODEL,
     ),
@@ -42,8 +42,8 @@ StateKey = Annotated[
     typer.Option(
         "--state-key",
         metavar="A.B",
-        help="Where in the file the weights are, such as state_dict.",
-        show_default="found",
+        help="Key of the weights in the checkpoint file, such as state_dict.",
+        show_default="found automatically",
         rich_help_panel=MODEL,
     ),
 ]
@@ -52,7 +52,7 @@ UseEma = Annotated[
     typer.Option(
         "--use-ema",
         metavar="",
-        help="Take the moving average of the weights where a file has one, instead of the weights themselves.",
+        help="Use the moving average of the weights if the file holds one.",
         rich_help_panel=MODEL,
     ),
 ]
@@ -61,7 +61,7 @@ TrustPickle = Annotated[
     typer.Option(
         "--trust-pickle",
         metavar="",
-        help="Let files that need it run their own code while they are read: only for files that you made yourself.",
+        help="Allow checkpoint files to run code while they are read. Use this only for files that you made yourself.",
         rich_help_panel=MODEL,
     ),
 ]

@@ -10,42 +10,36 @@ from fisher_cli.storage.formats import Format
 from fisher_cli.tables.dialects import Dialect
 
 
-def _report_file(beside: str) -> Any:
-    """The option -o of a command, by what it writes besides the rows."""
+def _table_file(beside: str) -> Any:
+    """The option -o of a command, by what it writes beside the table."""
     return typer.Option(
         "-o",
         "--output",
         metavar="FILE|-",
-        help=f"Report file (.csv .tsv .json .jsonl .parquet .xlsx){beside}; or - for rows on stdout.",
+        help=f"Write the table to FILE (.csv .parquet .xlsx …){beside}; - writes rows to stdout.",
         show_default=False,
         rich_help_panel=OUTPUT,
     )
 
 
-Output = Annotated[Path | None, _report_file("; a table of layers and a record go beside it")]
-InspectionOutput = Annotated[Path | None, _report_file("; with --data a table of parameters goes beside it")]
-SpectrumOutput = Annotated[
-    Path | None, _report_file(", written as NAME.spectrum with NAME.density and a record beside it")
-]
+Output = Annotated[Path | None, _table_file(", with a table of layers and a record beside it")]
+InspectionOutput = Annotated[Path | None, _table_file(", and with --data a table of parameters beside it")]
+SpectrumOutput = Annotated[Path | None, _table_file(" as NAME.spectrum, with NAME.density and a record beside it")]
 ComparisonOutput = Annotated[
-    Path | None, _report_file(", written as NAME.compare with NAME.compare.layers and a record beside it")
+    Path | None, _table_file(" as NAME.compare, with NAME.compare.layers and a record beside it")
 ]
 CheckpointComparisonOutput = Annotated[
-    Path | None, _report_file(", written as NAME.checkpoints with NAME.checkpoints.layers and a record beside it")
+    Path | None, _table_file(" as NAME.checkpoints, with NAME.checkpoints.layers and a record beside it")
 ]
-VerifyOutput = Annotated[
-    Path | None, _report_file(", written as NAME.verify with NAME.expansion and a record beside it")
-]
-ExamplesOutput = Annotated[
-    Path | None, _report_file(", written as NAME.examples with NAME.groups and a record beside it")
-]
+VerifyOutput = Annotated[Path | None, _table_file(" as NAME.verify, with NAME.expansion and a record beside it")]
+ExamplesOutput = Annotated[Path | None, _table_file(" as NAME.examples, with NAME.groups and a record beside it")]
 ComparisonLayers = Annotated[
     bool | None,
     typer.Option(
         "--layers/--no-layers",
         metavar="",
-        help="Per parameter tensor as well: a table of the last checkpoint, and one of all beside a report file.",
-        show_default="beside a file only",
+        help="Compare each parameter tensor as well: of the last checkpoint on screen, of all in NAME.compare.layers.",
+        show_default="in the file only",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -54,7 +48,7 @@ FailRatioBelow = Annotated[
     typer.Option(
         "--fail-ratio-below",
         metavar="X",
-        help="End with exit code 4 if tr F̂/tr F of a checkpoint is below.",
+        help="Exit with code 4 if tr F̂/tr F of any checkpoint is below X.",
         show_default=False,
         rich_help_panel=OUTPUT,
     ),
@@ -65,7 +59,7 @@ Top = Annotated[
         "--top",
         metavar="N",
         min=1,
-        help="Only the N examples of each checkpoint that carry most of the true trace, the largest first.",
+        help="Show only the N examples of each checkpoint with the largest true trace.",
         show_default="all in files and pipes, 10 on a terminal",
         rich_help_panel=OUTPUT,
     ),
@@ -75,7 +69,7 @@ PerExample = Annotated[
     typer.Option(
         "--per-example",
         metavar="",
-        help="Write a row per checkpoint and example, NAME.examples, beside a report file.",
+        help="Write NAME.examples beside the table, with one row per checkpoint and example.",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -84,7 +78,7 @@ FormatOption = Annotated[
     typer.Option(
         "--format",
         metavar="FORMAT",
-        help="Of what goes to stdout: table, csv, tsv, json, jsonl, parquet or xlsx.",
+        help="Format of the output on stdout: table, csv, tsv, json, jsonl, parquet or xlsx.",
         show_default="table on a terminal, csv when piped",
         rich_help_panel=OUTPUT,
     ),
@@ -94,7 +88,7 @@ CsvDialect = Annotated[
     typer.Option(
         "--csv-dialect",
         metavar="NAME",
-        help="Of CSV: plain, excel (opened by a double click), or excel-eu (the same with decimal commas).",
+        help="Dialect of CSV files: plain, excel (opens with a double click), or excel-eu (with decimal commas).",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -103,7 +97,7 @@ Long = Annotated[
     typer.Option(
         "--long",
         metavar="",
-        help="A row per checkpoint, layer and quantity: as NAME.long beside a report file, else instead of the rows.",
+        help="Write one row per checkpoint, layer and quantity, to NAME.long or, without -o, to stdout.",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -112,7 +106,7 @@ Layers = Annotated[
     typer.Option(
         "--layers/--no-layers",
         metavar="",
-        help="Write the per-layer table beside a report file.",
+        help="Write the table of layers beside the table.",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -121,7 +115,7 @@ Force = Annotated[
     typer.Option(
         "--force",
         metavar="",
-        help="Replace an output file that is not a report of fisher, was edited, or was made otherwise.",
+        help="Replace an output file that fisher did not write, that was edited, or that has other settings.",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -130,7 +124,7 @@ Resume = Annotated[
     typer.Option(
         "--resume/--no-resume",
         metavar="",
-        help="Keep the checkpoints that an earlier run of the same command finished; or measure all of them again.",
+        help="Keep the checkpoints that an earlier run of the same command finished, or measure all of them again.",
         rich_help_panel=OUTPUT,
     ),
 ]

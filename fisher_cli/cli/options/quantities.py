@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from fisher_cli.cli import completion
 from fisher_cli.cli.options.panels import QUANTITIES
 from fisher_cli.settings import PRESETS, Estimator, LikelihoodName, MatrixName, SpectrumMethod
 
@@ -12,14 +13,18 @@ EstimatorOption = Annotated[
     typer.Option(
         "--estimator",
         metavar="NAME",
-        help="Of the true trace: exact, deflated, sampled, or auto: exact up to 32 classes, deflated above.",
+        help="Estimator of the true trace: exact, deflated, sampled, or auto (exact up to 32 classes, deflated above).",
         rich_help_panel=QUANTITIES,
     ),
 ]
 Samples = Annotated[
     int,
     typer.Option(
-        "--samples", metavar="S", min=1, help="Labels per example for --estimator sampled.", rich_help_panel=QUANTITIES
+        "--samples",
+        metavar="S",
+        min=1,
+        help="Number of labels that --estimator sampled draws per example.",
+        rich_help_panel=QUANTITIES,
     ),
 ]
 TargetError = Annotated[
@@ -27,7 +32,7 @@ TargetError = Annotated[
     typer.Option(
         "--target-error",
         metavar="X",
-        help="Error that --estimator deflated may add, relative to the trace.",
+        help="Largest error that --estimator deflated may add, relative to the trace.",
         show_default="a tenth of the standard error",
         rich_help_panel=QUANTITIES,
     ),
@@ -37,7 +42,8 @@ Preset = Annotated[
     typer.Option(
         "--preset",
         metavar="NAME",
-        help="Settings that reproduce a paper's definitions: " + ", ".join(PRESETS) + "; other options win over them.",
+        help=f"Use the definitions of a paper: {', '.join(PRESETS)}. Other options take precedence.",
+        autocompletion=completion.presets,
         show_default=False,
         rich_help_panel=QUANTITIES,
     ),
@@ -46,7 +52,7 @@ WeightsOnly = Annotated[
     bool,
     typer.Option(
         "--weights-only/--all-parameters",
-        help="Only the weights of linear and convolutional layers: no biases, no norms.",
+        help="Analyse only the weights of linear and convolutional layers, without biases and normalisation layers.",
         rich_help_panel=QUANTITIES,
     ),
 ]
@@ -54,14 +60,14 @@ WithoutHead = Annotated[
     bool,
     typer.Option(
         "--without-head/--with-head",
-        help="Leave out the network's last layer with parameters.",
+        help="Leave out the last layer that has parameters.",
         rich_help_panel=QUANTITIES,
     ),
 ]
 EigenvalueCount = Annotated[
     int,
     typer.Option(
-        "--eigenvalues", metavar="K", help="How many top eigenvalues; 0 for none.", rich_help_panel=QUANTITIES
+        "--eigenvalues", metavar="K", help="Number of largest eigenvalues; 0 for none.", rich_help_panel=QUANTITIES
     ),
 ]
 LeadingCount = Annotated[
@@ -70,7 +76,7 @@ LeadingCount = Annotated[
         "--eigenvalues",
         metavar="K",
         min=1,
-        help="How many leading eigenvalues get a residual, a standard error and an eigenvector.",
+        help="Number of largest eigenvalues with residual and standard error.",
         rich_help_panel=QUANTITIES,
     ),
 ]
@@ -79,7 +85,7 @@ Matrix = Annotated[
     typer.Option(
         "--matrix",
         metavar="NAME",
-        help="Whose: the true or the empirical Fisher's, or both.",
+        help="Which matrix: true, empirical or both.",
         rich_help_panel=QUANTITIES,
     ),
 ]
@@ -88,8 +94,8 @@ SpectrumMethodOption = Annotated[
     typer.Option(
         "--method",
         metavar="NAME",
-        help="Beyond the leading ones: whole (all eigenvalues), density (from random probes), or auto: whole where "
-        "examples × (classes − 1), or the parameters, are at most 4000.",
+        help="How to compute the rest of the spectrum: whole (all eigenvalues), density (from random probes), or auto "
+        "(whole if examples × (classes − 1), or the number of parameters, is at most 4000).",
         rich_help_panel=QUANTITIES,
     ),
 ]
@@ -98,7 +104,7 @@ Damping = Annotated[
     typer.Option(
         "--damping",
         metavar="X",
-        help="The α of the effective dimension Σ λ/(λ + α).",
+        help="Damping α of the effective dimension Σ λ/(λ + α).",
         show_default="1 / examples",
         rich_help_panel=QUANTITIES,
     ),
@@ -108,7 +114,7 @@ NaturalGradientDamping = Annotated[
     typer.Option(
         "--damping",
         metavar="X",
-        help="The α of the natural gradients (F + αI)⁻¹ḡ.",
+        help="Damping α of the natural gradients (F + αI)⁻¹ḡ.",
         show_default="a thousandth of the true Fisher's largest eigenvalue",
         rich_help_panel=QUANTITIES,
     ),
@@ -118,7 +124,7 @@ NullDraws = Annotated[
     typer.Option(
         "--draws",
         metavar="N",
-        help="Sets of labels drawn from the model, for what these would show where no formula says it; 0 for none.",
+        help="Number of label sets drawn from the model, for null distributions without a closed form; 0 for none.",
         rich_help_panel=QUANTITIES,
     ),
 ]
@@ -128,24 +134,26 @@ ComparedCount = Annotated[
         "--eigenvalues",
         metavar="K",
         min=1,
-        help="How many leading eigenvalues and eigenvectors of both matrices.",
+        help="Number of largest eigenvalues to compare.",
         rich_help_panel=QUANTITIES,
     ),
 ]
 Probes = Annotated[
     int,
-    typer.Option("--probes", metavar="N", min=1, help="Random vectors of a density.", rich_help_panel=QUANTITIES),
+    typer.Option(
+        "--probes", metavar="N", min=1, help="Number of random vectors for the density.", rich_help_panel=QUANTITIES
+    ),
 ]
 Steps = Annotated[
     int,
-    typer.Option("--steps", metavar="N", min=2, help="Lanczos steps for each of them.", rich_help_panel=QUANTITIES),
+    typer.Option("--steps", metavar="N", min=2, help="Lanczos steps per random vector.", rich_help_panel=QUANTITIES),
 ]
 Include = Annotated[
     list[str],
     typer.Option(
         "--include",
         metavar="GLOB",
-        help="Only parameters named so, such as 'layer4.*'; may be repeated.",
+        help="Analyse only parameters whose names match this pattern, such as 'layer4.*'. Can be repeated.",
         rich_help_panel=QUANTITIES,
     ),
 ]
@@ -154,7 +162,7 @@ Exclude = Annotated[
     typer.Option(
         "--exclude",
         metavar="GLOB",
-        help="No parameters named so, such as '*.bias'; may be repeated.",
+        help="Leave out parameters whose names match this pattern, such as '*.bias'. Can be repeated.",
         show_default=False,
         rich_help_panel=QUANTITIES,
     ),
@@ -164,7 +172,7 @@ LikelihoodOption = Annotated[
     typer.Option(
         "--likelihood",
         metavar="NAME",
-        help="What the outputs mean: softmax, sigmoid, gaussian, or auto: sigmoid for one output, else softmax.",
+        help="Likelihood of the outputs: softmax, sigmoid, gaussian, or auto (sigmoid for one output, else softmax).",
         rich_help_panel=QUANTITIES,
     ),
 ]
@@ -173,7 +181,7 @@ RecalibrateBatchNorm = Annotated[
     typer.Option(
         "--recalibrate-bn",
         metavar="",
-        help="Recompute the running statistics of batch norms on the analysed examples first.",
+        help="Recompute the running statistics of batch-norm layers on the analysed examples first.",
         rich_help_panel=QUANTITIES,
     ),
 ]
@@ -182,13 +190,16 @@ PrecisionOption = Annotated[
     typer.Option(
         "--dtype",
         metavar="NAME",
-        help="Precision of the network's evaluation: float32, float64; for traces alone bfloat16, or tf32 on a GPU.",
+        help="Precision of the network: float32 or float64; for traces alone also bfloat16, or tf32 on a GPU.",
         rich_help_panel=QUANTITIES,
     ),
 ]
 Seed = Annotated[
     int,
     typer.Option(
-        "--seed", metavar="N", help="For the choice of examples and start vectors.", rich_help_panel=QUANTITIES
+        "--seed",
+        metavar="N",
+        help="Seed for the choice of examples, drawn labels and random vectors.",
+        rich_help_panel=QUANTITIES,
     ),
 ]

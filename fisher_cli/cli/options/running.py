@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from fisher_cli.cli.help_format import show_everything
 from fisher_cli.cli.options.panels import OUTPUT, RUNNING
 from fisher_cli.settings import Activations
 
@@ -13,31 +14,35 @@ DEBUG_KEY = "fisher.debug"
 BatchSize = Annotated[
     str,
     typer.Option(
-        "-b", "--batch-size", metavar="auto|N", help="Examples at once; changes no result.", rich_help_panel=RUNNING
+        "-b",
+        "--batch-size",
+        metavar="auto|N",
+        help="Number of examples per batch. It does not change the results.",
+        rich_help_panel=RUNNING,
     ),
 ]
 ActivationsOption = Annotated[
     Activations,
     typer.Option(
         "--activations",
-        help="Keep what layers save for the backward pass, or compute it anew block by block: less memory in a deep "
-        "network, about one forward pass more; changes no result.",
+        help="Keep activations for the backward pass, or recompute them block by block, which saves memory in deep "
+        "networks and costs about one more forward pass. The results do not change.",
         rich_help_panel=RUNNING,
     ),
 ]
 Device = Annotated[
     str,
-    typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="Where to compute.", rich_help_panel=RUNNING),
+    typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.", rich_help_panel=RUNNING),
 ]
 Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", metavar="", help="No progress and no remarks.", rich_help_panel=OUTPUT)
+    bool, typer.Option("--quiet", "-q", metavar="", help="Print neither progress nor remarks.", rich_help_panel=OUTPUT)
 ]
 Follow = Annotated[
     bool,
     typer.Option(
         "--follow",
         metavar="",
-        help="Wait for new checkpoints as a training run saves them, until Ctrl-C or --until.",
+        help="Wait for new checkpoints while training goes on, until Ctrl-C or --until.",
         rich_help_panel=RUNNING,
     ),
 ]
@@ -46,7 +51,7 @@ Until = Annotated[
     typer.Option(
         "--until",
         metavar="STEP",
-        help="With --follow: stop once a checkpoint of this step, or a later one, is measured.",
+        help="Stop --follow after the first checkpoint of this step or a later one.",
         show_default=False,
         rich_help_panel=RUNNING,
     ),
@@ -56,7 +61,7 @@ DryRun = Annotated[
     typer.Option(
         "--dry-run",
         metavar="",
-        help="Say what it will take in memory and time, from a probe of seconds; write nothing. 4: it does not fit.",
+        help="Estimate memory and time, and stop. Exit code 4 if memory does not suffice.",
         rich_help_panel=RUNNING,
     ),
 ]
@@ -65,7 +70,7 @@ Devices = Annotated[
     typer.Option(
         "--devices",
         metavar="all|0,1",
-        help="Share the checkpoints out among these devices, one process each.",
+        help="Distribute the checkpoints over these devices, with one process for each.",
         show_default=False,
         rich_help_panel=RUNNING,
     ),
@@ -75,7 +80,7 @@ ShardOption = Annotated[
     typer.Option(
         "--shard",
         metavar="I/N",
-        help="Only the I-th of N contiguous shares of the checkpoints; fisher merge joins the parts.",
+        help="Analyse only the I-th of N consecutive parts of the checkpoints. fisher merge joins the parts.",
         show_default=False,
         rich_help_panel=RUNNING,
     ),
@@ -89,7 +94,13 @@ def _debug(context: typer.Context, wanted: bool) -> None:
         logging.getLogger("fisher_cli").setLevel(logging.DEBUG)
 
 
+HelpAll = Annotated[
+    bool,
+    typer.Option(
+        "--help-all", metavar="", is_eager=True, callback=show_everything, help="Show all options of this command."
+    ),
+]
 Debug = Annotated[
     bool,
-    typer.Option("--debug", metavar="", callback=_debug, help="Show tracebacks of errors."),
+    typer.Option("--debug", metavar="", callback=_debug, help="Show the Python traceback of an error."),
 ]
