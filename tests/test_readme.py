@@ -10,16 +10,17 @@ from pathlib import Path
 import pytest
 
 from tests.command import fisher
-from tests.documents import ROOT, blocks, furnish, run
+from tests.documents import ROOT, blocks, check_shown, furnish, run
 
 README = ROOT / "README.md"
+PHONE = 60  # characters
 COMMANDS = [command for block in blocks(README, "console") for command, _ in block.commands()]
 FISHER = [command for command in COMMANDS if command.startswith("fisher ")]
 MAKE = [command for command in COMMANDS if command.startswith("make ")]
 
 
 def test_every_command_is_of_a_kind_that_is_tested() -> None:
-    assert set(COMMANDS) == {*FISHER, *MAKE, "pip install ."}
+    assert set(COMMANDS) == {*FISHER, *MAKE, "pip install '.[report]'"}
     assert len(FISHER) >= 7
 
 
@@ -59,13 +60,30 @@ def title(picture: Path) -> str:
 
 def test_the_readmes_table_and_picture_are_the_demonstrations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     furnish(tmp_path, monkeypatch)
+    monkeypatch.setenv("COLUMNS", str(PHONE))
     printed = fisher("demo", "demo").stdout
-    (shown,) = (block.text for block in blocks(README, "text") if "Fisher information" in block.text)
+    (shown,) = (block.text for block in blocks(README, "text"))
     # Rounding may differ from machine to machine in the last digit shown.
-    assert numbers(printed) == pytest.approx(numbers(shown), rel=0.02, abs=0.011)
-    assert re.findall(r"step_\d+\.pt", printed) == re.findall(r"step_\d+\.pt", shown)
+    check_shown("fisher demo", shown.splitlines(), printed)
+    assert len(re.findall(r"step_\d+\.pt", shown)) >= 5
     run("fisher plot demo/digits-clean.csv --what traces -o new.svg", [], tmp_path)
     (named,) = re.findall(r"!\[.*?\]\((.*?)\)", README.read_text())
     drawn, committed = title(tmp_path / "new.svg"), title(ROOT / named)
     assert numbers(drawn) == pytest.approx(numbers(committed), rel=0.02, abs=0.011), "make docs draws it again"
     assert len(numbers(drawn)) >= 5
+
+
+def test_no_table_of_the_readme_is_wider_than_a_phone() -> None:
+    tables = [block.text.splitlines() for block in blocks(README, "text")]
+    tables += [[line for line in README.read_text().splitlines() if line.startswith("|")]]
+    assert max(len(line) for lines in tables for line in lines) <= PHONE
+
+
+def test_every_claim_has_its_command() -> None:
+    """Under each heading and each bold claim of these parts stands a command, or a page that has the numbers."""
+    for heading in ("What not to believe", "What else you can ask"):
+        part = README.read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+        claims = re.split(r"^\*\*", part, flags=re.MULTILINE)[1:]
+        assert len(claims) >= 5
+        for claim in claims:
+            assert re.search(r"^\$ fisher |^```python|\]\(|`--", claim, flags=re.MULTILINE), claim
