@@ -481,7 +481,7 @@ PRESETS: Final[Mapping[str, Preset]] = {
             "eigenvalues": 0,
         },
         "tr F of linear and convolutional weights inside their pruning masks, 5 sampled labels, 1000 training examples",
-        "Ye, Wang, Ding and Chen 2022, The Price of Sparsity (SNN workshop)",
+        "Ye, Wang, Ding and Chen 2022, The Price of Sparsity: Generalization and Memorization (SNN workshop)",
     ),
     "achille2019": Preset(
         {"estimator": Estimator.EXACT, "limit": None, "eigenvalues": 0},

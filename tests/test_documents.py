@@ -90,3 +90,17 @@ def test_a_wrong_line_below_a_command_is_found() -> None:
     for wrong in ("tr F is 35.1 ± 0.6 there", "tr F was 31.1 ± 0.6 there", "and 8 others"):
         with pytest.raises(AssertionError, match="does not print"):
             check_shown("x", [wrong], printed)
+
+
+def test_the_methods_name_their_source_and_label_every_formula_and_identity() -> None:
+    text = (ROOT / "docs" / "methods.md").read_text()
+    assert "Ziyu Ye, Chaoqi Wang, Zixin Ding and Yuxin Chen" in text
+    for statement in ("Definition A.1", "Lemma A.1", "Corollary A.1", "Corollary A.2", "Remark A.1"):
+        assert f"| {statement} |" in text
+    listed = text.partition("## The identities T1–T20")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| (T\d+) \|", listed, flags=re.MULTILINE) == [f"T{i}" for i in range(1, 21)]
+    labels = [int(each) for each in re.findall(r"\(M(\d+)\)", text)]
+    assert list(dict.fromkeys(labels)) == list(range(1, max(labels) + 1))
+    sources = " ".join(path.read_text() for path in (ROOT / "fisher_cli/curvature/identities").glob("*.py"))
+    verified = set(re.findall(r"^\| (T\d+) \|.*verify", listed, flags=re.MULTILINE))
+    assert {each for each in re.findall(r'"[^"]*"', sources) for each in re.findall(r"\bT\d+\b", each)} == verified

@@ -44,7 +44,7 @@ NO_MOVE = "the predictions do not move along a random direction"
 STATEMENT = IdentitySpec(
     "KL expansion",
     "KL(q_θ ‖ q_θ+ε) / (½ εᵀFε) → 1; error ∝ ‖ε‖, of the mean of ±ε ∝ ‖ε‖²",
-    "Corollary A.2, T6",
+    "T6; Ye et al. 2022, Corollary A.2",
     "KL by finite steps, averaged over ±ε | ½ εᵀFε",
     "½ εᵀFε",
 )

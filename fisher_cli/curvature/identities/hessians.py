@@ -25,21 +25,21 @@ _BY_TENSOR = "the tensor's norm, or 1/1000 of all"
 LEMMA = IdentitySpec(
     "expected Hessian",
     "F v = −E_q[∇² log q] v",
-    "Lemma A.1",
+    "Ye et al. 2022, Lemma A.1",
     "JᵀΛ(J v) | double backward",
     _BY_TENSOR,
 )
 DIVERGENCE = IdentitySpec(
     "Hessian of KL",
     "F v = ∇²_θ' KL(q_θ ‖ q_θ') v = ∇²_θ' KL(q_θ' ‖ q_θ) v at θ' = θ",
-    "Corollary A.1",
+    "Ye et al. 2022, Corollary A.1",
     "JᵀΛ(J v) | double backward of either, with torch.distributions",
     _BY_TENSOR,
 )
 EMPIRICAL = IdentitySpec(
     "empirical product",
     "F̂ v = (1/N) Σₙ gₙ (gₙᵀ v)",
-    "Remark A.1",
+    "Ye et al. 2022, Remark A.1",
     "Jᵀs(sᵀJ v) | plain gradients of every example",
     _BY_TENSOR,
 )

@@ -41,7 +41,7 @@ MEAN_SCORE = IdentitySpec(
 ROOT = IdentitySpec(
     "score covariance",
     "Σ_k s_k s_kᵀ = Cov_q[s], for every example",
-    "Definition A.1",
+    "Ye et al. 2022, Definition A.1",
     "the estimator's scores | diag p − ppᵀ (softmax)",
     "largest entry of the example's covariance",
 )

@@ -16,14 +16,14 @@ _BY_TENSOR = "the tensor's trace, or 1/1000 of all"
 TRUE = IdentitySpec(
     "true trace",
     "tr F = (1/N) Σₙ Σ_c p_c ‖∇ log p_c‖², tensor by tensor",
-    "T5, Definition A.1",
+    "T5; Ye et al. 2022, Definition A.1",
     "norms without gradients | plain gradients of every example and class",
     _BY_TENSOR,
 )
 EMPIRICAL = IdentitySpec(
     "empirical trace",
     "tr F̂ = (1/N) Σₙ ‖∇ log p_y‖², tensor by tensor",
-    "Remark A.1, uncentred",
+    "Ye et al. 2022, Remark A.1, uncentred",
     "norms without gradients | plain gradients of every example",
     _BY_TENSOR,
 )
