@@ -30,6 +30,7 @@ from fisher_cli.cli import (
     verify,
 )
 from fisher_cli.cli.help_format import PlainCommand, PlainGroup
+from fisher_cli.cli.wrong_words import instead_of
 from fisher_cli.errors import FisherError, LockedError, UsageError
 from fisher_cli.parallel.launch import launched
 from fisher_cli.storage.atomic_write import STOPPING_SIGNALS
@@ -153,15 +154,25 @@ def _show_traceback(error: Exception) -> None:
     Console().traceback("".join(traceback.format_exception(error)))
 
 
+# What Typer proposes for an option that there is not.
+_MEANT = re.compile(r"\.? \(Possible options: (.+)\)")
+
+
 def _say_unparsable(error: Any) -> None:
-    """Typer's message on one line: with an example where a word is missing, else with the help that explains more."""
+    """Typer's message on one line, with what to type where that is known, else with the help that explains more."""
     text = str(error.format_message()).replace("Value error, ", "").strip().rstrip(".")
-    if text:
-        end = " see" if text.endswith("?") else "; see"
-        command = error.ctx.command_path if error.ctx else "fisher"
-        example = _example(error.ctx.command) if error.ctx and text.startswith("Missing ") else None
-        hint = f"; for example: {example}" if example else f"{end} {command} --help"
-        _say(f"{text[0].lower()}{text[1:]}{hint}")
+    text = _MEANT.sub(lambda found: f"; did you mean {found[1].replace(', ', ' or ')}?", text)
+    if not text:
+        return
+    command = error.ctx.command_path if error.ctx else "fisher"
+    example = _example(error.ctx.command) if error.ctx and text.startswith("Missing ") else None
+    if better := instead_of(command, text):
+        hint = f"; type {better}"
+    elif example:
+        hint = f"; for example: {example}"
+    else:
+        hint = f"{'' if text.endswith('?') else ';'} see {command} --help"
+    _say(f"{text[0].lower()}{text[1:]}{hint}")
 
 
 def _example(command: Any) -> str | None:

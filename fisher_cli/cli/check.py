@@ -7,6 +7,7 @@ import typer
 
 from fisher_cli.cli import options
 from fisher_cli.cli.next_step import page_of
+from fisher_cli.cli.wrong_words import refuse_checkpoints
 
 
 def check(
@@ -20,6 +21,7 @@ def check(
     from fisher_cli.reports.console import Console
     from fisher_cli.storage.integrity import check_report
 
+    refuse_checkpoints([report])
     console = Console()
     findings = check_report(report)
     console.lines(f"{'ok' if each.ok else 'WRONG':6}{each.what}: {each.detail}" for each in findings)

@@ -14,6 +14,7 @@ from fisher_cli.cli import options
 from fisher_cli.cli.destinations import ROWS_AS_THEY_COME, destinations, exit_code, say_what_is_left, why_nothing
 from fisher_cli.cli.next_step import analysis_of
 from fisher_cli.cli.shared_options import DATA, DEBUG, DEVICE, ESTIMATOR, MODEL, NETWORK, asks, changed, without
+from fisher_cli.cli.wrong_words import refuse_tables
 from fisher_cli.settings import Resources, Settings
 from fisher_cli.storage.formats import Format, render
 from fisher_cli.storage.report_files import ReportFiles, RunRecord
@@ -55,6 +56,7 @@ def inspect(
 
     Example: fisher inspect ckpts/ --model resnet18 --data cifar10
     """  # noqa: DOC501 - this text is the command's help
+    refuse_tables(checkpoints)
     settings = replace(settings, data=data or "digits", eigenvalues=0)
     files, to_stdout = destinations(output, format, force, csv_dialect)
     if files is not None:

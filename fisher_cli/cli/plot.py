@@ -9,6 +9,7 @@ import typer
 from fisher_cli.cli import options
 from fisher_cli.cli.next_step import page_of
 from fisher_cli.cli.single_file import check_single, write_single
+from fisher_cli.cli.wrong_words import refuse_checkpoints
 from fisher_cli.errors import OutputError, UsageError
 
 
@@ -79,6 +80,7 @@ def plot(
 
     Example: fisher plot trend.csv --what traces -o traces.pdf
     """  # noqa: DOC501 - this text is the command's help
+    refuse_checkpoints(reports)
     output = output or reports[0].with_suffix(f".{what}.svg")
     check_single(output, (".svg", ".pdf", ".png"), force=force)
 

@@ -8,6 +8,7 @@ import typer
 
 from fisher_cli.cli import options
 from fisher_cli.cli.single_file import check_single, write_single
+from fisher_cli.cli.wrong_words import refuse_checkpoints
 from fisher_cli.errors import UsageError
 
 MOST = 4  # colours and dashes that can be told apart
@@ -40,6 +41,7 @@ def report(
 
     Example: fisher report trend.csv
     """  # noqa: DOC501 - this text is the command's help
+    refuse_checkpoints(reports)
     if len(reports) > MOST:
         msg = f"{len(reports)} tables are too many for one page: name at most {MOST}"
         raise UsageError(msg)

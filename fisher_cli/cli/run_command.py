@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from fisher_cli.cli.destinations import ROWS_AS_THEY_COME, exit_code, say_what_is_left, why_nothing
 from fisher_cli.cli.long_tables import Opened, open_rows
 from fisher_cli.cli.next_step import say_next
+from fisher_cli.cli.wrong_words import refuse_tables
 from fisher_cli.errors import UsageError
 from fisher_cli.parallel.launch import launched
 from fisher_cli.settings import Resources, Settings
@@ -195,6 +196,7 @@ def run_command(
         UsageError: several ranks cannot do this.
         FisherError: what ends the run. Rows that were finished are in the report.
     """
+    refuse_tables(checkpoints)
     launch = launched()
     if launch.size > 1 and waits is not None:
         msg = "--follow waits in one process: type the command without torchrun"

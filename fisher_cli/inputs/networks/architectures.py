@@ -4,10 +4,13 @@ Code is imported only when the user's own words name it (`--model`); a checkpoin
 a name of a closed list, and gets that only if its weights fit.
 """
 
+import ast
+import contextlib
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -31,6 +34,7 @@ from fisher_cli.inputs.networks.shapes import (
 from fisher_cli.inputs.networks.timm_models import PREFIX, TIMM, is_indexed, is_installed
 from fisher_cli.inputs.networks.torchvision_models import TORCHVISION
 from fisher_cli.inputs.user_code import Factory, built, import_factory, parsed_arguments
+from fisher_cli.storage.regular_files import read_regular
 from fisher_cli.text import clipped
 
 _DOWNLOADS: Final = frozenset(
@@ -46,6 +50,9 @@ _DOWNLOADS: Final = frozenset(
 )
 _NO_ARGUMENTS: Final[Mapping[str, str]] = MappingProxyType({})
 _LISTS: Final = "fisher models lists the names"
+# Of a file with functions: its kinds that build a network, and its bytes.
+_MAKERS: Final = (ast.FunctionDef, ast.ClassDef)
+_LONGEST_CODE: Final = 2**20
 _ASK: Final = "pass --model NAME or --model ./file.py:factory"
 
 
@@ -235,9 +242,25 @@ def _family(model: str) -> Family:
     names = list(TIMM.names()) if name.startswith(PREFIX) else known_models()
     near = difflib.get_close_matches(name, names, n=3)
     guess = f"did you mean {' or '.join(near)}? " if near else ""
-    remedy = f"name its factory: {clipped(model)}:factory" if "." in model else _LISTS
+    remedy = _function_of(model) if "." in model else _LISTS
     msg = f"--model {clipped(model)}: unknown; {guess}{remedy}"
     raise ArchitectureError(msg)
+
+
+def _function_of(model: str) -> str:
+    """Which function to name; those of a file are read and not run."""
+    place = model if model.startswith((".", "/")) or not model.endswith(".py") else f"./{model}"
+    names: list[str] = []
+    with contextlib.suppress(OSError, SyntaxError, ValueError):
+        names = [
+            each.name
+            for each in ast.parse(read_regular(Path(place), longest=_LONGEST_CODE)).body
+            if isinstance(each, _MAKERS)
+        ]
+    shown = clipped(place)
+    if not names:
+        return f"name the function that builds the network, as in --model {shown}:make"
+    return f"name the function in it that builds the network: --model {shown}:{clipped(names[-1])}"
 
 
 def _imported(model: str, arguments: Mapping[str, object]) -> Architecture:
