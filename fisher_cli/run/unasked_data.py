@@ -40,7 +40,8 @@ def ask_for_data(inputs: Inputs, file: CheckpointFile) -> None:
     except Exception:
         return
     else:
-        if not isinstance(outputs, torch.Tensor) or outputs.shape[-1] in {1, examples.classes}:
+        known = isinstance(outputs, torch.Tensor) and examples.classes is not None
+        if not known or outputs.shape[-1] in {1, examples.classes}:
             return
         misfit = f"it has {outputs.shape[-1]} outputs, and {examples.name} has {examples.classes} classes"
     msg = (

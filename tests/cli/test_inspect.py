@@ -147,7 +147,7 @@ def test_a_broken_network_of_the_users_is_a_row(workdir: Path, kinds: Path) -> N
     ("words", "code", "said"),
     [
         (("none.pt",), 1, "none.pt: there is no such file or folder"),
-        ((), 2, "missing argument 'CHECKPOINTS'; see fisher inspect --help"),
+        ((), 2, "missing argument 'CHECKPOINTS'; for example: fisher inspect ckpts/"),
         ((FIRST, "--modle", "x"), 2, "no such option: --modle"),
         ((FIRST, "--model", "digits-mpl"), 1, "did you mean digits-mlp"),
         ((FIRST, "--model-arg", "foo"), 2, "--model-arg foo: type KEY=VALUE"),
