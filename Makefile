@@ -42,6 +42,7 @@ bench: .venv/bench  ## traces and eigenvalues beside their peers, products, chec
 	$(BIN)/python -m benchmarks.scaling --write
 	$(BIN)/python -m benchmarks.gpu --write
 	$(BIN)/python -m benchmarks.resident
+	$(BIN)/python -m benchmarks.start --write
 
 samples: .venv/fisher  ## train the networks in sample_checkpoints/ again
 	$(BIN)/python sample_checkpoints/make.py

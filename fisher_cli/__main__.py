@@ -16,6 +16,6 @@ def _leave_working_folder() -> None:
 
 if __name__ == "__main__":
     _leave_working_folder()
-    from fisher_cli.cli.app import main
+    from fisher_cli.cli.app import command_line
 
-    main()
+    command_line()

@@ -1,7 +1,7 @@
 """The words of README, help and documents: plain ones, words of the field, and few others, each with its reason.
 
-`tests/words/plain.txt` has the commonest English words in their base form (SCOWL, size 10; see NOTICE), `field.txt` those
-of statistics, machine learning and computing. Any other word needs a line in `argued.txt` that says why it stays.
+`tests/words/plain.txt` has the commonest English words in base form (SCOWL, size 10; see NOTICE), `field.txt` those of
+statistics, machine learning and computing. Any other word needs a line in `argued.txt` that says why it stays.
 """
 
 import re

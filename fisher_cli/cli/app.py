@@ -1,5 +1,7 @@
 """The Typer application and the one place where errors become a line and an exit code."""
 
+import atexit
+import contextlib
 import logging
 import os
 import re
@@ -258,6 +260,35 @@ def _stop(number: int, _: FrameType | None) -> None:
         SystemExit: 128 + the signal's number.
     """
     raise SystemExit(128 + number)
+
+
+class _Ending:
+    """Ends the process without taking libraries apart, for which Python needs a second of the processor after torch."""
+
+    code = 1
+
+    def __call__(self) -> None:
+        """Flush what was printed, and leave."""
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or never there
+                stream.flush()
+        os._exit(self.code)
+
+
+def command_line() -> None:
+    """Run the command line as all that its process does.
+
+    Raises:
+        SystemExit: with the exit code.
+    """
+    ending = _Ending()
+    if launched().size == 1:  # ranks part in their own order
+        atexit.register(ending)  # before all that is imported later, so that it is called after all that
+    try:
+        main()
+    except SystemExit as stop:
+        ending.code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+        raise
 
 
 def main() -> None:

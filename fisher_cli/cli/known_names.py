@@ -1,13 +1,14 @@
 """`fisher models` and `fisher datasets`: the names that --model and --data know."""
 
+from fisher_cli.cli import completion
+
 
 def models() -> None:
     """List the networks that --model knows by name. Any other network needs a function, such as ./net.py:make."""
-    from fisher_cli.inputs.networks.architectures import known_models
     from fisher_cli.reports.console import Console
 
     console = Console()
-    console.names(known_models())
+    console.names(completion.MODELS.split())
     console.message("also: resnetD-cifar for every D = 6n + 2, and wrn-D-K for every D = 6n + 4")
     console.message("networks of timm: --model timm:NAME (pip install 'fisher-cli[timm]')")
     console.message("folders of transformers: recognised by config.json (pip install 'fisher-cli[hf]')")

@@ -321,7 +321,7 @@ def _measure(
         rows = run.rows(progress) if files is None else run.rows(progress, _Renewed(run, report, files, opened))
         try:
             for order, measurement in enumerate(rows, run.analysis.first_order):
-                if order == run.analysis.first_order and measurement.error and DATA_IS_UNASKED.get():
+                if order == run.analysis.first_order and DATA_IS_UNASKED.get():
                     _ask_for_data(run, measurement)
                 if to_stdout is not None and to_stdout in ROWS_AS_THEY_COME:
                     for text in report.lines(run.analysis, measurement, order, to_stdout, path):
@@ -336,9 +336,10 @@ def _measure(
 
 def _ask_for_data(run: "FileRun", measurement: "Measurement") -> None:
     """Ask for the dataset where the first checkpoint shows that the digits, which nobody asked for, do not fit."""
+    from fisher_cli.run.row import has_numbers
     from fisher_cli.run.unasked_data import ask_for_data
 
-    for file in run.files:
+    for file in () if has_numbers(measurement) else run.files:
         if file.name == measurement.checkpoint:
             ask_for_data(run.inputs, file)
 

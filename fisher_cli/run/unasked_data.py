@@ -32,7 +32,7 @@ def ask_for_data(inputs: Inputs, file: CheckpointFile) -> None:
     shape = tuple(example.shape[1:])
     try:
         with torch.no_grad():
-            outputs = network.cpu()(example)
+            outputs = network.cpu()(example.to(next(network.parameters(), example).dtype))
     except _MISFITS as error:
         if is_out_of_memory(error):
             return

@@ -1,6 +1,7 @@
 """What helps somebody who begins: five lines, short helps, examples, the next command, completion, and a question."""
 
 import io
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -184,3 +185,41 @@ def test_the_shell_proposes_files_that_may_hold_data_or_a_network() -> None:
     assert completion.models("./n") == ["./net.py"]
     assert completion.data("nowhere/") == []
     assert "notes.txt" not in completion.data("n")
+
+
+SLOW = ("torchvision", "torch._dynamo", "sympy", "triton", "pandas", "pyarrow", "matplotlib", "transformers")
+FIRST_MESSAGE = f"""
+import sys
+from fisher_cli.cli.app import main
+from fisher_cli.reports.console import Console
+def message(self, text, style=""):
+    print("imported:", [name for name in {SLOW} if name in sys.modules], file=sys.__stdout__)
+    raise SystemExit(0)
+Console.message = message
+sys.argv = ["fisher", "analyze", "ckpts", "--limit", "8", "--model", "./net.py:make"]
+main()
+"""
+
+
+def test_a_run_says_its_first_line_before_it_imports_what_takes_long() -> None:
+    write_checkpoints(1)
+    done = subprocess.run([sys.executable, "-c", FIRST_MESSAGE], capture_output=True, text=True, check=True)
+    assert done.stdout == "imported: []\n", done.stderr
+
+
+@pytest.mark.parametrize(("words", "code"), [("models", 0), ("models --frobnicate", 2), ("check nothing.csv", 1)])
+def test_a_process_that_ends_at_once_has_said_everything_and_keeps_its_exit_code(words: str, code: int) -> None:
+    command = [sys.executable, "-m", "fisher_cli", *words.split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert (done.stdout.splitlines() == completion.MODELS.split()) is (code == 0)
+    assert done.stderr.endswith("\n")
+
+
+def test_a_full_disk_is_an_error_of_a_process_that_ends_at_once() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "fisher_cli", "models"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert "no space left on device" in done.stderr.lower()

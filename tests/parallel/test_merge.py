@@ -90,7 +90,7 @@ def test_damaged_unfinished_and_foreign_parts_are_refused(monkeypatch: pytest.Mo
     assert "no such table" in refused("part-1.csv", "part-9.csv", "-o", "joined.csv")
     assert "no record" in refused("part-1.csv", "net.py", "-o", "joined.csv")
     assert "suffix must say the format" in refused(*joins[:2], "-o", "joined.txt", code=2)
-    assert "a report has several files" in refused(*joins[:2], "-o", "-", code=2)
+    assert "the joined table has files beside it" in refused(*joins[:2], "-o", "-", code=2)
     assert "one of the parts" in refused(*joins[:2], "-o", "part-1.csv")
     Path("joined.csv").write_text("mine\n")
     assert "--force" in refused(*joins)

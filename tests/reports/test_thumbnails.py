@@ -83,7 +83,7 @@ def test_other_data_is_refused_in_one_line(report: Path, tmp_path: Path) -> None
         "labels.csv: name that dataset\n"
     )
     said = fisher("report", report, "--labels", LABELS, "-o", page, code=2).stderr
-    assert "belongs to --data" in said
+    assert "needs --data" in said
     assert not page.exists()
 
 

@@ -169,7 +169,7 @@ def test_unwritable_places_are_refused_before_the_computation(tmp_path: Path) ->
     cases = {
         "no such/t.csv": r"mkdir -p '.*no such'",
         "file/t.csv": "is not a folder",
-        "folder.csv": r"is a folder: type -o .*folder\.csv/report\.csv",
+        "folder.csv": r"is a folder: type -o .*folder\.csv/table\.csv",
         "pipe.csv": "not a regular file",
         "loop.csv": "cannot write",
         "dangling.csv": "--force",

@@ -8,14 +8,13 @@ a GPU they are those of the slowest queue, not of the parameter.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 # Functions that touch no element, besides those that torch itself calls views.
 _NOTHING = {"_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
@@ -37,6 +36,9 @@ class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.by_owners: Counter[tuple[str, ...]] = Counter()
         self.owners: tuple[str, ...] = ()
         self.is_paused = False
+        from torch.utils.flop_counter import flop_registry  # here: it takes a while, and a first line would wait for it
+
+        self._counts: Mapping[Any, Callable[..., int]] = flop_registry
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -44,8 +46,16 @@ class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         named = dict(kwargs or {})
         result = func(*args, **named)
         if not self.is_paused:
-            self.by_owners[self.owners] += _operations(func, args, named, result)
+            self.by_owners[self.owners] += self._operations(func, args, named, result)
         return result
+
+    def _operations(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> int:
+        packet = func._overloadpacket
+        if packet in self._counts:
+            return int(self._counts[packet](*args, **kwargs, out_val=result)) // 2  # a flop is half a multiply-add
+        if func.is_view or packet.__name__ in _NOTHING:
+            return 0
+        return max((tensor.numel() for tensor in _tensors([*args, *kwargs.values(), result])), default=0)
 
     def shares(self, sizes: Mapping[str, int]) -> tuple[dict[str, float], float]:
         """Each parameter's share of all operations, from 0 to 1, and the share that belongs to none.
@@ -110,15 +120,6 @@ def uncounted() -> Iterator[None]:
         yield
     finally:
         operations.is_paused = before
-
-
-def _operations(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> int:
-    packet = func._overloadpacket
-    if packet in flop_registry:
-        return int(flop_registry[packet](*args, **kwargs, out_val=result)) // 2  # a flop is half a multiply-add
-    if func.is_view or packet.__name__ in _NOTHING:
-        return 0
-    return max((tensor.numel() for tensor in _tensors([*args, *kwargs.values(), result])), default=0)
 
 
 def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:

@@ -53,6 +53,8 @@ class _Hollow(TorchFunctionMode):
     """
 
     _HOLDERS: Final = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn})
+    # On the meta device they change nothing, and torch imports its compiler for them, which takes seconds.
+    _DRAWS: Final = frozenset({Tensor.normal_, Tensor.uniform_})
     _COUNTED: Final = frozenset({torch.linspace, torch.logspace})
     _MULTIPLYING: Final = frozenset({torch.outer, torch.kron, torch.cdist, torch.cartesian_prod, torch.eye})
     _REPEATING: Final = frozenset({Tensor.repeat, Tensor.tile, torch.tile, torch.repeat_interleave})
@@ -65,6 +67,8 @@ class _Hollow(TorchFunctionMode):
         self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
+        if function in self._DRAWS and args[0].is_meta:
+            return args[0]
         if function in self._HOLDERS and kwargs.get("device") is None:
             kwargs["device"] = "meta"
         if self._most is not None and kwargs.get("device") != "meta":
