@@ -1,5 +1,6 @@
 """Networks without storage: their names and shapes at once and without memory, whatever their size."""
 
+import contextlib
 import importlib
 import math
 import sys
@@ -105,6 +106,8 @@ class _Calls:
     """
 
     _IMPORT: Final = importlib._bootstrap._find_and_load.__code__  # type: ignore[attr-defined]
+    # Where torch takes modes off their stack and puts them back: nothing may end between the two.
+    _PAIRED: Final = frozenset({torch.overrides.__file__, contextlib.__file__})
 
     def __init__(self, most: int) -> None:
         self._left = most
@@ -128,7 +131,7 @@ class _Calls:
             self._importing = frame
             return
         self._left -= 1
-        if self._left < 0:
+        if self._left < 0 and frame.f_code.co_filename not in self._PAIRED:
             msg = "more work"
             raise _TooMuchError(msg)
 

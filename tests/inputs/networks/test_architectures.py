@@ -88,7 +88,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_ones() -> None:
     text = message(lambda: find_architecture(checkpoint({}), model="resnet81"))
     assert "did you mean resnet18" in text
     assert "fisher models lists" in text
-    assert "./net.py:factory" in message(lambda: find_architecture(checkpoint({}), model="./net.py"))
+    assert "--model ./net.py:make" in message(lambda: find_architecture(checkpoint({}), model="./net.py"))
 
 
 def test_without_any_name_the_line_says_what_to_type() -> None:
