@@ -71,7 +71,7 @@ def copy_samples(folder: Path) -> Path:
             if not os.path.lexists(target):
                 target.write_bytes(content)
             elif read_regular(target) != content:
-                msg = f"{target} is there and is no sample of ours: name another folder, fisher demo FOLDER"
+                msg = f"{target} exists and is not a sample file: name another folder, fisher demo FOLDER"
                 raise OutputError(msg)
     except OSError as error:
         msg = f"cannot write {folder}: {error.strerror or error}; name another folder: fisher demo FOLDER"
@@ -94,7 +94,7 @@ def _samples() -> list[Path]:
             installed = []
         found = sorted(Path(str(each.locate())) for each in installed if each.parts[-3:-2] == (SAMPLES,))
     if not found:
-        msg = f"the sample runs are not beside the program: look for {SAMPLES} where it was cloned"
+        msg = f"the sample runs are missing: copy the folder {SAMPLES} from the source of fisher"
         raise UsageError(msg)
     return found
 

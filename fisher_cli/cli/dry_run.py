@@ -46,10 +46,10 @@ def show_forecast(
         UsageError: this is not told of several ranks, or of a run that waits, or not in this format.
     """
     if launched().size > 1:
-        msg = "--dry-run tells what one process takes: type it without torchrun; ranks share out the batches"
+        msg = "--dry-run estimates one process: type it without torchrun"
         raise UsageError(msg)
     if follows:
-        msg = "--dry-run with --follow: nobody knows how many checkpoints will come; leave one of the two out"
+        msg = "--dry-run with --follow: the number of checkpoints is not known yet; leave one of the two out"
         raise UsageError(msg)
     if form not in {None, Format.TABLE, Format.JSON}:
         msg = f"--dry-run prints lines, or JSON: leave --format {form} out, or type --format json"

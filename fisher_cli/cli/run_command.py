@@ -274,7 +274,7 @@ def _journal(
     journal = open_journal(journal_folder(files.main), run.question, fresh=not resume, force=files.force)
     finished = run.keep_in(journal)
     if journal.dropped:
-        console.message(f"damaged rows of the journal, dropped and measured again: {journal.dropped}")
+        console.message(f"{journal.dropped} damaged rows of the journal are dropped and measured again")
     if finished:
         console.message(f"{finished} of {len(run)} checkpoints were finished before and are kept")
     return journal
@@ -374,7 +374,7 @@ def _keep(
         say_what_is_left(console, _write(analysis, report, files, opened))
     if writes or by_user:
         where = (
-            f"are in {files.main}; the same command goes on from there"
+            f"are in {files.main}; the same command continues from there"
             if files is not None and writes
             else "were finished"
         )

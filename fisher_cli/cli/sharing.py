@@ -52,7 +52,7 @@ def check_sharing(
         )
         raise UsageError(msg)
     if follows:
-        msg = f"--shard {shard} with --follow: shares of a run that still grows change; leave one of the two out"
+        msg = f"--shard {shard} with --follow: the shares change while a run grows; leave one of the two out"
         raise UsageError(msg)
     if files is None:
         msg = f"--shard {shard} makes a part for fisher merge: name its file, as in -o part-{shard.index}.csv"

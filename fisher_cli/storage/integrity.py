@@ -105,7 +105,7 @@ def _tables(report: Path, record: StoredRecord) -> Iterator[IntegrityCheck]:
             continue
         detail = "is as it was written" if found == expected else "was changed after it was written"
         if found != expected and found == record.replaced.get(name):
-            detail = "was written before a run that was stopped: the same command writes it anew"
+            detail = "was written before a run that was stopped: the same command writes it again"
         yield IntegrityCheck(name, found == expected, detail)
 
 

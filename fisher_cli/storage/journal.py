@@ -383,7 +383,7 @@ def _refuse_other_head(folder: Path, head: Any) -> None:
         RecordError: its first line is not that of one.
     """
     if not _is_head(head):
-        msg = f"{folder / _RECORDS}: its first line is damaged; begin anew with --force"
+        msg = f"{folder / _RECORDS}: its first line is damaged; start again with --force"
         raise RecordError(msg)
 
 
@@ -395,7 +395,7 @@ def _refuse_other_question(folder: Path, head: Any, asked: Mapping[str, Any]) ->
     """
     _refuse_other_head(folder, head)
     if head.get("journal") != VERSION:
-        msg = f"{folder / _RECORDS}: written by another version of fisher; begin anew with --force"
+        msg = f"{folder / _RECORDS}: written by another version of fisher; start again with --force"
         raise RecordError(msg)
     differing = [each for each in changes(head["asked"], asked) if each.place != _THREADS or each.before != "null"]
     found = [f"{each.place} was {each.before} and is {each.now}" for each in differing]
@@ -406,7 +406,7 @@ def _refuse_other_question(folder: Path, head: Any, asked: Mapping[str, Any]) ->
             again = f"go on with the same number, OMP_NUM_THREADS={differing[0].before} before the command, "
         msg = (
             f"{folder.with_suffix('')}: the table there was made with other settings: {'; '.join(found[:3])}{more}; "
-            f"{again}choose another name for -o, or begin anew with --force"
+            f"{again}choose another name for -o, or start again with --force"
         )
         raise RecordError(msg)
 

@@ -396,7 +396,7 @@ class _Ours:
             keeping = f"mv -n {shlex.quote(str(path))} {shlex.quote(str(kept))}"
             return (
                 f"{path} was changed after fisher wrote it: keep it with {keeping} and type the same command again, "
-                "which writes it anew from the journal; or choose another name for -o, or replace it with --force"
+                "which writes it again from the journal; or choose another name for -o, or replace it with --force"
             )
         others = ", ".join(sorted(self.record.tables)) if is_record and self.record is not None else ""
         whose = f"belongs to the table {one_line(others)}" if others else "exists"
@@ -424,7 +424,7 @@ def _check_folder(target: Path, longest_name: str) -> None:
         write_new(probe, bytes(4096))  # an empty file fits even on a full disk
         probe.unlink()
     except OSError as error:
-        msg = f"cannot write {target}: {error.strerror}; mend that, or choose another folder for -o"
+        msg = f"cannot write {target}: {error.strerror}; fix that, or choose another folder for -o"
         raise OutputError(msg) from error
 
 

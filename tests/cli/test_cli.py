@@ -678,7 +678,7 @@ def test_an_interrupted_run_keeps_its_rows(number: signal.Signals, code: int) ->
     assert 1 <= len(found) < 14
     assert set(found["status"]) == {"ok"}
     assert err.splitlines()[-1] == (
-        f"interrupted: {len(found)} of 14 checkpoints are in r.csv; the same command goes on from there"
+        f"interrupted: {len(found)} of 14 checkpoints are in r.csv; the same command continues from there"
     )
 
 

@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.usefixtures("ckpts"),
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
 ]
-REMEDY = "; mend that, or choose another folder for -o"
+REMEDY = "; fix that, or choose another folder for -o"
 ENDS = {False: "transient", True: "persistent"}
 
 

@@ -66,7 +66,7 @@ def test_a_wheel_brings_the_samples(workdir: Path, monkeypatch: pytest.MonkeyPat
     demo.copy_samples(workdir / "out")
     assert (workdir / "out/sample_checkpoints/digits-clean/step_00000.pt").read_bytes() == b"weights"
     monkeypatch.setattr(importlib.metadata, "files", lambda _: [])
-    assert "the sample runs are not beside the program" in error_line(fisher("demo", "again", code=2))
+    assert "the sample runs are missing" in error_line(fisher("demo", "again", code=2))
 
 
 @pytest.mark.usefixtures("workdir")
@@ -74,7 +74,7 @@ def test_what_lies_in_the_folder_is_never_replaced() -> None:
     mine = Path("here/sample_checkpoints/digits-clean/step_00000.pt")
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"mine")
-    assert "is no sample of ours: name another folder" in error_line(fisher("demo", "here", code=1))
+    assert "is not a sample file: name another folder" in error_line(fisher("demo", "here", code=1))
     assert mine.read_bytes() == b"mine"
     mine.unlink()
     fisher("demo", "here")

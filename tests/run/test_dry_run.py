@@ -341,7 +341,7 @@ def test_what_cannot_be_foretold_is_refused(words: tuple[str, ...], reason: str)
 def test_ranks_are_not_foretold(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fisher_cli.cli.dry_run.launched", lambda: Launch(0, 2))
     error = run("analyze", *QUICK, "--dry-run", code=2)[1]
-    assert error.startswith("error: --dry-run tells what one process takes")
+    assert error.startswith("error: --dry-run estimates one process")
 
 
 def test_no_file_that_can_be_read_is_an_error(tmp_path: Path) -> None:
@@ -358,7 +358,7 @@ def test_what_the_probe_meets_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     torch.save({"1.weight": torch.full((10, 64), float("nan")), "1.bias": torch.zeros(10)}, "a.pt")
     error = run("analyze", "a.pt", "--model", "net.py:make", "--dry-run", code=1)[1].splitlines()[-1]
-    assert error.startswith("error: a.pt, on which the run was to be tried: NaN or infinite weights in ")
+    assert error.startswith("error: a.pt, which was to be measured as a probe: NaN or infinite weights in ")
 
     def fails(*_: object, **__: object) -> None:
         raise MemoryError

@@ -118,7 +118,7 @@ def forecast(
     except (UsageError, OutOfMemoryError):
         raise
     except FisherError as error:
-        msg = f"{run.files[place].name}, on which the run was to be tried: {error}"
+        msg = f"{run.files[place].name}, which was to be measured as a probe: {error}"
         raise FisherError(msg) from error
     refusal = _refusal(run, probed, available, processes)
     return _described(run, todo, place, (available, whose), processes, refusal, probed=probed)

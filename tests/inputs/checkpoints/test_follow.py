@@ -271,7 +271,7 @@ def test_ctrl_c_leaves_a_report_of_all_that_came(monkeypatch: pytest.MonkeyPatch
     shutil.move("ckpts/step_11.pt", "last.pt")
     scripted(monkeypatch, partial(shutil.move, "last.pt", "ckpts/step_11.pt"), nothing, nothing)
     said = analyze("--follow", code=130)
-    assert "interrupted: 12 of 12 checkpoints are in r.csv; the same command goes on from there" in said
+    assert "interrupted: 12 of 12 checkpoints are in r.csv; the same command continues from there" in said
     fisher("check", Path("r.csv").absolute())
     resumed = tables()
     analyze("--no-resume")
