@@ -13,8 +13,9 @@ from fisher_cli.cli import completion
 from fisher_cli.cli.app import app
 from fisher_cli.cli.help_format import RARE
 from fisher_cli.inputs.data.catalogue import known_datasets
-from fisher_cli.inputs.networks.architectures import known_models
 from fisher_cli.inputs.networks.cifar_resnets import cifar_resnet
+from fisher_cli.inputs.networks.families import BUILT_IN
+from fisher_cli.inputs.networks.torchvision_models import INDEX
 from fisher_cli.reports.console import Console
 from fisher_cli.settings import PRESETS
 from tests.command import error_line, fisher
@@ -171,7 +172,8 @@ def test_the_shell_proposes_models_data_and_presets() -> None:
     assert completed("plot", "--what", "ra") == ["ratio"]
     assert completed("anal") == ["analyze"]
     assert set(completed("analyze", "--preset", "")) == set(PRESETS)
-    assert set(completion.models("")) == set(known_models())
+    built_in = {name for family in BUILT_IN for name in family.names()}
+    assert set(completion.models("")) == built_in.union(*INDEX.values())
     assert set(completion.data("")) == {*known_datasets(), "folder:", "hf:"}
 
 
