@@ -80,6 +80,16 @@ def furnish(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def run_python(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a block in this process, as in a notebook that lies in the folder."""
+    monkeypatch.syspath_prepend(folder)
+    before = set(sys.modules)
+    exec(compile(code, "<document>", "exec"), {"__name__": "__main__"})
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(folder)):
+            del sys.modules[name]
+
+
 def run(command: str, shown: list[str], folder: Path) -> str:
     """Run a command as a reader does who looks at a terminal; what it printed on stdout."""
     line, _, target = command.partition(" > ")

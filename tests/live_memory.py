@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from fisher_cli.curvature.torch_backend.dispatch_mode import DispatchMode
 
-class LiveMemory(TorchDispatchMode):
+
+class LiveMemory(DispatchMode):
     """Counts the storages that operations make while it is entered, from their first result until they are freed.
 
     Views share a storage and count once; a storage that is resized counts as large as it was when it was last seen.

@@ -1,8 +1,6 @@
 """Every command in docs/ runs, what is shown below it is what it prints, and links lead somewhere."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -11,7 +9,7 @@ import typer
 
 from fisher_cli.cli.app import app
 from fisher_cli.tables.registry import TABLES
-from tests.documents import ROOT, blocks, check_shown, furnish, run
+from tests.documents import ROOT, blocks, check_shown, furnish, run, run_python
 
 DOCUMENTS = sorted((ROOT / "docs").glob("*.md"))
 WITH_CODE = [path for path in DOCUMENTS if blocks(path, "console", "python")]
@@ -37,7 +35,7 @@ def follow(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, *, long: b
                 continue
             check_shown(command, shown, run(command, shown, folder))
     for code in later:  # they read what the commands write
-        subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True)
+        run_python(code, folder, monkeypatch)
 
 
 @pytest.mark.parametrize("path", WITH_CODE, ids=lambda path: path.stem)

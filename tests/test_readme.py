@@ -4,13 +4,12 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.command import fisher
-from tests.documents import ROOT, blocks, check_shown, furnish, run
+from tests.documents import ROOT, blocks, check_shown, furnish, run, run_python
 
 README = ROOT / "README.md"
 PHONE = 60  # characters
@@ -44,7 +43,7 @@ def test_the_readmes_make_targets_exist(command: str) -> None:
 @pytest.mark.parametrize("code", [block.text for block in blocks(README, "python")])
 def test_the_readmes_python_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     furnish(tmp_path, monkeypatch)
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
+    run_python(code, tmp_path, monkeypatch)
 
 
 def numbers(text: str) -> list[float]:

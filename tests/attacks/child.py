@@ -134,9 +134,9 @@ def main(how: str) -> None:
     run = run_here if how == "here" else run_elsewhere
     if how == "here":
         read_here()
-    answer(jobs[0])  # what is imported late is imported now, and what counting imports
-    with Effort().counting():
-        answer(jobs[0])
+        with Effort().counting():  # what counting imports is imported now
+            answer(jobs[0])
+    answer(jobs[0])  # what is imported late is imported now
     clipped("\x1b")  # so is the codec that escapes names
     for job in jobs:
         sys.stdout.write(json.dumps(isolated(job, run)) + "\n")

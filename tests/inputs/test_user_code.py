@@ -10,6 +10,7 @@ import pytest
 
 from fisher_cli.errors import ArchitectureError
 from fisher_cli.inputs.user_code import import_factory
+from tests.long_lists import some
 from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
@@ -186,8 +187,10 @@ SETTINGS: dict[str, Callable[[], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("how", ["working folder", "MATPLOTLIBRC", "MPLCONFIGDIR"])
-@pytest.mark.parametrize("what", SETTINGS)
+@pytest.mark.parametrize(
+    ("what", "how"),
+    some([(what, how) for what in SETTINGS for how in ("working folder", "MATPLOTLIBRC", "MPLCONFIGDIR")], part=0.25),
+)
 def test_no_file_of_settings_changes_or_harms_a_figure(what: str, how: str, workdir: Path) -> None:
     (workdir / "bin").mkdir()
     (workdir / "bin" / "latex").write_text(f"#!/bin/sh\ntouch {workdir}/RAN\nexit 1\n")

@@ -96,7 +96,7 @@ def sorts(opened: Browser) -> None:
 
 
 @pytest.mark.parametrize(
-    ("run", "width", "scheme"), some([(run, *view) for run in [*STEPS, "all"] for view in VIEWS], part=0.4)
+    ("run", "width", "scheme"), some([(run, *view) for run in [*STEPS, "all"] for view in VIEWS], part=0.25)
 )
 def test_a_browser_shows_the_page(opened: Browser, pages: dict[str, Path], run: str, width: int, scheme: str) -> None:
     look(opened, pages[run], width, scheme)

@@ -351,7 +351,7 @@ print(held[0], max(*held, tracemalloc.get_traced_memory()[1] + pyarrow.total_all
 @pytest.mark.parametrize(
     ("form", "count"),
     [
-        ("csv", 25_000),
+        ("csv", 21_000),
         pytest.param("parquet", 25_000, marks=pytest.mark.long),
         pytest.param("csv", 1_000_000, marks=pytest.mark.long),
         pytest.param("parquet", 1_000_000, marks=pytest.mark.long),

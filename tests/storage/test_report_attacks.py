@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from fisher_cli.errors import OutputError
 from fisher_cli.storage.integrity import check_report
 from fisher_cli.storage.readers import read_table
 from tests.command import error_line, fisher
-from tests.report_attacks import HEADS, IN_A_JOURNAL, IN_THE_WAY, RECORDS, TABLES, resealed, rows_alike
+from tests.report_attacks import HEADS, IN_A_JOURNAL, IN_THE_WAY, RECORDS, TABLES, Maker, resealed, rows_alike
 from tests.report_files import made
 
 ROOT = Path(__file__).parents[2]
@@ -24,40 +24,51 @@ pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threade
 RIGHT = {"tables {}", r"other ['\ud800']"}
 
 
+Answer = tuple[str, str, str]
+
+
+def right(folder: Path) -> Path:
+    return made(folder / "t.xlsx", 3, 2)
+
+
+def record(content: bytes, folder: Path) -> Path:
+    (folder / "t.meta.json").write_bytes(content)
+    return folder / "t.meta.json"
+
+
 @pytest.fixture(scope="module")
-def read(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str, str]]:
-    """By the name of a case its path, and the class and the text of the error in which reading it ends."""
-    paths = {}
-    for name, make in TABLES.items():
-        paths[name] = str(make(tmp_path_factory.mktemp("table")))
-    for name, content in RECORDS.items():
-        path = tmp_path_factory.mktemp("record") / "t.meta.json"
-        path.write_bytes(content)
-        paths[f"record: {name}"] = str(path)
-    paths["right"] = str(made(tmp_path_factory.mktemp("right") / "t.xlsx", 3, 2))
-    child = subprocess.run(
-        [sys.executable, "-m", "tests.report_reading"],
-        input=json.dumps(list(paths.values())),
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-    )
-    found = json.loads(child.stdout)
-    return {name: (path, *each) for (name, path), each in zip(paths.items(), found, strict=True)}
+def read(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Maker], Answer]]:
+    """For what makes a file below a folder: its path, and the class and text of the error in which reading it ends."""
+    good = right(tmp_path_factory.mktemp("right"))
+
+    def answer(make: Maker) -> Answer:
+        path = make(tmp_path_factory.mktemp("foreign"))
+        assert child.stdin
+        assert child.stdout
+        child.stdin.write(json.dumps(str(path)) + "\n")
+        child.stdin.flush()
+        kind, said = json.loads(child.stdout.readline())
+        return str(path), kind, said
+
+    words = [sys.executable, "-m", "tests.report_reading", str(good)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as child:
+        yield answer
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_table_that_is_none_is_refused_in_one_line(name: str, read: dict[str, tuple[str, str, str]]) -> None:
+def test_a_table_that_is_none_is_refused_in_one_line(name: str, read: Callable[[Maker], Answer]) -> None:
     """Within ten seconds of the processor and three gigabytes of addresses, of which libraries take the half."""
-    path, kind, said = read[name]
+    path, kind, said = read(TABLES[name])
     assert kind == "FisherError", (kind, said)
     assert said.startswith(path)
     assert said.isprintable()
     assert len(said) < len(path) + 300
     if name.endswith("entity"):
         assert "root:" not in said
-    assert read["right"][1] == "nothing"
+
+
+def test_a_right_table_is_read_under_the_same_limits(read: Callable[[Maker], Answer]) -> None:
+    assert read(right)[1] == "nothing"
 
 
 @pytest.mark.parametrize(
@@ -78,9 +89,9 @@ def test_what_cells_hold_and_how_many_there_are_is_looked_at_first(
 
 @pytest.mark.parametrize("name", RECORDS)
 def test_a_record_that_is_none_is_refused_in_one_line(
-    name: str, read: dict[str, tuple[str, str, str]], tmp_path: Path
+    name: str, read: Callable[[Maker], Answer], tmp_path: Path
 ) -> None:
-    _, kind, said = read[f"record: {name}"]
+    _, kind, said = read(partial(record, RECORDS[name]))
     assert kind in ({"nothing"} if name in RIGHT else {"ValueError", "LaterVersionError"})
     assert said.isprintable()
     assert len(said) < 300

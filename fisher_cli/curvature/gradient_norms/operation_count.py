@@ -14,7 +14,8 @@ from contextvars import ContextVar
 from typing import Any
 
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from fisher_cli.curvature.torch_backend.dispatch_mode import DispatchMode
 
 # Functions that touch no element, besides those that torch itself calls views.
 _NOTHING = {"_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
@@ -22,7 +23,7 @@ _NOTHING = {"_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty",
 _active: ContextVar["OperationCounter | None"] = ContextVar("fisher_operations", default=None)
 
 
-class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class OperationCounter(DispatchMode):  # type: ignore[no-untyped-call]
     """Counts operations while it is entered, by the parameters that they are `spent_on`.
 
     Attributes:

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from fisher_cli.curvature.torch_backend.dispatch_mode import DispatchMode
 from fisher_cli.results import Outcome
 
 # The place of `padding_idx` among the arguments of what looks rows of a table up.
@@ -41,7 +41,7 @@ class Watched:
         return torch.finfo(self.coarsest).eps
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Watch(DispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, parameters: Mapping[str, Tensor], watched: Watched) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._watched = watched

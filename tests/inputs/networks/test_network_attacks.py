@@ -67,13 +67,18 @@ def in_child(attack: dict[str, Any], counts_memory: bool = False) -> dict[str, A
 
 
 @needs_libraries
-@pytest.mark.parametrize("name", some(ATTACKS))
+@pytest.mark.parametrize("name", some(ATTACKS, part=0.08))
 def test_a_network_beyond_its_file_is_refused_in_one_line(name: str) -> None:
     found = in_child(ATTACKS[name])
     assert found.get("is_ours"), found
     assert found["message"].isprintable()
     assert "; " in found["message"]
     assert len(found["message"]) < 1500
+
+
+@needs_libraries
+@pytest.mark.parametrize("name", some(ATTACKS, part=0.02))
+def test_a_network_beyond_its_file_takes_little_memory(name: str) -> None:
     assert in_child(ATTACKS[name], counts_memory=True)["grown"] < MEGABYTES
 
 
