@@ -1,5 +1,7 @@
 """Every command in the README runs, its table is what the demonstration prints, and its picture shows these numbers."""
 
+import csv
+import io
 import re
 import shlex
 import shutil
@@ -86,3 +88,17 @@ def test_every_claim_has_its_command() -> None:
         assert len(claims) >= 5
         for claim in claims:
             assert re.search(r"^\$ fisher |^```python|\]\(|`--", claim, flags=re.MULTILINE), claim
+
+
+def test_the_traces_that_batch_norm_misleads_are_those_that_the_readme_states(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    furnish(tmp_path, monkeypatch)
+    stated = re.search(r"(\d+) as it was saved in this example, (\d+) with", " ".join(README.read_text().split()))
+    (command,) = (each for each in FISHER if "--recalibrate-bn" in each)
+    words = [*shlex.split(command)[1:], "--eigenvalues", "0"]
+    for number, asked in zip(
+        stated.groups() if stated else (), ([each for each in words if each != "--recalibrate-bn"], words), strict=True
+    ):
+        (row,) = csv.DictReader(io.StringIO(fisher(*asked).stdout))
+        assert round(float(row["trace_true"])) == int(number)

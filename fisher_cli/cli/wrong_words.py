@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from fisher_cli.errors import UsageError
+from fisher_cli.errors import CheckpointError, OutputError
 from fisher_cli.storage.formats import Format
 from fisher_cli.storage.report_files import record_path
 
@@ -19,25 +19,25 @@ def refuse_tables(checkpoints: Sequence[Path]) -> None:
     """Refuse a table of ours where a checkpoint is meant.
 
     Raises:
-        UsageError: one of the paths is a table, with the command that takes it.
+        CheckpointError: one of the paths is a table, with the command that takes it.
     """
     for path in checkpoints:
         if path.suffix.lower() in _TABLES and os.path.lexists(record_path(path)):
             msg = f"{path}: a table of fisher, not a checkpoint; to make a page of it: {_command('report', path)}"
-            raise UsageError(msg)
+            raise CheckpointError(msg)
 
 
 def refuse_checkpoints(tables: Sequence[Path]) -> None:
     """Refuse a checkpoint, or a folder of them, where a table is meant.
 
     Raises:
-        UsageError: one of the paths is no table, with the command that makes one of it.
+        OutputError: one of the paths is no table, with the command that makes one of it.
     """
     for path in tables:
         if holds_checkpoints(path):
             what = "a folder of checkpoints" if path.is_dir() else "a checkpoint"
             msg = f"{path}: {what}, not a table; measure first: {_command('analyze', path)} -o trend.csv"
-            raise UsageError(msg)
+            raise OutputError(msg)
 
 
 def holds_checkpoints(path: Path) -> bool:

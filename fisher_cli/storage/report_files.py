@@ -205,7 +205,7 @@ class ReportFiles:
             size = len(record) + sum(_size(content) for content in contents.values())
             msg = (
                 f"cannot write {self.main} and its companions ({size:,} bytes): {error.strerror or error}; "
-                "mend that and run the same command again: nothing that was there is lost"
+                "fix that and run the same command again: nothing that was there is lost"
             )
             raise OutputError(msg) from error
         return left
