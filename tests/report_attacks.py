@@ -78,7 +78,7 @@ def parquet(table: pa.Table, with_key: bool = True, **options: Any) -> Maker:
 def _huge_value(folder: Path) -> Path:
     """150 KB with one text of 400 MB."""
     table = pa.table({"checkpoint": pa.array(["x" * 400_000_000], pa.large_string())})
-    return parquet(table, compression="zstd", use_dictionary=False)(folder)
+    return parquet(table, compression="zstd", use_dictionary=False, write_statistics=False)(folder)
 
 
 def rows_alike(folder: Path, count: int = 30_000_000) -> Path:

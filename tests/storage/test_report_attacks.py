@@ -13,7 +13,8 @@ import pytest
 
 from fisher_cli.errors import OutputError
 from fisher_cli.storage.integrity import check_report
-from fisher_cli.storage.readers import read_table
+from fisher_cli.storage.reader_process import ReaderOwner
+from fisher_cli.storage.readers import PARQUET, WORKBOOKS, read_table
 from tests.command import error_line, fisher
 from tests.report_attacks import HEADS, IN_A_JOURNAL, IN_THE_WAY, RECORDS, TABLES, resealed, rows_alike
 from tests.report_files import made
@@ -25,8 +26,8 @@ RIGHT = {"tables {}", r"other ['\ud800']"}
 
 
 @pytest.fixture(scope="module")
-def read(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str, str]]:
-    """By the name of a case its path, and the class and the text of the error in which reading it ends."""
+def read(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, list[tuple[str, str]]]]:
+    """By the name of a case its path, and twice the class and the text of the error in which reading it ends."""
     paths = {}
     for name, make in TABLES.items():
         paths[name] = str(make(tmp_path_factory.mktemp("table")))
@@ -44,20 +45,23 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str, 
         cwd=ROOT,
     )
     found = json.loads(child.stdout)
-    return {name: (path, *each) for (name, path), each in zip(paths.items(), found, strict=True)}
+    return {name: (path, each) for (name, path), each in zip(paths.items(), found, strict=True)}
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_table_that_is_none_is_refused_in_one_line(name: str, read: dict[str, tuple[str, str, str]]) -> None:
+def test_a_table_that_is_none_is_refused_in_one_line(
+    name: str, read: dict[str, tuple[str, list[tuple[str, str]]]]
+) -> None:
     """Within ten seconds of the processor and three gigabytes of addresses, of which libraries take the half."""
-    path, kind, said = read[name]
-    assert kind == "FisherError", (kind, said)
-    assert said.startswith(path)
-    assert said.isprintable()
-    assert len(said) < len(path) + 300
-    if name.endswith("entity"):
-        assert "root:" not in said
-    assert read["right"][1] == "nothing"
+    path, ends = read[name]
+    for kind, said in ends:
+        assert kind == "FisherError", (kind, said)
+        assert said.startswith(path)
+        assert said.isprintable()
+        assert len(said) < len(path) + 300
+        if name.endswith("entity"):
+            assert "root:" not in said
+    assert [kind for kind, _ in read["right"][1]] == ["nothing", "nothing"]
 
 
 @pytest.mark.parametrize(
@@ -76,11 +80,32 @@ def test_what_cells_hold_and_how_many_there_are_is_looked_at_first(
         read_table(make(tmp_path))
 
 
+@pytest.mark.parametrize(("name", "owner"), [("t.parquet", PARQUET), ("t.xlsx", WORKBOOKS)])
+@pytest.mark.parametrize(
+    ("act", "says"),
+    [("os.kill(os.getpid(), 11)", "ended by signal 11"), ("[bytes(1 << 20) for _ in range(4096)]", "more memory")],
+)
+def test_what_ends_the_reader_of_a_table_is_its_error_in_one_line(
+    name: str, owner: ReaderOwner, act: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = made(tmp_path / name, 3, 2)
+    expected = read_table(report)
+    with monkeypatch.context() as patched:
+        owner.end()
+        main = f"import os\nDECODERS['cells'] = lambda *_: {act}\nmain("
+        patched.setattr(owner, "code", owner.code.replace("main(", main))
+        said = error_line(fisher("plot", report, "--what", "traces", "-o", tmp_path / "p.svg", code=1))
+        owner.end()
+    assert says in said
+    assert name in said
+    assert read_table(report).equals(expected)
+
+
 @pytest.mark.parametrize("name", RECORDS)
 def test_a_record_that_is_none_is_refused_in_one_line(
-    name: str, read: dict[str, tuple[str, str, str]], tmp_path: Path
+    name: str, read: dict[str, tuple[str, list[tuple[str, str]]]], tmp_path: Path
 ) -> None:
-    _, kind, said = read[f"record: {name}"]
+    kind, said = read[f"record: {name}"][1][0]
     assert kind in ({"nothing"} if name in RIGHT else {"ValueError", "LaterVersionError"})
     assert said.isprintable()
     assert len(said) < 300

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fisher_cli.errors import DataError
-from fisher_cli.inputs.data.arrow_images import arrow_source
-from fisher_cli.inputs.data.parquet_images import parquet_source
+from fisher_cli.inputs.data.image_tables import arrow_source, parquet_source
 from fisher_cli.inputs.data.sources import DataSource
 from fisher_cli.inputs.data.splits import SPLIT_WORDS, choose_split, in_order
 from fisher_cli.inputs.formats.files import open_regular, shown
