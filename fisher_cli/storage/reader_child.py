@@ -36,6 +36,8 @@ _OWN_DESCRIPTORS: Final = 3  # the connection, and two for what is written nowhe
 # Who has worked so long, in seconds, and grown by so many KiB, may have kept much of it, and is begun anew.
 _LONGEST_TO_STAY: Final = 1.0
 _MOST_GROWN: Final = 256 << 10
+_FOR_WORDS: Final = 32  # bytes of memory for each of what is wanted: numbers of rows become objects
+_USUAL_ADDRESSES: Final = 1 << 29  # where the system does not say how many there are
 _LATE: Final = ("cp437", "unicode_escape", "utf-8", "latin-1", "ascii")  # codecs, which are found on first use
 
 
@@ -50,8 +52,7 @@ def main(decoders: Mapping[str, Decoder], is_mapped: bool) -> None:
     os.chdir("/")  # and the folder that it is in can go
     for codec in _LATE:
         codecs.lookup(codec)
-    with open("/proc/self/statm", "rb") as file:
-        before = int(file.read().split()[0]) * mmap.PAGESIZE
+    before = _addresses()
     os.closerange(_OWN_DESCRIPTORS, 1 << 16)
     most_open = _OWN_DESCRIPTORS + MOST_FILES + is_mapped
     for limit, most in (
@@ -72,7 +73,7 @@ def main(decoders: Mapping[str, Decoder], is_mapped: bool) -> None:
         if not descriptors:
             return
         begun, grown = time.process_time(), _peak()
-        _answer(connection, decoders[word], about, descriptors, before + len(about) * MORE_FOR_WORDS, is_mapped)
+        _answer(connection, decoders[word], about, descriptors, before + len(about) * _FOR_WORDS, is_mapped)
         stays = time.process_time() - begun < _LONGEST_TO_STAY or _peak() - grown < _MOST_GROWN
         connection.sendall(STAYS if stays else ENDS)
         if not stays:
@@ -80,9 +81,6 @@ def main(decoders: Mapping[str, Decoder], is_mapped: bool) -> None:
         for each in descriptors:
             os.close(each)
         _lower(resource.RLIMIT_NOFILE, most_open)
-
-
-MORE_FOR_WORDS: Final = 32  # bytes of memory for one of what is wanted: numbers of rows, each an object
 
 
 def _request(connection: socket.socket) -> tuple[str, bytes, list[int]]:
@@ -155,6 +153,15 @@ def _text(answer: Answer) -> bytes:
 
 def _renew_time(size: int) -> None:
     _lower(resource.RLIMIT_CPU, int(time.process_time()) + 1 + seconds(size))
+
+
+def _addresses() -> int:
+    """Return how many bytes of addresses this process has."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[0]) * mmap.PAGESIZE
+    except (OSError, ValueError):
+        return _USUAL_ADDRESSES
 
 
 def _peak() -> int:
