@@ -181,7 +181,13 @@ def reader(quick: bool) -> None:
 
     with folder_of("small") as folder:
         content = Content.read(folder / "ckpts" / "step_0.pt")
-    starts = seconds(lambda: ReaderProcess(OWNER.code).kill())
+
+    def start() -> None:
+        begun = ReaderProcess(OWNER.code)
+        begun.wait()
+        begun.kill()
+
+    starts = seconds(start)
     asked = seconds(lambda: ask("checkpoint", content))
     here = seconds(lambda: list(DECODERS["checkpoint"]([content.data], None)))
     line("reader, once a run", starts, 0.15, "s")

@@ -43,7 +43,7 @@ _CALM: Final = {
 
 
 class ReaderProcess:
-    """A reader that was started and has said that it is ready.
+    """A reader that was started, and is asked when it has said that it is ready.
 
     Args:
         code: that it runs.
@@ -59,21 +59,28 @@ class ReaderProcess:
 
     def __init__(self, code: str, libraries: Sequence[str] = ()) -> None:
         self._socket, theirs = socket.socketpair()
-        self.stays = True
+        self.stays, self._is_ready = True, False
         try:
             with theirs:
                 self.pid = _started(theirs.fileno(), code, libraries)
         except BaseException:
             self.close()
             raise
+
+    def wait(self) -> None:
+        """Wait until it can be asked, or end it.
+
+        Raises:
+            OSError: It has ended.
+        """
         try:
-            is_ready = self.received(1) == READY
+            self._is_ready = self._is_ready or self.received(1) == READY
         except (EOFError, OSError):
-            is_ready = False
+            pass
         except BaseException:
             self.kill()
             raise
-        if not is_ready:
+        if not self._is_ready:
             msg = f"the process that should read files ended with {self.kill()}"
             raise OSError(msg)
 
@@ -248,25 +255,39 @@ class ReaderOwner:
         if last is not None:
             yield _said(last, error_of, count)
 
+    def begin(self) -> None:
+        """Start the reader, and do not wait for it: it is ready when it is needed."""
+        with self._lock:
+            if self.reader is None:
+                self.reader = self._started()
+
     def _taken(self) -> ReaderProcess | None:
         """Return a reader that nobody else asks; None where none can be had."""
         with self._lock:
             if self.reader is not None and not self._is_busy and self.reader.is_gone():
                 self._drop()
-            if self.reader is not None and not self._is_busy:
-                self._is_busy = True
-                return self.reader
-            if not self.is_possible:
-                return None
+            found = self._started() if self.reader is None or self._is_busy else self.reader
             try:
-                found = ReaderProcess(self.code, self._libraries)
+                if found is not None:
+                    found.wait()
             except OSError as error:
-                logging.getLogger(__name__).debug("files are read in this process: %s", error)
-                self.is_possible = False
+                self._do_without(error)
+                self.reader = None if self.reader is found else self.reader
                 return None
-            if self.reader is None:
-                self.reader, self._is_busy = found, True
+            if not self._is_busy:
+                self.reader, self._is_busy = found, found is not None
             return found
+
+    def _started(self) -> ReaderProcess | None:
+        try:
+            return ReaderProcess(self.code, self._libraries) if self.is_possible else None
+        except OSError as error:
+            self._do_without(error)
+            return None
+
+    def _do_without(self, error: OSError) -> None:
+        logging.getLogger(__name__).debug("files are read in this process: %s", error)
+        self.is_possible = False
 
     def _given_back(self, reader: ReaderProcess) -> None:
         if reader.stays and reader is self.reader:

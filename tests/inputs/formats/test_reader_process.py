@@ -233,6 +233,20 @@ def test_a_late_word_of_a_request_that_was_taken_ends_no_reader(owner: Any, tmp_
     assert owner.reader.pid == reader
 
 
+@pytest.mark.parametrize("ends", [False, True])
+def test_one_that_was_begun_early_is_there_when_a_file_is_read(owner: Any, tmp_path: Path, ends: bool) -> None:
+    good = write_good(tmp_path / "good")[0]
+    owner.begin()
+    begun = owner.reader
+    owner.begin()
+    assert owner.reader is begun
+    if ends:
+        os.kill(begun.pid, signal.SIGKILL)
+        until(begun.is_gone)
+    assert weights(good)
+    assert (owner.reader is begun) is not ends
+
+
 def test_it_may_be_killed_at_any_moment(owner: Any, tmp_path: Path, record_property: Any) -> None:
     """By another process, such as the system's where memory ends: files fail in words, or are read as they are."""
     good = [*write_good(tmp_path / "good"), tmp_path / "heavy.pt"]
