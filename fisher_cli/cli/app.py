@@ -32,8 +32,9 @@ from fisher_cli.cli.address_space import refuse_small_address_space
 from fisher_cli.cli.help_format import PlainGroup
 from fisher_cli.errors import FisherError, LockedError, UsageError
 from fisher_cli.parallel.launch import launched
+from fisher_cli.parallel.log_records import EscapedRecord
 from fisher_cli.storage.atomic_write import STOPPING_SIGNALS
-from fisher_cli.text import EscapedRecord, clipped
+from fisher_cli.text import clipped
 
 # What Typer raises on words it cannot parse; it exports only this kind of it.
 UnparsableError = cast("type[Exception]", typer.BadParameter.__bases__[0])
