@@ -7,7 +7,6 @@ formula gets a leading apostrophe.
 
 import hashlib
 import json
-import logging
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -156,14 +155,6 @@ def visible(text: str) -> str:
 
 
 _LAYOUT = "\n\N{NO-BREAK SPACE}"
-
-
-class EscapedRecord(logging.LogRecord):
-    """A line of a log on one line: libraries put names from files into theirs."""
-
-    def getMessage(self) -> str:
-        """The message with its arguments."""
-        return one_line(super().getMessage())
 
 
 def digest(content: "bytes | hashlib._Hash") -> str:

@@ -385,6 +385,13 @@ PADDED = b"\xff\xd8" + b"\xff" * 60_000_000
 EMPTY_PART = chunk(b"prVt", b"")
 
 
+def long_state(folder: Path) -> str:
+    """A folder of save_to_disk whose description holds three million empty lists."""
+    (folder / "saved").mkdir()
+    (folder / "saved" / "state.json").write_bytes(b'{"a": [' + b"[]," * 3_000_000 + b"[]]}")
+    return f"hf:{folder / 'saved'}"
+
+
 def many_parts(kind: bytes, count: int = 3_000_000, data: bytes = b"") -> Callable[[], bytes]:
     return lambda: png(8, 6, chunk(kind, data) * count, colour=2)
 
@@ -524,6 +531,7 @@ REFUSED: dict[str, tuple[Maker, str]] = {
     "arrays behind a hole": (behind_a_hole(good_npz), "were ever written"),
     "a table behind a hole": (behind_a_hole(good_parquet), "were ever written"),
     "a pipe and a device for a dataset's description": (saved_folder, "holds no Arrow and Parquet files"),
+    "a description of three million lists": (long_state, "more than 2000000 entries"),
     "a name of 300 characters of arrays": (lambda folder: f"{folder}/{'a' * 300}.npz", "file name too long"),
     "a name of 300 characters of a table": (lambda folder: f"{folder}/{'a' * 300}.parquet", "file name too long"),
     "a name of 300 characters of tensors": (lambda folder: f"{folder}/{'a' * 300}.pt", "file name too long"),

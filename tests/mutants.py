@@ -94,9 +94,9 @@ class _FirstFailure:
     @pytest.hookimpl
     def pytest_collection_finish(self) -> None:
         """Let files be read in this process: in the one of its own that they have else no error is planted."""
-        reader = sys.modules.get(f"{PACKAGE}.inputs.formats.reader_process")
+        reader = sys.modules.get(f"{PACKAGE}.storage.reader_process")
         if reader is not None:
-            vars(reader)["OWNER"].is_possible = False
+            vars(reader)["ReaderOwner"].is_possible = False
 
     @pytest.hookimpl
     def pytest_exception_interact(self, node: pytest.Item, call: pytest.CallInfo[object]) -> None:

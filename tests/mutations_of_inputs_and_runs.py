@@ -417,6 +417,8 @@ RUN: dict[str, list[tuple[str, ...]]] = {
             "not math.isfinite(number)",
             "False",
         ),
+    ],
+    "storage.decoding": [
         (
             "what a file unpacks to not looked at",
             f"{REPORTS}::test_what_cells_hold_and_how_many_there_are_is_looked_at_first",

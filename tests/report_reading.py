@@ -1,7 +1,8 @@
 """Reads tables and records in child processes of little time and memory: `python -m tests.report_reading GOOD`.
 
 A line of stdin with a path, as JSON, is answered by a line with the class and the text of the error in which reading it
-ends. The good table is read first. No torch is loaded here, which would take most of the address space.
+ends, twice: in a process that reads by itself, as where no other can be had, and in one that has others read. The good
+table is read first. No torch is loaded here, which would take most of the address space.
 """
 
 import json
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fisher_cli.errors import FisherError
+from fisher_cli.storage.reader_process import ReaderOwner
 from fisher_cli.storage.readers import read_table
 from fisher_cli.storage.report_files import RECORD
 from fisher_cli.storage.run_record import read_record
@@ -31,11 +33,12 @@ def read(path: Path) -> tuple[str, str]:
 
 
 def isolated(path: Path) -> Sequence[str]:
-    """The same in a fork of this process, which has imported everything already."""
+    """The same in a fork of this process, which has imported everything already and reads by itself."""
     reading, writing = os.pipe()
     process = os.fork()
     if process == 0:
         os.close(reading)
+        ReaderOwner.is_possible = False
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
         resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -50,9 +53,15 @@ def isolated(path: Path) -> Sequence[str]:
 
 def main(good: Path) -> None:
     assert "torch" not in sys.modules
+    ReaderOwner.is_possible = False
     read(good)  # what is imported late is imported now
     for line in sys.stdin:
-        print(json.dumps(isolated(Path(json.loads(line)))), flush=True)
+        path = Path(json.loads(line))
+        ReaderOwner.is_possible = False
+        here = isolated(path)
+        ReaderOwner.is_possible = True
+        elsewhere = read(path) if path.suffix in {".xlsx", ".parquet"} else here
+        print(json.dumps([here, elsewhere]), flush=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from fisher_cli.curvature.problem.problem import TensorData, pose
 from fisher_cli.curvature.traces.traces import sweep
 from fisher_cli.errors import DataError
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
-from fisher_cli.inputs.formats import reader_process, recognition
+from fisher_cli.inputs.formats import checkpoint_reader, recognition
 from fisher_cli.inputs.formats.files import FileBytes
 from fisher_cli.inputs.formats.number_types import NUMBER_TYPES
 from fisher_cli.inputs.formats.recognition import Description
@@ -98,8 +98,8 @@ def test_a_checkpoint_format_is_a_reader_and_a_line_in_one_table(
         return Description("numbers", tensors)
 
     monkeypatch.setattr(recognition, "FORMATS", [(lambda data: data[:8] == b"numbers\n", load), *recognition.FORMATS])
-    monkeypatch.setattr(reader_process.OWNER, "reader", None)  # one that was started knows no new line
-    monkeypatch.setattr(reader_process.OWNER, "is_possible", False)
+    monkeypatch.setattr(checkpoint_reader.OWNER, "reader", None)  # one that was started knows no new line
+    monkeypatch.setattr(checkpoint_reader.OWNER, "is_possible", False)
     numbers = {"w": [1.0, 2.0, 3.0], "b": [4.0]}
     parts = (name.encode() + bytes([len(each)]) + struct.pack(f"{len(each)}f", *each) for name, each in numbers.items())
     (tmp_path / "step_3.pt").write_bytes(b"numbers\n" + b"".join(parts))

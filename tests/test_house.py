@@ -139,7 +139,7 @@ EXECUTING: Final = {
     "import_module": {"inputs/user_code.py", "__init__.py", "curvature/gradient_norms/rules/__init__.py"},
     "spec_from_file_location": {"inputs/user_code.py"},
     "exec_module": {"inputs/user_code.py"},
-    "posix_spawn": {"inputs/formats/reader_process.py"},  # Python with code of our own, which reads what files hold
+    "posix_spawn": {"storage/reader_process.py"},  # Python with code of our own, which reads what files hold
 }
 NEVER: Final = (
     *("yaml.load", "torch.jit.load", "torch.export.load", "torch.hub.load", "torch.serialization.load", "read_pickle"),

@@ -31,12 +31,14 @@ from fisher_cli.cli import (
     spectrum,
     verify,
 )
+from fisher_cli.cli.address_space import refuse_small_address_space
 from fisher_cli.cli.help_format import PlainCommand, PlainGroup
 from fisher_cli.cli.wrong_words import instead_of
 from fisher_cli.errors import FisherError, LockedError, UsageError
 from fisher_cli.parallel.launch import launched
+from fisher_cli.parallel.log_records import EscapedRecord
 from fisher_cli.storage.atomic_write import STOPPING_SIGNALS
-from fisher_cli.text import EscapedRecord, clipped
+from fisher_cli.text import clipped
 
 # What Typer raises on words it cannot parse; it exports only this kind of it.
 UnparsableError = cast("type[Exception]", typer.BadParameter.__bases__[0])
@@ -146,6 +148,8 @@ def _explained(error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{clipped(error.filename)}: {error.strerror.lower()}; check the path"
+    if isinstance(error, MemoryError):
+        return "memory ran out; use a larger machine, or raise the limit that ulimit -v shows"
     return f"unexpected {type(error).__name__}: {clipped(error)}; add --debug to see where, and please report it"
 
 
@@ -231,6 +235,7 @@ def root(
 ) -> None:
     """Fisher information of saved classifier checkpoints."""
     _refuse_ranks(context.invoked_subcommand)
+    refuse_small_address_space(context.invoked_subcommand)
 
 
 def _refuse_ranks(command: str | None) -> None:

@@ -209,6 +209,9 @@ def run_command(
     if files is not None:
         files.check_writable()
 
+    from fisher_cli.inputs.formats.checkpoint_reader import OWNER
+
+    OWNER.begin()  # while torch is loaded here
     from fisher_cli.inputs.checkpoints.follow import FollowRequest
     from fisher_cli.parallel.ranks import joined_ranks
     from fisher_cli.reports.console import Console

@@ -20,13 +20,13 @@ import torch
 
 from fisher_cli.errors import FisherError
 from fisher_cli.inputs.checkpoints.checkpoints import CheckpointFile
+from fisher_cli.parallel.log_records import EscapedRecord
 from fisher_cli.results import Measurement, Status
 from fisher_cli.run.measurement import Observer
 from fisher_cli.run.preparation import run_of_files
 from fisher_cli.run.row import Keep, Predecessor, Source
 from fisher_cli.settings import Resources, Settings
 from fisher_cli.storage.atomic_write import STOPPING_SIGNALS
-from fisher_cli.text import EscapedRecord
 
 # A checkpoint whose process died is tried once more: another process may have taken the memory.
 ATTEMPTS: Final = 2

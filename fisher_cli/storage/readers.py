@@ -5,13 +5,12 @@ hold is said by its column, in one place for all formats.
 """
 
 import csv
+import importlib.util
 import io
 import math
 import os
 import stat
-import warnings
-import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import chain
@@ -19,12 +18,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from fisher_cli.errors import OutputError, UsageError
+from fisher_cli.storage.decoding import Answer, Decoder
 from fisher_cli.storage.formats import Format
 from fisher_cli.storage.json_values import shallow_value
+from fisher_cli.storage.reader_process import ReaderOwner
 from fisher_cli.storage.regular_files import open_regular, status_of
 from fisher_cli.storage.report_files import RECORD
 from fisher_cli.tables.build import METADATA_KEY, make_table
@@ -307,7 +306,23 @@ def _originals() -> Callable[[Any], Any]:
     return original
 
 
-# --- Parquet
+# --- Parquet and workbooks, which processes of their own decode
+
+
+def _parquet_decoders() -> Mapping[str, Decoder]:
+    from fisher_cli.storage.parquet_cells import DECODERS
+
+    return DECODERS
+
+
+def _workbook_decoders() -> Mapping[str, Decoder]:
+    from fisher_cli.storage.workbook_cells import DECODERS
+
+    return DECODERS
+
+
+PARQUET: Final = ReaderOwner("fisher_cli.storage.parquet_cells", _parquet_decoders, ["pyarrow", "numpy"])
+WORKBOOKS: Final = ReaderOwner("fisher_cli.storage.workbook_cells", _workbook_decoders, ["openpyxl", "et_xmlfile"])
 
 
 def _read_parquet(file: BinaryIO) -> Rows:
@@ -319,46 +334,14 @@ def _read_parquet(file: BinaryIO) -> Rows:
     Raises:
         ValueError: the file is not one of ours, or is damaged.
     """
-    size = os.fstat(file.fileno()).st_size
-    try:
-        parquet = pq.ParquetFile(file, page_checksum_verification=True)
-        schema, about = parquet.schema_arrow, parquet.metadata
-        if METADATA_KEY not in (schema.metadata or {}):
-            msg = f"its metadata have no key {METADATA_KEY.decode()!r}"
-            raise ValueError(msg)
-        if odd := next((each.name for each in schema if not _is_plain(each.type)), None):
-            msg = f"column {odd} is neither of text nor of numbers"
-            raise ValueError(msg)
-        unpacked = sum(
-            about.row_group(i).column(k).total_uncompressed_size
-            for i in range(about.num_row_groups)
-            for k in range(about.num_columns)
-        )
-        _refuse_inflated(size, about.num_rows * about.num_columns, unpacked)
-        table = parquet.read()
-    except (pa.ArrowException, OverflowError) as error:
-        raise ValueError(str(error)) from error
     original = _originals()
-    columns = [[original(value) for value in column.to_pylist()] for column in table.columns]
-    return table.column_names, [list(row) for row in zip(*columns, strict=True)]
+    names, *parts = (tree for tree, _ in _asked(PARQUET, "cells", METADATA_KEY.decode(), file))
+    rows = [[original(cell) for cell in row] for part in parts for row in zip(*part, strict=True)]
+    return names, rows
 
 
-def _is_plain(kind: pa.DataType) -> bool:
-    return any(is_of(kind) for is_of in (pa.types.is_string, pa.types.is_integer, pa.types.is_floating))
-
-
-def _refuse_inflated(size: int, cells: int, unpacked: int) -> None:
-    """Refuse a file of which much more is made than its bytes can hold of numbers, which compress little.
-
-    Raises:
-        ValueError: it is one.
-    """
-    if not 0 <= cells <= 2**22 + 16 * size or not 0 <= unpacked <= 2**24 + 50 * size:
-        msg = f"{cells:,} cells, {unpacked:,} bytes unpacked, are too much for {size:,} bytes"
-        raise ValueError(msg)
-
-
-# --- workbooks
+def _asked(owner: ReaderOwner, decoder: str, about: Any, file: BinaryIO) -> Iterator[Answer]:
+    return owner.ask(decoder, about, [file], [file.fileno()], lambda text, _: ValueError(text))
 
 
 def sheet_names(path: Path) -> list[str]:
@@ -369,8 +352,10 @@ def sheet_names(path: Path) -> list[str]:
     """
     if not os.path.lexists(path):
         return []
-    with _explained(path), open_regular(path) as file, _workbook(file, path) as (book, _):
-        return list(book.sheetnames)
+    _refuse_without_openpyxl(path)
+    with _explained(path), open_regular(path) as file:
+        [(names, _)] = _asked(WORKBOOKS, "sheets", None, file)
+    return list(names)
 
 
 def _read_workbook(file: BinaryIO, path: Path, name: str | None) -> Rows:
@@ -379,13 +364,8 @@ def _read_workbook(file: BinaryIO, path: Path, name: str | None) -> Rows:
     Raises:
         ValueError: it has no such sheet, a cell holds a formula, or it is damaged.
     """
-    with _workbook(file, path) as (book, unpacked):
-        if name is not None and name not in book.sheetnames:
-            msg = f"it has no sheet {name}"
-            raise ValueError(msg)
-        sheet = book[name] if name is not None else book.worksheets[0]
-        sheet.reset_dimensions()  # they are claimed, and rows would be filled up to them
-        header, *body = list(_filled(sheet.iter_rows(), 2**20 + unpacked // 2)) or [[]]
+    _refuse_without_openpyxl(path)
+    header, *body = [row for rows, _ in _asked(WORKBOOKS, "cells", name, file) for row in rows] or [[]]
     if any(len(row) > len(header) for row in body):
         msg = "a row is longer than the header"
         raise ValueError(msg)
@@ -394,61 +374,12 @@ def _read_workbook(file: BinaryIO, path: Path, name: str | None) -> Rows:
     return [str(each) for each in header], rows
 
 
-def _filled(rows: Iterable[Sequence[Any]], most: int) -> Iterator[list[Any]]:
-    """The cells of a sheet's rows up to the last one that holds something.
-
-    Yields:
-        One list per row.
-
-    Raises:
-        ValueError: a cell holds a formula or an error, an empty row is between others, or there are far too many cells.
-    """
-    blank = 0
-    for row in rows:
-        most -= len(row) + 1
-        if most < 0:
-            msg = "its rows are longer than what is in them"
-            raise ValueError(msg)
-        if any(cell.data_type in {"f", "e"} for cell in row):
-            msg = "a cell holds a formula or an error"
-            raise ValueError(msg)
-        cells = [cell.value for cell in row]
-        while cells and cells[-1] is None:
-            cells.pop()
-        if cells and blank:
-            msg = f"{blank} rows between others are empty"
-            raise ValueError(msg)
-        blank += not cells
-        if cells:
-            yield cells
-
-
-@contextmanager
-def _workbook(file: BinaryIO, path: Path) -> Iterator[tuple[Any, int]]:
-    """The workbook in an open file, which is read as it is needed, and how many bytes it says that it unpacks to.
-
-    Yields:
-        Both.
+def _refuse_without_openpyxl(path: Path) -> None:
+    """Refuse a workbook where nothing reads it.
 
     Raises:
         UsageError: what reads workbooks is not installed.
-        ValueError: it is no workbook, or a damaged one, also as far as it is read within the context.
-        OSError: it cannot be read.
-        MemoryError: it does not fit into the memory.
     """
-    try:
-        from openpyxl import load_workbook
-    except ImportError as error:
+    if importlib.util.find_spec("openpyxl") is None:
         msg = f"{path}: a workbook (.xlsx) is read by openpyxl: pip install 'fisher-cli[xlsx]'"
-        raise UsageError(msg) from error
-    try:
-        with zipfile.ZipFile(file) as archive, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about what is left out, such as styles
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-            _refuse_inflated(os.fstat(file.fileno()).st_size, 0, unpacked)
-            yield load_workbook(file, read_only=True), unpacked
-    except (OSError, MemoryError, UsageError):
-        raise
-    except Exception as error:  # openpyxl does not say which: of XML, of numbers, of parts that are not there
-        msg = f"no workbook, or a damaged one: {error or type(error).__name__}"
-        raise ValueError(msg) from error
+        raise UsageError(msg)

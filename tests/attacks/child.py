@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
-from fisher_cli.inputs.formats import reader_process
+from fisher_cli.inputs.formats import checkpoint_reader
 from fisher_cli.text import clipped
 from tests.effort import Effort
 
@@ -82,8 +82,8 @@ def answer(paths: list[str]) -> list[dict[str, str]]:
 
 def read_here() -> None:
     """Let this process read by itself, as where no other can be had."""
-    reader_process.OWNER.end()
-    reader_process.OWNER.is_possible = False
+    checkpoint_reader.OWNER.end()
+    checkpoint_reader.OWNER.is_possible = False
 
 
 def run_elsewhere(job: list[str], out: int) -> None:
@@ -93,7 +93,7 @@ def run_elsewhere(job: list[str], out: int) -> None:
     except BaseException as error:
         result = {"escaped": f"{type(error).__name__}: {error}"[:300]}
     os.write(out, json.dumps(result).encode())
-    reader_process.OWNER.end()
+    checkpoint_reader.OWNER.end()
 
 
 def run_here(job: list[str], out: int) -> None:

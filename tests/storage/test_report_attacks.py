@@ -13,7 +13,8 @@ import pytest
 
 from fisher_cli.errors import OutputError
 from fisher_cli.storage.integrity import check_report
-from fisher_cli.storage.readers import read_table
+from fisher_cli.storage.reader_process import ReaderOwner
+from fisher_cli.storage.readers import PARQUET, WORKBOOKS, read_table
 from tests.command import error_line, fisher
 from tests.report_attacks import HEADS, IN_A_JOURNAL, IN_THE_WAY, RECORDS, TABLES, Maker, resealed, rows_alike
 from tests.report_files import made
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threade
 RIGHT = {"tables {}", r"other ['\ud800']"}
 
 
-Answer = tuple[str, str, str]
+Answer = tuple[str, list[tuple[str, str]]]
 
 
 def right(folder: Path) -> Path:
@@ -38,7 +39,7 @@ def record(content: bytes, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def read(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Maker], Answer]]:
-    """For what makes a file below a folder: its path, and the class and text of the error in which reading it ends."""
+    """For what makes a file below a folder: its path, and twice the class and text of the error of reading it."""
     good = right(tmp_path_factory.mktemp("right"))
 
     def answer(make: Maker) -> Answer:
@@ -47,8 +48,7 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Maker],
         assert child.stdout
         child.stdin.write(json.dumps(str(path)) + "\n")
         child.stdin.flush()
-        kind, said = json.loads(child.stdout.readline())
-        return str(path), kind, said
+        return str(path), json.loads(child.stdout.readline())
 
     words = [sys.executable, "-m", "tests.report_reading", str(good)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as child:
@@ -58,17 +58,18 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Maker],
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_that_is_none_is_refused_in_one_line(name: str, read: Callable[[Maker], Answer]) -> None:
     """Within ten seconds of the processor and three gigabytes of addresses, of which libraries take the half."""
-    path, kind, said = read(TABLES[name])
-    assert kind == "FisherError", (kind, said)
-    assert said.startswith(path)
-    assert said.isprintable()
-    assert len(said) < len(path) + 300
-    if name.endswith("entity"):
-        assert "root:" not in said
+    path, ends = read(TABLES[name])
+    for kind, said in ends:
+        assert kind == "FisherError", (kind, said)
+        assert said.startswith(path)
+        assert said.isprintable()
+        assert len(said) < len(path) + 300
+        if name.endswith("entity"):
+            assert "root:" not in said
 
 
 def test_a_right_table_is_read_under_the_same_limits(read: Callable[[Maker], Answer]) -> None:
-    assert read(right)[1] == "nothing"
+    assert [kind for kind, _ in read(right)[1]] == ["nothing", "nothing"]
 
 
 @pytest.mark.parametrize(
@@ -87,11 +88,32 @@ def test_what_cells_hold_and_how_many_there_are_is_looked_at_first(
         read_table(make(tmp_path))
 
 
+@pytest.mark.parametrize(("name", "owner"), [("t.parquet", PARQUET), ("t.xlsx", WORKBOOKS)])
+@pytest.mark.parametrize(
+    ("act", "says"),
+    [("os.kill(os.getpid(), 11)", "ended by signal 11"), ("[bytes(1 << 20) for _ in range(4096)]", "more memory")],
+)
+def test_what_ends_the_reader_of_a_table_is_its_error_in_one_line(
+    name: str, owner: ReaderOwner, act: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = made(tmp_path / name, 3, 2)
+    expected = read_table(report)
+    with monkeypatch.context() as patched:
+        owner.end()
+        main = f"import os\nDECODERS['cells'] = lambda *_: {act}\nmain("
+        patched.setattr(owner, "code", owner.code.replace("main(", main))
+        said = error_line(fisher("plot", report, "--what", "traces", "-o", tmp_path / "p.svg", code=1))
+        owner.end()
+    assert says in said
+    assert name in said
+    assert read_table(report).equals(expected)
+
+
 @pytest.mark.parametrize("name", RECORDS)
 def test_a_record_that_is_none_is_refused_in_one_line(
     name: str, read: Callable[[Maker], Answer], tmp_path: Path
 ) -> None:
-    _, kind, said = read(partial(record, RECORDS[name]))
+    kind, said = read(partial(record, RECORDS[name]))[1][0]
     assert kind in ({"nothing"} if name in RIGHT else {"ValueError", "LaterVersionError"})
     assert said.isprintable()
     assert len(said) < 300

@@ -17,10 +17,10 @@ from torch import Tensor
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.checkpoints.stored_files import StoredCheckpoint, decoded, inside, joint_digest, open_stored
 from fisher_cli.inputs.checkpoints.timeline import TIME_KEYS
+from fisher_cli.inputs.formats.checkpoint_reader import ask
 from fisher_cli.inputs.formats.containers import CHECKSUMS_HOLD, Payload
 from fisher_cli.inputs.formats.contents import Content
 from fisher_cli.inputs.formats.distributed_metadata import SavedPiece, SavedState, SavedTensor, of_tree
-from fisher_cli.inputs.formats.reader_process import ask
 from fisher_cli.inputs.formats.reading import ReadOptions
 from fisher_cli.inputs.formats.tensors import dtype_of
 from fisher_cli.text import clipped, digest

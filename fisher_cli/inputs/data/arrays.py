@@ -86,8 +86,9 @@ def pair_source(
     arranged = _arranged(name, inputs, words[0]) if is_image else _numbers(name, inputs, words[0])
 
     def examples(indices: Sequence[int]) -> Iterator[Example]:
-        for stored, label in zip(inputs.rows(indices), labels.rows(indices), strict=True):
-            yield arranged(stored), int(label.reshape(()))
+        classes = [int(label.reshape(())) for label in labels.rows(indices)]
+        for stored, label in zip(inputs.rows(indices), classes, strict=True):
+            yield arranged(stored), label
 
     return DataSource(
         name=name,
@@ -98,8 +99,15 @@ def pair_source(
         examples=examples,
         constants=None if is_image else NONE,
         is_image=is_image,
+        channels=_channels(arranged, inputs) if is_image else next(iter(inputs.shape[1:]), 1),
         remedy="mend the labels, or give others with --labels",
     )
+
+
+def _channels(arranged: Callable[[Array], Array], inputs: NamedArray) -> int:
+    """Return the channels of the images, by the axes of one that has no memory."""
+    image = arranged(np.broadcast_to(np.uint8(0), inputs.shape[1:]))
+    return int(image.shape[2]) if image.ndim == 3 else 1
 
 
 def _pairs(name: str, names: Sequence[str]) -> dict[str | None, tuple[str, str]]:

@@ -16,7 +16,7 @@ from fisher_cli.inputs.data.data_functions import function_source
 from fisher_cli.inputs.data.folders import folder
 from fisher_cli.inputs.data.huggingface_datasets import PREFIX as HUGGINGFACE
 from fisher_cli.inputs.data.huggingface_datasets import huggingface_source
-from fisher_cli.inputs.data.parquet_images import parquet_source
+from fisher_cli.inputs.data.image_tables import parquet_source
 from fisher_cli.inputs.data.sources import DataSource
 from fisher_cli.inputs.data.splits import choose_split
 from fisher_cli.inputs.data.torchvision_datasets import CELEBA_ATTRIBUTES, DATASETS, torchvision_dataset

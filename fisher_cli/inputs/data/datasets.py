@@ -279,6 +279,8 @@ def _check_total(source: DataSource) -> None:
 
 def _channels(source: DataSource, index: int) -> int:
     """Return how many numbers a normalisation has: the channels of images, else the first axis of an input."""
+    if source.channels is not None:
+        return source.channels
     first, _ = next(iter(source.examples([index])))
     if source.is_image:
         return first.shape[2] if first.ndim == 3 else 1

@@ -1,15 +1,15 @@
 """Images in class folders, in torchvision's ImageFolder order; only the selected ones are opened."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from fisher_cli.errors import DataError, UsageError
-from fisher_cli.inputs.data.images import read_image
+from fisher_cli.inputs.data.images import read_images
 from fisher_cli.inputs.data.normalization import NAMED
-from fisher_cli.inputs.data.sources import DataSource, one_by_one
+from fisher_cli.inputs.data.sources import DataSource, Example
 from fisher_cli.inputs.data.splits import SPLIT_WORDS, find_split
 from fisher_cli.inputs.data.torchvision_datasets import data_folder
 from fisher_cli.inputs.formats.files import shown
@@ -55,10 +55,14 @@ def folder(place: str, split: str | None) -> DataSource:
         total=len(samples),
         classes=len(classes),
         class_names=tuple(classes),
-        examples=one_by_one(lambda index: (read_image(samples[index][0]), samples[index][1])),
+        examples=lambda indices: _examples([samples[index] for index in indices]),
         place=lambda index: shown(samples[index][0]),
         constants=None,
     )
+
+
+def _examples(samples: Sequence[tuple[Path, int]]) -> Iterator[Example]:
+    return zip(read_images([path for path, _ in samples]), (label for _, label in samples), strict=True)
 
 
 def _folders_in(root: Path) -> list[str]:

@@ -5,7 +5,6 @@ the tables that they are: no loading script is looked at, and no address in a ce
 """
 
 import contextlib
-import json
 import os
 import re
 import sys
@@ -13,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from fisher_cli.errors import DataError
-from fisher_cli.inputs.data.arrow_images import arrow_source
-from fisher_cli.inputs.data.parquet_images import parquet_source
+from fisher_cli.errors import CheckpointError, DataError
+from fisher_cli.inputs.data.image_tables import arrow_source, parquet_source
 from fisher_cli.inputs.data.sources import DataSource
 from fisher_cli.inputs.data.splits import SPLIT_WORDS, choose_split, in_order
 from fisher_cli.inputs.formats.files import open_regular, shown
+from fisher_cli.inputs.formats.plain_json import parse_json
 from fisher_cli.text import clipped
 
 PREFIX: Final = "hf:"
@@ -130,11 +129,12 @@ def _is_plain(name: object) -> bool:
 def _json(path: Path) -> Mapping[str, Any]:
     try:
         with open_regular(path, _LONGEST_DESCRIPTION) as file:
-            content = json.loads(file.read())
-    except (ValueError, RecursionError, OSError) as error:
-        msg = f"{shown(path)}: damaged ({clipped(error, 100)}); copy or download the dataset again"
+            return parse_json(file.read(), shown(path))
+    except OSError as error:
+        msg = f"{shown(path)}: cannot be read ({error.strerror}); copy or download the dataset again"
         raise DataError(msg) from error
-    return content if isinstance(content, Mapping) else {}
+    except CheckpointError as error:
+        raise DataError(str(error)) from error
 
 
 def _home() -> Path:

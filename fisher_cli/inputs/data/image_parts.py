@@ -6,6 +6,10 @@ from typing import Final
 
 from PIL.JpegImagePlugin import MARKER
 
+# Pillow knows formats that run programs (EPS) or unpack without bound (FITS); these are the ones that datasets use.
+FORMATS: Final = ("JPEG", "PNG", "WEBP")
+# Twice the largest image of ImageNet; some 300 MB while it is decoded.
+MOST_PIXELS: Final = 40_000_000
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _JPEG: Final = b"\xff\xd8\xff"
 _CHUNK: Final = struct.Struct(">I4s")

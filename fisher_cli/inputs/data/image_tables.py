@@ -2,16 +2,17 @@
 
 import bisect
 import itertools
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from fisher_cli.errors import DataError
-from fisher_cli.inputs.data.images import Pixels, decode_image, read_image
+from fisher_cli.inputs.data.images import pixels_of, read_image
 from fisher_cli.inputs.data.sources import DataSource, Example
-from fisher_cli.inputs.formats.files import shown
+from fisher_cli.inputs.formats.files import available_memory, open_regular, shown
+from fisher_cli.storage.decoding import Answer, Decoder
+from fisher_cli.storage.reader_process import ReaderOwner
 from fisher_cli.text import clipped
 
 _LABEL_NAMES: Final = ("label", "labels", "fine_label", "target", "targets", "y", "class")
@@ -49,16 +50,66 @@ class RowGroup:
     rows: int
 
 
-# (group, names of columns, ascending rows counted from the group's first) → those rows, each by column.
-RowReader = Callable[[RowGroup, list[str], Sequence[int]], Iterator[dict[str, object]]]
+def _decoders() -> Mapping[str, Decoder]:
+    from fisher_cli.inputs.data.table_bytes import DECODERS
+
+    return DECODERS
 
 
-def table_source(
+OWNER: Final = ReaderOwner("fisher_cli.inputs.data.table_bytes", _decoders, ["pyarrow", "numpy", "PIL"])
+
+
+def parquet_source(name: str, paths: Sequence[Path], split: str | None) -> DataSource:
+    """Return the rows of these Parquet files, one file after the other; only row groups with selected rows are read.
+
+    Raises:
+        DataError: A file is damaged, the files differ in their columns, or these are no images and labels.
+    """
+    return _source("parquet", name, paths, split, None)
+
+
+def arrow_source(name: str, paths: Sequence[Path], split: str | None, beside: Path | None) -> DataSource:
+    """Return the rows of these Arrow files, one file after the other; images beside them lie below `beside`.
+
+    Raises:
+        DataError: A file is damaged, the files differ in their columns, or these are no images and labels.
+    """
+    return _source("arrow", name, paths, split, beside)
+
+
+def _source(form: str, name: str, paths: Sequence[Path], split: str | None, beside: Path | None) -> DataSource:
+    groups: list[RowGroup] = []
+    columns = None
+    for path in paths:
+        [(about, _)] = _asked(form, path, {})
+        found = [SchemaColumn(title, kind, tuple(classes)) for title, kind, classes in about["columns"]]
+        if columns is not None and found != columns:
+            msg = f"{shown(path)}: has other columns than {shown(paths[0].name)}; are they of one dataset?"
+            raise DataError(msg)
+        columns = found
+        firsts = itertools.accumulate(about["groups"], initial=0)
+        groups += [RowGroup(path, *each) for each in zip(itertools.count(), firsts, about["groups"], strict=False)]
+    return _table_source(form, name, split, columns or [], groups, beside)
+
+
+def _asked(form: str, path: Path, about: Mapping[str, Any]) -> Iterator[Answer]:
+    where = shown(path)
+    with open_regular(path) as file:
+        yield from OWNER.ask(
+            form,
+            {"where": where, "memory": available_memory(), **about},
+            [file],
+            [file.fileno()],
+            lambda text, _: DataError(f"{where}: {text}"),
+        )
+
+
+def _table_source(
+    form: str,
     name: str,
     split: str | None,
     columns: Sequence[SchemaColumn],
     groups: Sequence[RowGroup],
-    rows: RowReader,
     beside: Path | None = None,
 ) -> DataSource:
     """Return the rows of all groups as examples; only groups that hold selected rows are read.
@@ -76,10 +127,15 @@ def table_source(
     def examples(indices: Sequence[int]) -> Iterator[Example]:
         for group, start, stop in zip(groups, starts, starts[1:], strict=False):
             wanted = indices[bisect.bisect_left(indices, start) : bisect.bisect_left(indices, stop)]
-            found = rows(group, [images, labels.name], [index - start for index in wanted]) if wanted else ()
-            for index, row in zip(wanted, found, strict=True):
-                where = place(index)
-                yield row_image(row[images], where, beside), row_label(row[labels.name], where)
+            if not wanted:
+                continue
+            about = {"group": group.number, "first": group.first, "columns": [images, labels.name]}
+            found = _asked(f"{form} rows", group.path, {**about, "rows": [index - start for index in wanted]})
+            for index, (row, pixels) in zip(wanted, found, strict=True):
+                if "path" in row:
+                    yield read_image(_inside(row["path"], place(index), beside)), row["label"]
+                else:
+                    yield pixels_of((row["size"], pixels)), row["label"]
 
     return DataSource(
         name=name,
@@ -116,35 +172,6 @@ def find_columns(columns: Sequence[SchemaColumn], where: str) -> tuple[str, Sche
     raise DataError(msg)
 
 
-def row_image(value: object, where: str, beside: Path | None) -> Pixels:
-    """Return the image of one cell: its bytes, or `{bytes, path}`, with a path only to a file below `beside`.
-
-    Raises:
-        DataError: There is no image in it, or the path leads elsewhere.
-    """
-    if isinstance(value, Mapping):
-        content, path = value.get("bytes"), value.get("path")
-        if content is None and isinstance(path, str):
-            return read_image(_inside(path, where, beside))
-        value = content
-    if not isinstance(value, bytes):
-        msg = f"{where}: has no image in it ({type(value).__name__}); leave the row out"
-        raise DataError(msg)
-    return decode_image(value, where)
-
-
-def row_label(value: object, where: str) -> int:
-    """Return the label of one cell.
-
-    Raises:
-        DataError: It is missing, or no integer.
-    """
-    if not isinstance(value, int) or isinstance(value, bool):
-        msg = f"{where}: has the label {clipped(value, 40)}; class numbers are integers from 0 up"
-        raise DataError(msg)
-    return value
-
-
 def _inside(path: str, where: str, beside: Path | None) -> Path:
     """Return the file that a cell names.
 
@@ -158,44 +185,3 @@ def _inside(path: str, where: str, beside: Path | None) -> Path:
             return full
     msg = f"{where}: its image is not in the file but at {clipped(path)}, which is not opened; store the bytes"
     raise DataError(msg)
-
-
-_FEATURES: Final = b"huggingface"
-
-
-def schema_columns(schema: Any) -> list[SchemaColumn]:
-    """Return the columns, by the Hugging Face description in the schema where it fits, else by their types."""
-    described = _described((schema.metadata or {}).get(_FEATURES))
-    found = []
-    for field in schema:
-        kind, own = _kind(field.type), described.get(field.name)
-        # A description that does not fit the column's type is not believed.
-        fits = own is not None and (own.kind == kind or (own.kind == "class" and kind == "integer"))
-        found.append(own if own is not None and fits else SchemaColumn(field.name, kind))
-    return found
-
-
-def _kind(type: Any) -> str:
-    from pyarrow import types
-
-    if types.is_struct(type):
-        return "image" if {field.name for field in type} >= {"bytes", "path"} else "other"
-    if types.is_binary(type) or types.is_large_binary(type):
-        return "image"
-    return "integer" if types.is_integer(type) else "other"
-
-
-def _described(text: bytes | None) -> dict[str, SchemaColumn]:
-    if text is None:
-        return {}
-    try:
-        features = json.loads(text)["info"]["features"]
-        return {name: _column(name, feature) for name, feature in features.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return {}  # the types of the columns say the rest
-
-
-def _column(name: str, feature: Mapping[str, Any]) -> SchemaColumn:
-    if feature.get("_type") == "ClassLabel":
-        return SchemaColumn(name, "class", tuple(map(str, feature.get("names") or ())))
-    return SchemaColumn(name, "image" if feature.get("_type") == "Image" else "other")

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from fisher_cli.errors import DataError, UsageError
-from fisher_cli.inputs.data.images import MOST_PIXELS, Pixels
+from fisher_cli.inputs.data.image_parts import MOST_PIXELS
+from fisher_cli.inputs.data.images import Pixels
 from fisher_cli.text import clipped
 
 _LARGEST: Final = 4096

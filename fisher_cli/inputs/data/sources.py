@@ -38,6 +38,7 @@ class DataSource:
         constants: how its inputs are normalised; None: nobody knows.
         pixel_maximum: the stored number that stands for 1.
         is_image: whether the inputs are pixels.
+        channels: how many they have, or how long the first axis of other inputs is, where that is known beforehand.
         remedy: what to do about a damaged example, for messages.
     """
 
@@ -51,6 +52,7 @@ class DataSource:
     constants: Normalization | None
     pixel_maximum: float = 255.0
     is_image: bool = True
+    channels: int | None = None
     remedy: str = "the file is damaged: copy or download it again"
 
 

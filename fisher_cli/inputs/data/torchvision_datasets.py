@@ -5,11 +5,10 @@ import functools
 import importlib.util
 import inspect
 import itertools
-import math
 import os
 import stat
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -19,10 +18,11 @@ import numpy as np
 from PIL import Image
 
 from fisher_cli.errors import DataError
-from fisher_cli.inputs.data.images import FORMATS, read_image
+from fisher_cli.inputs.data.hdf5_images import hdf5_examples, hdf5_rows
+from fisher_cli.inputs.data.image_parts import FORMATS
+from fisher_cli.inputs.data.images import read_image, read_images
 from fisher_cli.inputs.data.normalization import NAMED
 from fisher_cli.inputs.data.sources import DataSource, Example, one_by_one
-from fisher_cli.inputs.formats.files import open_regular
 from fisher_cli.text import clipped
 
 _TRAIN_TEST: Final = ("train", "test")
@@ -275,9 +275,8 @@ DATASETS: Final[Mapping[str, Entry]] = MappingProxyType(
 
 # GTSRB's images are in Netpbm's format, which can hold nothing but pixels.
 _FORMATS: Final = (*FORMATS, "PPM")
-# Files of a data folder that are looked at before a reader of torchvision's is; and numbers of a piece of an array.
+# Files of a data folder that are looked at before a reader of torchvision's is.
 _MOST_LOOKED_AT: Final = 10_000
-_LARGEST_PIECE: Final = 2**26
 _AGAIN: Final = "fetch the files again with --download into an empty --data-dir"
 
 
@@ -307,38 +306,70 @@ def torchvision_dataset(name: str, split: str | None, data_dir: str | None, *, d
     if entry.order is not None:
         entry.order(dataset)
     names = getattr(dataset, "classes", ())
+    stored = _hdf5_files(entry, split, type(dataset), root)
+    try:
+        total = hdf5_rows(stored)[0] if stored else len(dataset)
+    except (ValueError, DataError) as error:
+        msg = f"{name}: its files in {_shown(root)} cannot be read ({_reason(error)}); {_AGAIN}"
+        raise DataError(msg) from error
     return DataSource(
         name=name,
         split=split,
-        total=len(dataset),
+        total=total,
         classes=entry.classes or len(dataset._characters),
         # ImageNet's classes have several names each; the first is the usual one.
         class_names=tuple(item if isinstance(item, str) else item[0] for item in names),
-        examples=one_by_one(functools.partial(_example, name, entry, dataset, root)),
+        examples=_examples(name, entry, dataset, root, stored),
         constants=NAMED[entry.constants] if entry.constants else None,
         remedy=f"the file is damaged: {_AGAIN}",
     )
 
 
-def _example(name: str, entry: Entry, dataset: Any, root: Path, index: int) -> Example:
+def _examples(
+    name: str, entry: Entry, dataset: Any, root: Path, stored: Sequence[Path]
+) -> Callable[[Sequence[int]], Iterator[Example]]:
+    """Return what gives the pixels and the label of each example at ascending indices."""
+    if entry.located is None and not stored:
+        return one_by_one(functools.partial(_example, name, dataset, root))
+
+    def examples(indices: Sequence[int]) -> Iterator[Example]:
+        count = 0
+        try:
+            for example in hdf5_examples(stored, indices) if stored else _at(dataset, entry.located, indices):
+                yield example
+                count += 1
+        except Exception as error:
+            raise DataError(_unreadable(name, indices[count], root, error)) from error
+
+    return examples
+
+
+def _at(dataset: Any, located: Any, indices: Sequence[int]) -> Iterator[Example]:
+    found = [located(dataset, index) for index in indices]
+    pixels = read_images([place for place, _ in found], _FORMATS)
+    return zip(pixels, (label for _, label in found), strict=True)
+
+
+def _example(name: str, dataset: Any, root: Path, index: int) -> Example:
     """Return the pixels and the label of one example.
 
     Raises:
         DataError: The reader cannot read it, or it has no label.
     """
     try:
-        if entry.located is not None:
-            place, label = entry.located(dataset, index)
-            return read_image(place, _FORMATS), label
         image, label = dataset[index]
         if label is not None:
             return np.asarray(image), int(label)
     # A damaged image makes Pillow and the readers raise nearly anything.
     except Exception as error:
-        msg = f"{name}: example {index} in {_shown(root)} cannot be read ({_reason(error)}); {_AGAIN}"
-        raise DataError(msg) from error
+        raise DataError(_unreadable(name, index, root, error)) from error
     msg = f"{name}: example {index} has no label in these files; choose another --split, or give labels with --labels"
     raise DataError(msg)
+
+
+def _unreadable(name: str, index: int, root: Path, error: Exception) -> str:
+    """What to say of an example that cannot be read."""
+    return f"{name}: example {index} in {_shown(root)} cannot be read ({_reason(error)}); {_AGAIN}"
 
 
 def _opened(name: str, entry: Entry, split: str | None, root: Path, *, download: bool) -> Any:
@@ -423,8 +454,8 @@ def _check_files(entry: Entry, split: str | None, reader: type, root: Path, *, d
     from torchvision.datasets.utils import check_integrity
 
     _refuse_special_files(root)
-    if entry.reader == "PCAM":
-        _check_hdf5(root / "pcam", [str(name) for name, *_ in reader._FILES[split].values()])  # type: ignore[attr-defined]
+    if paths := [path for path in _hdf5_files(entry, split, reader, root) if path.exists()]:
+        hdf5_rows(paths)
     if download:
         return
     if entry.below is not None and not (root / entry.below.format(entry.split_values.get(split or ""))).is_dir():
@@ -451,28 +482,11 @@ def _refuse_special_files(root: Path) -> None:
                 raise OSError(msg)
 
 
-def _check_hdf5(folder: Path, names: Sequence[str]) -> None:
-    """Look at what HDF5 files hold before their numbers are read: a name in them can lead to another file.
-
-    Raises:
-        ValueError: It does, or what it names is no plain array of bytes in moderate pieces.
-    """
-    import h5py
-
-    for path in (folder / name for name in names):
-        if not path.exists():
-            continue
-        with open_regular(path) as content, h5py.File(content, "r") as file:
-            for key in file:
-                is_here = isinstance(file.get(key, getlink=True), h5py.HardLink)
-                found: Any = file[key] if is_here else None
-                is_plain = isinstance(found, h5py.Dataset) and found.dtype == np.uint8 and found.ndim == 4
-                if not is_plain or found.external or found.is_virtual:
-                    msg = f"{clipped(path.name)}: {clipped(key)} is no array of bytes in this file"
-                    raise ValueError(msg)
-                if math.prod(found.chunks or found.shape[1:]) > _LARGEST_PIECE:
-                    msg = f"{clipped(path.name)}: {clipped(key)} is stored in pieces of {found.chunks}"
-                    raise ValueError(msg)
+def _hdf5_files(entry: Entry, split: str | None, reader: type, root: Path) -> list[Path]:
+    """Return the files of images and of labels where they are of HDF5, else none."""
+    if entry.reader != "PCAM":
+        return []
+    return [root / "pcam" / str(name) for name, *_ in reader._FILES[split].values()]  # type: ignore[attr-defined]
 
 
 def _shown(root: Path) -> str:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Final
 
 from fisher_cli.errors import CheckpointError, UnsafeCheckpointError
+from fisher_cli.inputs.formats.checkpoint_reader import ask
 from fisher_cli.inputs.formats.contents import Content
-from fisher_cli.inputs.formats.decoders import ERRORS
 from fisher_cli.inputs.formats.files import COPY_AGAIN, read_bytes
-from fisher_cli.inputs.formats.reader_process import ask
 from fisher_cli.inputs.formats.recognition import CHECKSUMS_HOLD, NO_CHECKSUMS, SAVE_WEIGHTS
 from fisher_cli.inputs.formats.tensors import content_of
 from fisher_cli.inputs.formats.trusted import load_trusting
+from fisher_cli.storage.decoding import ERRORS
 from fisher_cli.text import clipped
 
 __all__ = ["CHECKSUMS_HOLD", "Payload", "clipped", "decode", "read_bytes"]

@@ -15,8 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-import fisher_cli.inputs.data.image_tables
 from fisher_cli.errors import DataError, UsageError
+from fisher_cli.inputs.data import image_rows
+from fisher_cli.storage.decoding import Answer
+from fisher_cli.storage.reader_process import ReaderOwner
 from tests.data_files import random_images, refusal
 from tests.loading import load_examples
 
@@ -106,13 +108,14 @@ def test_a_cell_without_an_image_is_refused_with_its_row(tmp_path: Path) -> None
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     decoded: list[str] = []
-    decode = fisher_cli.inputs.data.image_tables.decode_image
+    decode = image_rows.decode_image
 
-    def decode_and_count(data: bytes, where: str) -> np.ndarray:
+    def decode_and_count(data: bytes, where: str) -> Answer:
         decoded.append(where)
         return decode(data, where)
 
-    monkeypatch.setattr(fisher_cli.inputs.data.image_tables, "decode_image", decode_and_count)
+    monkeypatch.setattr(image_rows, "decode_image", decode_and_count)
+    monkeypatch.setattr(ReaderOwner, "is_possible", False)  # here, where they are counted
     return decoded
 
 
@@ -223,7 +226,8 @@ def test_the_cache_needs_no_library_and_no_network(cache: Callable[[str, str], P
     cache("animals", "default")
     code = (
         "import sys; sys.modules['datasets'] = None\n"
-        "sys.addaudithook(lambda event, _: sys.exit(event) if event.startswith('socket.') else None)\n"
+        "network = ('socket.connect', 'socket.getaddrinfo')\n"
+        "sys.addaudithook(lambda event, _: sys.exit(event) if event in network else None)\n"
         "from fisher_cli.inputs.data.datasets import load_examples\n"
         "from fisher_cli.settings import Resources, Settings\n"
         "print(load_examples(Settings(data='hf:animals', normalize='none'), Resources()).total)\n"

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,14 @@ from typing import Any
 import pytest
 import torch
 
+from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints, load_checkpoint
-from fisher_cli.inputs.formats import reader_process
+from fisher_cli.inputs.formats import checkpoint_reader
+from fisher_cli.inputs.formats.checkpoint_reader import ask
 from fisher_cli.inputs.formats.containers import decode
 from fisher_cli.inputs.formats.contents import Content
-from fisher_cli.inputs.formats.decoders import decoded
+from fisher_cli.inputs.formats.decoders import DECODERS
+from fisher_cli.storage.reader_process import ReaderOwner
 from tests.attacks.archives import archive_attacks
 from tests.attacks.assembly import archive, number, weights_beside
 from tests.attacks.code import code_attacks
@@ -38,32 +41,48 @@ POISON = b"POISON"
 POISONED = """
 import sys; sys.path.append(sys.argv[1])
 import os, resource, socket
-from fisher_cli.inputs.formats import decoders, reader_child, reader_limits
-usual = decoders.DECODERS["checkpoint"]
+from fisher_cli.inputs.formats import decoders
+from fisher_cli.storage import reader_child, reader_limits
+describe, answer = decoders.describe, decoders.answer
 reader_limits._SECONDS = {seconds}
 def act():
     {act}
-decoders.DECODERS["checkpoint"] = lambda data: act() if data.find(b"POISON") >= 0 else usual(data)
-reader_child.main()
+decoders.describe = lambda data: act() if data.find(b"POISON") >= 0 else describe(data)
+decoders.answer = lambda found: found if type(found) is dict else answer(found)
+reader_child.main(decoders.DECODERS, True)
 """
 
 
 @pytest.fixture
 def owner(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """An owner that has no reader yet."""
-    found = reader_process.ReaderOwner()
-    monkeypatch.setattr(reader_process, "OWNER", found)
+    found = ReaderOwner("fisher_cli.inputs.formats.decoders", lambda: DECODERS, is_mapped=True)
+    monkeypatch.setattr(checkpoint_reader, "OWNER", found)
     yield found
     found.end()
 
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, act: str, seconds: int = 10) -> None:
-    monkeypatch.setattr(reader_process, "CODE", POISONED.format(act=act, seconds=seconds))
+    monkeypatch.setattr(checkpoint_reader.OWNER, "code", POISONED.format(act=act, seconds=seconds))
 
 
 def weights(path: Path) -> dict[str, list[float]]:
     [file] = find_checkpoints([path])
     return {name: tensor.flatten().tolist() for name, tensor in load_checkpoint(file).weights.items()}
+
+
+def here(data: Any) -> Any:
+    """What this process finds in the bytes, as an answer would be."""
+    [(tree, _)] = DECODERS["checkpoint"]([data], None)
+    return json.loads(json.dumps(tree))
+
+
+def said(ask: Callable[[], Any]) -> Any:
+    """What is answered; or the class and the text of the error."""
+    try:
+        return ask()
+    except CheckpointError as error:
+        return type(error), str(error)
 
 
 def heavy() -> bytes:
@@ -90,14 +109,15 @@ def test_it_answers_what_this_process_would(owner: Any, tmp_path: Path, record_p
     cases = [*draw(attacks, 0.02), *damaged, b"", *good]
     for data in cases:
         content = Content.of(data)
-        assert owner.ask("checkpoint", content) == json.loads(json.dumps(decoded("checkpoint", content.data)))
+        assert said(lambda content=content: ask("checkpoint", content)) == said(lambda data=content.data: here(data))
     record_property("answers", len(cases))
     assert owner.reader is not None, "it was asked, and is there"
 
 
 def test_it_has_neither_torch_nor_numpy() -> None:
     code = (
-        "import sys; sys.path.append(sys.argv[1]); from fisher_cli.inputs.formats import reader_child; "
+        "import sys; sys.path.append(sys.argv[1]); from fisher_cli.inputs.formats import decoders; "
+        "from fisher_cli.storage import reader_child; "
         "print([name for name in ('torch', 'numpy', 'fisher_cli.settings', 'dataclasses') if name in sys.modules])"
     )
     found = subprocess.run(
@@ -161,7 +181,7 @@ def test_no_descriptor_is_left(owner: Any) -> None:
         ("return socket.socket()", 10, "damaged (OSError)"),
         ("return os.pipe()", 10, "damaged (OSError)"),
         ("return act()", 10, "damaged (RecursionError)"),
-        ("return {'content': 'x' * (200 << 20)}", 10, "more than 128 MiB beside its tensors"),
+        ("return {'content': 'x' * (200 << 20)}", 10, "more than 128 MiB beside its numbers"),
     ],
 )
 def test_what_it_cannot_do_is_the_error_of_that_file_and_the_others_are_read(
@@ -211,6 +231,20 @@ def test_a_late_word_of_a_request_that_was_taken_ends_no_reader(owner: Any, tmp_
         ended.set()
         telling.join()
     assert owner.reader.pid == reader
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_one_that_was_begun_early_is_there_when_a_file_is_read(owner: Any, tmp_path: Path, ends: bool) -> None:
+    good = write_good(tmp_path / "good")[0]
+    owner.begin()
+    begun = owner.reader
+    owner.begin()
+    assert owner.reader is begun
+    if ends:
+        os.kill(begun.pid, signal.SIGKILL)
+        until(begun.is_gone)
+    assert weights(good)
+    assert (owner.reader is begun) is not ends
 
 
 def test_it_may_be_killed_at_any_moment(owner: Any, tmp_path: Path, record_property: Any) -> None:
@@ -273,13 +307,15 @@ def test_a_signal_between_question_and_answer_leaves_no_half_answer(
 ASKING = """
 import sys
 from pathlib import Path
-from fisher_cli.inputs.formats import reader_process
+from fisher_cli.errors import CheckpointError
+from fisher_cli.inputs.formats.checkpoint_reader import OWNER, ask
 from fisher_cli.inputs.formats.contents import Content
-reader_process.CODE = sys.argv[1]
-owner = reader_process.OWNER
-owner.ask("checkpoint", Content.of(b"x"))
-print(owner.reader.pid, flush=True)
-owner.ask("checkpoint", Content.of(b"POISON")) if sys.argv[2] == "busy" else sys.stdin.read()
+OWNER.code = sys.argv[1]
+try:
+    ask("checkpoint", Content.of(b"x"))
+except CheckpointError:
+    print(OWNER.reader.pid, flush=True)
+ask("checkpoint", Content.of(b"POISON")) if sys.argv[2] == "busy" else sys.stdin.read()
 """
 
 
