@@ -14,7 +14,7 @@ from fisher_cli._version import __version__ as __version__
 __all__ = ["Analysis", "FisherError", "Settings", "analyze", "compare", "verify"]
 
 if TYPE_CHECKING:
-    from fisher_cli.api import analyze, compare, verify
+    from fisher_cli.api.functions import analyze, compare, verify
     from fisher_cli.errors import FisherError
     from fisher_cli.run.analysis import Analysis
     from fisher_cli.settings import Settings
@@ -23,9 +23,9 @@ _HOMES = {
     "Analysis": "fisher_cli.run.analysis",
     "FisherError": "fisher_cli.errors",
     "Settings": "fisher_cli.settings",
-    "analyze": "fisher_cli.api",
-    "compare": "fisher_cli.api",
-    "verify": "fisher_cli.api",
+    "analyze": "fisher_cli.api.functions",
+    "compare": "fisher_cli.api.functions",
+    "verify": "fisher_cli.api.functions",
 }
 
 

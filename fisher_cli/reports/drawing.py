@@ -101,6 +101,13 @@ class Chart:
     heading: str = ""
 
 
+class ShownFigure(Figure):
+    """A figure that a notebook shows as it would be written."""
+
+    def _repr_png_(self) -> bytes:
+        return picture(self, "png")
+
+
 def style(size: float = PAPER_TEXT) -> AbstractContextManager[None]:
     """The look of all figures, as a context in which they are drawn.
 
@@ -117,7 +124,7 @@ def canvas(
 
     They share their steps, unless each has a height, and so an axis, of its own.
     """
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = ShownFigure(figsize=(width, height), layout="constrained")
     found = figure.subplots(rows, 1, sharex=heights is None, squeeze=False, height_ratios=heights)
     return figure, [each[0] for each in found]
 

@@ -9,20 +9,22 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fisher_cli.api.keywords import speaks_of_keywords
+from fisher_cli.api.result import Result, main_table, report_files
 from fisher_cli.curvature.problem.problem import TensorData
 from fisher_cli.errors import DataError, UsageError
 from fisher_cli.inputs.checkpoints.checkpoints import CheckpointFile
 from fisher_cli.inputs.data.datasets import check_limit, selected
-from fisher_cli.run.analysis import Analysis
+from fisher_cli.results import Measurement
+from fisher_cli.run.per_example import with_summary
 from fisher_cli.run.preparation import run_of_files, run_of_modules
 from fisher_cli.run.sequence import Run
 from fisher_cli.settings import PRESETS, ComparisonSettings, Resources, Settings, settings_of
-from fisher_cli.storage.formats import Format, format_of
 from fisher_cli.storage.journal import journal_folder, open_journal
-from fisher_cli.storage.report_files import ReportFiles, RunRecord
-from fisher_cli.tables.registry import Table, tables_of
+from fisher_cli.tables.registry import EXAMPLES
 
 
+@speaks_of_keywords
 def analyze(
     checkpoints: str | Path | nn.Module | Iterable[str | Path] | Iterable[nn.Module],
     data: str | tuple[Tensor, Tensor] = "digits",
@@ -34,7 +36,7 @@ def analyze(
     preset: str | None = None,
     output: str | Path | None = None,
     **settings: Any,
-) -> Analysis:
+) -> Result:
     """Fisher traces and eigenvalues of a sequence of checkpoints or modules: `.table` and `.layers` are DataFrames.
 
     Args:
@@ -53,7 +55,7 @@ def analyze(
         **settings: the fields of `Settings`, such as `limit=None`, `eigenvalues=10`, `model="resnet18"`.
 
     Returns:
-        Analysis with one row per checkpoint; a file that cannot be analysed is a row that says why. Losses are in nats,
+        Result with one row per checkpoint; a file that cannot be analysed is a row that says why. Losses are in nats,
         and traces and eigenvalues are of means over the examples.
 
     Raises:
@@ -97,6 +99,7 @@ def analyze(
     return _measured(run_of_files([Path(item) for item in held], asked, resources), output)
 
 
+@speaks_of_keywords
 def compare(
     checkpoints: str | Path | nn.Module | Iterable[str | Path] | Iterable[nn.Module],
     data: str | tuple[Tensor, Tensor] = "digits",
@@ -104,7 +107,7 @@ def compare(
     damping: float | None = None,
     draws: int = 10,
     **words: Any,
-) -> Analysis:
+) -> Result:
     """tr F̂/tr F, ‖F̂ − F‖/‖F‖, cosines and overlaps beside their nulls: `.comparison`, `.comparison_layers`.
 
     Args:
@@ -116,7 +119,7 @@ def compare(
         **words: all else that `analyze` takes, but no `output`: the data frames can be saved.
 
     Returns:
-        Analysis whose measurements have a `comparison` with its verdict.
+        Result whose measurements have a `comparison` with its verdict.
 
     Raises:
         UsageError: as for `analyze`, or a number is out of its range.
@@ -128,13 +131,14 @@ def compare(
     return analyze(checkpoints, data, comparison=asked, **words)
 
 
+@speaks_of_keywords
 def verify(
     checkpoints: str | Path | nn.Module | Iterable[str | Path] | Iterable[nn.Module],
     data: str | tuple[Tensor, Tensor] = "digits",
     *,
     precision: str = "float64",
     **others: Any,
-) -> Analysis:
+) -> Result:
     """Identities that Fisher's different forms must fulfil, on these networks and data: `.identities`, `.verified`.
 
     Args:
@@ -145,7 +149,7 @@ def verify(
             which are enough: the independent side is slow.
 
     Returns:
-        Analysis; `.identities` has one row per checkpoint and identity, `.verified` says that none fails. Errors are
+        Result; `.identities` has one row per checkpoint and identity, `.verified` says that none fails. Errors are
         those of `analyze`; an identity that fails is none.
     """
     words = {"limit": 32, **others} if isinstance(data, str) else others
@@ -199,52 +203,34 @@ def _selected(inputs: Tensor, labels: Tensor, settings: Settings) -> TensorData:
     return TensorData(inputs[places.to(inputs.device)], labels[places.to(labels.device)])
 
 
-def _measured(run: Run[Any], output: str | Path | None) -> Analysis:
+def _measured(run: Run[Any], output: str | Path | None, *, force: bool = False, resume: bool = True) -> Result:
     """Go through the rows of a run; with a file named, those finished before are taken from its journal.
 
     Raises:
-        UsageError: what is asked has other tables than `analyze` writes.
         LockedError: another process is writing this report.
         RecordError: the report there was made otherwise.
         OutputError: the files cannot be written.
     """
-    analysis = run.analysis
+    inputs = tuple(file.path for file in run.files if isinstance(file, CheckpointFile))
     if output is None:
-        collections.deque(run, maxlen=0)
-        return analysis
-    files = _report_files(Path(output), run)
-    with open_journal(journal_folder(files.main), run.question) as journal:
+        collections.deque(_summarised(run), maxlen=0)
+        return Result.of(run.analysis, inputs)
+    files = report_files(Path(output), run.analysis.settings, inputs, force=force)
+    with open_journal(journal_folder(files.main), run.question, fresh=not resume, force=force) as journal:
         run.keep_in(journal)
         try:
-            collections.deque(run, maxlen=0)
+            collections.deque(_summarised(run), maxlen=0)
         finally:
-            if analysis.succeeded:
-                record = RunRecord(analysis.stable_metadata(), analysis.run_metadata())
-                made = {files.path(table): analysis.frame(table.name) for table in _tables(analysis.settings)}
-                files.write(made.pop(files.main), None, record, made)
-    return analysis
+            result = Result.of(run.analysis, inputs)
+            if result.succeeded:
+                result.write(files)
+    return result
 
 
-def _tables(settings: Settings) -> tuple[Table, ...]:
-    """Those of `fisher analyze` that these settings ask for."""
-    return tables_of("main", task2vec=settings.task2vec, long=False)
-
-
-def _report_files(output: Path, run: Run[Any]) -> ReportFiles:
-    """The files that `fisher analyze -o` writes.
-
-    Raises:
-        UsageError: what is asked has other tables.
-        OutputError: they could not be written after hours of computation.
-    """
-    settings = run.analysis.settings
-    if settings.comparison is not None or settings.spectrum is not None or settings.verify:
-        msg = "output names the tables of analyze: those of compare and verify are data frames, to be saved by to_csv"
-        raise UsageError(msg)
-    inputs = tuple(file.path for file in run.files if isinstance(file, CheckpointFile))
-    files = ReportFiles(output, format_of(output, None), inputs=inputs)
-    files = files.holding(*_tables(settings))
-    if files.format is Format.XLSX:
-        import fisher_cli.storage.xlsx  # noqa: F401 - says now, not after hours, what must be installed
-    files.check_writable()
-    return files
+def _summarised(run: Run[Any]) -> Iterator[Measurement]:
+    """The rows, with what their examples say together where that was asked for."""
+    of_examples = main_table(run.analysis.settings) is EXAMPLES
+    for row in run.rows():
+        if of_examples:
+            run.analysis.measurements[-1] = with_summary(row)
+        yield row
