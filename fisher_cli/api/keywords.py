@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, ParamSpec, TypedDict, TypeVar
 from torch import nn
 
 from fisher_cli.errors import FisherError
+from fisher_cli.settings import Resources, Settings
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -156,6 +157,8 @@ def in_keywords(text: str, output: str = "output") -> str:
 
 def _keyword(match: re.Match[str], output: str) -> str:
     option, given = match[1] or match[2], match[3] or ""
+    if option == "with-head":
+        return f"without_head=False{match[0].removeprefix('--with-head')}"
     name = _LONG.get(option, option.replace("-", "_"))
     if name not in _OTHERS and name not in Keywords.__annotations__:
         return match[0]  # of another command
@@ -183,7 +186,10 @@ def _literal(text: str) -> str:
 
 
 def speaks_of_keywords(function: Callable[P, T]) -> Callable[P, T]:
-    """Let the errors of a function say which keyword to give; the rooms below say which option to type."""
+    """Let the errors of a function say which keyword to give; the rooms below say which option to type.
+
+    Its signature lists the shared keywords with their defaults, for help and completion.
+    """
     output = "path" if "path" in inspect.signature(function).parameters else "output"
 
     @functools.wraps(function)
@@ -194,4 +200,18 @@ def speaks_of_keywords(function: Callable[P, T]) -> Callable[P, T]:
             error.args = tuple(in_keywords(each, output) if isinstance(each, str) else each for each in error.args)
             raise
 
+    asked.__signature__ = _spelled_out(inspect.signature(function))  # type: ignore[attr-defined]
     return asked
+
+
+def _spelled_out(signature: inspect.Signature) -> inspect.Signature:
+    """The signature with the shared keywords one by one."""
+    parameters = list(signature.parameters.values())
+    if parameters[-1].kind is not inspect.Parameter.VAR_KEYWORD:
+        return signature
+    defaults = {**Settings().as_dict(), **Resources().as_dict(), "dtype": "float32"}
+    shared = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=kind)
+        for name, kind in Keywords.__annotations__.items()
+    ]
+    return signature.replace(parameters=[*parameters[:-1], *shared])

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from fisher_cli.api.keywords import speaks_of_keywords
 from fisher_cli.errors import UsageError
-from fisher_cli.reports.in_short import fragment, headline, where
+from fisher_cli.reports.in_short import fragment, headline, headline_of_files, where
 from fisher_cli.reports.reported_run import ReportedRun
 from fisher_cli.run.analysis import Analysis
+from fisher_cli.run.survey import Survey
 from fisher_cli.settings import Settings
 from fisher_cli.storage.formats import Format, format_of
 from fisher_cli.storage.report_files import ReportFiles, RunRecord
@@ -244,4 +245,63 @@ class Result(Analysis):
         written = (files.main,) if files.format is Format.XLSX else tuple(made)
         files.write(made.pop(files.main), None, RunRecord(self.stable_metadata(), self.run_metadata()), made)
         self.files = (*written, files.record)
+        return files.main
+
+
+class FileSurvey:
+    """What checkpoint files are: a table, a headline and files.
+
+    Attributes:
+        table: one row per file.
+        coverage: with data, one row per parameter tensor of the first file that can be analysed; else None.
+        files: those that hold the tables and the record; empty until it is saved.
+
+    Args:
+        survey: that has gone through its files.
+    """
+
+    def __init__(self, survey: Survey) -> None:
+        self._survey = survey
+        self.table, self.coverage = survey.tables()
+        self.files: tuple[Path, ...] = ()
+
+    @property
+    def headline(self) -> str:
+        """How many files can be analysed, and with which network."""
+        return headline_of_files(self._survey.rows)
+
+    @property
+    def title(self) -> str:
+        """How many files were looked at."""
+        count = len(self._survey.rows)
+        return f"{count} checkpoint{'s' if count != 1 else ''}"
+
+    def __repr__(self) -> str:
+        return "\n".join([f"{self.title}: {self.headline}", *([where(self.files)] if self.files else [])])
+
+    def _repr_html_(self) -> str:
+        return fragment(self.title, self.headline, "files", self.table, self.files)
+
+    @speaks_of_keywords
+    def save(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write the tables and the record, as `fisher inspect -o` does.
+
+        Args:
+            path: of the table; the suffix says the format (.csv, .tsv, .json, .jsonl, .parquet or .xlsx).
+            force: whether files that fisher did not write may be replaced.
+
+        Returns:
+            The file of the table.
+
+        Raises:
+            UsageError: the name says no format.
+            OutputError: a file cannot be written, or one that is there is not as fisher wrote it.
+        """
+        inputs = tuple(file.path for file in self._survey.files)
+        files = ReportFiles(Path(path), format_of(Path(path), None), force, inputs=inputs)
+        files.check_writable()
+        record = RunRecord(self._survey.stable_metadata(), {"command": [], "timings": self._survey.timings()})
+        files.write(self.table, self.coverage, record)
+        beside = () if self.coverage is None or files.format is Format.XLSX else (files.layers,)
+        self.files = (files.main, *beside, files.record)
         return files.main
