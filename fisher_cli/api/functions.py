@@ -175,7 +175,7 @@ def spectrum(
         >>> from fisher_cli import spectrum
         >>> result = spectrum(torch.nn.Linear(3, 2), (torch.eye(3), torch.tensor([0, 1, 0])), matrix="true")
         >>> set(result.asked["matrix"])
-        {'true'}
+        {'true Fisher'}
     """
     if matrix not in list(MatrixName) or method not in list(SpectrumMethod):
         msg = (
@@ -222,7 +222,7 @@ def examples(
         >>> import torch
         >>> from fisher_cli import examples
         >>> result = examples(torch.nn.Linear(3, 2), (torch.eye(3), torch.tensor([0, 1, 0])))
-        >>> sorted(result.asked["rank"])
+        >>> sorted(result.asked["rank"].tolist())
         [1, 2, 3]
     """
     found = _Asked.of(checkpoints, data, {**keywords, "eigenvalues": 0, "movement": False})

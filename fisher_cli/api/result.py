@@ -104,7 +104,8 @@ class Result(Analysis):
         """What this is, of how many checkpoints and which data."""
         count, examples = len(self.measurements), self.data.get("examples")
         of = f"{count} checkpoint{'s' if count != 1 else ''}"
-        return one_line(f"{self._words[0]} of {of} on {self.data_title} ({examples} examples)")
+        on = f"{examples} examples" if self.settings.data == "tensors" else f"{self.data_title} ({examples} examples)"
+        return one_line(f"{self._words[0]} of {of} on {on}")
 
     @property
     def _words(self) -> tuple[str, str]:

@@ -102,10 +102,13 @@ class Chart:
 
 
 class ShownFigure(Figure):
-    """A figure that a notebook shows as it would be written."""
+    """A figure that a notebook shows."""
 
     def _repr_png_(self) -> bytes:
-        return picture(self, "png")
+        buffer = io.BytesIO()
+        with style():
+            self.savefig(buffer, format="png", metadata={"Software": MADE_BY}, dpi=110)
+        return buffer.getvalue()
 
 
 def style(size: float = PAPER_TEXT) -> AbstractContextManager[None]:
