@@ -31,6 +31,9 @@ docs: .venv/dev  ## write what the documents take from the code, and the picture
 	$(BIN)/fisher plot demo-report/digits-clean.csv --what traces --width two-columns --force -o docs/images/digits-clean.svg
 	$(BIN)/cog -r -I docs README.md docs/*.md
 
+notebook: .venv/dev  ## execute docs/notebook.ipynb anew
+	$(BIN)/python docs/execute.py docs/notebook.ipynb
+
 bench: .venv/bench  ## traces and eigenvalues beside their peers, products, checks, estimators, ranks, scaling, memory, a GPU: into benchmarks/
 	$(BIN)/python -m benchmarks.engine --trained --write
 	$(BIN)/python -m benchmarks.spectrum --large --write
@@ -67,4 +70,4 @@ clean:  ## remove what the targets above have made
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	@touch .venv/fisher .venv/dev $@
 
-.PHONY: help demo test test-long check format docs bench samples clean
+.PHONY: help demo test test-long check format docs notebook bench samples clean

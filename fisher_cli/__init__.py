@@ -4,17 +4,29 @@
     analysis = analyze("ckpts/", data="cifar10", model="resnet18")
     analysis.table, analysis.layers     # pandas DataFrames
 
-Everything the command does can be had from here; `analyze` also takes modules and tensors.
+Everything the command does can be had from here; the functions also take modules, tensors, datasets and loaders.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from fisher_cli._version import __version__ as __version__
 
-__all__ = ["Analysis", "FisherError", "Settings", "analyze", "compare", "verify"]
+__all__ = [
+    "Analysis",
+    "FisherError",
+    "Result",
+    "Settings",
+    "analyze",
+    "compare",
+    "examples",
+    "inspect",
+    "spectrum",
+    "verify",
+]
 
 if TYPE_CHECKING:
-    from fisher_cli.api import analyze, compare, verify
+    from fisher_cli.api.functions import analyze, compare, examples, inspect, spectrum, verify
+    from fisher_cli.api.result import Result
     from fisher_cli.errors import FisherError
     from fisher_cli.run.analysis import Analysis
     from fisher_cli.settings import Settings
@@ -22,10 +34,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "Analysis": "fisher_cli.run.analysis",
     "FisherError": "fisher_cli.errors",
+    "Result": "fisher_cli.api.result",
     "Settings": "fisher_cli.settings",
-    "analyze": "fisher_cli.api",
-    "compare": "fisher_cli.api",
-    "verify": "fisher_cli.api",
+    **dict.fromkeys(("analyze", "compare", "examples", "inspect", "spectrum", "verify"), "fisher_cli.api.functions"),
 }
 
 

@@ -35,7 +35,9 @@ def tensors(examples: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_what_the_package_offers() -> None:
-    assert fisher_cli.__all__ == ["Analysis", "FisherError", "Settings", "analyze", "compare", "verify"]
+    functions = {"analyze", "compare", "examples", "inspect", "spectrum", "verify"}
+    assert set(fisher_cli.__all__) == {"Analysis", "FisherError", "Result", "Settings"} | functions
+    assert all(callable(getattr(fisher_cli, name)) for name in functions)
     assert fisher_cli.Settings is Settings
     with pytest.raises(AttributeError, match="no attribute 'analyse'"):
         _ = fisher_cli.analyse
@@ -118,7 +120,7 @@ def test_a_bad_file_is_a_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("checkpoints", "data", "said"),
     [
-        (FIRST, tensors(), "not PosixPath with data tuple"),
+        (FIRST, [FIRST], "not PosixPath with data list"),
         ([FIRST, nn.Linear(2, 2)], "digits", "not PosixPath and Linear with data str"),
         (5, "digits", "not int with data str"),
         ([5], "digits", "not int with data str"),
@@ -131,7 +133,7 @@ def test_a_bad_file_is_a_row(tmp_path: Path) -> None:
     ],
 )
 def test_what_does_not_go_together(checkpoints: Any, data: Any, said: str) -> None:
-    with pytest.raises(UsageError, match="analyze takes either paths with a dataset's name") as caught:
+    with pytest.raises(UsageError, match="give paths or torch modules, and as data a dataset's name") as caught:
         analyze(checkpoints, data)
     assert said in str(caught.value)
 
@@ -140,7 +142,7 @@ def test_what_does_not_go_together(checkpoints: Any, data: Any, said: str) -> No
     ("words", "said"),
     [
         ({"limt": 3}, r"unknown argument 'limt'; did you mean limit\?"),
-        ({"zzz": 3}, "unknown argument 'zzz'; there are data, split, limit"),
+        ({"zzz": 3}, "unknown argument 'zzz'; there are batch_size, device"),
         ({"estimator": "best"}, "'best' is none of auto, exact"),
         ({"precision": "float16"}, "float16: gradients of confident examples lie below its smallest number"),
         ({"precision": "int8"}, "'int8' is none of float32, float64, bfloat16, tf32"),

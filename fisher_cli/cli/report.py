@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from fisher_cli.cli import options
-from fisher_cli.cli.single_file import check_single, write_single
 from fisher_cli.cli.wrong_words import refuse_checkpoints
 from fisher_cli.errors import UsageError
+from fisher_cli.storage.single_file import check_single, write_single
 
 MOST = 4  # colours and dashes that can be told apart
 

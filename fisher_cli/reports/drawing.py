@@ -101,6 +101,16 @@ class Chart:
     heading: str = ""
 
 
+class ShownFigure(Figure):
+    """A figure that a notebook shows."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        with style():
+            self.savefig(buffer, format="png", metadata={"Software": MADE_BY}, dpi=110)
+        return buffer.getvalue()
+
+
 def style(size: float = PAPER_TEXT) -> AbstractContextManager[None]:
     """The look of all figures, as a context in which they are drawn.
 
@@ -117,7 +127,7 @@ def canvas(
 
     They share their steps, unless each has a height, and so an axis, of its own.
     """
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = ShownFigure(figsize=(width, height), layout="constrained")
     found = figure.subplots(rows, 1, sharex=heights is None, squeeze=False, height_ratios=heights)
     return figure, [each[0] for each in found]
 

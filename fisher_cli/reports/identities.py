@@ -187,7 +187,12 @@ def _slope(value: float | None) -> str:
 
 
 def _verdict(pairs: Sequence[Pair], width: int) -> list[Text]:
-    """How many hold, in a sentence."""
+    is_bad = any(found.failed for _, found in pairs)
+    return wrapped(verdict_of(pairs), width, "bold red" if is_bad else "bold green")
+
+
+def verdict_of(pairs: Sequence[Pair]) -> str:
+    """How many identities hold, in a sentence."""
     failed = [measurement for measurement, found in pairs if found.failed]
     counts = {verdict: sum(found.count(verdict) for _, found in pairs) for verdict in Outcome}
     applied = counts[Outcome.PASSED] + counts[Outcome.FAILED]
@@ -196,7 +201,6 @@ def _verdict(pairs: Sequence[Pair], width: int) -> list[Text]:
     others += f"; {absent} more {'does' if absent == 1 else 'do'} not apply" if absent else ""
     if not failed:
         which = "identities that can be decided" if unsure else "identities"
-        return wrapped(f"All {applied} {which} hold{others}.", width, "bold green")
+        return f"All {applied} {which} hold{others}."
     where = "" if len(pairs) == 1 else f", at {len(failed)} of {len(pairs)} checkpoints"
-    text = f"{counts[Outcome.FAILED]} of {applied} identities fail{where}: do not rely on the numbers{others}."
-    return wrapped(text, width, "bold red")
+    return f"{counts[Outcome.FAILED]} of {applied} identities fail{where}: do not rely on the numbers{others}."

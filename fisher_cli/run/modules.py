@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +12,7 @@ from fisher_cli.curvature.kl.divergence import all_outputs
 from fisher_cli.curvature.problem.problem import Data, TensorData
 from fisher_cli.curvature.torch_backend.network_state import restored
 from fisher_cli.errors import UsageError
+from fisher_cli.inputs.checkpoints.timeline import ORDER, StatedPoint, TrainingPoint, moment
 from fisher_cli.run.measurement import POSED_EXAMPLES, MeasurementContext, posed
 from fisher_cli.settings import Settings
 from fisher_cli.text import digest
@@ -26,31 +27,32 @@ class GivenModule:
         module: the network.
         sha256: what it is known by again, where rows are kept in a journal; else None.
         is_reused: whether it may be given other weights when the next one is asked for.
-        step: None: nothing tells it.
-        epoch: None likewise.
+        step: as its name tells it; None where nothing does.
+        epoch: likewise.
     """
 
     name: str
     module: nn.Module
     sha256: str | None = None
     is_reused: bool = False
-    step: None = None
-    epoch: None = None
+    step: int | None = None
+    epoch: float | None = None
 
     def lasting(self) -> "GivenModule":
         """The same with weights that stay: a copy of a module that is reused."""
         return replace(self, module=copy.deepcopy(self.module)) if self.is_reused else self
 
 
-def given_modules(modules: Iterable[object], *, are_reused: bool) -> Iterator[GivenModule]:
+def given_modules(modules: Iterable[object], *, are_reused: bool, names: Sequence[str] = ()) -> Iterator[GivenModule]:
     """The modules in turn; each is asked for when the one before is done.
 
     Args:
         modules: a list, or a generator that makes one when it is asked.
         are_reused: whether one may be given other weights when the next is asked for.
+        names: of the modules, whose numbers tell the place in training; none where nobody named them.
 
     Yields:
-        One of them, named by its place.
+        One of them, named by its place where nobody named it.
 
     Raises:
         UsageError: something else comes.
@@ -59,7 +61,18 @@ def given_modules(modules: Iterable[object], *, are_reused: bool) -> Iterator[Gi
         if not isinstance(module, nn.Module):
             msg = f"after {index} modules came {type(module).__name__}: a generator of modules must yield nothing else"
             raise UsageError(msg)
-        yield GivenModule(f"module-{index}", module, is_reused=are_reused)
+        point = moment(StatedPoint(), names[index]) if names else TrainingPoint(None, None, ORDER)
+        name = names[index] if names else f"module-{index}"
+        yield GivenModule(name, module, is_reused=are_reused, step=point.step, epoch=point.epoch)
+
+
+def in_order(named: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """Modules by their names in order of training where the names' numbers tell it, else as they stand."""
+    points = {name: moment(StatedPoint(), name) for name in named}
+    for axis in ("step", "epoch"):
+        if all(getattr(point, axis) is not None for point in points.values()):
+            return {name: named[name] for name in sorted(named, key=lambda name: getattr(points[name], axis))}
+    return dict(named)
 
 
 def content_hash(module: nn.Module, data: Data, settings: Settings, device: torch.device) -> str:

@@ -19,6 +19,7 @@ from fisher_cli.inputs.checkpoints.checkpoints import CheckpointFile, ReadOption
 from fisher_cli.inputs.checkpoints.follow import FollowedPaths, FollowRequest
 from fisher_cli.inputs.checkpoints.inspection_cache import InspectionCache
 from fisher_cli.inputs.data.datasets import Examples, load_examples
+from fisher_cli.inputs.networks.architectures import Architecture
 from fisher_cli.inputs.networks.networks import Networks
 from fisher_cli.run.analysis import Analysis
 from fisher_cli.run.device import choose_device
@@ -74,6 +75,8 @@ def run_of_files(
     process_group: ProcessGroup = ALONE,
     devices: Sequence[str] = (),
     elsewhere: Callable[[Inputs, Sequence[CheckpointFile]], Executor] | None = None,
+    network: Architecture | None = None,
+    tensors: TensorData | None = None,
 ) -> FileRun:
     """A run over the checkpoints below these paths, or over a shard of them.
 
@@ -88,6 +91,8 @@ def run_of_files(
         process_group: ranks that go through the same checkpoints, in step; only rank 0 has a journal.
         devices: those of other processes that measure the rows, all of one type; this one measures none.
         elsewhere: makes what measures the rows there.
+        network: that of the checkpoints, where a caller made it; None for the one that the settings name.
+        tensors: the examples, where a caller gave them; None for those that the settings name.
 
     Returns:
         The run; nothing is measured yet.
@@ -109,22 +114,17 @@ def run_of_files(
     watch = None if following is None else FollowedPaths(paths, reading, cache, following)
     found = list(files) if files is not None else _found(paths, reading, cache, watch)
     refuse_other_files(found, process_group)
-    networks = Networks(settings.model, dict(settings.model_arguments))
-    own = torch.device("cpu") if devices else device
-    examples = load_examples(settings, resources)
-    if examples.candidates and (module := _last_network(found, networks, reading, process_group)) is not None:
-        examples = choose_from_first_batch(examples, module, settings, own, process_group)
-    inputs = Inputs(
-        settings=settings,
-        resources=resources,
-        device=device,
-        reading=reading,
-        networks=networks,
-        data=examples if devices else resident(examples, own),
-        examples=examples,
-        described=examples.describe(),
-        identity=examples.describe(with_choice=False),
-    )
+    networks = Networks(settings.model, dict(settings.model_arguments), network)
+    if tensors is not None:
+        inputs = Inputs(settings, resources, device, reading, networks, tensors, None, *_described(tensors))
+    else:
+        own = torch.device("cpu") if devices else device
+        examples = load_examples(settings, resources)
+        if examples.candidates and (module := _last_network(found, networks, reading, process_group)) is not None:
+            examples = choose_from_first_batch(examples, module, settings, own, process_group)
+        data = examples if devices else resident(examples, own)
+        words = examples.describe(), examples.describe(with_choice=False)
+        inputs = Inputs(settings, resources, device, reading, networks, data, examples, *words)
     looks_back = settings.looks_back and (len(found) > 1 or watch is not None)
     executor: Executor = ThisProcess(inputs, looks_back=looks_back, process_group=process_group)
     return Run(
@@ -135,6 +135,12 @@ def run_of_files(
         more=None if watch is None else partial(_newcomers, watch),
         process_group=process_group,
     )
+
+
+def _described(tensors: TensorData, *, is_kept: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Examples that a caller gave in words, and with the hash of their content where rows are kept by it."""
+    described: dict[str, Any] = {"name": "tensors", "examples": len(tensors)}
+    return described, {**described, "identity": examples_hash(tensors)} if is_kept else described
 
 
 def _found(
@@ -195,6 +201,7 @@ def run_of_modules(
     resources: Resources,
     *,
     is_kept: bool = False,
+    names: Sequence[str] = (),
 ) -> Run[GivenModule]:
     """A run over modules: of a generator each is measured before the next one is asked for.
 
@@ -204,6 +211,7 @@ def run_of_modules(
         settings: what is asked.
         resources: with what.
         is_kept: whether rows are kept in a journal, for which every module's content is hashed.
+        names: of the modules of a list; none where nobody named them.
 
     Returns:
         The run; nothing is measured yet.
@@ -216,8 +224,7 @@ def run_of_modules(
     data: Data
     if tensors is not None:
         data, examples = tensors, None
-        described: dict[str, Any] = {"name": "tensors", "examples": len(tensors)}
-        identity = {**described, "identity": examples_hash(tensors)} if is_kept else described
+        described, identity = _described(tensors, is_kept=is_kept)
     else:
         examples = load_examples(settings, resources)
         if examples.candidates:
@@ -233,7 +240,7 @@ def run_of_modules(
     inputs = Inputs(settings, resources, device, reading, networks, data, examples, described, identity)
 
     def coming(modules: Iterable[object]) -> Iterator[GivenModule]:
-        for each in given_modules(modules, are_reused=not is_list):
+        for each in given_modules(modules, are_reused=not is_list, names=names):
             yield replace(each, sha256=content_hash(each.module, data, settings, device)) if is_kept else each
 
     files = list(coming(modules)) if is_list else []

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from fisher_cli.cli.single_file import sealed
 from fisher_cli.reports.charts import NAMES_OF_A_PAGE, draw
 from fisher_cli.reports.page import render_page
 from fisher_cli.reports.reported_run import read_run
 from fisher_cli.storage.formats import format_of, render
 from fisher_cli.storage.readers import read_table
+from fisher_cli.storage.single_file import sealed
 from fisher_cli.tables.build import make_table, to_csv
 from fisher_cli.tables.registry import MAIN, SPECTRUM
 from tests.command import fisher

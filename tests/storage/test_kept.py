@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fisher_cli.cli.single_file import is_sealed
 from fisher_cli.errors import OutputError, RecordError
 from fisher_cli.storage.atomic_write import PreparedFile
 from fisher_cli.storage.formats import format_of
 from fisher_cli.storage.integrity import check_report
 from fisher_cli.storage.journal import open_journal, read_records
 from fisher_cli.storage.report_files import ReportFiles, RunRecord
+from fisher_cli.storage.single_file import is_sealed
 from fisher_cli.tables.build import make_table
 from fisher_cli.tables.columns import Column, Kind
 from tests.command import error_line, fisher

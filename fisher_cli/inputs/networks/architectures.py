@@ -6,6 +6,7 @@ a name of a closed list, and gets that only if its weights fit.
 
 import ast
 import contextlib
+import copy
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -266,6 +267,19 @@ def _function_of(model: str) -> str:
 def _imported(model: str, arguments: Mapping[str, object]) -> Architecture:
     name, factory = import_factory(model)
     return Architecture(name, "--model", partial(built, factory, dict(arguments), name))
+
+
+def network_given(model: nn.Module | Factory, arguments: Mapping[str, object] = _NO_ARGUMENTS) -> Architecture:
+    """The network of a caller in Python: a copy of a module, which stays as it is, or what a function makes.
+
+    Args:
+        model: a module of the kind, whatever its weights, or a function.
+        arguments: of the function.
+    """
+    if isinstance(model, nn.Module):
+        return Architecture(type(model).__name__, "--model", partial(copy.deepcopy, model))
+    name = f"{model.__module__}:{getattr(model, '__qualname__', type(model).__name__)}"
+    return Architecture(name, "--model", partial(built, model, dict(arguments), name))
 
 
 def _unknown_hint(name: str, where: str) -> str:

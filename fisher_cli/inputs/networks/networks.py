@@ -39,14 +39,15 @@ class Networks:
     Args:
         model: what `--model` says, None for what each checkpoint names.
         arguments: for the function that makes the network.
+        given: the network of a caller in Python; None for what `model` says.
 
     Raises:
         ArchitectureError: the function cannot be imported or fails, or `model` is the name of no known network.
     """
 
-    def __init__(self, model: str | None, arguments: Mapping[str, str]) -> None:
+    def __init__(self, model: str | None, arguments: Mapping[str, str], given: Architecture | None = None) -> None:
         self._model, self._arguments = model, arguments
-        self._factory = find_factory(self._model, self._arguments)
+        self._factory = given or find_factory(self._model, self._arguments)
         self._built: dict[object, nn.Module] = {}
         self._found: tuple[object, Architecture] | None = None
         if self._factory is not None:
