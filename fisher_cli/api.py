@@ -18,6 +18,7 @@ from fisher_cli.run.preparation import run_of_files, run_of_modules
 from fisher_cli.run.sequence import Run
 from fisher_cli.settings import PRESETS, ComparisonSettings, Resources, Settings, settings_of
 from fisher_cli.storage.formats import Format, format_of
+from fisher_cli.storage.identity import refuse_unlike
 from fisher_cli.storage.journal import journal_folder, open_journal
 from fisher_cli.storage.report_files import ReportFiles, RunRecord
 from fisher_cli.tables.registry import Table, tables_of
@@ -247,4 +248,5 @@ def _report_files(output: Path, run: Run[Any]) -> ReportFiles:
     if files.format is Format.XLSX:
         import fisher_cli.storage.xlsx  # noqa: F401 - says now, not after hours, what must be installed
     files.check_writable()
+    refuse_unlike(files, _tables(settings)[0].word, run.subject())
     return files

@@ -14,14 +14,14 @@ def check(
     ],
     debug: options.Debug = False,  # noqa: ARG001 - acted upon by its callback
 ) -> None:
-    """Say whether a report is whole: tables against the hashes in its record, rows in order, journal undamaged.
+    """Say whether a report and those beside it are whole: hashes, rows in order, journals, all of one data.
 
     Example: fisher check trend.csv
     """  # noqa: DOC501 - this text is the command's help
     from fisher_cli.reports.console import Console
-    from fisher_cli.storage.integrity import check_report
+    from fisher_cli.storage.integrity import check_stem
 
     console = Console()
-    findings = check_report(report)
+    findings = check_stem(report)
     console.lines(f"{'ok' if each.ok else 'WRONG':6}{each.what}: {each.detail}" for each in findings)
     raise typer.Exit(0 if all(each.ok for each in findings) else 4)

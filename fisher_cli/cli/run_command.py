@@ -16,6 +16,7 @@ from fisher_cli.parallel.launch import launched
 from fisher_cli.settings import Resources, Settings
 from fisher_cli.storage.atomic_write import PreparedFile
 from fisher_cli.storage.formats import Format, inside_parquet, render
+from fisher_cli.storage.identity import refuse_unlike
 from fisher_cli.storage.journal import Journal, journal_folder, open_journal
 from fisher_cli.storage.report_files import ReportFiles, RunRecord
 from fisher_cli.tables.dialects import Dialect
@@ -220,6 +221,7 @@ def run_command(
         if files is not None:
             files = replace(files, inputs=tuple(file.path for file in run.files))
             files.spare_inputs()
+            refuse_unlike(files, report.tables[0].word, run.subject())
         _say_what_is_analysed(console, run)
         journal = stack.enter_context(_journal(console, run, files, resume=resume))  # until the report is written
         may_be_done = waits is None and to_stdout is None and not is_fresh

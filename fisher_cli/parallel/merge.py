@@ -19,6 +19,7 @@ from fisher_cli.parallel.shard_reports import (
 from fisher_cli.results import Measurement, Status
 from fisher_cli.storage.atomic_write import PreparedFile
 from fisher_cli.storage.formats import Format, inside_parquet
+from fisher_cli.storage.identity import TableIdentity, refuse_unlike
 from fisher_cli.storage.journal import JournalRecord, journal_folder, open_journal
 from fisher_cli.storage.report_files import ReportFiles, RunRecord, table_path
 from fisher_cli.storage.row_files import RowFile
@@ -82,6 +83,7 @@ def merge(paths: Sequence[Path], output: Path, form: Format, *, force: bool = Fa
     wholes = [_Whole([read_shard(mains[word], word) for mains in given], output, form, force=force) for word in words]
     for whole in wholes:
         whole.check()
+        whole.refuse_beside(wholes[0], force=force)
     return [whole.write() for whole in wholes]
 
 
@@ -114,6 +116,22 @@ class _Whole:
             msg = f"none of the {len(self.checkpoints)} checkpoints has a result: there is nothing to report"
             raise OutputError(msg)
         self.files.check_writable()
+        refuse_unlike(self.files, self.word, self._stable())
+
+    def refuse_beside(self, first: "_Whole", *, force: bool) -> None:
+        """Refuse to write two reports of one stem that are of different things.
+
+        Raises:
+            OutputError: the parts of this report and those of the first are.
+        """
+        differing = TableIdentity.of(self._stable()).differences(TableIdentity.of(first._stable()))
+        if differing and not force:
+            said = "; ".join(f"{each.place}: {each.before} there, {each.now} here" for each in differing[:3])
+            msg = (
+                f"{self.parts[0].main} and {first.parts[0].main} are not of the same: {said}; join them to reports of "
+                "different names, or all the same with --force"
+            )
+            raise OutputError(msg)
 
     def _records(self) -> Iterator[JournalRecord | None]:
         """Each row's record, None for a row without numbers.

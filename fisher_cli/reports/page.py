@@ -59,6 +59,7 @@ class Listing:
         rows: a cell per column.
         is_open: whether it is unfolded when the page opens.
         cards: pictures of the examples that it lists.
+        about: the data and the examples that its numbers are of, in words.
     """
 
     heading: str
@@ -67,6 +68,7 @@ class Listing:
     rows: Sequence[Sequence[object]]
     is_open: bool = True
     cards: Sequence[Card] = ()
+    about: str = ""
 
 
 def render_page(runs: Sequence[ReportedRun]) -> bytes:
@@ -84,6 +86,7 @@ def render_page(runs: Sequence[ReportedRun]) -> bytes:
             title=", ".join(run.name for run in runs),
             runs=[_about(run) for run in runs],
             figures=figures,
+            about=_examples_of(runs),
             listings=[listing for run in runs for listing in _listings(run, several=len(runs) > 1)],
             commands=[command for run in runs for command in run.commands()],
             several=len(runs) > 1,
@@ -166,6 +169,13 @@ def _about(run: ReportedRun) -> dict[str, Any]:
     }
 
 
+def _examples_of(runs: Sequence[ReportedRun]) -> str:
+    """Which data and how many of its examples the charts are of; of several reports each, where they differ."""
+    found = {run.name: run.about for run in runs if run.about}
+    titles = list(dict.fromkeys(found.values()))
+    return titles[0] if len(titles) == 1 else "; ".join(f"{name}: {title}" for name, title in found.items())
+
+
 def _unique(run: ReportedRun, name: str) -> str:
     """What all rows have in common."""
     values = list(dict.fromkeys(run.main[name].dropna().tolist())) if name in run.main else []
@@ -189,7 +199,32 @@ def _listings(run: ReportedRun, *, several: bool) -> list[Listing]:
         counts = identities["verdict"].dropna().value_counts().to_dict()
         said = ", ".join(f"{counts.get(each, 0)} {each}" for each in ("pass", "fail", "undecided", "not applicable"))
         found.append(_listing(f"Identities checked on this network{of}", f"{said}.", identities, _IDENTITY))
-    return [*found, *_ledger(run, of)]
+    return [*(replace(each, about=run.about) for each in found), *_apart(run, of), *_ledger(run, of)]
+
+
+# What a table is called and shown with that is of other examples than the report, by its word.
+_APART = {
+    "compare": ("True against empirical Fisher", _COMPARED),
+    "spectrum": ("Eigenvalues", ("checkpoint", "matrix", "index", "eigenvalue", "eigenvalue_se", "trace_share")),
+    "density": ("Density of the eigenvalues", ("checkpoint", "matrix", "lambda", "density")),
+    "examples": ("The examples that carry the trace", ("checkpoint", *_EXAMPLE)),
+    "groups": ("Groups of examples", ("checkpoint", *_GROUP)),
+    "verify": ("Identities checked on this network", _IDENTITY),
+}
+_MOST_APART = 100
+
+
+def _apart(run: ReportedRun, of: str) -> list[Listing]:
+    """The tables that are of other things than the report, each with what it is of in its heading."""
+    found = []
+    for each in run.apart:
+        heading, names = _APART[each.word]
+        table = each.table.sort_values("rank") if "rank" in each.table else each.table
+        said = f"{each.why}." + (f" The first {_MOST_APART} rows." if len(table) > _MOST_APART else "")
+        about = f": {each.about}" if each.about else ""
+        listing = _listing(f"{heading}{about}{of}", said, table.head(_MOST_APART), names, is_open=False)
+        found.append(replace(listing, about=each.about))
+    return found
 
 
 def _listing(heading: str, finding: str, table: pd.DataFrame, names: Sequence[str], *, is_open: bool = True) -> Listing:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fisher_cli.errors import FisherError, OutputError
 from fisher_cli.results import UNSETTLED_NOTE, Estimate, Measurement, Predictions, Status, Trace
+from fisher_cli.storage.identity import TableIdentity
 from fisher_cli.storage.journal import journal_folder, read_records
 from fisher_cli.storage.readers import read_table, sheet_names
 from fisher_cli.storage.regular_files import digest_of
@@ -46,6 +47,23 @@ _NEEDED = ("checkpoint", "order", "step", "loss", "trace_true", "trace_empirical
 
 
 @dataclass(frozen=True)
+class ApartTable:
+    """A table beside a report whose rows must not be read together with it.
+
+    Attributes:
+        word: in its file's name.
+        table: its rows.
+        about: of what they are, in words.
+        why: what is otherwise than in the report, in words.
+    """
+
+    word: str
+    table: "pd.DataFrame"
+    about: str
+    why: str
+
+
+@dataclass(frozen=True)
 class ReportedRun:
     """One report as it lies on the disk: its tables, its records, and its rows as measurements.
 
@@ -57,6 +75,7 @@ class ReportedRun:
         measurements: the rows as far as words need them: names, status, step, notes, predictions and traces.
         damage: sentences about files that are not as they were written.
         pictures: of examples by their index, as `data:` addresses, where a page shall show them.
+        apart: tables found beside it that are of other examples, another network or other checkpoints.
     """
 
     name: str
@@ -66,6 +85,14 @@ class ReportedRun:
     measurements: tuple[Measurement, ...]
     damage: tuple[str, ...] = ()
     pictures: Mapping[int, str] = field(default_factory=dict)
+    apart: tuple[ApartTable, ...] = ()
+
+    @property
+    def about(self) -> str:
+        """The data and the examples that all but its tables apart are of, in words."""
+        rows = [f"{int(each):,} examples" for each in {*self.column("examples")} if math.isfinite(each)]
+        title = TableIdentity.of(self.record).title
+        return title or (rows[0] if len(rows) == 1 else "")
 
     @property
     def record(self) -> Mapping[str, Any]:
@@ -125,7 +152,7 @@ class ReportedRun:
                 yield one_line(shlex.join(["fisher", *command[1:]]))
 
     def warnings(self) -> list[str]:
-        """What a reader must know of rows: which have no numbers, then remarks, those first that raise a doubt."""
+        """What a reader must know: tables of other things, rows without numbers, remarks, first those that doubt."""
         said: dict[str, list[str]] = {}
         for status, place, error in zip(self.main["status"], self.places, self.main["error"], strict=True):
             if isinstance(status, str) and status != Status.OK.value:
@@ -135,7 +162,8 @@ class ReportedRun:
             for note in each.notes:
                 said.setdefault(note, []).append(place)
         ordered = sorted(said.items(), key=lambda each: not each[0].startswith(UNSETTLED_NOTE))  # stable
-        return [f"{_some(places)}: {text}" for text, places in ordered]
+        others = dict.fromkeys(each.why for each in self.apart)
+        return [*others, *(f"{_some(places)}: {text}" for text, places in ordered)]
 
 
 def read_run(path: Path) -> ReportedRun:
@@ -166,14 +194,62 @@ def read_run(path: Path) -> ReportedRun:
     columns = {each.word: each.columns for each in _SIDES}
     sides = {word: read_table(side, sheet, columns[word]) for word, (side, sheet) in found.items()}
     records = {word: record for word in _MAIN_WORDS if (record := _record(path, word)) is not None}
+    joined, apart = dict[str, "pd.DataFrame"](), list[ApartTable]()
+    for each in _SIDES:
+        table, record = sides.get(each.word), records.get(main_table_of(each).word)
+        if table is not None and len(table):
+            kept, others = _divided(each, table, main, path, record, records.get(""))
+            joined |= {each.word: kept} if len(kept) else {}
+            apart += others
     return ReportedRun(
         one_line(path.stem),
         main,
-        {word: table for word, table in sides.items() if len(table)},
+        joined,
         {word: record.content for word, record in records.items()},
         _measurements(main, path, records[""].content if "" in records else {}),
         tuple(_damage(path, records.get(""), [path, *dict.fromkeys(side for side, _ in found.values())])),
+        apart=tuple(apart),
     )
+
+
+def _divided(
+    side: Table,
+    table: "pd.DataFrame",
+    main: "pd.DataFrame",
+    path: Path,
+    record: StoredRecord | None,
+    of_main: StoredRecord | None,
+) -> "tuple[pd.DataFrame, list[ApartTable]]":
+    """The rows of a side table that belong to the main one's, with the `order` that they have there, and the others.
+
+    Checkpoints are known again by their content. Without both records all rows are taken for those of the main table.
+    """
+    import pandas as pd
+
+    if record is None or of_main is None or record is of_main:
+        return table, []
+    now = TableIdentity.of(record.content)
+    name = one_line(table_path(path, side.word).name)
+    if differing := now.differences(TableIdentity.of(of_main.content)):
+        said = "; ".join(f"{each.place}: {each.before} there, {each.now} here" for each in differing[:3])
+        why = f"{name} is not of the same as {one_line(path.name)} and is shown apart: {said}"
+        return table.iloc[:0], [ApartTable(side.word, table, now.title, why)]
+    orders = {str(each): order for order, each in enumerate(main["checkpoint"].tolist())}
+    hashes = [(str(each.get("checkpoint")), each.get("sha256")) for each in of_main.content.get("checkpoints", [])]
+    by_content = {sha256: orders[each] for each, sha256 in reversed(hashes) if sha256 and each in orders}
+    own = {str(each.get("checkpoint")): each.get("sha256") for each in record.content.get("checkpoints", [])}
+    named = dict(hashes)
+    places = [
+        orders[each] if each in orders and named.get(each) == own.get(each) else by_content.get(own.get(each))
+        for each in map(str, table["checkpoint"].tolist())
+    ]
+    moved = table.assign(order=pd.array(places, dtype="Int64"))
+    is_known = [place is not None for place in places]
+    if all(is_known):
+        return moved, []
+    other = table[[not each for each in is_known]]
+    why = f"{name} has checkpoints that {one_line(path.name)} has not: they are shown apart"
+    return moved[is_known].reset_index(drop=True), [ApartTable(side.word, other, now.title, why)]
 
 
 def _side(path: Path, table: Table) -> tuple[Path, str | None] | None:

@@ -147,6 +147,7 @@ class Analysis:
                 {
                     "checkpoint": m.checkpoint,
                     "sha256": m.sha256,
+                    "parameters": m.parameters,
                     "batch_size": m.batch_size,
                     "memory_ran_out_at": m.memory_ran_out_at,
                     "ledger": None if m.ledger is None else ledgers[m.ledger],

@@ -90,6 +90,11 @@ class Run(Generic[S]):
             **({} if part is None else {"shard": str(part.shard)}),
         }
 
+    def subject(self) -> dict[str, Any]:
+        """What the tables of this run are about, as far as it is known before the first row, as its record says it."""
+        stable = self.analysis.stable_metadata()
+        return {**stable, "checkpoints": [{"sha256": file.sha256} for file in self.share]}
+
     def keep_in(self, journal: Journal) -> int:
         """Take finished rows from the journal and add to it those that are measured from now on.
 
