@@ -221,7 +221,8 @@ def _measured(run: Run[Any], output: str | Path | None) -> Analysis:
         finally:
             if analysis.succeeded:
                 record = RunRecord(analysis.stable_metadata(), analysis.run_metadata())
-                made = {files.path(table): analysis.frame(table.name) for table in _tables(analysis.settings)}
+                tables = {table: analysis.frame(table.name) for table in _tables(analysis.settings)}
+                made = {files.path(table): rows for table, rows in tables.items() if len(rows) or not table.if_any}
                 files.write(made.pop(files.main), None, record, made)
     return analysis
 

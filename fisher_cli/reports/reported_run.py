@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fisher_cli.errors import FisherError, OutputError
-from fisher_cli.results import UNSETTLED_NOTE, Estimate, Measurement, Predictions, Status, Trace
+from fisher_cli.results import UNSETTLED_NOTE, Estimate, Measurement, Predictions, Status, Trace, by_run
 from fisher_cli.storage.identity import TableIdentity
 from fisher_cli.storage.journal import journal_folder, read_records
 from fisher_cli.storage.readers import read_table, sheet_names
@@ -65,10 +65,10 @@ class ApartTable:
 
 @dataclass(frozen=True)
 class ReportedRun:
-    """One report as it lies on the disk: its tables, its records, and its rows as measurements.
+    """One report as it lies on the disk, or one run of it: its tables, its records, and its rows as measurements.
 
     Attributes:
-        name: the report's name without its suffix.
+        name: the report's name without its suffix, or the run's.
         main: a row per checkpoint, in order of training.
         sides: the tables found beside it, by their word (`layers`, `spectrum`, …); empty ones are left out.
         records: what `name.meta.json` and those of the side tables say, by the word; "" is the main table's.
@@ -76,6 +76,7 @@ class ReportedRun:
         damage: sentences about files that are not as they were written.
         pictures: of examples by their index, as `data:` addresses, where a page shall show them.
         apart: tables found beside it that are of other examples, another network or other checkpoints.
+        report: the report's name, also where `name` is that of one of its runs.
     """
 
     name: str
@@ -86,6 +87,7 @@ class ReportedRun:
     damage: tuple[str, ...] = ()
     pictures: Mapping[int, str] = field(default_factory=dict)
     apart: tuple[ApartTable, ...] = ()
+    report: str = ""
 
     @property
     def about(self) -> str:
@@ -166,8 +168,57 @@ class ReportedRun:
         return [*others, *(f"{_some(places)}: {text}" for text, places in ordered)]
 
 
+def read_runs(paths: Sequence[Path]) -> list[ReportedRun]:
+    """Read reports with the tables and records of their stems: their runs, each under a name of its own.
+
+    Args:
+        paths: of main tables, `name.csv` or another format.
+
+    Returns:
+        The runs of each report: one is named by the report, several by their own names, after the report's where there
+        are several reports. Files that are not as they were written are named in `damage`.
+
+    Raises:
+        OutputError: there is no such report, it is another table, it has no rows, or a later version wrote it.
+        UsageError: the report is a workbook, and openpyxl, which reads workbooks, is not installed.
+    """
+    found = []
+    for run in map(read_run, paths):
+        runs = _runs_of(run)
+        names = [f"{run.name}: {name}" if len(paths) > 1 else name for name, _ in runs]
+        found += [replace(each, name=name) for name, (_, each) in zip(names, runs, strict=True)] if runs else [run]
+    return found
+
+
+def _runs_of(report: ReportedRun) -> list[tuple[str, ReportedRun]]:
+    """The runs of a report with their names, each with its own rows; none where it has but one."""
+    rows = by_run(report.measurements)
+    if len(rows) < 2:
+        return []
+    found = list[tuple[str, ReportedRun]]()
+    for name, measurements in rows.items():
+        mine = [each.run == name for each in report.measurements]
+        sides = {word: _of_run(table, name) for word, table in report.sides.items()}
+        apart = tuple(replace(each, table=_of_run(each.table, name)) for each in report.apart)
+        run = replace(
+            report,
+            main=report.main[mine].reset_index(drop=True),
+            measurements=tuple(measurements),
+            sides={word: table for word, table in sides.items() if len(table)},
+            apart=tuple(each for each in apart if len(each.table)),
+            damage=() if found else report.damage,
+        )
+        found.append((one_line(name), run))
+    return found
+
+
+def _of_run(table: "pd.DataFrame", run: str) -> "pd.DataFrame":
+    """The rows of a run."""
+    return table[(table["run"].fillna("") == run).tolist()].reset_index(drop=True)
+
+
 def read_run(path: Path) -> ReportedRun:
-    """Read a report with the tables and records of the same stem.
+    """Read a report with the tables and records of the same stem, whatever runs it has.
 
     Args:
         path: of the main table, `name.csv` or another format.
@@ -209,6 +260,7 @@ def read_run(path: Path) -> ReportedRun:
         _measurements(main, path, records[""].content if "" in records else {}),
         tuple(_damage(path, records.get(""), [path, *dict.fromkeys(side for side, _ in found.values())])),
         apart=tuple(apart),
+        report=one_line(path.stem),
     )
 
 
@@ -234,7 +286,8 @@ def _divided(
         said = "; ".join(f"{each.place}: {each.before} there, {each.now} here" for each in differing[:3])
         why = f"{name} is not of the same as {one_line(path.name)} and is shown apart: {said}"
         return table.iloc[:0], [ApartTable(side.word, table, now.title, why)]
-    orders = {str(each): order for order, each in enumerate(main["checkpoint"].tolist())}
+    rows = zip(*(main[each].tolist() for each in ("checkpoint", "order")), _cells(main, "run"), strict=True)
+    orders = {str(each): (order, run) for each, order, run in rows}
     hashes = [(str(each.get("checkpoint")), each.get("sha256")) for each in of_main.content.get("checkpoints", [])]
     by_content = {sha256: orders[each] for each, sha256 in reversed(hashes) if sha256 and each in orders}
     own = {str(each.get("checkpoint")): each.get("sha256") for each in record.content.get("checkpoints", [])}
@@ -243,13 +296,21 @@ def _divided(
         orders[each] if each in orders and named.get(each) == own.get(each) else by_content.get(own.get(each))
         for each in map(str, table["checkpoint"].tolist())
     ]
-    moved = table.assign(order=pd.array(places, dtype="Int64"))
+    moved = table.assign(
+        order=pd.array([place and place[0] for place in places], dtype="Int64"),
+        run=pd.array([place and place[1] for place in places], dtype=pd.StringDtype("python")),
+    )
     is_known = [place is not None for place in places]
     if all(is_known):
         return moved, []
     other = table[[not each for each in is_known]]
     why = f"{name} has checkpoints that {one_line(path.name)} has not: they are shown apart"
     return moved[is_known].reset_index(drop=True), [ApartTable(side.word, other, now.title, why)]
+
+
+def _cells(table: "pd.DataFrame", name: str) -> list[str]:
+    """A column of text; "" where it is empty or not there."""
+    return [str(each) for each in table[name].fillna("")] if name in table else [""] * len(table)
 
 
 def _side(path: Path, table: Table) -> tuple[Path, str | None] | None:
@@ -326,7 +387,9 @@ def _measurements(main: "pd.DataFrame", path: Path, record: Mapping[str, Any]) -
     same row; without it, differences count as if each checkpoint had seen other examples.
     """
     traces = _traces(path)
-    columns = {name: numbers(main, name) for name in ("step", "examples", "classes", *_PREDICTIONS, *_TRACES)}
+    numeric = ("step", "examples", "classes", "parameters", *_PREDICTIONS, *_TRACES)
+    columns = {name: numbers(main, name) for name in numeric}
+    runs, networks = _cells(main, "run"), _cells(main, "architecture")
     said = _said(record)
     found = []
     for i, name in enumerate(main["checkpoint"].tolist()):
@@ -337,6 +400,9 @@ def _measurements(main: "pd.DataFrame", path: Path, record: Mapping[str, Any]) -
             step=_whole(value["step"]),
             examples=_whole(value["examples"]),
             classes=_whole(value["classes"]),
+            run=runs[i],
+            architecture=networks[i] or None,
+            parameters=_whole(value["parameters"]),
             **said.get(str(name), {}),
         )
         if not math.isnan(value["loss"]):

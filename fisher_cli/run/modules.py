@@ -28,6 +28,7 @@ class GivenModule:
         is_reused: whether it may be given other weights when the next one is asked for.
         step: None: nothing tells it.
         epoch: None likewise.
+        run: "": modules are of one run without a name.
     """
 
     name: str
@@ -36,6 +37,7 @@ class GivenModule:
     is_reused: bool = False
     step: None = None
     epoch: None = None
+    run: str = ""
 
     def lasting(self) -> "GivenModule":
         """The same with weights that stay: a copy of a module that is reused."""

@@ -661,7 +661,7 @@ def test_rows_appear_one_by_one() -> None:
         until(lambda: Path("waiting").exists() or process.poll() is not None)
         process.kill()
         lines = process.communicate(timeout=PATIENCE)[0].splitlines()
-    assert lines[0].startswith("checkpoint,order,step")
+    assert lines[0].startswith("run,checkpoint,order,step")
     assert lines[1].startswith("step_00000.pt,0,0")
     assert len(lines) < 15
 

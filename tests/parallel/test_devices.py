@@ -177,7 +177,7 @@ def test_a_process_that_dies_is_replaced_and_what_kills_it_twice_is_a_row() -> N
     assert "Traceback" not in said
     Path("killed-1000").touch()
     rows = Path("many.csv").read_text().splitlines()
-    assert [row.split(",")[0] for row in rows if "was ended by signal 9, 2 times" in row] == ["step_8.pt"]
+    assert [row.split(",")[1] for row in rows if "was ended by signal 9, 2 times" in row] == ["step_8.pt"]
     weights["1.bias"][0] = float("nan")  # where one process alone fails too
     torch.save(weights, "ckpts/step_8.pt")
     analyze("-o", "whole.csv", code=3)
