@@ -24,6 +24,7 @@ from fisher_cli.storage.journal import JournalRecord, journal_folder, open_journ
 from fisher_cli.storage.report_files import ReportFiles, RunRecord, table_path
 from fisher_cli.storage.row_files import RowFile
 from fisher_cli.tables.registry import CHUNK_ROWS, RUNS, Table, table_of
+from fisher_cli.text import unescape
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -223,11 +224,11 @@ class _Whole:
         columns = zip(*(main[name].tolist() for name in ("checkpoint", "step", "error")), strict=True)
         rows = {name: (step, error) for name, step, error in columns}
         for record, checkpoint in zip(self.records, self.checkpoints, strict=True):
-            step, error = rows.get(checkpoint["checkpoint"], (None, None))
+            run, name = (unescape(checkpoint[key]) for key in ("run", "checkpoint"))
+            step, error = rows.get(name, (None, None))
             row = record.measurement if record else Measurement(checkpoint="", status=Status.FAILED)
             trace = row.trace and replace(row.trace, per_example_empirical=())
-            row = replace(row, run=checkpoint["run"], checkpoint=checkpoint["checkpoint"], trace=trace)
-            row = replace(row, per_example=None)
+            row = replace(row, run=run, checkpoint=name, trace=trace, per_example=None)
             row = replace(row, step=step if isinstance(step, int) else None)
             found.append(replace(row, error=error if isinstance(error, str) else ""))
         return found

@@ -29,7 +29,7 @@ from fisher_cli.tables.registry import (
     Table,
     main_table_of,
 )
-from fisher_cli.text import one_line
+from fisher_cli.text import one_line, unescape
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -288,9 +288,9 @@ def _divided(
         return table.iloc[:0], [ApartTable(side.word, table, now.title, why)]
     rows = zip(*(main[each].tolist() for each in ("checkpoint", "order")), _cells(main, "run"), strict=True)
     orders = {str(each): (order, run) for each, order, run in rows}
-    hashes = [(str(each.get("checkpoint")), each.get("sha256")) for each in of_main.content.get("checkpoints", [])]
+    hashes = [(_name_in(each), each.get("sha256")) for each in of_main.content.get("checkpoints", [])]
     by_content = {sha256: orders[each] for each, sha256 in reversed(hashes) if sha256 and each in orders}
-    own = {str(each.get("checkpoint")): each.get("sha256") for each in record.content.get("checkpoints", [])}
+    own = {_name_in(each): each.get("sha256") for each in record.content.get("checkpoints", [])}
     named = dict(hashes)
     places = [
         orders[each] if each in orders and named.get(each) == own.get(each) else by_content.get(own.get(each))
@@ -422,12 +422,17 @@ def _measurements(main: "pd.DataFrame", path: Path, record: Mapping[str, Any]) -
 def _said(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What the record says of each checkpoint, by its name: the remarks, and the distribution of its outputs."""
     return {
-        str(each.get("checkpoint")): {
+        _name_in(each): {
             "notes": tuple(one_line(note) for note in each.get("notes", [])),
             "likelihood": re.split("[: ]", each.get("likelihood") or "")[0] or None,
         }
         for each in record.get("checkpoints", [])
     }
+
+
+def _name_in(entry: Mapping[str, Any]) -> str:
+    """The name of a checkpoint of a record, which holds it in UTF-8, as tables have it."""
+    return unescape(str(entry.get("checkpoint")))
 
 
 def _whole(value: float) -> int | None:
