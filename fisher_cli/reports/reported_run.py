@@ -391,6 +391,7 @@ def _measurements(main: "pd.DataFrame", path: Path, record: Mapping[str, Any]) -
     columns = {name: numbers(main, name) for name in numeric}
     runs, networks = _cells(main, "run"), _cells(main, "architecture")
     said = _said(record)
+    hashes = {_name_in(each): each.get("sha256") for each in record.get("checkpoints", [])}
     found = []
     for i, name in enumerate(main["checkpoint"].tolist()):
         value = {key: each[i] for key, each in columns.items()}
@@ -412,7 +413,8 @@ def _measurements(main: "pd.DataFrame", path: Path, record: Mapping[str, Any]) -
         if not math.isnan(value["trace_true"]):
             ratio = None if math.isnan(value["trace_ratio"]) else _estimate(value, "trace_ratio")
             true, empirical = _estimate(value, "trace_true"), _estimate(value, "trace_empirical")
-            trace = traces.get((str(name), value["trace_true"]), Trace("", true, empirical, ratio, (), (), ()))
+            terms = (traces.get((each, value["trace_true"])) for each in (hashes.get(str(name)), str(name)) if each)
+            trace = next(filter(None, terms), Trace("", true, empirical, ratio, (), (), ()))
             trace = replace(trace, estimator="", true=true, empirical=empirical, ratio=ratio, layers=())
             measurement = replace(measurement, trace=trace)
         found.append(measurement)
@@ -450,13 +452,18 @@ def _estimate(values: Mapping[str, float], name: str) -> Estimate:
 
 
 def _traces(path: Path) -> dict[tuple[str, float], Trace]:
-    """Each checkpoint's traces with their terms, by its name and value; none without a readable journal."""
+    """Each checkpoint's traces with their terms, by its content or name and its value; none without a journal."""
     try:
         _, records, _ = read_records(journal_folder(path))
     except (FisherError, OSError):
         return {}
-    measured = [each.measurement for each in records.values()]
-    return {(each.checkpoint, each.trace.true.value): each.trace for each in measured if each.trace}
+    known = [(each.weights, each.measurement) for each in records.values()]
+    return {
+        (name, row.trace.true.value): row.trace
+        for weights, row in known
+        if row.trace
+        for name in (row.checkpoint, weights)  # two runs may begin with one checkpoint
+    }
 
 
 def _some(places: Sequence[str]) -> str:

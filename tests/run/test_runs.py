@@ -251,3 +251,15 @@ def test_a_page_shows_the_runs_beside_each_other(many: int) -> None:
         assert f"<h2>r{number}</h2>" in text
         assert f">r{number}" in text.partition('<figure id="traces"')[2].partition("</figure>")[0]  # the legend
         assert f"All checkpoints (r{number})" in text
+
+
+def test_runs_that_begin_with_one_checkpoint_are_paired_on_a_page(workdir: Path) -> None:
+    """The journal has the row of both once, under the name that it was measured by."""
+    (workdir / "net.py").write_text(NET)
+    for seed, run in enumerate("ab"):
+        write_run(workdir / "runs" / run, (0, 1), seed)
+    shutil.copy("runs/a/step_0.pt", "runs/b/step_0.pt")
+    fisher("analyze", "runs", *FEW, "-o", "all.csv")
+    page = render_page(read_runs([Path("all.csv")])).decode()
+    assert "Errors of these differences are paired by example;" in page
+    assert set(read_table(Path("all.runs.csv"))["pairing"]) == {"paired"}
