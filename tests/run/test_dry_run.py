@@ -372,7 +372,7 @@ def planned(letters: str, recorded: Sequence[tuple[str, str | None]], share: sli
     """The plan of a run over checkpoints named by letters; an x cannot be read, capital letters are another run."""
     broken = CheckpointError("no checkpoint")
     files = [
-        SimpleNamespace(sha256=each, error=broken if each == "x" else None, run="B" if each.isupper() else "a")
+        SimpleNamespace(sha256=each, error=broken if each in "xX" else None, run="B" if each.isupper() else "a")
         for each in letters
     ]
     settings = SimpleNamespace(looks_back=True)
@@ -396,7 +396,7 @@ def planned(letters: str, recorded: Sequence[tuple[str, str | None]], share: sli
         # The first of another run is held against none.
         ("abCD", [("C", None)], slice(None), RunPlan((0, 1, 3), 1, 0, 1, 0, None)),
         ("abCD", [], slice(2, 4), RunPlan((2, 3), 0, 0, 0, 0, None)),
-        ("abCxD", [], slice(4, 5), RunPlan((4,), 0, 0, 0, 0, 2)),
+        ("abCXD", [], slice(4, 5), RunPlan((4,), 0, 0, 0, 0, 2)),
     ],
 )
 def test_what_is_left_to_do(
