@@ -76,13 +76,13 @@ class ShardPart:
     sequence: str
 
     @classmethod
-    def of(cls, shard: Shard, files: Iterable[tuple[str, str | None]]) -> "ShardPart":
+    def of(cls, shard: Shard, files: Iterable[tuple[str, str, str | None]]) -> "ShardPart":
         """The part that a shard is of a run over these files.
 
         Args:
             shard: which share it is.
-            files: (name, hash of the content) of all checkpoints of the run, in order of training; the hash is None
-                where a file could not be read.
+            files: (run, name, hash of the content) of all checkpoints, run by run in order of training; the hash is
+                None where a file could not be read.
         """
         listed = list(files)
         return cls(shard, len(listed), digest(json.dumps(listed).encode()))

@@ -295,7 +295,8 @@ RUN: dict[str, list[tuple[str, ...]]] = {
             "math.sqrt(2 * max(0.0, quadratic))",
             "math.sqrt(max(0.0, quadratic))",
         ),
-        ("path that forgets the steps before", TRAJECTORY, "self._length += _A", "self._length = _A"),
+        ("path that forgets the steps before", TRAJECTORY, "self._lengths.get(measurement.run, 0.0)", "0.0"),
+        ("one path of all runs", TRAJECTORY, "self._lengths.get(measurement.run, 0.0)", "sum(self._lengths.values())"),
         (
             "fall measured from the first value",
             TRAJECTORY,
@@ -359,7 +360,21 @@ RUN: dict[str, list[tuple[str, ...]]] = {
             "self._size += len(line)",
         ),
     ],
+    "tables.run_differences": [
+        (
+            "p-values of many comparisons taken one by one",
+            "tests/tables/test_run_differences.py::test_p_values_are_corrected_as_by_holm",
+            "p * (len(known) - rank)",
+            "p",
+        ),
+    ],
     "run.sequence": [
+        (
+            "row held against the last one of another run",
+            "tests/run/test_runs.py::test_each_run_is_what_it_is_alone",
+            "self._previous.get(file.run, FIRST)",
+            "next(reversed(self._previous.values()), FIRST)",
+        ),
         (
             "row known by its weights whatever came before",
             "tests/run/test_newcomers.py",

@@ -68,7 +68,7 @@ def good() -> Path:
     for command in ("spectrum", "examples"):
         fisher(command, "ckpts", *quick, "-q", "-o", "t.csv")
     fisher("compare", "true-vs-empirical", "ckpts", "--draws", "2", *quick, "-q", "-o", "t.csv")
-    fisher("verify", "ckpts/step_0.pt", "--limit", "2", *QUICK[4:], "-q", "-o", "t.csv")
+    fisher("verify", "ckpts/step_0.pt", *quick, "-q", "-o", "t.csv")
     for index in (1, 2):
         fisher("analyze", "ckpts", *QUICK, "-q", "--shard", f"{index}/2", "-o", f"part-{index}.csv")
     for form in FORMATS[1:]:

@@ -35,6 +35,7 @@ from fisher_cli.settings import (
     SpectrumSettings,
     settings_of,
 )
+from fisher_cli.storage.identity import refuse_unlike
 from fisher_cli.storage.journal import journal_folder, open_journal
 from fisher_cli.tables.registry import EXAMPLES
 
@@ -465,6 +466,7 @@ def _measured(asked: _Asked, output: str | Path | None, *, resume: bool, force: 
         collections.deque(_summarised(run), maxlen=0)
         return Result.of(run.analysis, inputs)
     files = report_files(Path(output), run.analysis.settings, inputs, force=force)
+    refuse_unlike(files, main_table(run.analysis.settings).word, run.subject())
     with open_journal(journal_folder(files.main), run.question, fresh=not resume, force=force) as journal:
         run.keep_in(journal)
         try:

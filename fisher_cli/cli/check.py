@@ -14,16 +14,16 @@ def check(
     report: Annotated[Path, typer.Argument(metavar="TABLE", help="A table, such as trend.csv.", show_default=False)],
     debug: options.Debug = False,  # noqa: ARG001 - acted upon by its callback
 ) -> None:
-    """Check that a table is complete and unchanged, by the hashes in its record, the order of its rows and its journal.
+    """Check that a table and those beside it are complete and unchanged: hashes, rows in order, journals, one dataset.
 
     Example: fisher check trend.csv
     """  # noqa: DOC501 - this text is the command's help
     from fisher_cli.reports.console import Console
-    from fisher_cli.storage.integrity import check_report
+    from fisher_cli.storage.integrity import check_stem
 
     refuse_checkpoints([report])
     console = Console()
-    findings = check_report(report)
+    findings = check_stem(report)
     console.lines(f"{'ok' if each.ok else 'WRONG':6}{each.what}: {each.detail}" for each in findings)
     is_whole = all(each.ok for each in findings)
     if is_whole:

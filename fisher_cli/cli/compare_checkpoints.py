@@ -14,6 +14,7 @@ from fisher_cli.cli.next_step import say_next
 from fisher_cli.cli.shared_options import DATA, MODEL, NETWORK, RUNNING, SEED, asks
 from fisher_cli.settings import Resources, Settings
 from fisher_cli.storage.formats import Format, render
+from fisher_cli.storage.identity import refuse_unlike
 from fisher_cli.storage.report_files import RunRecord
 from fisher_cli.tables.dialects import Dialect
 from fisher_cli.tables.registry import tables_of
@@ -50,6 +51,7 @@ def checkpoints(
     with contextlib.redirect_stdout(sys.stderr):  # what a network's own code prints; results go by the console
         found = compare_checkpoints(first, second, settings, resources)
     if files is not None:
+        refuse_unlike(files, tables_of("checkpoints")[0].word, found.stable_metadata())
         beside = found.layers if layers else None
         files.write(found.table, beside, RunRecord(found.stable_metadata(), found.run_metadata()))
     if to_stdout is Format.TABLE:

@@ -69,9 +69,13 @@ def inspect(
         if files is not None:
             files = replace(files, inputs=tuple(file.path for file in survey.files))
             files.check_writable()
-        for order, row in enumerate(survey):
+        from fisher_cli.results import OrderInRun
+
+        place = OrderInRun()
+        for number, row in enumerate(survey):
+            order = place(row)
             if to_stdout is not None and to_stdout in ROWS_AS_THEY_COME:
-                console.write(_line(row, order, to_stdout, csv_dialect))
+                console.write(_line(row, order, to_stdout, csv_dialect, is_first=number == 0))
     code = _finish(console, survey, files, to_stdout)
     if survey.good:
         console.next_step(analysis_of(checkpoints, settings if data else replace(settings, data="DATA")))
@@ -84,11 +88,11 @@ def _run(paths: list[Path], settings: Settings, resources: Resources) -> "FileRu
     return run_of_files(paths, settings, resources)
 
 
-def _line(row: "Inspection", order: int, form: Format, dialect: Dialect) -> str:
+def _line(row: "Inspection", order: int, form: Format, dialect: Dialect, *, is_first: bool) -> str:
     """One row as it is streamed, with the header before the first."""
     from fisher_cli.tables.build import frame, rows_text
 
-    return rows_text(frame(FILES, [row], order), form, dialect, order == 0)
+    return rows_text(frame(FILES, [row], order), form, dialect, is_first)
 
 
 def _finish(console: "Console", survey: "Survey", files: ReportFiles | None, to_stdout: Format | None) -> int:

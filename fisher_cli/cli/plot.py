@@ -87,12 +87,12 @@ def plot(
     from fisher_cli.reports.charts import SCALED, draw
     from fisher_cli.reports.console import Console
     from fisher_cli.reports.drawing import picture
-    from fisher_cli.reports.reported_run import read_run
+    from fisher_cli.reports.reported_run import read_runs
 
     if log is not None and what not in SCALED:
         msg = f"--{'log' if log else 'linear'} is for --what {' or '.join(sorted(SCALED))}: leave it out"
         raise UsageError(msg)
-    chart = draw(what, [read_run(path) for path in reports], _INCHES[width], is_logarithmic=log)
+    chart = draw(what, read_runs(reports), _INCHES[width], is_logarithmic=log)
     if chart is None:
         msg = f"{reports[0]} {_MISSING.get(what, f'has no numbers for --what {what}')}"
         raise OutputError(msg)

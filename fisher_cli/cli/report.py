@@ -53,14 +53,16 @@ def report(
 
     from fisher_cli.reports.console import Console
     from fisher_cli.reports.page import render_page
-    from fisher_cli.reports.reported_run import read_run
+    from fisher_cli.reports.reported_run import last_examples, read_runs
 
-    runs = [read_run(path) for path in reports]
+    runs = read_runs(reports)
     if data is not None:
         from fisher_cli.reports.thumbnails import ImageData, with_pictures
 
         folder, replaced = (None if path is None else str(path) for path in (data_dir, labels))
-        runs = [with_pictures(run, ImageData(data, folder, replaced)) for run in runs]
+        has_none = not any(last_examples(run) for run in runs)  # which is said
+        images = ImageData(data, folder, replaced)
+        runs = [with_pictures(run, images) if has_none or last_examples(run) else run for run in runs]
     write_single(output, render_page(runs), force=force)
     console = Console(quiet=quiet)
     console.message(f"page: {output}")

@@ -18,6 +18,7 @@ from fisher_cli.parallel.launch import launched
 from fisher_cli.settings import Resources, Settings
 from fisher_cli.storage.atomic_write import PreparedFile
 from fisher_cli.storage.formats import Format, inside_parquet, render
+from fisher_cli.storage.identity import refuse_unlike
 from fisher_cli.storage.journal import Journal, journal_folder, open_journal
 from fisher_cli.storage.report_files import ReportFiles, RunRecord
 from fisher_cli.tables.dialects import Dialect
@@ -85,7 +86,7 @@ def made_of(run: "FileRun", journal: Journal, files: ReportFiles) -> str:
         journal: with all rows of the run.
         files: of the report.
     """
-    places = [[file.name, file.sha256, file.step, file.epoch, file.copies] for file in run.files]
+    places = [[file.run, file.name, file.sha256, file.step, file.epoch, file.copies] for file in run.files]
     tables = replace(files, inputs=(), force=False)
     text = json.dumps([run.question, journal.sha256(), places, repr(tables), WORDS.get()])
     return digest(text.encode())
@@ -129,16 +130,24 @@ class CommandReport:
                     yield table, rows
 
     def lines(
-        self, analysis: "Analysis", measurement: "Measurement", order: int, form: Format, path: "PathLength"
+        self,
+        analysis: "Analysis",
+        measurement: "Measurement",
+        order: int,
+        form: Format,
+        path: "PathLength",
+        *,
+        is_first: bool,
     ) -> Iterator[str]:
         """One checkpoint's rows as they are streamed.
 
         Args:
             analysis: the run so far; it says how many eigenvalues there are.
             measurement: of the checkpoint.
-            order: its place in the run, from 0.
+            order: its place in its run, from 0.
             form: csv, tsv or jsonl.
             path: the path up to the row before, which grows by this one.
+            is_first: whether the header comes before it.
 
         Yields:
             The rows of the main table, or of its long form, with the header before the first.
@@ -148,7 +157,7 @@ class CommandReport:
 
         main = self.tables[0].with_eigenvalues(analysis.settings.eigenvalues)
         for i, rows in enumerate(frames(main, measurement, order, path)):
-            yield rows_text(long_table(rows) if self.melted else rows, form, self.dialect, order == 0 and i == 0)
+            yield rows_text(long_table(rows) if self.melted else rows, form, self.dialect, is_first and i == 0)
 
 
 @dataclass(frozen=True)
@@ -228,6 +237,7 @@ def run_command(
         if files is not None:
             files = replace(files, inputs=tuple(file.path for file in run.files))
             files.spare_inputs()
+            refuse_unlike(files, report.tables[0].word, run.subject())
         _say_what_is_analysed(console, run)
         journal = stack.enter_context(_journal(console, run, files, resume=resume))  # until the report is written
         may_be_done = waits is None and to_stdout is None and not is_fresh
@@ -289,6 +299,8 @@ def _say_what_is_analysed(console: "Console", run: "FileRun") -> None:
     part = "all" if len(examples) == examples.total else f"{len(examples)} of"
     split = f" {examples.split}" if examples.split else ""
     count = "1 checkpoint" if len(run) == 1 else f"{len(run)} checkpoints"
+    runs = len({file.run for file in run.share})
+    count = f"{runs} runs, {count}" if runs > 1 else count
     if examples.choice is not None:
         console.message(examples.choice.sentence())
     if run.analysis.part is not None:
@@ -317,17 +329,21 @@ def _measure(
     Raises:
         BaseException: whatever ended the run is passed on after the finished rows were written.
     """
+    from fisher_cli.results import OrderInRun
     from fisher_cli.tables.trajectory import PathLength
 
     first, path = FirstRow(console, run.analysis.resources.ranks), PathLength()
     with console.progress(None if run.is_following else len(run)) as progress:
         rows = run.rows(progress) if files is None else run.rows(progress, _Renewed(run, report, files, opened))
         try:
-            for order, measurement in enumerate(rows, run.analysis.first_order):
-                if order == run.analysis.first_order and DATA_IS_UNASKED.get():
+            place = OrderInRun(run.analysis.first_order)
+            for number, measurement in enumerate(rows):
+                order = place(measurement)
+                if number == 0 and DATA_IS_UNASKED.get():
                     _ask_for_data(run, measurement)
                 if to_stdout is not None and to_stdout in ROWS_AS_THEY_COME:
-                    for text in report.lines(run.analysis, measurement, order, to_stdout, path):
+                    is_first = number == 0
+                    for text in report.lines(run.analysis, measurement, order, to_stdout, path, is_first=is_first):
                         console.write(text)
                 opened.add(measurement, order)
                 first.take(measurement)

@@ -16,13 +16,15 @@ from fisher_cli.parallel.shard_reports import (
     tables_beside,
     whole_run,
 )
-from fisher_cli.results import Measurement, Status
+from fisher_cli.results import Measurement, Status, by_run
 from fisher_cli.storage.atomic_write import PreparedFile
 from fisher_cli.storage.formats import Format, inside_parquet
+from fisher_cli.storage.identity import TableIdentity, refuse_unlike
 from fisher_cli.storage.journal import JournalRecord, journal_folder, open_journal
 from fisher_cli.storage.report_files import ReportFiles, RunRecord, table_path
 from fisher_cli.storage.row_files import RowFile
-from fisher_cli.tables.registry import CHUNK_ROWS, Table, table_of
+from fisher_cli.tables.registry import CHUNK_ROWS, RUNS, Table, table_of
+from fisher_cli.text import unescape
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,6 +84,7 @@ def merge(paths: Sequence[Path], output: Path, form: Format, *, force: bool = Fa
     wholes = [_Whole([read_shard(mains[word], word) for mains in given], output, form, force=force) for word in words]
     for whole in wholes:
         whole.check()
+        whole.refuse_beside(wholes[0], force=force)
     return [whole.write() for whole in wholes]
 
 
@@ -92,6 +95,7 @@ class _Whole:
         self.parts, self._form, self._force = whole_run(parts), form, force
         self.word = self.parts[0].word
         words = dict.fromkeys(word for part in self.parts for word in part.files)
+        words |= dict.fromkeys([RUNS.word] if RUNS.report == table_of(self.word).name else [])
         self.paths = {word: table_path(output, word, self.word) for word in words}
         others = [path for word, path in self.paths.items() if word != self.word]
         beside = others[0] if others else None
@@ -114,6 +118,22 @@ class _Whole:
             msg = f"none of the {len(self.checkpoints)} checkpoints has a result: there is nothing to write"
             raise OutputError(msg)
         self.files.check_writable()
+        refuse_unlike(self.files, self.word, self._stable())
+
+    def refuse_beside(self, first: "_Whole", *, force: bool) -> None:
+        """Refuse to write two reports of one stem that are of different things.
+
+        Raises:
+            OutputError: the parts of this report and those of the first are.
+        """
+        differing = TableIdentity.of(self._stable()).differences(TableIdentity.of(first._stable()))
+        if differing and not force:
+            said = "; ".join(f"{each.place}: {each.before} there, {each.now} here" for each in differing[:3])
+            msg = (
+                f"{self.parts[0].main} and {first.parts[0].main} are not of the same: {said}; join them to reports of "
+                "different names, or all the same with --force"
+            )
+            raise OutputError(msg)
 
     def _records(self) -> Iterator[JournalRecord | None]:
         """Each row's record, None for a row without numbers.
@@ -124,9 +144,10 @@ class _Whole:
         Raises:
             OutputError: a row was held against another row before it than the whole run has there.
         """
-        before = None
+        before, run = None, None
         for part in self.parts:
             for checkpoint in part.record["checkpoints"]:
+                before, run = before if checkpoint["run"] == run else None, checkpoint["run"]
                 record = part.records.get((str(checkpoint["sha256"]), before))
                 if record is None and checkpoint["batch_size"] is not None:
                     msg = (
@@ -146,6 +167,9 @@ class _Whole:
         asked = {name: value for name, value in self.parts[0].asked.items() if name != "shard"}
         if any(part.asked.get("threads") != asked.get("threads") for part in self.parts):
             asked["threads"] = None
+        from fisher_cli.tables.build import frame
+        from fisher_cli.tables.run_differences import compare_runs
+
         metadata = RunRecord(self._stable(), self._run())
         with open_journal(journal_folder(self.files.main), asked, force=self._force) as journal:
             for record in self.records:
@@ -156,8 +180,10 @@ class _Whole:
             further = {
                 path: self._in_pieces(table_of(word), metadata) if table_of(word).is_long else self._joined(word)
                 for word, path in self.paths.items()
-                if word != self.word
+                if word not in (self.word, RUNS.word)
             }
+            if RUNS.word in self.paths and len(rows := frame(RUNS, compare_runs(by_run(measurements)))):
+                further[self.paths[RUNS.word]] = rows
             if table_of(self.word).is_of_sequence:
                 main = self._with_sequence(main, measurements)
             left = self.files.write(main, None, metadata, further)
@@ -195,13 +221,14 @@ class _Whole:
     def _measurements(self, main: "pd.DataFrame") -> list[Measurement]:
         """The rows as the journals know them, under the names of this run and without what no table shows."""
         found = list[Measurement]()
-        columns = zip(*(main[name].tolist() for name in ("order", "step", "error")), strict=True)
-        rows = {order: (step, error) for order, step, error in columns}
-        for order, (record, checkpoint) in enumerate(zip(self.records, self.checkpoints, strict=True)):
-            step, error = rows.get(order, (None, None))
+        columns = zip(*(main[name].tolist() for name in ("checkpoint", "step", "error")), strict=True)
+        rows = {name: (step, error) for name, step, error in columns}
+        for record, checkpoint in zip(self.records, self.checkpoints, strict=True):
+            run, name = (unescape(checkpoint[key]) for key in ("run", "checkpoint"))
+            step, error = rows.get(name, (None, None))
             row = record.measurement if record else Measurement(checkpoint="", status=Status.FAILED)
             trace = row.trace and replace(row.trace, per_example_empirical=())
-            row = replace(row, checkpoint=checkpoint["checkpoint"], trace=trace, per_example=None)
+            row = replace(row, run=run, checkpoint=name, trace=trace, per_example=None)
             row = replace(row, step=step if isinstance(step, int) else None)
             found.append(replace(row, error=error if isinstance(error, str) else ""))
         return found
@@ -228,7 +255,7 @@ class _Whole:
         """
         from fisher_cli.tables.build import with_sequence
 
-        if main["order"].tolist() != list(range(len(measurements))):
+        if main["checkpoint"].tolist() != [each.checkpoint for each in measurements]:
             msg = f"{self.files.main}: the parts do not have one row per checkpoint; make them again"
             raise OutputError(msg)
         return with_sequence(main, table_of(self.word), measurements)
@@ -241,7 +268,7 @@ class _Whole:
                 held = part.table(table.word)
                 if held is None or not len(held):
                     continue
-                for _, rows in held.groupby("order", sort=False):
+                for _, rows in held.groupby("checkpoint", sort=False):
                     for start in range(0, len(rows), CHUNK_ROWS):
                         file.write(rows.iloc[start : start + CHUNK_ROWS])
             return file.finish(inside_parquet(metadata.stable))

@@ -33,6 +33,7 @@ OF_THE_PART: Final = frozenset(
 
 
 class _PartCheckpoint(TypedDict):
+    run: str
     checkpoint: str
     sha256: str | None
     batch_size: int | None

@@ -36,6 +36,11 @@ Runs = Sequence[ReportedRun]
 Shares = Mapping[str, list[float]]
 # Rows of a map of shares that can still be read.
 MOST_ROWS: Final = 24
+# Of more runs a legend names one line each, and a chart says what is found in the first ones.
+MOST_LABELLED: Final = 4
+MOST_SAID: Final = 8
+# Maps below each other.
+MOST_MAPS: Final = 6
 
 
 def traces(runs: Runs, width: float = WIDTH, is_logarithmic: bool | None = None) -> Chart | None:
@@ -72,7 +77,8 @@ def _traces_of(axes: "Axes", run: ReportedRun, x: Sequence[float], i: int, total
     line(axes, x, run.column("trace_true"), errors, i, f"{name}true", dash=0, hollow=run.doubted)
     other = 1 if total == 1 else i
     empirical, empirical_errors = run.column("trace_empirical"), run.column("trace_empirical_se")
-    line(axes, x, empirical, empirical_errors, other, f"{name}empirical", dash=1, hollow=run.doubted)
+    label = f"{name}empirical" if total <= MOST_LABELLED else "_"
+    line(axes, x, empirical, empirical_errors, other, label, dash=1, hollow=run.doubted)
     found = trajectory_of(run.measurements)
     if found is not None:
         peak = run.column("trace_true")[found.peak]
@@ -218,7 +224,8 @@ def eigenvalues(runs: Runs, width: float = WIDTH) -> Chart | None:
             alpha = 1.0 - 0.6 * (k - 1) / max(1, count - 1)
             line(axes, x, values, None, i, label or "_", alpha=alpha, dash=0, hollow=run.doubted)
         values = [value if value > 0 else math.nan for value in run.column("eig_empirical_1")]
-        line(axes, x, values, None, i if several else 1, f"{name}empirical, λ₁", dash=1, hollow=run.doubted)
+        label = f"{name}empirical, λ₁" if len(runs) <= MOST_LABELLED else "_"
+        line(axes, x, values, None, i if several else 1, label, dash=1, hollow=run.doubted)
     logarithmic(axes)
     axes.set_ylabel("eigenvalue (1/weight²)")
     legend_above(axes)
@@ -266,7 +273,8 @@ def movement(runs: Runs, width: float = WIDTH) -> Chart | None:
         name = f"{_short(run.name)}: " if several else ""
         for k, (column, label) in enumerate((("kl_step", "KL"), ("kl_step_quadratic", "½ΔᵀFΔ"))):
             values = [value if value > 0 else math.nan for value in run.column(column)]
-            line(axes, x, values, None, i if several else k, f"{name}{label}", dash=k)
+            shown = f"{name}{label}" if k == 0 or len(runs) <= MOST_LABELLED else "_"
+            line(axes, x, values, None, i if several else k, shown, dash=k)
     logarithmic(axes)
     axes.set_ylabel("step from the row before (nats)")
     legend_above(axes)
@@ -354,7 +362,7 @@ def _columns(runs: Runs, *names: str) -> tuple[list[str], list[list[object]]]:
         cells = [run.main[name].tolist() if name in run.main else [None] * len(run.main) for name in shown]
         for i, place in enumerate(run.places):
             rows.append([*([run.name] if len(runs) > 1 else []), place, *(column[i] for column in cells)])
-    return [*(["report"] if len(runs) > 1 else []), "checkpoint", *shown], rows
+    return [*(["run"] if len(runs) > 1 else []), "checkpoint", *shown], rows
 
 
 def _each(runs: Runs, said: Callable[[ReportedRun], str]) -> str:
@@ -366,7 +374,10 @@ def sentences(runs: Runs, said: Sequence[str], *, several: bool) -> str:
     """What is found in each run, a line each; of several reports after their names."""
     if not several:
         return "\n".join(f"{text[0].upper()}{text[1:]}." for text in said)
-    return "\n".join(f"{run.name}: {text}." for run, text in zip(runs, said, strict=True))
+    lines = [f"{run.name}: {text}." for run, text in zip(runs, said, strict=True)]
+    if len(lines) > MOST_SAID + 1:
+        lines[MOST_SAID:] = [f"{len(lines) - MOST_SAID} further runs are in the numbers."]
+    return "\n".join(lines)
 
 
 def _small(number: int) -> str:
@@ -421,23 +432,25 @@ def _maps(runs: Runs, width: float, grouped: Callable[[Shares], Shares]) -> Char
     found = [(run, shares) for run in runs if (shares := _shares(run))]
     if not found:
         return None
-    shown = [grouped(shares) for _, shares in found]
+    shown = [grouped(shares) for _, shares in found[:MOST_MAPS]]
     heights = [max(height(width) if len(found) == 1 else 1.6, 0.9 + 0.155 * len(shares)) for shares in shown]
-    figure, panels = canvas(width, sum(heights), len(found), heights)
+    figure, panels = canvas(width, sum(heights), len(shown), heights)
     brightest = max(value for shares in shown for row in shares.values() for value in row if math.isfinite(value))
-    for axes, (run, _), shares in zip(panels, found, shown, strict=True):
+    for axes, (run, _), shares in zip(panels, found, shown, strict=False):
         image = _map(axes, run, shares, brightest, width)
         if len(runs) > 1:
             axes.set_title(shorten(run.name, 40), loc="left", fontsize="medium")
     panels[-1].set_xlabel("training step of the checkpoint")
     longest = max(map(len, shown))
-    figure.colorbar(image, ax=panels, label="share of tr F", pad=0.02, aspect=max(20, longest * len(found)))
-    are_blocks = any(len(shares) < len(all_of) for shares, (_, all_of) in zip(shown, found, strict=True))
+    figure.colorbar(image, ax=panels, label="share of tr F", pad=0.02, aspect=max(20, longest * len(shown)))
+    are_blocks = any(len(shares) < len(all_of) for shares, (_, all_of) in zip(shown, found, strict=False))
     what = "block" if are_blocks else "tensor"
     note = f"Each column sums to one. The brighter, the larger the {what}'s part of the true trace."
     if are_blocks:
         note += " The numbers are those of every tensor; fisher plot --what tensors draws them."
-    said = [_layers_said(run, shares, what) for (run, _), shares in zip(found, shown, strict=True)]
+    if len(found) > MOST_MAPS:
+        note += f" Of {len(found)} runs the first {MOST_MAPS} are drawn; the numbers are those of all."
+    said = [_layers_said(run, grouped(shares), what) for run, shares in found]
     finding = sentences([run for run, _ in found], said, several=len(runs) > 1)
     columns, rows = _listed_shares(found, several=len(runs) > 1)
     return Chart("layers", finding, note, figure, columns, rows, heading="Shares of the layers")
@@ -473,7 +486,7 @@ def _listed_shares(
         for name, row in shares.items()
         if math.isfinite(row[i])
     ]
-    return ["report", "checkpoint", "layer", "share"], rows
+    return ["run", "checkpoint", "layer", "share"], rows
 
 
 def _shares(run: ReportedRun) -> Shares:
@@ -525,7 +538,7 @@ def spectrum(runs: Runs, width: float = WIDTH) -> Chart | None:
         sentences(shown, said, several=len(runs) > 1),
         f"Of the {matrices}, at {which} of the checkpoints that were analysed.",
         figure,
-        [*(["report"] if len(runs) > 1 else []), "checkpoint", *names],
+        [*(["run"] if len(runs) > 1 else []), "checkpoint", *names],
         rows,
         heading="Spectrum" if word == "spectrum" else "Density of the eigenvalues",
     )

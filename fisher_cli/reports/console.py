@@ -12,7 +12,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Self, TextIO, TypeVar
 
 import rich.columns
 import rich.console
@@ -23,16 +23,21 @@ from rich.text import Text
 
 from fisher_cli.errors import OutputError, UsageError
 from fisher_cli.reports.checkpoint_comparison import render_checkpoint_comparison
+from fisher_cli.reports.closing_lines import closing_lines
 from fisher_cli.reports.comparison import render_comparison
 from fisher_cli.reports.examples import render_examples
 from fisher_cli.reports.identities import render_identities
 from fisher_cli.reports.inspection import render_coverage, render_inspections
 from fisher_cli.reports.layout import STATUS_STYLES, shorten
 from fisher_cli.reports.numbers import finite, number_text
+from fisher_cli.reports.run_sentences import run_sentences
 from fisher_cli.reports.spectra import render_spectra
 from fisher_cli.reports.summary import render_summary
-from fisher_cli.results import CheckpointComparison, Inspection, Measurement, Outcome, Status
+from fisher_cli.results import CheckpointComparison, Inspection, Measurement, Outcome, Status, by_run
+from fisher_cli.results.rows import OfRun
 from fisher_cli.text import one_line, visible
+
+R = TypeVar("R", bound=OfRun)
 
 WIDTH_WITHOUT_TERMINAL = 100
 _SECONDS_BETWEEN_LINES = 10.0  # a log of ten thousand fast checkpoints stays short
@@ -155,7 +160,11 @@ class Console:
             data: the dataset in words, for the title; None to leave it out.
             command: the words that made the run, for what would mend it.
         """
-        self.show(render_summary(measurements, self._out.width, data, command))
+        self._show_runs(
+            measurements,
+            lambda rows: render_summary(rows, self._out.width, data, command),
+            run_sentences(by_run(measurements)),
+        )
 
     def spectra(self, measurements: Sequence[Measurement], data: str | None = None) -> None:
         """Print the eigenvalues of the run on stdout: what they say as a table, and how they are distributed.
@@ -164,7 +173,7 @@ class Console:
             measurements: one per row, in order of training.
             data: the dataset in words, for the title; None to leave it out.
         """
-        self.show(render_spectra(measurements, self._out.width, data))
+        self._show_runs(measurements, lambda rows: render_spectra(rows, self._out.width, data))
 
     def comparison(self, measurements: Sequence[Measurement], data: str | None = None, *, layers: bool = False) -> None:
         """Print the two Fishers side by side on stdout, each figure with its null, and a verdict per checkpoint.
@@ -174,7 +183,7 @@ class Console:
             data: the dataset in words, for the title; None to leave it out.
             layers: whether to print the parts of each parameter tensor as well.
         """
-        self.show(render_comparison(measurements, self._out.width, data, layers=layers))
+        self._show_runs(measurements, lambda rows: render_comparison(rows, self._out.width, data, layers=layers))
 
     def identities(self, measurements: Sequence[Measurement], data: str | None = None) -> None:
         """Print what was verified on stdout: identities as a table, what fails and why, the expansion of KL.
@@ -183,7 +192,7 @@ class Console:
             measurements: one per row, in order of training.
             data: the dataset in words, for the title; None to leave it out.
         """
-        self.show(render_identities(measurements, self._out.width, data))
+        self._show_runs(measurements, lambda rows: render_identities(rows, self._out.width, data))
 
     def examples(self, measurements: Sequence[Measurement], data: str | None = None) -> None:
         """Print on stdout which examples carry the trace.
@@ -192,7 +201,7 @@ class Console:
             measurements: one per row, in order of training.
             data: the dataset in words, for the title; None to leave it out.
         """
-        self.show(render_examples(measurements, self._out.width, data))
+        self._show_runs(measurements, lambda rows: render_examples(rows, self._out.width, data))
 
     def inspections(self, inspections: Sequence[Inspection]) -> None:
         """Print what checkpoint files are as a table on stdout.
@@ -200,7 +209,7 @@ class Console:
         Args:
             inspections: one per file, in order of training.
         """
-        self.show(render_inspections(inspections, self._out.width))
+        self._show_runs(inspections, lambda rows: render_inspections(rows, self._out.width))
 
     def checkpoint_comparison(self, found: CheckpointComparison, data: str | None = None) -> None:
         """Print how far apart two checkpoints are as a table on stdout, with what it says in words.
@@ -238,6 +247,17 @@ class Console:
             A context manager; inside it the run tells its start, its stages and its end of each checkpoint.
         """
         return Progress(self, total, clock)
+
+    def _show_runs(
+        self, rows: Sequence[R], render: Callable[[Sequence[R]], RenderableType], closing: Sequence[str] = ()
+    ) -> None:
+        """Print the rows of each run on stdout, under its name where there are several, then what is said of all."""
+        runs = by_run(rows)
+        parts = [render(each) for each in runs.values()] or [render(rows)]
+        if len(runs) > 1:
+            names = [Text(f"run {one_line(name)}", "bold cyan") for name in runs]
+            parts = [part for pair in zip(names, parts, strict=True) for part in (*pair, Text(""))]
+        self.show(rich.console.Group(*parts, *closing_lines(closing, self._out.width)))
 
     def show(self, part: rich.console.RenderableType) -> None:
         """Print something on stdout, whole or not at all."""

@@ -4,6 +4,7 @@ Colours are those of Okabe and Ito, which people with any colour vision tell apa
 Source: Okabe and Ito 2008, https://jfly.uni-koeln.de/color/.
 """
 
+import colorsys
 import importlib.util
 import io
 import math
@@ -43,6 +44,8 @@ except ImportError as error:
 MADE_BY = "made by fisher plot"
 BLUE, RED, GREEN, PURPLE, INK, GRID = "#0072b2", "#d55e00", "#009e73", "#9e4f7f", "#1b1b1b", "#c9c9c9"
 SERIES = (BLUE, RED, GREEN, PURPLE)
+# Of further runs: hues a golden angle apart, neither light nor dark, so that they are seen on white and on black.
+_GOLDEN = (math.sqrt(5) - 1) / 2
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 # Colours of a page follow its scheme: what the page calls each of those above.
 VARIABLES = {BLUE: "blue", RED: "red", GREEN: "green", PURPLE: "purple", INK: "ink", GRID: "grid"}
@@ -214,7 +217,7 @@ def line(
     Those that are `hollow` stand beside it as hollow marks, and the axis does not reach out for them, unless there are
     no others.
     """
-    colour, style = SERIES[series % len(SERIES)], DASHES[(series if dash is None else dash) % len(DASHES)]
+    colour, style = colour_of(series), DASHES[(series if dash is None else dash) % len(DASHES)]
     known = [i for i, value in enumerate(y) if math.isfinite(value)]
     marked = [i for i in known if hollow and hollow[i]]
     kept = [i for i in known if i not in marked]
@@ -231,6 +234,14 @@ def line(
         half = [2 * errors[i] if math.isfinite(errors[i]) else 0.0 for i in kept]
         low = [v - h for v, h in zip(ys, half, strict=True)]
         axes.fill_between(xs, low, [v + h for v, h in zip(ys, half, strict=True)], color=colour, alpha=0.2, lw=0)
+
+
+def colour_of(series: int) -> str:
+    """The colour of a run by its place among those of a figure, from 0."""
+    if series < len(SERIES):
+        return SERIES[series]
+    red, green, blue = colorsys.hls_to_rgb(series * _GOLDEN % 1, 0.48, 0.6)
+    return f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"
 
 
 def value_axis(axes: Axes, values: Sequence[float], wanted: bool | None = None, lowest: Sequence[float] = ()) -> bool:
@@ -258,11 +269,16 @@ def value_axis(axes: Axes, values: Sequence[float], wanted: bool | None = None, 
 
 
 def legend_above(axes: Axes) -> None:
-    """The legend over the axes, where it covers nothing; inside them if it is too wide or has more than three rows."""
-    labels = axes.get_legend_handles_labels()[1]
-    room = 0.8 * float(axes.get_figure(root=True).get_size_inches()[0])  # type: ignore[union-attr]
-    columns = min(2, int(room / (0.5 + 0.075 * max(map(len, labels), default=0))))
-    if len(labels) > 3 * columns:
+    """The legend over the axes, where it covers nothing; inside with more than three rows, below with more than six."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure: Any = axes.get_figure(root=True)
+    width, height = (float(each) for each in figure.get_size_inches())
+    columns = min(2, int(0.8 * width / (0.5 + 0.075 * max(map(len, labels), default=0))))
+    if len(labels) > 6 * max(columns, 1):
+        columns = max(1, int(width / (0.7 + 0.075 * max(map(len, labels)))))
+        figure.set_size_inches(width, height + 0.17 * math.ceil(len(labels) / columns))
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+    elif len(labels) > 3 * columns:
         axes.legend(loc="best")
     else:
         axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=columns, borderaxespad=0.2)

@@ -15,11 +15,16 @@ from fisher_cli.reports.charts import NAMES_OF_A_PAGE, draw
 from fisher_cli.reports.drawing import PAGE_TEXT, Chart, inline_svg
 from fisher_cli.reports.numbers import finite
 from fisher_cli.reports.reported_run import ReportedRun, last_examples, numbers
+from fisher_cli.reports.run_sentences import run_sentences
 from fisher_cli.reports.thumbnails import Card, cards
 from fisher_cli.reports.trend import left_out_rows, verdict
+from fisher_cli.results import Measurement
+from fisher_cli.storage.identity import TableIdentity
 from fisher_cli.text import one_line, visible
 
 START = b"<!doctype html>\n<!-- made by fisher report -->\n"
+# Of more runs the tables are folded.
+_MOST_OPEN = 4
 _LONG = 30  # characters of a cell that needs room to wrap
 _MAIN = (
     *("checkpoint", "step", "loss", "accuracy", "trace_true", "trace_true_se", "trace_empirical"),
@@ -59,6 +64,7 @@ class Listing:
         rows: a cell per column.
         is_open: whether it is unfolded when the page opens.
         cards: pictures of the examples that it lists.
+        about: the data and the examples that its numbers are of, in words.
     """
 
     heading: str
@@ -67,6 +73,7 @@ class Listing:
     rows: Sequence[Sequence[object]]
     is_open: bool = True
     cards: Sequence[Card] = ()
+    about: str = ""
 
 
 def render_page(runs: Sequence[ReportedRun]) -> bytes:
@@ -81,12 +88,14 @@ def render_page(runs: Sequence[ReportedRun]) -> bytes:
         _environment()
         .get_template("page.html.jinja")
         .render(
-            title=", ".join(run.name for run in runs),
-            runs=[_about(run) for run in runs],
+            title=", ".join(dict.fromkeys(run.report or run.name for run in runs)),
+            runs=_abouts(runs),
             figures=figures,
-            listings=[listing for run in runs for listing in _listings(run, several=len(runs) > 1)],
-            commands=[command for run in runs for command in run.commands()],
+            about=_examples_of(runs),
+            listings=[listing for run in runs for listing in _listings(run, runs)],
+            commands=list(dict.fromkeys(command for run in runs for command in run.commands())),
             several=len(runs) > 1,
+            between=_between(runs),
         )
     )
     return START + text.encode("utf-8", "backslashreplace")
@@ -135,6 +144,19 @@ def _cell(value: object) -> str | Markup:
     return one_line(value) if isinstance(value, str) else ""
 
 
+def _abouts(runs: Sequence[ReportedRun]) -> list[dict[str, Any]]:
+    """What stands above all of each run; of further runs of a report only the facts in which they differ."""
+    found = []
+    first: dict[str, list[tuple[str, str]]] = {}
+    for run in runs:
+        about = _about(run)
+        known = first.setdefault(run.report, about["facts"])
+        if known is not about["facts"]:
+            about["facts"] = [fact for fact in about["facts"] if fact not in known]
+        found.append(about)
+    return found
+
+
 def _about(run: ReportedRun) -> dict[str, Any]:
     """What stands above all: data, network, settings, verdict, warnings."""
     data, settings = (_mapping(run.record.get(name)) for name in ("data", "settings"))  # data may be a title alone
@@ -166,6 +188,25 @@ def _about(run: ReportedRun) -> dict[str, Any]:
     }
 
 
+def _between(runs: Sequence[ReportedRun]) -> list[str]:
+    """What differs between runs of the same examples, told by their hash."""
+    groups: dict[str, dict[str, Sequence[Measurement]]] = {}
+    for run in runs:
+        identity = TableIdentity.of(run.record)
+        groups.setdefault(str(identity.sha256 or run.report), {})[run.name] = run.measurements
+    said = [sentence for group in groups.values() for sentence in run_sentences(group)]
+    if len(groups) > 1:
+        said.append("Runs of different examples are not compared.")
+    return said
+
+
+def _examples_of(runs: Sequence[ReportedRun]) -> str:
+    """Which data and how many of its examples the charts are of; of several reports each, where they differ."""
+    found = {run.name: run.about for run in runs if run.about}
+    titles = list(dict.fromkeys(found.values()))
+    return titles[0] if len(titles) == 1 else "; ".join(f"{name}: {title}" for name, title in found.items())
+
+
 def _unique(run: ReportedRun, name: str) -> str:
     """What all rows have in common."""
     values = list(dict.fromkeys(run.main[name].dropna().tolist())) if name in run.main else []
@@ -176,10 +217,11 @@ def _mapping(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _listings(run: ReportedRun, *, several: bool) -> list[Listing]:
+def _listings(run: ReportedRun, runs: Sequence[ReportedRun]) -> list[Listing]:
     """The tables: all checkpoints, the comparison, examples and groups, identities, the coverage ledger."""
-    of = f" ({run.name})" if several else ""
-    found = [_listing(f"All checkpoints{of}", "Click a heading to sort by it.", run.main, _MAIN)]
+    of = f" ({run.name})" if len(runs) > 1 else ""
+    said, is_open = "Click a heading to sort by it.", len(runs) <= _MOST_OPEN
+    found = [_listing(f"All checkpoints{of}", said, run.main, _MAIN, is_open=is_open)]
     if (compared := run.sides.get("compare")) is not None:
         last = compared["verdict"].dropna().tolist() if "verdict" in compared else []
         said = f"{last[-1][:1].upper()}{last[-1][1:]}." if last else ""
@@ -189,7 +231,34 @@ def _listings(run: ReportedRun, *, several: bool) -> list[Listing]:
         counts = identities["verdict"].dropna().value_counts().to_dict()
         said = ", ".join(f"{counts.get(each, 0)} {each}" for each in ("pass", "fail", "undecided", "not applicable"))
         found.append(_listing(f"Identities checked on this network{of}", f"{said}.", identities, _IDENTITY))
-    return [*found, *_ledger(run, of)]
+    is_first = next(each for each in runs if each.records is run.records) is run
+    ledger = _ledger(run, of) if is_first else []
+    return [*(replace(each, about=run.about) for each in found), *_apart(run, of), *ledger]
+
+
+# What a table is called and shown with that is of other examples than the report, by its word.
+_APART = {
+    "compare": ("True against empirical Fisher", _COMPARED),
+    "spectrum": ("Eigenvalues", ("checkpoint", "matrix", "index", "eigenvalue", "eigenvalue_se", "trace_share")),
+    "density": ("Density of the eigenvalues", ("checkpoint", "matrix", "lambda", "density")),
+    "examples": ("The examples that carry the trace", ("checkpoint", *_EXAMPLE)),
+    "groups": ("Groups of examples", ("checkpoint", *_GROUP)),
+    "verify": ("Identities checked on this network", _IDENTITY),
+}
+_MOST_APART = 100
+
+
+def _apart(run: ReportedRun, of: str) -> list[Listing]:
+    """The tables that are of other things than the report, each with what it is of in its heading."""
+    found = []
+    for each in run.apart:
+        heading, names = _APART[each.word]
+        table = each.table.sort_values("rank") if "rank" in each.table else each.table
+        said = f"{each.why}." + (f" The first {_MOST_APART} rows." if len(table) > _MOST_APART else "")
+        about = f": {each.about}" if each.about else ""
+        listing = _listing(f"{heading}{about}{of}", said, table.head(_MOST_APART), names, is_open=False)
+        found.append(replace(listing, about=each.about))
+    return found
 
 
 def _listing(heading: str, finding: str, table: pd.DataFrame, names: Sequence[str], *, is_open: bool = True) -> Listing:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fisher_cli.errors import FisherError, OutputError
-from fisher_cli.results import UNSETTLED_NOTE, Estimate, Measurement, Predictions, Status, Trace
+from fisher_cli.results import UNSETTLED_NOTE, Estimate, Measurement, Predictions, Status, Trace, by_run
+from fisher_cli.storage.identity import TableIdentity
 from fisher_cli.storage.journal import journal_folder, read_records
 from fisher_cli.storage.readers import read_table, sheet_names
 from fisher_cli.storage.regular_files import digest_of
@@ -28,7 +29,7 @@ from fisher_cli.tables.registry import (
     Table,
     main_table_of,
 )
-from fisher_cli.text import one_line
+from fisher_cli.text import one_line, unescape
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,17 +47,36 @@ _NEEDED = ("checkpoint", "order", "step", "loss", "trace_true", "trace_empirical
 
 
 @dataclass(frozen=True)
-class ReportedRun:
-    """One report as it lies on the disk: its tables, its records, and its rows as measurements.
+class ApartTable:
+    """A table beside a report whose rows must not be read together with it.
 
     Attributes:
-        name: the report's name without its suffix.
+        word: in its file's name.
+        table: its rows.
+        about: of what they are, in words.
+        why: what is otherwise than in the report, in words.
+    """
+
+    word: str
+    table: "pd.DataFrame"
+    about: str
+    why: str
+
+
+@dataclass(frozen=True)
+class ReportedRun:
+    """One report as it lies on the disk, or one run of it: its tables, its records, and its rows as measurements.
+
+    Attributes:
+        name: the report's name without its suffix, or the run's.
         main: a row per checkpoint, in order of training.
         sides: the tables found beside it, by their word (`layers`, `spectrum`, …); empty ones are left out.
         records: what `name.meta.json` and those of the side tables say, by the word; "" is the main table's.
         measurements: the rows as far as words need them: names, status, step, notes, predictions and traces.
         damage: sentences about files that are not as they were written.
         pictures: of examples by their index, as `data:` addresses, where a page shall show them.
+        apart: tables found beside it that are of other examples, another network or other checkpoints.
+        report: the report's name, also where `name` is that of one of its runs.
     """
 
     name: str
@@ -66,6 +86,15 @@ class ReportedRun:
     measurements: tuple[Measurement, ...]
     damage: tuple[str, ...] = ()
     pictures: Mapping[int, str] = field(default_factory=dict)
+    apart: tuple[ApartTable, ...] = ()
+    report: str = ""
+
+    @property
+    def about(self) -> str:
+        """The data and the examples that all but its tables apart are of, in words."""
+        rows = [f"{int(each):,} examples" for each in {*self.column("examples")} if math.isfinite(each)]
+        title = TableIdentity.of(self.record).title
+        return title or (rows[0] if len(rows) == 1 else "")
 
     @property
     def record(self) -> Mapping[str, Any]:
@@ -125,7 +154,7 @@ class ReportedRun:
                 yield one_line(shlex.join(["fisher", *command[1:]]))
 
     def warnings(self) -> list[str]:
-        """What a reader must know of rows: which have no numbers, then remarks, those first that raise a doubt."""
+        """What a reader must know: tables of other things, rows without numbers, remarks, first those that doubt."""
         said: dict[str, list[str]] = {}
         for status, place, error in zip(self.main["status"], self.places, self.main["error"], strict=True):
             if isinstance(status, str) and status != Status.OK.value:
@@ -135,11 +164,61 @@ class ReportedRun:
             for note in each.notes:
                 said.setdefault(note, []).append(place)
         ordered = sorted(said.items(), key=lambda each: not each[0].startswith(UNSETTLED_NOTE))  # stable
-        return [f"{_some(places)}: {text}" for text, places in ordered]
+        others = dict.fromkeys(each.why for each in self.apart)
+        return [*others, *(f"{_some(places)}: {text}" for text, places in ordered)]
+
+
+def read_runs(paths: Sequence[Path]) -> list[ReportedRun]:
+    """Read reports with the tables and records of their stems: their runs, each under a name of its own.
+
+    Args:
+        paths: of main tables, `name.csv` or another format.
+
+    Returns:
+        The runs of each report: one is named by the report, several by their own names, after the report's where there
+        are several reports. Files that are not as they were written are named in `damage`.
+
+    Raises:
+        OutputError: there is no such report, it is another table, it has no rows, or a later version wrote it.
+        UsageError: the report is a workbook, and openpyxl, which reads workbooks, is not installed.
+    """
+    found = []
+    for run in map(read_run, paths):
+        runs = _runs_of(run)
+        names = [f"{run.name}: {name}" if len(paths) > 1 else name for name, _ in runs]
+        found += [replace(each, name=name) for name, (_, each) in zip(names, runs, strict=True)] if runs else [run]
+    return found
+
+
+def _runs_of(report: ReportedRun) -> list[tuple[str, ReportedRun]]:
+    """The runs of a report with their names, each with its own rows; none where it has but one."""
+    rows = by_run(report.measurements)
+    if len(rows) < 2:
+        return []
+    found = list[tuple[str, ReportedRun]]()
+    for name, measurements in rows.items():
+        mine = [each.run == name for each in report.measurements]
+        sides = {word: _of_run(table, name) for word, table in report.sides.items()}
+        apart = tuple(replace(each, table=_of_run(each.table, name)) for each in report.apart)
+        run = replace(
+            report,
+            main=report.main[mine].reset_index(drop=True),
+            measurements=tuple(measurements),
+            sides={word: table for word, table in sides.items() if len(table)},
+            apart=tuple(each for each in apart if len(each.table)),
+            damage=() if found else report.damage,
+        )
+        found.append((one_line(name), run))
+    return found
+
+
+def _of_run(table: "pd.DataFrame", run: str) -> "pd.DataFrame":
+    """The rows of a run."""
+    return table[(table["run"].fillna("") == run).tolist()].reset_index(drop=True)
 
 
 def read_run(path: Path) -> ReportedRun:
-    """Read a report with the tables and records of the same stem.
+    """Read a report with the tables and records of the same stem, whatever runs it has.
 
     Args:
         path: of the main table, `name.csv` or another format.
@@ -166,14 +245,72 @@ def read_run(path: Path) -> ReportedRun:
     columns = {each.word: each.columns for each in _SIDES}
     sides = {word: read_table(side, sheet, columns[word]) for word, (side, sheet) in found.items()}
     records = {word: record for word in _MAIN_WORDS if (record := _record(path, word)) is not None}
+    joined, apart = dict[str, "pd.DataFrame"](), list[ApartTable]()
+    for each in _SIDES:
+        table, record = sides.get(each.word), records.get(main_table_of(each).word)
+        if table is not None and len(table):
+            kept, others = _divided(each, table, main, path, record, records.get(""))
+            joined |= {each.word: kept} if len(kept) else {}
+            apart += others
     return ReportedRun(
         one_line(path.stem),
         main,
-        {word: table for word, table in sides.items() if len(table)},
+        joined,
         {word: record.content for word, record in records.items()},
         _measurements(main, path, records[""].content if "" in records else {}),
         tuple(_damage(path, records.get(""), [path, *dict.fromkeys(side for side, _ in found.values())])),
+        apart=tuple(apart),
+        report=one_line(path.stem),
     )
+
+
+def _divided(
+    side: Table,
+    table: "pd.DataFrame",
+    main: "pd.DataFrame",
+    path: Path,
+    record: StoredRecord | None,
+    of_main: StoredRecord | None,
+) -> "tuple[pd.DataFrame, list[ApartTable]]":
+    """The rows of a side table that belong to the main one's, with the `order` that they have there, and the others.
+
+    Checkpoints are known again by their content. Without both records all rows are taken for those of the main table.
+    """
+    import pandas as pd
+
+    if record is None or of_main is None or record is of_main:
+        return table, []
+    now = TableIdentity.of(record.content)
+    name = one_line(table_path(path, side.word).name)
+    if differing := now.differences(TableIdentity.of(of_main.content)):
+        said = "; ".join(f"{each.place}: {each.before} there, {each.now} here" for each in differing[:3])
+        why = f"{name} is not of the same as {one_line(path.name)} and is shown apart: {said}"
+        return table.iloc[:0], [ApartTable(side.word, table, now.title, why)]
+    rows = zip(*(main[each].tolist() for each in ("checkpoint", "order")), _cells(main, "run"), strict=True)
+    orders = {str(each): (order, run) for each, order, run in rows}
+    hashes = [(_name_in(each), each.get("sha256")) for each in of_main.content.get("checkpoints", [])]
+    by_content = {sha256: orders[each] for each, sha256 in reversed(hashes) if sha256 and each in orders}
+    own = {_name_in(each): each.get("sha256") for each in record.content.get("checkpoints", [])}
+    named = dict(hashes)
+    places = [
+        orders[each] if each in orders and named.get(each) == own.get(each) else by_content.get(own.get(each))
+        for each in map(str, table["checkpoint"].tolist())
+    ]
+    moved = table.assign(
+        order=pd.array([place and place[0] for place in places], dtype="Int64"),
+        run=pd.array([place and place[1] for place in places], dtype=pd.StringDtype("python")),
+    )
+    is_known = [place is not None for place in places]
+    if all(is_known):
+        return moved, []
+    other = table[[not each for each in is_known]]
+    why = f"{name} has checkpoints that {one_line(path.name)} has not: they are shown apart"
+    return moved[is_known].reset_index(drop=True), [ApartTable(side.word, other, now.title, why)]
+
+
+def _cells(table: "pd.DataFrame", name: str) -> list[str]:
+    """A column of text; "" where it is empty or not there."""
+    return [str(each) for each in table[name].fillna("")] if name in table else [""] * len(table)
 
 
 def _side(path: Path, table: Table) -> tuple[Path, str | None] | None:
@@ -250,8 +387,11 @@ def _measurements(main: "pd.DataFrame", path: Path, record: Mapping[str, Any]) -
     same row; without it, differences count as if each checkpoint had seen other examples.
     """
     traces = _traces(path)
-    columns = {name: numbers(main, name) for name in ("step", "examples", "classes", *_PREDICTIONS, *_TRACES)}
+    numeric = ("step", "examples", "classes", "parameters", *_PREDICTIONS, *_TRACES)
+    columns = {name: numbers(main, name) for name in numeric}
+    runs, networks = _cells(main, "run"), _cells(main, "architecture")
     said = _said(record)
+    hashes = {_name_in(each): each.get("sha256") for each in record.get("checkpoints", [])}
     found = []
     for i, name in enumerate(main["checkpoint"].tolist()):
         value = {key: each[i] for key, each in columns.items()}
@@ -261,6 +401,9 @@ def _measurements(main: "pd.DataFrame", path: Path, record: Mapping[str, Any]) -
             step=_whole(value["step"]),
             examples=_whole(value["examples"]),
             classes=_whole(value["classes"]),
+            run=runs[i],
+            architecture=networks[i] or None,
+            parameters=_whole(value["parameters"]),
             **said.get(str(name), {}),
         )
         if not math.isnan(value["loss"]):
@@ -270,7 +413,8 @@ def _measurements(main: "pd.DataFrame", path: Path, record: Mapping[str, Any]) -
         if not math.isnan(value["trace_true"]):
             ratio = None if math.isnan(value["trace_ratio"]) else _estimate(value, "trace_ratio")
             true, empirical = _estimate(value, "trace_true"), _estimate(value, "trace_empirical")
-            trace = traces.get((str(name), value["trace_true"]), Trace("", true, empirical, ratio, (), (), ()))
+            terms = (traces.get((each, value["trace_true"])) for each in (hashes.get(str(name)), str(name)) if each)
+            trace = next(filter(None, terms), Trace("", true, empirical, ratio, (), (), ()))
             trace = replace(trace, estimator="", true=true, empirical=empirical, ratio=ratio, layers=())
             measurement = replace(measurement, trace=trace)
         found.append(measurement)
@@ -280,12 +424,17 @@ def _measurements(main: "pd.DataFrame", path: Path, record: Mapping[str, Any]) -
 def _said(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What the record says of each checkpoint, by its name: the remarks, and the distribution of its outputs."""
     return {
-        str(each.get("checkpoint")): {
+        _name_in(each): {
             "notes": tuple(one_line(note) for note in each.get("notes", [])),
             "likelihood": re.split("[: ]", each.get("likelihood") or "")[0] or None,
         }
         for each in record.get("checkpoints", [])
     }
+
+
+def _name_in(entry: Mapping[str, Any]) -> str:
+    """The name of a checkpoint of a record, which holds it in UTF-8, as tables have it."""
+    return unescape(str(entry.get("checkpoint")))
 
 
 def _whole(value: float) -> int | None:
@@ -303,13 +452,18 @@ def _estimate(values: Mapping[str, float], name: str) -> Estimate:
 
 
 def _traces(path: Path) -> dict[tuple[str, float], Trace]:
-    """Each checkpoint's traces with their terms, by its name and value; none without a readable journal."""
+    """Each checkpoint's traces with their terms, by its content or name and its value; none without a journal."""
     try:
         _, records, _ = read_records(journal_folder(path))
     except (FisherError, OSError):
         return {}
-    measured = [each.measurement for each in records.values()]
-    return {(each.checkpoint, each.trace.true.value): each.trace for each in measured if each.trace}
+    known = [(each.weights, each.measurement) for each in records.values()]
+    return {
+        (name, row.trace.true.value): row.trace
+        for weights, row in known
+        if row.trace
+        for name in (row.checkpoint, weights)  # two runs may begin with one checkpoint
+    }
 
 
 def _some(places: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fisher_cli.reports.layout import place, shorten
 from fisher_cli.reports.numbers import finite, number_text, number_texts, unbroken
 from fisher_cli.results import UNSETTLED_NOTE, Measurement
-from fisher_cli.tables.trajectory import Shape, Trajectory, trajectory_of
+from fisher_cli.tables.trajectory import Shape, Trajectory, networks, trajectory_of
 from fisher_cli.text import one_line
 
 # The layers whose shares are told, and how much of a name.
@@ -65,6 +65,13 @@ def left_out_rows(measurements: Sequence[Measurement], command: Sequence[str] = 
 
 
 def _nothing(measurements: Sequence[Measurement]) -> str:
+    if len(found := networks(measurements)) > 1:
+        names = [shorten(one_line(name), _NAME) for name in found[:4]]
+        more = f" and {len(found) - 4} more" if len(found) > 4 else ""
+        return (
+            f"The checkpoints are of {len(found)} networks ({', '.join(names)}{more}), whose traces have no trend: put "
+            "each network's checkpoints into a folder of its own."
+        )
     if any(each.trace and each.doubt for each in measurements):
         return "Nothing can be said about the training: every row with a trace is doubtful."
     return "No checkpoint gave a trace."

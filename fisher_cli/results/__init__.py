@@ -24,7 +24,16 @@ from fisher_cli.results.examples import (
 from fisher_cli.results.forecasts import Forecast, Refusal
 from fisher_cli.results.identities import ExpansionStep, Identity, Outcome, Verification
 from fisher_cli.results.movement import UNSETTLED_NOTE, CheckpointComparison, LayerStep, Movement
-from fisher_cli.results.rows import HIGH_LOSS, INITIAL_LOSS, Inspection, Measurement, Status, WeightsKind
+from fisher_cli.results.rows import (
+    HIGH_LOSS,
+    INITIAL_LOSS,
+    Inspection,
+    Measurement,
+    OrderInRun,
+    Status,
+    WeightsKind,
+    by_run,
+)
 from fisher_cli.results.spectra import Density, Eigenvalues, SpectralAxis, Spectrum
 from fisher_cli.results.traces import Estimate, FilterMeans, Gradient, LayerTrace, Predictions, Trace
 
@@ -59,6 +68,7 @@ __all__ = [
     "Measurement",
     "Movement",
     "NoisyAndClean",
+    "OrderInRun",
     "Outcome",
     "PerExample",
     "Predictions",
@@ -72,4 +82,5 @@ __all__ = [
     "Verdict",
     "Verification",
     "WeightsKind",
+    "by_run",
 ]

@@ -1,8 +1,10 @@
 """What is known about one checkpoint: a row of a report."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol, TypeVar
 
 from fisher_cli.results.comparisons import Comparison
 from fisher_cli.results.coverage import Check, Ledger, Rounding
@@ -18,6 +20,43 @@ _CLEAR = 3.0
 INITIAL_LOSS = 0.25
 # The doubt about a row that has learned nothing, and is sure of it.
 HIGH_LOSS = "no better than guessing, at a loss above that of guessing"
+
+
+class OfRun(Protocol):
+    """A row, a file or a table's line that is of a run."""
+
+    @property
+    def run(self) -> str:
+        """The run's name; "" where it has none."""
+
+
+_R = TypeVar("_R", bound=OfRun)
+
+
+def by_run(rows: Iterable[_R]) -> dict[str, list[_R]]:
+    """The rows of each run by its name; runs are in order of their first rows, and rows keep their order."""
+    found: dict[str, list[_R]] = {}
+    for each in rows:
+        found.setdefault(each.run, []).append(each)
+    return found
+
+
+class OrderInRun:
+    """Numbers rows within their runs, as they come.
+
+    Args:
+        first: the place of the first row in its run; above 0 where earlier ones are elsewhere.
+    """
+
+    def __init__(self, first: int = 0) -> None:
+        self._first, self._next = first, dict[str, int]()
+
+    def __call__(self, row: object) -> int:
+        """The place of the next row in its run, from 0; what has no run is of one without a name."""
+        run = getattr(row, "run", "")
+        order = self._next.get(run, 0 if self._next else self._first)
+        self._next[run] = order + 1
+        return order
 
 
 class Status(StrEnum):
@@ -58,6 +97,7 @@ class Inspection:
         parameters: how many trainable values the network has.
         notes: remarks that do not make the file fail.
         step_source: who tells step and epoch: entries of the file, its name, or nothing but the order.
+        run: the name of the run that it is of.
     """
 
     checkpoint: str
@@ -76,6 +116,7 @@ class Inspection:
     parameters: int | None = None
     notes: tuple[str, ...] = ()
     step_source: str | None = None
+    run: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +157,7 @@ class Measurement:
         task2vec: the mean of the true Fisher's diagonal over each filter.
         movement_notes: the last of the notes, those on the way from the row before.
         rounding: what a reduced precision costs.
+        run: the name of the run that it is of; "" where it has none.
     """
 
     checkpoint: str
@@ -150,6 +192,7 @@ class Measurement:
     task2vec: tuple[FilterMeans, ...] = ()
     movement_notes: tuple[str, ...] = ()
     rounding: Rounding | None = None
+    run: str = ""
 
     @property
     def guessing_loss(self) -> float | None:

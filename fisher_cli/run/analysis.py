@@ -2,8 +2,9 @@
 
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,11 +12,11 @@ import torch
 from fisher_cli._version import __version__
 from fisher_cli.curvature.torch_backend import machine_memory
 from fisher_cli.errors import UsageError
-from fisher_cli.results import Ledger, Measurement, Status
+from fisher_cli.results import Ledger, Measurement, Status, by_run
 from fisher_cli.run.per_example import with_summary
 from fisher_cli.settings import Precision, Resources, Settings, ShardPart
 from fisher_cli.storage.metadata import examples_record, ledger_record, parameterisation, spectrum_record
-from fisher_cli.tables.registry import GROUPS, TABLES, Table
+from fisher_cli.tables.registry import GROUPS, RUNS, TABLES, Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +33,8 @@ class Analysis:
         data: the examples in words, as JSON values.
         measurements: the rows so far; the run adds to them.
         seconds: from the beginning of the run to the last row.
-        part: which part of a run this is; None for all of it.
+        part: which part of the whole this is; None for all of it.
+        first_order: the place of the first row in its run, from 0; above 0 in a shard that begins within a run.
     """
 
     settings: Settings
@@ -42,16 +44,12 @@ class Analysis:
     measurements: list[Measurement] = field(default_factory=list)
     seconds: float = 0.0
     part: ShardPart | None = None
+    first_order: int = 0
     _frames: "dict[tuple[str, bool], pd.DataFrame]" = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    @property
-    def first_order(self) -> int:
-        """The number of the first row in the whole run, from 0; above 0 in a later shard."""
-        return 0 if self.part is None else self.part.share.start
-
     def whole(self) -> "Analysis":
-        """A copy with the rows that there are now; its tables are made anew."""
-        return replace(self, measurements=list(self.measurements))
+        """A copy with the rows that there are now, run by run; its tables are made anew."""
+        return replace(self, measurements=list(chain.from_iterable(by_run(self.measurements).values())))
 
     def frame(self, name: str, *, layers: bool = True) -> "pd.DataFrame":
         """A table of the run, as a data frame. It is made once, of the rows that there are at the first call.
@@ -79,10 +77,13 @@ class Analysis:
     def _made(self, table: Table, *, layers: bool) -> "pd.DataFrame":
         from fisher_cli.tables.build import frame
         from fisher_cli.tables.long_form import long_table
+        from fisher_cli.tables.run_differences import compare_runs
 
         if table.melts:
             return long_table(*(self.frame(each) for each in table.melts[: 2 if layers else 1]))
-        measurements = self.measurements
+        measurements: Sequence[Any] = self.measurements
+        if table is RUNS:
+            return frame(table, [] if self.part is not None else compare_runs(by_run(measurements)))
         if table is GROUPS and not any(each.example_summary for each in measurements):  # a command has made them
             measurements = [with_summary(each) for each in measurements]
         table = table.with_eigenvalues(self.settings.eigenvalues)
@@ -145,8 +146,10 @@ class Analysis:
             "data": dict(self.data),
             "checkpoints": [
                 {
+                    "run": m.run,
                     "checkpoint": m.checkpoint,
                     "sha256": m.sha256,
+                    "parameters": m.parameters,
                     "batch_size": m.batch_size,
                     "memory_ran_out_at": m.memory_ran_out_at,
                     "ledger": None if m.ledger is None else ledgers[m.ledger],

@@ -29,6 +29,7 @@ class GivenModule:
         is_reused: whether it may be given other weights when the next one is asked for.
         step: as its name tells it; None where nothing does.
         epoch: likewise.
+        run: "": modules are of one run without a name.
     """
 
     name: str
@@ -37,6 +38,7 @@ class GivenModule:
     is_reused: bool = False
     step: int | None = None
     epoch: float | None = None
+    run: str = ""
 
     def lasting(self) -> "GivenModule":
         """The same with weights that stay: a copy of a module that is reused."""

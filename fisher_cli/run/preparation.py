@@ -39,10 +39,10 @@ def refuse_other_files(files: Sequence[CheckpointFile], process_group: ProcessGr
     Raises:
         CheckpointError: they have not.
     """
-    first, *others = process_group.exchange([[file.name, file.sha256] for file in files])
+    first, *others = process_group.exchange([[file.run, file.name, file.sha256] for file in files])
     for rank, seen in enumerate(others, 1):
         if odd := next((one or other for one, other in zip_longest(first, seen) if one != other), None):
-            msg = f"{odd[0]}: rank {rank} does not see the same file as rank 0; all must see one folder, at rest"
+            msg = f"{odd[1]}: rank {rank} does not see the same file as rank 0; all must see one folder, at rest"
             raise CheckpointError(msg)
 
 
@@ -154,14 +154,11 @@ def _found(
 
 
 def _newcomers(watch: FollowedPaths, waiting: Callable[[], None]) -> Iterator[CheckpointFile]:
-    """The checkpoints that come, until the last one to wait for is measured."""
-    is_over = any(watch.following.is_over(file) for file in watch.files)
-    while not is_over:
+    """The checkpoints that come, until the last one to wait for is measured in each run."""
+    while not watch.is_over:
         waiting()
         watch.following.pause(watch.following.between)
-        for file in watch.newcomers():
-            yield file
-            is_over = is_over or watch.following.is_over(file)
+        yield from watch.newcomers()
 
 
 def _last_network(
@@ -190,8 +187,10 @@ def _last_network(
 def _analysis(inputs: Inputs, device: str, files: Sequence[CheckpointFile] = ()) -> Analysis:
     """The analysis that the rows are to be added to."""
     shard = inputs.resources.shard
-    part = None if shard is None else ShardPart.of(shard, ((file.name, file.sha256) for file in files))
-    return Analysis(inputs.settings, inputs.resources, device, inputs.described, part=part)
+    part = None if shard is None else ShardPart.of(shard, ((file.run, file.name, file.sha256) for file in files))
+    start = 0 if part is None else part.share.start
+    order = sum(file.run == files[start].run for file in files[:start]) if start < len(files) else 0
+    return Analysis(inputs.settings, inputs.resources, device, inputs.described, part=part, first_order=order)
 
 
 def run_of_modules(

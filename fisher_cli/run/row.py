@@ -169,6 +169,7 @@ class ThisProcess:
         # Whose network that is, and how many rows without numbers it has been told of since.
         self._at: Source | None = None
         self._since = 0
+        self._run = ""
 
     @property
     def threads(self) -> int:
@@ -212,7 +213,7 @@ class ThisProcess:
             kind = checkpoint.weights_kind
             row = replace(row, step=checkpoint.step, epoch=checkpoint.epoch, weights=kind, architecture=architecture)
 
-        self._stand_after(previous)
+        self._stand_after(previous, source.run)
         start = time.perf_counter()
         if self._previous_row is not None:
             self._previous_row.advance()
@@ -260,7 +261,7 @@ class ThisProcess:
             return None
         if self._previous_row is None or previous.source is None:
             return unjoined(known)
-        self._stand_after(previous)
+        self._stand_after(previous, source.run)
         with ExitStack() as stack:
             now = self._recomputed(source, known, stack)
             if now is None:
@@ -271,10 +272,12 @@ class ThisProcess:
         self._at, self._since = source, 0
         return found
 
-    def _stand_after(self, previous: Predecessor) -> None:
+    def _stand_after(self, previous: Predecessor, run: str) -> None:
         """Remember the network of the row before; where another is remembered, it is evaluated, or else measured."""
         if self._previous_row is None:
             return
+        if run != self._run:  # nothing of a row joins it to one of another run
+            self._previous_row, self._at, self._since, self._run = PreviousRow(), None, 0, run
         if previous.source is None:
             self._previous_row = self._previous_row if self._at is None else PreviousRow()
             self._at, self._since = None, 0

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -28,7 +29,7 @@ class Run(Generic[S]):
 
     Attributes:
         inputs: what all rows have in common.
-        files: the checkpoints or modules of the whole run, in order of training.
+        files: the checkpoints or modules, run by run, in order of training.
         executor: who measures the rows that the journal does not have.
         analysis: the rows so far, and where they come from; its `part` is the shard that this run measures.
 
@@ -51,7 +52,9 @@ class Run(Generic[S]):
         self.inputs, self.files, self.executor, self.analysis = inputs, files, executor, analysis
         self._more, self._process_group = more, process_group
         self._journal: Journal | None = None
-        self._previous, self._next = FIRST, 0
+        # The last row with numbers of each run, and the place of the next row that another process may ask for.
+        self._previous: dict[str, Predecessor] = {}
+        self._next = 0
 
     def __len__(self) -> int:
         return len(self.share)
@@ -64,6 +67,12 @@ class Run(Generic[S]):
         """The checkpoints or modules that are rows of this run: those of its shard, or all."""
         part = self.analysis.part
         return self.files if part is None else self.files[part.share.start : part.share.stop]
+
+    @property
+    def first_place(self) -> int:
+        """The place of the first row of this share in all of them, from 0; above 0 in a later shard."""
+        part = self.analysis.part
+        return 0 if part is None else part.share.start
 
     @property
     def is_following(self) -> bool:
@@ -90,6 +99,11 @@ class Run(Generic[S]):
             **({} if part is None else {"shard": str(part.shard)}),
         }
 
+    def subject(self) -> dict[str, Any]:
+        """What the tables of this run are about, as far as it is known before the first row, as its record says it."""
+        stable = self.analysis.stable_metadata()
+        return {**stable, "checkpoints": [{"sha256": file.sha256} for file in self.share]}
+
     def keep_in(self, journal: Journal) -> int:
         """Take finished rows from the journal and add to it those that are measured from now on.
 
@@ -106,7 +120,7 @@ class Run(Generic[S]):
     def rows(
         self, observer: Observer | None = None, waiting: Callable[[], None] = lambda: None
     ) -> Iterator[Measurement]:
-        """Go through the rows, each with the network of the one before.
+        """Go through the rows, each with the network of the one before in its run.
 
         Args:
             observer: told what is begun and finished, and how far it is.
@@ -122,18 +136,18 @@ class Run(Generic[S]):
         """
         start, observer = time.perf_counter(), observer or NoObserver()
         known = set() if self._journal is None else {weights for weights, _ in self._journal.keys}
-        first = self.analysis.first_order
+        first = self.first_place
         places = [place for place, file in enumerate(self.share, first) if file.sha256 not in known]
         self.executor.begin(places, self._keep, observer)
         if self.share:
-            self._previous = self._predecessor(first, observer)
+            self._previous[self.share[0].run] = self._predecessor(first, observer)
         for file in self._coming(waiting):
             observer.start(file.name)
             row = self._recalled(file) or self._joined_anew(file)
             if row is None:
-                row = self.executor.measure_row(file, self._previous)
+                row = self.executor.measure_row(file, self._before(file))
                 self._go_on_from(file, row)
-            row = self._identified(row)
+            row = replace(self._identified(row), run=file.run)
             self.executor.learn(row)
             self.analysis.measurements.append(row)
             self.analysis.seconds = time.perf_counter() - start
@@ -152,11 +166,12 @@ class Run(Generic[S]):
         Returns:
             The content hash of the last row before it with numbers, None without one, and the row.
         """
-        if place != self._next:
-            self._previous = self._predecessor(place, NoObserver(), lost)
-        self._next, previous = place + 1, self._previous
-        found = self.executor.measure_row(self.files[place], previous)
-        self._go_on_from(self.files[place], found)
+        file = self.files[place]
+        if place != self._next or file.run != self.files[place - 1].run:
+            self._previous[file.run] = self._predecessor(place, NoObserver(), lost)
+        self._next, previous = place + 1, self._before(file)
+        found = self.executor.measure_row(file, previous)
+        self._go_on_from(file, found)
         return previous.sha256, found
 
     def close(self) -> None:
@@ -168,8 +183,12 @@ class Run(Generic[S]):
         if self._more is not None:
             yield from self._more(waiting)
 
+    def _before(self, file: Source) -> Predecessor:
+        """The last row with numbers before the next one of the file's run."""
+        return self._previous.get(file.run, FIRST)
+
     def _predecessor(self, place: int, observer: Observer, lost: frozenset[int] = frozenset()) -> Predecessor:
-        """What row `place` is held against: the last one before it with numbers, measured unless that is known.
+        """What row `place` is held against: the last one before it in its run with numbers, measured unless known.
 
         So a share's first row says the same as in the whole run, whose earlier rows others measure. Of several ranks
         the first has the journal, and all do as it says.
@@ -178,7 +197,8 @@ class Run(Generic[S]):
         recorded = set(
             self._process_group.broadcast([before for after, before in keys if before is not None and after == weights])
         )
-        for between, file in enumerate(reversed(self.files[:place])):
+        run = self.files[place].run
+        for between, file in enumerate(takewhile(lambda each: each.run == run, reversed(self.files[:place]))):
             if file.sha256 in recorded:
                 return Predecessor(file, between=between)
             if self.executor.is_elsewhere or place - 1 - between in lost:
@@ -190,7 +210,7 @@ class Run(Generic[S]):
 
     def _recalled(self, file: Source) -> Measurement | None:
         """The row as it was measured before, for the same weights after the same weights, under today's name."""
-        key = None if file.sha256 is None else (file.sha256, self._previous.sha256)
+        key = None if file.sha256 is None else (file.sha256, self._before(file).sha256)
         record = None if self._journal is None or key is None else self._journal.find(key)
         known = None if record is None else record.measurement
         told = self._process_group.broadcast(known and [known.memory_ran_out_at, known.batch_size])
@@ -198,17 +218,17 @@ class Run(Generic[S]):
             return None
         if known is None:  # rank 0 has it
             known = Measurement(checkpoint=file.name, status=Status.OK, memory_ran_out_at=told[0], batch_size=told[1])
-        self._previous = Predecessor(_lasting(file), known)
+        self._previous[file.run] = Predecessor(_lasting(file), known)
         return _as_today(known, file)
 
     def _joined_anew(self, file: Source) -> Measurement | None:
         """The row of weights that were measured after others; None where that cannot be."""
         record = None if self._journal is None or file.sha256 is None else self._journal.of_weights(file.sha256)
-        found = None if record is None else self.executor.rejoin(file, record.measurement, self._previous)
+        found = None if record is None else self.executor.rejoin(file, record.measurement, self._before(file))
         if found is None:
             return None
-        self._keep(file, self._previous.sha256, found)
-        self._previous = Predecessor(file, found)
+        self._keep(file, self._before(file).sha256, found)
+        self._previous[file.run] = Predecessor(file, found)
         return _as_today(found, file)
 
     def _go_on_from(self, file: Source, row: Measurement) -> None:
@@ -216,8 +236,8 @@ class Run(Generic[S]):
         if not has_numbers(row) or (file.sha256 is None and isinstance(file, CheckpointFile)):
             return
         if not self.executor.is_elsewhere:
-            self._keep(file, self._previous.sha256, row)
-        self._previous = Predecessor(file)
+            self._keep(file, self._before(file).sha256, row)
+        self._previous[file.run] = Predecessor(file)
 
     def _keep(self, file: Source, previous: str | None, row: Measurement) -> None:
         """Add a row with numbers to the journal, whichever rows before it are not there."""

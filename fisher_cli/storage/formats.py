@@ -13,8 +13,8 @@ from fisher_cli.tables.dialects import Dialect, separated
 if TYPE_CHECKING:
     import pandas as pd
 
-# 2: the record carries its own SHA-256.
-SCHEMA_VERSION = 2
+# 2: the record carries its own SHA-256. 3: the tables of checkpoints begin with the name of the run.
+SCHEMA_VERSION = 3
 TOOL = "fisher"
 MAIN_SHEET = "rows"  # of a workbook, where the main table has no word of its own in its name
 

@@ -3,11 +3,12 @@
 import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 
 from fisher_cli.errors import OutputError, RecordError
 from fisher_cli.results import Status
+from fisher_cli.storage.identity import MAIN_WORDS, TableIdentity, beside
 from fisher_cli.storage.journal import ends_whole, read_records
 from fisher_cli.storage.readers import read_rows, refuse_no_report
 from fisher_cli.storage.regular_files import digest_of
@@ -57,6 +58,33 @@ def check_report(report: Path) -> list[IntegrityCheck]:
     folder = place.with_name(f"{place.name.removesuffix(RECORD)}.journal")
     if os.path.lexists(folder):
         findings.append(_journal(folder, record, failed))
+    return findings
+
+
+def check_stem(report: Path) -> list[IntegrityCheck]:
+    """Look at a report and at the others of its stem, and whether all are of the same data and network.
+
+    Args:
+        report: a table of one of them.
+
+    Returns:
+        The findings of `check_report` for each of them, and one for every other report on what it is of.
+
+    Raises:
+        OutputError: there is no such report.
+    """
+    findings, place = check_report(report), _record_path(report)
+    name = place.name.removesuffix(RECORD)
+    word = next((each for each in MAIN_WORDS if each and name.endswith(f".{each}")), "")
+    own = read_record(place) if findings[0].ok else None
+    for path, record in beside(place.with_name(name + report.suffix), word):
+        findings += check_report(path)
+        if own is None:
+            continue
+        differing = TableIdentity.of(record.content).differences(TableIdentity.of(own.content))
+        said = "; ".join(f"{each.place}: {each.before} in {name}, {each.now} in it" for each in differing)
+        detail = said or f"are the same as those of {name}"
+        findings.append(IntegrityCheck(f"data and network of {path.name}", not differing, detail))
     return findings
 
 
@@ -126,7 +154,9 @@ def _rows(report: Path) -> tuple[list[IntegrityCheck], set[str] | None]:
     unknown = {str(row["status"]) for row in rows if row["status"] is not None} - set(Status)
     if unknown:
         return [IntegrityCheck(name, False, f"have a status that does not exist: {min(unknown)}")], failed
-    if "order" in names and not _is_rising([row["order"] for row in rows]):
+    runs = [(run, list(group)) for run, group in groupby(rows, key=lambda row: row.get("run"))]
+    is_whole = len({run for run, _ in runs}) == len(runs)
+    if "order" in names and not (is_whole and all(_is_rising([row["order"] for row in group]) for _, group in runs)):
         return [IntegrityCheck(name, False, "are not in order of training")], failed
     return [IntegrityCheck(name, True, f"{len(rows)} in order")], failed
 

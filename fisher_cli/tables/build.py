@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fisher_cli.results import Measurement
+from fisher_cli.results import Measurement, OrderInRun, by_run
 from fisher_cli.tables.columns import Column, Kind, Value
 from fisher_cli.tables.dialects import PLAIN, Dialect, Separated, separated
 from fisher_cli.tables.registry import CHUNK_ROWS, Table, check_keys, column_named
@@ -48,8 +48,8 @@ def frame(
 
     Args:
         table: its columns are those of the frame.
-        measurements: in order of training; of tables that are not of a run, what the table is about.
-        first_order: `order` of the first; above 0 for a later part of a sequence.
+        measurements: run by run, in order of training; of tables that are not of a run, what the table is about.
+        first_order: `order` of the first; above 0 for a part that begins within a run.
         path: the path up to the first, which is then not the first of the run; it grows by these. None for an empty
             path.
         is_part: whether what comes from the other rows is left empty, until the parts of a run are joined.
@@ -59,7 +59,7 @@ def frame(
     """
     follows = table.is_of_sequence and not is_part
     ends: Sequence[Mapping[str, Any]] = sequence_cells(measurements, path) if follows else [{}] * len(measurements)
-    places = zip(itertools.count(first_order), measurements, ends, strict=False)
+    places = zip(map(OrderInRun(first_order), measurements), measurements, ends, strict=True)
     return make_table((row for i, each, end in places for row in table.rows(each, i, end)), table.columns)
 
 
@@ -71,7 +71,7 @@ def frames(
     Args:
         table: its columns are those of the frames.
         measurement: what the rows are about.
-        order: its place in the run, from 0.
+        order: its place in its run, from 0.
         path: the path up to it, which grows by it; None for an empty path.
 
     Yields:
@@ -87,18 +87,21 @@ def frames(
 def sequence_cells(
     measurements: Sequence[Measurement], path: PathLength | None = None
 ) -> list[dict[str, float | str | None]]:
-    """Each row's `path_length` (√nats) and `phase`, which come from the other rows.
+    """Each row's `path_length` (√nats) and `phase`, which come from the other rows of its run.
 
     Args:
-        measurements: in order of training.
+        measurements: run by run, in order of training.
         path: the path up to the first, which grows by these; None for an empty path.
 
     Returns:
         A mapping of both names per measurement; None where a row has no such cell.
     """
-    path, found = path or PathLength(), trajectory_of(measurements)
-    phases = found.phases if found else [None] * len(measurements)
-    return [{"path_length": path.add(each), "phase": phase} for each, phase in zip(measurements, phases, strict=True)]
+    path, cells = path or PathLength(), list[dict[str, float | str | None]]()
+    for rows in by_run(measurements).values():
+        found = trajectory_of(rows)
+        phases = found.phases if found else [None] * len(rows)
+        cells += [{"path_length": path.add(each), "phase": phase} for each, phase in zip(rows, phases, strict=True)]
+    return cells
 
 
 def joined(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:

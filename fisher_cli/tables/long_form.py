@@ -9,7 +9,7 @@ from fisher_cli.tables.build import make_table
 from fisher_cli.tables.columns import Value
 from fisher_cli.tables.registry import LONG, column_named
 
-_PLACE = ("checkpoint", "order", "step", "layer")
+_PLACE = ("run", "checkpoint", "order", "step", "layer")
 _ENDING = ("status", "error")
 # Columns that say something about the column named before them; the longest ending counts.
 _ASIDES = ("_estimator_se", "_null_sd", "_residual", "_null", "_high", "_low", "_se")
@@ -40,7 +40,7 @@ def long_table(main: pd.DataFrame, layers: pd.DataFrame | None = None) -> pd.Dat
         found = list(_melted(each, asides, units, ending)) if any(each[name] is not None for name in names) else []
         rows += found or [{name: each.get(name) for name in _PLACE} | ending]
         for layer in below:
-            if layer["order"] == each["order"]:
+            if (layer["run"], layer["order"]) == (each["run"], each["order"]):
                 rows += _melted(layer, layer_asides, units, ending)
     return make_table(rows, LONG.columns)
 

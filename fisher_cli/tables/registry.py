@@ -2,7 +2,7 @@
 
 Everything that lists tables or columns asks here: commands, shards and their merging, reports, the glossary. A new
 column is a line in its table; a new table is an entry of `TABLES`, and its command writes it.
-Columns are only ever appended to a table, so that old spreadsheets keep working.
+Columns are only ever appended to a table, so that old spreadsheets keep working; `run` came first with version 3.
 """
 
 import re
@@ -92,7 +92,7 @@ class Table:
 
         Args:
             measurement: a Measurement, or what else the table is about.
-            order: its place in the run, from 0.
+            order: its place in its run, from 0.
             sequence: what the run's other rows say about it, by the names of columns; None for nothing.
 
         Yields:
@@ -128,8 +128,9 @@ _FISHER_STEP = "½ΔᵀFΔ of the step from a to b, with the true Fisher of"
 
 # Which checkpoint the rows of a table are about that has more than one of each.
 PLACE: Final = (
+    text("run", "name of the run: its folder, relative to the runs' common folder", "measurement.run"),
     text("checkpoint", "path relative to the checkpoints' common folder", "measurement.checkpoint"),
-    integer("order", "", "position of the checkpoint in the sequence, from 0"),
+    integer("order", "", "position of the checkpoint in its run, from 0"),
     integer("step", "steps", "training step that the checkpoint or its name states", "measurement.step"),
 )
 ENDING: Final = (
@@ -157,8 +158,9 @@ MAIN: Final = Table(
     has_eigenvalues=True,
     is_shared=True,
     columns=(
+        text("run", "name of the run: its folder, relative to the runs' common folder"),
         text("checkpoint", "path relative to the checkpoints' common folder"),
-        integer("order", "", "position in the sequence, from 0"),
+        integer("order", "", "position in its run, from 0"),
         integer("step", "steps", "training step that the checkpoint or its name states"),
         real("epoch", "epochs", "training epoch; may be a fraction"),
         text("architecture", "the network that the weights were loaded into"),
@@ -332,6 +334,31 @@ LONG: Final = Table(
     ),
 )
 
+# Made of all runs together: one row per comparison, as `run_differences` finds them.
+RUNS: Final = Table(
+    name="runs",
+    word="runs",
+    title="Differences between runs",
+    row="pair of runs and place: each equal step, the peaks, the ends",
+    commands=("analyze",),
+    report="main",
+    if_any=True,
+    columns=(
+        text("run_a", "name of the first run"),
+        text("run_b", "name of the other run"),
+        text("at", "where the two are compared: step (the same in both), peak or end"),
+        integer("step_a", "steps", "training step of the first run's row"),
+        integer("step_b", "steps", "training step of the other run's row"),
+        *estimate("trace_a", CURVATURE, "trace of the true Fisher in the first run"),
+        *estimate("trace_b", CURVATURE, "trace of the true Fisher in the other run"),
+        *estimate("difference", CURVATURE, "trace_a minus trace_b"),
+        text("pairing", "paired by example, or independent: then difference_se is that of two samples"),
+        integer("examples", "", "number of examples that both means run over"),
+        real("p", "", "two-sided p-value of the difference"),
+        real("p_holm", "", "p corrected for all comparisons of the table by Holm's method"),
+    ),
+)
+
 SPECTRUM: Final = Table(
     name="spectrum",
     word="spectrum",
@@ -415,7 +442,7 @@ COMPARISON: Final = Table(
     report="comparison",
     has_eigenvalues=True,
     columns=(
-        *_of_main("checkpoint", "order", "step", "epoch", "architecture", "parameters", "examples"),
+        *_of_main("run", "checkpoint", "order", "step", "epoch", "architecture", "parameters", "examples"),
         *_of_main("classes", "loss", "accuracy", "trace_true", "trace_true_se"),
         *_of_main("trace_true_estimator_se", "trace_estimator", "trace_empirical", "trace_empirical_se"),
         *estimate("trace_difference", CURVATURE, "trace_empirical minus trace_true, paired", "comparison.difference"),
@@ -717,7 +744,7 @@ FILES: Final = Table(
     is_of_run=False,
     items=rows.inspection,
     columns=(
-        *_of_main("checkpoint", "order", "step", "epoch"),
+        *_of_main("run", "checkpoint", "order", "step", "epoch"),
         text("format", "container: torch zip, torch legacy, safetensors (and shards of these), torch distributed"),
         text("integrity", "whether the container has checksums, and that they hold"),
         text("weights_key", "where in the file the weights are, as for --state-key"),
@@ -754,7 +781,7 @@ COVERAGE: Final = Table(
 TABLES: Final[dict[str, Table]] = {
     table.name: table
     for table in (
-        *(MAIN, LAYERS, TASK2VEC, LONG, SPECTRUM, DENSITY, COMPARISON, COMPARISON_LAYERS, COMPARISON_LONG),
+        *(MAIN, LAYERS, TASK2VEC, LONG, RUNS, SPECTRUM, DENSITY, COMPARISON, COMPARISON_LAYERS, COMPARISON_LONG),
         *(CHECKPOINTS, CHECKPOINT_LAYERS, EXAMPLES, GROUPS, IDENTITIES, EXPANSION, FILES, COVERAGE),
     )
 }

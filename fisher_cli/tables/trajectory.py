@@ -339,16 +339,30 @@ def _pooled(one: _Pool, other: _Pool) -> _Pool:
 
 
 def trajectory_of(measurements: Sequence[Measurement]) -> Trajectory | None:
-    """The trajectory of the true trace over a run; None where no row has one that counts.
+    """The trajectory of the true trace over a run; None where no row has one that counts, and of several networks.
 
     Args:
-        measurements: in order of training; their steps are the positions. Rows that are doubted are places without a
-            value.
+        measurements: of one run, in order of training; their steps are the positions. Rows that are doubted are places
+            without a value.
     """
-    return trajectory([_point(each) for each in measurements])
+    return None if len(networks(measurements)) > 1 else trajectory([point_of(each) for each in measurements])
 
 
-def _point(measurement: Measurement) -> Point | None:
+def networks(measurements: Sequence[Measurement]) -> list[str]:
+    """The networks of the rows with a trace: traces of different ones have no trend.
+
+    Returns:
+        Each once, by its name, with its number of parameters where one name has several.
+    """
+    found = dict.fromkeys((each.architecture, each.parameters) for each in measurements if each.trace is not None)
+    names = [name for name, _ in found]
+    return [
+        f"{name} of {count:,} parameters" if names.count(name) > 1 and count else str(name) for name, count in found
+    ]
+
+
+def point_of(measurement: Measurement) -> Point | None:
+    """The true trace of a row as a point of its run; None where it has none, or is doubted."""
     if measurement.trace is None or measurement.doubt:
         return None
     true = measurement.trace.true
@@ -362,22 +376,23 @@ def _point(measurement: Measurement) -> Point | None:
 
 
 class PathLength:
-    """√(ΔᵀFΔ) summed over the steps of a run, row by row, in √nats.
+    """√(ΔᵀFΔ) summed over the steps of each run, row by row, in √nats.
 
     A row that was measured and has no step to it, such as the first, starts the path, and its length is empty; so it is
     for rows without numbers, which the next step spans.
     """
 
     def __init__(self) -> None:
-        self._length = 0.0
+        self._lengths: dict[str, float] = {}
 
     def add(self, measurement: Measurement) -> float | None:
-        """The length of the path up to the row that comes next in order of training; None where it has none."""
+        """The length of the path up to the row that comes next in its run; None where it has none."""
         if measurement.trace is None:
             return None
         quadratic = measurement.movement.kl_quadratic.value if measurement.movement else math.nan
         if not math.isfinite(quadratic):
-            self._length = 0.0
+            self._lengths.pop(measurement.run, None)
             return None
-        self._length += math.sqrt(2 * max(0.0, quadratic))
-        return self._length
+        length = self._lengths.get(measurement.run, 0.0) + math.sqrt(2 * max(0.0, quadratic))
+        self._lengths[measurement.run] = length
+        return length

@@ -37,7 +37,7 @@ BARE = ("--limit", "20", "--eigenvalues", "0")
 COLUMNS = re.findall(
     r"\w+",
     """
-    checkpoint order step epoch architecture weights parameters examples classes loss loss_se accuracy accuracy_se
+    run checkpoint order step epoch architecture weights parameters examples classes loss loss_se accuracy accuracy_se
     entropy trace_true trace_true_se trace_true_estimator_se trace_estimator trace_empirical trace_empirical_se
     trace_ratio trace_ratio_se trace_true_change trace_true_change_se trace_covariance gradient_norm_squared
     gradient_snr gradient_snr_se eig_true_method eig_empirical_method effective_rank effective_dimension
@@ -54,7 +54,7 @@ LATER_COLUMNS = [
 LAYER_COLUMNS = re.findall(
     r"\w+",
     """
-    checkpoint order step layer parameters method trace_true trace_true_se trace_empirical trace_empirical_se share
+    run checkpoint order step layer parameters method trace_true trace_true_se trace_empirical trace_empirical_se share
 """,
 )
 
@@ -165,7 +165,7 @@ def test_rows_on_stdout(form: str | None) -> None:
     elif form == "jsonl":
         names = [json.loads(line)["checkpoint"] for line in text.splitlines()]
     else:
-        names = [line.split("\t" if form == "tsv" else ",")[0] for line in text.splitlines()[1:]]
+        names = [line.split("\t" if form == "tsv" else ",")[1] for line in text.splitlines()[1:]]
     assert names == [FIRST.name, LAST.name]
 
 
@@ -347,9 +347,6 @@ def test_a_wrong_argument_of_the_network() -> None:
 def test_folders_without_checkpoints(workdir: Path) -> None:
     (workdir / "empty").mkdir()
     assert "empty: no checkpoint files inside (.bin" in error_line(fisher("analyze", "empty", code=1))
-    said = error_line(fisher("analyze", SAMPLES, code=1))
-    assert "the checkpoints are in subfolders" in said
-    assert f"fisher analyze {CLEAN}" in said
     assert "did you mean empty?" in error_line(fisher("analyze", "emty", code=1))
     assert "no file matches this pattern" in error_line(fisher("analyze", "*.pt", code=1))
 
@@ -659,8 +656,8 @@ def test_rows_appear_one_by_one() -> None:
         until(lambda: Path("waiting").exists() or process.poll() is not None)
         process.kill()
         lines = process.communicate(timeout=PATIENCE)[0].splitlines()
-    assert lines[0].startswith("checkpoint,order,step")
-    assert lines[1].startswith("step_00000.pt,0,0")
+    assert lines[0].startswith("run,checkpoint,order,step")
+    assert lines[1].startswith("digits-clean,step_00000.pt,0,0")
     assert len(lines) < 15
 
 

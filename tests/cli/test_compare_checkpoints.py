@@ -193,8 +193,8 @@ def test_a_report_with_a_table_of_layers_and_a_record(tmp_path: Path) -> None:
 
 
 def test_the_two_comparisons_of_one_stem_leave_each_other_alone(tmp_path: Path) -> None:
-    words = (str(A), str(B), "--limit", "5", "-o", str(tmp_path / "trend.csv"), "-q")
-    matrices = ["compare", "true-vs-empirical", *words, "--eigenvalues", "1", "--include", "5.bias"]
+    words = (str(A), str(B), "--limit", "5", "-o", str(tmp_path / "trend.csv"), "-q", "--include", "5.bias")
+    matrices = ["compare", "true-vs-empirical", *words, "--eigenvalues", "1"]
     fisher(*matrices)
     first = (tmp_path / "trend.compare.csv").read_bytes()
     compared(*words)

@@ -99,8 +99,8 @@ def test_streamed_rows_have_one_header_and_an_output_of_another_is_not_replaced(
     assert code == 0
     lines = stdout.strip().splitlines()
     assert len(lines) == 3
-    assert lines[0].startswith("checkpoint,order,step")
-    assert [line.split(",")[1] for line in lines[1:]] == ["0", "1"]
+    assert lines[0].startswith("run,checkpoint,order,step")
+    assert [line.split(",")[2] for line in lines[1:]] == ["0", "1"]
     (tmp_path / "x.compare.csv").write_text("mine")
     code, _, stderr = run(EARLY, "-o", tmp_path / "x.csv")
     assert code == 1

@@ -24,17 +24,17 @@ WIDTHS = (40, 60, 80, 100, 160, 200)
 # Of each command: its words, the headings that stay at 80 columns, and those that stay at 40.
 COMMANDS: dict[str, tuple[list[object], set[str], set[str]]] = {
     "analyze": (
-        ["analyze", *CLEAN, "--limit", 30, "--eigenvalues", 1, "-o", "run.csv"],
+        ["analyze", *CLEAN, "--limit", 30, "--eigenvalues", 1, "-o", "analyze.csv"],
         {"checkpoint", "step", "loss", "acc", "tr F", "tr F̂", "F̂/F", "λ₁"},
         {"checkpoint", "tr F"},
     ),
     "spectrum": (
-        ["spectrum", *CLEAN, "--limit", 20, "-o", "run.csv"],
+        ["spectrum", *CLEAN, "--limit", 20, "-o", "spectrum.csv"],
         {"checkpoint", "trace", "λ₁", "top 10", "eff. rank"},
         {"checkpoint", "trace", "λ₁"},
     ),
     "compare true-vs-empirical": (
-        ["compare", "true-vs-empirical", *CLEAN, "--limit", 20, "--draws", 4, "-o", "run.csv"],
+        ["compare", "true-vs-empirical", *CLEAN, "--limit", 20, "--draws", 4, "-o", "compare.csv"],
         {"checkpoint", "F̂/F", "null", "z", "‖F̂−F‖/‖F‖"},
         {"checkpoint", "F̂/F", "null", "z"},
     ),
@@ -44,12 +44,12 @@ COMMANDS: dict[str, tuple[list[object], set[str], set[str]]] = {
         {"layer"},
     ),
     "examples": (
-        ["examples", *NOISY, "--labels", LABELS, "--limit", 60, "-o", "run.csv"],
+        ["examples", *NOISY, "--labels", LABELS, "--limit", 60, "-o", "examples.csv"],
         {"checkpoint", "tr F", "clean", "noisy", "noisy/clean", "AUROC tr F"},
         {"checkpoint", "tr F", "noisy/clean"},
     ),
     "verify": (
-        ["verify", CLEAN[1], "--limit", 8, "-o", "run.csv"],
+        ["verify", CLEAN[1], "--limit", 8, "-o", "verify.csv"],
         {"identity", "formula", "error", "tolerance"},
         {"identity", "formula", "error"},
     ),

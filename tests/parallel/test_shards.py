@@ -104,7 +104,7 @@ def test_a_sample_run_in_three_shards() -> None:
 
 
 def spectrum(*words: object) -> None:
-    run("spectrum", "ckpts", "--limit", "6", "--eigenvalues", "2", "--model", "./net.py:make", *words, code=None)
+    run("spectrum", "ckpts", "--limit", "8", "--eigenvalues", "2", "--model", "./net.py:make", *words, code=None)
 
 
 @pytest.mark.parametrize(("suffix", "method"), some([("csv", "density"), ("parquet", "whole")]))

@@ -369,12 +369,15 @@ def test_what_the_probe_meets_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def planned(letters: str, recorded: Sequence[tuple[str, str | None]], share: slice = slice(None)) -> RunPlan:
-    """The plan of a run over checkpoints named by letters; an x cannot be read."""
+    """The plan of a run over checkpoints named by letters; an x cannot be read, capital letters are another run."""
     broken = CheckpointError("no checkpoint")
-    files = [SimpleNamespace(sha256=each, error=broken if each == "x" else None) for each in letters]
+    files = [
+        SimpleNamespace(sha256=each, error=broken if each in "xX" else None, run="B" if each.isupper() else "a")
+        for each in letters
+    ]
     settings = SimpleNamespace(looks_back=True)
-    analysis = SimpleNamespace(settings=settings, first_order=share.start or 0)
-    run: Any = SimpleNamespace(files=files, share=files[share], analysis=analysis)
+    analysis = SimpleNamespace(settings=settings)
+    run: Any = SimpleNamespace(files=files, share=files[share], analysis=analysis, first_place=share.start or 0)
     return plan(run, recorded)
 
 
@@ -390,6 +393,10 @@ def planned(letters: str, recorded: Sequence[tuple[str, str | None]], share: sli
         # A shard measures the last one before it that can be read; not where its first row is finished.
         ("abxcd", [], slice(3, 5), RunPlan((3, 4), 0, 0, 0, 0, 1)),
         ("abxcd", [("c", "b")], slice(3, 5), RunPlan((4,), 1, 0, 1, 0, None)),
+        # The first of another run is held against none.
+        ("abCD", [("C", None)], slice(None), RunPlan((0, 1, 3), 1, 0, 1, 0, None)),
+        ("abCD", [], slice(2, 4), RunPlan((2, 3), 0, 0, 0, 0, None)),
+        ("abCXD", [], slice(4, 5), RunPlan((4,), 0, 0, 0, 0, 2)),
     ],
 )
 def test_what_is_left_to_do(

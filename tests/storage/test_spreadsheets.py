@@ -103,7 +103,7 @@ def test_every_command_writes_a_workbook_with_a_sheet_per_table(workdir: Path) -
     fisher("compare", "true-vs-empirical", *CHECKPOINTS[:1], "--draws", "2", "--long", *few)
     fisher("spectrum", *CHECKPOINTS[:1], *few)
     fisher("examples", *CHECKPOINTS[:1], *few)
-    fisher("verify", *CHECKPOINTS[:1], "--limit", "2", "-q", "-o", "run.xlsx")
+    fisher("verify", *CHECKPOINTS[:1], *few)
     fisher("compare", "checkpoints", *CHECKPOINTS[:2], *few)
     fisher("inspect", *CHECKPOINTS[:1], "--data", "digits", "-q", "-o", "files.xlsx")
     found = {path.name: openpyxl.load_workbook(path).sheetnames for path in workdir.glob("*.xlsx")}

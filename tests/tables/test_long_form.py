@@ -46,7 +46,7 @@ def widened(long: pd.DataFrame) -> dict[tuple[str, str, str], object]:
 
 def cells_of(table: pd.DataFrame) -> dict[tuple[str, str, str], object]:
     """Every cell of a wide table that is not empty, but for what says which row it is and how that ended."""
-    skipped = {"checkpoint", "order", "step", "layer", "status", "error"}
+    skipped = {"run", "checkpoint", "order", "step", "layer", "status", "error"}
     return {
         (row["checkpoint"], row.get("layer", ""), str(name)): value
         for row in records(table)

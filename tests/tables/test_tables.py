@@ -27,13 +27,13 @@ from fisher_cli.tables.trajectory import PathLength
 from fisher_cli.text import encodable, escape, guard, one_line, unescape, unguard
 from tests.measurements import HOSTILE, MOVEMENT, TRIGGERS, broken, read_back, sample
 
-DESIGN = """checkpoint, order, step, epoch, architecture, weights, parameters, examples, classes, loss, loss_se,
+DESIGN = """run, checkpoint, order, step, epoch, architecture, weights, parameters, examples, classes, loss, loss_se,
 accuracy, accuracy_se, entropy, trace_true, trace_true_se, trace_true_estimator_se, trace_estimator,
 trace_empirical, trace_empirical_se, trace_ratio, trace_ratio_se, trace_true_change, trace_true_change_se,
 trace_covariance, gradient_norm_squared, gradient_snr, gradient_snr_se, eig_true_method, eig_empirical_method,
 effective_rank, effective_dimension, subspace_overlap, kl_step, kl_step_quadratic, path_length, phase, status,
 error"""
-OF_LAYERS = """checkpoint, order, step, layer, parameters, method, trace_true, trace_true_se, trace_empirical,
+OF_LAYERS = """run, checkpoint, order, step, layer, parameters, method, trace_true, trace_true_se, trace_empirical,
 trace_empirical_se, share"""
 
 
@@ -48,7 +48,7 @@ def all_formats(table: pd.DataFrame) -> dict[str, str | bytes]:
 
 
 def test_the_columns_are_those_of_the_design_in_its_order() -> None:
-    assert [column.name for column in MAIN.columns[:39]] == DESIGN.replace("\n", " ").replace(" ", "").split(",")
+    assert [column.name for column in MAIN.columns[:40]] == DESIGN.replace("\n", " ").replace(" ", "").split(",")
     assert [column.name for column in LAYERS.columns] == OF_LAYERS.replace("\n", " ").replace(" ", "").split(",")
     assert [column.name for column in eigenvalue_columns(2)] == [
         f"eig_{kind}_{i}{end}" for i in (1, 2) for kind in ("true", "empirical") for end in ("", "_residual")
@@ -174,8 +174,8 @@ def test_text_cells_are_safe_in_spreadsheets_and_terminals(name: str) -> None:
         assert all(character.isprintable() or character in "\n\t" for character in text)
         text.encode()
         (_, row) = csv.reader(io.StringIO(text), delimiter=separator)
-        texts = [row[0], row[-5]]
-        assert unguard(unescape(row[0])) == name
+        texts = [row[1], row[-5]]
+        assert unguard(unescape(row[1])) == name
         for cell in texts:
             for part in re.split(r"[,;\n]", cell):
                 assert part.strip(' \xa0"')[:1] not in tuple(TRIGGERS)

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -253,6 +254,21 @@ def test_the_path_adds_up_the_lengths_of_the_steps() -> None:
     rows = [(1.0, None), (1.0, 2.0), (None, None), (1.0, 0.5), (1.0, None), (1.0, 8.0), (1.0, math.nan), (1.0, 2.0)]
     lengths = [path.add(measurement(*row)) for row in rows]
     assert lengths == [None, 2.0, None, 3.0, None, 4.0, None, 2.0]
+
+
+def test_each_run_has_a_path_of_its_own() -> None:
+    path = PathLength()
+    rows = [("a", None), ("b", None), ("a", 2.0), ("b", 0.5), ("a", 8.0), ("b", 0.5)]
+    lengths = [path.add(replace(measurement(1.0, quadratic), run=run)) for run, quadratic in rows]
+    assert lengths == [None, None, 2.0, 1.0, 6.0, 2.0]
+
+
+def test_rows_of_several_networks_have_no_trajectory() -> None:
+    rows = [replace(measurement(trace), architecture="mlp", parameters=20) for trace in (1.0, 3.0, 1.0)]
+    assert trajectory_of(rows) is not None
+    assert trajectory_of([*rows[:2], replace(rows[2], architecture="cnn")]) is None
+    assert trajectory_of([*rows[:2], replace(rows[2], parameters=21)]) is None
+    assert trajectory_of([*rows[:2], replace(measurement(None), architecture="cnn")]) is not None
 
 
 def test_estimator_errors_count_where_nothing_is_paired() -> None:

@@ -21,7 +21,7 @@ from fisher_cli.inputs.checkpoints.weights import clean_weights, kept_in_parts, 
 from fisher_cli.inputs.formats.contents import Content
 from fisher_cli.inputs.formats.plain_json import parse_json
 from fisher_cli.inputs.formats.reading import ReadOptions
-from fisher_cli.results import WeightsKind
+from fisher_cli.results import WeightsKind, by_run
 from fisher_cli.text import clipped, escape
 
 __all__ = ["Checkpoint", "CheckpointFile", "ReadOptions", "find_checkpoints", "load_checkpoint", "nonfinite_names"]
@@ -44,6 +44,7 @@ class CheckpointFile:
         error: why it cannot be used; None when it was read.
         copies: names of further copies of it that were left out.
         identity: marks that copies of one checkpoint share, by which they are suspected.
+        run: the name of the run that it is of: that of its folder.
     """
 
     path: Path
@@ -54,6 +55,7 @@ class CheckpointFile:
     error: CheckpointError | None
     copies: tuple[str, ...] = ()
     identity: frozenset[str] = frozenset()
+    run: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,12 +105,12 @@ class Checkpoint:
 def find_checkpoints(
     paths: Sequence[Path], reading: ReadOptions = _USUAL, inspection_cache: InspectionCache | None = None
 ) -> list[CheckpointFile]:
-    """Find the checkpoints that the paths name, each once, in order of training.
+    """Find the checkpoints that the paths name, each once, run by run, in order of training.
 
-    A folder that is one checkpoint (of a trainer, sharded) is one; any other stands for what is directly inside it, see
-    `discovery.find_candidates`. Everything is read and checked here; what cannot be used keeps its error and a place by
-    its name. Links to one file count as one, and so do `last`, `best` and their like with a file of the same weights;
-    the one that is kept names them.
+    A folder that is one checkpoint (of a trainer, sharded) is one; any other stands for what is directly inside it, or
+    for the runs below it, see `discovery.find_candidates`. Everything is read and checked here; what cannot be used
+    keeps its error and a place by its name. Links to one file count as one, and so do `last`, `best` and their like
+    with a file of the same weights; the one that is kept names them.
 
     Args:
         paths: files and folders, as the user named them.
@@ -127,9 +129,14 @@ def find_checkpoints(
     parent = os.path.commonpath([path.parent for path in absolute])
     names = [_name(path.relative_to(parent)) for path in absolute]
     found = [
-        replace(inspected(each.path, name, reading, inspection_cache), copies=each.copies)
+        replace(inspected(each.path, name, reading, inspection_cache), copies=each.copies, run=each.run)
         for each, name in zip(candidates, names, strict=True)
     ]
+    return [file for files in by_run(found).values() for file in _in_order(files, reading)]
+
+
+def _in_order(found: list[CheckpointFile], reading: ReadOptions) -> list[CheckpointFile]:
+    """The checkpoints of one run in order of training, each once."""
     found = _without_copies(found, reading)
     final = duplicates.perhaps_copies(found)
     return timeline.in_training_order(found, lambda file: _row(file, file.name in final))

@@ -1,12 +1,14 @@
-"""Paths that the user names → the files and folders that are one checkpoint each."""
+"""Paths that the user names → the files and folders that are one checkpoint each, and the run that each is of."""
 
 import difflib
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
+
+import natsort
 
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.checkpoints import timeline
@@ -27,7 +29,7 @@ from fisher_cli.inputs.checkpoints.sharded import (
 from fisher_cli.inputs.checkpoints.stored_files import StoredCheckpoint, read_file
 from fisher_cli.inputs.formats.contents import Content
 from fisher_cli.inputs.formats.reading import ReadOptions
-from fisher_cli.text import clipped
+from fisher_cli.text import clipped, escape
 
 _SUFFIXES: Final = frozenset({".pt", ".pth", ".th", ".ckpt", ".bin", ".tar", ".pkl", ".safetensors"})
 _UNFINISHED: Final = ("tmp", "recovery_tmp")
@@ -38,28 +40,94 @@ _OF_TRAINER: Final = re.compile(r"checkpoint[-_][0-9]+")
 _FSDP: Final = "pytorch_model_fsdp_0"
 _DEEPSPEED: Final = re.compile(r"global_step[0-9]+")
 
+# How far below a named folder without checkpoints runs are looked for: lightning_logs/version_0/checkpoints.
+_DEPTH: Final = 3
+
 _Reader = Callable[[Path, ReadOptions], StoredCheckpoint]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A file or folder that is one checkpoint; `copies` are further names of the same file."""
+    """A file or folder that is one checkpoint.
+
+    Attributes:
+        path: where it is.
+        copies: further names of the same file.
+        run: the name of the run that it is of; "" for that of the root folder.
+    """
 
     path: Path
     copies: tuple[str, ...] = ()
+    run: str = ""
 
 
 def find_candidates(paths: Sequence[Path]) -> list[Candidate]:
-    """Find the files and folders that the paths name, each once, in no particular order.
+    """Find the files and folders that the paths name, each once, run by run, within a run in no particular order.
 
     A folder that is a checkpoint stands for itself. Any other stands for what is directly inside it: files that have a
     checkpoint's suffix, and folders that are checkpoints; hidden and unfinished ones (`tmp…`) and optimizer states are
-    not among them. Links to one file count as one. No file is opened.
+    not among them. Links to one file of a run count as one. No file is opened.
+
+    A folder of checkpoints is a run, and so are all files that are named one by one. A folder without checkpoints
+    stands for the runs below it. Runs are named by their folders, relative to the folder that all of them share.
 
     Raises:
         CheckpointError: A path does not exist, or a folder holds no checkpoint or cannot be listed.
     """
-    return _one_per_inode([found for path in paths for found in _of_path(path)])
+    runs: dict[Path, list[Path]] = {}
+    around, alone = list[Path](), list[Path]()
+    for path in paths:
+        if not _is_folder(path):
+            alone += _of_file(path)
+            continue
+        found = _runs_of(path)
+        if not found:
+            raise CheckpointError(_nothing_inside(path))
+        for folder, inside in found:
+            runs.setdefault(folder, []).extend(inside)
+        own = Path(os.path.abspath(path))
+        above = next((folder.parent for folder, _ in found if folder in (own, own.parent)), own)
+        around.append(above)
+    if alone:
+        shared = Path(os.path.commonpath([os.path.abspath(each.parent) for each in alone]))
+        runs.setdefault(shared, []).extend(alone)
+        around.append(shared.parent)
+    base, taken = os.path.commonpath(around) if around else "", set[str]()
+    candidates = []
+    for folder, inside in runs.items():
+        name = escape(Path(os.path.relpath(folder, base)).as_posix())
+        new = [each for each in inside if _real(each) not in taken]
+        candidates += [replace(each, run="" if name == "." else name) for each in _one_per_inode(new)]
+        taken |= {_real(each) for each in inside}
+    return candidates
+
+
+def _real(path: Path) -> str:
+    """A name that a path alone has, however its folder was named; a link at its end is not followed."""
+    return os.path.join(os.path.realpath(path.parent), path.name)
+
+
+def _runs_of(folder: Path, depth: int = _DEPTH) -> list[tuple[Path, list[Path]]]:
+    """The runs of a folder, each with its own folder: itself, or those below it; none where no checkpoint is there."""
+    if inside := _inside(folder):
+        return [(_run_of(Path(os.path.abspath(folder)), inside), inside)]
+    found: list[tuple[Path, list[Path]]] = []
+    below = [folder / name for name in _entries(folder) if not name.startswith((".", *_UNFINISHED))]
+    for each in natsort.natsorted(below, key=str) if depth else ():
+        try:
+            found += _runs_of(each, depth - 1) if each.is_dir() else []
+        except CheckpointError:  # it may not be listed
+            continue
+    return found
+
+
+def _run_of(folder: Path, inside: Sequence[Path]) -> Path:
+    """The folder of a run: the one around a folder that is, or that holds and tells the place of, one checkpoint."""
+    if len(inside) > 1:
+        return folder
+    is_itself = os.path.abspath(inside[0]) == str(folder)
+    is_placed = timeline.moment(timeline.StatedPoint(), folder.name).source != timeline.ORDER
+    return folder.parent if is_itself or is_placed else folder
 
 
 def read(path: Path, reading: ReadOptions, content: Content | None = None) -> StoredCheckpoint:
@@ -106,20 +174,18 @@ def _read_inner(folder: Path, reading: ReadOptions) -> StoredCheckpoint:
     return stored
 
 
-def _of_path(path: Path) -> list[Path]:
+def _is_folder(path: Path) -> bool:
     try:
-        is_folder = path.is_dir()
+        return path.is_dir()
     except OSError as error:  # a name that is too long
         msg = f"{clipped(path, 500)}: cannot be looked at ({str(error.strerror).lower()}); check the path"
         raise CheckpointError(msg) from error
-    if not is_folder:
-        if not os.path.lexists(path):
-            raise CheckpointError(_missing(path))
-        return [path.parent] if path.name in INDEXES else [path]
-    found = _inside(path)
-    if not found:
-        raise CheckpointError(_nothing_inside(path))
-    return found
+
+
+def _of_file(path: Path) -> list[Path]:
+    if not os.path.lexists(path):
+        raise CheckpointError(_missing(path))
+    return [path.parent] if path.name in INDEXES else [path]
 
 
 def _inside(folder: Path) -> list[Path]:
@@ -179,20 +245,8 @@ def _missing(path: Path) -> str:
 
 
 def _nothing_inside(folder: Path) -> str:
-    where = clipped(folder, 500)
-    subfolders = [folder / name for name in _entries(folder) if not name.startswith(".") and (folder / name).is_dir()]
-    full = []
-    for subfolder in subfolders[:1000]:
-        try:
-            full += [subfolder] if _inside(subfolder) else []
-        except CheckpointError:
-            continue  # a subfolder that may not be listed is no help
-    if full:
-        shown = " ".join(clipped(subfolder, 200) for subfolder in full[:2])
-        more = f" … ({len(full)} subfolders hold some)" if len(full) > 2 else ""
-        return f"{where}: the checkpoints are in subfolders; name them: fisher analyze {shown}{more}"
     suffixes = " ".join(sorted(_SUFFIXES))
-    return f"{where}: no checkpoint files inside ({suffixes}); name the folder that holds them"
+    return f"{clipped(folder, 500)}: no checkpoint files inside ({suffixes}); name the folder that holds them"
 
 
 def _one_per_inode(paths: Sequence[Path]) -> list[Candidate]:

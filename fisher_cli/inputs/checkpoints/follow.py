@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +12,7 @@ from fisher_cli.inputs.checkpoints import discovery, timeline
 from fisher_cli.inputs.checkpoints.checkpoints import CheckpointFile, inspected, shown_name
 from fisher_cli.inputs.checkpoints.inspection_cache import InspectionCache
 from fisher_cli.inputs.formats.reading import ReadOptions
+from fisher_cli.results import by_run
 
 Stamp = tuple[tuple[str, int, int, int], ...]
 # A file is taken when nothing of it has changed between two looks; one that cannot be decoded is waited for longer.
@@ -70,6 +71,12 @@ class FollowedPaths:
     _seen: dict[Path, tuple[Stamp, float]] = field(default_factory=dict)
     _said: set[str] = field(default_factory=set)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether every run has come to the last checkpoint to wait for."""
+        runs = by_run(self.files)
+        return bool(runs) and all(any(map(self.following.is_over, files)) for files in runs.values())
+
     def begin(self, found: Sequence[CheckpointFile]) -> list[CheckpointFile]:
         """Take those of the files found at the start that can be rows at once; what may still be written is waited for.
 
@@ -83,7 +90,8 @@ class FollowedPaths:
         for file in found:
             stamp = _stamp(file.path)
             if stamp and (file.error is None or _age(stamp) > self.following.patience):
-                self.files.append(file)
+                name = shown_name(file.path, self.paths)  # which stays the same when other runs come
+                self.files.append(file if name == "." else replace(file, name=name))
                 self._taken[file.path] = stamp
             self._seen[file.path] = stamp, now
         # Names of copies that were left out have no file of their own here: they are not newcomers either.
@@ -93,15 +101,16 @@ class FollowedPaths:
         return self.files
 
     def newcomers(self) -> Iterator[CheckpointFile]:
-        """Look once at the paths for files that have come and are whole, in order of training.
+        """Look once at the paths for files that have come and are whole, run by run in order of training.
 
         A file is whole when nothing of it has changed since the look before, and it can be read or `patience` is over.
 
         Yields:
             Files that are to be rows; each is among `files` from then on.
         """
-        fresh = [file for path in self.there() if (file := self._settled(path)) is not None]
-        for file in timeline.in_training_order(fresh, _place):
+        there = self.there().items()
+        fresh = [replace(file, run=run) for path, run in there if (file := self._settled(path)) is not None]
+        for file in [each for files in by_run(fresh).values() for each in timeline.in_training_order(files, _place)]:
             why = self._why_left(file)
             if why is None:
                 self.files.append(file)
@@ -110,12 +119,12 @@ class FollowedPaths:
                 self._said.add(text)
                 self.following.say(text)
 
-    def there(self) -> list[Path]:
-        """List the candidates that are there; none while the folder is gone or still empty."""
+    def there(self) -> dict[Path, str]:
+        """The candidates that are there with the names of their runs; none while the folder is gone or still empty."""
         try:
-            return [each.path for each in discovery.find_candidates(self.paths)]
+            return {each.path: each.run for each in discovery.find_candidates(self.paths)}
         except CheckpointError:
-            return []
+            return {}
 
     def _settled(self, path: Path) -> CheckpointFile | None:
         """The file, if it is new and whole: unchanged since the last look, while it was read, and decodable or old."""
@@ -138,11 +147,12 @@ class FollowedPaths:
             return "is left for the next run: its name is given to copies of other checkpoints"
         if any(file.path == each.path for each in self.files):
             return "was replaced after it was measured: it is left for the next run"
-        same = next((each for each in self.files if each.sha256 == file.sha256 and not each.path.exists()), None)
+        files = by_run(self.files).get(file.run, [])
+        same = next((each for each in files if each.sha256 == file.sha256 and not each.path.exists()), None)
         if same is not None:
             return f"is {same.name}, renamed"
-        if self.files and timeline.in_training_order([self.files[-1], file], _place)[0] is file:
-            return f"comes before {self.files[-1].name}, which is measured already: it is left for the next run"
+        if files and timeline.in_training_order([files[-1], file], _place)[0] is file:
+            return f"comes before {files[-1].name}, which is measured already: it is left for the next run"
         return None
 
 

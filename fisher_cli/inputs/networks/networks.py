@@ -175,6 +175,7 @@ def inspect(file: CheckpointFile, networks: Networks, reading: ReadOptions) -> I
         reading: what to take out of the file.
     """
     row = Inspection(checkpoint=file.name, status=Status.OK, sha256=file.sha256, step=file.step, epoch=file.epoch)
+    row = replace(row, run=file.run)
     try:
         checkpoint = load_checkpoint(file, reading)
         row = _with_contents(row, checkpoint)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import torch
 
@@ -10,7 +11,7 @@ from fisher_cli.curvature.problem.batching import memory_bytes
 from fisher_cli.curvature.spectra.solver_choice import Eigensolver
 from fisher_cli.curvature.torch_backend import machine_memory
 from fisher_cli.errors import FisherError, OutOfMemoryError, UsageError
-from fisher_cli.inputs.checkpoints.checkpoints import load_checkpoint
+from fisher_cli.inputs.checkpoints.checkpoints import CheckpointFile, load_checkpoint
 from fisher_cli.results import Forecast, Refusal
 from fisher_cli.run.forecast.lower_bound import LowerBound, lower_bound
 from fisher_cli.run.forecast.profile_run import RunProfile, profile_run
@@ -50,13 +51,15 @@ class RunPlan:
 
 def plan(run: FileRun, recorded: Collection[Key]) -> RunPlan:
     """What a run has to do beside what its journal has; as `sequence.py` goes through the rows."""
-    first, known = run.analysis.first_order, {weights for weights, _ in recorded}
+    first, known = run.first_place, {weights for weights, _ in recorded}
     looks_back = run.analysis.settings.looks_back and len(run.files) > 1
     places, kept, joined, revisited, rejected = list[int](), 0, 0, 0, 0
-    earlier = {file.sha256 for file in run.files[:first] if file.error is None}
+    earlier = {file.sha256 for file in _of_run(run, first) if file.error is None}
     # Of the row before: its weights, and whether its network is still there.
     previous, is_there = None, True
     for place, file in enumerate(run.share, first):
+        if place > first and file.run != run.files[place - 1].run:
+            previous, is_there, earlier = None, True, set()
         if file.error is not None or file.sha256 is None:
             rejected += 1
             continue
@@ -76,8 +79,16 @@ def plan(run: FileRun, recorded: Collection[Key]) -> RunPlan:
 
 
 def _before(run: FileRun, first: int) -> int | None:
-    """The place of the last checkpoint before a shard's first that can be read."""
-    return next((place for place in reversed(range(first)) if run.files[place].error is None), None)
+    """The place of the last checkpoint of its run before a shard's first that can be read."""
+    between = next((i for i, file in enumerate(_of_run(run, first)) if file.error is None), None)
+    return None if between is None else first - 1 - between
+
+
+def _of_run(run: FileRun, place: int) -> list[CheckpointFile]:
+    """The checkpoints of its run before the one of this place, the nearest one first."""
+    if place >= len(run.files):
+        return []
+    return list(takewhile(lambda file: file.run == run.files[place].run, reversed(run.files[:place])))
 
 
 def forecast(

@@ -9,6 +9,7 @@ import torch
 
 from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints
+from fisher_cli.results import by_run
 from tests.checkpoint_files import WEIGHTS, checked, names
 from tests.saving import saved
 
@@ -73,15 +74,85 @@ def test_an_empty_folder_says_what_is_looked_for(tmp_path: Path) -> None:
     assert ".safetensors" in checked(str(caught.value), tmp_path)
 
 
-def test_a_folder_of_folders_names_those_with_checkpoints(tmp_path: Path) -> None:
-    for step in (1, 2, 3):
-        saved(tmp_path / f"run{step}" / "a.pt", WEIGHTS)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError) as caught:
-        find_checkpoints([tmp_path])
-    message = checked(str(caught.value), tmp_path)
-    assert f"fisher analyze {tmp_path / 'run1'} {tmp_path / 'run2'} … (3 subfolders hold some)" in message
-    assert names(find_checkpoints([tmp_path / "run1"])) == ["a.pt"]
+def runs(*paths: Path) -> dict[str, list[str]]:
+    """The names of the checkpoints of each run, in their order."""
+    return {run: names(files) for run, files in by_run(find_checkpoints(paths)).items()}
+
+
+def steps(folder: Path, *steps: int) -> Path:
+    for step in steps:
+        saved(folder / f"step_{step}.pt", {**WEIGHTS, "more": torch.full((1,), float(step))})
+    return folder
+
+
+def test_a_folder_is_a_run_and_so_is_each_below_a_folder_without_checkpoints(tmp_path: Path) -> None:
+    for name in ("run10", "run9"):
+        steps(tmp_path / "all" / name, 10, 9)
+    (tmp_path / "all" / "empty").mkdir()
+    expected = {name: [f"{name}/step_9.pt", f"{name}/step_10.pt"] for name in ("run9", "run10")}
+    assert runs(tmp_path / "all") == expected
+    assert runs(tmp_path / "all" / "run9", tmp_path / "all" / "run10") == expected
+    assert runs(tmp_path / "all" / "run9") == {"run9": ["step_9.pt", "step_10.pt"]}
+    assert list(runs(tmp_path / "all" / "run10", tmp_path / "all" / "run9")) == ["run10", "run9"]
+
+
+def test_each_run_has_an_order_of_its_own(tmp_path: Path) -> None:
+    """By steps where the run's own files have them, whatever others have."""
+    steps(tmp_path / "a", 10, 9)
+    for name in ("v10.pt", "v9.pt", "last.pt"):
+        saved(tmp_path / "b" / name, {**WEIGHTS, "more": torch.ones(len(name))})
+    assert runs(tmp_path / "a", tmp_path / "b") == {
+        "a": ["a/step_9.pt", "a/step_10.pt"],
+        "b": ["b/v9.pt", "b/v10.pt", "b/last.pt"],
+    }
+
+
+def test_runs_are_found_where_lightning_puts_them(tmp_path: Path) -> None:
+    for version in (0, 1):
+        steps(tmp_path / "lightning_logs" / f"version_{version}" / "checkpoints", 1, 2)
+    assert list(runs(tmp_path / "lightning_logs")) == ["version_0/checkpoints", "version_1/checkpoints"]
+    assert list(runs(tmp_path)) == [f"lightning_logs/version_{version}/checkpoints" for version in (0, 1)]
+
+
+def test_files_that_are_named_are_one_run(tmp_path: Path) -> None:
+    steps(tmp_path / "a", 1, 2)
+    steps(tmp_path / "b", 3)
+    found = runs(tmp_path / "a" / "step_1.pt", tmp_path / "b" / "step_3.pt")
+    assert found == {tmp_path.name: ["a/step_1.pt", "b/step_3.pt"]}
+    assert runs(tmp_path / "a", tmp_path / "b" / "step_3.pt") == {
+        "a": ["a/step_1.pt", "a/step_2.pt"],
+        "b": ["b/step_3.pt"],
+    }
+
+
+def test_a_checkpoint_is_of_one_run(tmp_path: Path) -> None:
+    steps(tmp_path / "a", 1, 2)
+    (tmp_path / "b").mkdir()
+    assert runs(tmp_path / "a", tmp_path / "a" / "step_2.pt") == {"a": ["step_1.pt", "step_2.pt"]}
+    assert runs(tmp_path / "a", tmp_path / "b" / ".." / "a", tmp_path) == runs(tmp_path / "a")
+    steps(tmp_path / "a" / "older", 0)
+    assert runs(tmp_path / "a", tmp_path / "a" / "older") == {
+        "a": ["step_1.pt", "step_2.pt"],
+        "a/older": ["older/step_0.pt"],
+    }
+
+
+def test_two_runs_may_begin_with_one_checkpoint(tmp_path: Path) -> None:
+    steps(tmp_path / "a", 0, 1)
+    steps(tmp_path / "b", 2)
+    os.link(tmp_path / "a" / "step_0.pt", tmp_path / "b" / "step_0.pt")
+    assert runs(tmp_path / "a", tmp_path / "b")["b"] == ["b/step_0.pt", "b/step_2.pt"]
+
+
+@pytest.mark.parametrize("name", ["model.pt", "pytorch_model.bin"])
+def test_folders_of_one_checkpoint_each_are_of_the_run_around_them(tmp_path: Path, name: str) -> None:
+    """As trainers write them, and where a folder's name tells the place in training."""
+    for run in ("a", "b"):
+        for step in (500, 1000):
+            saved(tmp_path / run / f"checkpoint-{step}" / name, {**WEIGHTS, "more": torch.full((1,), float(step))})
+    assert list(runs(*(tmp_path / "a").iterdir())) == ["a"]
+    assert [len(files) for files in runs(tmp_path).values()] == [2, 2]
+    assert list(runs(tmp_path / "b", tmp_path / "a")) == ["b", "a"]
 
 
 def test_what_trainers_have_not_finished_is_left_out(tmp_path: Path) -> None:
