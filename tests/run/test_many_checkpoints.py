@@ -71,7 +71,7 @@ def test_a_place_that_the_file_states_and_one_that_its_name_tells() -> None:
     resumed = tables()
     analyze("--no-resume")
     assert tables() == resumed
-    steps = [line.split(",")[2] for line in Path("r.csv").read_text().splitlines()[1:]]
+    steps = [line.split(",")[3] for line in Path("r.csv").read_text().splitlines()[1:]]
     assert steps == ["0", "1", "2", "3", "4", "6", "7", "8", "9", "10", "11", "50", "70"]
 
 
