@@ -43,7 +43,7 @@ T = TypeVar("T")
 Checkpoints = str | Path | nn.Module | Iterable[str | Path] | Iterable[nn.Module] | Mapping[str, nn.Module]
 
 
-@speaks_of_keywords
+@speaks_of_keywords()
 def analyze(
     checkpoints: Checkpoints,
     data: Data = "digits",
@@ -95,7 +95,7 @@ def analyze(
     return _measured(_Asked.of(checkpoints, data, {**keywords}), output, resume=resume, force=force)
 
 
-@speaks_of_keywords
+@speaks_of_keywords()
 def compare(
     checkpoints: Checkpoints,
     data: Data = "digits",
@@ -135,7 +135,7 @@ def compare(
     return _measured(found, output, resume=resume, force=force)
 
 
-@speaks_of_keywords
+@speaks_of_keywords(eigenvalues=10)
 def spectrum(
     checkpoints: Checkpoints,
     data: Data = "digits",
@@ -196,7 +196,7 @@ def spectrum(
     return _measured(found, output, resume=resume, force=force)
 
 
-@speaks_of_keywords
+@speaks_of_keywords(eigenvalues=0)
 def examples(
     checkpoints: Checkpoints,
     data: Data = "digits",
@@ -230,7 +230,7 @@ def examples(
     return _measured(found, output, resume=resume, force=force)
 
 
-@speaks_of_keywords
+@speaks_of_keywords(limit=32, dtype="float64")
 def verify(
     checkpoints: Checkpoints,
     data: Data = "digits",
@@ -268,7 +268,7 @@ def verify(
     return _measured(found, output, resume=resume, force=force)
 
 
-@speaks_of_keywords
+@speaks_of_keywords(limit=8, eigenvalues=0)
 def inspect(
     checkpoints: str | Path | Iterable[str | Path], data: Data | None = None, **keywords: Unpack[Keywords]
 ) -> FileSurvey:
@@ -327,6 +327,9 @@ class _Asked:
         names: tuple[str, ...] = ()
         if isinstance(checkpoints, Mapping) and all(isinstance(each, nn.Module) for each in checkpoints.values()):
             named = in_order({str(name): module for name, module in checkpoints.items()})
+            if len(named) < len(checkpoints):
+                msg = f"two modules have one name among {', '.join(map(repr, checkpoints))}: give each its own"
+                raise UsageError(msg)
             names, checkpoints = tuple(named), list(named.values())
         given = _given(checkpoints)
         held = given if isinstance(given, list) else []
@@ -371,7 +374,7 @@ def _understood(words: dict[str, Any], data: object) -> tuple[Settings, Resource
         kind = f" {hashlib.sha256(repr(model).encode()).hexdigest()[:12]}" if isinstance(model, nn.Module) else ""
         words["model"] = network.name + kind
     # A limit that nobody has given is one of named datasets.
-    has_limit = isinstance(data, str) or (preset is not None and "limit" in PRESETS.get(preset, _NO_PRESET).settings)
+    has_limit = isinstance(data, str) or (preset in PRESETS and "limit" in PRESETS[preset].settings)
     first: dict[str, Any] = {"data": data} if isinstance(data, str) else {"data": "tensors"}
     first |= {} if has_limit else {"limit": None}
     size = of_resources.get("batch_size")
@@ -389,9 +392,6 @@ def _understood(words: dict[str, Any], data: object) -> tuple[Settings, Resource
         return asked, Resources(**{**of_resources, "activations": Activations(activations)}), network
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
-
-
-_NO_PRESET = next(iter(PRESETS.values()))
 
 
 def _refuse_unknown(words: Mapping[str, object]) -> None:

@@ -185,31 +185,39 @@ def _literal(text: str) -> str:
         return repr(text)
 
 
-def speaks_of_keywords(function: Callable[P, T]) -> Callable[P, T]:
+def speaks_of_keywords(**defaults: object) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Let the errors of a function say which keyword to give; the rooms below say which option to type.
 
-    Its signature lists the shared keywords with their defaults, for help and completion.
+    Its signature lists the shared keywords one by one, for help and completion.
+
+    Args:
+        **defaults: those of the function that are not the settings' own.
     """
-    output = "path" if "path" in inspect.signature(function).parameters else "output"
 
-    @functools.wraps(function)
-    def asked(*args: P.args, **words: P.kwargs) -> T:
-        try:
-            return function(*args, **words)
-        except FisherError as error:
-            error.args = tuple(in_keywords(each, output) if isinstance(each, str) else each for each in error.args)
-            raise
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        signature = inspect.signature(function)
+        output = "path" if "path" in signature.parameters else "output"
 
-    asked.__signature__ = _spelled_out(inspect.signature(function))  # type: ignore[attr-defined]
-    return asked
+        @functools.wraps(function)
+        def asked(*args: P.args, **words: P.kwargs) -> T:
+            try:
+                return function(*args, **words)
+            except FisherError as error:
+                error.args = tuple(in_keywords(each, output) if isinstance(each, str) else each for each in error.args)
+                raise
+
+        asked.__signature__ = _spelled_out(signature, defaults)  # type: ignore[attr-defined]
+        return asked
+
+    return decorate
 
 
-def _spelled_out(signature: inspect.Signature) -> inspect.Signature:
+def _spelled_out(signature: inspect.Signature, own: Mapping[str, object]) -> inspect.Signature:
     """The signature with the shared keywords one by one."""
     parameters = list(signature.parameters.values())
     if parameters[-1].kind is not inspect.Parameter.VAR_KEYWORD:
         return signature
-    defaults = {**Settings().as_dict(), **Resources().as_dict(), "dtype": "float32"}
+    defaults = {**Settings().as_dict(), **Resources().as_dict(), "dtype": "float32", **own}
     shared = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=kind)
         for name, kind in Keywords.__annotations__.items()

@@ -138,7 +138,7 @@ class Result(Analysis):
         record: Mapping[str, Any] = {**self.stable_metadata(), "run": self.run_metadata()}
         return ReportedRun(one_line(name), self.frame("main"), sides, {"": record}, tuple(self.measurements))
 
-    @speaks_of_keywords
+    @speaks_of_keywords()
     def plot(
         self,
         what: str = "traces",
@@ -186,7 +186,7 @@ class Result(Analysis):
             write_single(file, picture(chart.figure, file.suffix.lower()[1:], chart.finding), force=force)
         return chart.figure
 
-    @speaks_of_keywords
+    @speaks_of_keywords()
     def report(self, path: str | Path, *, force: bool = False) -> Path:
         """Write the page that `fisher report` makes of the table: one HTML file with charts, findings and numbers.
 
@@ -208,7 +208,7 @@ class Result(Analysis):
         write_single(file, render_page([self._reported]), force=force)
         return file
 
-    @speaks_of_keywords
+    @speaks_of_keywords()
     def save(self, path: str | Path, *, force: bool = False) -> Path:
         """Write the table, the tables beside it and the record, as the command does with `-o`.
 
@@ -283,7 +283,7 @@ class FileSurvey:
     def _repr_html_(self) -> str:
         return fragment(self.title, self.headline, "files", self.table, self.files)
 
-    @speaks_of_keywords
+    @speaks_of_keywords()
     def save(self, path: str | Path, *, force: bool = False) -> Path:
         """Write the tables and the record, as `fisher inspect -o` does.
 

@@ -66,9 +66,19 @@ def test_every_setting_is_a_keyword_under_the_name_of_its_option() -> None:
 def test_help_lists_the_keywords_with_their_defaults(name: str) -> None:
     parameters = inspect.signature(getattr(fisher_cli, name)).parameters
     assert set(Keywords.__annotations__) <= set(parameters)
-    assert parameters["limit"].default == 1000
-    assert parameters["dtype"].default == "float32"
+    assert parameters["limit"].default == {"verify": 32, "inspect": 8}.get(name, 1000)
     assert "precision" not in parameters
+
+
+def test_the_defaults_that_help_lists_are_those_that_are_taken() -> None:
+    inputs = {"verify": {}, "spectrum": {"limit": 6}, "examples": {"limit": 6}, "compare": {"limit": 6}}
+    for name, words in inputs.items():
+        parameters = inspect.signature(getattr(fisher_cli, name)).parameters
+        settings = RUNS[name][0](FIRST, **words).settings
+        assert (settings.eigenvalues, settings.precision) == tuple(
+            parameters[each].default for each in ("eigenvalues", "dtype")
+        )
+        assert settings.limit == words.get("limit", parameters["limit"].default)
 
 
 @pytest.mark.parametrize(

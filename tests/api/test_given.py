@@ -136,6 +136,8 @@ def test_modules_by_name_stand_in_the_order_of_their_numbers() -> None:
     words = analyze({"start": network(0), "end": network(1)}, pair(), **QUICK).table
     assert words["checkpoint"].tolist() == ["start", "end"]
     assert words["step"].isna().all()
+    with pytest.raises(UsageError, match=r"two modules have one name among 1, '1'"):
+        analyze({1: network(0), "1": network(1)}, pair(), **QUICK)  # type: ignore[dict-item]
     assert analyze({"epoch_2": network(0)}, pair(), **QUICK).table["epoch"].tolist() == [2]
 
 
