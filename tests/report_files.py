@@ -13,7 +13,7 @@ from fisher_cli.tables.registry import LAYERS, MAIN
 from tests.command import fisher
 
 SAMPLES = Path(__file__).parent.parent / "sample_checkpoints"
-EXAMPLES = 48
+EXAMPLES = 64
 COMMANDS = (
     ("analyze", ()),
     ("compare true-vs-empirical", ("--draws", "8")),

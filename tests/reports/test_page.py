@@ -106,10 +106,10 @@ def test_its_words_are_those_of_the_run(content: bytes) -> None:
     text = Page(content).text.replace("\N{NO-BREAK SPACE}", " ")
     assert re.search(r"The true trace rises from .* to .* at step 66", text)
     assert re.search(r"The true trace is largest at step 66 \([\d.]+ ± [\d.]+\) and ends at", text)
-    assert re.search(r"10 of 48 examples carry \d+% of the true trace at step 1760\.", text)
+    assert re.search(r"10 of 64 examples carry \d+% of the true trace at step 1760\.", text)
     assert "All 6 parameter tensors are in the trace, by: linear." in text
     assert re.search(r"fisher analyze .*step_00000.pt .*-o", text)
-    for fact in ("digits train", "48 of 1400", "digits-mlp", "6,570"):
+    for fact in ("digits train", "64 of 1400", "digits-mlp", "6,570"):
         assert fact in text
 
 
