@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 from fisher_cli.reports.closing_lines import of_comparison, of_examples, of_files, of_run, of_spectra
 from fisher_cli.reports.examples import finding
 from fisher_cli.reports.identities import verdict_of
-from fisher_cli.results import Inspection, Measurement
+from fisher_cli.reports.run_sentences import run_sentences
+from fisher_cli.results import Inspection, Measurement, by_run
 from fisher_cli.text import one_line, visible
 
 if TYPE_CHECKING:
@@ -30,15 +31,24 @@ _COLUMNS: Final = {
     "files": ("checkpoint", "step", "architecture", "parameters", "format", "weights_key", "status", "error"),
 }
 _ROWS: Final = 20
+_NOTHING: Final = "No checkpoint gave a result: the column error says why."
 
 
 def headline(table: str, measurements: Sequence[Measurement]) -> str:
-    """What a run says in a sentence or two: the one that its command prints last.
+    """What runs say in a sentence or two each, those that their command prints last, and how they differ.
 
     Args:
-        table: the name of its main table.
-        measurements: in order of training.
+        table: the name of the main table.
+        measurements: run by run, in order of training.
     """
+    runs = by_run(measurements)
+    said = [_plain(_of_one_run(table, rows)) for rows in runs.values()]
+    if len(runs) > 1:
+        said = [f"{one_line(name)}: {text}" for name, text in zip(runs, said, strict=True)]
+    return _plain([*said, *(run_sentences(runs) if table == "main" else [])] or [_NOTHING])
+
+
+def _of_one_run(table: str, measurements: Sequence[Measurement]) -> list[str]:
     if table == "comparison":
         said = of_comparison([(each, each.comparison) for each in measurements if each.comparison is not None])
     elif table == "spectrum":
@@ -53,7 +63,7 @@ def headline(table: str, measurements: Sequence[Measurement]) -> str:
         said = [verdict_of(pairs)] if pairs else []
     else:
         said = of_run(measurements)
-    return _plain(said or ["No checkpoint gave a result: the column error says why."])
+    return said or [_NOTHING]
 
 
 def headline_of_files(inspections: Sequence[Inspection]) -> str:
@@ -71,7 +81,8 @@ def fragment(title: str, said: str, name: str, table: "pd.DataFrame", files: Seq
         table: the data frame.
         files: those that were written.
     """
-    shown = [column for column in _COLUMNS[name] if column in table and table[column].notna().any()]
+    runs = ["run"] if "run" in table and table["run"].nunique() > 1 else []
+    shown = [column for column in (*runs, *_COLUMNS[name]) if column in table and table[column].notna().any()]
     rows = table[shown].head(_ROWS)
     cells = rows.to_html(index=False, escape=True, na_rep="", float_format=lambda value: f"{value:.4g}", border=0)
     more = len(table) - len(rows)

@@ -69,12 +69,12 @@ def _place(each: RunDifference) -> str:
     )
     difference = unbroken(number_text(each.difference.value, each.difference.standard_error))
     if each.p_holm is None:
-        return f"{where} is {one} against {other}, an error of the difference is not known"
+        return f"is {one} against {other} {where}, without a known error of the difference"
     if not each.is_clear:
-        return f"{where} does not differ clearly ({one} against {other}, p = {each.p_holm:.2g})"
+        return f"does not differ clearly {where} ({one} against {other}, p = {each.p_holm:.2g})"
     how = "larger" if each.difference.value > 0 else "smaller"
     p = "p < 0.001" if each.p_holm < 0.001 else f"p = {each.p_holm:.2g}"
-    return f"{where} is {how} ({one} against {other}, difference {difference}, {p})"
+    return f"is {how} {where} ({one} against {other}, difference {difference}, {p})"
 
 
 def _pairs(pairs: Mapping[tuple[str, str], Sequence[RunDifference]]) -> str:

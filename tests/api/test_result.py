@@ -47,6 +47,16 @@ def test_a_notebook_shows_the_sentence_the_table_and_the_files(tmp_path: Path) -
     assert f"table: {tmp_path / 't.csv'}" in repr(found)
 
 
+def test_two_runs_are_each_said_and_compared(tmp_path: Path) -> None:
+    for run, files in {"slow": [FIRST], "fast": [FIRST, LAST]}.items():
+        (tmp_path / run).mkdir()
+        for file in files:
+            (tmp_path / run / file.name).write_bytes(file.read_bytes())
+    found = analyze([tmp_path / "slow", tmp_path / "fast"], limit=20, eigenvalues=0)
+    assert re.match(r"slow: The true trace is .* fast: The true trace is largest .* slow against fast: the true trace ", found.headline), found.headline
+    assert "<th>run</th>" in found._repr_html_()
+
+
 def test_no_name_acts_in_a_notebook(tmp_path: Path) -> None:
     name = "<img src=x onerror=alert(1)>\x1b[2J"
     (tmp_path / f"{name}.pt").write_bytes(FIRST.read_bytes())

@@ -135,8 +135,8 @@ def test_rows_without_steps_are_compared_at_peaks_and_ends(pair: Mapping[str, li
 
 def test_a_sentence_says_what_differs(pair: Mapping[str, list[Measurement]]) -> None:
     first, how = (text.replace("\N{NO-BREAK SPACE}", " ") for text in run_sentences(pair))
-    assert first.startswith("a against b: the true trace at its peak is smaller (")
-    assert "at the end is smaller" in first
+    assert first.startswith("a against b: the true trace is smaller at its peak (")
+    assert "is smaller at the end" in first
     assert first.endswith("differs clearly at 1 of 2 equal steps, always larger in a.")
     assert how == (
         "Errors of these differences are paired by example; clear means p < 0.05 after Holm's correction for all 4 "
@@ -161,8 +161,8 @@ def test_runs_of_one_command_are_compared_in_its_table_its_words_and_its_page(wo
             (workdir / "runs" / run / name).write_bytes((SAMPLES / f"digits-{run}" / name).read_bytes())
     words = ("analyze", "runs", "--limit", "30", "--eigenvalues", "0", "-q")
     said = " ".join(fisher(*words, "--format", "table", "-o", "all.csv").stdout.split())
-    assert "clean against noisy: the true trace at its peak does not differ clearly (" in said
-    assert "; at the end is smaller (" in said
+    assert "clean against noisy: the true trace does not differ clearly at its peak (" in said
+    assert "; is smaller at the end (" in said
     assert "Not compared, since the run is of another network: cnn (digits-cnn)" in said
     table = read_table(Path("all.runs.csv"))
     assert list(table.columns) == [column.name for column in RUNS.columns]
@@ -171,7 +171,7 @@ def test_runs_of_one_command_are_compared_in_its_table_its_words_and_its_page(wo
     main = read_table(Path("all.csv")).set_index("checkpoint")["trace_true"]
     assert table["difference"].iloc[-1] == main["clean/step_01760.pt"] - main["noisy/step_01760.pt"]
     page = render_page(read_runs([Path("all.csv")])).decode()
-    assert "<p>clean against noisy: the true trace at its peak does not differ clearly (" in page
+    assert "<p>clean against noisy: the true trace does not differ clearly at its peak (" in page
 
     for run in ("clean", "noisy"):
         fisher("analyze", f"runs/{run}", *words[2:], "-o", f"{run}.csv")
