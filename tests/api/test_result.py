@@ -53,7 +53,10 @@ def test_two_runs_are_each_said_and_compared(tmp_path: Path) -> None:
         for file in files:
             (tmp_path / run / file.name).write_bytes(file.read_bytes())
     found = analyze([tmp_path / "slow", tmp_path / "fast"], limit=20, eigenvalues=0)
-    assert re.match(r"slow: The true trace is .* fast: The true trace is largest .* slow against fast: the true trace ", found.headline), found.headline
+    assert re.match(
+        r"slow: The true trace is .* fast: The true trace is largest .* slow against fast: the true trace ",
+        found.headline,
+    ), found.headline
     assert "<th>run</th>" in found._repr_html_()
 
 

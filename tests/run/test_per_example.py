@@ -298,7 +298,7 @@ def test_analyze_writes_the_same_rows_beside_its_report() -> None:
     Path("two.examples.csv").write_text("mine")
     assert "--force" in fisher(*words, "--per-example", code=1).stderr
     assert Path("two.examples.csv").read_text() == "mine"
-    assert "name it with -o FILE" in fisher("analyze", LAST, "--limit", 5, "--per-example", code=2).stderr
+    assert "add -o trend.csv" in fisher("analyze", LAST, "--limit", 5, "--per-example", code=2).stderr
 
 
 def test_the_library_gives_the_same_tables() -> None:
