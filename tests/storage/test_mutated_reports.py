@@ -14,10 +14,10 @@ from tests.long_lists import some
 from tests.report_mutation import COMMANDS
 
 # Cases in all, and of each test.
-CASES, AT_ONCE = 5000, 100
+CASES, AT_ONCE = 5000, 50
 
 
-@pytest.mark.parametrize("first", some(range(0, CASES, AT_ONCE), part=0.02))
+@pytest.mark.parametrize("first", some(range(0, CASES, AT_ONCE), part=0.01))
 def test_no_mutated_report_ends_a_command_otherwise_than_in_one_line(
     first: int, record_property: Callable[[str, object], None]
 ) -> None:
