@@ -276,7 +276,7 @@ def movement(runs: Runs, width: float = WIDTH) -> Chart | None:
             shown = f"{name}{label}" if k == 0 or len(runs) <= MOST_LABELLED else "_"
             line(axes, x, values, None, i if several else k, shown, dash=k)
     logarithmic(axes)
-    axes.set_ylabel("step from the row before (nats)")
+    axes.set_ylabel("step from the previous row (nats)")
     legend_above(axes)
     names = ("kl_step", "kl_step_se", "kl_step_quadratic", "kl_step_quadratic_se", "path_length")
     note = "Where the lines part, the step is too long for the Fisher at its start to describe."

@@ -51,7 +51,7 @@ class PreviousRow:
         if self.last is None:
             return None, ()
         if why := why_apart(problem, self.last):
-            return None, (f"no movement from the row before, which is of another network: {why}",)
+            return None, (f"no movement from the previous row, which is of another network: {why}",)
         found = movement(problem, outputs, trace, self.last)
         return found, tuple(self._remarks(found))
 

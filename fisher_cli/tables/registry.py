@@ -186,7 +186,7 @@ MAIN: Final = Table(
         ),
         *estimate("trace_ratio", "", "trace_empirical / trace_true", "trace.ratio"),
         *estimate(
-            "trace_true_change", CURVATURE, "trace_true minus that of the row before, paired", "movement.trace_change"
+            "trace_true_change", CURVATURE, "trace_true minus that of the previous row, paired", "movement.trace_change"
         ),
         real("trace_covariance", CURVATURE, "trace_empirical minus gradient_norm_squared", "gradient.covariance"),
         real(
@@ -220,14 +220,16 @@ MAIN: Final = Table(
         real(
             "subspace_overlap",
             "",
-            "overlap of the true Fisher's leading eigenspace with that of the row before",
+            "overlap of the true Fisher's leading eigenspace with that of the previous row",
             "true_spectrum.overlap",
         ),
-        real("kl_step", NATS, "mean KL divergence from the row before to this row's predictions", "movement.kl.value"),
+        real(
+            "kl_step", NATS, "mean KL divergence from the previous row to this row's predictions", "movement.kl.value"
+        ),
         real(
             "kl_step_quadratic",
             NATS,
-            "½ΔᵀFΔ of the step from the row before, with its true Fisher",
+            "½ΔᵀFΔ of the step from the previous row, with the true Fisher of that row",
             "movement.kl_quadratic.value",
         ),
         real("path_length", "√nats", "√(ΔᵀFΔ) summed over the steps so far", "sequence.path_length"),

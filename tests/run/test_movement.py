@@ -122,7 +122,7 @@ def test_another_network_begins_a_path_of_its_own() -> None:
     assert analysis.table["path_length"].isna().tolist() == [True, True, False]
     quadratic = analysis.table["kl_step_quadratic"][2]
     assert analysis.table["path_length"][2] == pytest.approx(math.sqrt(2 * quadratic))
-    said = "no movement from the row before, which is of another network: 0.weight has the shape (6, 4) in place of"
+    said = "no movement from the previous row, which is of another network: 0.weight has the shape (6, 4) in place of"
     assert any(note.startswith(said) for note in analysis.measurements[1].notes)
 
 
