@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from fisher_cli.curvature.problem.process_group import ProcessGroup
     from fisher_cli.inputs.checkpoints.follow import FollowRequest
-    from fisher_cli.reports.console import Console
+    from fisher_cli.reports.console import Console, Progress
     from fisher_cli.results import Measurement
     from fisher_cli.run.analysis import Analysis
     from fisher_cli.run.preparation import FileRun
@@ -47,7 +47,7 @@ class FirstRow:
 
     def __init__(self, console: "Console", ranks: int) -> None:
         self._console, self._ranks, self._waits = console, ranks, True
-        self._has_said_rounding = False
+        self._has_said_rounding = self._has_said_time = False
 
     def take(self, measurement: "Measurement") -> None:
         """Say what this row is the first to tell: ranks without work, and what a reduced precision costs."""
@@ -57,6 +57,17 @@ class FirstRow:
         if measurement.rounding is not None and not self._has_said_rounding:
             self._has_said_rounding = True
             self._console.message(measurement.rounding.sentence())
+
+    def say_time(self, measurement: "Measurement", settings: Settings, progress: "Progress") -> None:
+        """Say that the run will take long, if it will, once: when its first measurements show how long."""
+        from fisher_cli.cli.long_run import long_run
+
+        foreseen = progress.foreseen()
+        if self._has_said_time or foreseen is None or not measurement.timings:
+            return
+        self._has_said_time = True
+        if line := long_run(measurement, settings, *foreseen):
+            self._console.message(line)
 
     def _say_who_idles(self, measurement: "Measurement") -> None:
         """Ranks share whole batches, so that results do not depend on their number; there may be fewer than ranks."""
@@ -333,7 +344,8 @@ def _measure(
     from fisher_cli.tables.trajectory import PathLength
 
     first, path = FirstRow(console, run.analysis.resources.ranks), PathLength()
-    with console.progress(None if run.is_following else len(run)) as progress:
+    total, at_once = None if run.is_following else len(run), max(1, len(run.analysis.resources.devices))
+    with console.progress(total, at_once=at_once) as progress:
         rows = run.rows(progress) if files is None else run.rows(progress, _Renewed(run, report, files, opened))
         try:
             place = OrderInRun(run.analysis.first_order)
@@ -347,6 +359,7 @@ def _measure(
                         console.write(text)
                 opened.add(measurement, order)
                 first.take(measurement)
+                first.say_time(measurement, run.analysis.settings, progress)
                 run.analysis.measurements[-1] = report.finished(measurement)
         except BaseException as error:
             _keep(console, run, report, files, opened, by_user=not isinstance(error, Exception))

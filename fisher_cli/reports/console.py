@@ -17,6 +17,7 @@ from typing import Any, Self, TextIO, TypeVar
 import rich.columns
 import rich.console
 import rich.progress
+import rich.table
 from rich.console import ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
@@ -26,6 +27,7 @@ from fisher_cli.reports.checkpoint_comparison import render_checkpoint_compariso
 from fisher_cli.reports.closing_lines import closing_lines
 from fisher_cli.reports.comparison import render_comparison
 from fisher_cli.reports.examples import render_examples
+from fisher_cli.reports.forecast import duration
 from fisher_cli.reports.identities import render_identities
 from fisher_cli.reports.inspection import render_coverage, render_inspections
 from fisher_cli.reports.layout import STATUS_STYLES, shorten
@@ -236,17 +238,18 @@ class Console:
         else:
             self.lines(names)
 
-    def progress(self, total: int | None, clock: Callable[[], float] = time.monotonic) -> "Progress":
+    def progress(self, total: int | None, clock: Callable[[], float] = time.monotonic, at_once: int = 1) -> "Progress":
         """Show on stderr how far the run is: a bar on a terminal, a line now and then elsewhere.
 
         Args:
             total: how many checkpoints there are; None where nobody knows.
             clock: seconds; only differences count.
+            at_once: how many checkpoints are measured side by side.
 
         Returns:
             A context manager; inside it the run tells its start, its stages and its end of each checkpoint.
         """
-        return Progress(self, total, clock)
+        return Progress(self, total, clock, at_once)
 
     def _show_runs(
         self, rows: Sequence[R], render: Callable[[Sequence[R]], RenderableType], closing: Sequence[str] = ()
@@ -276,11 +279,11 @@ class Console:
         if self.quiet or not _is_terminal(self._stderr) or _is_dumb():
             return None
         self._bar = rich.progress.Progress(
-            rich.progress.BarColumn(24),
-            *(_text_column(f"{{task.fields[{name}]}}") for name in ("count", "name", "stage")),
-            rich.progress.TimeElapsedColumn(),
-            _text_column("left"),
-            rich.progress.TimeRemainingColumn(),
+            rich.progress.BarColumn(12),
+            *(_text_column(f"{{task.fields[{name}]}}") for name in ("count", "name")),
+            _Stage(),  # of all columns it gives way where the terminal is narrow
+            rich.progress.TimeElapsedColumn(table_column=rich.table.Column(no_wrap=True)),
+            _TimeLeft(table_column=rich.table.Column(no_wrap=True)),
             console=self._err,
             transient=True,
             redirect_stdout=False,
@@ -310,6 +313,21 @@ class Console:
             bar.start()
 
 
+class _Stage(rich.progress.ProgressColumn):
+    """What is done just now, cut where there is no room."""
+
+    def render(self, task: rich.progress.Task) -> Text:
+        return Text(task.fields["stage"], no_wrap=True, overflow="ellipsis")
+
+
+class _TimeLeft(rich.progress.ProgressColumn):
+    """The time left as the run's own measurements estimate it; nothing before there are any."""
+
+    def render(self, task: rich.progress.Task) -> Text:
+        foreseen = task.fields["foreseen"]()
+        return Text("" if foreseen is None else f"{duration(foreseen[0])} left")
+
+
 class Progress:
     """How far a run is; made by `Console.progress`, used with `with`.
 
@@ -317,13 +335,18 @@ class Progress:
         console: what it is shown on.
         total: how many checkpoints there are; None where nobody knows.
         clock: seconds; only differences count.
+        at_once: how many checkpoints are measured side by side.
     """
 
-    def __init__(self, console: Console, total: int | None, clock: Callable[[], float]) -> None:
+    def __init__(self, console: Console, total: int | None, clock: Callable[[], float], at_once: int = 1) -> None:
         self._console = console
         self._total = total
         self._clock = clock
+        self._at_once = at_once
         self._finished = 0
+        self._begun: float | None = None
+        # Checkpoints that were measured now, and how long that took; not those kept from before, or without numbers.
+        self._measured, self._spent = 0, 0.0
         self._last_line = clock()
         self._held: list[tuple[str, Measurement]] = []
         self._bar: rich.progress.Progress | None = None
@@ -332,7 +355,9 @@ class Progress:
     def __enter__(self) -> Self:
         self._bar = self._console._start_bar()
         if self._bar is not None:
-            self._task = self._bar.add_task("", total=self._total, count=self._count(), name="", stage="")
+            self._task = self._bar.add_task(
+                "", total=self._total, count=self._count(), name="", stage="", foreseen=self.foreseen
+            )
         return self
 
     def __exit__(
@@ -348,6 +373,7 @@ class Progress:
         Args:
             name: its name; a long one is shortened.
         """
+        self._begun = self._clock()
         self._update(0.0, name=shorten(one_line(name), 32), stage="")
 
     def stage(self, text: str, fraction: float) -> None:
@@ -366,6 +392,10 @@ class Progress:
         the run ends with that reason, and one line says more than a thousand.
         """
         self._finished += 1
+        if self._begun is not None and measurement.timings:
+            self._measured += 1
+            self._spent += self._clock() - self._begun
+        self._begun = None
         self._update(0.0, stage="")
         is_due = self._clock() - self._last_line >= _SECONDS_BETWEEN_LINES
         if self._is_hopeless_with(measurement) and not is_due:
@@ -379,6 +409,18 @@ class Progress:
             self._console.message(f"{self._count()} {measurement.checkpoint}: {remark}: {taken}")
         if measurement.status is not Status.OK or (self._bar is None and (is_due or is_last)):
             self._say(self._count(), measurement)
+
+    def foreseen(self) -> tuple[float, float] | None:
+        """The seconds left and those of all checkpoints, each taken to need the mean of those measured so far.
+
+        Returns:
+            None where nobody knows how many there are, and until each process that measures has finished one.
+        """
+        if self._total is None or self._measured < self._at_once:
+            return None
+        each = self._spent / self._measured
+        under_way = 0.0 if self._begun is None else min(self._clock() - self._begun, each)
+        return max(0.0, each * (self._total - self._finished) - under_way), each * self._total
 
     def _is_hopeless_with(self, measurement: Measurement) -> bool:
         """Whether all checkpoints so far have failed, and for the same reason."""

@@ -153,7 +153,7 @@ class Observer(Protocol):
     """
 
     def start(self, name: str) -> None:
-        """A checkpoint of this name is begun."""
+        """The measurement of a checkpoint of this name is begun; one known from before is only finished."""
 
     def stage(self, text: str, fraction: float) -> None:
         """Work inside a checkpoint has come this far.
@@ -466,6 +466,11 @@ def _compare_stage(observer: Observer, text: str, fraction: float) -> None:
     observer.stage(text, 0.4 + 0.6 * fraction)
 
 
+def _lanczos_stage(observer: Observer, name: str, begin: float, text: str, fraction: float) -> None:
+    """How far the eigenvalues of one matrix are, as a part of the whole."""
+    observer.stage(f"{name} Fisher: {text}", begin + 0.25 * fraction)
+
+
 def question_of(settings: Settings) -> SpectrumRequest:
     """What is asked of the eigenvalues of either Fisher: how many, how exactly, and whether the whole spectrum."""
     asked = settings.spectrum
@@ -510,7 +515,9 @@ def _with_eigenvalues(
     gradient = swept.mean_gradient if question.full else None
     for matrix, trace in _matrices(swept, settings):
         name = "empirical" if matrix.empirical else "true"
-        context.observer.stage(f"eigenvalues of the {name} Fisher", 0.75 if matrix.empirical else 0.45)
+        begin = 0.75 if matrix.empirical else 0.45
+        context.observer.stage(f"eigenvalues of the {name} Fisher", begin)
+        matrix.advance = partial(_lanczos_stage, context.observer, name, begin)
         before = None if previous_row is None else previous_row.before.get(name)
         with clock(f"eigenvalues_{name}"):
             found, leading = spectrum(matrix, question, trace, gradient=gradient, before=before)

@@ -123,7 +123,7 @@ class Run(Generic[S]):
         """Go through the rows, each with the network of the one before in its run.
 
         Args:
-            observer: told what is begun and finished, and how far it is.
+            observer: told what is begun and finished, and how far it is; of rows known from before only the end.
             waiting: called before each wait for what comes later.
 
         Yields:
@@ -142,9 +142,9 @@ class Run(Generic[S]):
         if self.share:
             self._previous[self.share[0].run] = self._predecessor(first, observer)
         for file in self._coming(waiting):
-            observer.start(file.name)
             row = self._recalled(file) or self._joined_anew(file)
             if row is None:
+                observer.start(file.name)
                 row = self.executor.measure_row(file, self._before(file))
                 self._go_on_from(file, row)
             row = replace(self._identified(row), run=file.run)

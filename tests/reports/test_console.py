@@ -292,7 +292,7 @@ def test_a_terminal_gets_a_bar_that_goes_away(monkeypatch: pytest.MonkeyPatch) -
             progress.start("first_[/]_\x1b.pt")
             progress.stage("eigenvalues", 0.5)
             console.write("row one\n")
-            progress.finish(BELL[0])
+            progress.finish(checkpoint(0, timings=(("traces", 1.0),)))
             console.message("said meanwhile")
             progress.finish(MIXED[5])
         console.write("afterwards\n")
@@ -335,3 +335,20 @@ def test_a_smaller_batch_for_want_of_memory_is_said_at_once() -> None:
     said = err.seen.decode().splitlines()
     assert said[0] == "2/3 step_00022.pt: memory ran out at 64 examples at once: 16 from here on"
     assert len(said) == 2
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 160])
+def test_the_time_left_is_whole_where_the_stage_is_cut(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    now, err = [0.0], Stream(terminal=True)
+    with Console(stdout=Stream(), stderr=err, width=width).progress(10, clock=lambda: now[0]) as progress:
+        progress.start("step_1.pt")
+        now[0] += 700
+        progress.finish(checkpoint(0, timings=(("traces", 1.0),)))
+        progress.start("step_2.pt")
+        progress.stage("empirical Fisher: 142 products, residual 320 × tolerance", 0.6)
+    last = [line for line in re.split(r"[\r\n]", err.seen.decode()) if "step_2" in line][-1]
+    assert "105 min left" in last
+    assert "empir" in last
+    assert ("320 × tolerance" in last) == (width >= 120)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -276,6 +277,11 @@ def _values(pairs: GramEigenpairs, comparison_request: ComparisonRequest, parame
     return Eigenvalues(values + zeros, residuals + zeros, "gram", pairs.converged, 0)
 
 
+def _eigenvalue_stage(advance: Advance, begin: float, text: str, fraction: float) -> None:
+    """How far the eigenvalues of one matrix are, as a part of the whole."""
+    advance(f"eigenvalues: {text}", begin + 0.15 * fraction)
+
+
 def _by_products(swept: TraceResult, comparison_request: ComparisonRequest, advance: Advance) -> _Matrices:
     """From products with both matrices: norms by probes beside the leading eigenvectors, conjugate gradients."""
     engine, trace = swept.engine, swept.trace
@@ -292,7 +298,9 @@ def _by_products(swept: TraceResult, comparison_request: ComparisonRequest, adva
     held = 2 * min(comparison_request.count, problem.size) * problem.size * 8 <= room
     found = []
     for index, matrix in enumerate((true, empirical)):
-        advance("eigenvalues", 0.3 + 0.15 * index)
+        begin = 0.3 + 0.15 * index
+        advance("eigenvalues", begin)
+        matrix.advance = partial(_eigenvalue_stage, advance, begin)
         found.append(matrix.leading(comparison_request.count, tolerance=comparison_request.tolerance, vectors=held))
     spaces: list[Tensor] = [each.vectors for each in found if each.vectors is not None]
     empty = torch.zeros(problem.size, 0, dtype=torch.float64, device=problem.device)

@@ -6,6 +6,7 @@ Krylov space contains one copy of each).
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 
@@ -15,6 +16,9 @@ from torch import Tensor
 from fisher_cli.curvature.linalg.krylov import BlockedBasis, Operator, Product
 from fisher_cli.curvature.linalg.subspace import RitzPairs, Subspace
 from fisher_cli.curvature.linalg.sums import dot
+
+# Told the products so far and the worst residual of the wanted pairs as a multiple of the tolerance.
+ProductsDone = Callable[[int, float], None]
 
 # The search for overlooked eigenvalues may miss one with this probability over its random start vector.
 SEARCH_RISK = 1e-3
@@ -99,14 +103,18 @@ class Goal:
         room = (self.threshold(ritz) - ritz.values[self.count :]).clamp(min=TINY)
         return ritz.bounds[self.count :].square() / room
 
+    def excess(self, ritz: RitzPairs) -> float:
+        """The worst residual of the wanted pairs as a multiple of the limit."""
+        return float(ritz.residuals[: self.count].max()) / max(self.limit(ritz), TINY)
+
     def met(self, ritz: RitzPairs) -> bool:
         """Whether all wanted pairs are there with residuals within the limit."""
         return len(ritz.values) >= self.count and bool((ritz.residuals[: self.count] <= self.limit(ritz)).all())
 
 
-def _converge(space: Subspace, goal: Goal, level: float) -> RitzPairs:
+def _converge(space: Subspace, goal: Goal, level: float, advance: ProductsDone) -> RitzPairs:
     """Steps until the wanted Ritz pairs, and whatever the chain has above the level, converge or products run out."""
-    due, before = max(goal.count, len(space.matrix)), (0, math.inf)
+    due, before, excess = max(goal.count, len(space.matrix)), (0, math.inf), math.inf
     while True:
         ended = space.spanned or space.operator.used >= goal.budget
         steps = len(space.matrix)
@@ -114,9 +122,10 @@ def _converge(space: Subspace, goal: Goal, level: float) -> RitzPairs:
             ritz = space.ritz()
             if ended or (goal.met(ritz) and space.chain_is_settled(level, goal.limit(ritz))):
                 return ritz
-            excess = float(ritz.residuals[: goal.count].max()) / max(goal.limit(ritz), TINY)
+            excess = goal.excess(ritz)
             due, before = steps + _pause(steps, excess, before, steps - space.chain), (steps, excess)
         space.extend()
+        advance(space.operator.used, AIM * excess)
 
 
 def _pause(steps: int, excess: float, before: tuple[int, float], length: int) -> int:
@@ -185,7 +194,7 @@ class _Search(Enum):
     OUT_OF_PRODUCTS = auto()
 
 
-def _search(space: Subspace, goal: Goal, level: float) -> _Search:
+def _search(space: Subspace, goal: Goal, level: float, residual: float, advance: ProductsDone) -> _Search:
     """Whether B, A projected off the rows before the chain, has an eigenvalue above the level b.
 
     For every unit eigenvector u of B with an eigenvalue λ > b and the start q of the chain,
@@ -200,6 +209,7 @@ def _search(space: Subspace, goal: Goal, level: float) -> _Search:
     overlap, pivot, coupling = 0.0, math.inf, 0.0
     while space.operator.used < goal.budget:
         alpha, beta = space.extend()
+        advance(space.operator.used, residual)
         pivot = level - alpha - coupling**2 / pivot
         if pivot <= 0:
             return _Search.SOMETHING_FOUND
@@ -210,21 +220,21 @@ def _search(space: Subspace, goal: Goal, level: float) -> _Search:
     return _Search.OUT_OF_PRODUCTS
 
 
-def _solve(space: Subspace, goal: Goal) -> tuple[bool, int]:
+def _solve(space: Subspace, goal: Goal, advance: ProductsDone) -> tuple[bool, int]:
     """Leaves the wanted Ritz vectors as the basis: whether larger ones are ruled out, products till convergence."""
-    ritz = _converge(space, goal, math.inf)
+    ritz = _converge(space, goal, math.inf, advance)
     before, bold = space.operator.used, True
     while (
         goal.met(ritz) and not space.spanned and ritz.values[0] > 0 and not ruled_out(ritz, goal, space.operator.scale)
     ):
         aside, level = deflation(ritz, goal) if bold else (torch.arange(goal.count), goal.threshold(ritz))
         space.restart(ritz, aside)
-        outcome = _search(space, goal, level)
+        outcome = _search(space, goal, level, AIM * goal.excess(ritz), advance)
         if outcome is not _Search.SOMETHING_FOUND:
             space.truncate(goal.count)
             return outcome is _Search.NOTHING_THERE, before
         known = ritz
-        ritz = _converge(space, goal, level)
+        ritz = _converge(space, goal, level, advance)
         # Nothing new among the wanted: too much was set aside, and b came out too low.
         bold = float((ritz.values[: goal.count] - known.values[: goal.count]).sum()) > 0.5 * goal.limit(ritz)
     complete = goal.met(ritz) or space.spanned
@@ -245,6 +255,7 @@ def largest_eigenpairs(
     trace: float | None = None,
     squared_norm: float | None = None,
     keep_images: bool = False,
+    advance: ProductsDone = lambda _products, _residual: None,
 ) -> Eigenpairs:
     """The `count` largest eigenvalues θ of a positive semidefinite A, ‖Av − θv‖ ≤ tolerance · θ₁, from v ↦ Av.
 
@@ -265,6 +276,8 @@ def largest_eigenpairs(
         trace: tr A or more, where known to the rounding of the products: it may make the second run needless.
         squared_norm: ‖A‖_F² or more, likewise.
         keep_images: keep A q for every basis vector q, which doubles the memory and saves the last `count` products.
+        advance: told after each product how many there were, and the worst residual of the wanted pairs when it was
+            last looked at, as a multiple of `tolerance` · θ₁; infinite before the first look.
 
     Returns:
         Eigenpairs; not converged ones keep their values and residuals.
@@ -279,7 +292,7 @@ def largest_eigenpairs(
     operator = Operator(product)
     images = BlockedBasis(size, dtype, device) if keep_images else None
     space = Subspace(operator, BlockedBasis(size, dtype, device), images, seed)
-    complete, first = _solve(space, goal)
+    complete, first = _solve(space, goal, advance)
     searched = operator.used - first
     values, residuals = _residuals(space)
     order = values.argsort(descending=True, stable=True)

@@ -77,6 +77,7 @@ class Matrix:
         trace: the exact trace where it is known.
         columns: w ‖J_nᵀ v_nk‖² of every score, (N, K): with it, the small ones can be left out and bounded.
         seed: of the start vectors.
+        advance: told by Lanczos in words how far it is, and as a fraction from 0 to 1.
     """
 
     engine: Engine
@@ -85,6 +86,7 @@ class Matrix:
     trace: float | None = None
     columns: Tensor | None = None
     seed: int = 0
+    advance: Callable[[str, float], None] = lambda _text, _fraction: None
 
     @property
     def problem(self) -> Problem:
@@ -286,6 +288,7 @@ class Matrix:
             trace=self.trace if gram is None else float(gram.trace()),
             squared_norm=None if gram is None else float(squared_norm(gram)),
             keep_images=images,
+            advance=lambda products, residual: self.advance(*lanczos_progress(products, residual, tolerance)),
         )
 
     def _filled(self, found: Eigensystem, count: int, rank: int) -> Eigensystem:
@@ -342,6 +345,21 @@ def matrices(
         Matrix(engine, jacobian, False, trace_true, columns, seed),
         Matrix(engine, jacobian, True, trace_empirical, None, seed),
     )
+
+
+def lanczos_progress(products: int, residual: float, tolerance: float) -> tuple[str, float]:
+    """How far Lanczos is: in words, and as the share of the digits to gain that its worst residual has gained.
+
+    Args:
+        products: done so far.
+        residual: the worst of the wanted eigenvalues, as a multiple of the tolerance; infinite while it is not known.
+        tolerance: relative to the largest eigenvalue, which no residual exceeds.
+    """
+    done = "1 product" if products == 1 else f"{products:,} products"
+    if not math.isfinite(residual):
+        return done, 0.0
+    missing = math.log(max(residual, 1.0)) / max(-math.log(tolerance), math.ulp(1.0))
+    return f"{done}, residual {residual:,.{0 if residual >= 10 else 1}f} × tolerance", 1.0 - min(missing, 1.0)
 
 
 def _require_finite(matrix: Tensor) -> None:

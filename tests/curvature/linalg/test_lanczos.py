@@ -81,6 +81,16 @@ def test_twenty_copies_of_a_value_are_found_among_two_hundred() -> None:
     assert found.values.tolist() == pytest.approx([3.0] * 20)
 
 
+def test_progress_tells_of_each_product_and_ends_within_the_tolerance() -> None:
+    told = list[tuple[int, float]]()
+    found = solve("two values", torch.float64, 20, advance=lambda *each: told.append(each), keep_images=True)
+    assert [products for products, _ in told] == list(range(1, found.products + 1))
+    assert found.searched  # products that only rule out overlooked eigenvalues are told as well
+    residuals = [residual for _, residual in told]
+    assert residuals[0] == math.inf
+    assert residuals[-1] <= 1
+
+
 SPIKES = torch.cat([torch.tensor([100.0, 20.0, 10.0]), torch.linspace(1, 0, 197)]).double()
 
 
