@@ -39,6 +39,6 @@ def long_run(measurement: Measurement, settings: Settings, left: float, whole: f
         options.append(("--eigenvalues 0", whole * (1 - eigenvalues)))
     if half and not settings.verify:  # identities are verified on a few examples, however many there are
         options.append((f"--limit {half}", whole * (constant + (1 - constant) / 2)))
-    saving = [f"with {option} about {duration(time)}" for option, time in options if time < (1 - WORTHWHILE) * left]
+    saving = [f"about {duration(time)} with {option}" for option, time in options if time < (1 - WORTHWHILE) * left]
     share = f", {100 * eigenvalues:.0f} % of it for eigenvalues" if eigenvalues else ""
     return f"about {duration(left)} left{share}" + (f"; a new run would take {', '.join(saving)}" if saving else "")

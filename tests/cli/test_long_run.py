@@ -27,7 +27,7 @@ def test_a_long_run_is_told_with_what_fewer_eigenvalues_and_examples_would_save(
     said = long_run(measured(), Settings(), 40 * MINUTE, 50 * MINUTE)
     assert said == (
         "about 40 min left, 80 % of it for eigenvalues; "
-        "a new run would take with --eigenvalues 0 about 10 min, with --limit 500 about 28 min"
+        "a new run would take about 10 min with --eigenvalues 0, about 28 min with --limit 500"
     )
 
 
@@ -36,19 +36,19 @@ def test_the_numbers_follow_the_measured_shares() -> None:
     said = long_run(measured(timings=timings, examples=300), Settings(), 100 * MINUTE, 100 * MINUTE)
     assert said == (
         "about 100 min left, 25 % of it for eigenvalues; "
-        "a new run would take with --eigenvalues 0 about 75 min, with --limit 150 about 50 min"
+        "a new run would take about 75 min with --eigenvalues 0, about 50 min with --limit 150"
     )
 
 
 def test_an_option_that_saves_nothing_or_is_not_to_be_had_is_not_named() -> None:
     no_eigenvalues = measured(timings=(("traces", 100.0),))
     assert long_run(no_eigenvalues, Settings(), 40 * MINUTE, 40 * MINUTE) == (
-        "about 40 min left; a new run would take with --limit 500 about 20 min"
+        "about 40 min left; a new run would take about 20 min with --limit 500"
     )
     whole_spectrum = long_run(measured(), Settings(spectrum=SpectrumSettings()), 40 * MINUTE, 40 * MINUTE)
     assert whole_spectrum is not None
     assert "--eigenvalues" not in whole_spectrum
-    assert "--limit 500 about 22 min" in whole_spectrum
+    assert "about 22 min with --limit 500" in whole_spectrum
     late = long_run(measured(), Settings(), 10 * MINUTE, 100 * MINUTE)  # a new run begins from the first checkpoint
     assert late == "about 10 min left, 80 % of it for eigenvalues"
 
@@ -126,7 +126,7 @@ def test_a_command_tells_it_once_at_every_width_unless_quiet(width: int, quiet: 
     told = [line for line in err.getvalue().splitlines() if "left" in line]
     expected = (
         "about 80 min left, 80 % of it for eigenvalues; "
-        "a new run would take with --eigenvalues 0 about 20 min, with --limit 500 about 55 min"
+        "a new run would take about 20 min with --eigenvalues 0, about 55 min with --limit 500"
     )
     assert told == ([] if quiet else [expected])
 
