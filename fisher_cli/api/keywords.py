@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, ParamSpec, TypedDict, TypeVar
+from typing import Any, Final, Literal, ParamSpec, TypedDict, TypeVar, get_args
 
 from torch import nn
 
@@ -94,53 +94,6 @@ _LONG: Final = {"o": "output", "model-arg": "model_arguments", "data-arg": "data
 _FLAGS: Final = frozenset(
     {"force", "download", "trust_pickle", "use_ema", "recalibrate_bn", "weights_only", "without_head"}
 )
-# Words that go on with the sentence, where an option stands without a value.
-_NO_VALUES: Final = frozenset(
-    {
-        "a",
-        "again",
-        "and",
-        "are",
-        "as",
-        "asks",
-        "be",
-        "beside",
-        "both",
-        "brings",
-        "chooses",
-        "for",
-        "has",
-        "if",
-        "in",
-        "instead",
-        "into",
-        "is",
-        "it",
-        "leave",
-        "leaves",
-        "names",
-        "needs",
-        "on",
-        "or",
-        "out",
-        "recomputes",
-        "says",
-        "starts",
-        "that",
-        "the",
-        "they",
-        "this",
-        "to",
-        "twice",
-        "waits",
-        "was",
-        "were",
-        "will",
-        "with",
-        "without",
-        "writes",
-    }
-)
 _NOTHING: Final = frozenset({("limit", "all"), ("batch_size", "auto")})
 
 
@@ -167,12 +120,27 @@ def _keyword(match: re.Match[str], output: str) -> str:
     end = given[len(value) :]
     if name in _FLAGS:
         return f"{name}=True" + match[0].removeprefix(f"--{option}")
-    if not value or value in _NO_VALUES:
+    is_word = given.rstrip(".").isalpha() and not value.isupper()
+    if not value or (is_word and value not in _values_in_letters()):  # the sentence goes on
         return f"{name}=" + match[0].removeprefix(f"--{option}").removeprefix("-o")
     if option.endswith("-arg"):
         key, _, text = value.partition("=")
         return f"{name}={{{key!r}: {_literal(text)}}}{end}"
     return f"{name}={'None' if (name, value) in _NOTHING else _literal(value)}{end}"
+
+
+@functools.cache
+def _values_in_letters() -> frozenset[str]:
+    """The values that are written as words, unlike paths, numbers and what stands for a value in capitals."""
+    from fisher_cli.inputs.data.catalogue import known_datasets, splits_of
+    from fisher_cli.inputs.data.normalization import NAMED
+    from fisher_cli.inputs.networks.architectures import known_models
+
+    literals = {each for kind in Keywords.__annotations__.values() for each in get_args(kind) if isinstance(each, str)}
+    data = known_datasets()
+    return frozenset(
+        {"all", "auto", "none", "cpu", "cuda"}.union(known_models(), NAMED, data, *map(splits_of, data), literals)
+    )
 
 
 def _literal(text: str) -> str:

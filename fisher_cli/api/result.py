@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from fisher_cli.api.keywords import speaks_of_keywords
 from fisher_cli.errors import UsageError
-from fisher_cli.reports.in_short import fragment, headline, headline_of_files, where
+from fisher_cli.reports.notebook_view import fragment, headline, headline_of_files, where
 from fisher_cli.reports.reported_run import ReportedRun
 from fisher_cli.run.analysis import Analysis
 from fisher_cli.run.survey import Survey

@@ -33,7 +33,7 @@ from fisher_cli.cli import (
 )
 from fisher_cli.cli.address_space import refuse_small_address_space
 from fisher_cli.cli.help_format import PlainCommand, PlainGroup
-from fisher_cli.cli.wrong_words import instead_of
+from fisher_cli.cli.misplaced_paths import instead_of
 from fisher_cli.errors import FisherError, LockedError, UsageError
 from fisher_cli.parallel.launch import launched
 from fisher_cli.parallel.log_records import EscapedRecord

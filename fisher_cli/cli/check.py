@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from fisher_cli.cli import options
+from fisher_cli.cli.misplaced_paths import refuse_checkpoints
 from fisher_cli.cli.next_step import page_of
-from fisher_cli.cli.wrong_words import refuse_checkpoints
 
 
 def check(

@@ -10,9 +10,9 @@ import typer
 
 from fisher_cli.cli import options
 from fisher_cli.cli.destinations import ROWS_AS_THEY_COME, destinations, exit_code, say_what_is_left, why_nothing
+from fisher_cli.cli.misplaced_paths import refuse_tables
 from fisher_cli.cli.next_step import analysis_of
 from fisher_cli.cli.shared_options import DATA, DEBUG, DEVICE, ESTIMATOR, MODEL, NETWORK, asks, changed, without
-from fisher_cli.cli.wrong_words import refuse_tables
 from fisher_cli.settings import Resources, Settings
 from fisher_cli.storage.formats import Format, render
 from fisher_cli.storage.report_files import ReportFiles, RunRecord

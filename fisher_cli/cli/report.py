@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fisher_cli.cli import options
-from fisher_cli.cli.wrong_words import refuse_checkpoints
+from fisher_cli.cli.misplaced_paths import refuse_checkpoints
 from fisher_cli.errors import UsageError
 from fisher_cli.storage.single_file import check_single, write_single
 

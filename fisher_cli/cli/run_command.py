@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from fisher_cli.cli.destinations import ROWS_AS_THEY_COME, exit_code, say_what_is_left, why_nothing
 from fisher_cli.cli.long_tables import Opened, open_rows
+from fisher_cli.cli.misplaced_paths import refuse_tables
 from fisher_cli.cli.next_step import say_next
-from fisher_cli.cli.wrong_words import refuse_tables
 from fisher_cli.errors import UsageError
 from fisher_cli.parallel.launch import launched
 from fisher_cli.settings import Resources, Settings
@@ -83,7 +83,7 @@ class FirstRow:
 # The command under way and all its words as they were understood, defaults included.
 WORDS: ContextVar[str] = ContextVar("WORDS", default="")
 # Whether its data are those that it takes where nobody names any.
-DATA_IS_UNASKED: ContextVar[bool] = ContextVar("DATA_IS_UNASKED", default=False)
+DATA_IS_DEFAULT: ContextVar[bool] = ContextVar("DATA_IS_DEFAULT", default=False)
 
 
 def made_of(run: "FileRun", journal: Journal, files: ReportFiles) -> str:
@@ -351,7 +351,7 @@ def _measure(
             place = OrderInRun(run.analysis.first_order)
             for number, measurement in enumerate(rows):
                 order = place(measurement)
-                if number == 0 and DATA_IS_UNASKED.get():
+                if number == 0 and DATA_IS_DEFAULT.get():
                     _ask_for_data(run, measurement)
                 if to_stdout is not None and to_stdout in ROWS_AS_THEY_COME:
                     is_first = number == 0
@@ -368,8 +368,8 @@ def _measure(
 
 def _ask_for_data(run: "FileRun", measurement: "Measurement") -> None:
     """Ask for the dataset where the first checkpoint shows that the digits, which nobody asked for, do not fit."""
+    from fisher_cli.run.default_data import ask_for_data
     from fisher_cli.run.row import has_numbers
-    from fisher_cli.run.unasked_data import ask_for_data
 
     for file in () if has_numbers(measurement) else run.files:
         if file.name == measurement.checkpoint:

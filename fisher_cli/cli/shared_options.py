@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from fisher_cli.cli import options
-from fisher_cli.cli.run_command import DATA_IS_UNASKED, WORDS
+from fisher_cli.cli.run_command import DATA_IS_DEFAULT, WORDS
 from fisher_cli.cli.sharing import read_devices
 from fisher_cli.errors import UsageError
 from fisher_cli.settings import (
@@ -216,7 +216,7 @@ def asks(*asked: SharedOption) -> Callable[[Callable[..., None]], Callable[..., 
 
         @functools.wraps(command)
         def run(context: typer.Context, **given: Any) -> None:
-            DATA_IS_UNASKED.set(not _was_typed(context, "data"))
+            DATA_IS_DEFAULT.set(not _was_typed(context, "data"))
             WORDS.set(repr((context.command_path, sorted(context.params.items()))))
             typed = [(each, given.pop(each.name)) for each in asked]
             words, resources = (
