@@ -98,7 +98,7 @@ def run(folder: Path, row: RanksRow, words: Sequence[str]) -> None:
     row.whole.append(time.perf_counter() - start)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     row.processor.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    row.seconds.append(json.loads((folder / "r.meta.json").read_text())["run"]["seconds"])
+    row.seconds.append(json.loads((folder / "r.fisher/record.json").read_text())["run"]["seconds"])
     row.trace = float(pd.read_csv(folder / "r.csv")["trace_true"].iloc[-1])
 
 

@@ -38,8 +38,7 @@ def files() -> str:
         for each in TABLES.values()
     ]
     rows += [
-        ("`NAME.meta.json`, `NAME.compare.meta.json`, …", "all of them", "the record, below"),
-        ("`NAME.journal/`, `NAME.compare.journal/`, …", "those that resume", "the finished rows, below"),
+        ("`NAME.fisher/`, `NAME.compare.fisher/`, …", "all of them", "a folder: the record and the journal, below"),
     ]
     return "\n" + table(("file", "made by", "what it holds"), rows)
 

@@ -29,7 +29,8 @@ from typer.testing import Result
 from fisher_cli.storage.checksums import checked_line, self_hash_holds
 from fisher_cli.storage.formats import format_of
 from fisher_cli.storage.readers import read_table
-from fisher_cli.storage.report_files import ReportFiles, RunRecord, record_path
+from fisher_cli.storage.report_files import ReportFiles, RunRecord
+from fisher_cli.storage.report_folder import journal_folder, journal_path, record_path
 from fisher_cli.storage.run_record import read_record
 from tests.attacks.child import limit
 from tests.attacks.mutation import mutated
@@ -91,8 +92,7 @@ def _written_as(form: str) -> None:
         files = ReportFiles(target, format_of(target))
         more = {target.with_name(f"{Path(name).stem}.{form}"): read_table(Path(name)) for name in names}
         files.write(read_table(main), None, RunRecord(stable, record.content["run"]), more)
-        journal = main.with_name(f"{main.stem}.journal")
-        shutil.copytree(journal, Path(form) / journal.name)
+        shutil.copy(journal_path(journal_folder(main)), journal_path(journal_folder(target)))
 
 
 # --- what is changed
@@ -242,7 +242,7 @@ def _mutated_book(content: bytes, draw: random.Random) -> bytes:
 
 def _is_forged(table: Path, draw: random.Random) -> bool:
     """Whether a table's new hash was put into the record that lists it, and the record sealed."""
-    for path in table.parent.glob("*.meta.json"):
+    for path in table.parent.glob("*.fisher/record.json"):
         record = json.loads(path.read_bytes())
         if table.name in record["tables"] and draw.random() < 0.85:
             record["tables"][table.name] = f"sha256:{sha256(table.read_bytes()).hexdigest()}"
@@ -254,10 +254,10 @@ def _is_forged(table: Path, draw: random.Random) -> bool:
 def damage(folder: Path, report: Path, draw: random.Random, of_part: bool) -> tuple[Path, bool]:
     """Change one file of a report; which one, and whether its record, or its own seal, proves it to be ours."""
     tables = sorted(folder.glob("part-1*.csv" if of_part else f"t*{report.suffix}"))
-    tables = [path for path in tables if path.name != "t.notes.csv" and not path.name.endswith(".meta.json")]
-    records, journal = [record_path(report)], folder / f"{report.stem}.journal" / "records.jsonl"
+    tables = [path for path in tables if path.name != "t.notes.csv"]
+    records, journal = [record_path(report)], journal_path(journal_folder(report))
     if not of_part:
-        records = [path for path in folder.glob("t*.meta.json")]
+        records = list(folder.glob("t*.fisher/record.json"))
     what = draw.random()
     path = draw.choice(tables) if what < 0.45 else draw.choice(sorted(records)) if what < 0.75 else journal
     content = path.read_bytes()
@@ -330,7 +330,8 @@ def _odd(command: str, kept: str, before: dict[str, bytes], done: Result) -> str
         return f"not printable: {err[-300:]!r}"
     may_change = set[str]()
     if command == "analyze":
-        may_change = {"t.csv", "t.layers.csv", "t.meta.json", "t.journal/lock"} - {kept} | {"t.journal/records.jsonl"}
+        may_change = {"t.csv", "t.layers.csv", *(f"t.fisher/{name}" for name in ("record.json", "lock"))} - {kept}
+        may_change.add("t.fisher/journal.jsonl")
     after = dict(_contents())
     changed = [name for name, content in before.items() if after.get(name) != content and name not in may_change]
     return f"changed: {changed}" if changed else ""

@@ -15,7 +15,7 @@ from pathlib import Path
 from fisher_cli.errors import FisherError
 from fisher_cli.storage.reader_process import ReaderOwner
 from fisher_cli.storage.readers import read_table
-from fisher_cli.storage.report_files import RECORD
+from fisher_cli.storage.report_folder import report_of
 from fisher_cli.storage.run_record import read_record
 
 SECONDS, ADDRESS_SPACE = 10, 3 << 30
@@ -24,7 +24,7 @@ SECONDS, ADDRESS_SPACE = 10, 3 << 30
 def read(path: Path) -> tuple[str, str]:
     """The class and the text of the error; "nothing" where there is none."""
     try:
-        read_record(path) if path.name.endswith(RECORD) else read_table(path)
+        read_record(path) if report_of(path) else read_table(path)
     except FisherError as error:
         return "FisherError", str(error)
     except BaseException as error:

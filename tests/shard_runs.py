@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from fisher_cli.storage.checksums import SELF_HASH
+from fisher_cli.storage.report_folder import record_path
 from tests.command import fisher
 from tests.small_run import QUICK
 
@@ -47,7 +48,7 @@ def assert_equal_reports(one: str, other: str, *words: str, may_differ: Collecti
         first, second = (path.with_name(f"{path.stem}{word}{path.suffix}") for path in paths)
         assert first.read_bytes() == second.read_bytes(), first
     kind = ".spectrum" if ".spectrum" in words else ""
-    records = [json.loads(path.with_name(f"{path.stem}{kind}.meta.json").read_text()) for path in paths]
+    records = [json.loads(record_path(path.with_name(f"{path.stem}{kind}.csv")).read_text()) for path in paths]
     tables, runs, _ = ([record.pop(name) for record in records] for name in ("tables", "run", SELF_HASH))
     assert records[0] == records[1]
     assert list(tables[0].values()) == list(tables[1].values())

@@ -51,7 +51,7 @@ def tables(folder: Path = Path()) -> dict[str, str]:
 
 def forget(report: str = "r") -> None:
     """Remove all that the run has written."""
-    shutil.rmtree(f"{report}.journal", ignore_errors=True)
+    shutil.rmtree(f"{report}.fisher", ignore_errors=True)
     for path in Path().glob(f"{report}.*"):
         path.unlink()
 

@@ -68,7 +68,7 @@ def test_a_named_output_is_the_report_of_the_command(tmp_path: Path) -> None:
         for suffix in ("csv", "layers.csv"):
             own, other = (tmp_path / f"{name}.{suffix}" for name in ("library", "command"))
             assert own.read_bytes() == other.read_bytes()
-    journals = [tmp_path / f"{name}.journal" / "records.jsonl" for name in ("library", "command")]
+    journals = [tmp_path / f"{name}.fisher" / "journal.jsonl" for name in ("library", "command")]
     assert len({journal.read_bytes().splitlines()[0] for journal in journals}) == 1
     result = CliRunner().invoke(app, [*words[:-1], "-o", str(tmp_path / "library.csv")])
     assert result.exit_code == 0, result.output

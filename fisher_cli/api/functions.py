@@ -36,7 +36,8 @@ from fisher_cli.settings import (
     settings_of,
 )
 from fisher_cli.storage.identity import refuse_unlike
-from fisher_cli.storage.journal import journal_folder, open_journal
+from fisher_cli.storage.journal import open_journal
+from fisher_cli.storage.report_folder import journal_folder
 from fisher_cli.tables.registry import EXAMPLES
 
 T = TypeVar("T")

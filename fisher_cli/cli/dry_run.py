@@ -132,7 +132,8 @@ def _told(
 
 def _recorded(question: Mapping[str, Any], files: ReportFiles | None, *, resume: bool) -> "Collection[Key]":
     """What the journal of the report has for this question; nothing where it would be begun anew."""
-    from fisher_cli.storage.journal import journal_folder, kept_keys
+    from fisher_cli.storage.journal import kept_keys
+    from fisher_cli.storage.report_folder import journal_folder
 
     if files is None or files.force or not resume:
         return ()

@@ -9,7 +9,7 @@ from typing import Final
 
 from fisher_cli.errors import CheckpointError, OutputError
 from fisher_cli.storage.formats import Format
-from fisher_cli.storage.report_files import record_path
+from fisher_cli.storage.report_folder import record_path
 
 _TABLES: Final = frozenset(f".{each}" for each in Format if each is not Format.TABLE)
 _CHECKPOINTS: Final = frozenset({".pt", ".pth", ".th", ".ckpt", ".bin", ".safetensors"})

@@ -19,8 +19,9 @@ from fisher_cli.settings import Resources, Settings
 from fisher_cli.storage.atomic_write import PreparedFile
 from fisher_cli.storage.formats import Format, inside_parquet, render
 from fisher_cli.storage.identity import refuse_unlike
-from fisher_cli.storage.journal import Journal, journal_folder, open_journal
+from fisher_cli.storage.journal import Journal, open_journal
 from fisher_cli.storage.report_files import ReportFiles, RunRecord
+from fisher_cli.storage.report_folder import journal_folder
 from fisher_cli.tables.dialects import Dialect
 from fisher_cli.tables.registry import Table
 from fisher_cli.text import digest

@@ -20,8 +20,9 @@ from fisher_cli.results import Measurement, Status, by_run
 from fisher_cli.storage.atomic_write import PreparedFile
 from fisher_cli.storage.formats import Format, inside_parquet
 from fisher_cli.storage.identity import TableIdentity, refuse_unlike
-from fisher_cli.storage.journal import JournalRecord, journal_folder, open_journal
+from fisher_cli.storage.journal import JournalRecord, open_journal
 from fisher_cli.storage.report_files import ReportFiles, RunRecord, table_path
+from fisher_cli.storage.report_folder import journal_folder
 from fisher_cli.storage.row_files import RowFile
 from fisher_cli.tables.registry import CHUNK_ROWS, RUNS, Table, table_of
 from fisher_cli.text import unescape

@@ -13,10 +13,11 @@ from fisher_cli.errors import OutputError, RecordError
 from fisher_cli.settings import ShardPart
 from fisher_cli.storage.checksums import SELF_HASH
 from fisher_cli.storage.integrity import check_report
-from fisher_cli.storage.journal import JournalRecord, Key, changes, journal_folder, read_records
+from fisher_cli.storage.journal import JournalRecord, Key, changes, read_records
 from fisher_cli.storage.json_codec import decode
 from fisher_cli.storage.readers import read_table, refuse_no_report
-from fisher_cli.storage.report_files import record_path, stem_of, table_path
+from fisher_cli.storage.report_files import stem_of, table_path
+from fisher_cli.storage.report_folder import journal_folder, name_of, record_path
 from fisher_cli.storage.run_record import read_record
 from fisher_cli.tables.registry import TABLES, table_of
 from fisher_cli.text import one_line
@@ -142,7 +143,7 @@ def main_tables(path: Path) -> dict[str, Path]:
     mains = {named: path} if named else {word: table_path(path, word) for word in KINDS}
     found = {word: main for word, main in mains.items() if os.path.lexists(record_path(main))}
     if not found and os.path.lexists(path):
-        msg = f"{path}: not a part of a run: there is no record {record_path(path).name} beside it, as fisher writes it"
+        msg = f"{path}: no part of a run, or its folder was left behind: no record {name_of(record_path(path))} there"
         raise OutputError(msg)
     if not found:
         msg = f"{path}: no such table"

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from fisher_cli.errors import FisherError, OutputError
 from fisher_cli.results import UNSETTLED_NOTE, Estimate, Measurement, Predictions, Status, Trace, by_run
 from fisher_cli.storage.identity import TableIdentity
-from fisher_cli.storage.journal import journal_folder, read_records
+from fisher_cli.storage.journal import read_records
 from fisher_cli.storage.readers import read_table, sheet_names
 from fisher_cli.storage.regular_files import digest_of
-from fisher_cli.storage.report_files import record_path, table_path
+from fisher_cli.storage.report_files import table_path
+from fisher_cli.storage.report_folder import journal_folder, name_of, record_path
 from fisher_cli.storage.run_record import LaterVersionError, StoredRecord, read_record
 from fisher_cli.tables.registry import (
     COMPARISON,
@@ -71,7 +72,7 @@ class ReportedRun:
         name: the report's name without its suffix, or the run's.
         main: a row per checkpoint, in order of training.
         sides: the tables found beside it, by their word (`layers`, `spectrum`, …); empty ones are left out.
-        records: what `name.meta.json` and those of the side tables say, by the word; "" is the main table's.
+        records: what `name.fisher/record.json` and those of the side tables say, by the word; "" is the main table's.
         measurements: the rows as far as words need them: names, status, step, notes, predictions and traces.
         damage: sentences about files that are not as they were written.
         pictures: of examples by their index, as `data:` addresses, where a page shall show them.
@@ -371,7 +372,7 @@ def _damage(path: Path, record: StoredRecord | None, files: Sequence[Path]) -> I
         A sentence each.
     """
     if record is None:
-        name = one_line(record_path(path).name)
+        name = one_line(name_of(record_path(path)))
         yield f"{name} is missing or damaged: the settings and data of this table are not known"
         return
     for file in files:

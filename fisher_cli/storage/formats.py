@@ -73,7 +73,7 @@ def is_newer(record: Mapping[str, Any]) -> bool:
     """Whether a record is of a version of reports that this program does not know.
 
     Args:
-        record: the values of `name.meta.json`; one without a version is of the first.
+        record: the values of `name.fisher/record.json`; one without a version is of the first.
     """
     version = record.get("schema_version", 1)
     return not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from fisher_cli.errors import OutputError
 from fisher_cli.storage.journal import Change
-from fisher_cli.storage.report_files import ReportFiles, record_path, stem_of, table_path
+from fisher_cli.storage.report_files import ReportFiles, stem_of, table_path
+from fisher_cli.storage.report_folder import record_path
 from fisher_cli.storage.run_record import StoredRecord, read_record
 from fisher_cli.tables.registry import TABLES
 from fisher_cli.text import one_line

@@ -9,10 +9,10 @@ from pathlib import Path
 from fisher_cli.errors import OutputError, RecordError
 from fisher_cli.results import Status
 from fisher_cli.storage.identity import MAIN_WORDS, TableIdentity, beside
-from fisher_cli.storage.journal import ends_whole, read_records
+from fisher_cli.storage.journal import ends_whole, is_begun, read_records
 from fisher_cli.storage.readers import read_rows, refuse_no_report
 from fisher_cli.storage.regular_files import digest_of
-from fisher_cli.storage.report_files import RECORD, record_path
+from fisher_cli.storage.report_folder import journal_folder, journal_path, name_of, record_path, record_paths, report_of
 from fisher_cli.storage.run_record import StoredRecord, read_record
 from fisher_cli.tables.columns import Value
 from fisher_cli.text import encodable
@@ -55,8 +55,8 @@ def check_report(report: Path) -> list[IntegrityCheck]:
     is_another = any(not each.ok for each in tables if each.what == report.name)
     of_rows, failed = ([], None) if is_another else _rows(report)
     findings = [finding, *tables, *of_rows]
-    folder = place.with_name(f"{place.name.removesuffix(RECORD)}.journal")
-    if os.path.lexists(folder):
+    folder = journal_folder(_main(place, report))
+    if is_begun(folder):
         findings.append(_journal(folder, record, failed))
     return findings
 
@@ -74,10 +74,11 @@ def check_stem(report: Path) -> list[IntegrityCheck]:
         OutputError: there is no such report.
     """
     findings, place = check_report(report), _record_path(report)
-    name = place.name.removesuffix(RECORD)
+    main = _main(place, report)
+    name = main.stem
     word = next((each for each in MAIN_WORDS if each and name.endswith(f".{each}")), "")
     own = read_record(place) if findings[0].ok else None
-    for path, record in beside(place.with_name(name + report.suffix), word):
+    for path, record in beside(main, word):
         findings += check_report(path)
         if own is None:
             continue
@@ -93,8 +94,14 @@ def _record_path(report: Path) -> Path:
     own = record_path(report)
     if os.path.lexists(own):
         return own
-    others = (path for path in sorted(report.parent.glob(f"*{RECORD}")) if report.name in _listed(path))
+    others = (path for path in record_paths(report.parent) if report.name in _listed(path))
     return next(others, own)
+
+
+def _main(record: Path, report: Path) -> Path:
+    """The main table of the report that this record is of, in the format of one of its tables."""
+    name = report_of(record)
+    return report if name is None else name.with_name(name.name + report.suffix)
 
 
 def _listed(path: Path) -> Collection[str]:
@@ -104,17 +111,18 @@ def _listed(path: Path) -> Collection[str]:
 
 def _record(path: Path) -> tuple[StoredRecord | None, IntegrityCheck]:
     """The record, if it can be used."""
+    name = name_of(path)
     try:
         record = read_record(path)
     except FileNotFoundError:
-        return None, IntegrityCheck(path.name, False, "is missing: the tables cannot be held against their hashes")
+        return None, IntegrityCheck(name, False, "is missing: the tables cannot be held against their hashes")
     except OSError as error:
-        return None, IntegrityCheck(path.name, False, f"cannot be read ({error.strerror or error})")
+        return None, IntegrityCheck(name, False, f"cannot be read ({error.strerror or error})")
     except ValueError as error:
-        return None, IntegrityCheck(path.name, False, str(error))
+        return None, IntegrityCheck(name, False, str(error))
     if record.was_changed:
-        return record, IntegrityCheck(path.name, False, "was changed after it was written")
-    return record, IntegrityCheck(path.name, True, f"schema version {record.version}")
+        return record, IntegrityCheck(name, False, "was changed after it was written")
+    return record, IntegrityCheck(name, True, f"schema version {record.version}")
 
 
 def _tables(report: Path, record: StoredRecord) -> Iterator[IntegrityCheck]:
@@ -169,22 +177,21 @@ def _is_rising(orders: Sequence[Value]) -> bool:
 
 def _journal(folder: Path, record: StoredRecord | None, failed: Collection[str] | None) -> IntegrityCheck:
     """The journal, and whether it has the rows that the record lists, but for those without numbers, where known."""
+    name = f"{folder.name}/{journal_path(folder).name}"
     try:
         _, records, dropped = read_records(folder)
         is_whole = ends_whole(folder)
     except RecordError as error:
-        return IntegrityCheck(folder.name, False, str(error))
+        return IntegrityCheck(name, False, str(error).removeprefix(f"{journal_path(folder)}: "))
     except OSError as error:
-        return IntegrityCheck(folder.name, False, f"cannot be read ({error.strerror or error})")
+        return IntegrityCheck(name, False, f"cannot be read ({error.strerror or error})")
     if dropped:
-        return IntegrityCheck(folder.name, False, f"has {dropped} damaged lines; the same command measures those again")
+        return IntegrityCheck(name, False, f"has {dropped} damaged lines; the same command measures those again")
     if not is_whole:
-        return IntegrityCheck(folder.name, False, "lacks the end of its last line; the same command mends it")
+        return IntegrityCheck(name, False, "lacks the end of its last line; the same command mends it")
     rows = [] if record is None or failed is None else record.content.get("checkpoints", [])
     listed = {each.get("sha256") for each in rows if each.get("checkpoint") not in (failed or ())}
     missing = listed - {None} - {weights for weights, _ in records}
     if missing:
-        return IntegrityCheck(
-            folder.name, False, f"lacks {len(missing)} of the rows; the same command measures them again"
-        )
-    return IntegrityCheck(folder.name, True, f"{len(records)} records, all checksums hold")
+        return IntegrityCheck(name, False, f"lacks {len(missing)} of the rows; the same command measures them again")
+    return IntegrityCheck(name, True, f"{len(records)} records, all checksums hold")

@@ -1,4 +1,4 @@
-"""The journal of a run, `name.journal/`: one checksummed line per finished checkpoint, only ever appended to.
+"""The journal of a run, `name.fisher/journal.jsonl`: one checksummed line per finished checkpoint, only appended to.
 
 The first line says what was asked: settings, data, versions. A record answers that question for the weights whose
 content hash it names: resuming means skipping what is there. Tables are rendered from the records.
@@ -9,7 +9,6 @@ import json
 import os
 import re
 import socket
-import stat
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,7 @@ from fisher_cli.storage.checksums import START, checked_line, checked_value, che
 from fisher_cli.storage.json_codec import decode, encode
 from fisher_cli.storage.json_values import refuse_depth
 from fisher_cli.storage.regular_files import digest_of, kind_of, open_regular, read_regular, status_of
+from fisher_cli.storage.report_folder import journal_path, refuse_other_than_folder
 from fisher_cli.text import one_line
 
 _LOCK: Final = "lock"
@@ -79,15 +79,13 @@ def _refuse_links(folder: Path) -> None:
         RecordError: it is one.
         OSError: the operating system refused to tell.
     """
-    for path in (folder, folder / _LOCK, folder / _RECORDS):
+    refuse_other_than_folder(folder)
+    for path in (folder / _LOCK, journal_path(folder)):
         try:
             status = status_of(path, follow=False)
         except FileNotFoundError:
             continue
-        if path == folder and not stat.S_ISDIR(status.st_mode):
-            msg = f"{folder} is in the way: the journal of the table belongs there; choose another name for -o"
-            raise RecordError(msg)
-        if path != folder and (kind := kind_of(status)) is not None:
+        if (kind := kind_of(status)) is not None:
             msg = (
                 f"{path} is {kind}, which is neither followed nor replaced: move it away, or choose another name for -o"
             )
@@ -108,7 +106,6 @@ VERSION: Final = 1
 # held against another.
 _THREADS: Final = "threads"
 Key = tuple[str, str | None]
-_RECORDS: Final = "records.jsonl"
 # How the text of a record begins: its key can be told without reading the rest.
 _KEY: Final = re.compile(rb'\{"record":\{"weights":"([ !#-\[\]-~]*)","previous":(?:null|"([ !#-\[\]-~]*)"),')
 
@@ -156,7 +153,7 @@ class Journal:
     Only the places of records are in memory: a record is read from the disk when it is asked for.
 
     Attributes:
-        folder: `name.journal`.
+        folder: `name.fisher`.
         dropped: how many damaged lines there were when it was opened.
     """
 
@@ -189,7 +186,7 @@ class Journal:
         if place is None:
             return None
         try:
-            with open_regular(self.folder / _RECORDS, follow=False) as file:
+            with open_regular(journal_path(self.folder), follow=False) as file:
                 file.seek(place[0])
                 line = file.read(place[1])
         except OSError:
@@ -211,7 +208,7 @@ class Journal:
 
     def sha256(self) -> str:
         """The SHA-256 of all that is written, the line of the settings included, as `sha256:<hex>`."""
-        return digest_of(self.folder / _RECORDS, follow=False)
+        return digest_of(journal_path(self.folder), follow=False)
 
     def append(self, record: JournalRecord) -> None:
         """Write a record, and wait until it is on the disk; it replaces an earlier one of the same key.
@@ -225,7 +222,7 @@ class Journal:
             self._lines.append(line)
         except OSError as error:
             msg = (
-                f"cannot write {self.folder / _RECORDS} ({len(line):,} bytes): {error.strerror or error}; "
+                f"cannot write {journal_path(self.folder)} ({len(line):,} bytes): {error.strerror or error}; "
                 "make room and run the same command again: finished checkpoints are kept"
             )
             raise RecordError(msg) from error
@@ -246,18 +243,13 @@ class Journal:
         self.close()
 
 
-def journal_folder(report: Path) -> Path:
-    """The path of a report's journal: `name.journal` beside `name.csv`."""
-    return report.with_name(f"{report.stem}.journal")
-
-
 def open_journal(folder: Path, asked: Mapping[str, Any], *, fresh: bool = False, force: bool = False) -> Journal:
     """The journal of this folder for this question, locked; made if there is none, begun anew if `fresh`.
 
     A last line that a kill tore, or a line whose checksum does not hold, is dropped: its checkpoint is measured again.
 
     Args:
-        folder: `name.journal`; its parent exists.
+        folder: `name.fisher`; its parent exists.
         asked: what the records answer (settings, data, versions), as JSON values; the same question has the same
             values.
         fresh: forget the records that are there.
@@ -282,7 +274,7 @@ def open_journal(folder: Path, asked: Mapping[str, Any], *, fresh: bool = False,
         return _opened(folder, asked, lock, fresh=fresh or force, force=force)
     except OSError as error:
         os.close(lock)
-        msg = f"cannot write {folder / _RECORDS}: {error.strerror or error}"
+        msg = f"cannot write {journal_path(folder)}: {error.strerror or error}"
         raise RecordError(msg) from error
     except BaseException:
         os.close(lock)
@@ -293,7 +285,7 @@ def kept_keys(folder: Path, asked: Mapping[str, Any]) -> Collection[Key]:
     """The keys of the whole records that a journal has for this question; nothing is locked, made or changed.
 
     Args:
-        folder: `name.journal`; it may be absent.
+        folder: `name.fisher`; it may be absent.
         asked: as for `open_journal`.
 
     Returns:
@@ -305,7 +297,7 @@ def kept_keys(folder: Path, asked: Mapping[str, Any]) -> Collection[Key]:
     try:
         content = _content(folder)
     except OSError as error:
-        msg = f"{folder / _RECORDS}: cannot be read ({error.strerror})"
+        msg = f"{journal_path(folder)}: cannot be read ({error.strerror})"
         raise RecordError(msg) from error
     if b"\n" not in content:
         return ()
@@ -316,13 +308,13 @@ def kept_keys(folder: Path, asked: Mapping[str, Any]) -> Collection[Key]:
 def _content(folder: Path) -> bytes:
     """All that a journal holds; nothing where it is not there yet."""
     try:
-        return read_regular(folder / _RECORDS, follow=False)
+        return read_regular(journal_path(folder), follow=False)
     except FileNotFoundError:
         return b""
 
 
 def _opened(folder: Path, asked: Mapping[str, Any], lock: int, *, fresh: bool, force: bool) -> Journal:
-    path, content, head = folder / _RECORDS, _content(folder), checked_line({"journal": VERSION, "asked": asked})
+    path, content, head = journal_path(folder), _content(folder), checked_line({"journal": VERSION, "asked": asked})
     # A file without a whole first line was torn while it was begun: there is nothing in it.
     is_torn = b"\n" not in content and head.startswith(content)
     if not force and not is_torn:
@@ -383,7 +375,7 @@ def _refuse_other_head(folder: Path, head: Any) -> None:
         RecordError: its first line is not that of one.
     """
     if not _is_head(head):
-        msg = f"{folder / _RECORDS}: its first line is damaged; start again with --force"
+        msg = f"{journal_path(folder)}: its first line is damaged; start again with --force"
         raise RecordError(msg)
 
 
@@ -395,7 +387,7 @@ def _refuse_other_question(folder: Path, head: Any, asked: Mapping[str, Any]) ->
     """
     _refuse_other_head(folder, head)
     if head.get("journal") != VERSION:
-        msg = f"{folder / _RECORDS}: written by another version of fisher; start again with --force"
+        msg = f"{journal_path(folder)}: written by another version of fisher; start again with --force"
         raise RecordError(msg)
     differing = [each for each in changes(head["asked"], asked) if each.place != _THREADS or each.before != "null"]
     found = [f"{each.place} was {each.before} and is {each.now}" for each in differing]
@@ -481,11 +473,16 @@ def _records(lines: Iterable[Any]) -> tuple[dict[Key, JournalRecord], int]:
     return records, dropped
 
 
+def is_begun(folder: Path) -> bool:
+    """Whether a journal was ever begun in this folder, be it that its file is gone."""
+    return any(os.path.lexists(path) for path in (journal_path(folder), folder / _LOCK))
+
+
 def read_records(folder: Path) -> tuple[Mapping[str, Any], dict[Key, JournalRecord], int]:
     """Read a journal without locking or changing it.
 
     Args:
-        folder: `name.journal`.
+        folder: `name.fisher`.
 
     Returns:
         What its records answer (settings, data, versions), the last record of each key, and how many lines are damaged.
@@ -493,7 +490,7 @@ def read_records(folder: Path) -> tuple[Mapping[str, Any], dict[Key, JournalReco
     Raises:
         RecordError: there is no journal, or its first line is damaged or another version's.
     """
-    path = folder / _RECORDS
+    path = journal_path(folder)
     try:
         lines = checked_values(read_regular(path, follow=False))
     except OSError as error:
@@ -508,4 +505,4 @@ def read_records(folder: Path) -> tuple[Mapping[str, Any], dict[Key, JournalReco
 
 def ends_whole(folder: Path) -> bool:
     """Whether the last line of a journal has its end; without it the file was cut there, and no record is lost."""
-    return read_regular(folder / _RECORDS, follow=False).endswith(b"\n")
+    return read_regular(journal_path(folder), follow=False).endswith(b"\n")

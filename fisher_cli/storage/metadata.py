@@ -1,4 +1,4 @@
-"""What the record of a run, `name.meta.json`, says beside its tables, as JSON."""
+"""What the record of a run, `name.fisher/record.json`, says beside its tables, as JSON."""
 
 import math
 from collections.abc import Iterable

@@ -25,7 +25,7 @@ from fisher_cli.storage.formats import Format
 from fisher_cli.storage.json_values import shallow_value
 from fisher_cli.storage.reader_process import ReaderOwner
 from fisher_cli.storage.regular_files import open_regular, status_of
-from fisher_cli.storage.report_files import RECORD
+from fisher_cli.storage.report_folder import report_of
 from fisher_cli.tables.build import METADATA_KEY, make_table
 from fisher_cli.tables.columns import INTEGER_TEXT, Column, Kind, Value
 from fisher_cli.tables.dialects import recognised
@@ -55,8 +55,8 @@ def refuse_no_report(path: Path) -> None:
     try:
         if stat.S_ISDIR(status_of(path).st_mode):
             msg = f"{path}: a folder; name a table, such as trend.csv"
-        elif path.name.endswith(RECORD):
-            msg = f"{path}: the record of a table; name the table, such as {path.name.removesuffix(RECORD)}.csv"
+        elif (report := report_of(path)) is not None:
+            msg = f"{path}: the record of a table; name the table, such as {report}.csv"
     except FileNotFoundError:
         msg = f"{path}: no such table; check the path"
     except OSError as error:

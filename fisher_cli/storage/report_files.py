@@ -1,6 +1,6 @@
 """Where reports go: which format, whether we may write there, and writing that never leaves half a file.
 
-Beside `name.csv` stand `name.layers.csv` and the record `name.meta.json`, which lists the tables with their
+Beside `name.csv` stand `name.layers.csv` and the record `name.fisher/record.json`, which lists the tables with their
 SHA-256. A file is ours, and may be replaced or deleted, as long as it is what such a record lists, and the record what
 was written: its own hash holds. All else was written or changed by somebody, and is left alone without `--force`.
 """
@@ -11,12 +11,13 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from fisher_cli.errors import OutputError
 from fisher_cli.storage.atomic_write import (
     PreparedFile,
     discard,
+    make_folder,
     replace_all,
     temporary_name,
     undisturbed,
@@ -25,6 +26,7 @@ from fisher_cli.storage.atomic_write import (
 from fisher_cli.storage.checksums import NO_HASH, SELF_HASH, with_self_hash
 from fisher_cli.storage.formats import MAIN_SHEET, SCHEMA_VERSION, TOOL, Format, render, render_workbook
 from fisher_cli.storage.regular_files import digest_of, kind_of, status_of
+from fisher_cli.storage.report_folder import record_path, refuse_other_than_folder
 from fisher_cli.storage.run_record import LaterVersionError, StoredRecord, read_record
 from fisher_cli.tables.dialects import Dialect
 from fisher_cli.tables.registry import Table
@@ -32,8 +34,6 @@ from fisher_cli.text import digest, json_lines, one_line
 
 if TYPE_CHECKING:
     import pandas as pd
-
-RECORD: Final = ".meta.json"
 
 
 def stem_of(main: Path, word: str) -> str:
@@ -57,11 +57,6 @@ def table_path(main: Path, word: str, own: str = "") -> Path:
     return main.with_name(f"{stem_of(main, own)}.{word}{main.suffix}" if word else stem_of(main, own) + main.suffix)
 
 
-def record_path(main: Path) -> Path:
-    """Where the record of a report lies: `name.meta.json` beside its main table `name.csv`."""
-    return main.with_name(f"{main.stem}{RECORD}")
-
-
 @dataclass(frozen=True)
 class RunRecord:
     """What is known about a run besides its tables, as JSON values.
@@ -78,7 +73,7 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """The files of one report: the main table, the tables beside it and the record, all in one folder.
+    """The files of one report: the main table, the tables beside it, and the record in a folder of its own.
 
     Attributes:
         main: the file of the main table.
@@ -133,7 +128,7 @@ class ReportFiles:
 
     @property
     def record(self) -> Path:
-        """The record of the run: `name.meta.json`."""
+        """The record of the run: `name.fisher/record.json`."""
         return record_path(self.main)
 
     def check_writable(self) -> None:
@@ -197,6 +192,7 @@ class ReportFiles:
         record = self._record(contents, metadata)
         try:
             with undisturbed():
+                make_folder(self.record.parent)
                 first = self._record(contents, metadata, replaced) if replaced else record
                 replace_all({self.record: first, **contents}, stale)
                 if replaced:
@@ -294,6 +290,8 @@ class ReportFiles:
         Raises:
             OutputError: it is a folder or a device, a checkpoint of this run, or a file that is not ours.
         """
+        if self.record.parent != self.main.parent:
+            refuse_other_than_folder(self.record.parent)
         found = dict[Path, str]()
         for path in (self.record, *(self.tables if paths is None else paths)):
             try:

@@ -1,4 +1,4 @@
-"""The record of a report, `name.meta.json`, read back: anybody may have written it, so its form is checked here."""
+"""The record of a report, `name.fisher/record.json`, read back; anybody may have written it, so its form is checked."""
 
 import json
 import os
@@ -140,7 +140,7 @@ def read_record(path: Path, *, follow: bool = True) -> StoredRecord:
     """Read a record and check its form, not yet its own hash.
 
     Args:
-        path: `name.meta.json`.
+        path: `name.fisher/record.json`.
         follow: whether a link at the end of the path is followed.
 
     Raises:

@@ -125,11 +125,13 @@ def test_a_table_for_people() -> None:
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "json", "jsonl", "parquet"])
-def test_a_report_has_three_files(suffix: str) -> None:
+def test_a_report_has_two_tables_and_a_folder(suffix: str) -> None:
     result = analyze(FIRST, LAST, *QUICK, "-o", f"r.{suffix}")
     assert result.stdout == ""
     assert result.stderr.endswith(f"table: r.{suffix}\n")
-    assert {path.name for path in Path().iterdir()} == {f"r.{suffix}", f"r.layers.{suffix}", "r.meta.json", "r.journal"}
+    assert {path.name for path in Path().iterdir()} == {f"r.{suffix}", f"r.layers.{suffix}", "r.fisher"}
+    beside = sorted(path.name for path in Path("r.fisher").iterdir())
+    assert beside == ["inspected.jsonl", "journal.jsonl", "lock", "record.json"]
     readers = {
         "csv": pd.read_csv,
         "tsv": lambda path: pd.read_csv(path, sep="\t"),
@@ -142,7 +144,7 @@ def test_a_report_has_three_files(suffix: str) -> None:
     assert list(layers) == LAYER_COLUMNS
     sums = layers.groupby("checkpoint")["trace_true"].sum()
     assert list(sums) == pytest.approx(list(main["trace_true"]), rel=1e-6)
-    record = json.loads(Path("r.meta.json").read_text())
+    record = json.loads(Path("r.fisher/record.json").read_text())
     assert [row["ledger"] for row in record["checkpoints"]] == [0, 0]
     assert [ledger["values"] for ledger in record["ledgers"]] == [main["parameters"][0]]
     assert [check["checkpoint"] for check in record["run"]["checks"]] == list(main["checkpoint"])
@@ -185,7 +187,7 @@ def test_no_place_of_the_machine_is_in_a_table(workdir: Path) -> None:
     analyze(workdir, *BARE, "-o", "r.csv", "--labels", workdir / "labels.csv", code=3)
     for name in ("r.csv", "r.layers.csv"):
         assert str(workdir) not in Path(name).read_text()
-    record = json.loads(Path("r.meta.json").read_text())
+    record = json.loads(Path("r.fisher/record.json").read_text())
     del record["run"]  # how it went this time: the only part that names places
     assert str(workdir) not in json.dumps(record)
 
@@ -493,7 +495,7 @@ def test_images_of_the_wrong_shape(images: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fisher_cli.run.row, "measure", lambda *_, **__: Measurement(checkpoint="", status=Status.OK))
         analyze(FIRST, "--data", f"folder:{Path('images').absolute()}", "--normalize", "none", "-o", "r.csv")
-    record = json.loads(Path("r.meta.json").read_text())
+    record = json.loads(Path("r.fisher/record.json").read_text())
     assert record["data"]["name"] == record["settings"]["data"] == "folder:images"
     assert "type --normalize with one of" in error_line(fisher("analyze", FIRST, "--data", images, code=1))
 
@@ -573,7 +575,7 @@ def test_outputs_that_cannot_be(workdir: Path) -> None:
     analyze(FIRST, *BARE, "-o", "mine.csv", "--force")
     assert len(pd.read_csv("mine.csv")) == 1
     said = error_line(fisher("analyze", FIRST, *BARE, "-o", "mine.tsv", code=1))
-    assert said.startswith("mine.meta.json belongs to the table mine.csv, mine.layers.csv")
+    assert said.startswith("mine.fisher/record.json belongs to the table mine.csv, mine.layers.csv")
 
 
 def test_a_checkpoint_is_never_overwritten(workdir: Path) -> None:

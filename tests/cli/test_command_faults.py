@@ -85,7 +85,7 @@ def _writes_fail(stride: int, record_property: Callable[[str, object], None]) ->
             forget()
         else:
             pytest.fail("it never came to its end")
-        if Path("r.journal").exists():
+        if Path("r.fisher").exists():
             forget()
     record_property("D4", f"0 torn files after {faults} faults, {sum(faults.values())} reports valid after them")
     assert min(faults.values()) >= 30 // stride
@@ -170,7 +170,7 @@ def test_what_cannot_be_written_is_said_before_anything_is_computed(
     Path("loop.csv").symlink_to("loop.csv")
     shutil.move("ckpts/step_3.pt", "ckpts/step_3.csv")
     Path("mine.csv").write_text("a,b\n")
-    Path("other.journal").write_text("mine")
+    Path("other.fisher").write_text("mine")
     measured, before = (
         measured_from_now_on(monkeypatch),
         {path: path.read_bytes() for path in Path().glob("*.*") if path.is_file()},

@@ -170,7 +170,7 @@ def test_a_report_with_a_table_of_layers_and_a_record(tmp_path: Path) -> None:
     target = tmp_path / "trend.csv"
     compared(A, B, "--limit", LIMIT, "-o", target)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        *("trend.checkpoints.csv", "trend.checkpoints.layers.csv", "trend.checkpoints.meta.json")
+        *("trend.checkpoints.csv", "trend.checkpoints.fisher", "trend.checkpoints.layers.csv")
     ]
     main, layers = (pd.read_csv(tmp_path / f"trend.checkpoints{end}.csv") for end in ("", ".layers"))
     assert list(main.columns) == [column.name for column in CHECKPOINTS.columns]
@@ -180,7 +180,7 @@ def test_a_report_with_a_table_of_layers_and_a_record(tmp_path: Path) -> None:
     assert row["quadratic_a"] == pytest.approx(layers["quadratic_a"].sum() + row["cross_terms_a"])
     assert row["distance"] ** 2 == pytest.approx((layers["distance"] ** 2).sum())
     assert row["kl_ab_parameters"] == row["kl_ab"]
-    record = json.loads((tmp_path / "trend.checkpoints.meta.json").read_text())
+    record = json.loads((tmp_path / "trend.checkpoints.fisher/record.json").read_text())
     assert [each["checkpoint"] for each in record["checkpoints"]] == ["step_00264.pt", "step_00440.pt"]
     assert set(record["tables"]) == {"trend.checkpoints.csv", "trend.checkpoints.layers.csv"}
     first = (tmp_path / "trend.checkpoints.csv").read_bytes()

@@ -79,15 +79,14 @@ def test_bytes_do_not_depend_on_the_run_and_hardly_on_the_batch() -> None:
 def test_files_are_named_after_the_stem_and_read_back(tmp_path: Path, suffix: str) -> None:
     code, _, stderr = run(MIDDLE, "--limit", 20, "--draws", 0, "-o", tmp_path / f"trend.{suffix}")
     assert code == 0, stderr
-    names = {f"trend.compare.{suffix}", f"trend.compare.layers.{suffix}", "trend.compare.meta.json"}
-    names.add("trend.compare.journal")
+    names = {f"trend.compare.{suffix}", f"trend.compare.layers.{suffix}", "trend.compare.fisher"}
     assert {path.name for path in tmp_path.iterdir()} == names
     table = read_table(tmp_path / f"trend.compare.{suffix}")
     assert list(table) == [column.name for column in COMPARISON.with_eigenvalues(5).columns]
     assert table["finding"].tolist() == ["undecided"]
     assert table["null_draws"].tolist() == [0]
     assert pd.isna(table["natural_gradient_cosine_null"][0])
-    record = json.loads((tmp_path / "trend.compare.meta.json").read_text())
+    record = json.loads((tmp_path / "trend.compare.fisher/record.json").read_text())
     assert record["settings"]["comparison"] == {"damping": None, "draws": 0}
     code, _, _ = run(MIDDLE, "--limit", 20, "--draws", 0, "--no-layers", "-o", tmp_path / f"trend.{suffix}")
     assert code == 0

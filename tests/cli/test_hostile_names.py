@@ -89,7 +89,7 @@ def test_no_cell_of_a_table_for_programs_is_acted_on_when_it_is_printed() -> Non
         cells = [cell for row in sheet.iter_rows() for cell in row if cell.value is not None]
         assert {cell.data_type for cell in cells} <= {"n", "s", "b"}
         assert not [cell.value for cell in cells if acted_on(str(cell.value))]
-    for file in (*Path().glob("json*.json*"), *Path().glob("*.meta.json")):
+    for file in (*Path().glob("json*.json*"), *Path().glob("*.fisher/record.json")):
         assert not acted_on(file.read_text("utf-8")), file
     names = [set(read_table(Path(f"{form}.layers.{form}"))["layer"].dropna()) for form in ("parquet", "json", "tsv")]
     assert names[0] == names[1] == names[2] == {name for name in NAMES.values() if "." not in name}
@@ -118,9 +118,9 @@ def test_pages_and_figures_show_names_and_do_nothing_else() -> None:
 @pytest.mark.usefixtures("hostile")
 def test_check_says_names_of_a_record_without_doing_what_they_ask(what: str) -> None:
     fisher(*COMMANDS["analyze"], "-q", "--eigenvalues", "0", "-o", "r.csv", code=3)
-    record = json.loads(Path("r.meta.json").read_text())
+    record = json.loads(Path("r.fisher/record.json").read_text())
     record["tables"][NAMES[what]] = "x"
-    Path("r.meta.json").write_text(json.dumps(record))
+    Path("r.fisher/record.json").write_text(json.dumps(record))
     done = fisher("check", "r.csv", code=4)
     assert not acted_on(done.output)
     lines = done.stdout.splitlines()

@@ -234,12 +234,12 @@ def test_a_report_has_a_table_of_files_one_of_parameters_and_a_record(suffix: st
     result = inspect(FIRST, CNN, "--data", "digits", "-o", f"r.{suffix}")
     assert result.stdout == ""
     assert result.stderr.endswith(f"table: r.{suffix}\n")
-    assert {path.name for path in Path().iterdir()} == {f"r.{suffix}", f"r.layers.{suffix}", "r.meta.json"}
+    assert {path.name for path in Path().iterdir()} == {f"r.{suffix}", f"r.layers.{suffix}", "r.fisher"}
     main, layers = read_table(Path(f"r.{suffix}")), read_table(Path(f"r.layers.{suffix}"))
     assert list(main) == NAMES
     assert list(layers) == [column.name for column in COVERAGE.columns]
     assert list(main["architecture"]) == ["digits-mlp", "digits-cnn"]
-    record = json.loads(Path("r.meta.json").read_text())
+    record = json.loads(Path("r.fisher/record.json").read_text())
     (ledger,) = record["ledgers"]
     assert layers["parameters"].sum() == ledger["values"] == 6570
     assert layers["work"].sum() + ledger["work_of_backward_passes"] == pytest.approx(1)

@@ -80,7 +80,7 @@ def test_all_eigenvalues_are_those_of_the_dense_matrices() -> None:
 @pytest.mark.parametrize("method", ["whole", "density"])
 def test_quantities_are_those_of_the_dense_matrices(method: str) -> None:
     spectrum(FIRST, MIDDLE, *HEAD, "--method", method, "--probes", "30", "--damping", "0.01", "-o", "run.csv")
-    record = json.loads(Path("run.spectrum.meta.json").read_text())
+    record = json.loads(Path("run.spectrum.fisher/record.json").read_text())
     before, expected = oracle(FIRST), oracle(MIDDLE)
     said = {each["matrix"]: each for each in record["checkpoints"][1]["spectra"]}
     for name, matrix, earlier in (
@@ -219,8 +219,7 @@ def test_a_report_has_its_own_files_and_they_read_back(workdir: Path) -> None:
     assert {path.name for path in workdir.iterdir()} == {
         "run.spectrum.parquet",
         "run.density.parquet",
-        "run.spectrum.meta.json",
-        "run.spectrum.journal",
+        "run.spectrum.fisher",
     }
     density = read_table(workdir / "run.density.parquet")
     assert len(density) == 1000
@@ -229,7 +228,7 @@ def test_a_report_has_its_own_files_and_they_read_back(workdir: Path) -> None:
     assert float(density["cumulative"].iloc[-1]) == pytest.approx(1.0, abs=1e-9)
     assert len(read_table(workdir / "run.spectrum.parquet")) == 10
     spectrum(*words[:-6], "--method", "whole", "-o", "run.spectrum.parquet", "--force")  # the same stem
-    left = {"run.spectrum.parquet", "run.spectrum.meta.json", "run.spectrum.journal"}
+    left = {"run.spectrum.parquet", "run.spectrum.fisher"}
     assert {path.name for path in workdir.iterdir()} == left
     assert len(read_table(workdir / "run.spectrum.parquet")) > 100
 
@@ -278,7 +277,7 @@ def test_words_that_do_not_fit(words: tuple[str, ...], said: str) -> None:
 def test_the_damping_is_one_over_the_examples_unless_given() -> None:
     def dimensions(*words: object) -> Spectrum:
         spectrum(MIDDLE, "--limit", "20", "--matrix", "true", "-o", "run.csv", "--force", *words)
-        record = json.loads(Path("run.spectrum.meta.json").read_text())
+        record = json.loads(Path("run.spectrum.fisher/record.json").read_text())
         return record["checkpoints"][0]["spectra"][0]  # type: ignore[no-any-return]
 
     assert dimensions() == dimensions("--damping", "0.05")

@@ -180,11 +180,11 @@ def test_a_file_that_cannot_be_used_is_a_row_and_the_others_go_on(workdir: Path)
 def test_a_report_has_both_tables_and_a_record_with_the_cost_of_each_identity(workdir: Path) -> None:
     run(CLEAN, *QUICK, "-o", "trend.csv")
     names = {path.name for path in workdir.iterdir() if path.is_file()}
-    assert names == {"trend.expansion.csv", "trend.verify.csv", "trend.verify.meta.json"}
+    assert names == {"trend.expansion.csv", "trend.verify.csv"}
     identities, expansion = read_table(workdir / "trend.verify.csv"), read_table(workdir / "trend.expansion.csv")
     assert identities["ours"].dtype == "Float64"
     assert expansion["slope_averaged"].dropna().iloc[-1] == pytest.approx(2, abs=0.05)
-    record = json.loads((workdir / "trend.verify.meta.json").read_text())
+    record = json.loads((workdir / "trend.verify.fisher/record.json").read_text())
     seconds = record["run"]["identities"][0]["seconds"]
     assert set(seconds) == set(identities["identity"])
     first = (workdir / "trend.verify.csv").read_bytes()

@@ -197,8 +197,8 @@ def _started(*words: str) -> "subprocess.Popen[str]":
         stderr=subprocess.PIPE,
         text=True,
     )
-    journal = Path("many.journal")
-    until(lambda: process.poll() is not None or ((journal / "records.jsonl").exists() and read_records(journal)[1]))
+    journal = Path("many.fisher")
+    until(lambda: process.poll() is not None or ((journal / "journal.jsonl").exists() and read_records(journal)[1]))
     assert process.poll() is None, process.communicate()
     return process
 
@@ -220,7 +220,7 @@ from torch import nn
 
 class Net(nn.Sequential):
     def forward(self, inputs):
-        journal = Path("many.journal/records.jsonl")
+        journal = Path("many.fisher/journal.jsonl")
         while Path("hold").exists() and journal.exists() and journal.read_bytes().count(b"\\n") > 1:
             time.sleep(0.01)
         return super().forward(inputs)
@@ -231,7 +231,7 @@ def make():
 
 
 def _same_when_gone_on_with() -> None:
-    finished = len(read_records(Path("many.journal"))[1])
+    finished = len(read_records(Path("many.fisher"))[1])
     said = analyze("-o", "many.csv")
     assert f"{finished} of 12 checkpoints were finished before and are kept" in said
     analyze("-o", "whole.csv")

@@ -9,7 +9,7 @@ import pytest
 
 from fisher_cli.run.row import Predecessor, Source, ThisProcess
 from fisher_cli.storage.checksums import checked_line
-from fisher_cli.storage.journal import journal_folder
+from fisher_cli.storage.report_folder import journal_folder
 from tests.shard_runs import analyze, parts, run
 
 pytestmark = pytest.mark.usefixtures("ckpts")
@@ -61,7 +61,7 @@ def test_parts_of_other_checkpoints_versions_and_counts_are_refused() -> None:
     assert "is of other checkpoints than one.csv" in refused("one.csv", "two.csv", "-o", "joined.csv")
     analyze("-o", "whole.csv")
     assert "made without --shard" in refused("one.csv", "whole.csv", "-o", "joined.csv")
-    records = Path("two.journal/records.jsonl")
+    records = Path("two.fisher/journal.jsonl")
     _relabel(records, "fisher", "0.0.1")
     assert 'fisher is "0.1.0" there and "0.0.1" here' in refused("one.csv", "two.csv", "-o", "joined.csv")
 
@@ -81,12 +81,16 @@ def test_damaged_unfinished_and_foreign_parts_are_refused(monkeypatch: pytest.Mo
     Path("part-2.csv").write_bytes(kept.replace(b"ok", b"OK", 1))
     assert "was changed after it was written" in refused(*joins)
     Path("part-2.csv").write_bytes(kept)
-    shutil.move("part-2.journal", "elsewhere")
-    assert "copy the folder part-2.journal" in refused(*joins)
-    shutil.move("elsewhere", "part-2.journal")
-    Path("part-2.meta.json").rename("kept.json")
-    assert "no record part-2.meta.json" in refused(*joins)
-    Path("kept.json").rename("part-2.meta.json")
+    shutil.move("part-2.fisher", "elsewhere")
+    assert "its folder was left behind: no record part-2.fisher/record.json" in refused(*joins)
+    shutil.copytree("elsewhere", "part-2.fisher")
+    Path("part-2.fisher/journal.jsonl").unlink()
+    assert "part-2.fisher/journal.jsonl cannot be read" in refused(*joins)
+    shutil.rmtree("part-2.fisher")
+    shutil.move("elsewhere", "part-2.fisher")
+    Path("part-2.fisher/record.json").rename("kept.json")
+    assert "no record part-2.fisher/record.json" in refused(*joins)
+    Path("kept.json").rename("part-2.fisher/record.json")
     assert "no such table" in refused("part-1.csv", "part-9.csv", "-o", "joined.csv")
     assert "no record" in refused("part-1.csv", "net.py", "-o", "joined.csv")
     assert "suffix must say the format" in refused(*joins[:2], "-o", "joined.txt", code=2)
@@ -113,7 +117,7 @@ def test_a_row_held_against_another_row_is_refused() -> None:
     """A checkpoint that could be used when its own shard was measured, and could not for the one after."""
     analyze("--shard", "1/2", "-o", "part-1.csv")
     analyze("--shard", "2/2", "-o", "part-2.csv")
-    _forget_predecessor(journal_folder(Path("part-2.csv")) / "records.jsonl")
+    _forget_predecessor(journal_folder(Path("part-2.csv")) / "journal.jsonl")
     assert "was held against another row" in refused("part-1.csv", "part-2.csv", "-o", "joined.csv")
 
 

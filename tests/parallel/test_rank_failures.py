@@ -35,7 +35,7 @@ from torch import nn
 
 class Net(nn.Sequential):
     def forward(self, inputs):
-        hold, journal = Path("hold"), Path("r.journal/records.jsonl")
+        hold, journal = Path("hold"), Path("r.fisher/journal.jsonl")
         while hold.exists() and journal.exists() and journal.read_bytes().count(b"\\n") > int(hold.read_text()):
             time.sleep(0.01)
         return super().forward(inputs)
@@ -74,8 +74,8 @@ def processes_here(folder: Path) -> dict[int, int]:
 
 def finished() -> int:
     """How many rows the journal holds."""
-    path = Path("r.journal/records.jsonl")
-    return len(read_records(Path("r.journal"))[1]) if path.exists() and b"\n" in path.read_bytes() else 0
+    path = Path("r.fisher/journal.jsonl")
+    return len(read_records(Path("r.fisher"))[1]) if path.exists() and b"\n" in path.read_bytes() else 0
 
 
 def _until_finished(wanted: int, agent: "subprocess.Popen[str]") -> None:

@@ -118,14 +118,14 @@ def check_that_tables_do_not_depend_on_the_number_of_ranks(folder: Path, run: st
 def check_the_record_says_how_many_ranks_there_were_and_the_question_does_not(folder: Path, run: str) -> None:
     records, folders = [], (alone(folder, "exact"), together(folder, run)[0])
     for number, here in zip((1, RUNS[run][0]), folders, strict=True):
-        record = json.loads((here / "exact.meta.json").read_text())
+        record = json.loads((here / "exact.fisher/record.json").read_text())
         assert record.pop("run")["resources"]["ranks"] == number
         for name in ("tables", SELF_HASH):
             record.pop(name)
         spectra = [record["checkpoints"][row].pop("spectra") for row in range(len(MLP))]
         records.append((record, [[each["method"] for each in row] for row in spectra]))
     assert records[0] == records[1], "coverage, batch sizes, notes, hashes are the same"
-    questions = [read_records(here / "exact.journal")[0] for here in folders]
+    questions = [read_records(here / "exact.fisher")[0] for here in folders]
     assert questions[0] == questions[1]
 
 

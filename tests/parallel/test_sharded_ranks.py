@@ -29,7 +29,7 @@ def test_two_shards_of_two_ranks_each_are_one_process(workdir: Path) -> None:
     assert json.loads(Path("tasks.done").read_text()) == [0] * 5, err
     assert err.count("shard 2/2: 2 of 4 checkpoints, 61 of 1400 examples") == 2
     assert err.count("2 of 2 checkpoints were finished before and are kept") == 1
-    assert len(read_records(Path("part-2.journal"))[1]) == 2
+    assert len(read_records(Path("part-2.fisher"))[1]) == 2
     for name, words in (("part", WORDS), ("few", FEW)):
         fisher("merge", f"{name}-1.csv", f"{name}-2.csv", "-o", f"{name}.csv")
         fisher("analyze", *words, "-o", f"{name}-alone.csv")

@@ -17,6 +17,7 @@ from fisher_cli.errors import UsageError
 from fisher_cli.settings import Shard
 from fisher_cli.storage import atomic_write
 from fisher_cli.storage.journal import read_records
+from fisher_cli.storage.report_folder import record_path
 from tests.long_lists import some
 from tests.shard_runs import analyze, assert_equal_reports, parts, run, spoil
 from tests.small_run import QUICK, forget, in_child, measured_from_now_on
@@ -156,7 +157,7 @@ def test_more_shards_than_checkpoints_give_empty_reports() -> None:
         Path(f"ckpts/step_{step}.pt").unlink()
     analyze("-o", "whole.parquet")
     names = parts(5, "parquet")
-    sizes = [len(json.loads(Path(name).with_suffix(".meta.json").read_text())["checkpoints"]) for name in names]
+    sizes = [len(json.loads(record_path(Path(name)).read_text())["checkpoints"]) for name in names]
     assert sorted(sizes) == [0, 0, 0, 1, 1]
     for name in names:
         run("check", name)
@@ -209,8 +210,8 @@ def _kills(trials: int | None) -> tuple[int, int]:
         forget("part-2")
         for again in (step, max(1, step // 2)):  # and once more while it goes on
             assert in_child(lambda again=again: _in_shard(again)) == -signal.SIGKILL  # type: ignore[misc]
-        journal = Path("part-2.journal")
-        finished = len(read_records(journal)[1]) if (journal / "records.jsonl").exists() else 0
+        journal = Path("part-2.fisher")
+        finished = len(read_records(journal)[1]) if (journal / "journal.jsonl").exists() else 0
         with pytest.MonkeyPatch.context() as patch:
             measured = measured_from_now_on(patch)
             analyze("--shard", "2/3", "-o", "part-2.csv")
@@ -240,5 +241,5 @@ def test_parts_of_several_numbers_of_threads_are_joined(monkeypatch: pytest.Monk
         patch.setattr(torch, "get_num_threads", lambda: 4)
         analyze("--shard", "2/2", "-o", "part-2.csv")
     run("merge", "part-1.csv", "part-2.csv", "-o", "joined.csv")
-    assert read_records(Path("joined.journal"))[0]["threads"] is None
+    assert read_records(Path("joined.fisher"))[0]["threads"] is None
     assert "12 of 12 checkpoints were finished before" in analyze("-o", "joined.csv")

@@ -11,6 +11,7 @@ from fisher_cli.reports.page import render_page
 from fisher_cli.reports.reported_run import read_run
 from fisher_cli.storage.formats import format_of, render
 from fisher_cli.storage.readers import read_table
+from fisher_cli.storage.report_folder import record_path
 from fisher_cli.storage.single_file import sealed
 from fisher_cli.tables.build import make_table, to_csv
 from fisher_cli.tables.registry import MAIN, SPECTRUM
@@ -196,8 +197,8 @@ def test_damage_and_bad_rows_are_said_first(tmp_path: Path) -> None:
     text = Page(render_page([read_run(report)])).text
     assert "a.csv is not as it was written: run `fisher check a.csv`" in text
     assert text.index("Before you read on") < text.index("Along training")
-    report.with_name("a.meta.json").unlink()
-    assert "a.meta.json is missing or damaged" in Page(render_page([read_run(report)])).text
+    record_path(report).unlink()
+    assert "a.fisher/record.json is missing or damaged" in Page(render_page([read_run(report)])).text
 
 
 def test_the_command_writes_the_page_and_spares_other_files(
@@ -254,7 +255,7 @@ def test_poor_and_odd_reports_still_make_a_page(tmp_path: Path, rows: list[dict[
     path = tmp_path / f"poor.{form}"
     path.write_bytes(render(make_table(rows, MAIN.with_eigenvalues(1).columns), format_of(path)))
     text = Page(render_page([read_run(path)])).text
-    assert "poor.meta.json is missing or damaged" in text
+    assert "poor.fisher/record.json is missing or damaged" in text
     if any(row["error"] for row in rows):
         assert "weights are <NaN>" in text
     assert "Loss and accuracy" in text

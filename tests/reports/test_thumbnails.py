@@ -99,9 +99,9 @@ def test_a_record_without_the_data_is_said(report: Path, tmp_path: Path) -> None
     for path in report.parent.glob("noisy*"):
         if path.is_file():
             (tmp_path / path.name).write_bytes(path.read_bytes())
-    record = json.loads((tmp_path / "noisy.meta.json").read_text())
+    record = json.loads((tmp_path / "noisy.fisher/record.json").read_text())
     del record["data"]["identity"]
-    (tmp_path / "noisy.meta.json").write_text(json.dumps(record))
+    (tmp_path / "noisy.fisher/record.json").write_text(json.dumps(record))
     assert fisher("report", tmp_path / "noisy.csv", "--data", "digits", "-o", tmp_path / "a.html", code=1).stderr == (
         "error: noisy: its record does not say which data it is of: make the table again\n"
     )

@@ -78,7 +78,7 @@ def test_a_place_that_the_file_states_and_one_that_its_name_tells() -> None:
 def test_no_file_of_a_journal_says_when_a_checkpoint_was_made() -> None:
     """Neither a record, whose sums anybody can make, nor what earlier versions kept there of each file."""
     analyze()
-    before, path = tables(), Path("r.journal/records.jsonl")
+    before, path = tables(), Path("r.fisher/journal.jsonl")
     head, *lines = path.read_bytes().splitlines()
     forged = []
     for line in lines:
@@ -87,7 +87,7 @@ def test_no_file_of_a_journal_says_when_a_checkpoint_was_made() -> None:
         forged.append(checked_line(value))
     path.write_bytes(b"".join(line + b"\n" for line in (head, *forged)))
     kept = [{"inspected": {}}, {"sha256": "sha256:00", "stated": {"step": 999.0}, "identity": []}]
-    Path("r.journal/inspected.jsonl").write_bytes(b"".join(checked_line(each) + b"\n" for each in kept))
+    Path("r.fisher/inspected.jsonl").write_bytes(b"".join(checked_line(each) + b"\n" for each in kept))
     Path("r.csv").unlink()
     analyze()
     assert tables() == before
@@ -113,12 +113,12 @@ def test_names_of_copies_are_told_without_comparing_all_with_all() -> None:
 
 def test_records_read_again_share_one_ledger() -> None:
     ledgers = [Ledger((Coverage("weight", size, "linear", 0.5),), 9, 0.5) for size in (3, 3, 4)]
-    with open_journal(Path("t.journal"), ASKED) as journal:
+    with open_journal(Path("t.fisher"), ASKED) as journal:
         for i, ledger in enumerate(ledgers):
             found = record(i)
             journal.append(replace(found, measurement=replace(found.measurement, ledger=ledger)))
         right = dict(journal.records)
-    with open_journal(Path("t.journal"), ASKED) as journal:
+    with open_journal(Path("t.fisher"), ASKED) as journal:
         assert journal.records == right
         again = [each.measurement.ledger for each in journal.records.values()]
     assert again[0] is again[1]

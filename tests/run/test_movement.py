@@ -295,7 +295,9 @@ def test_a_resumed_run_has_the_bytes_of_one_that_was_not_stopped(tmp_path: Path)
     for name, files in (("part", [FIRST, MIDDLE]), ("part", [FIRST, MIDDLE, LAST]), ("whole", [FIRST, MIDDLE, LAST])):
         fisher("analyze", *files, "--limit", 24, "--eigenvalues", 0, "-o", tmp_path / f"{name}.csv")
     assert (tmp_path / "part.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
-    notes = [json.loads((tmp_path / f"{name}.meta.json").read_text())["checkpoints"] for name in ("part", "whole")]
+    notes = [
+        json.loads((tmp_path / f"{name}.fisher/record.json").read_text())["checkpoints"] for name in ("part", "whole")
+    ]
     assert notes[0] == notes[1]
 
 

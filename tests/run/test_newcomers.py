@@ -89,4 +89,4 @@ def test_a_row_that_is_gone_costs_the_movement_of_the_next(monkeypatch: pytest.M
 
 
 def all_notes() -> list[list[str]]:
-    return [each["notes"] for each in json.loads(Path("r.meta.json").read_text())["checkpoints"]]
+    return [each["notes"] for each in json.loads(Path("r.fisher/record.json").read_text())["checkpoints"]]

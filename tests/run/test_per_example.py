@@ -175,7 +175,7 @@ def test_on_the_noisy_run_the_verdict_is_memorising() -> None:
     run = [NOISY / f"step_{step:05d}.pt" for step in (0, 88, 1760, 5280)]
     result = fisher("examples", *run, "--labels", LABELS, "--limit", "all", "--format", "table", "-o", "run.csv")
     words = " ".join(result.stdout.split())
-    record = json.loads(Path("run.examples.meta.json").read_text())
+    record = json.loads(Path("run.examples.fisher/record.json").read_text())
     said = record["checkpoints"][-1]["examples"]
     ratio = said["noisy_to_clean"]
     assert ratio["value"] > 1.5
@@ -236,7 +236,7 @@ def test_the_formats_hold_the_same_rows_and_carry_the_record() -> None:
     first = Path("parquet.examples.parquet").read_bytes()
     fisher("examples", LAST, "--labels", LABELS, "--limit", 40, "-q", "-o", "parquet.parquet")
     assert Path("parquet.examples.parquet").read_bytes() == first
-    listed = json.loads(Path("parquet.examples.meta.json").read_text())["tables"]
+    listed = json.loads(Path("parquet.examples.fisher/record.json").read_text())["tables"]
     assert set(listed) == {"parquet.examples.parquet", "parquet.groups.parquet"}
 
 
@@ -254,7 +254,7 @@ def test_nothing_is_said_or_kept_of_movement_which_is_not_asked(workdir: Path) -
     words = (cnn / "step_00088.pt", cnn / "step_00440.pt", "--limit", 30, "--format", "table")
     assert "kl_step" in fisher("analyze", *words, "--eigenvalues", 0).stdout
     assert "kl_step" not in fisher("examples", *words, "-o", "a.csv").stdout
-    assert "kl_step" not in (workdir / "a.examples.meta.json").read_text().partition('"columns"')[0]
+    assert "kl_step" not in (workdir / "a.examples.fisher/record.json").read_text().partition('"columns"')[0]
 
 
 def test_a_remark_on_a_column_stays_with_its_table() -> None:
@@ -290,7 +290,7 @@ def test_analyze_writes_the_same_rows_beside_its_report() -> None:
     words = ("analyze", LAST, "--labels", LABELS, "--limit", 30, "--eigenvalues", 0, "-q", "-o", "two.csv")
     fisher(*words, "--per-example")
     assert Path("two.examples.csv").read_bytes() == Path("one.examples.csv").read_bytes()
-    record = json.loads(Path("two.meta.json").read_text())
+    record = json.loads(Path("two.fisher/record.json").read_text())
     assert set(record["tables"]) == {"two.csv", "two.layers.csv", "two.examples.csv"}
     assert record["checkpoints"][0]["examples"]["noisy_to_clean"]["value"] > 1
     fisher(*words)

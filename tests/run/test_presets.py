@@ -33,7 +33,7 @@ CLEAN, CNN = SAMPLES / "digits-clean" / "step_00440.pt", SAMPLES / "digits-cnn" 
 
 def recorded(*words: object) -> dict[str, object]:
     fisher("analyze", CLEAN, *words, "-q", "-o", "run.csv", "--force")
-    settings: dict[str, object] = json.loads(Path("run.meta.json").read_text())["settings"]
+    settings: dict[str, object] = json.loads(Path("run.fisher/record.json").read_text())["settings"]
     return settings
 
 
@@ -167,7 +167,7 @@ def test_task2vec_writes_the_filters_means_without_the_head() -> None:
     rows = vector[vector["layer"] == first]
     assert list(rows["filter"]) == list(range(len(by_filter)))
     assert list(rows["task2vec"]) == pytest.approx(by_filter.tolist(), rel=1e-9)
-    assert "run.task2vec.csv" in json.loads(Path("run.meta.json").read_text())["tables"]
+    assert "run.task2vec.csv" in json.loads(Path("run.fisher/record.json").read_text())["tables"]
     assert analyze(CNN, preset="task2vec", limit=6).frame("task2vec")["task2vec"].notna().all()
 
 

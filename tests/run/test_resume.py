@@ -58,7 +58,7 @@ def _kills(
         killed += _killed_after(draw.randrange(1, calls), signal.SIGKILL) == -signal.SIGKILL
         if trial % 4 == 0:  # and once more while it resumes
             killed += _killed_after(draw.randrange(1, calls // 2), signal.SIGKILL) == -signal.SIGKILL
-        finished = len(read_records(Path("r.journal"))[1]) if Path("r.journal/records.jsonl").exists() else 0
+        finished = len(read_records(Path("r.fisher"))[1]) if Path("r.fisher/journal.jsonl").exists() else 0
         with monkeypatch.context() as patch:
             measured = measured_from_now_on(patch)
             analyze()
@@ -141,7 +141,7 @@ def test_a_finished_run_measures_nothing_again(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_finished_report_is_written_anew_only_when_something_has_changed() -> None:
     def stamp() -> tuple[int, int]:
-        status = Path("r.meta.json").stat()
+        status = Path("r.fisher/record.json").stat()
         return status.st_ino, status.st_mtime_ns  # the number of a file that is gone is given again
 
     analyze()
@@ -307,7 +307,7 @@ def test_nobody_else_can_begin_while_the_report_is_written(monkeypatch: pytest.M
 
     def write(self: ReportFiles, *arguments: Any) -> list[Path]:
         with pytest.raises(LockedError):
-            open_journal(Path("r.journal"), {})
+            open_journal(Path("r.fisher"), {})
         tried.append(self.main.name)
         return real(self, *arguments)
 

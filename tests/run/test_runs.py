@@ -132,7 +132,7 @@ def test_shards_join_to_the_whole(many: int) -> None:
 def test_a_killed_run_goes_on_to_the_same_bytes(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("analyze", "runs", *FEW, "-o", "all.csv")
     whole = files()
-    shutil.rmtree("all.journal")
+    shutil.rmtree("all.fisher")
     for path in Path().glob("all.*"):
         path.unlink()
 

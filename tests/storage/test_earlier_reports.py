@@ -10,8 +10,9 @@ import pytest
 
 from fisher_cli.storage.formats import SCHEMA_VERSION
 from fisher_cli.storage.integrity import check_report
-from fisher_cli.storage.journal import journal_folder, read_records
+from fisher_cli.storage.journal import read_records
 from fisher_cli.storage.readers import read_table
+from fisher_cli.storage.report_folder import journal_folder, record_path
 from fisher_cli.tables.registry import LAYERS, MAIN
 from tests.command import fisher
 
@@ -74,7 +75,7 @@ def test_columns_are_only_added_at_the_end() -> None:
 
 
 def test_a_later_version_is_refused_and_left_alone(report: Path) -> None:
-    record = report.with_name(f"{report.stem}.meta.json")
+    record = record_path(report)
     content = json.loads(record.read_text())
     record.write_text(json.dumps({**content, "schema_version": SCHEMA_VERSION + 1}))
     before = {path: path.read_bytes() for path in report.parent.iterdir() if path.is_file()}

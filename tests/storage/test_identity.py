@@ -42,7 +42,7 @@ def test_tables_of_other_examples_are_refused_beside_a_report(trend: Path, comma
     assert "-o trend-2.csv, take the same examples with --split train --limit 12, or" in said
     assert said.endswith("--force")
     assert files(trend.parent) == before
-    assert not (trend.parent / f"trend.{command[-1]}.journal").exists()
+    assert not (trend.parent / f"trend.{command[-1]}.fisher").exists()
 
 
 def test_what_the_refusal_tells_to_type_is_taken(trend: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_forced_set_is_marked_on_the_page_and_by_check(trend: Path) -> None:
 
     said = fisher("check", trend, code=4).output
     assert "ok    trend.compare.csv: is as it was written" in said
-    assert "ok    trend.spectrum.journal: 4 records" in said
+    assert "ok    trend.spectrum.fisher/journal.jsonl: 4 records" in said
     assert "WRONG data and network of trend.compare.csv: examples: digits train, 12 of 1,400" in said
     assert "WRONG data and network of trend.spectrum.csv" in said
 

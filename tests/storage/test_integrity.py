@@ -14,6 +14,7 @@ import torch
 from fisher_cli.errors import FisherError
 from fisher_cli.storage.integrity import check_report
 from fisher_cli.storage.readers import read_table
+from fisher_cli.storage.report_folder import journal_folder, journal_path, record_path
 from tests.command import fisher
 
 RUN = ["sample_checkpoints/digits-clean/step_00000.pt", "sample_checkpoints/digits-clean/step_00066.pt"]
@@ -49,8 +50,8 @@ def test_a_table_beside_a_report_is_found_in_its_record(report: Path) -> None:
     beside = report.with_name(f"trend.layers{report.suffix}")
     code, said = checked(beside)
     assert code == 0, said
-    assert "trend.meta.json" in said
-    assert "trend.journal" in said
+    assert "trend.fisher/record.json" in said
+    assert "trend.fisher" in said
     beside.write_bytes(beside.read_bytes()[:-1])
     assert checked(beside)[0] == 4
 
@@ -74,9 +75,9 @@ def test_a_report_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_the_record_of_a_report_is_not_the_report(report: Path) -> None:
-    code, said = checked(report.with_name("trend.meta.json"))
+    code, said = checked(record_path(report))
     assert code == 1
-    assert "the record of a table; name the table, such as trend.csv" in said
+    assert f"the record of a table; name the table, such as {report.with_suffix('.csv')}" in said
 
 
 def damaged(whole: bytes, flips: int, cuts: Iterable[int], draw: random.Random) -> Iterator[tuple[str, bytes]]:
@@ -93,7 +94,7 @@ def all_found(report: Path, flips: int, stride: int, record_property: Callable[[
     """`flips` flipped bits and cuts at every `stride`-th byte in every table, the record and the journal."""
     draw, counts, silent = random.Random(0), {"flips": 0, "cuts": 0}, list[str]()
     files = [path for path in sorted(report.parent.glob("trend*")) if path.is_file()]
-    files.append(report.parent / "trend.journal" / "records.jsonl")
+    files += [record_path(report), journal_path(journal_folder(report))]
     assert len(files) == 4
     for path in files:
         whole = path.read_bytes()
@@ -118,7 +119,7 @@ def test_flipped_bits_and_cuts_are_all_found(report: Path, record_property: Call
 
 
 def test_a_journal_that_lacks_its_last_byte_is_mended_by_the_same_command(report: Path) -> None:
-    path = report.parent / "trend.journal" / "records.jsonl"
+    path = report.parent / "trend.fisher" / "journal.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
     code, said = checked(report)
@@ -155,7 +156,7 @@ def test_a_report_with_a_checkpoint_that_cannot_be_used_is_whole(tmp_path: Path)
     words = [*RUN, str(tmp_path / "bad.pt"), "--limit", "8", "--eigenvalues", "0", "-q", "-o", str(report)]
     fisher("analyze", *words, code=3)
     assert checked(report)[0] == 0
-    path = tmp_path / "t.journal" / "records.jsonl"
+    path = tmp_path / "t.fisher" / "journal.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
     code, said = checked(report)
     assert code == 4
@@ -163,7 +164,7 @@ def test_a_report_with_a_checkpoint_that_cannot_be_used_is_whole(tmp_path: Path)
 
 
 def test_what_is_wrong_is_said(report: Path) -> None:
-    record = report.with_name("trend.meta.json")
+    record = record_path(report)
     content = json.loads(record.read_text())
     record.write_text(json.dumps({**content, "schema_version": 99}))
     assert "schema version 99" in checked(report)[1]
@@ -172,4 +173,4 @@ def test_what_is_wrong_is_said(report: Path) -> None:
     record.unlink()
     code, said = checked(report)
     assert code == 4
-    assert "trend.meta.json: is missing" in said
+    assert "trend.fisher/record.json: is missing" in said

@@ -14,7 +14,8 @@ import pytest
 
 from fisher_cli.errors import LockedError, RecordError
 from fisher_cli.storage import atomic_write
-from fisher_cli.storage.journal import Journal, journal_folder, open_journal, read_records
+from fisher_cli.storage.journal import Journal, open_journal, read_records
+from fisher_cli.storage.report_folder import journal_folder
 from tests.journals import ASKED, die_at, fail_at, filled, record, records_up_to
 from tests.small_run import in_child
 from tests.waiting import PATIENCE
@@ -22,7 +23,7 @@ from tests.waiting import PATIENCE
 
 def test_records_come_back_and_grow(tmp_path: Path) -> None:
     folder = journal_folder(tmp_path / "trend.csv")
-    assert folder.name == "trend.journal"
+    assert folder.name == "trend.fisher"
     first = filled(folder)
     with open_journal(folder, ASKED) as journal:
         assert journal.records == first
@@ -38,7 +39,7 @@ def test_records_come_back_and_grow(tmp_path: Path) -> None:
 
 
 def test_another_question_is_refused_in_words(tmp_path: Path) -> None:
-    folder = tmp_path / "trend.journal"
+    folder = tmp_path / "trend.fisher"
     filled(folder)
     other = {**ASKED, "settings": {"limit": 200, "data": "digits"}}
     with pytest.raises(RecordError, match=r"settings.limit was 100 and is 200.*--force"):
@@ -49,9 +50,9 @@ def test_another_question_is_refused_in_words(tmp_path: Path) -> None:
 
 
 def test_a_foreign_file_or_folder_in_the_way(tmp_path: Path) -> None:
-    (tmp_path / "a.journal").write_text("mine")
+    (tmp_path / "a.fisher").write_text("mine")
     with pytest.raises(RecordError, match="in the way"):
-        open_journal(tmp_path / "a.journal", ASKED)
+        open_journal(tmp_path / "a.fisher", ASKED)
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -62,7 +63,7 @@ def test_a_kill_before_and_after_every_step_loses_at_most_the_record_under_way(
     killed = 0
     for after in (False, True):
         for at in range(1, 100):
-            folder = tmp_path / f"{after}-{at}.journal"
+            folder = tmp_path / f"{after}-{at}.fisher"
 
             def work(folder: Path = folder, at: int = at, after: bool = after) -> None:
                 die_at(at, after=after)
@@ -78,7 +79,7 @@ def test_a_kill_before_and_after_every_step_loses_at_most_the_record_under_way(
                 for index in range(len(journal.records), 3):
                     journal.append(record(index))
             assert list(read_records(folder)[1].values()) == [record(i) for i in range(3)]
-            assert sorted(path.name for path in folder.iterdir()) == ["lock", "records.jsonl"]
+            assert sorted(path.name for path in folder.iterdir()) == ["journal.jsonl", "lock"]
         else:
             pytest.fail("it never came to its end")
     record_property("kills", killed)
@@ -92,7 +93,7 @@ def test_every_step_failing_in_turn_tears_nothing(
 ) -> None:
     """D4: the k-th step, or all from the k-th on, fail; half of what was to be written is on the disk."""
     for at in range(1, 100):
-        folder = tmp_path / f"{at}.journal"
+        folder = tmp_path / f"{at}.fisher"
         with monkeypatch.context() as patch:
             fail_at(patch, at, code, persistent=persistent)
             try:
@@ -111,7 +112,7 @@ def test_every_step_failing_in_turn_tears_nothing(
 
 
 def test_a_failed_append_is_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with open_journal(tmp_path / "t.journal", ASKED) as journal:
+    with open_journal(tmp_path / "t.fisher", ASKED) as journal:
         with monkeypatch.context() as patch:
             fail_at(patch, 1, errno.ENOSPC, persistent=False)
             with pytest.raises(RecordError, match="make room and run the same command again"):
@@ -125,9 +126,9 @@ def test_three_hundred_corruptions_give_no_wrong_number(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     """D13: bits flipped, bytes cut off, lines joined: a record is right, dropped, or all is refused."""
-    folder, draw = tmp_path / "t.journal", random.Random(0)
+    folder, draw = tmp_path / "t.fisher", random.Random(0)
     right = filled(folder, 5)
-    path = folder / "records.jsonl"
+    path = folder / "journal.jsonl"
     whole, outcomes = path.read_bytes(), {"kept": 0, "dropped": 0, "refused": 0}
     for trial in range(300):
         content = bytearray(whole)
@@ -174,7 +175,7 @@ def test_of_racing_writers_one_wins(tmp_path: Path) -> None:
     """D7: the others are told who it is."""
     context = multiprocessing.get_context("fork")
     for trial in range(5):
-        folder, results = tmp_path / f"{trial}.journal", context.Queue()
+        folder, results = tmp_path / f"{trial}.fisher", context.Queue()
         gate, over = context.Event(), context.Event()
         racers = [context.Process(target=race, args=(folder, gate, results, over)) for _ in range(2 + trial)]
         for racer in racers:
@@ -192,13 +193,13 @@ def test_of_racing_writers_one_wins(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_killed_owner_leaves_no_lock(tmp_path: Path) -> None:
     def work() -> None:
-        journal: Journal = open_journal(tmp_path / "t.journal", ASKED)
+        journal: Journal = open_journal(tmp_path / "t.fisher", ASKED)
         journal.append(record(0))
         os.kill(os.getpid(), signal.SIGKILL)
 
     for _ in range(20):
         assert in_child(work) == -signal.SIGKILL
-        with open_journal(tmp_path / "t.journal", ASKED) as journal:
+        with open_journal(tmp_path / "t.fisher", ASKED) as journal:
             assert list(journal.records) == [("sha256:0000", None)]
 
 
@@ -207,7 +208,7 @@ def test_a_signal_during_a_write_that_fails_is_not_lost(tmp_path: Path, monkeypa
         signal.raise_signal(signal.SIGINT)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with open_journal(tmp_path / "t.journal", ASKED) as journal:
+    with open_journal(tmp_path / "t.fisher", ASKED) as journal:
         monkeypatch.setattr(atomic_write, "write", interrupted)
         with pytest.raises(KeyboardInterrupt):
             journal.append(record(0))
@@ -222,9 +223,9 @@ def test_a_signal_waits_for_the_write(tmp_path: Path, monkeypatch: pytest.Monkey
         signal.raise_signal(signal.SIGINT)
         real(descriptor, data[10:])
 
-    with open_journal(tmp_path / "t.journal", ASKED) as journal:
+    with open_journal(tmp_path / "t.fisher", ASKED) as journal:
         monkeypatch.setattr(atomic_write, "write", interrupted)
         with pytest.raises(KeyboardInterrupt):
             journal.append(record(0))
-    assert list(read_records(tmp_path / "t.journal")[1].values()) == [record(0)]
+    assert list(read_records(tmp_path / "t.fisher")[1].values()) == [record(0)]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -160,7 +160,8 @@ def test_tables_of_an_earlier_moment_are_known_after_a_kill_at_every_step(
             report.check_writable()
         report.main.write_bytes(content)
         write(report, 0.75)
-        assert sorted(path.name for path in folder.iterdir()) == ["t.csv", "t.layers.csv", "t.meta.json"]
+        assert sorted(path.name for path in folder.iterdir()) == ["t.csv", "t.fisher", "t.layers.csv"]
+        assert [path.name for path in (folder / "t.fisher").iterdir()] == ["record.json"]
         assert "replaced" not in json.loads(report.record.read_text())
         report.main.write_bytes(old)  # as from a copy that somebody kept
         with pytest.raises(OutputError, match="was changed"):
@@ -218,7 +219,7 @@ def test_a_sealed_record_lets_only_the_file_be_deleted_whose_hash_it_has(tmp_pat
     assert (tmp_path / "t.notes.csv").read_bytes() == b"mine"
 
 
-@pytest.mark.parametrize("which", ["t.csv", "t.layers.csv", "t.meta.json"])
+@pytest.mark.parametrize("which", ["t.csv", "t.layers.csv", "t.fisher/record.json"])
 @pytest.mark.parametrize("kind", IN_THE_WAY)
 def test_what_is_no_regular_file_is_neither_waited_for_nor_replaced(tmp_path: Path, kind: str, which: str) -> None:
     report = files(tmp_path / "t.csv")
@@ -256,7 +257,7 @@ def test_leftovers_that_are_no_files_stay(tmp_path: Path) -> None:
 
 # --- journals
 
-PLACES = ("lock", "records.jsonl")
+PLACES = ("lock", "journal.jsonl")
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -264,14 +265,14 @@ PLACES = ("lock", "records.jsonl")
 @pytest.mark.parametrize("kind", IN_A_JOURNAL)
 def test_what_a_person_put_into_a_journal_stays(tmp_path: Path, kind: str, which: str, force: bool) -> None:
     """By force what stands in the place of the records is replaced, if it is a file of its own, and nothing else."""
-    folder = tmp_path / "t.journal"
+    folder = tmp_path / "t.fisher"
     filled(folder)
     (tmp_path / "precious").write_bytes(b"precious\n" * 100)
     (folder / which).unlink()
     IN_A_JOURNAL[kind](folder / which)
     mode, size = os.lstat(folder / which).st_mode, os.lstat(folder / which).st_size
     is_replaced = (
-        force and which == "records.jsonl" and (folder / which).is_file() and not (folder / which).is_symlink()
+        force and which == "journal.jsonl" and (folder / which).is_file() and not (folder / which).is_symlink()
     )
     if is_replaced and "sparse" not in kind:
         open_journal(folder, ASKED, force=True).close()
@@ -280,36 +281,36 @@ def test_what_a_person_put_into_a_journal_stays(tmp_path: Path, kind: str, which
         with pytest.raises(RecordError) as caught:
             open_journal(folder, ASKED, force=force)
         assert "\n" not in str(caught.value)
-        assert "t.journal" in str(caught.value)
+        assert "t.fisher" in str(caught.value)
         assert (os.lstat(folder / which).st_mode, os.lstat(folder / which).st_size) == (mode, size)
     assert (tmp_path / "precious").read_bytes() == b"precious\n" * 100
 
 
 @pytest.mark.parametrize("kind", [each for each in IN_THE_WAY if each != "a folder"])
 def test_a_journal_that_is_no_folder_of_ours_is_refused(tmp_path: Path, kind: str) -> None:
-    IN_THE_WAY[kind](tmp_path / "t.journal")
-    mode = os.lstat(tmp_path / "t.journal").st_mode
+    IN_THE_WAY[kind](tmp_path / "t.fisher")
+    mode = os.lstat(tmp_path / "t.fisher").st_mode
     with pytest.raises(RecordError, match="in the way"):
-        open_journal(tmp_path / "t.journal", ASKED)
-    assert os.lstat(tmp_path / "t.journal").st_mode == mode
+        open_journal(tmp_path / "t.fisher", ASKED)
+    assert os.lstat(tmp_path / "t.fisher").st_mode == mode
 
 
 def test_a_journal_that_is_a_link_to_another_is_not_followed(tmp_path: Path) -> None:
-    filled(tmp_path / "other.journal")
-    before = contents(tmp_path / "other.journal")
-    (tmp_path / "t.journal").symlink_to("other.journal")
+    filled(tmp_path / "other.fisher")
+    before = contents(tmp_path / "other.fisher")
+    (tmp_path / "t.fisher").symlink_to("other.fisher")
     with pytest.raises(RecordError, match="in the way"):
-        open_journal(tmp_path / "t.journal", ASKED)
-    assert contents(tmp_path / "other.journal") == before
+        open_journal(tmp_path / "t.fisher", ASKED)
+    assert contents(tmp_path / "other.fisher") == before
 
 
 @pytest.mark.parametrize("fresh", [False, True])
 @pytest.mark.parametrize("head", HEADS)
 def test_records_behind_another_first_line_are_not_forgotten_unasked(tmp_path: Path, head: str, fresh: bool) -> None:
     """`--no-resume` forgets those of a journal, be it of another question or version; nothing else."""
-    folder = tmp_path / "t.journal"
+    folder = tmp_path / "t.fisher"
     filled(folder)
-    path = folder / "records.jsonl"
+    path = folder / "journal.jsonl"
     path.write_bytes(HEADS[head] + b"\n" + path.read_bytes().partition(b"\n")[2])
     before = path.read_bytes()
     if fresh and head in {"another version", "a value of no type"}:
@@ -323,9 +324,9 @@ def test_records_behind_another_first_line_are_not_forgotten_unasked(tmp_path: P
 
 def test_a_record_under_another_key_is_not_taken(tmp_path: Path) -> None:
     """Both names of an entry are read; where they differ the record is none."""
-    folder = tmp_path / "t.journal"
+    folder = tmp_path / "t.fisher"
     filled(folder, 1)
-    path = folder / "records.jsonl"
+    path = folder / "journal.jsonl"
     head, line = path.read_bytes().splitlines()
     forged = line[65:].replace(b'"previous":null,', b'"previous":null,"weights":"sha256:9999",', 1)
     path.write_bytes(head + b"\n" + sha256(forged).hexdigest().encode() + b" " + forged + b"\n")

@@ -104,7 +104,7 @@ def test_forty_hostile_file_names_from_end_to_end(record_property: Callable[[str
     read = read_table(Path("r.csv"))["checkpoint"]
     assert {os.fsencode(unescape(name)) for name in read} == {*names, b"\x1bbad.pt"}
     Path("r.csv").read_text("utf-8")
-    stated = {each["checkpoint"] for each in json.loads(Path("r.meta.json").read_text("utf-8"))["checkpoints"]}
+    stated = {each["checkpoint"] for each in json.loads(Path("r.fisher/record.json").read_text("utf-8"))["checkpoints"]}
     assert {unescape(name) for name in stated} == set(read)
     assert all(finding.ok for finding in check_report(Path("r.csv").absolute()))
     assert not Path("x").exists()

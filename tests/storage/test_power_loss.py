@@ -19,9 +19,10 @@ import pytest
 from fisher_cli.errors import RecordError
 from fisher_cli.storage import atomic_write
 from fisher_cli.storage.formats import format_of
-from fisher_cli.storage.journal import journal_folder, open_journal, read_records
+from fisher_cli.storage.journal import open_journal, read_records
 from fisher_cli.storage.readers import read_table
 from fisher_cli.storage.report_files import ReportFiles, RunRecord
+from fisher_cli.storage.report_folder import journal_folder
 from fisher_cli.tables.build import make_table
 from fisher_cli.tables.columns import Column, Kind
 from tests.journals import ASKED, record, records_up_to
@@ -200,9 +201,9 @@ def test_after_a_power_cut_the_same_work_ends_the_same(
 
 def _is_consistent(folder: Path) -> None:
     """Nothing that can be read is wrong: the journal has a beginning of the records, a table all of its rows."""
-    if (folder / "t.journal").exists():
+    if (folder / "t.fisher").exists():
         try:
-            records = read_records(folder / "t.journal")[1]
+            records = read_records(folder / "t.fisher")[1]
         except RecordError:
             records = {}
         assert records == records_up_to(len(records))

@@ -33,8 +33,9 @@ def right(folder: Path) -> Path:
 
 
 def record(content: bytes, folder: Path) -> Path:
-    (folder / "t.meta.json").write_bytes(content)
-    return folder / "t.meta.json"
+    (folder / "t.fisher").mkdir()
+    (folder / "t.fisher/record.json").write_bytes(content)
+    return folder / "t.fisher/record.json"
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +119,7 @@ def test_a_record_that_is_none_is_refused_in_one_line(
     assert said.isprintable()
     assert len(said) < 300
     report = made(tmp_path / "t.csv", 3, 2)
-    (tmp_path / "t.meta.json").write_bytes(RECORDS[name])
+    (tmp_path / "t.fisher/record.json").write_bytes(RECORDS[name])
     done = fisher("check", report, code=4)
     assert done.stdout.splitlines()[0].startswith("ok" if name in RIGHT else "WRONG")
     assert all(line.isprintable() for line in done.stdout.splitlines())
@@ -133,7 +134,7 @@ def test_what_is_no_file_is_refused_by_every_reader(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     report = made(Path("t.csv"), 3, 2)
-    path = Path({"a table": "t.csv", "a side table": "t.layers.csv", "a record": "t.meta.json"}[name])
+    path = Path({"a table": "t.csv", "a side table": "t.layers.csv", "a record": "t.fisher/record.json"}[name])
     path.unlink()
     IN_THE_WAY[kind](path)
     said = fisher("check", report, code=None).output
@@ -143,7 +144,7 @@ def test_what_is_no_file_is_refused_by_every_reader(
     assert path.name in error_line(done) if is_table else "error:" not in done.output
     assert error_line(fisher("merge", report, "-o", "x.csv", code=1))
     left = {each.name for each in tmp_path.iterdir()} - {"p.svg"}
-    assert left == {"t.csv", "t.layers.csv", "t.meta.json"}
+    assert left == {"t.csv", "t.layers.csv", "t.fisher"}
 
 
 @pytest.mark.parametrize("kind", IN_A_JOURNAL)
@@ -151,11 +152,10 @@ def test_a_journal_with_something_else_in_it_is_read_past(kind: str, tmp_path: P
     """A figure is drawn without what the journal would add; `check` says what is wrong."""
     report = made(tmp_path / "t.csv", 3, 2)
     (tmp_path / "precious").write_bytes(b"precious")
-    (tmp_path / "t.journal").mkdir()
-    IN_A_JOURNAL[kind](tmp_path / "t.journal" / "records.jsonl")
+    IN_A_JOURNAL[kind](tmp_path / "t.fisher" / "journal.jsonl")
     fisher("plot", report, "--what", "traces", "-o", tmp_path / "p.svg")
     findings = {each.what: each for each in check_report(report)}
-    assert not findings["t.journal"].ok
+    assert not findings["t.fisher/journal.jsonl"].ok
     assert findings["t.csv"].ok
     assert (tmp_path / "precious").read_bytes() == b"precious"
 
@@ -163,11 +163,10 @@ def test_a_journal_with_something_else_in_it_is_read_past(kind: str, tmp_path: P
 @pytest.mark.parametrize("head", HEADS)
 def test_a_journal_with_another_first_line_is_read_past(head: str, tmp_path: Path) -> None:
     report = made(tmp_path / "t.csv", 3, 2)
-    (tmp_path / "t.journal").mkdir()
-    (tmp_path / "t.journal" / "records.jsonl").write_bytes(HEADS[head] + b"\n")
+    (tmp_path / "t.fisher" / "journal.jsonl").write_bytes(HEADS[head] + b"\n")
     fisher("plot", report, "--what", "traces", "-o", tmp_path / "p.svg")
     done = fisher("check", report, code=None)
-    assert "WRONG t.journal" in done.stdout
+    assert "WRONG t.fisher/journal.jsonl" in done.stdout
 
 
 NAMES = {
@@ -178,7 +177,7 @@ NAMES = {
     "a long path": "a/" * 3000 + "t.csv",
     "a name without a suffix": "t",
     "nothing": "",
-    "a record": "t.meta.json",
+    "a record": "t.fisher/record.json",
     "what is not there": "gone.csv",
     "below a file": "t.csv/t.csv",
     "no UTF-8": os.fsdecode(b"\xff.csv"),
@@ -237,8 +236,8 @@ def test_rows_of_a_table_that_was_changed_are_not_read(tmp_path: Path, monkeypat
 
 def test_a_journal_beside_a_report_whose_name_has_dots_is_checked(tmp_path: Path) -> None:
     report = made(tmp_path / "my.run.csv", 3, 2)
-    (tmp_path / "my.run.journal").mkdir()
-    assert [each.what for each in check_report(report) if not each.ok] == ["my.run.journal"]
+    (tmp_path / "my.run.fisher" / "lock").touch()
+    assert [each.what for each in check_report(report) if not each.ok] == ["my.run.fisher/journal.jsonl"]
 
 
 def test_the_corpus_is_what_it_claims(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
@@ -249,8 +248,8 @@ def test_the_corpus_is_what_it_claims(tmp_path: Path, record_property: Callable[
     record_property("reports", counts)
     assert sum(counts.values()) >= 250
     report = made(tmp_path / "t.csv", 3, 2)
-    record = json.loads((tmp_path / "t.meta.json").read_text())
-    (tmp_path / "t.meta.json").write_bytes(resealed(record))
+    record = json.loads((tmp_path / "t.fisher/record.json").read_text())
+    (tmp_path / "t.fisher/record.json").write_bytes(resealed(record))
     assert all(each.ok for each in check_report(report))  # the seal that an attacker makes holds
     for name in ("t.csv", "t.json", "t.jsonl", "t.parquet", "t.xlsx"):  # without the attack the forms are right
         shutil.rmtree(tmp_path / "good", ignore_errors=True)

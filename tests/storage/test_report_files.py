@@ -18,8 +18,11 @@ from fisher_cli.errors import OutputError, UsageError
 from fisher_cli.storage import atomic_write, row_files
 from fisher_cli.storage.atomic_write import PreparedFile, replace_all
 from fisher_cli.storage.formats import SCHEMA_VERSION, Format, format_of, render
+from fisher_cli.storage.integrity import check_report
+from fisher_cli.storage.journal import open_journal
 from fisher_cli.storage.readers import read_table
 from fisher_cli.storage.report_files import ReportFiles, RunRecord
+from fisher_cli.storage.report_folder import journal_folder
 from fisher_cli.storage.row_files import RowFile
 from fisher_cli.tables.build import make_table
 from fisher_cli.tables.columns import Column, Kind
@@ -39,7 +42,7 @@ def files(path: Path, **more: Any) -> ReportFiles:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
 
 
 @pytest.mark.parametrize("form", ["csv", "tsv", "json", "jsonl", "parquet"])
@@ -76,7 +79,7 @@ def test_a_report_is_three_files_that_agree(tmp_path: Path, form: str) -> None:
     report = files(tmp_path / f"my.trend.{form}")
     report.check_writable()
     report.write(table(), table(0.25), METADATA)
-    assert set(names(tmp_path)) == {f"my.trend.{form}", f"my.trend.layers.{form}", "my.trend.meta.json"}
+    assert set(names(tmp_path)) == {f"my.trend.{form}", f"my.trend.layers.{form}", "my.trend.fisher/record.json"}
     record = json.loads(report.record.read_text())
     assert record["tool"] == "fisher"
     assert record["schema_version"] == SCHEMA_VERSION
@@ -112,12 +115,13 @@ def test_a_report_of_ours_is_replaced(tmp_path: Path) -> None:
     report.check_writable()
     report.write(table(0.75), None, METADATA)
     assert read_table(report.main)["loss"][0] == 0.75
-    assert names(tmp_path) == ["t.csv", "t.meta.json"]  # layers of the old numbers would mislead
+    assert names(tmp_path) == ["t.csv", "t.fisher/record.json"]  # layers of the old numbers would mislead
     report.check_writable()
 
 
-@pytest.mark.parametrize("foreign", ["t.csv", "t.layers.csv", "t.meta.json"])
+@pytest.mark.parametrize("foreign", ["t.csv", "t.layers.csv", "t.fisher/record.json"])
 def test_a_foreign_file_is_never_overwritten(tmp_path: Path, foreign: str) -> None:
+    (tmp_path / foreign).parent.mkdir(exist_ok=True)
     (tmp_path / foreign).write_text("precious")
     with pytest.raises(OutputError, match=f"{foreign} exists .* another name for -o, or .* --force"):
         files(tmp_path / "t.csv").check_writable()
@@ -125,6 +129,40 @@ def test_a_foreign_file_is_never_overwritten(tmp_path: Path, foreign: str) -> No
     report.check_writable()
     report.write(table(), table(), METADATA)
     files(tmp_path / "t.csv").check_writable()
+
+
+@pytest.mark.parametrize("kind", ["a link", "a file"])
+@pytest.mark.parametrize("force", [False, True])
+def test_what_is_in_the_place_of_its_folder_is_neither_followed_nor_replaced(
+    tmp_path: Path, kind: str, force: bool
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/record.json").write_text("precious")
+    if kind == "a link":
+        (tmp_path / "t.fisher").symlink_to("elsewhere")
+    else:
+        (tmp_path / "t.fisher").write_text("precious")
+    report = files(tmp_path / "t.csv", force=force)
+    with pytest.raises(OutputError, match=r"t\.fisher is in the way: .* choose another name for -o"):
+        report.check_writable()
+    with pytest.raises(OutputError, match=r"t\.fisher is in the way"):
+        report.write(table(), table(), METADATA)
+    assert (tmp_path / "elsewhere/record.json").read_text() == "precious"
+    assert not (tmp_path / "t.csv").exists()
+
+
+def test_a_report_of_an_earlier_version_keeps_the_names_of_its_record_and_journal(tmp_path: Path) -> None:
+    files(tmp_path / "t.csv").write(table(0.5), table(0.5), METADATA)
+    (tmp_path / "t.fisher/record.json").rename(tmp_path / "t.meta.json")
+    (tmp_path / "t.fisher").rmdir()
+    (tmp_path / "t.journal").mkdir()
+    (tmp_path / "t.journal/records.jsonl").touch()
+    with open_journal(journal_folder(tmp_path / "t.csv"), {}) as journal:
+        assert journal.folder.name == "t.journal"
+    files(tmp_path / "t.csv").check_writable()
+    files(tmp_path / "t.csv").write(table(0.75), table(0.75), METADATA)
+    assert names(tmp_path) == ["t.csv", "t.journal/lock", "t.journal/records.jsonl", "t.layers.csv", "t.meta.json"]
+    assert all(each.ok for each in check_report(tmp_path / "t.csv") if not each.what.startswith("rows"))
 
 
 @pytest.mark.parametrize(
@@ -141,14 +179,15 @@ def test_a_foreign_file_is_never_overwritten(tmp_path: Path, foreign: str) -> No
 )
 def test_what_a_strange_record_says_does_not_make_a_file_ours(tmp_path: Path, record: str) -> None:
     (tmp_path / "t.csv").write_text("precious")
-    (tmp_path / "t.meta.json").write_text(record)
+    (tmp_path / "t.fisher").mkdir()
+    (tmp_path / "t.fisher/record.json").write_text(record)
     with pytest.raises(OutputError, match="--force"):
         files(tmp_path / "t.csv").check_writable()
 
 
 def test_two_formats_do_not_share_a_record(tmp_path: Path) -> None:
     files(tmp_path / "t.csv").write(table(), None, METADATA)
-    said = r"t\.meta\.json belongs to the table t\.csv and was not written with an earlier t\.parquet"
+    said = r"t\.fisher/record\.json belongs to the table t\.csv and was not written with an earlier t\.parquet"
     with pytest.raises(OutputError, match=said):
         files(tmp_path / "t.parquet").check_writable()
 
@@ -214,7 +253,7 @@ def test_every_failure_leaves_old_or_new_files(
         folder.mkdir()
         report = files(folder / "t.csv")
         report.write(table(0.5), table(0.5), METADATA)
-        old = {path.name: path.read_bytes() for path in folder.iterdir()}
+        old = {name: (folder / name).read_bytes() for name in names(folder)}
         calls = {"left": at}
 
         def failing(real: Any, calls: dict[str, int] = calls) -> Any:
@@ -241,7 +280,7 @@ def test_every_failure_leaves_old_or_new_files(
         for path in (report.main, report.layers):
             assert read_table(path)["loss"].tolist() in ([0.5, 0.5], [0.75, 0.75])
         if at == 1 or (primitive != "replace" and at <= 3):  # no name was changed yet
-            assert {path.name: path.read_bytes() for path in folder.iterdir()} == old
+            assert {name: (folder / name).read_bytes() for name in names(folder)} == old
         report.check_writable()
         report.write(table(0.75), table(0.75), METADATA)
         assert read_table(report.main)["loss"][0] == 0.75
@@ -258,7 +297,7 @@ def test_a_full_disk_in_the_middle_of_a_file(tmp_path: Path) -> None:
             files(report.main).write(table(rows=5000), None, METADATA)
 
     assert in_child(work) == 0
-    assert names(tmp_path) == ["t.csv", "t.meta.json"]
+    assert names(tmp_path) == ["t.csv", "t.fisher/record.json"]
     pd.testing.assert_frame_equal(read_table(report.main), table())
 
 
@@ -291,7 +330,7 @@ def test_a_killed_process_leaves_a_report_that_can_be_written_again(tmp_path: Pa
             assert read_table(path)["loss"].tolist() in ([0.5, 0.5], [0.75, 0.75])
     report.check_writable()
     report.write(table(0.75), table(0.75), METADATA)
-    assert names(tmp_path) == ["t.csv", "t.layers.csv", "t.meta.json"]
+    assert names(tmp_path) == ["t.csv", "t.fisher/record.json", "t.layers.csv"]
 
 
 def test_new_files_have_the_usual_permissions(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from fisher_cli.reports.drawing import picture
 from fisher_cli.reports.reported_run import read_run
 from fisher_cli.storage.formats import format_of, render
 from fisher_cli.storage.readers import read_table
+from fisher_cli.storage.report_folder import record_path
 from fisher_cli.storage.xlsx import workbook
 from fisher_cli.tables.build import frame, make_table, to_csv
 from fisher_cli.tables.columns import Column, Kind
@@ -116,7 +117,7 @@ def test_every_command_writes_a_workbook_with_a_sheet_per_table(workdir: Path) -
         "run.checkpoints.xlsx": ["checkpoints", "layers", "settings"],
         "files.xlsx": ["rows", "layers", "settings"],
     }
-    assert set(json.loads(Path("run.meta.json").read_text())["tables"]) == {"run.xlsx"}
+    assert set(json.loads(Path("run.fisher/record.json").read_text())["tables"]) == {"run.xlsx"}
     for name in found:
         fisher("check", name)
     assert len(read_table(Path("run.xlsx"), "examples")) == 3 * 8
@@ -134,8 +135,8 @@ def test_what_was_interrupted_ends_with_the_same_bytes(workdir: Path, name: str)
     for path in list(workdir.iterdir()):
         if path.is_file():
             path.unlink()
-    lines = Path("run.journal/records.jsonl").read_text().splitlines(keepends=True)
-    Path("run.journal/records.jsonl").write_text("".join(lines[:-1]))  # as a kill leaves it
+    lines = Path("run.fisher/journal.jsonl").read_text().splitlines(keepends=True)
+    Path("run.fisher/journal.jsonl").write_text("".join(lines[:-1]))  # as a kill leaves it
     fisher("analyze", *CHECKPOINTS, *options, "-o", name)
     assert Path(name).read_bytes() == whole
 
@@ -151,7 +152,7 @@ def test_a_report_for_excel_is_checked_drawn_and_read_like_any_other(workdir: Pa
         assert run.damage == ()
         charts = [draw(what, [run]) for what in ("traces", "layers")]
         figures.append([picture(chart.figure, "svg") for chart in charts if chart is not None])
-        written = json.loads(report.with_suffix(".meta.json").read_text())["written"]
+        written = json.loads(record_path(report).read_text())["written"]
         assert written.get("csv_dialect") == (names[report.stem] if report.suffix == ".csv" else None)
     assert len(figures[0]) == 2
     assert all(each == figures[0] for each in figures)

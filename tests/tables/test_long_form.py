@@ -87,7 +87,7 @@ def test_the_command_writes_it_beside_the_report_or_into_the_pipe(command: tuple
     long_name = "run.long.csv" if command == ("analyze",) else "run.compare.long.csv"
     main, layers, long = (read_table(Path(f)) for f in (f"{stem}.csv", f"{stem}.layers.csv", long_name))
     assert widened(long) == cells_of(main) | cells_of(layers)
-    assert set(json.loads(Path(f"{stem}.meta.json").read_text())["tables"]) >= {f"{stem}.csv", long_name}
+    assert set(json.loads(Path(f"{stem}.fisher/record.json").read_text())["tables"]) >= {f"{stem}.csv", long_name}
     fisher("check", long_name)
     piped = fisher(*arguments).stdout
     found = pd.read_csv(io.StringIO(piped))

@@ -79,7 +79,7 @@ def test_a_table_is_an_entry_of_the_registry(
     fisher("spectrum", *CHECKPOINTS, "-o", "run.csv")
     found = pd.read_csv("run.solvers.csv")
     assert list(found["matrix"]) == ["true Fisher", "empirical Fisher"] * 2
-    record = json.loads(Path("run.spectrum.meta.json").read_text())
+    record = json.loads(Path("run.spectrum.fisher/record.json").read_text())
     assert set(record["tables"]) == {"run.spectrum.csv", "run.solvers.csv"}
     fisher("spectrum", *CHECKPOINTS, "-o", "book.xlsx")
     assert list(read_table(Path("book.spectrum.xlsx"), "solvers")["products"]) == list(found["products"])

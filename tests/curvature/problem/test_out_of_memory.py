@@ -356,7 +356,7 @@ def test_a_run_that_is_resumed_keeps_the_smaller_batch(
 
     def rows(*files: Path) -> str:
         run = run_of_files(files, Settings(limit=EXAMPLES, eigenvalues=0), Resources(batch_size=16))
-        with open_journal(tmp_path / "t.journal", run.question) as journal:
+        with open_journal(tmp_path / "t.fisher", run.question) as journal:
             run.keep_in(journal)
             for _ in run:
                 pass
@@ -371,7 +371,7 @@ def test_a_run_that_is_resumed_keeps_the_smaller_batch(
 
         patch.setattr(Problem, "forward", limited)
         whole = rows(FIRST, MIDDLE, LAST)
-        shutil.rmtree(tmp_path / "t.journal")
+        shutil.rmtree(tmp_path / "t.fisher")
         rows(FIRST, MIDDLE)
     attempts.clear()
     assert rows(FIRST, MIDDLE, LAST) == whole

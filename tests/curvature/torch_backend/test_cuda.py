@@ -176,7 +176,7 @@ def compare(found: Path, expected: Path, tolerance: float) -> None:
 
 def test_a_whole_run_is_that_of_the_cpu(reports: Path) -> None:
     compare(reports / "cuda.csv", reports / "cpu.csv", 1e-4)
-    how = json.loads((reports / "cuda.meta.json").read_text())["run"]
+    how = json.loads((reports / "cuda.fisher/record.json").read_text())["run"]
     assert how["device"].startswith("cuda")
     assert how["gpu"] == torch.cuda.get_device_name()
     assert how["tf32"] is False
@@ -234,7 +234,9 @@ def test_a_dry_run_foretells_the_memory(width: int, examples: int, tmp_path: Pat
     words = (*words, "--limit", str(examples), "--eigenvalues", "0")
     foretold = json.loads(run(*words, "--dry-run", "--format", "json").partition("\n}")[0] + "\n}")
     run(*words, "--quiet", "-o", str(tmp_path / "report.csv"))
-    measured = json.loads((tmp_path / "report.meta.json").read_text())["run"]["peak_device_memory_reserved_bytes"]
+    measured = json.loads((tmp_path / "report.fisher/record.json").read_text())["run"][
+        "peak_device_memory_reserved_bytes"
+    ]
     ratio = foretold["peak_bytes"] / measured
     print(f"measured {measured / 2**20:,.0f} MiB, foretold of it {ratio:.2f}")
     assert ratio == pytest.approx(1, abs=0.15)
@@ -244,7 +246,7 @@ def test_tf32_where_it_is_asked_for_says_what_it_costs(tmp_path: Path) -> None:
     report = tmp_path / "report.csv"
     words = ("analyze", str(CLEAN), "--limit", "64", "--eigenvalues", "0", "--dtype", "tf32", "-o", str(report))
     assert "tf32: the traces of the first 4 examples are off by" in run(*words)
-    record = json.loads(report.with_suffix(".meta.json").read_text())
+    record = json.loads(report.with_suffix(".fisher/record.json").read_text())
     assert record["run"]["tf32"] is True
     errors = [row["rounding"]["trace_true_error"] for row in record["checkpoints"]]
     assert all(1e-9 < error < 0.02 for error in errors), errors

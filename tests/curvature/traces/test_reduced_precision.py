@@ -133,14 +133,14 @@ def test_the_error_is_said_once_and_recorded_for_each(tmp_path: Path) -> None:
     lines = [line for line in found.stderr.splitlines() if line.startswith("bfloat16: ")]
     assert len(lines) == 1
     assert "the traces of the first 4 examples are off by" in lines[0]
-    record = json.loads((tmp_path / "trend.meta.json").read_text())
+    record = json.loads((tmp_path / "trend.fisher/record.json").read_text())
     errors = [each["rounding"]["trace_true_error"] for each in record["checkpoints"]]
     assert len(errors) > 1
     assert all(0 < error < TRUE * 5 for error in errors)
     assert f"{errors[0]:.1e} (true)" in lines[0]
     fisher(*words, code=1)  # no row of one precision stands for the other
     fisher(*words, "--no-resume")
-    assert "rounding" not in json.loads((tmp_path / "trend.meta.json").read_text())["checkpoints"][0]
+    assert "rounding" not in json.loads((tmp_path / "trend.fisher/record.json").read_text())["checkpoints"][0]
 
 
 def test_precision_belongs_to_the_question() -> None:

@@ -250,7 +250,7 @@ def nothing() -> None:
 def test_a_run_that_follows_ends_as_one_that_came_later(monkeypatch: pytest.MonkeyPatch) -> None:
     analyze()
     expected = tables()
-    shutil.rmtree("r.journal")
+    shutil.rmtree("r.fisher")
     shutil.move("ckpts", "all")
     Path("ckpts").mkdir()
     bring = [partial(shutil.copy, f"all/step_{step}.pt", "ckpts") for step in range(12)]

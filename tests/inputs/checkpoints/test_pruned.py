@@ -1,7 +1,6 @@
 """T19: a pruned checkpoint is the network with zeros baked in, and its Fisher that of the weights in the masks."""
 
 import io
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -169,7 +168,7 @@ def test_zeros_without_a_mask_are_told_and_count(tmp_path: Path, monkeypatch: py
     result = fisher("inspect", "masked.pt", "--format", "csv")
     assert "pruned: masks of" in pd.read_csv(io.StringIO(result.stdout))["notes"].item()
     fisher("analyze", "masked.pt", "--limit", "5", "--eigenvalues", "0", "-o", "run.csv")
-    assert "pruned: masks of" in json.dumps(json.loads(Path("run.meta.json").read_text())["checkpoints"][0]["notes"])
+    assert "pruned: masks of" in Path("run.fisher/record.json").read_text()
 
 
 def test_only_a_mask_of_zeros_and_ones_with_its_weight_is_one() -> None:

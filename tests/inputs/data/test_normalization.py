@@ -212,5 +212,5 @@ def test_auto_says_on_stderr_what_it_took(tmp_path: Path) -> None:
     result = fisher(*words, "-o", tmp_path / "r.csv")
     assert "--normalize auto: " in result.stderr
     assert "on 50 examples" in result.stderr
-    record = json.loads((tmp_path / "r.meta.json").read_text())
+    record = json.loads((tmp_path / "r.fisher/record.json").read_text())
     assert "auto" in json.dumps(record)
