@@ -131,7 +131,7 @@ def test_a_report_has_two_tables_and_a_folder(suffix: str) -> None:
     assert result.stderr.endswith(f"table: r.{suffix}\n")
     assert {path.name for path in Path().iterdir()} == {f"r.{suffix}", f"r.layers.{suffix}", "r.fisher"}
     beside = sorted(path.name for path in Path("r.fisher").iterdir())
-    assert beside == ["inspected.jsonl", "journal.jsonl", "lock", "record.json"]
+    assert beside == ["journal.jsonl", "lock", "record.json"]
     readers = {
         "csv": pd.read_csv,
         "tsv": lambda path: pd.read_csv(path, sep="\t"),
