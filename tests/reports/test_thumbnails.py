@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 import re
 from pathlib import Path
 
@@ -96,9 +97,7 @@ def test_what_a_report_lacks_is_said(tmp_path: Path) -> None:
 
 
 def test_a_record_without_the_data_is_said(report: Path, tmp_path: Path) -> None:
-    for path in report.parent.glob("noisy*"):
-        if path.is_file():
-            (tmp_path / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(report.parent, tmp_path, dirs_exist_ok=True)
     record = json.loads((tmp_path / "noisy.fisher/record.json").read_text())
     del record["data"]["identity"]
     (tmp_path / "noisy.fisher/record.json").write_text(json.dumps(record))
