@@ -3,8 +3,8 @@
 import base64
 import io
 import json
-import shutil
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
