@@ -1,0 +1,38 @@
+"""The way from an installed wheel to a page about a network of one's own, as docs/first_minutes.md records it."""
+
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from benchmarks import first_minutes
+from benchmarks.first_minutes import Typed, typed
+
+LARGEST_WHEEL = 2_000_000
+
+
+def with_libraries_of_this_environment(environment: Path, wheel: Path) -> Typed:
+    """Install the wheel alone; what it needs is taken from where the tests run, since they have no package index."""
+    (packages,) = environment.glob("lib/python*/site-packages")
+    (packages / "libraries.pth").write_text(sysconfig.get_paths()["purelib"])
+    words = ["install", "--quiet", "--no-deps", "--no-index", "--force-reinstall", wheel]
+    pip = [sys.executable, "-m", "pip", "--python", environment / "bin" / "python"]
+    return typed("pip install", [*pip, *words], environment)
+
+
+@pytest.mark.ci
+def test_a_newcomer_comes_from_the_wheel_to_a_page(tmp_path: Path) -> None:
+    steps, wheel = first_minutes.walk(tmp_path, with_libraries_of_this_environment, isolated=False)
+    assert wheel.stat().st_size < LARGEST_WHEEL
+    _, demo, notebook, check, report, helped = (each.printed for each in steps)
+    assert "your own run:" in demo
+    assert "trend.csv" in notebook
+    assert all(line.startswith("ok") for line in check.splitlines())
+    assert "page.html" in report
+    assert len(helped.splitlines()) < 60
+    record = first_minutes.record(steps, wheel)
+    written = first_minutes.RECORD.read_text()
+    for line in record.splitlines():
+        if line.startswith(("| ", "$ ")) and "installation" not in line:
+            assert line.rpartition("| ")[0] in written, line
