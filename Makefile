@@ -9,7 +9,10 @@ help:  ## this list
 demo: .venv/fisher  ## the Fisher information of a real training run, as a table and a page in demo-report/
 	$(BIN)/fisher demo demo-report
 
-test: .venv/dev  ## all tests, and of the long lists a seeded part
+test: .venv/dev  ## every kind of test, and of each list a seeded part: six minutes on two cores
+	$(BIN)/python -m pytest -n auto -m "not long and not ci"
+
+test-ci: .venv/dev  ## all tests, and of the long lists a seeded part
 	$(BIN)/python -m pytest -n auto
 
 test-long: .venv/dev  ## the full counts of the long lists
@@ -70,4 +73,4 @@ clean:  ## remove what the targets above have made
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	@touch .venv/fisher .venv/dev $@
 
-.PHONY: help demo test test-long check format docs notebook bench samples clean
+.PHONY: help demo test test-ci test-long check format docs notebook bench samples clean

@@ -1,8 +1,15 @@
 """The command `fisher`, run in this process."""
 
+from functools import cache
+
+import typer.main
+import typer.testing
 from typer.testing import CliRunner, Result
 
 from fisher_cli.cli.app import app
+
+# The runner makes the parser anew for each command, which takes longer than many a command.
+setattr(typer.testing, "_get_command", cache(typer.main.get_command))  # noqa: B010 - a name of its own
 
 
 def fisher(*words: object, code: int | None = 0, **environment: str) -> Result:

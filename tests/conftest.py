@@ -21,6 +21,7 @@ from fisher_cli.curvature.problem.problem import Problem, TensorData, pose
 from fisher_cli.results import Identity, Verification
 from tests.cases import CASES, Case
 from tests.data_files import save_image
+from tests.long_lists import leave_to_ci
 from tests.reference import Reference, reference
 from tests.small_run import write_checkpoints
 
@@ -42,6 +43,12 @@ def _the_same_numbers_whatever_ran_before() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Before marks are selected by `-m`."""
+    leave_to_ci(items)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -73,6 +73,7 @@ def test_an_edit_finds_its_expression_whatever_the_layout_and_leaves_the_rest() 
     assert moved.planted(ROOT)[0] == "curvature.problem.moments"
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="one process per planted error is made by forking")
 @pytest.mark.parametrize(
     "planted",

@@ -721,6 +721,7 @@ def test_a_reader_that_has_seen_enough() -> None:
     assert "error" not in done.stderr
 
 
+@pytest.mark.ci
 def test_closed_and_full_outputs() -> None:
     done = shell("fisher analyze $CLEAN >&-")
     assert done.returncode == 1

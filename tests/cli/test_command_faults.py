@@ -135,6 +135,7 @@ def _races(trials: int, record_property: Callable[[str, object], None]) -> None:
     record_property("D7", f"{trials}/{trials} races with one winner, {refused} refused")
 
 
+@pytest.mark.ci
 def test_of_commands_that_race_one_wins(record_property: Callable[[str, object], None]) -> None:
     """D7, a part."""
     _races(2, record_property)

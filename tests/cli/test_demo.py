@@ -32,6 +32,7 @@ def test_it_ends_with_a_table_a_page_and_what_to_type_next(workdir: Path) -> Non
     fisher("demo", "fisher-demo")  # once more, over its own files
 
 
+@pytest.mark.ci
 def test_without_matplotlib_there_is_a_table_and_what_to_install(
     workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,6 +70,7 @@ def test_a_wheel_brings_the_samples(workdir: Path, monkeypatch: pytest.MonkeyPat
     assert "the sample runs are missing" in error_line(fisher("demo", "again", code=2))
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("workdir")
 def test_what_lies_in_the_folder_is_never_replaced() -> None:
     mine = Path("here/sample_checkpoints/digits-clean/step_00000.pt")

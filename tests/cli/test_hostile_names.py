@@ -95,6 +95,7 @@ def test_no_cell_of_a_table_for_programs_is_acted_on_when_it_is_printed() -> Non
     assert names[0] == names[1] == names[2] == {name for name in NAMES.values() if "." not in name}
 
 
+@pytest.mark.ci
 @pytest.mark.filterwarnings("ignore:Glyph")  # of a wide = in the only font; the command hides it
 @pytest.mark.usefixtures("hostile")
 def test_pages_and_figures_show_names_and_do_nothing_else() -> None:

@@ -152,6 +152,7 @@ def test_python_m_works_in_the_folder_of_the_package_itself(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.ci
 def test_a_worker_takes_nothing_from_the_working_folder(workdir: Path) -> None:
     """Python puts the folder that a process begins in first, before it knows what it is to do."""
     for name in ("multiprocessing", "socket", "tempfile", "runpy", *PROBED):

@@ -238,6 +238,7 @@ def _same_when_gone_on_with() -> None:
     assert_equal_reports("many.csv", "whole.csv", "", ".layers")
 
 
+@pytest.mark.ci
 def test_ctrl_c_keeps_what_is_finished_and_leaves_no_process() -> None:
     Path("net.py").write_text(WAITING)
     Path("hold").touch()

@@ -157,6 +157,7 @@ def test_whoever_ends_all_end_and_another_number_of_ranks_goes_on(run_folder: Pa
         assert_equal(Path(name), resumed[name])
 
 
+@pytest.mark.ci
 def test_ranks_whose_launcher_ended_before_they_looked_for_it_end_too(run_folder: Path) -> None:
     """Nobody keeps the store that they are to meet by; torch alone would wait for it for five minutes."""
     with socket.socket() as closed:

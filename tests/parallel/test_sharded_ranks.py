@@ -17,6 +17,7 @@ WORDS = [*CKPTS, "--limit", "61", "-b", "8", "--eigenvalues", "2"]
 FEW = [*CKPTS[:1], "--limit", "12", "-b", "4", "--eigenvalues", "0"]
 
 
+@pytest.mark.ci
 def test_two_shards_of_two_ranks_each_are_one_process(workdir: Path) -> None:
     """As two machines with torchrun would make them; the second is gone on with once it is finished."""
     shards = [["analyze", *WORDS, "--shard", f"{index}/2", "-o", f"part-{index}.csv"] for index in (1, 2)]

@@ -221,6 +221,7 @@ def _kills(trials: int | None) -> tuple[int, int]:
     return equal, len(chosen)
 
 
+@pytest.mark.ci
 def test_a_shard_killed_at_any_durable_step_goes_on_and_is_joined(record_property: Any) -> None:
     equal, kills = _kills(2)
     record_property("shards killed", f"{equal}/{kills} equal")

@@ -108,6 +108,7 @@ def make(folder: Path, name: str) -> None:
         torch.save(space[name]().state_dict(), folder / name / f"step_{step}.pt")
 
 
+@pytest.mark.ci
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize(
     ("name", "words"),

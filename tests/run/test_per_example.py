@@ -348,6 +348,7 @@ print(held[0], max(*held, tracemalloc.get_traced_memory()[1] + pyarrow.total_all
 """
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("form", "count"),
     [

@@ -107,6 +107,7 @@ def _signals(trials: int, checkpoints: int, record_property: Callable[[str, obje
     assert len(codes - {0}) >= 3
 
 
+@pytest.mark.ci
 def test_a_signal_at_any_instant_ends_the_run_in_order(record_property: Callable[[str, object], None]) -> None:
     """D5, at fewer instants and over fewer checkpoints."""
     _signals(8, 4, record_property)

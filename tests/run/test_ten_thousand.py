@@ -88,6 +88,7 @@ def load(count: int, stride: int) -> str:
     )
 
 
+@pytest.mark.ci
 def test_five_hundred_checkpoints(record_property: Callable[[str, object], None]) -> None:
     """L1, a twentieth."""
     record_property("L1", load(500, 250))

@@ -55,6 +55,7 @@ def test_a_foreign_file_or_folder_in_the_way(tmp_path: Path) -> None:
         open_journal(tmp_path / "a.fisher", ASKED)
 
 
+@pytest.mark.ci
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_kill_before_and_after_every_step_loses_at_most_the_record_under_way(
     tmp_path: Path, record_property: Callable[[str, object], None]

@@ -132,6 +132,7 @@ def test_a_prepared_file_goes_when_its_place_was_taken(tmp_path: Path) -> None:
     assert not (tmp_path / "prepared.tmp").exists()
 
 
+@pytest.mark.ci
 @FORKS
 @pytest.mark.parametrize("after", [False, True])
 def test_tables_of_an_earlier_moment_are_known_after_a_kill_at_every_step(

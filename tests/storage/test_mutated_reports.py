@@ -14,7 +14,7 @@ from tests.long_lists import some
 from tests.report_mutation import COMMANDS
 
 # Cases in all, and of each test.
-CASES, AT_ONCE = 5000, 50
+CASES, AT_ONCE = 5000, 10
 
 
 @pytest.mark.parametrize("first", some(range(0, CASES, AT_ONCE), part=0.01))

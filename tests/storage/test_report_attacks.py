@@ -127,6 +127,7 @@ def test_a_record_that_is_none_is_refused_in_one_line(
     assert error_line(fisher("merge", report, "-o", "x.csv", code=1))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["a table", "a side table", "a record"])
 @pytest.mark.parametrize("kind", IN_THE_WAY)
 def test_what_is_no_file_is_refused_by_every_reader(

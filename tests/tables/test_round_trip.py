@@ -48,6 +48,7 @@ def come_back(count: int, tmp_path: Path) -> None:
     assert (shortened.view(np.int64) != expected).mean() > 0.1  # the control
 
 
+@pytest.mark.ci
 def test_a_hundred_thousand_doubles_come_back_bit_for_bit(tmp_path: Path) -> None:
     """O2, a tenth."""
     come_back(100_000, tmp_path)

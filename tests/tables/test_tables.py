@@ -223,6 +223,7 @@ def test_parquet_carries_metadata_descriptions_and_checksums(tmp_path: Path) -> 
         assert field.metadata[b"unit"].decode() == column.unit
 
 
+@pytest.mark.ci
 def test_damaged_pages_of_a_parquet_file_are_noticed(tmp_path: Path) -> None:
     expected = frame(MAIN.with_eigenvalues(2), [sample(i=i) for i in range(1, 40)])
     good = to_parquet(expected, {})

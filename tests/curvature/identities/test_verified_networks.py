@@ -108,6 +108,7 @@ def random_case(seed: int) -> tuple[str, nn.Module, Tensor, Tensor, str]:
     return kind, changed[kind](), x, y, likelihood
 
 
+@pytest.mark.ci
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
 @pytest.mark.parametrize("count", [SHORT, pytest.param(COUNT, marks=pytest.mark.long)])
 def test_no_right_random_network_fails(count: int, record_property: Callable[[str, object], None]) -> None:

@@ -103,6 +103,7 @@ SUMS: dict[str, tuple[Callable[[Density], Estimate], float]] = {
 }
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("outliers", [0, 3], ids=["plain", "outliers locked"])
 def test_sums_over_the_spectrum_are_unbiased(outliers: int) -> None:
     """Over 200 probes each is within four standard errors of the dense matrix, and the errors are not large."""

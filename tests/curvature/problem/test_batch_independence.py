@@ -81,6 +81,7 @@ def test_coupling_is_found_wherever_the_example_is_that_brings_it_about(where: i
         analyze(Triggered(nn.Identity()), (inputs, LABELS), eigenvalues=0, batch_size=4)
 
 
+@pytest.mark.ci
 def test_a_network_without_coupling_is_not_refused_for_its_rounding() -> None:
     torch.manual_seed(0)
     deep = nn.Sequential(

@@ -118,6 +118,7 @@ def recomputing(problem: Problem) -> Problem:
     return replace(problem, blocks=blocks_of(problem.model, problem.slice(0, 1).inputs))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("estimator", ["exact", "deflated"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_all_numbers_are_the_same_bit_by_bit(name: str, estimator: str) -> None:

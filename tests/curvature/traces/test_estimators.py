@@ -178,6 +178,7 @@ def variances(problem: Problem) -> tuple[float, float]:
     return variance / problem.examples**2, stated / problem.examples**2
 
 
+@pytest.mark.ci
 def test_the_claimed_error_is_the_spread_on_many_examples() -> None:
     problem = many_examples()
     truth, (variance, stated) = sweep(problem, verify=False).trace.true.value, variances(problem)

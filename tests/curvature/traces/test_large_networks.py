@@ -59,6 +59,7 @@ def vectors_of_the_traces(width: int, layers: int) -> tuple[int, float]:
     return size, memory.peak / size / 4
 
 
+@pytest.mark.ci
 def test_the_traces_of_a_large_network_take_its_weights_and_mean_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(malloc, "LARGE_BYTES", 2**20)
     size, vectors = vectors_of_the_traces(240, 9)
@@ -154,6 +155,7 @@ def _few_objects_to_collect() -> Iterator[None]:
     gc.unfreeze()
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("_few_objects_to_collect")
 def test_recomputed_activations_take_less_the_deeper_a_network_is(record_property: Callable[..., None]) -> None:
     """Traces of four images by ten classes, in a network of four times the depth."""

@@ -111,6 +111,7 @@ def test_no_file_causes_an_import_a_call_a_process_or_a_connection(here: dict[st
     assert not here["good"]["events"]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("what", some([what for what, _ in odd_files()], seed=3))
 def test_odd_files_that_may_be_read_are_read_at_once(what: str, tmp_path: Path) -> None:
     """What is odd in them stays inert: nobody hashes it, prints it or copies it."""

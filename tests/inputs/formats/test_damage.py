@@ -103,6 +103,7 @@ def test_containers_without_checksums_say_so(kind: str) -> None:
     assert decode(originals()["zip"], NAME).integrity == "checksums hold"
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("count", [2000, pytest.param(20_000, marks=pytest.mark.long)])
 def test_mutated_files_neither_crash_nor_hang_nor_raise_anything_else(count: int, record_property: Any) -> None:
     found = subprocess.run(

@@ -85,6 +85,7 @@ def test_the_network_that_transformers_loads_is_analysed(name: str, in_shards: b
     assert found.table["trace_true"][0] == pytest.approx(trace_by_autograd(tmp_path / "net", name), rel=1e-10)
 
 
+@pytest.mark.ci
 def test_what_transformers_imports_at_first_is_no_work_of_the_file(tmp_path: Path) -> None:
     """In a process that has imported nothing yet; calls of functions bound the work that a file may ask for."""
     classifier("ViT").save_pretrained(tmp_path / "net")
