@@ -15,6 +15,10 @@ test: .venv/dev  ## every kind of test, and of each list a seeded part: six minu
 test-ci: .venv/dev  ## all tests, and of the long lists a seeded part
 	$(BIN)/python -m pytest -n auto
 
+test-oldest: .venv-oldest/made  ## the tests, or those in TESTS, with the oldest libraries that are supported
+	.venv-oldest/bin/python -m pytest -n auto -m "not long and not ci" \
+		-W ignore::DeprecationWarning -W ignore::FutureWarning $(TESTS)
+
 test-long: .venv/dev  ## the full counts of the long lists
 	$(BIN)/python -m pytest -n auto -m long
 
@@ -54,7 +58,7 @@ samples: .venv/fisher  ## train the networks in sample_checkpoints/ again
 	$(BIN)/python sample_checkpoints/make.py
 
 clean:  ## remove what the targets above have made
-	rm -rf .venv demo-report .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-oldest demo-report .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -73,4 +77,10 @@ clean:  ## remove what the targets above have made
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	@touch .venv/fisher .venv/dev $@
 
-.PHONY: help demo test test-ci test-long check format docs notebook bench samples clean
+.venv-oldest/made: pyproject.toml tests/oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --constraint tests/oldest.txt \
+		--editable '.[report,xlsx]' pytest pytest-xdist hypothesis scikit-learn h5py duckdb
+	@touch $@
+
+.PHONY: help demo test test-ci test-oldest test-long check format docs notebook bench samples clean

@@ -63,12 +63,11 @@ def _forward_mode(problem: Problem) -> PushForward:
 class Transpose:
     """The graph of u ↦ Jᵀu, which is linear in u: its derivative is the transpose of what autograd calls Jᵀ.
 
-    Of the gradients by parameter only the edges are held, so that they take no memory. Before edges owned their nodes,
-    from which torch went back with an address that was gone, the gradients themselves are held.
+    Of the gradients by parameter only the edges are held, so that they take no memory.
     """
 
     direction: Tensor
-    gradients: Mapping[str, GradientEdge | Tensor]
+    gradients: Mapping[str, GradientEdge]
 
     @classmethod
     def of(cls, problem: Problem, outputs: Tensor) -> "Transpose":
@@ -78,7 +77,7 @@ class Transpose:
             parameters = list(problem.parameters.values())
             found = torch.autograd.grad(outputs, parameters, direction, create_graph=True, allow_unused=True)
         used = {
-            name: get_gradient_edge(gradient) if "ownership_token" in GradientEdge._fields else gradient
+            name: get_gradient_edge(gradient)
             for name, gradient in zip(problem.parameters, found, strict=True)
             if gradient is not None and gradient.requires_grad
         }
