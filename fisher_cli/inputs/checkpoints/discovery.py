@@ -126,7 +126,7 @@ def _run_of(folder: Path, inside: Sequence[Path]) -> Path:
     if len(inside) > 1:
         return folder
     is_itself = os.path.abspath(inside[0]) == str(folder)
-    is_placed = timeline.moment(timeline.StatedPoint(), folder.name).source != timeline.ORDER
+    is_placed = timeline.moment(timeline.StatedPoint(), f"{folder.name}/").source != timeline.ORDER
     return folder.parent if is_itself or is_placed else folder
 
 
