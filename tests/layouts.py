@@ -194,10 +194,8 @@ def _(folder: Path) -> Written:
 def _(folder: Path) -> Written:
     model = network()
     for module in model.modules():
-        module._parameters = OrderedDict(  # type: ignore[assignment]
-            (name, value if value is None else of_old_torch(value.detach()))
-            for name, value in module._parameters.items()
-        )
+        own = vars(module)["_parameters"]
+        own |= {name: of_old_torch(value.detach()) for name, value in own.items() if value is not None}
     return Written(saved(folder / "net.pkl", model, **OLD))
 
 

@@ -473,7 +473,7 @@ def _measured(asked: _Asked, output: str | Path | None, *, resume: bool, force: 
             collections.deque(_summarised(run), maxlen=0)
         finally:
             result = Result.of(run.analysis, inputs)
-            if result.succeeded:
+            if files.if_worth_writing(result.succeeded):
                 result.write(files)
     return result
 

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 import typer
 
 from fisher_cli.cli import options
-from fisher_cli.cli.destinations import ROWS_AS_THEY_COME, destinations, exit_code, say_what_is_left, why_nothing
+from fisher_cli.cli.destinations import (
+    ROWS_AS_THEY_COME,
+    destinations,
+    exit_code,
+    say_what_is_left,
+    say_what_is_passed_over,
+    why_nothing,
+)
 from fisher_cli.cli.misplaced_paths import refuse_tables
 from fisher_cli.cli.next_step import analysis_of
 from fisher_cli.cli.shared_options import DATA, DEBUG, DEVICE, ESTIMATOR, MODEL, NETWORK, asks, changed, without
@@ -69,6 +76,7 @@ def inspect(
         if files is not None:
             files = replace(files, inputs=tuple(file.path for file in survey.files))
             files.check_writable()
+        say_what_is_passed_over(console, checkpoints)
         from fisher_cli.results import OrderInRun
 
         place = OrderInRun()
@@ -97,8 +105,8 @@ def _line(row: "Inspection", order: int, form: Format, dialect: Dialect, *, is_f
 
 def _finish(console: "Console", survey: "Survey", files: ReportFiles | None, to_stdout: Format | None) -> int:
     """Write and print what is left; the exit code: 0 all files ok, 3 some not, 1 none."""
-    if files is not None and survey.good:
-        say_what_is_left(console, files.write(*survey.tables(), _metadata(survey)))
+    if written := files and files.if_worth_writing(survey.good):
+        say_what_is_left(console, written.write(*survey.tables(), _metadata(survey)))
     if to_stdout is Format.TABLE:
         console.inspections(survey.rows)
         if survey.covered is not None:
@@ -107,10 +115,10 @@ def _finish(console: "Console", survey: "Survey", files: ReportFiles | None, to_
         console.write(render(survey.tables()[0], to_stdout, _metadata(survey).stable))
     if to_stdout is not Format.TABLE:
         _say_in_short(console, survey, files)
+    if written:
+        console.message(f"table: {written.main}")
     if not survey.good:
-        console.error(why_nothing(survey.rows))
-    elif files is not None:
-        console.message(f"table: {files.main}")
+        console.error(why_nothing(survey.rows, "the table says why" if to_stdout is Format.TABLE else ""))
     return exit_code(survey.rows, survey.good)
 
 

@@ -274,7 +274,18 @@ def test_a_table_is_shown_even_when_no_file_is_good(kinds: Path) -> None:
     result = inspect(kinds / "g.pt", "--format", "table", code=1)
     assert "g.pt" in result.stdout
     assert "rejected: g.pt: a text file, not a checkpoint" in result.stdout
-    assert error_line(result).startswith("g.pt: a text file")
+    assert error_line(result) == "the checkpoint could not be analysed: the table says why"
+
+
+def test_rows_are_written_when_no_file_is_good_but_replace_no_earlier_table(kinds: Path) -> None:
+    result = inspect(kinds / "g.pt", "-o", "r.csv", code=1)
+    assert result.stderr.splitlines()[0] == "table: r.csv"
+    (row,) = pd.read_csv("r.csv").to_dict("records")
+    assert (row["checkpoint"], row["status"]) == ("g.pt", "rejected")
+    inspect(kinds / "a.pt", "-o", "r.csv")
+    before = Path("r.csv").read_bytes()
+    assert "table:" not in inspect(kinds / "g.pt", "-o", "r.csv", code=1).stderr
+    assert Path("r.csv").read_bytes() == before
 
 
 def test_the_help_shows_an_example() -> None:
