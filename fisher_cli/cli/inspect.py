@@ -24,7 +24,7 @@ from fisher_cli.settings import Resources, Settings
 from fisher_cli.storage.formats import Format, render
 from fisher_cli.storage.report_files import ReportFiles, RunRecord
 from fisher_cli.tables.dialects import Dialect
-from fisher_cli.tables.registry import FILES
+from fisher_cli.tables.registry import FILES, TENSORS, Table
 
 if TYPE_CHECKING:
     from fisher_cli.reports.console import Console
@@ -49,6 +49,7 @@ def inspect(
     resources: Resources,
     checkpoints: options.Checkpoints,
     data: options.DataIfAny = None,
+    tensors: options.Tensors = False,
     output: options.InspectionOutput = None,
     format: options.FormatOption = None,
     csv_dialect: options.CsvDialect = Dialect.PLAIN,
@@ -71,7 +72,11 @@ def inspect(
     console = Console(quiet=quiet)
     with contextlib.redirect_stdout(sys.stderr):  # what a network's own code prints
         survey = Survey(
-            checkpoints, settings, resources, None if data is None else _run(checkpoints, settings, resources)
+            checkpoints,
+            settings,
+            resources,
+            None if data is None else _run(checkpoints, settings, resources),
+            with_tensors=tensors,
         )
         if files is not None:
             files = replace(files, inputs=tuple(file.path for file in survey.files))
@@ -83,7 +88,7 @@ def inspect(
         for number, row in enumerate(survey):
             order = place(row)
             if to_stdout is not None and to_stdout in ROWS_AS_THEY_COME:
-                console.write(_line(row, order, to_stdout, csv_dialect, is_first=number == 0))
+                console.write(_line(row, order, to_stdout, csv_dialect, TENSORS if tensors else FILES, number == 0))
     code = _finish(console, survey, files, to_stdout)
     if survey.good:
         console.next_step(analysis_of(checkpoints, settings if data else replace(settings, data="DATA")))
@@ -96,23 +101,26 @@ def _run(paths: list[Path], settings: Settings, resources: Resources) -> "FileRu
     return run_of_files(paths, settings, resources)
 
 
-def _line(row: "Inspection", order: int, form: Format, dialect: Dialect, *, is_first: bool) -> str:
-    """One row as it is streamed, with the header before the first."""
+def _line(row: "Inspection", order: int, form: Format, dialect: Dialect, table: Table, is_first: bool) -> str:
+    """The rows of one file as they are streamed, with the header before the first."""
     from fisher_cli.tables.build import frame, rows_text
 
-    return rows_text(frame(FILES, [row], order), form, dialect, is_first)
+    return rows_text(frame(table, [row], order), form, dialect, is_first)
 
 
 def _finish(console: "Console", survey: "Survey", files: ReportFiles | None, to_stdout: Format | None) -> int:
     """Write and print what is left; the exit code: 0 all files ok, 3 some not, 1 none."""
     if written := files and files.if_worth_writing(survey.good):
-        say_what_is_left(console, written.write(*survey.tables(), _metadata(survey)))
+        say_what_is_left(console, survey.write(written, _metadata(survey)))
     if to_stdout is Format.TABLE:
         console.inspections(survey.rows)
+        console.tensors(survey.rows)
         if survey.covered is not None:
             console.coverage(survey.covered, survey.data_title)
     elif to_stdout is not None and to_stdout not in ROWS_AS_THEY_COME:
-        console.write(render(survey.tables()[0], to_stdout, _metadata(survey).stable))
+        tables = survey.tables()
+        shown = tables.get(TENSORS.name, tables[FILES.name])
+        console.write(render(shown, to_stdout, _metadata(survey).stable))
     if to_stdout is not Format.TABLE:
         _say_in_short(console, survey, files)
     if written:

@@ -451,8 +451,8 @@ def test_all_nan(form: str, workdir: Path) -> None:
     ("words", "said"),
     [
         (("--state-key", "nope"), "no weights under --state-key nope; weights are under state_dict"),
-        (("--model", "resnet18"), "102 missing: conv1.weight"),
-        (("--model", "resnet18"), "6 unexpected: 1.weight, 1.bias"),
+        (("--model", "resnet18"), "102 missing: conv1.weight (64, 3, 7, 7)"),
+        (("--model", "resnet18"), "6 unexpected: 1.weight (64, 64), 1.bias (64)"),
         (("--model", "digits-cnn"), "check --model"),
     ],
 )
