@@ -790,7 +790,7 @@ TENSORS: Final = Table(
     items=rows.tensors,
     columns=(
         *PLACE,
-        text("tensor", "name of the tensor in the file, without wrappers", "name"),
+        text("tensor", "name of the tensor, without what DataParallel and its like put before it", "name"),
         text("shape", "its sizes, separated by ×", "sizes"),
         text("dtype", "type of its numbers in the file"),
         integer("values", "", "number of its values"),
