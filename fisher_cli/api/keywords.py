@@ -34,6 +34,7 @@ class Keywords(TypedDict, total=False):
         normalize: the constants of pixels, by a name or as numbers; None for the dataset's own.
         resize: N or HxW, in pixels.
         crop: the same of the part that is cut out.
+        grayscale: whether images of three channels are converted to one.
         data_arguments: of the function that `data` names.
         model: of checkpoint files: a name of `fisher models`, a module of this kind, or a function that makes one.
         model_arguments: of the function.
@@ -66,6 +67,7 @@ class Keywords(TypedDict, total=False):
     normalize: str | None
     resize: str | None
     crop: str | None
+    grayscale: bool
     data_arguments: Mapping[str, Any]
     model: str | nn.Module | Callable[..., nn.Module] | None
     model_arguments: Mapping[str, Any]

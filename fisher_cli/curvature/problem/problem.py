@@ -354,8 +354,11 @@ def _refuse_compiled(model: nn.Module) -> None:
 
 
 def _sizes(inputs: Tensor) -> str:
-    """What else to try where inputs may be images: another size."""
-    return ", or give images another size with --resize HxW" if inputs.ndim == 4 else ""
+    """What else to try where inputs may be images: another size, or one channel."""
+    if inputs.ndim != 4:
+        return ""
+    channels = ", or one channel with --grayscale" if inputs.shape[1] == 3 else ""
+    return f", or give images another size with --resize HxW{channels}"
 
 
 def _probe(model: nn.Module, inputs: Tensor, like: Tensor, *, may_draw: bool) -> Tensor:
