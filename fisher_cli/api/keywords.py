@@ -89,12 +89,22 @@ class Keywords(TypedDict, total=False):
 
 # Besides them: what single functions take.
 _OTHERS: Final = frozenset(
-    {"data", "output", "force", "resume", "matrix", "method", "damping", "probes", "steps", "draws"}
+    {"data", "output", "force", "resume", "matrix", "method", "damping", "probes", "steps", "draws", "tensors"}
 )
 _OPTION: Final = re.compile(r"(?<![\w-])(?:--([a-z][a-z-]*)|-(o))(?:[ =](?=[^\s-])([^\s,;()]+))?")
 _LONG: Final = {"o": "output", "model-arg": "model_arguments", "data-arg": "data_arguments"}
 _FLAGS: Final = frozenset(
-    {"force", "download", "trust_pickle", "use_ema", "recalibrate_bn", "weights_only", "without_head"}
+    {
+        "force",
+        "tensors",
+        "grayscale",
+        "download",
+        "trust_pickle",
+        "use_ema",
+        "recalibrate_bn",
+        "weights_only",
+        "without_head",
+    }
 )
 _NOTHING: Final = frozenset({("limit", "all"), ("batch_size", "auto")})
 
