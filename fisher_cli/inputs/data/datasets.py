@@ -198,7 +198,7 @@ def load_examples(
         pixel_maximum=source.pixel_maximum,
         is_image=source.is_image,
         resizing=resizing,
-        is_converted=source is not stored,
+        is_converted=source.examples is not stored.examples,
         candidates=tried,
     )
 

@@ -19,7 +19,8 @@ def in_grayscale(
 ) -> DataSource:
     """Return the source with images of one channel, or as it is where it has no others or the network takes three.
 
-    Without being asked, only images that are grey in all three channels lose two of them.
+    Without being asked, only images that are grey in all three channels lose two of them. The source knows then how
+    many channels it has, for which the first example is decoded.
 
     Args:
         source: of images or of other inputs.
@@ -39,7 +40,8 @@ def in_grayscale(
     if source.channels not in {None, 3}:
         return source
     pixels, _ = next(iter(source.examples([index])))
-    if pixels.shape[2:] != (3,):
+    source = replace(source, channels=pixels.shape[2] if pixels.ndim == 3 else 1)
+    if source.channels != 3:
         return source
     if not is_asked:
         height, width = resizing.apply(pixels, source.place(index)).shape[:2] if resizing else pixels.shape[:2]
