@@ -285,6 +285,7 @@ class Settings:
         normalize: as typed for `--normalize`; None for the dataset's own constants.
         resize: the text of the option, `N` or `HxW`, in pixels.
         crop: the same of the part that is cut out.
+        grayscale: whether images of three channels are converted to one.
         data_arguments: (name, text) pairs for the function that `data` names; a text is JSON where it can be.
         model: as typed for `--model`; None for the architecture that the checkpoint names, or that fits.
         model_arguments: (name, text) pairs for the network.
@@ -319,6 +320,7 @@ class Settings:
     normalize: str | None = None
     resize: str | None = None
     crop: str | None = None
+    grayscale: bool = False
     data_arguments: tuple[tuple[str, str], ...] = ()
     model: str | None = None
     model_arguments: tuple[tuple[str, str], ...] = ()

@@ -158,6 +158,66 @@ def _(folder: Path) -> Written:
     return Written(saved(folder / "init.pt", {"model": weights(), "step": 0}), 0, None, "step")
 
 
+class _WrittenAs:
+    """What a pickle calls with which arguments, and the state that it then sets."""
+
+    def __init__(self, *parts: Any) -> None:
+        self.parts = parts
+
+    def __reduce_ex__(self, _: object) -> Any:
+        return self.parts
+
+
+def of_old_torch(tensor: Tensor, kind: type = nn.Parameter) -> _WrittenAs:
+    """A tensor or a Variable as torch wrote it until 0.3: its class, called with the data, then a state of three."""
+    shape, strides = tuple(tensor.shape), tensor.stride()
+    data = _WrittenAs(torch._utils._rebuild_tensor, (tensor.storage(), 0, shape, strides))
+    return _WrittenAs(kind, (data,), (kind is nn.Parameter, False, OrderedDict()))
+
+
+OLD: dict[str, Any] = {"_use_new_zipfile_serialization": False}
+
+
+@layout("state dict of parameters, torch 0.3")
+def _(folder: Path) -> Written:
+    content = OrderedDict((name, of_old_torch(value)) for name, value in weights().items())
+    return Written(saved(folder / "net_params.pkl", content, **OLD))
+
+
+@layout("dict with a state dict of variables, torch 0.3")
+def _(folder: Path) -> Written:
+    state = {name: of_old_torch(value, torch.autograd.Variable) for name, value in weights().items()}
+    return Written(saved(folder / "net.pkl", {"epoch": 3, "state_dict": state}, **OLD), None, 3.0, "epoch")
+
+
+@layout("whole module, torch 0.3", needs_stand_ins=True)
+def _(folder: Path) -> Written:
+    model = network()
+    for module in model.modules():
+        own = vars(module)["_parameters"]
+        own |= {name: of_old_torch(value.detach()) for name, value in own.items() if value is not None}
+    return Written(saved(folder / "net.pkl", model, **OLD))
+
+
+# Lists of state dicts, as papers on robustness keep them
+
+
+@layout("list of one state dict")
+def _(folder: Path) -> Written:
+    return Written(saved(folder / "a.pt", {"epoch": 9, "state_dict": [weights()]}), None, 9.0, "epoch")
+
+
+@layout("list of several state dicts")
+def _(folder: Path) -> Written:
+    path = saved(folder / "a.pt", {"state_dict": [other_weights(), weights()], "epoch": 9})
+    return Written(path, None, 9.0, "epoch", state_key="state_dict.1")
+
+
+@layout("tuple of a state dict and an optimizer's state")
+def _(folder: Path) -> Written:
+    return Written(saved(folder / "a.pt", (weights(), optimizer(), 7)))
+
+
 # Wrappers
 
 

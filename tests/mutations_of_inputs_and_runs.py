@@ -8,6 +8,9 @@ WEIGHTS = "tests/inputs/checkpoints/test_weights.py"
 FITTING = "tests/inputs/networks/test_fitting.py"
 PRUNED = "tests/inputs/checkpoints/test_pruned.py"
 ARRAYS = "tests/inputs/data/test_array_files.py"
+INSPECT = "tests/cli/test_inspect.py"
+KINDS = "tests/inputs/networks/test_layer_kinds.py"
+GRAYSCALE = "tests/inputs/data/test_grayscale.py"
 RESIZING = "tests/inputs/data/test_resizing.py"
 FOLDERS = "tests/inputs/data/test_image_folders.py"
 DUPLICATES = "tests/inputs/checkpoints/test_duplicates.py"
@@ -130,19 +133,53 @@ INPUTS: dict[str, list[tuple[str, ...]]] = {
         ),
         ("longer side resized to the number", RESIZING, "height <= width", "height > width"),
     ],
+    "inputs.data.grayscale": [
+        ("colours left out unasked", GRAYSCALE, "not is_asked and not _is_grey(each)", "False"),
+        ("grey images have one channel whatever the network takes", GRAYSCALE, "not takes_one_channel(_A)", "False"),
+    ],
+    "inputs.networks.tensor_summaries": [
+        (
+            "deviation by one value less",
+            INSPECT,
+            "math.sqrt(squares / count)",
+            "math.sqrt(squares / max(1, count - 1))",
+        ),
+    ],
+    "inputs.networks.layer_kinds": [
+        (
+            "inputs and outputs of a layer exchanged",
+            KINDS,
+            'f"linear, {weight[1]:,}→{weight[0]:,}"',
+            'f"linear, {weight[0]:,}→{weight[1]:,}"',
+        ),
+    ],
     "inputs.data.arrays": [
         ("channels first taken as channels last", ARRAYS, "stored.transpose(1, 2, 0)", "stored.transpose(2, 1, 0)"),
     ],
     "inputs.checkpoints.timeline": [
-        ("epoch taken for the step", TIMELINE, "_first_match(_STEP_NAME, parts)", "_first_match(_EPOCH_NAME, parts)"),
+        (
+            "epoch taken for the step",
+            TIMELINE,
+            "_first_match([_STEP_NAME], parts) or _A or _NOTHING",
+            "_first_match([_EPOCH_NAME], parts) or _NOTHING",
+        ),
+        ("a setting of the training taken for a place in it", TIMELINE, 'not found.get("setting")', "True"),
+        ("a date taken for a step", TIMELINE, "not _DATE.fullmatch(digits)", "True"),
+        ("thousands of steps taken for steps", TIMELINE, '(found.get("scale") or "").lower()', '""'),
+        (
+            "length of a run read off its folder",
+            TIMELINE,
+            "_first_match(_EPOCHS_NAME, [own])",
+            "_first_match(_EPOCHS_NAME, parts)",
+        ),
         ("step of the folder before that of the file", TIMELINE, 'name.split("/")[::-1]', 'name.split("/")'),
         ("steps sorted as text", TIMELINE, "natural(row[0])", "row[0]"),
         ("order by the epoch where there are steps", TIMELINE, "in in_training_order: (1, 2)", "(2, 1)"),
         (
             "name believed before the file",
             TIMELINE,
-            "if step is None:\n    step, step_source = _first_match(_STEP_NAME, parts)",
-            "step, step_source = _first_match(_STEP_NAME, parts)",
+            "if step is None:\n    step, step_source = _first_match([_STEP_NAME], parts) or _A or _NOTHING",
+            "step, step_source = _first_match([_STEP_NAME], parts) or _NOTHING",
         ),
     ],
     "inputs.checkpoints.weights": [

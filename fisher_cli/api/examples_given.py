@@ -19,7 +19,7 @@ Data = str | tuple[Array, Array] | Dataset[Any] | DataLoader[Any]
 
 # An augmentation of one example in ten escapes so many with a chance of one in thirty.
 _PROBED: Final = 32
-_OF_NAMED_DATA: Final = ("split", "labels", "normalize", "resize", "crop")
+_OF_NAMED_DATA: Final = ("split", "labels", "normalize", "resize", "crop", "grayscale")
 
 
 def is_given(data: object) -> bool:

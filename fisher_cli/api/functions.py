@@ -271,17 +271,23 @@ def verify(
 
 @speaks_of_keywords(limit=8, eigenvalues=0)
 def inspect(
-    checkpoints: str | Path | Iterable[str | Path], data: Data | None = None, **keywords: Unpack[Keywords]
+    checkpoints: str | Path | Iterable[str | Path],
+    data: Data | None = None,
+    *,
+    tensors: bool = False,
+    **keywords: Unpack[Keywords],
 ) -> FileSurvey:
     """What checkpoint files hold: format, weights, step and network; with data also the method per parameter.
 
     Args:
         checkpoints: files and folders.
         data: as for `analyze`; None to look at the files alone.
+        tensors: whether each tensor of the files is summed up: shape, type, values, and the layer that it looks like.
         **keywords: as for `analyze`, with a `limit` of 8 where none is given.
 
     Returns:
-        FileSurvey: `.table` has one row per file, `.coverage` with data one per parameter tensor. A file that cannot be
+        FileSurvey: `.table` has one row per file, `.coverage` with data one per parameter tensor, `.tensors` one per
+        tensor of each file. A file that cannot be
         analysed is a row that says why. Errors are those of `analyze`.
 
     Raises:
@@ -301,7 +307,7 @@ def inspect(
         msg = "inspect looks at checkpoint files: give paths, and for modules call analyze"
         raise UsageError(msg)
     run = None if data is None else asked.run(is_kept=False)
-    survey = Survey(list(asked.items), asked.settings, asked.resources, run, asked.network)
+    survey = Survey(list(asked.items), asked.settings, asked.resources, run, asked.network, with_tensors=tensors)
     collections.deque(survey, maxlen=0)
     return FileSurvey(survey)
 
@@ -474,7 +480,7 @@ def _measured(asked: _Asked, output: str | Path | None, *, resume: bool, force: 
             collections.deque(_summarised(run), maxlen=0)
         finally:
             result = Result.of(run.analysis, inputs)
-            if result.succeeded:
+            if files.if_worth_writing(result.succeeded):
                 result.write(files)
     return result
 

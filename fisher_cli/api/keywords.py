@@ -34,6 +34,7 @@ class Keywords(TypedDict, total=False):
         normalize: the constants of pixels, by a name or as numbers; None for the dataset's own.
         resize: N or HxW, in pixels.
         crop: the same of the part that is cut out.
+        grayscale: whether images of three channels are converted to one.
         data_arguments: of the function that `data` names.
         model: of checkpoint files: a name of `fisher models`, a module of this kind, or a function that makes one.
         model_arguments: of the function.
@@ -66,6 +67,7 @@ class Keywords(TypedDict, total=False):
     normalize: str | None
     resize: str | None
     crop: str | None
+    grayscale: bool
     data_arguments: Mapping[str, Any]
     model: str | nn.Module | Callable[..., nn.Module] | None
     model_arguments: Mapping[str, Any]
@@ -87,12 +89,22 @@ class Keywords(TypedDict, total=False):
 
 # Besides them: what single functions take.
 _OTHERS: Final = frozenset(
-    {"data", "output", "force", "resume", "matrix", "method", "damping", "probes", "steps", "draws"}
+    {"data", "output", "force", "resume", "matrix", "method", "damping", "probes", "steps", "draws", "tensors"}
 )
 _OPTION: Final = re.compile(r"(?<![\w-])(?:--([a-z][a-z-]*)|-(o))(?:[ =](?=[^\s-])([^\s,;()]+))?")
 _LONG: Final = {"o": "output", "model-arg": "model_arguments", "data-arg": "data_arguments"}
 _FLAGS: Final = frozenset(
-    {"force", "download", "trust_pickle", "use_ema", "recalibrate_bn", "weights_only", "without_head"}
+    {
+        "force",
+        "tensors",
+        "grayscale",
+        "download",
+        "trust_pickle",
+        "use_ema",
+        "recalibrate_bn",
+        "weights_only",
+        "without_head",
+    }
 )
 _NOTHING: Final = frozenset({("limit", "all"), ("batch_size", "auto")})
 

@@ -16,7 +16,7 @@ from fisher_cli.settings import Settings
 from fisher_cli.storage.formats import Format, format_of
 from fisher_cli.storage.report_files import ReportFiles, RunRecord
 from fisher_cli.storage.single_file import check_single, write_single
-from fisher_cli.tables.registry import TABLES, Table, tables_of
+from fisher_cli.tables.registry import COVERAGE, FILES, TABLES, TENSORS, Table, tables_of
 from fisher_cli.text import one_line
 
 if TYPE_CHECKING:
@@ -255,6 +255,7 @@ class FileSurvey:
     Attributes:
         table: one row per file.
         coverage: with data, one row per parameter tensor of the first file that can be analysed; else None.
+        tensors: one row per tensor of each file that can be read, where they were asked for; else None.
         files: those that hold the tables and the record; empty until it is saved.
 
     Args:
@@ -263,7 +264,9 @@ class FileSurvey:
 
     def __init__(self, survey: Survey) -> None:
         self._survey = survey
-        self.table, self.coverage = survey.tables()
+        tables = survey.tables()
+        self.table, self.coverage = tables[FILES.name], tables.get(COVERAGE.name)
+        self.tensors = tables.get(TENSORS.name)
         self.files: tuple[Path, ...] = ()
 
     @property
@@ -302,7 +305,7 @@ class FileSurvey:
         files = ReportFiles(Path(path), format_of(Path(path), None), force, inputs=inputs)
         files.check_writable()
         record = RunRecord(self._survey.stable_metadata(), {"command": [], "timings": self._survey.timings()})
-        files.write(self.table, self.coverage, record)
-        beside = () if self.coverage is None or files.format is Format.XLSX else (files.layers,)
-        self.files = (files.main, *beside, files.record)
+        self._survey.write(files, record)
+        beside = () if files.format is Format.XLSX else [TABLES[name] for name in self._survey.tables()][1:]
+        self.files = (files.main, *map(files.path, beside), files.record)
         return files.main

@@ -81,19 +81,31 @@ def say_what_is_left(console: "Console", left: Sequence[Path]) -> None:
         console.message(f"{path} was changed after fisher wrote it; it is left as it is and belongs to the earlier run")
 
 
-def why_nothing(rows: "Sequence[Measurement] | Sequence[Inspection]") -> str:
+def why_nothing(rows: "Sequence[Measurement] | Sequence[Inspection]", said: str = "") -> str:
     """One line for a run without a good row: the reason, if all have the same one, else the first.
 
     Args:
         rows: at least one, none of which is good.
+        said: what says the reasons already, so that none is said twice; "" where nothing does.
     """
     first, total = rows[0], len(rows)
+    if said:
+        which = f"none of the {total} checkpoints could" if total > 1 else "the checkpoint could not"
+        return f"{which} be analysed: {said}"
     if total == 1:
         return f"{first.checkpoint}: {first.error}"
     reasons = {row.error for row in rows}
     if len(reasons) == 1:
         return f"none of the {total} checkpoints could be analysed: {first.error}"
     return f"none of the {total} checkpoints could be analysed; the first, {first.checkpoint}: {first.error}"
+
+
+def say_what_is_passed_over(console: "Console", checkpoints: Sequence[Path]) -> None:
+    """Say which files of the named folders are not looked at, being of other suffixes."""
+    from fisher_cli.inputs.checkpoints.discovery import passed_over
+
+    if others := passed_over(checkpoints):
+        console.message(f"not looked at: {others}; name a file to have it read")
 
 
 def exit_code(rows: "Sequence[Measurement] | Sequence[Inspection]", good: int) -> int:

@@ -8,7 +8,7 @@ from typer.core import TyperCommand, TyperGroup
 # The parameters that only --help-all shows, in commands that have it.
 RARE: Final = frozenset(
     {
-        *("data_dir", "normalize", "resize", "crop", "data_arguments", "download"),
+        *("data_dir", "normalize", "resize", "crop", "grayscale", "data_arguments", "download"),
         *("model_arguments", "state_key", "use_ema", "trust_pickle"),
         *(
             "preset",

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 import typer
 
 from fisher_cli.cli import options
-from fisher_cli.cli.destinations import ROWS_AS_THEY_COME, destinations, exit_code, say_what_is_left, why_nothing
+from fisher_cli.cli.destinations import (
+    ROWS_AS_THEY_COME,
+    destinations,
+    exit_code,
+    say_what_is_left,
+    say_what_is_passed_over,
+    why_nothing,
+)
 from fisher_cli.cli.misplaced_paths import refuse_tables
 from fisher_cli.cli.next_step import analysis_of
 from fisher_cli.cli.shared_options import DATA, DEBUG, DEVICE, ESTIMATOR, MODEL, NETWORK, asks, changed, without
@@ -17,7 +24,7 @@ from fisher_cli.settings import Resources, Settings
 from fisher_cli.storage.formats import Format, render
 from fisher_cli.storage.report_files import ReportFiles, RunRecord
 from fisher_cli.tables.dialects import Dialect
-from fisher_cli.tables.registry import FILES
+from fisher_cli.tables.registry import FILES, TENSORS, Table
 
 if TYPE_CHECKING:
     from fisher_cli.reports.console import Console
@@ -42,6 +49,7 @@ def inspect(
     resources: Resources,
     checkpoints: options.Checkpoints,
     data: options.DataIfAny = None,
+    tensors: options.Tensors = False,
     output: options.InspectionOutput = None,
     format: options.FormatOption = None,
     csv_dialect: options.CsvDialect = Dialect.PLAIN,
@@ -64,18 +72,23 @@ def inspect(
     console = Console(quiet=quiet)
     with contextlib.redirect_stdout(sys.stderr):  # what a network's own code prints
         survey = Survey(
-            checkpoints, settings, resources, None if data is None else _run(checkpoints, settings, resources)
+            checkpoints,
+            settings,
+            resources,
+            None if data is None else _run(checkpoints, settings, resources),
+            with_tensors=tensors,
         )
         if files is not None:
             files = replace(files, inputs=tuple(file.path for file in survey.files))
             files.check_writable()
+        say_what_is_passed_over(console, checkpoints)
         from fisher_cli.results import OrderInRun
 
         place = OrderInRun()
         for number, row in enumerate(survey):
             order = place(row)
             if to_stdout is not None and to_stdout in ROWS_AS_THEY_COME:
-                console.write(_line(row, order, to_stdout, csv_dialect, is_first=number == 0))
+                console.write(_line(row, order, to_stdout, csv_dialect, TENSORS if tensors else FILES, number == 0))
     code = _finish(console, survey, files, to_stdout)
     if survey.good:
         console.next_step(analysis_of(checkpoints, settings if data else replace(settings, data="DATA")))
@@ -88,29 +101,32 @@ def _run(paths: list[Path], settings: Settings, resources: Resources) -> "FileRu
     return run_of_files(paths, settings, resources)
 
 
-def _line(row: "Inspection", order: int, form: Format, dialect: Dialect, *, is_first: bool) -> str:
-    """One row as it is streamed, with the header before the first."""
+def _line(row: "Inspection", order: int, form: Format, dialect: Dialect, table: Table, is_first: bool) -> str:
+    """The rows of one file as they are streamed, with the header before the first."""
     from fisher_cli.tables.build import frame, rows_text
 
-    return rows_text(frame(FILES, [row], order), form, dialect, is_first)
+    return rows_text(frame(table, [row], order), form, dialect, is_first)
 
 
 def _finish(console: "Console", survey: "Survey", files: ReportFiles | None, to_stdout: Format | None) -> int:
     """Write and print what is left; the exit code: 0 all files ok, 3 some not, 1 none."""
-    if files is not None and survey.good:
-        say_what_is_left(console, files.write(*survey.tables(), _metadata(survey)))
+    if written := files and files.if_worth_writing(survey.good):
+        say_what_is_left(console, survey.write(written, _metadata(survey)))
     if to_stdout is Format.TABLE:
         console.inspections(survey.rows)
+        console.tensors(survey.rows)
         if survey.covered is not None:
             console.coverage(survey.covered, survey.data_title)
     elif to_stdout is not None and to_stdout not in ROWS_AS_THEY_COME:
-        console.write(render(survey.tables()[0], to_stdout, _metadata(survey).stable))
+        tables = survey.tables()
+        shown = tables.get(TENSORS.name, tables[FILES.name])
+        console.write(render(shown, to_stdout, _metadata(survey).stable))
     if to_stdout is not Format.TABLE:
         _say_in_short(console, survey, files)
+    if written:
+        console.message(f"table: {written.main}")
     if not survey.good:
-        console.error(why_nothing(survey.rows))
-    elif files is not None:
-        console.message(f"table: {files.main}")
+        console.error(why_nothing(survey.rows, "the table says why" if to_stdout is Format.TABLE else ""))
     return exit_code(survey.rows, survey.good)
 
 

@@ -9,7 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fisher_cli.cli.destinations import ROWS_AS_THEY_COME, exit_code, say_what_is_left, why_nothing
+from fisher_cli.cli.destinations import (
+    ROWS_AS_THEY_COME,
+    exit_code,
+    say_what_is_left,
+    say_what_is_passed_over,
+    why_nothing,
+)
 from fisher_cli.cli.long_tables import Opened, open_rows
 from fisher_cli.cli.misplaced_paths import refuse_tables
 from fisher_cli.cli.next_step import say_next
@@ -250,7 +256,7 @@ def run_command(
             files = replace(files, inputs=tuple(file.path for file in run.files))
             files.spare_inputs()
             refuse_unlike(files, report.tables[0].word, run.subject())
-        _say_what_is_analysed(console, run)
+        _say_what_is_analysed(console, run, checkpoints)
         journal = stack.enter_context(_journal(console, run, files, resume=resume))  # until the report is written
         may_be_done = waits is None and to_stdout is None and not is_fresh
         if process_group.broadcast(may_be_done and _is_done(run, journal, files)):
@@ -305,7 +311,7 @@ def _journal(
     return journal
 
 
-def _say_what_is_analysed(console: "Console", run: "FileRun") -> None:
+def _say_what_is_analysed(console: "Console", run: "FileRun", checkpoints: Sequence[Path]) -> None:
     examples = run.inputs.examples
     assert examples is not None
     part = "all" if len(examples) == examples.total else f"{len(examples)} of"
@@ -321,6 +327,7 @@ def _say_what_is_analysed(console: "Console", run: "FileRun") -> None:
     normalised = "not normalised" if name == "none" else f"normalised by {name}"
     where = f"on {run.inputs.device}{_by(run)}"
     console.message(f"{count}, {part} {examples.total} examples of {examples.name}{split}, {normalised}, {where}")
+    say_what_is_passed_over(console, checkpoints)
 
 
 def _by(run: "FileRun") -> str:
@@ -448,8 +455,7 @@ def _finish(
 ) -> int:
     """Write and print what is left; the exit code: 0 all rows ok, 3 some not, 1 none, 4 by the gate.
 
-    A run without a single result writes no file: it would only replace an earlier report. A shard always does, since
-    its parts belong together.
+    A run without a single result replaces no earlier report. A shard always does, since its parts belong together.
     """
     analysis, is_table = run.analysis.whole(), to_stdout is Format.TABLE
     code = exit_code(analysis.measurements, analysis.succeeded)
@@ -459,8 +465,8 @@ def _finish(
         ingredients = made_of(run, journal, files)
     if analysis.part is not None:  # of several ranks only the first has files
         return 0 if files is None else _finish_part(console, analysis, report, files, opened, ingredients)
-    if files is not None and analysis.succeeded:
-        say_what_is_left(console, _write(analysis, report, files, opened, ingredients))
+    if written := files and files.if_worth_writing(analysis.succeeded):
+        say_what_is_left(console, _write(analysis, report, written, opened, ingredients))
     if is_table and analysis.succeeded:
         report.show(console, analysis)
     elif opened.stdout is not None:
@@ -468,10 +474,11 @@ def _finish(
     elif to_stdout is not None and not is_table and to_stdout not in ROWS_AS_THEY_COME:
         rows = analysis.frame((report.melted or report.tables[0]).name, layers=False)
         console.write(render(rows, to_stdout, analysis.stable_metadata()))
+    if written:
+        console.message(f"table: {written.main}")
     if not analysis.succeeded:
-        console.error(why_nothing(analysis.measurements))
-    elif files is not None:
-        console.message(f"table: {files.main}")
+        is_said = len({each.error for each in analysis.measurements}) > 1 and not console.quiet
+        console.error(why_nothing(analysis.measurements, "the lines above say why" if is_said else ""))
     for line in failed:
         console.error(line)
     return CHECK_FAILED if failed else code

@@ -132,6 +132,7 @@ DATA = (
     SharedOption("normalize", options.Normalize),
     SharedOption("resize", options.Resize),
     SharedOption("crop", options.Crop),
+    SharedOption("grayscale", options.Grayscale, False),
     SharedOption(
         "data_arguments",
         options.DataArguments,

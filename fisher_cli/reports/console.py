@@ -29,7 +29,7 @@ from fisher_cli.reports.comparison import render_comparison
 from fisher_cli.reports.examples import render_examples
 from fisher_cli.reports.forecast import duration
 from fisher_cli.reports.identities import render_identities
-from fisher_cli.reports.inspection import render_coverage, render_inspections
+from fisher_cli.reports.inspection import render_coverage, render_inspections, render_tensors
 from fisher_cli.reports.layout import STATUS_STYLES, shorten
 from fisher_cli.reports.numbers import finite, number_text
 from fisher_cli.reports.run_sentences import run_sentences
@@ -212,6 +212,16 @@ class Console:
             inspections: one per file, in order of training.
         """
         self._show_runs(inspections, lambda rows: render_inspections(rows, self._out.width))
+
+    def tensors(self, inspections: Sequence[Inspection]) -> None:
+        """Print the tensors of each file as a table on stdout, where they were summed up.
+
+        Args:
+            inspections: one per file, in order of training.
+        """
+        for each in inspections:
+            if each.summaries:
+                self.show(render_tensors(each, self._out.width))
 
     def checkpoint_comparison(self, found: CheckpointComparison, data: str | None = None) -> None:
         """Print how far apart two checkpoints are as a table on stdout, with what it says in words.

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from fisher_cli.reports.closing_lines import closing_lines, of_files
 from fisher_cli.reports.layout import (
+    GAP,
     STATUS_STYLES,
     TextColumn,
     empty_table,
@@ -17,7 +18,7 @@ from fisher_cli.reports.layout import (
     total_width,
     wrapped,
 )
-from fisher_cli.reports.numbers import bar
+from fisher_cli.reports.numbers import bar, finite
 from fisher_cli.results import Check, Coverage, Inspection, Ledger, Measurement, Status
 from fisher_cli.text import one_line
 
@@ -32,6 +33,8 @@ _MEANINGS = {
     "per-example": "per-example: no rule covers these; their gradients are formed one by one: slower, as exact.",
     "unused": "unused: the outputs do not depend on these; their gradient is zero.",
 }
+# Of the table of tensors, columns go in this order until the rest fits.
+_TENSOR_REDUCTIONS = ("values", "type", "max", "min", "zeros", "std", "mean", "shape", "looks like")
 _BACKWARD = "backward passes"
 _TOTAL = "total"
 
@@ -74,6 +77,51 @@ def render_coverage(measurement: Measurement, data: str, width: int) -> Group:
     for meaning in meanings:
         parts += wrapped(meaning, width, "dim")
     return Group(*parts, *wrapped(check_text(measurement.check), width))
+
+
+def render_tensors(inspection: Inspection, width: int) -> Group:
+    """The tensors of one file: name, shape, type, values, and the layer that each looks like.
+
+    Args:
+        inspection: with summaries.
+        width: columns of the terminal; what does not fit is left out, the layer last.
+    """
+    found = inspection.summaries
+    figures = {
+        heading: [finite(getattr(each, name)) for each in found]
+        for heading, name in (("mean", "mean"), ("std", "std"), ("min", "minimum"), ("max", "maximum"))
+    }
+    texts: dict[str, list[str]] = {
+        "tensor": [one_line(each.name) for each in found],
+        "shape": [each.sizes for each in found],
+        "type": [each.dtype for each in found],
+        "values": [f"{each.values:,}" for each in found],
+        **{
+            heading: ["" if value is None else f"{value:.3g}" for value in values]
+            for heading, values in figures.items()
+        },
+        "zeros": [_percent(each.zeros) for each in found],
+        "looks like": [each.looks_like for each in found],
+    }
+    left = {"tensor", "type", "looks like"}
+    columns = {
+        heading: TextColumn(heading, tuple(cells), "left" if heading in left else "right")
+        for heading, cells in texts.items()
+    }
+    missing = []
+    for heading in _TENSOR_REDUCTIONS:
+        spare = width - total_width([column.width for key, column in columns.items() if key != "tensor"]) - GAP
+        if spare < min(columns["tensor"].width, _ENOUGH_NAME):
+            missing.append(columns.pop(heading).heading)
+    spare = width - total_width([column.width for key, column in columns.items() if key != "tensor"]) - GAP
+    name = max(_SHORTEST_NAME, min(columns["tensor"].width, spare))
+    table = empty_table(columns, {key: column.width for key, column in columns.items()} | {"tensor": name})
+    for i in range(len(found)):
+        cells = {key: Text(column.cells[i]) for key, column in columns.items()}
+        table.add_row(*(cells | {"tensor": Text(shorten(columns["tensor"].cells[i], name))}).values())
+    total = sum(each.values for each in found)
+    title = f"Tensors · {one_line(inspection.checkpoint)} · {len(found):,} tensors, {total:,} values"
+    return Group(Text(""), *wrapped(title, width, "bold"), Text(""), table, *left_out(missing, width))
 
 
 def check_text(check: Check | None) -> str:

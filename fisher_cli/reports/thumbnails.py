@@ -84,6 +84,7 @@ def _examples(run: ReportedRun, data: ImageData) -> "Examples":
         normalize=_normalize(run, known, settings),
         resize=settings.get("resize"),
         crop=settings.get("crop"),
+        grayscale=known.get("grayscale", False),
         data_arguments=tuple((str(key), str(value)) for key, value in settings.get("data_arguments") or ()),
         seed=settings.get("seed", 0),
     )

@@ -31,6 +31,7 @@ from fisher_cli.results.rows import (
     Measurement,
     OrderInRun,
     Status,
+    TensorSummary,
     WeightsKind,
     by_run,
 )
@@ -78,6 +79,7 @@ __all__ = [
     "SpectralAxis",
     "Spectrum",
     "Status",
+    "TensorSummary",
     "Trace",
     "Verdict",
     "Verification",

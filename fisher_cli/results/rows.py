@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from math import prod
 from typing import Protocol, TypeVar
 
 from fisher_cli.results.comparisons import Comparison
@@ -77,6 +78,43 @@ class WeightsKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSummary:
+    """What one tensor of a checkpoint file is.
+
+    Attributes:
+        name: under which the weights have it, without wrappers.
+        shape: its sizes.
+        dtype: the type of its numbers in the file.
+        mean: of its values; None, as the next three, where one of them is not finite or there are none.
+        std: their standard deviation, by their number.
+        minimum: the smallest value.
+        maximum: the largest value.
+        zeros: the share of values that are zero.
+        looks_like: the layer that its name, its shape and those of its neighbours suggest; "" for none.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    mean: float | None
+    std: float | None
+    minimum: float | None
+    maximum: float | None
+    zeros: float | None
+    looks_like: str
+
+    @property
+    def values(self) -> int:
+        """How many values it has."""
+        return prod(self.shape)
+
+    @property
+    def sizes(self) -> str:
+        """Its shape in words, such as `16×3×3×3`; `scalar` for a single number."""
+        return "×".join(map(str, self.shape)) or "scalar"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
     """What a checkpoint file is, without looking at any data; what was not found out is None.
 
@@ -98,6 +136,7 @@ class Inspection:
         notes: remarks that do not make the file fail.
         step_source: who tells step and epoch: entries of the file, its name, or nothing but the order.
         run: the name of the run that it is of.
+        summaries: one per tensor, in the file's order; none unless they were asked for.
     """
 
     checkpoint: str
@@ -117,6 +156,7 @@ class Inspection:
     notes: tuple[str, ...] = ()
     step_source: str | None = None
     run: str = ""
+    summaries: tuple[TensorSummary, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

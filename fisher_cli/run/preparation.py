@@ -21,6 +21,7 @@ from fisher_cli.inputs.checkpoints.inspection_cache import InspectionCache
 from fisher_cli.inputs.data.datasets import Examples, load_examples
 from fisher_cli.inputs.networks.architectures import Architecture
 from fisher_cli.inputs.networks.networks import Networks
+from fisher_cli.inputs.networks.shapes import takes_one_channel
 from fisher_cli.run.analysis import Analysis
 from fisher_cli.run.device import choose_device
 from fisher_cli.run.modules import GivenModule, content_hash, examples_hash, given_modules
@@ -119,7 +120,8 @@ def run_of_files(
         inputs = Inputs(settings, resources, device, reading, networks, tensors, None, *_described(tensors))
     else:
         own = torch.device("cpu") if devices else device
-        examples = load_examples(settings, resources)
+        asked = partial(_takes_one_channel, found, networks, reading, process_group)
+        examples = load_examples(settings, resources, asked)
         if examples.candidates and (module := _last_network(found, networks, reading, process_group)) is not None:
             examples = choose_from_first_batch(examples, module, settings, own, process_group)
         data = examples if devices else resident(examples, own)
@@ -182,6 +184,27 @@ def _last_network(
     if last is not None:
         raise last
     return None
+
+
+def _takes_one_channel(
+    files: Sequence[CheckpointFile],
+    networks: Networks,
+    reading: ReadOptions,
+    process_group: ProcessGroup,
+    sides: tuple[int, int],
+) -> bool:
+    """Whether the network of the last checkpoint that can be used takes images of one channel.
+
+    Raises:
+        RanksError: another rank is gone.
+    """
+    try:
+        module = _last_network(files, networks, reading, process_group)
+    except RanksError:
+        raise
+    except FisherError:  # each row says what is wrong with its checkpoint
+        return False
+    return module is not None and takes_one_channel(module, sides)
 
 
 def _analysis(inputs: Inputs, device: str, files: Sequence[CheckpointFile] = ()) -> Analysis:

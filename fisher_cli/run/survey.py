@@ -13,7 +13,8 @@ from fisher_cli.inputs.networks.networks import inspect as inspect_file
 from fisher_cli.results import Inspection, Measurement
 from fisher_cli.settings import Resources, Settings
 from fisher_cli.storage.metadata import ledger_record
-from fisher_cli.tables.registry import COVERAGE, FILES
+from fisher_cli.storage.report_files import ReportFiles, RunRecord
+from fisher_cli.tables.registry import COVERAGE, FILES, TABLES, TENSORS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +39,7 @@ class Survey:
         resources: with what.
         run: over the same paths, with the data; None without data.
         network: that of the checkpoints, where a caller made it.
+        with_tensors: whether each tensor of the files is summed up as well.
     """
 
     def __init__(
@@ -47,7 +49,10 @@ class Survey:
         resources: Resources,
         run: "FileRun | None" = None,
         network: Architecture | None = None,
+        *,
+        with_tensors: bool = False,
     ) -> None:
+        self._with_tensors = with_tensors
         self.settings = settings
         self._reading = ReadOptions.of(settings, resources)
         self.rows: list[Inspection] = []
@@ -72,7 +77,7 @@ class Survey:
 
     def __iter__(self) -> Iterator[Inspection]:
         for file in self.files:
-            row = inspect_file(file, self._networks, self._reading)
+            row = inspect_file(file, self._networks, self._reading, with_tensors=self._with_tensors)
             if self._run is not None and self.covered is None and not row.error:
                 row = self._cover(row, file)
             self.rows.append(row)
@@ -89,11 +94,30 @@ class Survey:
         self.covered = measured
         return row
 
-    def tables(self) -> "tuple[pd.DataFrame, pd.DataFrame | None]":
-        """The files' table and, with data, the ledger's."""
+    def tables(self) -> "dict[str, pd.DataFrame]":
+        """Return the files' table, with data the ledger's, and where asked for that of tensors, by their names."""
         from fisher_cli.tables.build import frame
 
-        return frame(FILES, self.rows), None if self.covered is None else frame(COVERAGE, [self.covered])
+        found = {FILES.name: frame(FILES, self.rows)}
+        if self.covered is not None:
+            found[COVERAGE.name] = frame(COVERAGE, [self.covered])
+        if self._with_tensors:
+            found[TENSORS.name] = frame(TENSORS, self.rows)
+        return found
+
+    def write(self, files: ReportFiles, record: RunRecord) -> "list[Path]":
+        """Write the tables and the record.
+
+        Args:
+            files: where they go.
+            record: what was asked and found.
+
+        Returns:
+            The tables of an earlier report that were left alone.
+        """
+        tables = self.tables()
+        main = tables.pop(FILES.name)
+        return files.write(main, None, record, {files.path(TABLES[name]): rows for name, rows in tables.items()})
 
     def stable_metadata(self) -> dict[str, Any]:
         """What was asked and found, as JSON values: the same for every repetition."""

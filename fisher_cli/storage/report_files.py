@@ -131,6 +131,14 @@ class ReportFiles:
         """The record of the run: `name.fisher/record.json`."""
         return record_path(self.main)
 
+    def if_worth_writing(self, good: int) -> "ReportFiles | None":
+        """These files, or None for a table without a result that would replace an earlier one.
+
+        Args:
+            good: how many rows have a result.
+        """
+        return self if good or not self.main.exists() else None
+
     def check_writable(self) -> None:
         """Refuse now what could not be written after hours of computation.
 

@@ -35,6 +35,7 @@ class DataEntry(TypedDict, total=False):
     examples: int
     of: int
     normalization: NormalizationEntry | None
+    grayscale: bool
 
 
 class SettingsEntry(TypedDict, total=False):

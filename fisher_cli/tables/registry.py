@@ -779,12 +779,36 @@ COVERAGE: Final = Table(
     ),
 )
 
+TENSORS: Final = Table(
+    name="tensors",
+    word="tensors",
+    title="Tensors of files",
+    row="tensor of a checkpoint file",
+    commands=("inspect --tensors",),
+    report="files",
+    is_of_run=False,
+    items=rows.tensors,
+    columns=(
+        *PLACE,
+        text("tensor", "name of the tensor, without what DataParallel and its like put before it", "name"),
+        text("shape", "its sizes, separated by ×", "sizes"),
+        text("dtype", "type of its numbers in the file"),
+        integer("values", "", "number of its values"),
+        real("mean", "", "mean of its values; empty where one of them is not finite"),
+        real("std", "", "standard deviation of its values, by their number"),
+        real("minimum", "", "smallest value"),
+        real("maximum", "", "largest value"),
+        real("zeros", "", "share of the values that are exactly zero"),
+        text("looks_like", "layer that names and shapes suggest; a guess that nothing builds on"),
+    ),
+)
+
 # By name, in the order of the glossary. Where tables share the name of a column, the first one's words explain it.
 TABLES: Final[dict[str, Table]] = {
     table.name: table
     for table in (
         *(MAIN, LAYERS, TASK2VEC, LONG, RUNS, SPECTRUM, DENSITY, COMPARISON, COMPARISON_LAYERS, COMPARISON_LONG),
-        *(CHECKPOINTS, CHECKPOINT_LAYERS, EXAMPLES, GROUPS, IDENTITIES, EXPANSION, FILES, COVERAGE),
+        *(CHECKPOINTS, CHECKPOINT_LAYERS, EXAMPLES, GROUPS, IDENTITIES, EXPANSION, FILES, COVERAGE, TENSORS),
     )
 }
 

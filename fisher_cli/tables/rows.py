@@ -19,6 +19,7 @@ from fisher_cli.results import (
     Measurement,
     PerExample,
     Status,
+    TensorSummary,
     Trace,
 )
 
@@ -135,7 +136,14 @@ def coverage(measurement: Measurement) -> Sequence[Coverage]:
 
 def inspection(found: Inspection) -> list[Item]:
     """What one file is."""
-    return [{**asdict(found), "notes": "; ".join(found.notes)}]
+    row = asdict(found)
+    del row["summaries"]  # a table of their own
+    return [{**row, "notes": "; ".join(found.notes)}]
+
+
+def tensors(found: Inspection) -> Sequence[TensorSummary]:
+    """Each tensor of one file."""
+    return found.summaries
 
 
 def examples(measurement: Measurement, top: int | None = None) -> "Iterator[ExampleRow | Item]":

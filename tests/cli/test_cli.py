@@ -395,9 +395,36 @@ def test_a_bad_file_alone(kind: str, workdir: Path) -> None:
         with_nan(path)
     result = fisher("analyze", path, *BARE, "-o", "r.csv", code=1)
     assert error_line(result).startswith("only.pt: ")
-    assert len(result.stderr.splitlines()) == 2
-    assert not Path("r.csv").exists()
+    assert len(result.stderr.splitlines()) == 3
+    assert result.stderr.splitlines()[1] == "table: r.csv"
+    (row,) = pd.read_csv("r.csv").to_dict("records")
+    assert row["status"] == ("failed" if kind == "nan" else "rejected")
+    assert error_line(result) == f"only.pt: {row['error']}"
     assert not Path("canary").exists()
+
+
+def test_files_of_other_suffixes_are_named_as_passed_over(workdir: Path) -> None:
+    shutil.copy(FIRST, workdir / "a.pt")
+    beside = (
+        "a.t7",
+        "b.t7",
+        "c.T7",
+        "d.pytorch_state",
+        "notes.txt",
+        "log.csv",
+        "events.out.tfevents.1.host.0",
+        ".x.t7",
+    )
+    for name in beside:
+        (workdir / name).write_bytes(b"")
+    said = "not looked at: 1 file .pytorch_state, 3 files .t7; name a file to have it read"
+    assert said in analyze(workdir, *BARE).stderr.splitlines()
+    assert said in fisher("inspect", workdir).stderr.splitlines()
+    assert "not looked at" not in fisher("inspect", workdir / "a.pt").stderr
+    (workdir / "a.pt").unlink()
+    assert error_line(fisher("analyze", workdir, code=1)).endswith(
+        "; not looked at: 1 file .pytorch_state, 3 files .t7; name one to have it read"
+    )
 
 
 def test_a_run_without_results_leaves_an_earlier_report_alone() -> None:
@@ -426,8 +453,8 @@ def test_all_nan(form: str, workdir: Path) -> None:
     ("words", "said"),
     [
         (("--state-key", "nope"), "no weights under --state-key nope; weights are under state_dict"),
-        (("--model", "resnet18"), "102 missing: conv1.weight"),
-        (("--model", "resnet18"), "6 unexpected: 1.weight, 1.bias"),
+        (("--model", "resnet18"), "102 missing: conv1.weight (64, 3, 7, 7)"),
+        (("--model", "resnet18"), "6 unexpected: 1.weight (64, 64), 1.bias (64)"),
         (("--model", "digits-cnn"), "check --model"),
     ],
 )
@@ -444,7 +471,8 @@ def test_different_reasons_are_all_said(workdir: Path) -> None:
     with_nan(workdir / "a.pt")
     (workdir / "b.pt").write_text("This is a note about the run.\n" * 10)
     result = fisher("analyze", workdir, *BARE, code=1)
-    assert error_line(result).startswith("none of the 2 checkpoints could be analysed; the first, a.pt: NaN")
+    assert error_line(result) == "none of the 2 checkpoints could be analysed: the lines above say why"
+    assert result.stderr.count("NaN") == 1, "each reason is said once"
     assert result.stderr.splitlines()[1].startswith("1/2 a.pt: failed: NaN")
     assert result.stderr.splitlines()[2].startswith("2/2 b.pt: rejected: ")
 

@@ -99,6 +99,7 @@ def test_a_network_that_the_digits_do_not_fit_gets_a_question(cifar: Path) -> No
 def test_who_names_the_digits_gets_rows_that_say_why(cifar: Path) -> None:
     said = error_line(fisher("analyze", cifar, "--data", "digits", "--limit", 4, code=1))
     assert said.startswith("none of the 3 checkpoints could be analysed: the network does not accept inputs of shape")
+    assert said.endswith("check --model and --data, or give images another size with --resize HxW")
 
 
 def test_another_number_of_classes_gets_the_question_too() -> None:

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import Result
 
+from fisher_cli import inspect as survey_of
 from fisher_cli.inputs.checkpoints.checkpoints import ReadOptions, find_checkpoints
 from fisher_cli.inputs.networks.networks import Networks
 from fisher_cli.inputs.networks.networks import inspect as inspect_file
@@ -226,6 +227,67 @@ def test_data_that_do_not_fit_fail_the_rows_in_words(workdir: Path) -> None:
     assert set(found["parameters"]) == {6570}
 
 
+# --- the tensors ---------------------------------------------------------------------------------------------------
+
+
+def test_the_tensors_of_a_file_of_no_known_network_are_listed_with_their_values(workdir: Path) -> None:
+    weights = {
+        "conv.weight": torch.arange(-9.0, 9.0).reshape(2, 1, 3, 3).half(),
+        "head.weight": torch.tensor([[0.0, 1.0], [0.0, -3.0]], dtype=torch.float64),
+        "head.bias": torch.tensor([torch.inf, 0.0]),
+        "count": torch.tensor(7),
+        "none": torch.zeros(0, 4),
+    }
+    torch.save({f"module.{name}": value for name, value in weights.items()}, workdir / "step_3.pt")
+    result = inspect("step_3.pt", "--tensors", code=1)
+    assert "fisher inspect --tensors those of the file" in error_line(result)
+    found = pd.read_csv(io.StringIO(result.stdout)).set_index("tensor")
+    assert list(found.index) == list(weights)
+    assert list(found["shape"]) == ["2×1×3×3", "2×2", "2", "scalar", "0×4"]
+    assert list(found["dtype"]) == ["float16", "float64", "float32", "int64", "float32"]
+    assert list(found["values"]) == [18, 4, 2, 1, 0]
+    assert found["looks_like"].fillna("").tolist() == ["convolution 3×3, 1→2", "linear, 2→2", "linear, 2→2", "", ""]
+    assert set(found["step"]) == {3}
+    for name, value in weights.items():
+        row, exact = found.loc[name], value.double()
+        told = [row["mean"], row["std"], row["minimum"], row["maximum"]]
+        if name in ("head.bias", "none"):
+            assert pd.isna(told).all(), "not finite, or no values"
+        else:
+            exact_values = [exact.mean(), exact.std(correction=0), exact.min(), exact.max()]
+            assert told == pytest.approx([float(each) for each in exact_values])
+        assert pd.isna(row["zeros"]) if name == "none" else row["zeros"] == float((value == 0).double().mean())
+
+
+@pytest.mark.parametrize("form", ["table", "json", "jsonl", "tsv"])
+def test_tensors_in_every_form(form: str) -> None:
+    text = inspect(CNN, "--tensors", "--format", form).stdout
+    if form == "table":
+        assert "Tensors · step_00440.pt · 20 tensors, 7,645 values" in text
+        (line,) = (line for line in text.splitlines() if line.startswith("3.weight "))
+        assert "16×16×3×3" in line
+        assert "convolution 3×3, 16→16" in line
+        assert max(map(len, text.splitlines())) <= 100
+    elif form == "json":
+        assert [row["tensor"] for row in json.loads(text)] == list(torch.load(CNN, weights_only=True)["state_dict"])
+    else:
+        assert len(text.splitlines()) == 20 + (form == "tsv")
+
+
+def test_the_table_of_tensors_lies_beside_that_of_files() -> None:
+    result = inspect(FIRST, CNN, "--tensors", "-o", "r.csv")
+    assert result.stderr.endswith("table: r.csv\n")
+    assert list(read_table(Path("r.csv"))) == NAMES
+    found = read_table(Path("r.tensors.csv"))
+    names = ["digits-clean/step_00000.pt"] * 6 + ["digits-cnn/step_00440.pt"] * 20
+    assert list(found["checkpoint"]) == names
+    again = Path("r.tensors.csv").read_bytes()
+    inspect(FIRST, CNN, "--tensors", "-o", "r.csv")
+    assert Path("r.tensors.csv").read_bytes() == again
+    assert survey_of(FIRST, tensors=True).tensors["tensor"].tolist() == found["tensor"].tolist()[:6]
+    assert survey_of(FIRST).tensors is None
+
+
 # --- where it goes ---------------------------------------------------------------------------------------------------
 
 
@@ -274,7 +336,18 @@ def test_a_table_is_shown_even_when_no_file_is_good(kinds: Path) -> None:
     result = inspect(kinds / "g.pt", "--format", "table", code=1)
     assert "g.pt" in result.stdout
     assert "rejected: g.pt: a text file, not a checkpoint" in result.stdout
-    assert error_line(result).startswith("g.pt: a text file")
+    assert error_line(result) == "the checkpoint could not be analysed: the table says why"
+
+
+def test_rows_are_written_when_no_file_is_good_but_replace_no_earlier_table(kinds: Path) -> None:
+    result = inspect(kinds / "g.pt", "-o", "r.csv", code=1)
+    assert result.stderr.splitlines()[0] == "table: r.csv"
+    (row,) = pd.read_csv("r.csv").to_dict("records")
+    assert (row["checkpoint"], row["status"]) == ("g.pt", "rejected")
+    inspect(kinds / "a.pt", "-o", "r.csv")
+    before = Path("r.csv").read_bytes()
+    assert "table:" not in inspect(kinds / "g.pt", "-o", "r.csv", code=1).stderr
+    assert Path("r.csv").read_bytes() == before
 
 
 def test_the_help_shows_an_example() -> None:

@@ -129,6 +129,15 @@ Crop = Annotated[
         rich_help_panel=DATA,
     ),
 ]
+Grayscale = Annotated[
+    bool,
+    typer.Option(
+        "--grayscale",
+        metavar="",
+        help="Convert images of three channels to one. Grey images have one wherever the network takes one.",
+        rich_help_panel=DATA,
+    ),
+]
 DataArguments = Annotated[
     list[str],
     typer.Option(

@@ -23,7 +23,16 @@ def _table_file(beside: str) -> Any:
 
 
 Output = Annotated[Path | None, _table_file(", with a table of layers and a record beside it")]
-InspectionOutput = Annotated[Path | None, _table_file(", and with --data a table of parameters beside it")]
+InspectionOutput = Annotated[Path | None, _table_file(", with tables of parameters and tensors beside it")]
+Tensors = Annotated[
+    bool,
+    typer.Option(
+        "--tensors",
+        metavar="",
+        help="List the tensors: names, shapes, types, values, and the layer that each looks like.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 SpectrumOutput = Annotated[Path | None, _table_file(" as NAME.spectrum, with NAME.density and a record beside it")]
 ComparisonOutput = Annotated[
     Path | None, _table_file(" as NAME.compare, with NAME.compare.layers and a record beside it")

@@ -353,6 +353,14 @@ def _refuse_compiled(model: nn.Module) -> None:
             raise ArchitectureError(msg)
 
 
+def _sizes(inputs: Tensor) -> str:
+    """What else to try where inputs may be images: another size, or one channel."""
+    if inputs.ndim != 4:
+        return ""
+    channels = ", or one channel with --grayscale" if inputs.shape[1] == 3 else ""
+    return f", or give images another size with --resize HxW{channels}"
+
+
 def _probe(model: nn.Module, inputs: Tensor, like: Tensor, *, may_draw: bool) -> Tensor:
     """The outputs (B, C) for the first examples, with an explanation of each error.
 
@@ -370,7 +378,7 @@ def _probe(model: nn.Module, inputs: Tensor, like: Tensor, *, may_draw: bool) ->
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         msg = (
             f"the network does not accept inputs of shape {tuple(inputs.shape[1:])} ({reason}): "
-            "check --model and --data"
+            f"check --model and --data{_sizes(inputs)}"
         )
         raise DataError(msg) from error
     if before.has_moved() and not may_draw:

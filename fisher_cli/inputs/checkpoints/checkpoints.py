@@ -81,6 +81,7 @@ class Checkpoint:
         config: what the folder's `config.json` says, never to be imported either; None without one.
         integrity: whether the container's checksums hold, or that it has none.
         masks: of pruned weights, bool tensors by the weight's name; where a mask is false, the weight is zero.
+        types: as which the tensors are stored, in words (`float16`), by clean name.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Checkpoint:
     config: dict[str, object] | None = None
     integrity: str = ""
     masks: Mapping[str, Tensor] = field(default_factory=dict)
+    types: Mapping[str, str] = field(default_factory=dict)
 
 
 def find_checkpoints(
@@ -251,7 +253,7 @@ def _understood(
     """Return the checkpoint that is stored at the path, and what it says of its place in training."""
     where = clipped(path, 500)
     found = find_weights(stored.payload.content, reading, where)
-    weights, notes = clean_weights(stored.fetch(found.mapping), found.prefix, where)
+    weights, types, notes = clean_weights(stored.fetch(found.mapping), found.prefix, where)
     weights, masks = without_masks(weights, where)
     notes += [note for note in (mask_note(masks) or zeros_note(weights), kept_in_parts(list(weights))) if note]
     about = _about(stored)
@@ -277,6 +279,7 @@ def _understood(
         config=stored.config,
         integrity=stored.payload.integrity,
         masks=masks,
+        types=types,
     )
     return checkpoint, says
 

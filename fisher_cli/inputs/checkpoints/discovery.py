@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,12 @@ from fisher_cli.inputs.formats.reading import ReadOptions
 from fisher_cli.text import clipped, escape
 
 _SUFFIXES: Final = frozenset({".pt", ".pth", ".th", ".ckpt", ".bin", ".tar", ".pkl", ".safetensors"})
+# What lies beside checkpoints and never holds weights: logs, settings, figures, tables, code, TensorBoard's events.
+_BESIDE: Final = re.compile(
+    r"(\.(txt|md|rst|log|out|err|lock|jsonl?|ya?ml|toml|cfg|ini|csv|tsv|xlsx|parquet|arrow|db|wandb|zip|gz"
+    r"|png|jpe?g|gif|svg|pdf|html|mp4|pyc?|ipynb|sh))?"
+)
+_EVENTS: Final = ".tfevents."
 _UNFINISHED: Final = ("tmp", "recovery_tmp")
 # What trainers write beside the weights, in files of the same suffixes.
 _COMPANIONS: Final = ("optimizer", "scheduler", "scaler", "sampler", "rng_state", "random_states", "training_args")
@@ -102,6 +109,37 @@ def find_candidates(paths: Sequence[Path]) -> list[Candidate]:
     return candidates
 
 
+def passed_over(paths: Sequence[Path]) -> str:
+    """Return how many files of which other suffixes lie in the folders that the paths stand for, "" for none.
+
+    Args:
+        paths: as the user named them, each of them there.
+    """
+    folders = {
+        each.parent: None
+        for path in paths
+        if path.is_dir()
+        for _, inside in _runs_of(path)
+        for each in inside
+        if each != path
+    }
+    return _other_suffixes(folders)
+
+
+def _other_suffixes(folders: Iterable[Path]) -> str:
+    counts = Counter(
+        suffix
+        for folder in folders
+        for name in _entries(folder)
+        if (suffix := Path(name).suffix.lower()) not in _SUFFIXES
+        and not _BESIDE.fullmatch(suffix)
+        and not (name.startswith((".", *_UNFINISHED)) or _EVENTS in name or (folder / name).is_dir())
+    )
+    return ", ".join(
+        f"{count} file{'s' if count > 1 else ''} {clipped(suffix, 40)}" for suffix, count in sorted(counts.items())
+    )
+
+
 def _real(path: Path) -> str:
     """A name that a path alone has, however its folder was named; a link at its end is not followed."""
     return os.path.join(os.path.realpath(path.parent), path.name)
@@ -126,7 +164,7 @@ def _run_of(folder: Path, inside: Sequence[Path]) -> Path:
     if len(inside) > 1:
         return folder
     is_itself = os.path.abspath(inside[0]) == str(folder)
-    is_placed = timeline.moment(timeline.StatedPoint(), folder.name).source != timeline.ORDER
+    is_placed = timeline.moment(timeline.StatedPoint(), f"{folder.name}/").source != timeline.ORDER
     return folder.parent if is_itself or is_placed else folder
 
 
@@ -185,7 +223,8 @@ def _is_folder(path: Path) -> bool:
 def _of_file(path: Path) -> list[Path]:
     if not os.path.lexists(path):
         raise CheckpointError(_missing(path))
-    return [path.parent] if path.name in INDEXES else [path]
+    is_in_folder = path.name in INDEXES or (path.name in WHOLE and (path.parent / CONFIG).is_file())
+    return [path.parent] if is_in_folder else [path]
 
 
 def _inside(folder: Path) -> list[Path]:
@@ -245,8 +284,9 @@ def _missing(path: Path) -> str:
 
 
 def _nothing_inside(folder: Path) -> str:
-    suffixes = " ".join(sorted(_SUFFIXES))
-    return f"{clipped(folder, 500)}: no checkpoint files inside ({suffixes}); name the folder that holds them"
+    suffixes, others = " ".join(sorted(_SUFFIXES)), _other_suffixes([folder])
+    remedy = f"not looked at: {others}; name one to have it read" if others else "name the folder that holds them"
+    return f"{clipped(folder, 500)}: no checkpoint files inside ({suffixes}); {remedy}"
 
 
 def _one_per_inode(paths: Sequence[Path]) -> list[Candidate]:

@@ -63,14 +63,16 @@ def find_weights(content: object, reading: ReadOptions, where: str) -> FoundWeig
     """Return where the weights are: at `state_key`, a usual key, the root, else in the largest mapping of tensors.
 
     `state_key` is dotted; parts of it that are no keys select the weights whose names begin with them
-    (`state_dict.model` for names like `model.conv1.weight` in `state_dict`). Raw weights come before averages
-    unless `use_ema` asks for those; a file that holds nothing but averages gives them and says so.
+    (`state_dict.model` for names like `model.conv1.weight` in `state_dict`). The members of a list are under their
+    numbers (`state_dict.0`). Raw weights come before averages unless `use_ema` asks for those; a file that holds
+    nothing but averages gives them and says so.
 
     Raises:
         NoWeightsError: Nothing there is a mapping of mostly tensors, nothing is under `state_key`, or averages are
             asked for and there are none.
         CheckpointError: `state_key` and `use_ema` are both given, or the choice would be a guess.
     """
+    content = _by_key(content)
     if not isinstance(content, dict):
         msg = f"{where}: holds a {type(content).__name__} and no named weights; save model.state_dict() instead"
         raise NoWeightsError(msg)
@@ -80,9 +82,11 @@ def find_weights(content: object, reading: ReadOptions, where: str) -> FoundWeig
             raise CheckpointError(msg)
         return _weights_at(content, reading.state_key, where)
     averages = _averages(content)
-    raw = _raw(content)
+    if reading.use_ema and averages:
+        return averages[0]
+    raw = _raw(content, where)
     if reading.use_ema:
-        return _average(averages, raw, content, where)
+        return _average(raw, content, where)
     if raw is not None:
         return raw
     if averages:
@@ -91,11 +95,33 @@ def find_weights(content: object, reading: ReadOptions, where: str) -> FoundWeig
     return _largest(content, where)
 
 
-def _raw(content: Mapping[object, object]) -> FoundWeights | None:
+def _by_key(value: object) -> object:
+    """Return the mappings of a list by their numbers, and everything else as it is."""
+    if not isinstance(value, list | tuple) or len(value) > _WIDEST:
+        return value
+    return {str(number): each for number, each in enumerate(value) if isinstance(each, dict)} or value
+
+
+def _raw(content: Mapping[object, object], where: str) -> FoundWeights | None:
+    """Return the weights at a usual key or at the root, None where they are at neither.
+
+    Raises:
+        NoWeightsError: A usual key holds a list of several.
+    """
     for key in WEIGHTS_KEYS:
         mapping = _at(content, key)
         if is_weights(mapping):
             return FoundWeights(key, "", mapping, _kind(mapping))
+        if not isinstance(content.get(key), list | tuple):
+            continue
+        members = [f"{key}.{number}" for number, member in mapping.items() if is_weights(member)]
+        if len(members) > 1:
+            choices = listed([f"--state-key {member}" for member in members])
+            msg = f"{where}: {key} is a list of {len(members)} state dicts; choose one: {choices}"
+            raise NoWeightsError(msg)
+        if members:
+            mapping = _at(content, members[0])
+            return FoundWeights(members[0], "", mapping, _kind(mapping))
     if is_weights(content):
         return FoundWeights("", "", _without_time(content), _kind(content))
     return None
@@ -116,11 +142,7 @@ def _averages(content: Mapping[object, object]) -> list[FoundWeights]:
     return found
 
 
-def _average(
-    averages: list[FoundWeights], raw: FoundWeights | None, content: dict[object, object], where: str
-) -> FoundWeights:
-    if averages:
-        return averages[0]
+def _average(raw: FoundWeights | None, content: dict[object, object], where: str) -> FoundWeights:
     if raw is not None and raw.kind is WeightsKind.AVERAGED:
         return raw
     msg = (
@@ -163,14 +185,14 @@ def _at(content: Mapping[object, object], key: str) -> Mapping[object, object]:
     """Return the mapping at a dotted key, an empty one where there is none."""
     mapping: object = content
     for part in key.split("."):
-        mapping = mapping.get(part) if isinstance(mapping, dict) else None
+        mapping = _by_key(mapping.get(part)) if isinstance(mapping, dict) else None
     return mapping if isinstance(mapping, dict) else {}
 
 
 def _weights_at(content: dict[object, object], state_key: str, where: str) -> FoundWeights:
     parts = [part for part in state_key.split(".") if part]
     mapping, used = content, 0
-    while used < len(parts) and isinstance(deeper := mapping.get(parts[used]), dict):
+    while used < len(parts) and isinstance(deeper := _by_key(mapping.get(parts[used])), dict):
         mapping, used = deeper, used + 1
     prefix = ".".join([*parts[used:], ""]) if used < len(parts) else ""
     key = ".".join(parts)
@@ -210,7 +232,7 @@ def _weights_keys(content: dict[object, object]) -> Iterator[str]:
             elif "param_groups" not in mapping:  # an optimizer's tensors are no weights
                 below = (
                     (f"{path}.{key}" if path else key, value)
-                    for key, value in mapping.items()
+                    for key, value in ((key, _by_key(value)) for key, value in mapping.items())
                     if isinstance(key, str) and isinstance(value, dict)
                 )
                 deeper += islice(below, _WIDEST - len(deeper))

@@ -16,14 +16,34 @@ TIME_KEYS: Final = frozenset(key.partition(".")[0] for key in (*STEP_KEYS, *EPOC
 _LARGEST: Final = 10**15  # 15 digits: every such integer is exact as a float
 
 # ASCII digits only and at most 15 of them; more are no step number but a hash or a date with time.
-_NUMBER: Final = r"[-_=]?0*([0-9]{1,15})(?![0-9])"
-_STEP_NAME: Final = re.compile(rf"(?<![a-z])(?:global_?step|steps?|iter(?:ation)?s?|ba){_NUMBER}", re.IGNORECASE)
-_EPOCH_NAME: Final = re.compile(
-    r"(?<![a-z])(?:epochs?|ep)[-_=]?0*([0-9]{1,15}(?![0-9])(?:\.[0-9]{1,6}(?![0-9]))?)", re.IGNORECASE
+_NUMBER: Final = r"0*(?P<number>[0-9]{1,15})(?![0-9])"
+_STEPS: Final = rf"{_NUMBER}(?!\.[0-9])(?P<scale>[km](?![a-z]))?"
+_SCALES: Final = {"k": 10**3, "m": 10**6}
+# Words that make the number one of the training's settings: `max_epochs_90`, `warmup_500_steps`.
+_SETTING: Final = r"(?<![a-z])(?P<setting>(?:max|num|nb?|total|warm_?up|decay|every)[-_=]?)?"
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.IGNORECASE)
+
+
+# In order of trust. `epoch_3` is a place in training wherever it stands. `600_epochs` and `epochs_600` may be what a
+# whole run was meant to take, and say how far a file has come only in the file's own name.
+_STEP_NAME: Final = _compiled(rf"(?<![a-z])(?:global_?step|step|iter(?:ation)?|ba)[-_=]?{_STEPS}")
+_EPOCH_NAME: Final = _compiled(rf"(?<![a-z])(?:epoch|ep)[-_=]?{_NUMBER}(?P<fraction>\.[0-9]{{1,6}}(?![0-9]))?")
+_STEPS_NAME: Final = (
+    _compiled(rf"{_SETTING}(?<![a-z0-9.]){_STEPS}[-_]?(?:steps?|iter(?:ation)?s?)(?![a-z])"),
+    _compiled(rf"{_SETTING}(?:steps|iter(?:ation)?s)[-_=]?{_STEPS}"),
+)
+_EPOCHS_NAME: Final = (
+    _compiled(rf"{_SETTING}(?<![a-z0-9.]){_NUMBER}[-_]?(?:epochs?|eps?)(?![a-z])"),
+    _compiled(rf"{_SETTING}epochs[-_=]?{_NUMBER}"),
 )
 # `checkpoint-500` counts steps in some trainers and epochs in others: read only when nothing else tells.
-_STEP_PERHAPS: Final = re.compile(rf"(?<![a-z])(?:checkpoint|ckpt){_NUMBER}", re.IGNORECASE)
-_EPOCH_PERHAPS: Final = re.compile(rf"(?<![a-z])model{_NUMBER}", re.IGNORECASE)
+_STEP_PERHAPS: Final = _compiled(rf"(?<![a-z])(?:checkpoint|ckpt)[-_=]?{_STEPS}")
+# `model_3` at the end of a name; `model_3_layers`, `model2` and `model-00001-of-00002` are something else.
+_EPOCH_PERHAPS: Final = _compiled(rf"(?<![a-z])model[-_=]{_NUMBER}(?:\.[a-z.]+)?$")
+_DATE: Final = re.compile(r"(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])")
 _LONGEST_TEXT: Final = 100
 _NUMBER_TEXT: Final = re.compile(r"[0-9]{1,15}(?:\.[0-9]+)?")
 
@@ -35,6 +55,8 @@ _ALIAS: Final = re.compile(
 )
 NAME: Final = "name"
 ORDER: Final = "order"
+
+_NOTHING: Final = (None, "")
 
 _Item = TypeVar("_Item")
 _Row: TypeAlias = tuple[str, int | None, float | None, bool]
@@ -84,15 +106,16 @@ def moment(says: StatedPoint, name: str) -> TrainingPoint:
     Some count finished epochs and some begin at 0: nothing here makes them equal.
     """
     step, step_source, epoch, epoch_source = says.step, says.step_source, says.epoch, says.epoch_source
-    parts = name.split("/")[::-1]  # the file's own name says more than its folder's
+    own, *folders = name.split("/")[::-1]  # the file's own name says more than its folder's
+    parts = [own, *folders]
     if step is None:
-        step, step_source = _first_match(_STEP_NAME, parts)
+        step, step_source = _first_match([_STEP_NAME], parts) or _first_match(_STEPS_NAME, [own]) or _NOTHING
     if epoch is None:
-        epoch, epoch_source = _first_match(_EPOCH_NAME, parts)
+        epoch, epoch_source = _first_match([_EPOCH_NAME], parts) or _first_match(_EPOCHS_NAME, [own]) or _NOTHING
     if step is None and epoch is None:
-        step, step_source = _first_match(_STEP_PERHAPS, parts)
+        step, step_source = _first_match([_STEP_PERHAPS], parts) or _NOTHING
         if step is None:
-            epoch, epoch_source = _first_match(_EPOCH_PERHAPS, parts)
+            epoch, epoch_source = _first_match([_EPOCH_PERHAPS], parts) or _NOTHING
     sources = dict.fromkeys(source for source in (step_source, epoch_source) if source)
     return TrainingPoint(None if step is None else int(step), epoch, ", ".join(sources) or ORDER)
 
@@ -150,6 +173,15 @@ def _number(value: object) -> float | None:
     return float(value)
 
 
-def _first_match(pattern: re.Pattern[str], parts: Sequence[str]) -> tuple[float | None, str]:
-    found = (pattern.search(part) for part in parts)
-    return next(((float(match[1]), NAME) for match in found if match), (None, ""))
+def _first_match(patterns: Sequence[re.Pattern[str]], parts: Sequence[str]) -> tuple[float, str] | None:
+    """Return the first number that a part of a name gives by one of the patterns, and that the name tells it."""
+    for part in parts:
+        for pattern in patterns:
+            for found in map(re.Match.groupdict, pattern.finditer(part)):
+                digits = found["number"]
+                number = float(digits + (found.get("fraction") or "")) * _SCALES.get(
+                    (found.get("scale") or "").lower(), 1
+                )
+                if not found.get("setting") and not _DATE.fullmatch(digits) and number < _LARGEST:
+                    return number, NAME
+    return None

@@ -57,8 +57,10 @@ def clean_names(names: Sequence[str]) -> list[str]:
     return [".".join(parts) for parts in kept]
 
 
-def clean_weights(found: Mapping[object, object], prefix: str, where: str) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the tensors under clean names in types that networks compute in, and notes on what was changed.
+def clean_weights(
+    found: Mapping[object, object], prefix: str, where: str
+) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
+    """Return the tensors under clean names in types that networks compute in, their stored types, and notes.
 
     float16 and bfloat16 become float32, and expanded tensors their own. Entries that are no tensors and the counters
     of averaging are left out, with a note.
@@ -91,7 +93,7 @@ def clean_weights(found: Mapping[object, object], prefix: str, where: str) -> tu
         count = sum(tensor.dtype is half for tensor in weights.values())
         if count:
             notes.append(f"{count} {word} tensor{'s' if count > 1 else ''} read as float32")
-    return usable, notes
+    return usable, {name: _type(tensor) for name, tensor in weights.items()}, notes
 
 
 def kept_in_parts(names: Sequence[str]) -> str:
@@ -200,6 +202,10 @@ class _Copies:
         return self._made[place]
 
 
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
 def _is_dense(tensor: Tensor) -> bool:
     return tensor.layout is torch.strided and not (tensor.is_nested or tensor.is_quantized or tensor.is_meta)
 
@@ -214,7 +220,7 @@ def _usable(name: str, tensor: Tensor, where: str, copies: _Copies) -> Tensor:
     Raises:
         CheckpointError: It is of another type or layout, or too large beside what is stored.
     """
-    kind = str(tensor.dtype).removeprefix("torch.")
+    kind = _type(tensor)
     remedy = "save it as a dense float32 tensor"
     last = name.rpartition(".")[2]
     if last in _OF_QUANTIZED or (last == _WEIGHT and tensor.dtype in _INTEGERS):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fisher_cli.errors import DataError, UsageError
 from fisher_cli.inputs.data.catalogue import find_source, known_datasets
+from fisher_cli.inputs.data.grayscale import TakesOneChannel, in_grayscale
 from fisher_cli.inputs.data.labels import read_labels
 from fisher_cli.inputs.data.normalization import (
     AUTO,
@@ -51,6 +52,7 @@ class Examples:
         pixel_maximum: the stored number that stands for 1.
         is_image: whether the inputs are pixels to be scaled to [0, 1].
         resizing: what was done to the images before they were stored here.
+        is_converted: whether two of three channels were left out, or joined into one.
         candidates: what `--normalize auto` is still to choose from; () when there is nothing to choose.
         choice: what it chose, and how the others compared.
     """
@@ -69,6 +71,7 @@ class Examples:
     pixel_maximum: float = 255.0
     is_image: bool = True
     resizing: Resizing = field(default_factory=Resizing)
+    is_converted: bool = False
     candidates: tuple[Normalization, ...] = ()
     choice: NormalizationChoice | None = None
 
@@ -122,10 +125,17 @@ class Examples:
                 **chosen,
             },
             **(self.resizing.describe() if self.resizing else {}),
+            **({"grayscale": True} if self.is_converted else {}),
         }
 
 
-def load_examples(settings: Settings, resources: Resources) -> Examples:
+def _takes_colours(_: tuple[int, int]) -> bool:
+    return False
+
+
+def load_examples(
+    settings: Settings, resources: Resources, takes_one_channel: TakesOneChannel = _takes_colours
+) -> Examples:
     """Return the selected examples of a dataset.
 
     Only those are decoded. A `limit` of None, or not below the split's size, selects all; else the first `limit`
@@ -138,8 +148,10 @@ def load_examples(settings: Settings, resources: Resources) -> Examples:
             CSV file `index,label[,noisy]` that replaces the labels. `normalize` is a name, `weights:NAME`, numbers
             `m1,m2,m3/s1,s2,s3`, or `auto`, which leaves `candidates` to choose from; None: the dataset's own
             constants. `resize`, N for the shorter side or HxW, and `crop` from the centre are of every image.
+            `grayscale` converts images of three channels to one.
         resources: `data_dir` is where named datasets lie; None: FISHER_DATA_DIR, else ./data. `download` fetches one
             that is missing.
+        takes_one_channel: whether the network does; images of three channels that are grey then have one.
 
     Raises:
         UsageError: The limit, the seed, the split, a size or the normalisation cannot be.
@@ -157,7 +169,9 @@ def load_examples(settings: Settings, resources: Resources) -> Examples:
     indices = selected(source.total, limit, seed)
     if labels is not None:  # before the images: a wrong file is told at once
         new_labels, noisy = read_labels(labels, indices.tolist(), source.total)
-    channels = _channels(source, int(indices[0]))
+    stored, first = source, int(indices[0])
+    source = in_grayscale(source, first, resizing, is_asked=settings.grayscale, takes_one_channel=takes_one_channel)
+    channels = _channels(source, first)
     to_choose = normalize is not None and normalize.lower() == AUTO
     _check_normalize(source, normalize, own)
     tried = candidates(source.constants, source.name, channels) if to_choose else ()
@@ -184,6 +198,7 @@ def load_examples(settings: Settings, resources: Resources) -> Examples:
         pixel_maximum=source.pixel_maximum,
         is_image=source.is_image,
         resizing=resizing,
+        is_converted=source.examples is not stored.examples,
         candidates=tried,
     )
 

@@ -380,7 +380,7 @@ def _opened(name: str, entry: Entry, split: str | None, root: Path, *, download:
     """
     from torchvision import datasets  # a second that a run on the digits need not wait
 
-    reader = _without_old_layout(getattr(datasets, entry.reader))
+    reader = _of_split(getattr(datasets, entry.reader), split)
     parameters = inspect.signature(reader).parameters
     passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     arguments = _arguments(entry, split, parameters)
@@ -411,15 +411,25 @@ def _opened(name: str, entry: Entry, split: str | None, root: Path, *, download:
         raise DataError(msg) from error
 
 
-def _without_old_layout(reader: type) -> type:
-    """Return the reader; of MNIST and its kin one that does not look for the `.pt` files of older versions.
+# Of readers that look for the files of all splits: how those of a split begin (MNIST), and what lists the other's.
+_BEGINNINGS: Final = {"train": "train-", "test": "t10k-"}
+_OTHERS: Final = {"train": "test_list", "test": "train_list"}
+
+
+def _of_split(reader: type, split: str | None) -> type:
+    """Return the reader, such that it looks for the files of this split alone, and not for `.pt` of older versions.
 
     Those would be loaded without the checks that this program makes of every file of tensors. The name is kept:
     the readers make the folder's name from it.
     """
-    if not hasattr(reader, "_check_legacy_exist"):
-        return reader
-    return type(reader.__name__, (reader,), {"_check_legacy_exist": lambda _: False})
+    own: dict[str, object] = {}
+    if hasattr(reader, "_check_legacy_exist"):
+        own["_check_legacy_exist"] = lambda _: False
+    if hasattr(reader, _OTHERS.get(split or "", "")):
+        own[_OTHERS[split or ""]] = []
+    if isinstance(resources := getattr(reader, "resources", None), list) and split in _BEGINNINGS:
+        own["resources"] = [each for each in resources if each[0].startswith(_BEGINNINGS[split])]
+    return type(reader.__name__, (reader,), own) if own else reader
 
 
 def _arguments(entry: Entry, split: str | None, parameters: Any) -> dict[str, object]:

@@ -211,6 +211,7 @@ _RULES: Final[dict[str, Callable[..., object]]] = {
     "torch.device": _device,
     "torch.serialization._get_layout": storages.layout_named,
     "torch.nn.parameter.Parameter": _parameter,
+    "torch.autograd.variable.Variable": _parameter,  # until torch 0.3
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _typed_tensor,

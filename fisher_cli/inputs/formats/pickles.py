@@ -15,6 +15,7 @@ from fisher_cli.inputs.formats.budgets import Budget, excessive
 from fisher_cli.inputs.formats.constructions import constant, construct
 from fisher_cli.inputs.formats.files import FileBytes
 from fisher_cli.inputs.formats.stand_ins import Named, StandIn, called, named
+from fisher_cli.inputs.formats.storages import DenseTensor
 from fisher_cli.text import clipped
 
 LONGEST_NAME: Final = 500
@@ -242,7 +243,10 @@ class Reader(ByteStream):
         target = self.stack[-1]
         if type(target) is StandIn:
             target.state = state
-        elif not isinstance(target, dict):  # attributes of an OrderedDict, such as a state dict's versions
+            return
+        # Attributes of an OrderedDict, such as a state dict's versions; until torch 0.3 a parameter's three flags.
+        is_parameter = isinstance(target, DenseTensor) and isinstance(state, tuple)
+        if not is_parameter and not isinstance(target, dict):
             _damaged(_not_a("built object", target))
 
 

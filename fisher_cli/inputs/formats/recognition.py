@@ -19,6 +19,28 @@ NO_CHECKSUMS: Final = "no checksums"
 SAVE_WEIGHTS: Final = "save only the weights where it was made: torch.save(model.state_dict(), 'weights.pt')"
 _SHORTEST: Final = LEGACY_START
 _OLD_PICKLE: Final = re.compile(rb"\(?c[A-Za-z_][\w.]*\n[\w.]+\n")
+# Files of other libraries by how they begin: what they are, and what to do with the arrays in them.
+_AS_TORCH: Final = "load it where it was made, copy its arrays into the PyTorch network, and save model.state_dict()"
+_STRANGERS: Final = (
+    (rb"\x89HDF\r\n\x1a\n", f"an HDF5 file, as Keras writes weights; {_AS_TORCH}"),
+    (rb".{4}TFL3", f"a network of TensorFlow Lite; {_AS_TORCH}"),
+    (rb"GGUF", "a GGUF file, whose weights are mostly quantized; name the checkpoint that it was converted from"),
+    # The version of the format, then the name of what wrote it or the graph: the first fields of its protobuf.
+    (
+        rb"\x08[\x01-\x1f](?:\x12[\x01-\x40][ -~]|[:\x42])",
+        "an ONNX graph; name the checkpoint that it was exported from",
+    ),
+    # A map whose first key is a name.
+    (
+        rb"(?:[\x81-\x8f]|\xde..|\xdf....)(?:[\xa1-\xbf]|\xd9.)[A-Za-z_][\w/.-]*[\x80-\xff]",
+        f"a MessagePack file, as Flax writes weights; {_AS_TORCH}",
+    ),
+    (rb"[\x03\x04]\0\0\0.{0,40}V 1.{0,20}(?:torch|nn|cudnn)\.", f"a file of Lua's Torch (.t7); {_AS_TORCH}"),
+    (
+        rb"\x93NUMPY",
+        "a single array of NumPy; save all weights under their names: torch.save(model.state_dict(), 'weights.pt')",
+    ),
+)
 _SERIALIZATION_ID: Final = ".data/serialization_id"
 _LONGEST_ID: Final = 100
 
@@ -128,6 +150,9 @@ def _strange_content(data: FileBytes) -> str:
         return "compressed with gzip; unpack it with gunzip"
     if start[257:262] == b"ustar":
         return "a tar archive; unpack it with tar -xf and name the checkpoint inside"
+    for pattern, what in _STRANGERS:
+        if re.match(pattern, start, re.DOTALL):
+            return what
     if len(data) < _SHORTEST or not any(start):
         return f"only the start of a file, or blank space; {COPY_AGAIN}"
     if b"\0" not in start and start.decode("utf-8", "ignore").isascii() and not set(start) & set(range(9)):

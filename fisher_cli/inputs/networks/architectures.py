@@ -185,7 +185,7 @@ def _detected(checkpoint: Checkpoint, arguments: Mapping[str, object]) -> Archit
     count = len(checkpoint.weights)
     msg = (
         f"{where}: does not say what network it is, and no known network has its {count} names and shapes{almost}; "
-        f"{_ASK} ({_LISTS})"
+        f"{_ASK} ({_LISTS}, fisher inspect --tensors those of the file)"
     )
     raise ArchitectureError(msg)
 

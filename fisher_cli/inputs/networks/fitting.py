@@ -1,6 +1,8 @@
 """Weights under names → a network: under which prefix they stand, whether they fit, and into it, all or none."""
 
+import difflib
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Any, Final
 
 from torch import Tensor, nn
@@ -14,6 +16,8 @@ from fisher_cli.inputs.networks.shapes import COUNTER, Shapes, shapes_of, withou
 from fisher_cli.text import clipped
 
 MOST_TRIED: Final = 256  # networks that are built, without storage, to find the one of a file
+_COMPARED: Final = 1000  # names of a file that these are compared with
+_NEAREST: Final = 3  # missing names for which the nearest one is said
 _DEEPEST_PREFIX: Final = 6  # of the parts before a network's own names: an attribute of a module of a trainer
 
 
@@ -182,8 +186,24 @@ def _disagreements(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]
         for name in common
         if weights[name].is_floating_point() != expected[name].is_floating_point()
     ]
-    found = {"missing": missing, "unexpected": unexpected, "shapes differ": shapes, "types differ": kinds}
-    return [f"{len(names)} {what}: {listed(names)}" for what, names in found.items() if names]
+    found = {
+        "missing": [f"{name} {_shape(expected[name])}" for name in missing],
+        "unexpected": [f"{name} {_shape(weights[name])}" for name in unexpected],
+        "shapes differ": shapes,
+        "types differ": kinds,
+    }
+    nearest = _nearest({name: expected[name] for name in missing}, {name: weights[name] for name in unexpected})
+    return [f"{len(names)} {what}: {listed(names)}" for what, names in found.items() if names] + nearest
+
+
+def _nearest(missing: Mapping[str, Tensor], unexpected: Mapping[str, Tensor]) -> list[str]:
+    """Return in a line which unexpected names are nearest to the first missing ones, of the same shape if any are."""
+    pairs, others = [], dict(islice(unexpected.items(), _COMPARED))
+    for name, tensor in islice(missing.items(), _NEAREST):
+        same = [other for other, value in others.items() if value.shape == tensor.shape]
+        if near := difflib.get_close_matches(name, same or others, n=1, cutoff=0.3 if same else 0.6):
+            pairs.append(f"{clipped(near[0], 80)} for {clipped(name, 80)}")
+    return [f"nearest names in the file: {', '.join(pairs)}"] if pairs else []
 
 
 def _remedy(checkpoint: Checkpoint) -> str:

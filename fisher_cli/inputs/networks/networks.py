@@ -21,6 +21,7 @@ from fisher_cli.inputs.networks.architectures import Architecture, find_architec
 from fisher_cli.inputs.networks.fitting import load_weights, network_notes, own_masks
 from fisher_cli.inputs.networks.huggingface_models import in_names_of
 from fisher_cli.inputs.networks.shapes import shapes_of
+from fisher_cli.inputs.networks.tensor_summaries import tensor_summaries
 from fisher_cli.results import Inspection, Status
 from fisher_cli.text import clipped
 
@@ -163,7 +164,9 @@ _ROOT: Final = "(root)"
 _SOURCES: Final = {"checkpoint": "the file", "--model": "option --model", "detected": "names and shapes"}
 
 
-def inspect(file: CheckpointFile, networks: Networks, reading: ReadOptions) -> Inspection:
+def inspect(
+    file: CheckpointFile, networks: Networks, reading: ReadOptions, *, with_tensors: bool = False
+) -> Inspection:
     """Find out what a file is: container, weights, place in training, network; all that is found before anything fails.
 
     The weights are loaded into the network, so that a file that is ok here is one that can be measured. No error is
@@ -173,12 +176,14 @@ def inspect(file: CheckpointFile, networks: Networks, reading: ReadOptions) -> I
         file: as `find_checkpoints` gives it.
         networks: of the run.
         reading: what to take out of the file.
+        with_tensors: whether each of its tensors is summed up as well.
     """
     row = Inspection(checkpoint=file.name, status=Status.OK, sha256=file.sha256, step=file.step, epoch=file.epoch)
     row = replace(row, run=file.run)
     try:
         checkpoint = load_checkpoint(file, reading)
         row = _with_contents(row, checkpoint)
+        row = replace(row, summaries=tensor_summaries(checkpoint) if with_tensors else ())
         architecture = networks.architecture(checkpoint)
         source = _SOURCES.get(architecture.source, architecture.source)
         row = replace(row, architecture=architecture.name, architecture_source=source)

@@ -236,3 +236,18 @@ def blocks(shapes: Shapes, stage: str) -> int:
         if part.isascii() and part.isdigit() and len(part) < 6
     }
     return len(numbers)
+
+
+def takes_one_channel(network: nn.Module, sides: tuple[int, int]) -> bool:
+    """Return whether the first layer that shows it takes images of one channel.
+
+    Args:
+        network: whose modules are in the order in which they are called, as they mostly are.
+        sides: height and width of the images, by which the width of a linear layer tells the channels.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            return module.in_channels == 1
+        if isinstance(module, nn.Linear):
+            return module.in_features == math.prod(sides)
+    return False

@@ -59,7 +59,8 @@ STRANGE = {
     "page": (b"\n<!DOCTYPE html><html><body>404</body></html>", "download it again"),
     "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "run git lfs pull"),
     "gzip": (b"\x1f\x8b\x08" + bytes(range(64)), "gunzip"),
-    "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(range(64)), "name a file written by one of them"),
+    "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(range(64)), "save model.state_dict()"),
+    "unknown": (b"\xfe" + bytes(range(64)), "name a file written by one of them"),
     "zeros": (bytes(4096), "copy or download it again"),
 }
 

@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 
 from fisher_cli.inputs.checkpoints.checkpoints import find_checkpoints
-from fisher_cli.inputs.checkpoints.timeline import TrainingPoint, moment, stated
+from fisher_cli.inputs.checkpoints.timeline import TrainingPoint, in_training_order, moment, stated
 from tests.checkpoint_files import WEIGHTS, load, names
 from tests.saving import saved
 
@@ -73,6 +73,73 @@ def test_step_and_epoch_come_from_the_file_name_otherwise(
 ) -> None:
     [file] = find_checkpoints([saved(tmp_path / name, WEIGHTS)])
     assert (file.step, file.epoch) == (step, epoch)
+
+
+# Names as they are found in repositories and on hubs: the step and the epoch that a person reads off each.
+WILD: list[tuple[str, int | None, float | None]] = [
+    # how far the training had come, in front of its unit
+    ("cifar10_cnn_1_600_epochs.pt", None, 600),
+    ("model1_600_epochs.pt", None, 600),
+    ("resnet18_600_epochs_1.pt", None, 600),
+    ("moco_v2_800ep_pretrain.pth.tar", None, 800),
+    ("r50_1x_sk0_100ep.pth", None, 100),
+    ("rl_model_100000_steps.pt", 100_000, None),
+    ("ddpm_ema_200k_iters.pt", 200_000, None),
+    ("gpt_1M_steps.bin", 1_000_000, None),
+    # behind it
+    ("resnet18_epochs_10.pt", None, 10),
+    ("lenet5_epoch_3.pt", None, 3),
+    ("lr_0.1_epochs_200_seed_1_epoch_37.pt", None, 37),
+    ("epoch12of90.pt", None, 12),
+    ("epoch=09-val_loss=0.31.ckpt", None, 9),
+    ("model_epoch_12_acc_93.5.pth", None, 12),
+    ("ckpt_epoch_300.pth", None, 300),
+    ("step_10k.pt", 10_000, None),
+    ("adam_lr1e-3_step1000.pt", 1000, None),
+    ("iter_0001000/model_optim_rng.pt", 1000, None),
+    ("checkpoint0100.pth", 100, None),
+    ("best_model_12.pth", None, 12),
+    ("run_3/epoch_0.5.pt", None, 0.5),
+    # settings, versions, layers, classes, hashes, dates, parts of a file
+    ("resnet18_cifar10.pt", None, None),
+    ("wrn-28-10.pt", None, None),
+    ("vit_b_16-c867db91.pth", None, None),
+    ("resnet18_8xb32_in1k_20210831-fbbb1da6.pth", None, None),
+    ("model_20230501.pt", None, None),
+    ("checkpoint_20230501.pth", None, None),
+    ("model_3_layers.pt", None, None),
+    ("model2.pt", None, None),
+    ("model-00001-of-00002.safetensors", None, None),
+    ("resnet_max_epochs_90.pt", None, None),
+    ("bert_warmup_500_steps.pt", None, None),
+    ("ddpm_timesteps1000.pt", None, None),
+    ("gemma-2b-it-4bit.safetensors", None, None),
+    ("few_shot_5way_1shot.pt", None, None),
+    ("200_epochs/model.pt", None, None),
+    ("step_0.5.pt", None, None),
+    ("mnist_cnn_2.pt", None, None),
+]
+
+
+@pytest.mark.parametrize(("name", "step", "epoch"), WILD)
+def test_what_a_person_reads_off_a_name_is_what_is_read(name: str, step: int | None, epoch: float | None) -> None:
+    source = "order" if step is None and epoch is None else "name"
+    assert moment(stated({}), name) == TrainingPoint(step, epoch, source)
+
+
+def test_names_from_the_wild_are_put_in_the_order_of_training() -> None:
+    def order(*names: str) -> list[str]:
+        points = {name: moment(stated({}), name) for name in names}
+        return in_training_order(names[::-1], lambda name: (name, points[name].step, points[name].epoch, True))
+
+    for expected in (
+        ("net_50_epochs.pt", "net_100_epochs.pt", "net_600_epochs.pt"),
+        ("it_step_500.pt", "step_2k.pt", "step_10k.pt", "1M_steps.pt"),
+        ("lr1_epochs_90_epoch_2.pt", "lr1_epochs_90_epoch_10.pt"),
+        ("resnet18_cifar10_v2.pt", "resnet18_cifar10_v10.pt", "resnet18_cifar100_v1.pt"),
+        ("model_2_layers.pt", "model_10_layers.pt"),
+    ):
+        assert order(*expected) == list(expected)
 
 
 def test_an_ambiguous_file_name_does_not_add_a_step_to_a_known_epoch(tmp_path: Path) -> None:

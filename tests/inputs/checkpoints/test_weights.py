@@ -91,6 +91,27 @@ def test_between_weights_of_one_size_nothing_is_guessed(tmp_path: Path) -> None:
     assert load(path, state_key="two").state_key == "two"  # the remedy works
 
 
+def test_of_a_list_of_state_dicts_the_message_names_each_choice(tmp_path: Path) -> None:
+    after = {name: value + 1 for name, value in WEIGHTS.items()}
+    path = saved(tmp_path / "a.pt", {"state_dict": [WEIGHTS, after], "epoch": 1})
+    message = refusal(path, NoWeightsError)
+    assert "state_dict is a list of 2 state dicts" in message
+    assert message.endswith("choose one: --state-key state_dict.0, --state-key state_dict.1")
+    for number, expected in enumerate((WEIGHTS, after)):  # the remedy works
+        found = load(path, state_key=f"state_dict.{number}")
+        assert (found.state_key, found.ignored) == (f"state_dict.{number}", ())
+        assert torch.equal(found.weights["0.bias"], expected["0.bias"])
+
+
+def test_a_list_of_one_state_dict_is_that_state_dict_and_the_tensors_of_a_list_are_none(tmp_path: Path) -> None:
+    found = load(saved(tmp_path / "a.pt", {"state_dict": [WEIGHTS], "optimizer_states": [{"param_groups": []}]}))
+    assert (found.state_key, list(found.weights), found.notes) == ("state_dict.0", list(WEIGHTS), ())
+    assert "holds a list" in refusal(saved(tmp_path / "b.pt", list(WEIGHTS.values())), NoWeightsError)
+    average = {name: value + 1 for name, value in WEIGHTS.items()}
+    beside = saved(tmp_path / "c.pt", {"state_dict": [WEIGHTS, average], "ema": average})
+    assert load(beside, use_ema=True).state_key == "ema"
+
+
 AVERAGE = {name: value + 1 for name, value in WEIGHTS.items()}
 WRAPPED = {"n_averaged": torch.tensor(3), **{f"module.{name}": value for name, value in AVERAGE.items()}}
 

@@ -102,6 +102,23 @@ def test_mnist_and_its_kin_are_read_from_idx_files_with_one_channel(name: str, f
     torch.testing.assert_close(test.batch(0, 5)[0], (test.inputs / 255 - mean) / std)
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_files_of_the_split_that_is_asked_for_are_enough(
+    split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_mnist(tmp_path / "MNIST" / "raw")
+    write_cifar(tmp_path, monkeypatch)
+    batches, other = tmp_path / "cifar-10-batches-py", {"train": "t10k", "test": "train"}[split]
+    for path in (tmp_path / "MNIST" / "raw").glob(f"{other}-*"):
+        path.unlink()
+    for path in batches.glob("test_batch" if split == "train" else "data_batch_*"):
+        path.unlink()
+    for name in ("mnist", "cifar10"):
+        assert load_examples(name, data_dir=str(tmp_path), split=split, normalize="none").split == split
+        other_split = {"train": "test", "test": "train"}[split]
+        assert "no intact files" in refusal(DataError, name, data_dir=str(tmp_path), split=other_split)
+
+
 def test_emnists_splits_into_classes_are_names_of_their_own(tmp_path: Path) -> None:
     raw = tmp_path / "EMNIST" / "raw"
     write_mnist(raw, ("emnist-letters-train", "emnist-letters-test"), first_label=1)
@@ -222,8 +239,11 @@ def test_a_pickle_is_not_opened_unless_its_checksum_holds(
     file = (reader.train_list[0][0], reader.test_list[0][0], reader.meta["filename"])[part]
     path = tmp_path / reader.base_folder / file
     path.write_bytes(b"cposix\nmkdir\n(V" + str(tmp_path / "canary").encode() + b"\ntR." + path.read_bytes())
-    for split in ("train", "test"):
-        assert "no intact files" in refusal(DataError, name, data_dir=str(tmp_path), split=split)
+    for number, split in enumerate(("train", "test")):
+        if part in (number, 2):
+            assert "no intact files" in refusal(DataError, name, data_dir=str(tmp_path), split=split)
+        else:  # the file is of the other split, and is not looked at
+            assert load_examples(name, data_dir=str(tmp_path), split=split).split == split
     assert not (tmp_path / "canary").exists()
     pickle.loads(path.read_bytes())  # the canary sings where it is opened
     assert (tmp_path / "canary").exists()

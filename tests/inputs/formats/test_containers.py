@@ -14,6 +14,7 @@ import torch
 import torchvision
 from torch import nn
 
+from fisher_cli.errors import CheckpointError
 from fisher_cli.inputs.formats.containers import decode
 from fisher_cli.inputs.formats.contents import Content
 from tests.attacks.assembly import call, legacy, name, pickled
@@ -163,3 +164,50 @@ def test_a_hundred_megabytes_take_no_work_of_their_own_and_are_held_once() -> No
         decode(content, NAME)
     assert effort.calls < 30_000
     assert effort.bytes < 1.01 * len(data)  # as views of what was read before
+
+
+# Files of other libraries: what each is, and what to do instead, by the bytes that its own tool writes
+
+
+def of_hdf5() -> bytes:
+    import h5py
+
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file["dense/kernel"] = np.ones((2, 3))
+    return buffer.getvalue()
+
+
+def of_msgpack(keys: list[bytes]) -> bytes:
+    """A map from names to arrays of bytes, as flax.serialization.to_bytes writes it."""
+    entries = b"".join(bytes([0xA0 + len(key)]) + key + b"\xc4\x40" + bytes(64) for key in keys)
+    return bytes([0x80 + len(keys)]) + entries
+
+
+STRANGERS = {
+    "HDF5": of_hdf5,
+    "TensorFlow Lite": lambda: b"\x1c\0\0\0TFL3" + bytes(200),
+    "GGUF": lambda: b"GGUF\x03\0\0\0" + bytes(200),
+    "ONNX": lambda: b"\x08\x08\x12\x07pytorch\x1a\x052.4.0:\x90\x01" + bytes(200),
+    "ONNX graph": lambda: b"\x08\x07:\x90\x01\x0a\x05" + bytes(200),
+    "MessagePack": lambda: of_msgpack([b"params", b"batch_stats"]),
+    "Lua's Torch": lambda: b"\x04\0\0\0\x01\0\0\0\x03\0\0\0V 1\x0d\0\0\0nn.Sequential" + bytes(200),
+    "NumPy": lambda: _npy(),
+}
+
+
+def _npy() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ones((4, 4)))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", STRANGERS)
+def test_files_of_other_libraries_are_named_with_what_to_do(kind: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        decode(STRANGERS[kind](), Path("a.bin"))
+    message = str(caught.value)
+    assert kind.removesuffix(" graph") in message
+    assert "; " in message
+    assert "save" in message or "name the checkpoint" in message
+    assert "neither" not in message

@@ -1,5 +1,6 @@
 """A checkpoint's weights go into a network entirely or not at all, from under whatever prefix they stand."""
 
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -41,19 +42,38 @@ def test_missing_unexpected_and_misshapen_names_are_listed_together() -> None:
     before = network[0].weight.clone()
     text = message(lambda: load_weights(network, checkpoint(weights)))
     assert text.startswith("run/a.pt: ")
-    assert "1 missing: 0.bias;" in text
-    assert "1 unexpected: 3.weight;" in text
+    assert "1 missing: 0.bias (4);" in text
+    assert "1 unexpected: 3.weight (2);" in text
     assert "2.weight (5, 4) in the file and (2, 4) in the network" in text
     assert "1.weight int64 in the file and float32 in the network" in text
     assert "check --model" in text
     assert torch.equal(network[0].weight, before), "nothing may be loaded when anything disagrees"
 
 
+def test_names_that_are_missing_are_told_with_the_nearest_names_of_the_file() -> None:
+    network = nn.Sequential(OrderedDict(features=nn.Linear(3, 4), classifier=nn.Linear(4, 2)))
+    renamed = {"features": "backbone", "classifier": "class_head"}
+    weights = {
+        f"{renamed[layer]}.{part}": value
+        for name, value in network.state_dict().items()
+        for layer, _, part in [name.partition(".")]
+    }
+    text = message(lambda: load_weights(network, checkpoint(weights)))
+    assert "4 missing: features.weight (4, 3), features.bias (4), classifier.weight (2, 4), classifier.bias (2)" in text
+    assert "4 unexpected: backbone.weight (4, 3), " in text
+    assert (
+        "nearest names in the file: backbone.weight for features.weight, backbone.bias for features.bias, "
+        "class_head.weight for classifier.weight" in text
+    )
+    far = message(lambda: load_weights(network, checkpoint({"q": torch.zeros(7)})))
+    assert "nearest" not in far
+
+
 def test_long_lists_are_cut() -> None:
     weights = {f"extra{index}": torch.zeros(1) for index in range(20)}
     text = message(lambda: load_weights(nn.Linear(1, 1), checkpoint(weights)))
-    assert "20 unexpected: extra0, " in text
-    assert "extra7, … and 12 more" in text
+    assert "20 unexpected: extra0 (1), " in text
+    assert "extra7 (1), … and 12 more" in text
 
 
 def test_a_floating_counter_is_refused() -> None:

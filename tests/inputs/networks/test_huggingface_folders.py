@@ -95,6 +95,18 @@ def test_what_transformers_imports_at_first_is_no_work_of_the_file(tmp_path: Pat
     assert json.loads(done.stdout)[0]["architecture"] == "ViTForImageClassification"
 
 
+@pytest.mark.parametrize("has_class", [True, False])
+def test_the_file_of_weights_is_read_with_the_configuration_beside_it(has_class: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "net"
+    classifier("ViT").save_pretrained(folder)
+    if not has_class:
+        config = json.loads((folder / "config.json").read_text())
+        del config["architectures"]
+        (folder / "config.json").write_text(json.dumps(config))
+    [row] = analyze(folder / "model.safetensors", **QUICK).measurements
+    assert (row.status, row.architecture, row.checkpoint) == (Status.OK, "ViTForImageClassification", "net"), row.error
+
+
 def test_each_folder_of_a_trainer_is_a_row(tmp_path: Path) -> None:
     network = classifier("ViT")
     for step in (10, 20):
