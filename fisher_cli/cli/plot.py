@@ -18,6 +18,8 @@ class Drawing(StrEnum):
 
     TRACES = "traces"
     RATIO = "ratio"
+    COMPARISON = "comparison"
+    MEMORISATION = "memorisation"
     LOSS = "loss"
     EIGENVALUES = "eigenvalues"
     SPECTRUM = "spectrum"
@@ -39,6 +41,8 @@ _INCHES = {PaperWidth.ONE_COLUMN: 3.35, PaperWidth.TWO_COLUMNS: 6.9}
 _MISSING = {
     Drawing.LAYERS: "has no table of layers beside it: run `fisher analyze` with -o and without --no-layers",
     Drawing.TENSORS: "has no table of layers beside it: run `fisher analyze` with -o and without --no-layers",
+    Drawing.COMPARISON: "has no comparison beside it: run `fisher compare true-vs-empirical` with the same -o",
+    Drawing.MEMORISATION: "has no examples marked noisy beside it: run `fisher examples` with --labels and the same -o",
     Drawing.SPECTRUM: "has no spectrum beside it: run `fisher spectrum` with the same -o",
 }
 

@@ -5,6 +5,21 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
+from fisher_cli.reports.chart_parts import (
+    MOST_LABELLED,
+    WIDTH,
+    Runs,
+    along,
+    columns_of,
+    each_run,
+    has_same_rows,
+    height,
+    sentences,
+    short_name,
+    steps_of,
+    subscript,
+)
+from fisher_cli.reports.comparison_chart import comparison
 from fisher_cli.reports.drawing import (
     GREEN,
     GRID,
@@ -15,11 +30,11 @@ from fisher_cli.reports.drawing import (
     legend_above,
     line,
     logarithmic,
-    step_axis,
     style,
     value_axis,
 )
 from fisher_cli.reports.layout import shorten
+from fisher_cli.reports.memorisation_chart import memorisation
 from fisher_cli.reports.numbers import number_text, number_texts, unbroken
 from fisher_cli.reports.reported_run import ReportedRun, numbers
 from fisher_cli.tables.trajectory import trajectory_of
@@ -31,14 +46,9 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 
-WIDTH, HEIGHT = 5.0, 3.1
-Runs = Sequence[ReportedRun]
 Shares = Mapping[str, list[float]]
 # Rows of a map of shares that can still be read.
 MOST_ROWS: Final = 24
-# Of more runs a legend names one line each, and a chart says what is found in the first ones.
-MOST_LABELLED: Final = 4
-MOST_SAID: Final = 8
 # Maps below each other.
 MOST_MAPS: Final = 6
 
@@ -46,7 +56,7 @@ MOST_MAPS: Final = 6
 def traces(runs: Runs, width: float = WIDTH, is_logarithmic: bool | None = None) -> Chart | None:
     """tr F and tr F̂ along training, with bands of ± 2 standard errors; of one run the peak and the phases too."""
     figure, (axes,) = canvas(width, height(width))
-    for i, (run, x) in enumerate(_along(axes, runs)):
+    for i, (run, x) in enumerate(along(axes, runs)):
         _traces_of(axes, run, x, i, len(runs))
     true, empirical = ([v for run in runs for v in run.counted(name)] for name in ("trace_true", "trace_empirical"))
     # The empirical trace may fall to nothing; it is the true one that has to be seen.
@@ -59,11 +69,11 @@ def traces(runs: Runs, width: float = WIDTH, is_logarithmic: bool | None = None)
     legend_above(axes)
     return Chart(
         "traces",
-        _each(runs, _peak),
+        each_run(runs, _peak),
         "Bands: ± 2 standard errors over examples. Solid: true Fisher; dashed: empirical Fisher."
         + (" Triangle: the peak. Shaded: every other phase." if len(runs) == 1 else ""),
         figure,
-        *_columns(runs, "trace_true", "trace_true_se", "trace_empirical", "trace_empirical_se", "phase"),
+        *columns_of(runs, "trace_true", "trace_true_se", "trace_empirical", "trace_empirical_se", "phase"),
         heading="True and empirical trace",
     )
 
@@ -73,7 +83,7 @@ def _traces_of(axes: "Axes", run: ReportedRun, x: Sequence[float], i: int, total
     errors = run.column("trace_true_se")
     if "trace_true_estimator_se" in run.main:
         errors = [math.hypot(*both) for both in zip(errors, run.column("trace_true_estimator_se"), strict=True)]
-    name = f"{_short(run.name)}: " if total > 1 else ""
+    name = f"{short_name(run.name)}: " if total > 1 else ""
     line(axes, x, run.column("trace_true"), errors, i, f"{name}true", dash=0, hollow=run.doubted)
     other = 1 if total == 1 else i
     empirical, empirical_errors = run.column("trace_empirical"), run.column("trace_empirical_se")
@@ -90,7 +100,7 @@ def _traces_of(axes: "Axes", run: ReportedRun, x: Sequence[float], i: int, total
 
 def _mark_phases(axes: "Axes", run: ReportedRun) -> None:
     """Shade every other phase and name those that are wide enough."""
-    x = _steps([run])[0][0]
+    x = steps_of([run])[0][0]
     phases = [value if isinstance(value, str) else "" for value in run.main["phase"].tolist()]
     axes.set_xlim(min(x), max(x) if max(x) > min(x) else min(x) + 1)
     to_axes = axes.transScale + axes.transLimits
@@ -133,21 +143,21 @@ def _peak(run: ReportedRun) -> str:
 def ratio(runs: Runs, width: float = WIDTH) -> Chart | None:
     """tr F̂/tr F along training; of one run with the interval that labels drawn from the model would give."""
     figure, (axes,) = canvas(width, height(width))
-    for i, (run, x) in enumerate(_along(axes, runs)):
+    for i, (run, x) in enumerate(along(axes, runs)):
         line(
             axes,
             x,
             run.column("trace_ratio"),
             run.column("trace_ratio_se"),
             i,
-            _short(run.name) if len(runs) > 1 else "measured",
+            short_name(run.name) if len(runs) > 1 else "measured",
             hollow=run.doubted,
         )
     axes.axhline(1.0, color=INK, lw=0.8)
     names, null = ["trace_ratio", "trace_ratio_se"], [math.nan]
-    if len(runs) == 1 and (compared := runs[0].sides.get("compare")) is not None and _same_rows(runs[0], compared):
+    if len(runs) == 1 and (compared := runs[0].sides.get("compare")) is not None and has_same_rows(runs[0], compared):
         null = numbers(compared, "trace_ratio_null_sd")
-        x = _steps(runs)[0][0]
+        x = steps_of(runs)[0][0]
         low, high = [1 - 2 * each for each in null], [1 + 2 * each for each in null]
         axes.fill_between(x, low, high, color=GREEN, alpha=0.25, lw=0, label="labels drawn from the model, ± 2 sd")
     measured = [value for run in runs for value in run.counted("trace_ratio") if math.isfinite(value)]
@@ -160,7 +170,7 @@ def ratio(runs: Runs, width: float = WIDTH) -> Chart | None:
     if 1 + 2 * max((each for each in null if math.isfinite(each)), default=0.0) > highest:
         note += " The band of labels drawn from the model goes beyond the axis."
     return Chart(
-        "ratio", _each(runs, _ratio_said), note, figure, *_columns(runs, *names), heading="Empirical over true"
+        "ratio", each_run(runs, _ratio_said), note, figure, *columns_of(runs, *names), heading="Empirical over true"
     )
 
 
@@ -181,8 +191,8 @@ def loss(runs: Runs, width: float = WIDTH, is_logarithmic: bool | None = None) -
     figure, axes = canvas(width, height(width) * (1.25 if has_accuracy else 1.0), 2 if has_accuracy else 1)
     names = ["loss", "accuracy"][: len(axes)]
     for each, name in zip(axes, names, strict=True):
-        for i, (run, x) in enumerate(_along(each, runs)):
-            line(each, x, run.column(name), run.column(f"{name}_se"), i, _short(run.name), hollow=run.doubted)
+        for i, (run, x) in enumerate(along(each, runs)):
+            line(each, x, run.column(name), run.column(f"{name}_se"), i, short_name(run.name), hollow=run.doubted)
         values = [value for run in runs for value in run.counted(name)]
         is_wide = value_axis(each, values, is_logarithmic if name == "loss" else False)
         each.set_ylabel(f"loss (nats{', logarithmic' if is_wide else ''})" if name == "loss" else "accuracy")
@@ -191,7 +201,9 @@ def loss(runs: Runs, width: float = WIDTH, is_logarithmic: bool | None = None) -
         legend_above(axes[0])
     shown = [each for name in names for each in (name, f"{name}_se")]
     note = "Bands: ± 2 standard errors. On the examples of this analysis, in evaluation mode."
-    return Chart("loss", _each(runs, _loss_said), note, figure, *_columns(runs, *shown), heading="Loss and accuracy")
+    return Chart(
+        "loss", each_run(runs, _loss_said), note, figure, *columns_of(runs, *shown), heading="Loss and accuracy"
+    )
 
 
 def _loss_said(run: ReportedRun) -> str:
@@ -216,10 +228,10 @@ def eigenvalues(runs: Runs, width: float = WIDTH) -> Chart | None:
         return None
     figure, (axes,) = canvas(width, height(width))
     several = len(runs) > 1
-    for i, (run, x) in enumerate(_along(axes, runs)):
-        name = f"{_short(run.name)}: " if several else ""
+    for i, (run, x) in enumerate(along(axes, runs)):
+        name = f"{short_name(run.name)}: " if several else ""
         for k in range(1, 2 if several else count + 1):
-            label = f"{name}true, λ₁{'' if several or count == 1 else f' to λ{_small(count)}'}" if k == 1 else ""
+            label = f"{name}true, λ₁{'' if several or count == 1 else f' to λ{subscript(count)}'}" if k == 1 else ""
             values = [value if value > 0 else math.nan for value in run.column(f"eig_true_{k}")]
             alpha = 1.0 - 0.6 * (k - 1) / max(1, count - 1)
             line(axes, x, values, None, i, label or "_", alpha=alpha, dash=0, hollow=run.doubted)
@@ -233,10 +245,10 @@ def eigenvalues(runs: Runs, width: float = WIDTH) -> Chart | None:
     note = "The paler, the smaller the eigenvalue. Residuals are in the table."
     return Chart(
         "eigenvalues",
-        _each(runs, _eigenvalues_said),
+        each_run(runs, _eigenvalues_said),
         note,
         figure,
-        *_columns(runs, *names),
+        *columns_of(runs, *names),
         heading="Leading eigenvalues",
     )
 
@@ -269,8 +281,8 @@ def movement(runs: Runs, width: float = WIDTH) -> Chart | None:
         return None
     figure, (axes,) = canvas(width, height(width))
     several = len(runs) > 1
-    for i, (run, x) in enumerate(_along(axes, runs)):
-        name = f"{_short(run.name)}: " if several else ""
+    for i, (run, x) in enumerate(along(axes, runs)):
+        name = f"{short_name(run.name)}: " if several else ""
         for k, (column, label) in enumerate((("kl_step", "KL"), ("kl_step_quadratic", "½ΔᵀFΔ"))):
             values = [value if value > 0 else math.nan for value in run.column(column)]
             shown = f"{name}{label}" if k == 0 or len(runs) <= MOST_LABELLED else "_"
@@ -282,10 +294,10 @@ def movement(runs: Runs, width: float = WIDTH) -> Chart | None:
     note = "Where the lines part, the step is too long for the Fisher at its start to describe."
     return Chart(
         "movement",
-        _each(runs, _movement_said),
+        each_run(runs, _movement_said),
         note,
         figure,
-        *_columns(runs, *names),
+        *columns_of(runs, *names),
         heading="Movement between checkpoints",
     )
 
@@ -306,16 +318,16 @@ def snr(runs: Runs, width: float = WIDTH, is_logarithmic: bool | None = None) ->
     if not any(math.isfinite(value) for run in runs for value in run.column("gradient_snr")):
         return None
     figure, (axes,) = canvas(width, height(width))
-    for i, (run, x) in enumerate(_along(axes, runs)):
+    for i, (run, x) in enumerate(along(axes, runs)):
         values, errors = run.column("gradient_snr"), run.column("gradient_snr_se")
-        line(axes, x, values, errors, i, _short(run.name), hollow=run.doubted)
+        line(axes, x, values, errors, i, short_name(run.name), hollow=run.doubted)
     value_axis(axes, [value for run in runs for value in run.counted("gradient_snr")], is_logarithmic)
     axes.set_ylabel("gradient signal-to-noise ratio")
     if len(runs) > 1:
         legend_above(axes)
     names = ("gradient_snr", "gradient_snr_se", "noise_scale", "noise_scale_se")
     note = "(‖ḡ‖² − s²/N)/s², without bias; empty where not above zero. Band: ± 2 standard errors."
-    return Chart("snr", _each(runs, _snr_said), note, figure, *_columns(runs, *names), heading="Gradient signal")
+    return Chart("snr", each_run(runs, _snr_said), note, figure, *columns_of(runs, *names), heading="Gradient signal")
 
 
 def _snr_said(run: ReportedRun) -> str:
@@ -324,68 +336,6 @@ def _snr_said(run: ReportedRun) -> str:
     missing = len(run.main) - known
     rest = f"; not above zero, or not known, at {missing} of {len(run.main)}" if missing else ""
     return f"the gradient's signal-to-noise ratio goes {text}{rest}" if text else "no gradient stands out of its noise"
-
-
-# --- what they have in common
-
-
-def height(width: float) -> float:
-    """The height of a chart of this width."""
-    return max(2.2, 0.62 * width)
-
-
-def _along(axes: "Axes", runs: Runs) -> list[tuple[ReportedRun, list[float]]]:
-    """The runs with the places of their rows on the axis, which is set up for them."""
-    places, known = _steps(runs)
-    step_axis(axes, [x for run in places for x in run], known=known)
-    return list(zip(runs, places, strict=True))
-
-
-def _steps(runs: Runs) -> tuple[list[list[float]], bool]:
-    """The steps of each run's rows, if all of them are known and rise; else their order."""
-    found = [run.column("step") for run in runs]
-    if all(math.isfinite(x) for each in found for x in each) and all(each == sorted(set(each)) for each in found):
-        return found, True
-    return [[float(i) for i in range(len(run.main))] for run in runs], False
-
-
-def _same_rows(run: ReportedRun, table: object) -> bool:
-    """Whether a side table has the rows of the main one."""
-    return list(table["checkpoint"]) == list(run.main["checkpoint"])  # type: ignore[index]
-
-
-def _columns(runs: Runs, *names: str) -> tuple[list[str], list[list[object]]]:
-    """The rows behind a chart: these columns of all runs."""
-    shown = [name for name in names if any(name in run.main for run in runs)]
-    rows: list[list[object]] = []
-    for run in runs:
-        cells = [run.main[name].tolist() if name in run.main else [None] * len(run.main) for name in shown]
-        for i, place in enumerate(run.places):
-            rows.append([*([run.name] if len(runs) > 1 else []), place, *(column[i] for column in cells)])
-    return [*(["run"] if len(runs) > 1 else []), "checkpoint", *shown], rows
-
-
-def _each(runs: Runs, said: Callable[[ReportedRun], str]) -> str:
-    """What is found in each run, as a sentence."""
-    return sentences(runs, [said(run) for run in runs], several=len(runs) > 1)
-
-
-def sentences(runs: Runs, said: Sequence[str], *, several: bool) -> str:
-    """What is found in each run, a line each; of several reports after their names."""
-    if not several:
-        return "\n".join(f"{text[0].upper()}{text[1:]}." for text in said)
-    lines = [f"{run.name}: {text}." for run, text in zip(runs, said, strict=True)]
-    if len(lines) > MOST_SAID + 1:
-        lines[MOST_SAID:] = [f"{len(lines) - MOST_SAID} further runs are in the numbers."]
-    return "\n".join(lines)
-
-
-def _small(number: int) -> str:
-    return "".join("₀₁₂₃₄₅₆₇₈₉"[int(digit)] for digit in str(number))
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 28 else f"{name[:27]}…"
 
 
 # Eigenvalues of a spectrum that are listed beside its figure: all up to here, then some of each decade.
@@ -610,6 +560,8 @@ def _spectrum_said(run: ReportedRun, table: object, word: str) -> str:
 _CHARTS: Mapping[str, Callable[..., Chart | None]] = {
     "traces": traces,
     "ratio": ratio,
+    "comparison": comparison,
+    "memorisation": memorisation,
     "loss": loss,
     "eigenvalues": eigenvalues,
     "spectrum": spectrum,

@@ -1,0 +1,85 @@
+"""How far the empirical Fisher is from the true one along training, beside what the model's own labels would give."""
+
+import math
+from typing import TYPE_CHECKING, Final
+
+from fisher_cli.reports.chart_parts import WIDTH, Runs, along, height, sentences, short_name
+from fisher_cli.reports.drawing import Chart, canvas, legend_above, line
+from fisher_cli.reports.numbers import number_text
+from fisher_cli.reports.reported_run import ReportedRun, numbers
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_COLUMNS: Final = tuple(f"matrix_{what}{end}" for what in ("cosine", "difference") for end in ("", "_null", "_null_sd"))
+
+
+def comparison(runs: Runs, width: float = WIDTH) -> Chart | None:
+    """Cosine and relative distance of F̂ and F along training, each beside its null ± 2 standard deviations.
+
+    Args:
+        runs: those with a table of `fisher compare true-vs-empirical` are drawn.
+        width: of the figure, in inches.
+
+    Returns:
+        None where no run has one.
+    """
+    found = [(run, known) for run in runs if (known := _numbers(run))]
+    if not found:
+        return None
+    figure, panels = canvas(width, 1.55 * height(width), 2)
+    for axes, what in zip(panels, ("cosine", "difference"), strict=True):
+        for i, ((run, x), (_, known)) in enumerate(zip(along(axes, [run for run, _ in found]), found, strict=True)):
+            name = f"{short_name(run.name)}: " if len(found) > 1 else ""
+            line(axes, x, known[f"matrix_{what}"], None, i, f"{name}measured", dash=0, hollow=run.doubted)
+            other, deviations = (i if len(found) > 1 else 1), known[f"matrix_{what}_null_sd"]
+            line(axes, x, known[f"matrix_{what}_null"], deviations, other, f"{name}null", dash=1, hollow=run.doubted)
+        axes.set_ylim(bottom=0, top=1.03 if what == "cosine" else None)
+        legend_above(axes)
+    panels[0].set_xlabel("")
+    panels[0].set_ylabel("cosine of F̂ and F")
+    panels[1].set_ylabel("distance ‖F̂ − F‖ / ‖F‖")
+    return Chart(
+        "comparison",
+        sentences([run for run, _ in found], [_said(*each) for each in found], several=len(runs) > 1),
+        "Dashed: the null, what labels drawn from the model's own predictions would give for these examples, ± 2"
+        " standard deviations of the draws. Outside of the band the difference is more than chance.",
+        figure,
+        [*(["run"] if len(runs) > 1 else []), "checkpoint", *_COLUMNS],
+        [
+            [*([run.name] if len(runs) > 1 else []), place, *(known[name][i] for name in _COLUMNS)]
+            for run, known in found
+            for i, place in enumerate(run.places)
+        ],
+        heading="True and empirical matrix",
+    )
+
+
+def _numbers(run: ReportedRun) -> dict[str, list[float]]:
+    """The columns of the comparison by the rows of the run, NaN where a checkpoint was not compared; {} for none."""
+    table: pd.DataFrame | None = run.sides.get("compare")
+    if table is None:
+        return {}
+    rows = {name: i for i, name in enumerate(map(str, table["checkpoint"]))}
+    places = [rows.get(name) for name in map(str, run.main["checkpoint"])]
+    known = {
+        name: [math.nan if place is None else column[place] for place in places]
+        for name in _COLUMNS
+        for column in [numbers(table, name)]
+    }
+    return known if any(map(math.isfinite, known["matrix_cosine"])) else {}
+
+
+def _said(run: ReportedRun, known: dict[str, list[float]]) -> str:
+    """How alike the matrices are at the last checkpoint, and how often that is less than chance explains."""
+    cosine, null, deviation = (known[f"matrix_cosine{end}"] for end in ("", "_null", "_null_sd"))
+    counted = [k for k in range(len(cosine)) if math.isfinite(cosine[k]) and not run.doubted[k]]
+    if not counted:
+        return "no checkpoint that is counted was compared"
+    last = counted[-1]
+    said = f"the cosine of F̂ and F is {number_text(cosine[last])} at {run.places[last]}"
+    if math.isfinite(null[last]):
+        said += f" and would be {number_text(null[last])} if the labels were the model's own"
+    judged = [k for k in counted if math.isfinite(null[k]) and math.isfinite(deviation[k])]
+    below = sum(cosine[k] < null[k] - 2 * deviation[k] for k in judged)
+    return said + (f"; it is below that by more than chance at {below} of {len(judged)} checkpoints" if judged else "")

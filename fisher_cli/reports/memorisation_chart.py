@@ -1,0 +1,127 @@
+"""What a network makes of examples with wrong labels, along training: their part in the trace, and what tells them."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+from fisher_cli.reports.chart_parts import WIDTH, Runs, along, height, sentences, short_name
+from fisher_cli.reports.drawing import GRID, Chart, canvas, legend_above, line, value_axis
+from fisher_cli.reports.numbers import number_text
+from fisher_cli.reports.reported_run import ReportedRun
+
+_DETECTORS: Final = {"trace_true": "true term", "trace_empirical": "empirical term", "loss": "loss"}
+Numbers = Mapping[str, list[float]]
+"""By the name of a column of the chart, a value per row of the run; NaN where it is not known."""
+
+
+def memorisation(runs: Runs, width: float = WIDTH) -> Chart | None:
+    """Noisy over clean examples in the true trace with its interval, and the AUROC of three detectors, along training.
+
+    Args:
+        runs: those whose examples are marked noisy in their table of examples are drawn.
+        width: of the figure, in inches.
+
+    Returns:
+        None where no run has such examples.
+    """
+    found = [(run, known) for run in runs if (known := _numbers(run))]
+    if not found:
+        return None
+    figure, (above, below) = canvas(width, 1.55 * height(width), 2)
+    places = along(above, [run for run, _ in found])
+    for i, ((_, x), (run, known)) in enumerate(zip(places, found, strict=True)):
+        name = f"{short_name(run.name)}: " if len(found) > 1 else ""
+        line(above, x, known["ratio"], None, i, f"{name}noisy to clean", dash=0, hollow=run.doubted)
+        kept = [k for k, value in enumerate(known["low"]) if math.isfinite(value) and not run.doubted[k]]
+        above.fill_between(
+            [x[k] for k in kept],
+            [known["low"][k] for k in kept],
+            [known["high"][k] for k in kept],
+            color=above.lines[-1].get_color(),
+            alpha=0.2,
+            lw=0,
+        )
+        for series, (column, word) in enumerate(_DETECTORS.items()):
+            colour, label = (series, word) if len(found) == 1 else (i, f"{name}{word}")
+            errors = known[f"auroc_{column}_se"]
+            line(below, x, known[f"auroc_{column}"], errors, colour, label, dash=series, hollow=run.doubted)
+    value_axis(above, [value for _, known in found for value in (*known["ratio"], *known["low"]) if value > 0])
+    above.axhline(1, color=GRID, lw=1, zorder=0)
+    above.set_xlabel("")
+    above.set_ylabel("noisy / clean, true")
+    along(below, [run for run, _ in found])
+    below.axhline(0.5, color=GRID, lw=1, zorder=0)
+    below.set_ylim(0, 1.03)
+    below.set_ylabel("AUROC: noisy above clean")
+    for axes in (above, below):
+        legend_above(axes)
+    return Chart(
+        "memorisation",
+        sentences([run for run, _ in found], [_said(*each) for each in found], several=len(runs) > 1),
+        "Above: the mean true term of the noisy examples over that of the clean ones, with its interval of 95 %; 1 is"
+        " no difference. Below: the probability that a noisy example has a larger value than a clean one, ± 2 standard"
+        " errors; 0.5 is chance.",
+        figure,
+        [*(["run"] if len(runs) > 1 else []), "checkpoint", *found[0][1]],
+        [
+            [*([run.name] if len(runs) > 1 else []), place, *(column[i] for column in known.values())]
+            for run, known in found
+            for i, place in enumerate(run.places)
+        ],
+        heading="Noisy and clean examples",
+    )
+
+
+def _numbers(run: ReportedRun) -> Numbers:
+    """What the record of the table of examples says of noisy and clean ones, by the rows of the run; {} for nothing."""
+    listed = run.records.get("examples", {}).get("checkpoints")
+    said = (
+        {_key(run, each): _mapping(each.get("examples")) for each in listed if isinstance(each, Mapping)}
+        if (isinstance(listed, list))
+        else {}
+    )
+    rows = [said.get((run.name, name), said.get((None, name), {})) for name in map(str, run.main["checkpoint"])]
+    if not any("auroc" in row for row in rows):
+        return {}
+    ratios = [_mapping(row.get("noisy_to_clean")) for row in rows]
+    found = {
+        name: [_number(each.get(key)) for each in ratios]
+        for name, key in {"ratio": "value", "low": "low", "high": "high"}.items()
+    }
+    for column in _DETECTORS:
+        known = [_mapping(_mapping(row.get("auroc")).get(column)) for row in rows]
+        found[f"auroc_{column}"] = [_number(each.get("value")) for each in known]
+        found[f"auroc_{column}_se"] = [_number(each.get("se")) for each in known]
+    return found
+
+
+def _key(run: ReportedRun, checkpoint: Mapping[str, Any]) -> tuple[str | None, str]:
+    """The run and the name of a checkpoint in a record; without its run where a report has but one."""
+    name = checkpoint.get("run")
+    return (str(name) if name == run.name else None, str(checkpoint.get("checkpoint")))
+
+
+def _said(run: ReportedRun, known: Numbers) -> str:
+    """Where noisy examples weigh most, and what tells them at the end."""
+    counted = [k for k, value in enumerate(known["ratio"]) if math.isfinite(value) and not run.doubted[k]]
+    last = next((k for k in reversed(range(len(run.places))) if math.isfinite(known["auroc_loss"][k])), None)
+    parts = []
+    if counted:
+        most = max(counted, key=lambda k: known["ratio"][k])
+        interval = f"{number_text(known['low'][most])} to {number_text(known['high'][most])}"
+        parts.append(
+            f"noisy examples carry {number_text(known['ratio'][most])} times the true term of clean ones at "
+            f"{run.places[most]}, where it is largest (interval {interval})"
+        )
+    if last is not None:
+        told = ", ".join(f"{known[f'auroc_{name}'][last]:.2f} by the {word}" for name, word in _DETECTORS.items())
+        parts.append(f"the AUROC at {run.places[last]} is {told}")
+    return "; ".join(parts) or "no checkpoint tells noisy examples from clean ones"
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
