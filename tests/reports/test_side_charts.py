@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 
 from fisher_cli.reports.charts import draw
+from fisher_cli.reports.drawing import Chart
 from fisher_cli.reports.reported_run import read_run
 from fisher_cli.storage.readers import read_table
 from fisher_cli.storage.report_folder import record_path
@@ -58,26 +60,27 @@ def test_it_says_where_noisy_examples_weigh_most_and_what_tells_them(noisy: Path
     assert f"the AUROC at step 5280 is {found['auroc_trace_true'].iloc[-1]:.2f} by the true term" in chart.finding
 
 
-def test_a_record_that_says_something_else_draws_what_it_says_as_numbers(noisy: Path, tmp_path: Path) -> None:
+def test_a_record_that_says_something_else_draws_what_it_says_as_numbers(tmp_path: Path) -> None:
     """Anybody may have written it: what is no number is left out."""
-    report = made(tmp_path / "t.csv", 3, 2)
-    entries = [
-        {"checkpoint": "step_0.pt", "examples": {"auroc": {"loss": {"value": 0.7, "se": "x"}, "trace_true": []}}},
-        {"checkpoint": "step_1.pt", "examples": "none"},
-        "no entry",
-        {"examples": {"auroc": {"loss": {"value": True}}}, "checkpoint": "step_2.pt"},
-    ]
-    run = read_run(report)
-    chart = draw("memorisation", [type(run)(**{**vars(run), "records": {"examples": {"checkpoints": entries}}})])
+    run = read_run(made(tmp_path / "t.csv", 3, 2))
+
+    def chart_of(entries: object) -> Chart | None:
+        return draw("memorisation", [replace(run, records={"examples": {"checkpoints": entries}})])
+
+    chart = chart_of(
+        [
+            {"checkpoint": "step_0.pt", "examples": {"auroc": {"loss": {"value": 0.7, "se": "x"}, "trace_true": []}}},
+            {"checkpoint": "step_1.pt", "examples": "none"},
+            "no entry",
+            {"examples": {"auroc": {"loss": {"value": True}}}, "checkpoint": "step_2.pt"},
+        ]
+    )
     assert chart is not None
     found = pd.DataFrame(chart.rows, columns=chart.columns)
     assert found["auroc_loss"].fillna(-1).tolist() == [0.7, -1, -1]
     assert found[["ratio", "auroc_trace_true", "auroc_loss_se"]].isna().all(axis=None)
-    for entries in ([], None, [{"checkpoint": "step_0.pt", "examples": None}]):
-        assert (
-            draw("memorisation", [type(run)(**{**vars(run), "records": {"examples": {"checkpoints": entries}}})])
-            is None
-        )
+    for none in ([], None, [{"checkpoint": "step_0.pt", "examples": None}]):
+        assert chart_of(none) is None
 
 
 def test_the_comparison_is_that_of_the_table_with_gaps_where_nothing_was_compared(noisy: Path) -> None:
@@ -86,7 +89,7 @@ def test_the_comparison_is_that_of_the_table_with_gaps_where_nothing_was_compare
     for name in ("matrix_cosine", "matrix_cosine_null", "matrix_difference", "matrix_difference_null_sd"):
         assert found[name].tolist() == compared[name].tolist()
     sides = {**run.sides, "compare": compared[compared["order"] != 1]}
-    chart = draw("comparison", [type(run)(**{**vars(run), "sides": sides})])
+    chart = draw("comparison", [replace(run, sides=sides)])
     assert chart is not None
     part = pd.DataFrame(chart.rows, columns=chart.columns)
     assert part["matrix_cosine"].isna().tolist() == [False, True, False]
@@ -103,11 +106,11 @@ def test_without_such_tables_it_is_said_what_makes_them(tmp_path: Path, monkeypa
         assert f"run `{command}" in fisher("plot", "t.csv", "--what", what, code=1).stderr
 
 
-def test_several_runs_share_the_panels(noisy: Path, tmp_path: Path) -> None:
+def test_several_runs_share_the_panels(noisy: Path) -> None:
     record = json.loads(record_path(noisy.with_name("noisy.examples.csv")).read_text())
     assert record["checkpoints"][0]["examples"]["auroc"]
     run = read_run(noisy)
-    other = type(run)(**{**vars(run), "name": "other"})
+    other = replace(run, name="other")
     for what in ("memorisation", "comparison"):
         chart = draw(what, [run, other])
         assert chart is not None
