@@ -71,7 +71,7 @@ def _numbers(run: ReportedRun) -> dict[str, list[float]]:
 
 
 def _said(run: ReportedRun, known: dict[str, list[float]]) -> str:
-    """How alike the matrices are at the last checkpoint, and how often that is less than chance explains."""
+    """How alike the matrices are at the last checkpoint, and how often that is less than the null explains."""
     cosine, null, deviation = (known[f"matrix_cosine{end}"] for end in ("", "_null", "_null_sd"))
     counted = [k for k in range(len(cosine)) if math.isfinite(cosine[k]) and not run.doubted[k]]
     if not counted:
@@ -82,4 +82,6 @@ def _said(run: ReportedRun, known: dict[str, list[float]]) -> str:
         said += f" and would be {number_text(null[last])} if the labels were the model's own"
     judged = [k for k in counted if math.isfinite(null[k]) and math.isfinite(deviation[k])]
     below = sum(cosine[k] < null[k] - 2 * deviation[k] for k in judged)
-    return said + (f"; it is below that by more than chance at {below} of {len(judged)} checkpoints" if judged else "")
+    if not judged:
+        return said
+    return f"{said}; it is more than two standard deviations below that at {below} of {len(judged)} checkpoints"

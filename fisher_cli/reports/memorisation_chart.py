@@ -48,7 +48,7 @@ def memorisation(runs: Runs, width: float = WIDTH) -> Chart | None:
     value_axis(above, [value for _, known in found for value in (*known["ratio"], *known["low"]) if value > 0])
     above.axhline(1, color=GRID, lw=1, zorder=0)
     above.set_xlabel("")
-    above.set_ylabel("noisy / clean, true")
+    above.set_ylabel("ratio of true terms")
     along(below, [run for run, _ in found])
     below.axhline(0.5, color=GRID, lw=1, zorder=0)
     below.set_ylim(0, 1.03)

@@ -96,7 +96,7 @@ def test_the_comparison_is_that_of_the_table_with_gaps_where_nothing_was_compare
     below = sum(compared["matrix_cosine"] < compared["matrix_cosine_null"] - 2 * compared["matrix_cosine_null_sd"])
     whole = draw("comparison", [run])
     assert whole is not None
-    assert f"more than chance at {below} of 3 checkpoints" in whole.finding
+    assert f"more than two standard deviations below that at {below} of 3 checkpoints" in whole.finding
 
 
 def test_without_such_tables_it_is_said_what_makes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
