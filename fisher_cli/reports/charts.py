@@ -30,6 +30,7 @@ from fisher_cli.reports.drawing import (
     legend_above,
     line,
     logarithmic,
+    mark_run,
     style,
     value_axis,
 )
@@ -96,6 +97,7 @@ def _traces_of(axes: "Axes", run: ReportedRun, x: Sequence[float], i: int, total
             [x[found.peak]], [peak], marker="v", markersize=8, color=INK, fillstyle="none", linestyle="none"
         )
         marks[0].set_clip_on(False)
+        mark_run(marks[0], i)
 
 
 def _mark_phases(axes: "Axes", run: ReportedRun) -> None:
@@ -471,8 +473,9 @@ def spectrum(runs: Runs, width: float = WIDTH) -> Chart | None:
     names = ("index", "eigenvalue") if word == "spectrum" else ("lambda", "density")
     figure, (axes,) = canvas(width, height(width))
     rows: list[list[object]] = []
-    for i, run in enumerate(shown):
-        rows += _curves(axes, run, word, names, None if len(runs) == 1 else i)
+    for i, run in enumerate(runs):  # a run has one colour in all charts
+        if _has(run, word):
+            rows += _curves(axes, run, word, names, None if len(runs) == 1 else i)
     logarithmic(axes, "x")
     logarithmic(axes)
     for drawn in axes.lines:

@@ -3,7 +3,7 @@
 import math
 from typing import TYPE_CHECKING, Final
 
-from fisher_cli.reports.chart_parts import WIDTH, Runs, along, height, sentences, short_name
+from fisher_cli.reports.chart_parts import MOST_LABELLED, WIDTH, Runs, along, height, sentences, short_name
 from fisher_cli.reports.drawing import Chart, canvas, legend_above, line
 from fisher_cli.reports.numbers import number_text
 from fisher_cli.reports.reported_run import ReportedRun, numbers
@@ -24,16 +24,18 @@ def comparison(runs: Runs, width: float = WIDTH) -> Chart | None:
     Returns:
         None where no run has one.
     """
-    found = [(run, known) for run in runs if (known := _numbers(run))]
+    found = [(i, run, known) for i, run in enumerate(runs) if (known := _numbers(run))]
     if not found:
         return None
+    shown, several = [run for _, run, _ in found], len(runs) > 1
     figure, panels = canvas(width, 1.55 * height(width), 2)
     for axes, what in zip(panels, ("cosine", "difference"), strict=True):
-        for i, ((run, x), (_, known)) in enumerate(zip(along(axes, [run for run, _ in found]), found, strict=True)):
-            name = f"{short_name(run.name)}: " if len(found) > 1 else ""
+        for (i, run, known), (_, x) in zip(found, along(axes, shown), strict=True):
+            name = f"{short_name(run.name)}: " if several else ""
             line(axes, x, known[f"matrix_{what}"], None, i, f"{name}measured", dash=0, hollow=run.doubted)
-            other, deviations = (i if len(found) > 1 else 1), known[f"matrix_{what}_null_sd"]
-            line(axes, x, known[f"matrix_{what}_null"], deviations, other, f"{name}null", dash=1, hollow=run.doubted)
+            other, deviations = (i if several else 1), known[f"matrix_{what}_null_sd"]
+            label = f"{name}null" if len(found) <= MOST_LABELLED else "_"
+            line(axes, x, known[f"matrix_{what}_null"], deviations, other, label, dash=1, hollow=run.doubted)
         axes.set_ylim(bottom=0, top=1.03 if what == "cosine" else None)
         legend_above(axes)
     panels[0].set_xlabel("")
@@ -41,15 +43,15 @@ def comparison(runs: Runs, width: float = WIDTH) -> Chart | None:
     panels[1].set_ylabel("distance ‖F̂ − F‖ / ‖F‖")
     return Chart(
         "comparison",
-        sentences([run for run, _ in found], [_said(*each) for each in found], several=len(runs) > 1),
+        sentences(shown, [_said(run, known) for _, run, known in found], several=several),
         "Dashed: the null, what labels drawn from the model's own predictions would give for these examples, ± 2"
         " standard deviations of the draws. Outside of the band the difference is more than chance.",
         figure,
-        [*(["run"] if len(runs) > 1 else []), "checkpoint", *_COLUMNS],
+        [*(["run"] if several else []), "checkpoint", *_COLUMNS],
         [
-            [*([run.name] if len(runs) > 1 else []), place, *(known[name][i] for name in _COLUMNS)]
-            for run, known in found
-            for i, place in enumerate(run.places)
+            [*([run.name] if several else []), place, *(known[name][k] for name in _COLUMNS)]
+            for _, run, known in found
+            for k, place in enumerate(run.places)
         ],
         heading="True and empirical matrix",
     )

@@ -7,6 +7,7 @@ Source: Okabe and Ito 2008, https://jfly.uni-koeln.de/color/.
 import colorsys
 import importlib.util
 import io
+import json
 import math
 import os
 import re
@@ -14,10 +15,12 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, chdir, nullcontext
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 from fisher_cli.errors import UsageError
-from fisher_cli.text import visible
+from fisher_cli.reports.numbers import number_text
+from fisher_cli.text import one_line, visible
 
 
 def _beside_default_settings() -> AbstractContextManager[None]:
@@ -33,6 +36,7 @@ def _beside_default_settings() -> AbstractContextManager[None]:
 try:
     with _beside_default_settings():
         import matplotlib as mpl
+        from matplotlib.artist import Artist
         from matplotlib.axes import Axes
         from matplotlib.figure import Figure
         from matplotlib.lines import Line2D
@@ -104,8 +108,37 @@ class Chart:
     heading: str = ""
 
 
+@dataclass(frozen=True)
+class DrawnValue:
+    """A value that is drawn, as a page names it under the pointer.
+
+    Attributes:
+        axes: on which it is.
+        series: the place of its run, or of its line, among those of the figure.
+        name: of its line; "" for a line without one.
+        x: its place.
+        y: its value.
+        error: its standard error; NaN where unknown.
+    """
+
+    axes: Axes
+    series: int
+    name: str
+    x: float
+    y: float
+    error: float
+
+
 class ShownFigure(Figure):
-    """A figure that a notebook shows."""
+    """A figure that a notebook shows.
+
+    Attributes:
+        points: the values that are drawn in it.
+        of_runs: what is drawn of a run, with the run's place.
+    """
+
+    points: list[DrawnValue]
+    of_runs: list[tuple[int, Artist]]
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
@@ -131,6 +164,7 @@ def canvas(
     They share their steps, unless each has a height, and so an axis, of its own.
     """
     figure = ShownFigure(figsize=(width, height), layout="constrained")
+    figure.points, figure.of_runs = [], []
     found = figure.subplots(rows, 1, sharex=heights is None, squeeze=False, height_ratios=heights)
     return figure, [each[0] for each in found]
 
@@ -164,11 +198,20 @@ def picture(figure: Figure, form: str, title: str = "") -> bytes:
     return visible(content.decode()).encode() if form == "svg" else content
 
 
-def inline_svg(figure: Figure, prefix: str) -> str:
+def inline_svg(figure: Figure, name: str, prefix: str = "") -> str:
     """The figure for a page: no address in it, identifiers of its own, and the colours of the page's scheme.
 
-    The page has its heading and its finding under `prefix-heading` and `prefix-finding`: the picture's name.
+    Args:
+        figure: as `draw` makes it.
+        name: the page has the picture's heading and its finding under `name-heading` and `name-finding`.
+        prefix: of the identifiers; the name unless given.
+
+    Returns:
+        An element whose parts of a run say `data-run`, with the values in sight as `data-points`.
     """
+    prefix = prefix or name
+    for i, (series, artist) in enumerate(figure.of_runs if isinstance(figure, ShownFigure) else ()):
+        artist.set_gid(f"run-{series}-{i}")
     text = svg(figure).decode()
     text = re.sub(r"(?s)^.*?(?=<svg)|<metadata>.*?</metadata>|<!--.*?-->", "", text)
     text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
@@ -176,12 +219,41 @@ def inline_svg(figure: Figure, prefix: str) -> str:
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", text)
     # Only what the drawing itself needs: the page's own white or black is the background.
     text = re.sub(rf'(?s)<g id="{prefix}-patch_1">.*?</g>', "", text, count=1)
-    for colour, name in VARIABLES.items():
-        text = text.replace(colour, f"var(--{name})")
+    for colour, variable in VARIABLES.items():
+        text = text.replace(colour, f"var(--{variable})")
     text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
     text = re.sub(r"font-family: [^;\"]*;? ?", "", text).replace("fill: #ffffff", "fill: none")
-    named = f'<svg role="img" focusable="false" aria-labelledby="{prefix}-heading {prefix}-finding"'
-    return text.replace("<svg", named, 1).strip()
+    text = re.sub(rf'<g id="{prefix}-run-(\d+)-', r'<g data-run="\1" id="' + f"{prefix}-run-" + r"\1-", text)
+    named = f'<svg role="img" focusable="false" aria-labelledby="{name}-heading {name}-finding"'
+    return text.replace("<svg", f'{named} data-points="{escape(_placed_points(figure))}"', 1).strip()
+
+
+def points(figure: Figure) -> Sequence[DrawnValue]:
+    """The values that `line` has drawn in a figure."""
+    return figure.points if isinstance(figure, ShownFigure) else ()
+
+
+def _placed_points(figure: Figure) -> str:
+    """As JSON, for each value that is in sight its series, its place in the SVG, and what a reader sees of it."""
+    height = 72 * float(figure.get_size_inches()[1])
+    placed = []
+    for each in points(figure):
+        across, up = each.axes.transData.transform((each.x, each.y))
+        share = each.axes.transAxes.inverted().transform((across, up))
+        if all(-0.01 <= float(part) <= 1.01 for part in share):
+            scale = 72 / figure.dpi
+            place = (round(float(across) * scale, 1), round(height - float(up) * scale, 1))
+            placed.append([each.series, *place, _value_text(each)])
+    return json.dumps(placed, ensure_ascii=False, separators=(",", ":"))
+
+
+def _value_text(point: DrawnValue) -> str:
+    """`clean: true, training step 1,760: 83.3 ± 1.2`."""
+    bottom = point.axes.get_figure(root=True).axes[-1]  # type: ignore[union-attr]
+    what = (point.axes.get_xlabel() or bottom.get_xlabel()).split(" (")[0].removesuffix(", in order")
+    x = f"{point.x:,.6g}" if point.x == int(point.x) else number_text(point.x)
+    value = number_text(point.y, point.error if point.error > 0 else None)
+    return visible(one_line(f"{f'{point.name}, ' if point.name else ''}{what} {x}: {value}"))
 
 
 def step_axis(axes: Axes, steps: Sequence[float], *, known: bool) -> None:
@@ -222,18 +294,31 @@ def line(
     marked = [i for i in known if hollow and hollow[i]]
     kept = [i for i in known if i not in marked]
     beside: dict[str, Any] = {"color": colour, "marker": "o", "fillstyle": "none", "linestyle": "none", "alpha": alpha}
+    figure = axes.get_figure(root=True)
+    if isinstance(figure, ShownFigure):
+        name = "" if label.startswith("_") else label
+        figure.points += [DrawnValue(axes, series, name, x[i], y[i], errors[i] if errors else math.nan) for i in known]
     if not kept:  # an empty line has no place, and no figure can be laid out around it
-        axes.plot([x[i] for i in marked], [y[i] for i in marked], label=label, **beside)
+        mark_run(axes.plot([x[i] for i in marked], [y[i] for i in marked], label=label, **beside)[0], series)
         return
     for i in marked:  # as an artist, which unlike a plot does not widen the axis of values
-        axes.add_artist(Line2D([x[i]], [y[i]], **beside))
+        mark_run(axes.add_artist(Line2D([x[i]], [y[i]], **beside)), series)
         axes.update_datalim([(x[i], y[i])], updatey=False)
     xs, ys = [x[i] for i in kept], [y[i] for i in kept]
-    axes.plot(xs, ys, color=colour, linestyle=style, marker="o", alpha=alpha, label=label, clip_on=False)
+    drawn = axes.plot(xs, ys, color=colour, linestyle=style, marker="o", alpha=alpha, label=label, clip_on=False)
+    mark_run(drawn[0], series)
     if errors is not None:
         half = [2 * errors[i] if math.isfinite(errors[i]) else 0.0 for i in kept]
         low = [v - h for v, h in zip(ys, half, strict=True)]
-        axes.fill_between(xs, low, [v + h for v, h in zip(ys, half, strict=True)], color=colour, alpha=0.2, lw=0)
+        high = [v + h for v, h in zip(ys, half, strict=True)]
+        mark_run(axes.fill_between(xs, low, high, color=colour, alpha=0.2, lw=0), series)
+
+
+def mark_run(artist: Artist, series: int) -> None:
+    """Let a page show and hide what is drawn of a run."""
+    figure = artist.get_figure(root=True)
+    if isinstance(figure, ShownFigure):
+        figure.of_runs.append((series, artist))
 
 
 def colour_of(series: int) -> str:
@@ -262,8 +347,9 @@ def value_axis(axes: Axes, values: Sequence[float], wanted: bool | None = None, 
     is_wide = bool(positive) and not has_others and max(positive) >= _WIDE * low
     if positive and (is_wide if wanted is None else wanted):
         axes.set_ylim(0.7 * min(positive), 1.5 * max(positive))  # bands may reach down to zero
-        logarithmic(axes, below="mask" if has_others else "clip")
-        return True
+        if axes.get_ylim()[0] > 0:  # matplotlib widens limits that it cannot tell from zero
+            logarithmic(axes, below="mask" if has_others else "clip")
+            return True
     axes.set_ylim(bottom=0)
     return False
 

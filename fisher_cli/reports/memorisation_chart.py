@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-from fisher_cli.reports.chart_parts import WIDTH, Runs, along, height, sentences, short_name
-from fisher_cli.reports.drawing import GRID, Chart, canvas, legend_above, line, value_axis
+from fisher_cli.reports.chart_parts import MOST_LABELLED, WIDTH, Runs, along, height, sentences, short_name
+from fisher_cli.reports.drawing import GRID, Chart, canvas, legend_above, line, mark_run, value_axis
 from fisher_cli.reports.numbers import number_text
 from fisher_cli.reports.reported_run import ReportedRun
 
@@ -24,16 +24,16 @@ def memorisation(runs: Runs, width: float = WIDTH) -> Chart | None:
     Returns:
         None where no run has such examples.
     """
-    found = [(run, known) for run in runs if (known := _numbers(run))]
+    found = [(i, run, known) for i, run in enumerate(runs) if (known := _numbers(run))]
     if not found:
         return None
     figure, (above, below) = canvas(width, 1.55 * height(width), 2)
-    places = along(above, [run for run, _ in found])
-    for i, ((_, x), (run, known)) in enumerate(zip(places, found, strict=True)):
-        name = f"{short_name(run.name)}: " if len(found) > 1 else ""
+    shown, several = [run for _, run, _ in found], len(runs) > 1
+    for (i, run, known), (_, x) in zip(found, along(above, shown), strict=True):
+        name = f"{short_name(run.name)}: " if several else ""
         line(above, x, known["ratio"], None, i, f"{name}noisy to clean", dash=0, hollow=run.doubted)
         kept = [k for k, value in enumerate(known["low"]) if math.isfinite(value) and not run.doubted[k]]
-        above.fill_between(
+        band = above.fill_between(
             [x[k] for k in kept],
             [known["low"][k] for k in kept],
             [known["high"][k] for k in kept],
@@ -41,15 +41,17 @@ def memorisation(runs: Runs, width: float = WIDTH) -> Chart | None:
             alpha=0.2,
             lw=0,
         )
+        mark_run(band, i)
         for series, (column, word) in enumerate(_DETECTORS.items()):
-            colour, label = (series, word) if len(found) == 1 else (i, f"{name}{word}")
+            colour, label = (i, f"{name}{word}") if several else (series, word)
+            label = label if series == 0 or len(found) <= MOST_LABELLED else "_"
             errors = known[f"auroc_{column}_se"]
             line(below, x, known[f"auroc_{column}"], errors, colour, label, dash=series, hollow=run.doubted)
-    value_axis(above, [value for _, known in found for value in (*known["ratio"], *known["low"]) if value > 0])
+    value_axis(above, [value for _, _, known in found for value in (*known["ratio"], *known["low"]) if value > 0])
     above.axhline(1, color=GRID, lw=1, zorder=0)
     above.set_xlabel("")
     above.set_ylabel("ratio of true terms")
-    along(below, [run for run, _ in found])
+    along(below, shown)
     below.axhline(0.5, color=GRID, lw=1, zorder=0)
     below.set_ylim(0, 1.03)
     below.set_ylabel("AUROC: noisy above clean")
@@ -57,16 +59,16 @@ def memorisation(runs: Runs, width: float = WIDTH) -> Chart | None:
         legend_above(axes)
     return Chart(
         "memorisation",
-        sentences([run for run, _ in found], [_said(*each) for each in found], several=len(runs) > 1),
+        sentences(shown, [_said(run, known) for _, run, known in found], several=several),
         "Above: the mean true term of the noisy examples over that of the clean ones, with its interval of 95 %; 1 is"
         " no difference. Below: the probability that a noisy example has a larger value than a clean one, ± 2 standard"
         " errors; 0.5 is chance.",
         figure,
-        [*(["run"] if len(runs) > 1 else []), "checkpoint", *found[0][1]],
+        [*(["run"] if several else []), "checkpoint", *found[0][2]],
         [
-            [*([run.name] if len(runs) > 1 else []), place, *(column[i] for column in known.values())]
-            for run, known in found
-            for i, place in enumerate(run.places)
+            [*([run.name] if several else []), place, *(column[k] for column in known.values())]
+            for _, run, known in found
+            for k, place in enumerate(run.places)
         ],
         heading="Noisy and clean examples",
     )

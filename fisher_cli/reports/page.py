@@ -1,5 +1,7 @@
 """One self-contained HTML page about a run, or about several beside each other."""
 
+import base64
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,8 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fisher_cli.reports.accuracy_note import accuracy_note
-from fisher_cli.reports.charts import NAMES_OF_A_PAGE, draw
-from fisher_cli.reports.drawing import PAGE_TEXT, Chart, inline_svg
+from fisher_cli.reports.charts import NAMES_OF_A_PAGE, SCALED, draw
+from fisher_cli.reports.drawing import PAGE_TEXT, VARIABLES, Chart, colour_of, inline_svg, points
 from fisher_cli.reports.numbers import finite
 from fisher_cli.reports.reported_run import ReportedRun, last_examples, numbers
 from fisher_cli.reports.run_sentences import run_sentences
@@ -83,7 +85,8 @@ def render_page(runs: Sequence[ReportedRun]) -> bytes:
         runs: the reports to show, at least one; several share the charts.
     """
     found = [chart for what in NAMES_OF_A_PAGE if (chart := draw(what, runs, text=PAGE_TEXT)) is not None]
-    figures = [(chart, _drawn(chart)) for chart in found]
+    figures = [(chart, Markup(inline_svg(chart.figure, chart.what)), _other_scale(chart, runs)) for chart in found]
+    script = _environment().get_template("page.js").render()
     text = (
         _environment()
         .get_template("page.html.jinja")
@@ -96,6 +99,8 @@ def render_page(runs: Sequence[ReportedRun]) -> bytes:
             commands=list(dict.fromkeys(command for run in runs for command in run.commands())),
             several=len(runs) > 1,
             between=_between(runs),
+            script=Markup(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         )
     )
     return START + text.encode("utf-8", "backslashreplace")
@@ -124,9 +129,24 @@ def _finalized(value: object) -> object:
     return visible(value) if isinstance(value, str) else value
 
 
-def _drawn(chart: Chart) -> Markup:
-    """The chart's picture; matplotlib has escaped its texts for a page."""
-    return Markup(inline_svg(chart.figure, chart.what))
+def _other_scale(chart: Chart, runs: Sequence[ReportedRun]) -> dict[str, Any] | None:
+    """The same chart with its axis of values linear instead of logarithmic, or the reverse where all are positive."""
+    axes = chart.figure.axes[0]
+    is_logarithmic = axes.get_yscale() != "log"
+    values = [each.y for each in points(chart.figure) if each.axes is axes]
+    if chart.what not in SCALED or (is_logarithmic and not (values and min(values) > 0)):
+        return None
+    other = draw(chart.what, runs, text=PAGE_TEXT, is_logarithmic=is_logarithmic)
+    if other is None or (other.figure.axes[0].get_yscale() == "log") != is_logarithmic:
+        return None
+    picture = inline_svg(other.figure, chart.what, f"{chart.what}-other")
+    return {"picture": Markup(picture), "is_logarithmic": is_logarithmic}  # matplotlib has escaped its texts
+
+
+def _swatch(place: int) -> Markup:
+    """The colour of a run, as the page calls it."""
+    colour = colour_of(place)
+    return Markup(f"var(--{VARIABLES[colour]})" if colour in VARIABLES else colour)
 
 
 def _is_number(value: object) -> bool:
@@ -148,8 +168,8 @@ def _abouts(runs: Sequence[ReportedRun]) -> list[dict[str, Any]]:
     """What stands above all of each run; of further runs of a report only the facts in which they differ."""
     found = []
     first: dict[str, list[tuple[str, str]]] = {}
-    for run in runs:
-        about = _about(run)
+    for place, run in enumerate(runs):
+        about = _about(run) | {"swatch": _swatch(place)}
         known = first.setdefault(run.report, about["facts"])
         if known is not about["facts"]:
             about["facts"] = [fact for fact in about["facts"] if fact not in known]

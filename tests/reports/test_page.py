@@ -1,5 +1,8 @@
 """The page of a report: whole, true to the report's numbers, harmless, and the same every time."""
 
+import base64
+import hashlib
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -7,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fisher_cli.reports.charts import NAMES_OF_A_PAGE, draw
+from fisher_cli.reports.numbers import number_text
 from fisher_cli.reports.page import render_page
 from fisher_cli.reports.reported_run import read_run
 from fisher_cli.storage.formats import format_of, render
@@ -133,6 +137,30 @@ def test_nothing_outside_of_the_file_is_named(content: bytes) -> None:
     clips = set(re.findall(rb"url\(#([^)]*)\)", content))
     assert clips
     assert clips <= {each.encode() for each in identifiers if each}
+
+
+def test_its_policy_names_the_hash_of_its_one_script(content: bytes) -> None:
+    page = Page(content)
+    (policy,) = [attributes["content"] for _, attributes in page.elements if "http-equiv" in attributes]
+    digest = base64.b64encode(hashlib.sha256(page.script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}';" in (policy or "")
+
+
+def test_each_value_in_sight_has_its_text_beside_its_place(content: bytes, report: Path) -> None:
+    main = read_table(report)
+    (drawn,) = [
+        json.loads(attributes["data-points"] or "")
+        for tag, attributes in Page(content).elements
+        if tag == "svg" and str(attributes["aria-labelledby"]).startswith("ratio-") and "data-points" in attributes
+    ]
+    values, errors = main["trace_ratio"].tolist(), main["trace_ratio_se"].tolist()
+    said = [
+        f"measured, training step {step:,}: {number_text(value, error)}"
+        for step, value, error in zip(main["step"].tolist(), values, errors, strict=True)
+    ]
+    assert [text for *_, text in drawn] == said
+    places = [x for _, x, *_ in drawn]
+    assert places == sorted(set(places))
 
 
 def test_it_is_the_same_every_time_and_says_nothing_of_the_day(content: bytes, report: Path) -> None:

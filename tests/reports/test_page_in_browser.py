@@ -1,6 +1,7 @@
 """Pages of the sample runs in a browser: quiet, whole, readable at any width, light and dark, also when heard."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,89 @@ def sorts(opened: Browser) -> None:
 )
 def test_a_browser_shows_the_page(opened: Browser, pages: dict[str, Path], run: str, width: int, scheme: str) -> None:
     look(opened, pages[run], width, scheme)
+
+
+POINT = """(() => {
+    const svg = document.querySelector("#traces svg"), point = JSON.parse(svg.dataset.points)[0];
+    svg.scrollIntoView({block: "center", behavior: "instant"});
+    const at = new DOMPoint(point[1], point[2]).matrixTransform(svg.getScreenCTM());
+    const marks = [...svg.querySelectorAll("[data-run='0'] use")].map((each) => each.getBoundingClientRect());
+    const nearest = Math.min(...marks.map((m) => Math.hypot(m.x + m.width / 2 - at.x, m.y + m.height / 2 - at.y)));
+    svg.dispatchEvent(new PointerEvent("pointermove", {bubbles: true, clientX: at.x + 3, clientY: at.y}));
+    const label = document.querySelector(".value");
+    const box = label.getBoundingClientRect();
+    const found = [point[3], label.hidden, label.textContent, nearest, box.left >= 0 && box.right <= innerWidth];
+    document.body.dispatchEvent(new PointerEvent("pointermove", {bubbles: true, clientX: 1, clientY: 1}));
+    return [...found, label.hidden];
+})()"""
+
+
+@pytest.mark.parametrize(("run", "width"), [("clean", 1280), ("all", 390)])
+def test_the_pointer_shows_the_value_of_the_nearest_mark(
+    opened: Browser, pages: dict[str, Path], run: str, width: int
+) -> None:
+    opened.show(pages[run], width, "light")
+    text, is_hidden, said, distance, is_in_sight, is_gone = opened.run(POINT)
+    name = "clean: true" if run == "all" else "true"
+    assert re.fullmatch(name + r", training step 0: [\d.,]+ ± [\d.]+", text)
+    assert said == text
+    assert not is_hidden
+    assert distance < 1.5
+    assert is_in_sight
+    assert is_gone
+    assert opened.logged == []
+
+
+def test_a_switch_shows_the_other_scale_and_the_first_one_again(opened: Browser, pages: dict[str, Path]) -> None:
+    opened.show(pages["clean"], 1280, "light")
+    label = "document.querySelector('#traces svg').textContent.includes('logarithmic')"
+    switch = "document.querySelector('#traces .toggle')"
+    shown = [opened.run(label)]
+    pressed = [opened.run(f"{switch}.getAttribute('aria-pressed')")]
+    for _ in range(2):
+        opened.run(f"{switch}.focus(), {switch}.click()")
+        shown.append(opened.run("document.querySelector('#traces svg text') && " + label))
+        pressed.append(opened.run(f"{switch}.getAttribute('aria-pressed')"))
+    assert shown[1] != shown[0] == shown[2]
+    assert pressed == ["true" if each else "false" for each in shown]
+    assert opened.run(f"document.activeElement === {switch}")
+    assert opened.run("document.querySelectorAll('figure svg').length") == len(NAMES_OF_A_PAGE)
+
+
+def test_a_switch_hides_a_run_in_all_charts(opened: Browser, pages: dict[str, Path]) -> None:
+    opened.show(pages["all"], 1280, "light")
+    assert opened.run("[...document.querySelectorAll('.runs button')].map((b) => b.innerText)") == list(STEPS)
+    seen = """[0, 1, 2].map((run) => [...document.querySelectorAll(`figure svg [data-run="${run}"]`)].map(
+        (each) => getComputedStyle(each).visibility))"""
+    before = opened.run(seen)
+    assert all(len(each) > 10 and set(each) == {"visible"} for each in before)
+    opened.run("document.querySelectorAll('.runs button')[0].click()")
+    opened.run("document.querySelectorAll('#traces .toggle, #loss .toggle').forEach((each) => each.click())")
+    after = opened.run(seen)
+    assert [set(each) for each in after] == [{"hidden"}, {"visible"}, {"visible"}]
+    assert not opened.run(POINT)[2].startswith("clean"), "a run that is not shown has no values"
+    opened.run("document.querySelectorAll('.runs button')[0].click()")
+    assert all(set(each) == {"visible"} for each in opened.run(seen))
+    assert opened.logged == []
+
+
+def test_without_its_script_the_page_has_no_switch(opened: Browser, pages: dict[str, Path], tmp_path: Path) -> None:
+    text = pages["all"].read_text()
+    (tmp_path / "still.html").write_text(re.sub(r"(?s)<script>.*</script>", "", text))
+    opened.show(tmp_path / "still.html", 1280, "light")
+    assert opened.run("document.querySelector('.runs').offsetHeight") == 0
+    assert opened.run("document.querySelectorAll('main button').length") == 0
+    assert opened.run("document.querySelectorAll('figure svg').length") == len(NAMES_OF_A_PAGE)
+
+
+def test_a_browser_runs_no_other_script_than_the_page_s_own(
+    opened: Browser, pages: dict[str, Path], tmp_path: Path
+) -> None:
+    text = pages["clean"].read_text()
+    (tmp_path / "other.html").write_text(text.replace("</main>", "</main><script>document.title = 'other'</script>"))
+    opened.show(tmp_path / "other.html", 1280, "light")
+    assert opened.run("document.title").startswith("Fisher information")
+    assert opened.run("document.querySelectorAll('.toggle').length") > 0
 
 
 VIOLATIONS = """axe.run({resultTypes: ["violations"]}).then((found) => found.violations.map(
