@@ -30,7 +30,8 @@ HEAD = """\
 
 From a clean machine with Python to a page about a network of one's own. `python -m benchmarks.first_minutes --write`
 wrote this record on two cores: it built the wheel, made an empty environment, typed what stands after each `$`, and
-counted the seconds. `…` stands for lines that are left out.
+counted the seconds. `…` stands for lines that are left out. `notebook.py` has the cells of
+[notebook.ipynb](notebook.ipynb), which trains the network.
 
 """
 
@@ -83,7 +84,8 @@ def typed(words: str, command: list[str | Path], folder: Path) -> Typed:
     if process.returncode:
         msg = f"{words} ended with {process.returncode}: {printed[-2000:]}"
         raise RuntimeError(msg)
-    return Typed(words, printed, at, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return Typed(words, printed.replace(f"{folder.parent}/", ""), at, seconds)
 
 
 def built(folder: Path, *, isolated: bool) -> Path:
@@ -110,7 +112,7 @@ def built(folder: Path, *, isolated: bool) -> Path:
 def with_libraries_of_an_index(environment: Path, wheel: Path) -> Typed:
     """Install the wheel and all that it needs, as a newcomer does."""
     python = environment / "bin" / "python"
-    command = ["-m", "pip", "--python", python, "install", "--quiet", f"{wheel}[report]"]
+    command = ["-m", "pip", "--python", python, "install", "-qq", f"{wheel}[report]"]
     return typed("pip install 'fisher-cli[report]'", [sys.executable, *command], environment)
 
 
@@ -169,7 +171,7 @@ def record(steps: list[Typed], wheel: Path) -> str:
     lines = ["| what | measured |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items()), ""]
     for step in steps[:-1]:
         lines += ["```text", step.shown(), "```", ""]
-    return "\n".join(lines)
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def main() -> None:
