@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +34,7 @@ from fisher_cli.reports.drawing import (
     mark_run,
     style,
     value_axis,
+    without_bands,
 )
 from fisher_cli.reports.layout import shorten
 from fisher_cli.reports.memorisation_chart import memorisation
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
 Shares = Mapping[str, list[float]]
 # Rows of a map of shares that can still be read.
 MOST_ROWS: Final = 24
+# Bands of more runs cover each other.
+MOST_BANDS: Final = 4
 # Maps below each other.
 MOST_MAPS: Final = 6
 
@@ -600,4 +604,8 @@ def draw(
         KeyError: there is no chart of this name.
     """
     with style(text):
-        return _CHARTS[what](runs, width, **({"is_logarithmic": is_logarithmic} if what in SCALED else {}))
+        chart = _CHARTS[what](runs, width, **({"is_logarithmic": is_logarithmic} if what in SCALED else {}))
+        if chart is None or len(runs) <= MOST_BANDS or not without_bands(chart.figure):
+            return chart
+        note = f"{chart.note} Of more than {MOST_BANDS} runs no bands are drawn; the errors are in the numbers."
+        return replace(chart, note=note)

@@ -38,6 +38,7 @@ try:
         import matplotlib as mpl
         from matplotlib.artist import Artist
         from matplotlib.axes import Axes
+        from matplotlib.collections import PolyCollection
         from matplotlib.figure import Figure
         from matplotlib.lines import Line2D
         from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
@@ -319,6 +320,17 @@ def mark_run(artist: Artist, series: int) -> None:
     figure = artist.get_figure(root=True)
     if isinstance(figure, ShownFigure):
         figure.of_runs.append((series, artist))
+
+
+def without_bands(figure: Figure) -> bool:
+    """Take the bands of all runs out of a figure; whether there were any."""
+    if not isinstance(figure, ShownFigure):
+        return False
+    bands = [(series, artist) for series, artist in figure.of_runs if isinstance(artist, PolyCollection)]
+    for band in bands:
+        band[1].remove()
+        figure.of_runs.remove(band)
+    return bool(bands)
 
 
 def colour_of(series: int) -> str:

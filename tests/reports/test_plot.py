@@ -9,12 +9,13 @@ from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
+from matplotlib.collections import PolyCollection
 from PIL import Image
 
 from fisher_cli.cli.plot import Drawing
 from fisher_cli.reports.charts import MOST_ROWS, NAMES, blocks, draw, traces
 from fisher_cli.reports.drawing import picture
-from fisher_cli.reports.reported_run import read_run
+from fisher_cli.reports.reported_run import read_run, read_runs
 from tests.command import error_line, fisher
 from tests.report_files import made
 
@@ -194,3 +195,16 @@ def test_where_every_row_is_doubted_all_are_hollow_and_in_range(tmp_path: Path) 
     assert chart is not None
     assert chart.figure.axes[0].get_ylim()[1] > 23
     assert all(line.get_fillstyle() == "none" for line in chart.figure.axes[0].lines)
+
+
+@pytest.mark.parametrize("count", [4, 5])
+def test_bands_are_left_out_where_they_would_cover_each_other(tmp_path: Path, count: int) -> None:
+    runs = read_runs([made(tmp_path / f"r{i}.csv", 5, 2) for i in range(count)])
+    chart = draw("traces", runs)
+    assert chart is not None
+    bands = [each for each in chart.figure.axes[0].collections if isinstance(each, PolyCollection)]
+    assert len(bands) == (2 * count if count == 4 else 0)
+    assert ("no bands are drawn" in chart.note) == (count > 4)
+    assert len(chart.figure.axes[0].lines) >= 2 * count
+    column = list(chart.columns).index("trace_true_se")
+    assert {row[column] for row in chart.rows} == {0.5}
