@@ -124,7 +124,7 @@ def test_a_chart_is_a_figure_and_a_file_where_a_path_is_given(found: Result, tmp
 
 
 def test_a_chart_that_cannot_be_drawn_is_refused(found: Result) -> None:
-    with pytest.raises(UsageError, match="what='trace': there are traces, ratio, loss"):
+    with pytest.raises(UsageError, match="what='trace': there are traces, ratio, comparison"):
         found.plot("trace")
     with pytest.raises(UsageError, match=r"no numbers for this chart: call spectrum\(\.\.\.\)"):
         found.plot("spectrum")

@@ -272,7 +272,7 @@ def test_a_checkpoint_that_fails_is_a_row_and_leaves_the_others(workdir: Path) -
     assert "rejected" in result.stdout or not result.stdout
     fisher("examples", workdir / "broken_step_9.pt", "-q", "-o", "none.csv", code=1)
     assert not list(Path().glob(".*"))
-    assert not Path("none.examples.csv").exists()
+    assert list(read_table(Path("none.examples.csv"))["status"]) == ["rejected"]
 
 
 def test_rows_that_were_finished_before_are_the_same_when_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
