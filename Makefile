@@ -15,7 +15,7 @@ test: .venv/dev  ## every kind of test, and of each list a seeded part: six minu
 test-ci: .venv/dev  ## all tests, and of the long lists a seeded part
 	$(BIN)/python -m pytest -n auto
 
-test-oldest: .venv-oldest/made  ## the tests, or those in TESTS, with the oldest libraries that are supported
+test-oldest: .venv-oldest/made  ## the tests, or those in TESTS, with the oldest supported libraries
 	.venv-oldest/bin/python -m pytest -n auto -m "not long and not ci" \
 		-W ignore::DeprecationWarning -W ignore::FutureWarning $(TESTS)
 
