@@ -307,8 +307,8 @@ def test_curvlinops_agrees(name: str) -> None:
     problem = problem_of(case)
     trace = sweep(problem).trace
     for operator, total, eigenvalues in (
-        (GGNLinearOperator, trace.true.value, true_eigenvalues),
-        (EFLinearOperator, trace.empirical.value, empirical_eigenvalues),
+        (curvlinops.GGNLinearOperator, trace.true.value, true_eigenvalues),
+        (curvlinops.EFLinearOperator, trace.empirical.value, empirical_eigenvalues),
     ):
         dense = operator(model, loss, parameters, data, check_deterministic=False) @ identity
         assert total == pytest.approx(float(dense.trace()), rel=1e-10)
