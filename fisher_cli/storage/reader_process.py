@@ -205,7 +205,8 @@ class ReaderOwner:
     ) -> None:
         self.code = CODE.format(module=module, is_mapped=is_mapped)
         self._decoders, self._libraries = decoders, libraries
-        self._lock, self._is_busy = threading.Lock(), False
+        # Answers that nobody takes end their reader when they are collected, which may be while a thread holds it.
+        self._lock, self._is_busy = threading.RLock(), False
         self.reader: ReaderProcess | None = None
         _OWNERS.add(self)
 
@@ -313,7 +314,7 @@ class ReaderOwner:
     def leave(self) -> None:
         """Leave the reader to the process that this one is a copy of."""
         reader, self.reader = self.reader, None
-        self._lock, self._is_busy = threading.Lock(), False
+        self._lock, self._is_busy = threading.RLock(), False
         if reader is not None:
             reader.close()
 

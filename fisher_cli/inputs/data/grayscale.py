@@ -39,7 +39,7 @@ def in_grayscale(
         return source
     if source.channels not in {None, 3}:
         return source
-    pixels, _ = next(iter(source.examples([index])))
+    ((pixels, _),) = source.examples([index])  # to its end: what is left half-way ends the reader
     source = replace(source, channels=pixels.shape[2] if pixels.ndim == 3 else 1)
     if source.channels != 3:
         return source
