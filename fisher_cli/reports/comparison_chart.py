@@ -37,7 +37,7 @@ def comparison(runs: Runs, width: float = WIDTH) -> Chart | None:
             label = f"{name}null" if len(found) <= MOST_LABELLED else "_"
             line(axes, x, known[f"matrix_{what}_null"], deviations, other, label, dash=1, hollow=run.doubted)
         axes.set_ylim(bottom=0, top=1.03 if what == "cosine" else None)
-        legend_above(axes)
+    legend_above(panels[0])  # the lines of both panels have the same names
     panels[0].set_xlabel("")
     panels[0].set_ylabel("cosine of F̂ and F")
     panels[1].set_ylabel("distance ‖F̂ − F‖ / ‖F‖")

@@ -50,19 +50,18 @@ def memorisation(runs: Runs, width: float = WIDTH) -> Chart | None:
     value_axis(above, [value for _, _, known in found for value in (*known["ratio"], *known["low"]) if value > 0])
     above.axhline(1, color=GRID, lw=1, zorder=0)
     above.set_xlabel("")
-    above.set_ylabel("ratio of true terms")
+    above.set_ylabel("noisy / clean, true term")
     along(below, shown)
     below.axhline(0.5, color=GRID, lw=1, zorder=0)
     below.set_ylim(0, 1.03)
     below.set_ylabel("AUROC: noisy above clean")
-    for axes in (above, below):
-        legend_above(axes)
+    legend_above(below)  # a run's true term has the line of its ratio above
     return Chart(
         "memorisation",
         sentences(shown, [_said(run, known) for _, run, known in found], several=several),
         "Above: the mean true term of the noisy examples over that of the clean ones, with its interval of 95 %; 1 is"
         " no difference. Below: the probability that a noisy example has a larger value than a clean one, ± 2 standard"
-        " errors; 0.5 is chance.",
+        " errors; 0.5 is chance. Solid: true term; dashed: empirical term; dotted: loss.",
         figure,
         [*(["run"] if several else []), "checkpoint", *found[0][2]],
         [

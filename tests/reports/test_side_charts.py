@@ -118,3 +118,24 @@ def test_several_runs_share_the_panels(noisy: Path) -> None:
         assert len(chart.rows) == 6
         assert chart.finding.count("\n") == 1
         assert not any(isinstance(cell, float) and math.isinf(cell) for row in chart.rows for cell in row)
+
+
+@pytest.mark.parametrize("what", ["memorisation", "comparison"])
+@pytest.mark.parametrize("count", [1, 3, 30])
+def test_one_legend_names_every_run_and_covers_no_other(noisy: Path, what: str, count: int) -> None:
+    run = read_run(noisy)
+    runs = [run] if count == 1 else [replace(run, name=f"seed-{i:02}") for i in range(count)]
+    chart = draw(what, runs)
+    assert chart is not None
+    chart.figure.draw_without_rendering()
+    inside = [each for axes in chart.figure.axes if (each := axes.get_legend()) is not None]
+    legends = [*inside, *chart.figure.legends]
+    assert len(legends) == 1
+    texts = [text.get_text() for text in legends[0].get_texts()]
+    assert len(set(texts)) == len(texts)
+    if count > 1:
+        assert {text.split(":")[0] for text in texts} == {each.name for each in runs}
+    if count == 30:
+        assert "dashed: " in chart.note.lower(), "of many runs the legend names but one line each"
+        lowest = min(axes.get_tightbbox().y0 for axes in chart.figure.axes)
+        assert 0 <= legends[0].get_window_extent().y0 < legends[0].get_window_extent().y1 <= lowest
