@@ -1,24 +1,8 @@
 """The command `fisher`, run in this process."""
 
-from functools import cache
-
-import typer.main
-import typer.testing
-from typer import Typer
 from typer.testing import CliRunner, Result
 
 from fisher_cli.cli.app import app
-
-
-@cache
-def _made(app: Typer, callbacks: tuple[object, ...]) -> object:  # noqa: ARG001 - with another command it is another
-    return typer.main.get_command(app)
-
-
-# The runner makes the parser anew for each command, which takes longer than many a command.
-setattr(  # noqa: B010 - a name of its own
-    typer.testing, "_get_command", lambda app: _made(app, tuple(each.callback for each in app.registered_commands))
-)
 
 
 def fisher(*words: object, code: int | None = 0, **environment: str) -> Result:

@@ -11,6 +11,7 @@ from fisher_cli.storage.report_files import ReportFiles
 from fisher_cli.tables.dialects import Dialect
 
 if TYPE_CHECKING:
+    from fisher_cli.inputs.checkpoints.checkpoints import CheckpointFile
     from fisher_cli.reports.console import Console
     from fisher_cli.results import Inspection, Measurement
 
@@ -100,11 +101,11 @@ def why_nothing(rows: "Sequence[Measurement] | Sequence[Inspection]", said: str 
     return f"none of the {total} checkpoints could be analysed; the first, {first.checkpoint}: {first.error}"
 
 
-def say_what_is_passed_over(console: "Console", checkpoints: Sequence[Path]) -> None:
+def say_what_is_passed_over(console: "Console", checkpoints: Sequence[Path], files: "Sequence[CheckpointFile]") -> None:
     """Say which files of the named folders are not looked at, being of other suffixes."""
     from fisher_cli.inputs.checkpoints.discovery import passed_over
 
-    if others := passed_over(checkpoints):
+    if others := passed_over(checkpoints, (file.path for file in files)):
         console.message(f"not looked at: {others}; name a file to have it read")
 
 

@@ -81,7 +81,7 @@ def inspect(
         if files is not None:
             files = replace(files, inputs=tuple(file.path for file in survey.files))
             files.check_writable()
-        say_what_is_passed_over(console, checkpoints)
+        say_what_is_passed_over(console, checkpoints, survey.files)
         from fisher_cli.results import OrderInRun
 
         place = OrderInRun()

@@ -327,7 +327,7 @@ def _say_what_is_analysed(console: "Console", run: "FileRun", checkpoints: Seque
     normalised = "not normalised" if name == "none" else f"normalised by {name}"
     where = f"on {run.inputs.device}{_by(run)}"
     console.message(f"{count}, {part} {examples.total} examples of {examples.name}{split}, {normalised}, {where}")
-    say_what_is_passed_over(console, checkpoints)
+    say_what_is_passed_over(console, checkpoints, run.files)
 
 
 def _by(run: "FileRun") -> str:

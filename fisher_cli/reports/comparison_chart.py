@@ -1,15 +1,12 @@
 """How far the empirical Fisher is from the true one along training, beside what the model's own labels would give."""
 
 import math
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from fisher_cli.reports.chart_parts import MOST_LABELLED, WIDTH, Runs, along, height, sentences, short_name
 from fisher_cli.reports.drawing import Chart, canvas, legend_above, line
 from fisher_cli.reports.numbers import number_text
 from fisher_cli.reports.reported_run import ReportedRun, numbers
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _COLUMNS: Final = tuple(f"matrix_{what}{end}" for what in ("cosine", "difference") for end in ("", "_null", "_null_sd"))
 
@@ -59,21 +56,13 @@ def comparison(runs: Runs, width: float = WIDTH) -> Chart | None:
 
 def _numbers(run: ReportedRun) -> dict[str, list[float]]:
     """The columns of the comparison by the rows of the run, NaN where a checkpoint was not compared; {} for none."""
-    table: pd.DataFrame | None = run.sides.get("compare")
-    if table is None:
-        return {}
-    rows = {name: i for i, name in enumerate(map(str, table["checkpoint"]))}
-    places = [rows.get(name) for name in map(str, run.main["checkpoint"])]
-    known = {
-        name: [math.nan if place is None else column[place] for place in places]
-        for name in _COLUMNS
-        for column in [numbers(table, name)]
-    }
+    tables = [run.rows("compare", int(order)) for order in run.column("order")]
+    known = {name: [math.nan if table is None else numbers(table, name)[0] for table in tables] for name in _COLUMNS}
     return known if any(map(math.isfinite, known["matrix_cosine"])) else {}
 
 
 def _said(run: ReportedRun, known: dict[str, list[float]]) -> str:
-    """How alike the matrices are at the last checkpoint, and how often that is less than the null explains."""
+    """How alike the matrices are at the last checkpoint, and how often the null does not explain that."""
     cosine, null, deviation = (known[f"matrix_cosine{end}"] for end in ("", "_null", "_null_sd"))
     counted = [k for k in range(len(cosine)) if math.isfinite(cosine[k]) and not run.doubted[k]]
     if not counted:
@@ -84,6 +73,10 @@ def _said(run: ReportedRun, known: dict[str, list[float]]) -> str:
         said += f" and would be {number_text(null[last])} if the labels were the model's own"
     judged = [k for k in counted if math.isfinite(null[k]) and math.isfinite(deviation[k])]
     below = sum(cosine[k] < null[k] - 2 * deviation[k] for k in judged)
+    above = sum(cosine[k] > null[k] + 2 * deviation[k] for k in judged)
     if not judged:
         return said
-    return f"{said}; it is more than two standard deviations below that at {below} of {len(judged)} checkpoints"
+    return (
+        f"{said}; of {len(judged)} checkpoints it is below that by more than two standard deviations at {below}, "
+        f"above at {above}"
+    )

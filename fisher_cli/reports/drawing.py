@@ -229,7 +229,7 @@ def inline_svg(figure: Figure, name: str, prefix: str = "") -> str:
     return text.replace("<svg", f'{named} data-points="{escape(_placed_points(figure))}"', 1).strip()
 
 
-def points(figure: Figure) -> Sequence[DrawnValue]:
+def drawn_values(figure: Figure) -> Sequence[DrawnValue]:
     """The values that `line` has drawn in a figure."""
     return figure.points if isinstance(figure, ShownFigure) else ()
 
@@ -238,7 +238,7 @@ def _placed_points(figure: Figure) -> str:
     """As JSON, for each value that is in sight its series, its place in the SVG, and what a reader sees of it."""
     height = 72 * float(figure.get_size_inches()[1])
     placed = []
-    for each in points(figure):
+    for each in drawn_values(figure):
         across, up = each.axes.transData.transform((each.x, each.y))
         share = each.axes.transAxes.inverted().transform((across, up))
         if all(-0.01 <= float(part) <= 1.01 for part in share):

@@ -8,6 +8,7 @@ from fisher_cli.reports.chart_parts import MOST_LABELLED, WIDTH, Runs, along, he
 from fisher_cli.reports.drawing import GRID, Chart, canvas, legend_above, line, mark_run, value_axis
 from fisher_cli.reports.numbers import number_text
 from fisher_cli.reports.reported_run import ReportedRun
+from fisher_cli.text import unescape
 
 _DETECTORS: Final = {"trace_true": "true term", "trace_empirical": "empirical term", "loss": "loss"}
 Numbers = Mapping[str, list[float]]
@@ -47,7 +48,16 @@ def memorisation(runs: Runs, width: float = WIDTH) -> Chart | None:
             label = label if series == 0 or len(found) <= MOST_LABELLED else "_"
             errors = known[f"auroc_{column}_se"]
             line(below, x, known[f"auroc_{column}"], errors, colour, label, dash=series, hollow=run.doubted)
-    value_axis(above, [value for _, _, known in found for value in (*known["ratio"], *known["low"]) if value > 0])
+    value_axis(
+        above,
+        [
+            value
+            for _, run, known in found
+            for name in ("ratio", "low")
+            for value, is_doubted in zip(known[name], run.doubted, strict=True)
+            if value > 0 and not is_doubted
+        ],
+    )
     above.axhline(1, color=GRID, lw=1, zorder=0)
     above.set_xlabel("")
     above.set_ylabel("noisy / clean, true term")
@@ -74,14 +84,18 @@ def memorisation(runs: Runs, width: float = WIDTH) -> Chart | None:
 
 
 def _numbers(run: ReportedRun) -> Numbers:
-    """What the record of the table of examples says of noisy and clean ones, by the rows of the run; {} for nothing."""
-    listed = run.records.get("examples", {}).get("checkpoints")
-    said = (
-        {_key(run, each): _mapping(each.get("examples")) for each in listed if isinstance(each, Mapping)}
-        if (isinstance(listed, list))
-        else {}
-    )
-    rows = [said.get((run.name, name), said.get((None, name), {})) for name in map(str, run.main["checkpoint"])]
+    """What the record of the table of examples says of noisy and clean ones, by the rows of the run; {} for nothing.
+
+    The table says which of its checkpoints each row is, and is not there where it is of other data.
+    """
+    listed = run.records.get("examples", run.record).get("checkpoints")
+    entries = {
+        unescape(str(each.get("checkpoint"))): _mapping(each.get("examples"))
+        for each in (listed if isinstance(listed, list) else ())
+        if isinstance(each, Mapping)
+    }
+    tables = [run.rows("examples", int(order)) for order in run.column("order")]
+    rows = [{} if each is None else entries.get(str(each["checkpoint"].iloc[0]), {}) for each in tables]
     if not any("auroc" in row for row in rows):
         return {}
     ratios = [_mapping(row.get("noisy_to_clean")) for row in rows]
@@ -96,16 +110,10 @@ def _numbers(run: ReportedRun) -> Numbers:
     return found
 
 
-def _key(run: ReportedRun, checkpoint: Mapping[str, Any]) -> tuple[str | None, str]:
-    """The run and the name of a checkpoint in a record; without its run where a report has but one."""
-    name = checkpoint.get("run")
-    return (str(name) if name == run.name else None, str(checkpoint.get("checkpoint")))
-
-
 def _said(run: ReportedRun, known: Numbers) -> str:
     """Where noisy examples weigh most, and what tells them at the end."""
     counted = [k for k, value in enumerate(known["ratio"]) if math.isfinite(value) and not run.doubted[k]]
-    last = next((k for k in reversed(range(len(run.places))) if math.isfinite(known["auroc_loss"][k])), None)
+    told_at = [k for k, value in enumerate(known["auroc_loss"]) if math.isfinite(value) and not run.doubted[k]]
     parts = []
     if counted:
         most = max(counted, key=lambda k: known["ratio"][k])
@@ -114,7 +122,8 @@ def _said(run: ReportedRun, known: Numbers) -> str:
             f"noisy examples carry {number_text(known['ratio'][most])} times the true term of clean ones at "
             f"{run.places[most]}, where it is largest (interval {interval})"
         )
-    if last is not None:
+    if told_at:
+        last = told_at[-1]
         told = ", ".join(f"{known[f'auroc_{name}'][last]:.2f} by the {word}" for name, word in _DETECTORS.items())
         parts.append(f"the AUROC at {run.places[last]} is {told}")
     return "; ".join(parts) or "no checkpoint tells noisy examples from clean ones"

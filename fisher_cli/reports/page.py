@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from fisher_cli.reports.accuracy_note import accuracy_note
 from fisher_cli.reports.charts import NAMES_OF_A_PAGE, SCALED, draw
-from fisher_cli.reports.drawing import PAGE_TEXT, VARIABLES, Chart, colour_of, inline_svg, points
+from fisher_cli.reports.drawing import PAGE_TEXT, VARIABLES, Chart, colour_of, drawn_values, inline_svg
 from fisher_cli.reports.numbers import finite
 from fisher_cli.reports.reported_run import ReportedRun, last_examples, numbers
 from fisher_cli.reports.run_sentences import run_sentences
@@ -133,7 +133,7 @@ def _other_scale(chart: Chart, runs: Sequence[ReportedRun]) -> dict[str, Any] | 
     """The same chart with its axis of values linear instead of logarithmic, or the reverse where all are positive."""
     axes = chart.figure.axes[0]
     is_logarithmic = axes.get_yscale() != "log"
-    values = [each.y for each in points(chart.figure) if each.axes is axes]
+    values = [each.y for each in drawn_values(chart.figure) if each.axes is axes]
     if chart.what not in SCALED or (is_logarithmic and not (values and min(values) > 0)):
         return None
     other = draw(chart.what, runs, text=PAGE_TEXT, is_logarithmic=is_logarithmic)

@@ -299,9 +299,10 @@ def kept_keys(folder: Path, asked: Mapping[str, Any]) -> Collection[Key]:
     except OSError as error:
         msg = f"{journal_path(folder)}: cannot be read ({error.strerror})"
         raise RecordError(msg) from error
-    if b"\n" not in content:
+    first, _, rest = content.partition(b"\n")
+    if not rest:
         return ()
-    _refuse_other_question(folder, checked_value(content[: content.index(b"\n")]), json.loads(json.dumps(asked)))
+    _refuse_other_question(folder, checked_value(first), json.loads(json.dumps(asked)))
     return _index(content)[0].of.keys()
 
 
@@ -317,13 +318,13 @@ def _opened(folder: Path, asked: Mapping[str, Any], lock: int, *, fresh: bool, f
     path, content, head = journal_path(folder), _content(folder), checked_line({"journal": VERSION, "asked": asked})
     # A file without a whole first line was torn while it was begun: there is nothing in it.
     is_torn = b"\n" not in content and head.startswith(content)
+    first, _, rest = content.partition(b"\n")
     if not force and not is_torn:
-        found = checked_value(content.partition(b"\n")[0])
-        if fresh:
-            _refuse_other_head(folder, found)
+        if fresh or not rest:  # without a row there is nothing that another question could lose
+            _refuse_other_head(folder, checked_value(first))
         else:
-            _refuse_other_question(folder, found, asked)
-    is_begun = not fresh and not is_torn
+            _refuse_other_question(folder, checked_value(first), asked)
+    is_begun = not fresh and bool(rest)
     places, dropped = _index(content) if is_begun else (_Places(), 0)
     if not is_begun or dropped or not content.endswith(b"\n"):
         kept = [content[start : start + length] for start, length in places.of.values()]

@@ -427,6 +427,16 @@ def test_files_of_other_suffixes_are_named_as_passed_over(workdir: Path) -> None
     )
 
 
+def test_a_run_without_results_is_in_no_way_of_the_one_that_was_meant(workdir: Path) -> None:
+    """Its table has no numbers, and its journal no row: neither is lost when the command is corrected."""
+    (workdir / "net.py").write_text("from torch import nn\n\n\ndef make():\n    return nn.Linear(3, 2)\n")
+    assert analyze(FIRST, *BARE, "--model", "net.py:make", "-o", "r.csv", code=1).stderr
+    assert pd.read_csv("r.csv")["status"].tolist() == ["rejected"]
+    analyze(FIRST, *BARE, "-o", "r.csv")
+    assert pd.read_csv("r.csv")["status"].tolist() == ["ok"]
+    assert "other settings" in error_line(analyze(FIRST, *BARE, "--limit", 7, "-o", "r.csv", code=1))
+
+
 def test_a_run_without_results_leaves_an_earlier_report_alone() -> None:
     analyze(FIRST, *BARE, "-o", "r.csv")
     before = Path("r.csv").read_bytes()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +13,11 @@ import pytest
 from fisher_cli.reports.charts import draw
 from fisher_cli.reports.drawing import Chart
 from fisher_cli.reports.reported_run import read_run
+from fisher_cli.results import UNSETTLED_NOTE
 from fisher_cli.storage.readers import read_table
 from fisher_cli.storage.report_folder import record_path
 from tests.command import fisher
-from tests.report_files import computed, made
+from tests.report_files import SAMPLES, computed, made
 
 STEPS = (0, 176, 5280)
 
@@ -63,9 +65,10 @@ def test_it_says_where_noisy_examples_weigh_most_and_what_tells_them(noisy: Path
 def test_a_record_that_says_something_else_draws_what_it_says_as_numbers(tmp_path: Path) -> None:
     """Anybody may have written it: what is no number is left out."""
     run = read_run(made(tmp_path / "t.csv", 3, 2))
+    sides = {**run.sides, "examples": run.main[["checkpoint", "order"]]}
 
     def chart_of(entries: object) -> Chart | None:
-        return draw("memorisation", [replace(run, records={"examples": {"checkpoints": entries}})])
+        return draw("memorisation", [replace(run, sides=sides, records={"examples": {"checkpoints": entries}})])
 
     chart = chart_of(
         [
@@ -83,6 +86,36 @@ def test_a_record_that_says_something_else_draws_what_it_says_as_numbers(tmp_pat
         assert chart_of(none) is None
 
 
+def test_examples_of_other_data_are_in_no_chart_of_the_run(noisy: Path, tmp_path: Path) -> None:
+    """The page shows their tables apart; the chart is of what the run's own rows are of."""
+    shutil.copytree(noisy.parent, tmp_path, dirs_exist_ok=True)
+    files = [SAMPLES / "digits-noisy" / f"step_{step:05}.pt" for step in STEPS]
+    labels = SAMPLES / "digits-noisy" / "labels.csv"
+    report = tmp_path / "noisy.csv"
+    fisher("examples", *files, "--labels", labels, "--limit", 20, "--force", "-q", "-o", report)
+    assert draw("memorisation", [read_run(report)]) is None
+    fisher("examples", *files[1:], "--labels", labels, "--limit", 32, "--force", "-q", "-o", report)
+    found, before = drawn(report, "memorisation"), drawn(noisy, "memorisation")
+    assert found["ratio"].isna().tolist() == [True, False, False]
+    assert found["ratio"].tolist()[1:] == before["ratio"].tolist()[1:]
+
+
+def test_an_analysis_of_every_example_has_the_chart_too(tmp_path: Path, noisy: Path) -> None:
+    files = [SAMPLES / "digits-noisy" / f"step_{step:05}.pt" for step in STEPS]
+    words = ("--labels", SAMPLES / "digits-noisy" / "labels.csv", "--limit", 32, "--eigenvalues", 0, "--per-example")
+    fisher("analyze", *files, *words, "-q", "-o", tmp_path / "t.csv")
+    assert drawn(tmp_path / "t.csv", "memorisation")["ratio"].tolist() == drawn(noisy, "memorisation")["ratio"].tolist()
+
+
+def test_doubted_rows_are_in_no_sentence(noisy: Path) -> None:
+    run = read_run(noisy)
+    doubted = [*run.measurements[:-1], replace(run.measurements[-1], notes=(UNSETTLED_NOTE,))]
+    for what in ("memorisation", "comparison"):
+        chart = draw(what, [replace(run, measurements=tuple(doubted))])
+        assert chart is not None
+        assert "step 5280" not in chart.finding
+
+
 def test_the_comparison_is_that_of_the_table_with_gaps_where_nothing_was_compared(noisy: Path) -> None:
     run, compared = read_run(noisy), read_table(noisy.with_name("noisy.compare.csv"))
     found = drawn(noisy, "comparison")
@@ -96,7 +129,9 @@ def test_the_comparison_is_that_of_the_table_with_gaps_where_nothing_was_compare
     below = sum(compared["matrix_cosine"] < compared["matrix_cosine_null"] - 2 * compared["matrix_cosine_null_sd"])
     whole = draw("comparison", [run])
     assert whole is not None
-    assert f"more than two standard deviations below that at {below} of 3 checkpoints" in whole.finding
+    assert (
+        f"of 3 checkpoints it is below that by more than two standard deviations at {below}, above at" in whole.finding
+    )
 
 
 def test_without_such_tables_it_is_said_what_makes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,21 +109,15 @@ def find_candidates(paths: Sequence[Path]) -> list[Candidate]:
     return candidates
 
 
-def passed_over(paths: Sequence[Path]) -> str:
-    """Return how many files of which other suffixes lie in the folders that the paths stand for, "" for none.
+def passed_over(named: Sequence[Path], found: Iterable[Path]) -> str:
+    """Return how many files of which other suffixes lie beside the checkpoints that a folder stood for, "" for none.
 
     Args:
-        paths: as the user named them, each of them there.
+        named: the paths as the user named them.
+        found: the checkpoints that these stand for.
     """
-    folders = {
-        each.parent: None
-        for path in paths
-        if path.is_dir()
-        for _, inside in _runs_of(path)
-        for each in inside
-        if each != path
-    }
-    return _other_suffixes(folders)
+    alone = set(named)
+    return _other_suffixes(dict.fromkeys(path.parent for path in found if path not in alone))
 
 
 def _other_suffixes(folders: Iterable[Path]) -> str:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from PIL import Image
 
 from fisher_cli.errors import DataError
 from fisher_cli.inputs.data import array_files, hdf5_images, image_tables, images
+from fisher_cli.inputs.data.catalogue import find_source
 from fisher_cli.storage.reader_limits import MOST_FILES
-from fisher_cli.storage.reader_process import ReaderOwner
+from fisher_cli.storage.reader_process import ReaderOwner, ReaderProcess
 from tests.data_files import random_images
 from tests.loading import load_examples
 from tests.torchvision_layouts import pcam
+from tests.waiting import PATIENCE
 
 POISON = "POISON"
 # A process as it is, but for what it does with poisoned images.
@@ -199,3 +202,25 @@ def test_the_reader_of_images_has_neither_numpy_nor_torch() -> None:
     code += "print([name for name in ('torch', 'numpy', 'pandas') if name in sys.modules])"
     words = [sys.executable, "-I", "-S", "-c", code, str(Path(__file__).parents[3]), str(Path(PIL.__file__).parents[1])]
     assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_answers_that_nobody_takes_may_be_collected_while_another_reader_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The collector runs in whatever thread it likes, also in one that holds the owner's lock."""
+    path = write_table(tmp_path)
+    left = [iter(find_source(path, None, None, {}, download=False).examples(range(9)))]
+    next(left[0])
+    wait = ReaderProcess.wait
+
+    def collect(self: ReaderProcess) -> None:
+        left.clear()
+        wait(self)
+
+    monkeypatch.setattr(ReaderProcess, "wait", collect)
+    found: list[int] = []
+    reading = threading.Thread(target=lambda: found.append(len(load_examples(path, normalize="none"))), daemon=True)
+    reading.start()
+    reading.join(PATIENCE)
+    assert found == [MOST_FILES + 8]
+    assert not left
