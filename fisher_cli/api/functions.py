@@ -287,8 +287,7 @@ def inspect(
 
     Returns:
         FileSurvey: `.table` has one row per file, `.coverage` with data one per parameter tensor, `.tensors` one per
-        tensor of each file. A file that cannot be
-        analysed is a row that says why. Errors are those of `analyze`.
+        tensor of each file. A file that cannot be analysed is a row that says why. Errors are those of `analyze`.
 
     Raises:
         UsageError: modules are given, which are no files.

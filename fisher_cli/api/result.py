@@ -264,9 +264,9 @@ class FileSurvey:
 
     def __init__(self, survey: Survey) -> None:
         self._survey = survey
-        tables = survey.tables()
-        self.table, self.coverage = tables[FILES.name], tables.get(COVERAGE.name)
-        self.tensors = tables.get(TENSORS.name)
+        self._tables = survey.tables()
+        self.table, self.coverage = self._tables[FILES.name], self._tables.get(COVERAGE.name)
+        self.tensors = self._tables.get(TENSORS.name)
         self.files: tuple[Path, ...] = ()
 
     @property
@@ -306,6 +306,6 @@ class FileSurvey:
         files.check_writable()
         record = RunRecord(self._survey.stable_metadata(), {"command": [], "timings": self._survey.timings()})
         self._survey.write(files, record)
-        beside = () if files.format is Format.XLSX else [TABLES[name] for name in self._survey.tables()][1:]
+        beside = () if files.format is Format.XLSX else [TABLES[name] for name in self._tables][1:]
         self.files = (files.main, *map(files.path, beside), files.record)
         return files.main
