@@ -59,6 +59,7 @@ def title(picture: Path) -> str:
     return found[1]
 
 
+@pytest.mark.ci
 def test_the_readmes_table_and_picture_are_the_demonstrations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     furnish(tmp_path, monkeypatch)
     monkeypatch.setenv("COLUMNS", str(PHONE))

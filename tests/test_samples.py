@@ -93,6 +93,7 @@ def traces_of(run: str) -> list[float]:
     return [float(value) for value in table["trace_true"]]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("run", ["digits-clean", "digits-cnn"])
 def test_on_true_labels_the_trace_rises_peaks_and_falls(run: str) -> None:
     traces = traces_of(run)

@@ -306,6 +306,7 @@ def test_the_network_of_a_file_or_a_package() -> None:
     assert by_package["architecture"][0] == "ournets.small:make"
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("network")
 def test_a_networks_words_and_warnings_do_not_mix_with_data() -> None:
     done = real("analyze", FIRST, *BARE, "--model", "./net.py:make")

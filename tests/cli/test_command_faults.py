@@ -91,6 +91,7 @@ def _writes_fail(stride: int, record_property: Callable[[str, object], None]) ->
     assert min(faults.values()) >= 30 // stride
 
 
+@pytest.mark.ci
 def test_every_write_of_the_command_failing_in_turn(record_property: Callable[[str, object], None]) -> None:
     """D4 and D12, every fifteenth write."""
     _writes_fail(15, record_property)

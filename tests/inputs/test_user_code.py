@@ -188,6 +188,7 @@ SETTINGS: dict[str, Callable[[], bytes]] = {
 }
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("what", "how"),
     some([(what, how) for what in SETTINGS for how in ("working folder", "MATPLOTLIBRC", "MPLCONFIGDIR")], part=0.25),

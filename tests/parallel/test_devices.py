@@ -167,6 +167,7 @@ def test_three_processes_on_a_shard_with_spectra_and_parquet() -> None:
     assert_equal_reports("many.parquet", "one.parquet", ".spectrum", may_differ=OF_THE_DEVICES)
 
 
+@pytest.mark.ci
 def test_a_process_that_dies_is_replaced_and_what_kills_it_twice_is_a_row() -> None:
     Path("net.py").write_text(DEADLY)
     for step, mark in ((3, 1000.0), (8, 2000.0)):

@@ -253,6 +253,7 @@ CHECKS = [
 ]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "run", [pytest.param(run, marks=() if run.startswith("some") else pytest.mark.long) for run in RUNS]
 )

@@ -181,6 +181,7 @@ def test_names_from_outside_stay_text(tmp_path: Path) -> None:
     assert "alert(1)" in page.text
 
 
+@pytest.mark.ci
 def test_a_large_report_makes_a_small_page_with_little_work(tmp_path: Path) -> None:
     report = made(tmp_path / "large.csv", 50, 60)
     effort = Effort()

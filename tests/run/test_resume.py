@@ -71,6 +71,7 @@ def _kills(
     assert killed > 0.9 * trials  # the harness bites
 
 
+@pytest.mark.ci
 def test_a_kill_at_any_instant_loses_at_most_the_checkpoint_under_way(
     record_property: Callable[[str, object], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,6 +118,7 @@ def test_other_commands_take_several_runs() -> None:
     assert read_table(Path("files.csv"))["order"].tolist() == [0, 1, 2, 3, 0, 1, 2, 0, 1, 2]
 
 
+@pytest.mark.ci
 def test_shards_join_to_the_whole(many: int) -> None:
     """Their borders fall within runs and between them."""
     shards = 3 if many == 3 else 4
@@ -240,6 +241,7 @@ def test_the_table_of_each_run_stands_under_its_name() -> None:
     assert "run a" not in one
 
 
+@pytest.mark.ci
 def test_a_page_shows_the_runs_beside_each_other(many: int) -> None:
     runs = read_runs([Path("all.csv")])
     assert [run.name for run in runs] == [f"r{number}" for number in range(many)]

@@ -150,6 +150,7 @@ def test_many_pairs_get_one_sentence(pair: Mapping[str, list[Measurement]]) -> N
     assert said[0].startswith("Of 15 pairs of runs 9 differ clearly in the true trace at their peaks")
 
 
+@pytest.mark.ci
 def test_runs_of_one_command_are_compared_in_its_table_its_words_and_its_page(workdir: Path) -> None:
     from fisher_cli.reports.page import render_page
     from fisher_cli.reports.reported_run import read_runs

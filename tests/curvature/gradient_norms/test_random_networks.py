@@ -147,6 +147,7 @@ VISION = {
 }
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", some(VISION, part=0.3))
 def test_torchvisions_networks_have_the_trace_of_the_loop(name: str) -> None:
     torch.manual_seed(0)

@@ -126,6 +126,7 @@ def test_no_right_random_network_fails(count: int, record_property: Callable[[st
         assert undecided <= limit * applied, kind
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.GELU])
 def test_networks_that_are_certain_of_their_labels_hold(activation: type[nn.Module]) -> None:
     """At a loss of 1e-6 and 1e-8: every label's probability is one to so many digits."""

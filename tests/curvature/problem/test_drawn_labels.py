@@ -139,6 +139,7 @@ def covered(problem: Problem, samples: int, seeds: int) -> tuple[int, int, int]:
     return empty, within, layers
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("kind", "loss", "samples"),
     some(itertools.product(["softmax", "sigmoid"], [1e-2, 1e-3, 1e-4], [1, 2, 5]), part=0.5),

@@ -101,6 +101,7 @@ def is_gone(process: int) -> bool:
 # What it answers
 
 
+@pytest.mark.ci
 def test_it_answers_what_this_process_would(owner: Any, tmp_path: Path, record_property: Any) -> None:
     kinds = (code_attacks(tmp_path), value_attacks(), archive_attacks(), safetensors_attacks(), work_attacks())
     attacks = [data for kind in kinds for _, data in kind] + [data for _, data in odd_files()]
